@@ -1,0 +1,103 @@
+# Needs Python 3.11 or newer with venv and headers, a C++ compiler, and make; the rest is installed
+# into .venv. `make` alone does that, every other target does it first when there is need.
+#
+#   make demo          a small network learns a text, then writes some
+#   make test          style, types and tests, as the continuous integration runs them
+#   make check         the same without the longer tests
+#   make test-slow     the tests that take minutes
+#   make format        rewrites the sources in the one style
+#   make clean         removes what was built; to start afresh remove .venv as well
+#
+# PYTHON names the interpreter. TORCH is the requirement installed where .venv has no PyTorch yet,
+# TORCH_INDEX the package index to take it from:
+#   make TORCH=torch==2.9.0 TORCH_INDEX=https://...
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+UNFINISHED := .venv/.unfinished
+DEPENDENCIES := .venv/.dependencies
+PACKAGE := .venv/.package
+
+# A .venv whose Python no longer runs counts as none.
+$(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
+
+.PHONY: install demo test check test-slow lint format clean
+
+install: $(PACKAGE)
+
+demo: $(PACKAGE)
+	$(BIN)/python examples/demo.py
+
+# Two workers of one thread each, for two cores.
+test: $(PACKAGE) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+check: $(PACKAGE) lint
+	$(BIN)/python -m pytest -x -q -m "not slow and not thorough"
+
+test-slow: $(PACKAGE)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(PACKAGE)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+format: $(PACKAGE)
+	$(BIN)/python -m ruff check --fix --exit-zero
+	$(BIN)/python -m ruff format
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Everything that pyproject.toml names. An install cut short leaves .venv/.unfinished behind, and
+# packages half written that pip takes for whole: then .venv is made anew.
+$(DEPENDENCIES): pyproject.toml
+	@test ! -e $(UNFINISHED) && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  { $(PYTHON) -c "$$PREFLIGHT" && rm -rf .venv && mkdir .venv && touch $(UNFINISHED) && \
+	    $(PYTHON) -m venv .venv; }
+	@touch $(UNFINISHED)
+	$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(PIP) install $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	$(BIN)/python -c "$$REQUIREMENTS"
+	$(PIP) install --quiet --constraint .venv/constraints.txt --requirement .venv/requirements.txt
+	@rm $(UNFINISHED)
+	@touch $@
+
+# The package itself: its sources in place, its core compiled. What an earlier, interrupted install
+# recorded is removed, since pip refuses to replace it.
+$(PACKAGE): $(DEPENDENCIES) CMakeLists.txt $(wildcard cpp/*)
+	@rm -rf .venv/lib/python3*/site-packages/ostinato-*.dist-info
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+define PREFLIGHT
+import os, sys, sysconfig
+if sys.version_info < (3, 11):
+    sys.exit("%s is Python %d.%d, and Ostinato needs 3.11 or newer: make PYTHON=python3.12, say" % (
+        (sys.executable,) + sys.version_info[:2]))
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("Python has no venv module: apt install python3-venv, or the like")
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    sys.exit("Python has no headers to compile against: apt install python3-dev, or the like")
+endef
+export PREFLIGHT
+
+# The dependencies, with every extra, as a list for pip; and the PyTorch that is there, to stay.
+define REQUIREMENTS
+import importlib.metadata, pathlib, tomllib
+file = tomllib.loads(pathlib.Path("pyproject.toml").read_text())
+lists = [file["project"]["dependencies"], *file["project"]["optional-dependencies"].values()]
+names = [name for each in lists for name in each if not name.startswith("ostinato[")]
+pathlib.Path(".venv/requirements.txt").write_text("\n".join(names))
+torch = importlib.metadata.version("torch")
+pathlib.Path(".venv/constraints.txt").write_text("torch==" + torch)
+endef
+export REQUIREMENTS

@@ -1,0 +1,250 @@
+"""The command line: ``ostinato train|generate|info``.
+
+Nothing is declared here twice: the flags of a command are the arguments of the estimator it
+drives, with their types, defaults and help. PyTorch is imported when a command needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Toml
+
+from ostinato.errors import OstinatoError
+from ostinato.signatures import REQUIRED, Option, options_of
+
+GENERATION = "ostinato.tasks.generation"
+
+app = App(
+    name="ostinato",
+    help="Recurrent neural networks for your sequences: train, use, look inside.",
+    version=lambda: f"ostinato {version('ostinato')}",
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    default_parameter=Parameter(negative=(), show_env_var=False),
+)
+train = App(name="train", help="Train a model on your files.")
+app.command(train)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; ends the process with 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    warnings.showwarning = _show_warning
+    try:
+        tokens = _take_config(sys.argv[1:] if argv is None else list(argv))
+        status = app(tokens)
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()))
+    except OstinatoError as error:
+        _fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"ostinato: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _take_config(tokens: list[str]) -> list[str]:
+    """``tokens`` without ``--config FILE``; the file's settings stand in for flags not given."""
+    rest: list[str] = []
+    app.config = ()
+    for i, token in enumerate(tokens):
+        before = tokens[i - 1] if i else ""
+        if token == "--":
+            return rest + tokens[i:]
+        if token.startswith("--config=") or before == "--config":
+            path = Path(token.removeprefix("--config="))
+            if not path.is_file():
+                raise OstinatoError(f"--config {path}: no such file.")
+            app.config = (Toml(path, use_commands_as_keys=False),)
+        elif token != "--config":
+            rest.append(token)
+    return rest
+
+
+def _with_options(function: Callable[..., Any], options: list[Option]) -> Callable[..., Any]:
+    """``function`` with ``options`` in place of its ``**settings``, for cyclopts to read."""
+    own = [
+        p.replace(annotation=eval(p.annotation, globals()))
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+    groups = {
+        owner: Group(f"{_titled(owner)}", sort_key=i + 1)
+        for i, owner in enumerate(dict.fromkeys(o.owner for o in reversed(options)))
+    }
+    taken = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if option.default is REQUIRED else option.default,
+            annotation=Annotated[
+                option.annotation, Parameter(help=option.help, group=groups[option.owner])
+            ],
+        )
+        for option in options
+    ]
+    wrapper: Any = lambda *args, **kwargs: function(*args, **kwargs)  # noqa: E731
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__signature__ = inspect.Signature([*own, *taken])
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *taken]}
+    return cast("Callable[..., Any]", wrapper)
+
+
+def _titled(owner: str) -> str:
+    return {"TrainingSettings": "Training", "TextGenerator": "Network and text"}.get(
+        owner, "Controls"
+    )
+
+
+Config = Annotated[
+    Path | None, Parameter(help="TOML file with any of these settings; flags given here win.")
+]
+Resume = Annotated[bool, Parameter(help="Go on with the run in --out; no paths needed.")]
+
+
+def train_text(
+    *paths: Annotated[str, Parameter(help="Text files or folders; - for standard input.")],
+    out: Annotated[Path, Parameter(help="Folder for the model and all it leaves; made anew.")],
+    resume: Resume = False,
+    pattern: Annotated[str, Parameter(help="Which files of a folder are read.")] = "*.txt",
+    config: Config = None,
+    json: Annotated[bool, Parameter(help="Print one JSON object a line.")] = False,
+    quiet: Annotated[bool, Parameter(help="Print nothing but warnings.")] = False,
+    tensorboard: Annotated[bool, Parameter(help="Write curves for TensorBoard.")] = False,
+    **settings: Any,
+) -> int:
+    """Learn to write text like yours.
+
+    Shows the loss on held-out text and a sample as it goes. Ctrl-C stops it with nothing lost.
+    """
+    generation = import_module(GENERATION)
+    progress = "json" if json else "quiet" if quiet else "auto"
+    if resume:
+        recorded = import_module("ostinato.training.runs").RunFolder.reopen(out).document
+        defaults = {o.name: o.default for o in TEXT_OPTIONS}
+        asked = {name: value for name, value in settings.items() if value != defaults[name]}
+        settings = recorded["parameters"] | asked
+    elif not paths:
+        raise OstinatoError("train text: no paths; name files or folders, or - for standard input.")
+    model = generation.TextGenerator(**settings)
+    model.fit(
+        None if resume else list(paths),
+        out=out,
+        resume=resume,
+        pattern=pattern,
+        progress=progress,
+        tensorboard=tensorboard,
+    )
+    facts = model.training_
+    if facts["ended"] == "interrupt":
+        print(
+            f"Stopped at step {facts['steps']:,}. Go on:  ostinato train text --resume --out {out}",
+            file=sys.stderr,
+        )
+        return 130
+    if not json and not quiet:
+        print(
+            f"\nTrained for {_duration(facts['seconds'])}, {facts['steps']:,} steps; "
+            f"the best, of step {facts['best_step']:,}, is kept in {out}/"
+        )
+        print(f"  curve    {out}/learning_curve.png\n  metrics  {out}/metrics.jsonl")
+        print(f"Next:      ostinato generate {out} --length 500")
+    return 0
+
+
+def generate(
+    run: Annotated[Path, Parameter(help="Folder of a trained model.")],
+    /,
+    *,
+    json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
+    **controls: Any,
+) -> None:
+    """Write text with a trained model, as it comes."""
+    model = import_module(GENERATION).TextGenerator.load(run)
+    if json:
+        print_json({"prompt": controls["prompt"], "text": model.generate(**controls)})
+        return
+    pieces = model.stream(**controls)
+    print(controls["prompt"], end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command
+def info(
+    run: Annotated[Path, Parameter(help="Folder of a model or a run.")],
+    /,
+    *,
+    json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
+) -> None:
+    """Say what is in a folder: the model, its settings, how it was trained."""
+    storage = import_module("ostinato.training.storage")
+    runs = import_module("ostinato.training.runs")
+    if (run / runs.RUN_FILE).exists() and not (run / "config.json").exists():
+        parameters = runs.RunFolder.reopen(run).document["parameters"]
+        config = {"task": "unfinished run", "parameters": parameters, "training": {}}
+    else:
+        config = storage.read_config(run)
+        storage.read_files(run)  # says so if a file is damaged
+    if json:
+        print_json(config)
+        return
+    print(f"{run}: {config['task']}")
+    for title in ("training", "parameters"):
+        print(f"\n{title}")
+        for name, value in config[title].items():
+            shown = (
+                f"{value:,}"
+                if type(value) is int
+                else f"{value:.4g}"
+                if type(value) is float
+                else value
+            )
+            print(f"  {name:<22}{shown}")
+
+
+def print_json(document: Any) -> None:
+    """Print a document as one line of JSON."""
+    print(json.dumps(document, ensure_ascii=False))
+
+
+def _shown(value: Any) -> str:
+    return {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+TEXT_OPTIONS = options_of(GENERATION, "TextGenerator")
+train.command(_with_options(train_text, TEXT_OPTIONS), name="text")
+app.command(_with_options(generate, options_of(GENERATION, "TextGenerator.generate")))
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What Ostinato raises when it is the caller's turn to do something.
+
+Every message says what was called, what came, what was wanted and what to do. The command line
+prints it as one line and exits with status 2; anything else that escapes is a defect of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+__all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError", "require"]
+
+
+class OstinatoError(ValueError):
+    """A mistake that the caller can correct: a shape, an option, a file. Base of all the others."""
+
+
+class DataError(OstinatoError):
+    """Input data that cannot be used.
+
+    Args:
+        message: what is wrong with the data, and what to do about it.
+        path: the file (or a name such as ``<standard input>``) the data came from.
+        line: the line in it, from 1.
+        offset: the byte in it, from 0.
+
+    Whatever is known of the place opens the message and stays readable as an attribute:
+
+    >>> error = DataError("0xE9 is not valid UTF-8", path="a.txt", line=3, offset=41)
+    >>> print(error)
+    a.txt: line 3, byte 41: 0xE9 is not valid UTF-8
+    >>> error.offset
+    41
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        self.path = None if path is None else os.fspath(path)
+        self.line = line
+        self.offset = offset
+        place = ", ".join(
+            f"{unit} {number}"
+            for unit, number in (("line", line), ("byte", offset))
+            if number is not None
+        )
+        super().__init__(": ".join(part for part in (self.path, place, message) if part))
+
+
+class ShapeError(OstinatoError, RuntimeError):
+    """A tensor of the wrong shape or type; a `RuntimeError` too, since PyTorch raises that."""
+
+
+class MissingExtra(OstinatoError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import a module that only an extra of Ostinato brings.
+
+    Args:
+        module: name of the module, dotted or not.
+        extra: the extra of Ostinato that installs it.
+        purpose: what needs it, as the subject of a sentence.
+
+    Raises:
+        MissingExtra: it, or something that it needs, is not installed.
+
+    >>> require("math", "plots", "a figure").sqrt(4.0)
+    2.0
+    >>> require("a_module_that_is_not_there", "plots", "a figure")
+    Traceback (most recent call last):
+        ...
+    ostinato.errors.MissingExtra: a figure needs a_module_that_is_not_there: \
+pip install 'ostinato[plots]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # What is missing may be something that the module itself needs.
+        raise MissingExtra(
+            f"{purpose} needs {error.name}: pip install 'ostinato[{extra}]'"
+        ) from error

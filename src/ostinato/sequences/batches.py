@@ -1,0 +1,234 @@
+"""Token ids on disk, and batches of them for truncated back-propagation through time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ostinato.errors import DataError, OstinatoError
+from ostinato.files import atomic_file
+
+__all__ = ["Batch", "ContiguousBatches", "open_tokens", "write_tokens"]
+
+_TOKEN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+
+
+class Batch(NamedTuple):
+    """One window of every stream.
+
+    Attributes:
+        inputs: token ids, int64 of shape (B, T).
+        targets: the token after each of them, int64 of shape (B, T).
+        fresh: whether an epoch starts here, so that the carried state must be reset; otherwise
+            each row continues the same row of the batch before.
+        epoch: passes over the tokens completed before this one.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    fresh: bool
+    epoch: int
+
+
+class ContiguousBatches:
+    """Windows over B parallel streams, each of which continues where its last window ended.
+
+    With ``n = (len(tokens) - 1) // batch_size``, stream b reads ``tokens[b*n : (b+1)*n + 1]``; each
+    token is the target of at most one stream, and in one epoch each target of each stream comes
+    exactly once. The last window of an epoch is shorter than the others where `window` does
+    not divide n. Up to ``batch_size - 1`` tokens at the very end belong to no stream.
+
+    Args:
+        tokens: token ids, integers of shape (N,); may be mapped from disk (`open_tokens`).
+        batch_size: B, the number of streams.
+        window: T, the time steps of one batch.
+
+    Attributes:
+        windows: batches in an epoch.
+        predictions: targets in an epoch, over all streams.
+
+    Raises:
+        DataError: there are fewer than two tokens for each stream.
+        OstinatoError: an argument has the wrong type, shape or sign.
+
+    >>> batches = ContiguousBatches(range(8), batch_size=2, window=2)
+    >>> batches.next_batch().inputs.tolist(), batches.next_batch().inputs.tolist()
+    ([[0, 1], [3, 4]], [[2], [5]])
+    >>> batches.windows, batches.predictions, batches.next_batch().fresh
+    (2, 6, True)
+    """
+
+    def __init__(self, tokens: ArrayLike, batch_size: int, window: int) -> None:
+        array = np.asanyarray(tokens)
+        call = f"ContiguousBatches(batch_size={batch_size!r}, window={window!r})"
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if not isinstance(value, int) or value < 1:
+                raise OstinatoError(f"{call}: {name} must be an integer, 1 or more.")
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise OstinatoError(
+                f"{call}: tokens has shape {array.shape} and type {array.dtype}; expected integers "
+                "of shape (N,)."
+            )
+        if len(array) < 2 * batch_size:
+            raise DataError(
+                f"{call}: the text has {len(array)} tokens, but {batch_size} streams of 2 tokens "
+                f"or more need {2 * batch_size}; "
+                + (
+                    f"lower batch_size to {len(array) // 2} or less, or give more text."
+                    if len(array) >= 2
+                    else "give more text."
+                )
+            )
+        self.batch_size = batch_size
+        self.window = window
+        self._length = len(array)
+        n = (len(array) - 1) // batch_size
+        # Views, so that tokens mapped from disk stay there until their window comes.
+        self._inputs: NDArray[Any] = array[: batch_size * n].reshape(batch_size, n)
+        self._targets: NDArray[Any] = array[1 : batch_size * n + 1].reshape(batch_size, n)
+        self.windows = -(-n // window)
+        self.predictions = batch_size * n
+        self._epoch, self._next = 0, 0
+
+    def next_batch(self) -> Batch:
+        """The next window of the endless succession of epochs."""
+        batch = self._batch(self._epoch, self._next)
+        self._next += 1
+        if self._next == self.windows:
+            self._epoch, self._next = self._epoch + 1, 0
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One whole epoch, called epoch 0, for evaluation; leaves `next_batch` where it was."""
+        return (self._batch(0, window) for window in range(self.windows))
+
+    def _batch(self, epoch: int, window: int) -> Batch:
+        steps = slice(window * self.window, (window + 1) * self.window)
+        return Batch(
+            torch.from_numpy(self._inputs[:, steps].astype(np.int64)),
+            torch.from_numpy(self._targets[:, steps].astype(np.int64)),
+            fresh=window == 0,
+            epoch=epoch,
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Where `next_batch` stands, as plain integers, and the layout that gives it a meaning."""
+        return {"epoch": self._epoch, "next_window": self._next, **self._layout()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to where `state_dict` was taken: the batches that follow are the same.
+
+        Raises:
+            OstinatoError: the state is of another text, batch size or window, or is malformed.
+        """
+        layout = self._layout()
+        if set(state) != {"epoch", "next_window", *layout}:
+            raise OstinatoError(
+                "ContiguousBatches.load_state_dict: expected the keys epoch, next_window, "
+                f"{', '.join(layout)}; got {', '.join(map(str, state)) or 'none'}."
+            )
+        for name, here in layout.items():
+            if state[name] != here:
+                raise OstinatoError(
+                    f"ContiguousBatches.load_state_dict: the state was saved with {name}="
+                    f"{state[name]}, here it is {here}; resume with the same text and settings."
+                )
+        epoch, window = state["epoch"], state["next_window"]
+        if epoch < 0 or not 0 <= window < self.windows:
+            raise OstinatoError(
+                f"ContiguousBatches.load_state_dict: epoch {epoch}, window {window} is no position "
+                f"among {self.windows} windows an epoch."
+            )
+        self._epoch, self._next = epoch, window
+
+    def _layout(self) -> dict[str, int]:
+        return {"tokens": self._length, "batch_size": self.batch_size, "window": self.window}
+
+    def __repr__(self) -> str:
+        return f"ContiguousBatches({self._length} tokens, B={self.batch_size}, T={self.window})"
+
+
+def write_tokens(
+    pieces: Iterable[NDArray[np.integer[Any]]],
+    path: str | os.PathLike[str],
+    vocabulary_size: int,
+) -> np.memmap[Any, np.dtype[Any]]:
+    """Write token ids to a ``.npy`` file, a piece at a time, and map it.
+
+    The file comes into being whole or not at all (see `atomic_file`).
+
+    Args:
+        pieces: token ids, integers of shape (T,) each, as `Vocabulary.encode_pieces` gives them.
+        path: the file; one that is there already is replaced.
+        vocabulary_size: V; decides the type, the smallest of uint8, uint16 and uint32 that fits.
+
+    Returns:
+        All ids, of shape (N,), mapped read-only.
+
+    Raises:
+        DataError: there is no token at all.
+        OstinatoError: an id is not an integer from 0 to V - 1, or the file cannot be written.
+
+    >>> import tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "tokens.npy")
+    >>> write_tokens([np.array([3, 1]), np.array([2])], path, vocabulary_size=4)
+    memmap([3, 1, 2], dtype=uint8)
+    """
+    call = f"write_tokens(vocabulary_size={vocabulary_size!r})"
+    if not isinstance(vocabulary_size, int) or not 1 <= vocabulary_size <= 2**32:
+        raise OstinatoError(f"{call}: expected an integer from 1 to 2**32.")
+    dtype = np.min_scalar_type(vocabulary_size - 1)
+    length = 0
+    with atomic_file(path) as file:
+        _write_header(file, dtype, 0)
+        start = file.tell()
+        for piece in pieces:
+            ids = np.asarray(piece)
+            if not ids.size:
+                continue
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise OstinatoError(
+                    f"{call}: a piece has shape {ids.shape} and type {ids.dtype}; expected "
+                    "integers of shape (T,)."
+                )
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= vocabulary_size:
+                raise OstinatoError(
+                    f"{call}: there is no token {low if low < 0 else high}; ids run from 0 to "
+                    f"{vocabulary_size - 1}."
+                )
+            file.write(ids.astype(dtype).data)
+            length += len(ids)
+        if not length:
+            raise DataError(f"{call}: the text is empty; give some text.")
+        file.seek(0)
+        _write_header(file, dtype, length)
+        assert file.tell() == start, "numpy leaves room in the header for the length to grow"
+    return open_tokens(path)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map a file that `write_tokens` wrote: ids of shape (N,), read-only, read when used.
+
+    Raises:
+        DataError: it is missing, damaged, or another kind of file.
+    """
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}.", path=path) from error
+    except (ValueError, EOFError) as error:
+        raise DataError(f"is damaged, or is no .npy file: {error}", path=path) from error
+    if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in _TOKEN_TYPES:
+        raise DataError("does not hold token ids; write it with write_tokens.", path=path)
+    return tokens

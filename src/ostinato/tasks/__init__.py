@@ -1,0 +1,1 @@
+"""What people use recurrent networks for, one estimator a use."""

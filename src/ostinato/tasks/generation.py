@@ -1,0 +1,644 @@
+"""Text: learn to continue it, continue it, and say how likely it is."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells import Initialization
+from ostinato.recurrence.networks import CellName, ManyToMany, Output, recurrent_layers
+from ostinato.sequences.batches import ContiguousBatches, open_tokens, write_tokens
+from ostinato.sequences.text import TextSource
+from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.training import storage
+from ostinato.training.loop import Trainer, device_of
+from ostinato.training.runs import (
+    ProgressMode,
+    RunFolder,
+    make_progress,
+    refuse_other_settings,
+    refuse_to_overwrite,
+)
+from ostinato.training.settings import TrainingSettings
+from ostinato.training.watching import Outcome
+
+VALIDATION_TOKENS = 1_000_000
+"""Tokens that an evaluation during training reads at most."""
+
+PENALTY_WINDOW = 64
+"""Latest tokens that a repetition penalty looks at."""
+
+TextData = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | TextSource
+
+
+class DegenerateTextWarning(UserWarning):
+    """Generated text repeats itself, or stopped at once."""
+
+
+class Score(NamedTuple):
+    """How well a model predicts a text.
+
+    Args:
+        nats: mean negative log-likelihood of a token, in nats.
+        bits_per_character: the same for a character, in bits; compares models of any level.
+        perplexity: e to the nats: as uncertain as a fair choice among so many tokens.
+    """
+
+    nats: float
+    bits_per_character: float
+    perplexity: float
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TextGenerator(TrainingSettings, BaseEstimator):
+    """A recurrent network that learns a text and writes more of it.
+
+    Args:
+        level: what the text is cut into: char, byte, word or bpe (byte pairs learnt from the text).
+        cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh), or
+            rnn-relu (starting from the identity).
+        hidden_size: hidden units of each layer.
+        num_layers: recurrent layers.
+        embedding_size: features of a token's vector; follows from the vocabulary if not given.
+        init: initialisation of the recurrent layers: pytorch, orthogonal or identity.
+        dropout: share of features dropped between layers and before the output, anew at each step.
+        variational_dropout: share of features dropped between layers and after the embedding, the
+            same at every step.
+        weight_dropout: share of recurrent weights dropped.
+        window: steps of back-propagation through time; the state is carried beyond.
+        vocabulary_size: most tokens of a word or bpe vocabulary.
+        min_count: tokens rarer than this are unknown.
+        unknown: token that stands for unknown characters; without one they are an error.
+
+    Settings of the training run are those of `TrainingSettings`: minutes, epochs, steps,
+    batch_size, learning_rate, ..., seed.
+
+    Attributes:
+        vocabulary_: the tokens.
+        network_: the trained network.
+        training_: facts of the training run.
+
+    Example:
+        >>> model = TextGenerator(hidden_size=32, steps=60, batch_size=4, window=8)
+        >>> model = model.fit("to be or not to be, that is the question. " * 20)
+        >>> text = model.generate("to be", length=12, temperature=0)
+        >>> model.score("to be or not to be").bits_per_character < 2
+        True
+    """
+
+    level: Level = "char"
+    cell: CellName = "lstm"
+    hidden_size: int = 256
+    num_layers: int = 1
+    embedding_size: int | None = None
+    init: Initialization = "orthogonal"
+    dropout: float = 0.0
+    variational_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    window: int = 64
+    vocabulary_size: int | None = None
+    min_count: int = 1
+    unknown: str | None = None
+
+    # Learning
+
+    def fit(
+        self,
+        text: TextData | None = None,
+        y: None = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        pattern: str = "*.txt",
+        progress: ProgressMode = "quiet",
+        tensorboard: bool = False,
+    ) -> Self:
+        """Learn a text.
+
+        Args:
+            text: the text itself as a string; or a path, paths or a `TextSource`. Left out when a
+                run is resumed.
+            y: ignored; there for scikit-learn.
+            out: folder for the model, checkpoints, metrics and learning curve; None keeps all in
+                memory.
+            resume: go on with the run in ``out`` where it stopped.
+            pattern: which files of a folder are read.
+            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
+            tensorboard: write curves for TensorBoard into ``out``.
+
+        Raises:
+            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
+        """
+        self.check_settings()
+        self._check_sizes()
+        folder = None if out is None else Path(out)
+        tokens: list[NDArray[Any]]
+        if resume:
+            if folder is None:
+                raise OstinatoError("TextGenerator.fit: resume=True needs out, the run's folder.")
+            run: RunFolder | None = RunFolder.reopen(folder)
+            assert run is not None
+            refuse_other_settings(run.document["parameters"], self.get_params())
+            facts = run.document
+            self.vocabulary_ = Vocabulary.from_json(facts["vocabulary"])
+            tokens = [open_tokens(run.data / name) for name in facts["tokens"]]
+        else:
+            if text is None:
+                raise OstinatoError("TextGenerator.fit: no text was given.")
+            source = _source_of(text, pattern)
+            if folder is None:
+                run, facts = None, {}
+                tokens = [np.concatenate(list(part)) for part in self._read(source, facts)]
+            else:
+                run = RunFolder.create(folder, lambda data: self._prepare(source, data))
+                facts = run.document
+                tokens = [open_tokens(run.data / name) for name in facts["tokens"]]
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self._train(tokens, facts, run, resume, progress, tensorboard)
+        return self
+
+    def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
+        """Write a text's tokens into a run's data folder; returns the run's description."""
+        facts: dict[str, Any] = {"parameters": self.get_params()}
+        names = ["training.npy", "validation.npy"]
+        parts = list(self._read(source, facts))
+        for name, part in zip(names, parts, strict=False):
+            write_tokens(part, data / name, len(self.vocabulary_))
+        return facts | {"tokens": names[: len(parts)], "vocabulary": self.vocabulary_.to_json()}
+
+    def _read(self, source: TextSource, facts: dict[str, Any]) -> Iterator[Iterator[NDArray[Any]]]:
+        """Build the vocabulary; then token ids, in pieces, of the training and validation parts."""
+        characters = source.characters()
+        held_out = round(self.validation_fraction * characters)
+        kept = source.head(characters - held_out)
+        # Characters come from all of the text, since one never met could not be encoded; words and
+        # byte pairs are learnt from the training part alone.
+        self.vocabulary_ = build_vocabulary(
+            self.level,
+            source if self.level == "char" else kept,
+            size=self.vocabulary_size,
+            min_count=self.min_count,
+            unknown=self.unknown,
+        )
+        facts["data"] = {"source": source.name, "characters": characters, "held_out": held_out}
+        yield self.vocabulary_.encode_pieces(kept)
+        if held_out:
+            yield self.vocabulary_.encode_pieces(source.slice(characters - held_out))
+
+    def _train(
+        self,
+        tokens: Sequence[NDArray[Any]],
+        facts: dict[str, Any],
+        run: RunFolder | None,
+        resume: bool,
+        progress: ProgressMode,
+        tensorboard: bool,
+    ) -> None:
+        device = device_of(self.device)
+        self.network_ = self._make_network().to(device)
+        training, validation = tokens[0], (tokens[1] if len(tokens) > 1 else None)
+        streams = min(self.batch_size, max(1, len(training) // (self.window + 1)))
+        batches = ContiguousBatches(training, streams, self.window)
+        seen = facts["data"]["characters"] - facts["data"]["held_out"]
+        bits = len(training) / max(1, seen) / math.log(2)
+        self.training_ = facts["data"] | {
+            "tokens": len(training),
+            "vocabulary": len(self.vocabulary_),
+        }
+        watchers = [make_progress(progress), *(run.watchers(tensorboard) if run else [])]
+
+        def objective(batch: Any, state: Any) -> tuple[Tensor, Any]:
+            return self.network_.loss(batch.inputs.to(device), batch.targets.to(device), state)
+
+        def keep_best() -> None:
+            if run is not None:
+                self.save(run.path)
+
+        trainer = Trainer(
+            self.network_,
+            batches,
+            objective,
+            self,
+            validate=None if validation is None else lambda: self._mean_loss(validation),
+            sample=lambda: self._sample_text(trainer.step),
+            keep_best=keep_best,
+            units=lambda loss: {"bits_per_character": loss * bits},
+            title=self._title(facts["data"]["characters"], device),
+            folder=run.checkpoints if run else None,
+            watchers=watchers,
+        )
+        outcome = trainer.run(resume=resume)
+        self.training_ |= self._facts_of(outcome)
+        if run is not None and (outcome.ended != "interrupt" or outcome.best_step):
+            if outcome.ended != "interrupt":
+                self.save(run.path)
+            missing = run.draw()
+            if missing and progress != "quiet":
+                watchers[0].say(missing)
+
+    def _title(self, characters: int, device: torch.device) -> str:
+        weights = sum(p.numel() for p in self.network_.parameters())
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        return (
+            f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}; "
+            f"{self.cell} of {self.num_layers} x {self.hidden_size} units, {weights:,} weights; "
+            f"{device.type}{threads}"
+        )
+
+    def _facts_of(self, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "ended": outcome.ended,
+            "steps": outcome.steps,
+            "seconds": round(outcome.seconds, 1),
+            "best_step": outcome.best_step,
+            "best_loss": outcome.best_loss,
+            "weights": sum(p.numel() for p in self.network_.parameters()),
+        }
+
+    def _make_network(self) -> ManyToMany:
+        V = len(self.vocabulary_)
+        width = self.embedding_size or min(self.hidden_size, 16 * math.ceil(V / 16))
+        with warnings.catch_warnings():
+            # `dropout` acts before the output too, so that it has a meaning with one layer.
+            warnings.filterwarnings("ignore", "dropout option adds dropout after all but last")
+            recurrent = recurrent_layers(
+                self.cell,
+                width,
+                self.hidden_size,
+                self.num_layers,
+                dropout=self.dropout,
+                variational_dropout=self.variational_dropout,
+                weight_dropout=self.weight_dropout,
+                **({} if self.cell == "rnn-relu" else {"init": self.init}),
+            )
+        embedding = nn.Embedding(V, width)
+        nn.init.normal_(embedding.weight, std=width**-0.5)
+        output = Output(self.hidden_size, V, "category", dropout=self.dropout)
+        return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
+
+    def _check_sizes(self) -> None:
+        for name in ("hidden_size", "num_layers", "window", "min_count"):
+            self._want(name, lambda value: value >= 1, "a whole number above zero")
+        for name in ("dropout", "variational_dropout", "weight_dropout"):
+            self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+        for name in ("embedding_size", "vocabulary_size"):
+            if getattr(self, name) is not None:
+                self._want(name, lambda value: value >= 1, "a whole number above zero")
+
+    def _mean_loss(self, tokens: NDArray[Any]) -> float:
+        """Nats a token over held-out text, read in parallel streams with carried state."""
+        tokens = tokens[: VALIDATION_TOKENS + 1]
+        if len(tokens) < 2:
+            raise OstinatoError(
+                f"TextGenerator: the held-out text has {len(tokens)} tokens, which is too short to "
+                "validate on; raise validation_fraction, or set it to 0."
+            )
+        device = next(self.network_.parameters()).device
+        streams = max(1, min(64, len(tokens) // 1000))
+        total, count, state = 0.0, 0, None
+        for batch in ContiguousBatches(tokens, streams, 100):
+            loss, state = self.network_.loss(
+                batch.inputs.to(device), batch.targets.to(device), state
+            )
+            total += loss.item() * batch.targets.numel()
+            count += batch.targets.numel()
+        return total / count
+
+    def _sample_text(self, seed: int, length: int = 200) -> str:
+        ids = self._generate_ids(
+            self._encode_prompt(""), length, torch.Generator().manual_seed(seed)
+        )
+        return self.vocabulary_.decode(ids)
+
+    # Writing
+
+    def generate(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> str:
+        """Continue a text.
+
+        Args:
+            prompt: the text to continue; it is not part of what comes out.
+            length: most tokens to write; characters, where the level is char.
+            temperature: below 1 bolder choices become rarer; 0 always takes the likeliest token.
+            top_k: choose among the k likeliest tokens only.
+            top_p: choose among the likeliest tokens that make up this probability only (Holtzman et
+                al. 2020, "The curious case of neural text degeneration").
+            repetition_penalty: above 1 makes the latest 64 tokens less likely (Keskar et al. 2019,
+                "CTRL").
+            seed: the same seed writes the same text.
+            stop: end before this text, or the first of several, would come.
+
+        Warns:
+            DegenerateTextWarning: if the text repeats itself or stopped at once.
+
+        Raises:
+            OstinatoError: on a control out of range, or a prompt with unknown characters.
+        """
+        pieces = self.stream(
+            prompt,
+            length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        return "".join(pieces)
+
+    def stream(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece as it is written; see `generate`."""
+        check_is_fitted(self, "network_")
+        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        wanted = {
+            "length": (length, length >= 0, "zero or more"),
+            "temperature": (temperature, temperature >= 0, "zero or more"),
+            "top_k": (top_k, top_k is None or top_k >= 1, "one or more"),
+            "top_p": (top_p, top_p is None or 0 < top_p <= 1, "above 0, 1 at the most"),
+            "repetition_penalty": (repetition_penalty, repetition_penalty > 0, "above zero"),
+            "stop": (stop, all(stops), "texts that are not empty"),
+        }
+        for name, (value, holds, what) in wanted.items():
+            if not holds:
+                raise OstinatoError(f"TextGenerator.generate: {name}={value!r}; expected {what}.")
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        ids = self._generate_ids(
+            self._encode_prompt(prompt),
+            length,
+            generator,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+        )
+        return _watched(_until(self.vocabulary_.decode_stream(ids), stops), length)
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        """Ids of a prompt; of the likeliest start of a line for an empty one."""
+        if prompt:
+            return [int(i) for i in self.vocabulary_.encode(prompt)]
+        for start in ("\n", " "):
+            try:
+                ids = [int(i) for i in self.vocabulary_.encode(start)]
+            except OstinatoError:
+                continue
+            if self.vocabulary_.unk_id not in ids:
+                return ids
+        return [0]
+
+    def _generate_ids(
+        self,
+        prompt: Sequence[int],
+        length: int,
+        generator: torch.Generator,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+    ) -> Iterator[int]:
+        was_training = self.network_.training
+        self.network_.eval()
+        device = next(self.network_.parameters()).device
+        latest = list(prompt)
+        x, state = torch.tensor([latest], device=device), None
+        try:
+            for _ in range(length):
+                with torch.inference_mode():
+                    scores, state = self.network_(x, state)
+                scores = scores[0, -1].float().cpu()
+                if self.vocabulary_.unk_id is not None:
+                    scores[self.vocabulary_.unk_id] = -math.inf
+                if repetition_penalty != 1:
+                    seen = torch.tensor(sorted(set(latest[-PENALTY_WINDOW:])))
+                    s = scores[seen]
+                    scores[seen] = torch.where(
+                        s > 0, s / repetition_penalty, s * repetition_penalty
+                    )
+                token = draw_token(scores, generator, temperature, top_k, top_p)
+                yield token
+                latest = [*latest[-PENALTY_WINDOW:], token]
+                x = torch.tensor([[token]], device=device)
+        finally:
+            self.network_.train(was_training)
+
+    # Judging
+
+    def log_probs(self, text: str) -> NDArray[np.float64]:
+        """Natural log of the probability of each token but the first, given those before it.
+
+        Raises:
+            OstinatoError: if the text has fewer than two tokens.
+        """
+        check_is_fitted(self, "network_")
+        ids = self.vocabulary_.encode(text)
+        if len(ids) < 2:
+            raise OstinatoError(
+                f"TextGenerator: {text!r} has {len(ids)} tokens; at least two are needed, since "
+                "nothing comes before the first."
+            )
+        device = next(self.network_.parameters()).device
+        parts, state = [], None
+        with torch.inference_mode():
+            for batch in ContiguousBatches(ids, 1, 1000):
+                scores, state = self.network_(batch.inputs.to(device), state)
+                log_p = scores[0].double().log_softmax(-1).cpu()
+                parts.append(log_p.gather(1, batch.targets.T).flatten())
+        return torch.cat(parts).numpy()
+
+    def score(self, text: str, y: None = None) -> Score:
+        """How well the model predicts ``text``: nats a token, bits a character, perplexity."""
+        log_p = self.log_probs(text)
+        nats = -float(log_p.mean())
+        first = self.vocabulary_.decode(self.vocabulary_.encode(text)[:1])
+        bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - len(first))
+        return Score(nats, bits, math.exp(min(nats, 700.0)))
+
+    # Keeping
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model as a folder; see `storage`. A model that is there is replaced."""
+        check_is_fitted(self, "network_")
+        storage.save_model(
+            Path(folder),
+            {
+                "task": type(self).__name__,
+                "parameters": self.get_params(),
+                "training": self.training_,
+            },
+            self.network_.state_dict(),
+            {"vocabulary.json": self.vocabulary_.to_json()},
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
+        """The model in a folder that `save`, or training, wrote.
+
+        Raises:
+            OstinatoError: if there is none, or it is damaged.
+        """
+        path = Path(folder)
+        config, weights, documents = storage.load_model(path, cls.__name__)
+        try:
+            model = cls(**config["parameters"])
+            model.training_ = config["training"]
+            model.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
+            model.network_ = model._make_network()
+            model.network_.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise storage.DamagedError(
+                f"{path}: its parts do not fit together: {reason}"
+            ) from error
+        model.network_.to(device_of(device)).eval()
+        return model
+
+
+def draw_token(
+    scores: Tensor,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> int:
+    """Draw a token from its scores ``(V,)``.
+
+    >>> scores = torch.tensor([0.0, 2.0, 1.0])
+    >>> draw_token(scores, torch.Generator(), temperature=0)
+    1
+    >>> {draw_token(scores, torch.Generator().manual_seed(i), top_k=2) for i in range(50)}
+    {1, 2}
+    """
+    if temperature == 0:
+        return int(scores.argmax())
+    scores = scores / temperature
+    if top_k is not None and top_k < len(scores):
+        scores = scores.masked_fill(scores < scores.topk(top_k).values[-1], -math.inf)
+    probabilities = scores.softmax(-1)
+    if top_p is not None and top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        # A token stays if what is likelier does not yet make up top_p; the first always stays.
+        dropped = order[(ordered.cumsum(0) - ordered) >= top_p]
+        probabilities[dropped] = 0.0
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def degeneration(text: str, length: int) -> str | None:
+    """What is wrong with generated text: it stopped at once, or ends in a loop; None if nothing is.
+
+    Args:
+        text: what was generated.
+        length: how many tokens were asked for.
+
+    >>> degeneration("a rose is a rose is a rose is a rose is a rose is a rose is ", 60)
+    "it repeats 'a rose is ' 6 times at its end"
+    """
+    if length > 0 and not text.strip():
+        return "it stopped at once" if not text else "it is all white space"
+    for period in range(1, len(text) // 3 + 1):
+        run = period
+        while run < len(text) and text[-run - 1] == text[-run - 1 + period]:
+            run += 1
+        if run >= max(40, 3 * period):
+            unit = text[-run:][:period]
+            unit = unit if len(unit) <= 40 else unit[:37] + "..."
+            return f"it repeats {unit!r} {run // period} times at its end"
+    return None
+
+
+def _watched(pieces: Iterator[str], length: int) -> Iterator[str]:
+    """``pieces``, and a warning after them if the text they make is degenerate."""
+    tail, anything = "", False
+    for piece in pieces:
+        yield piece
+        anything = anything or bool(piece.strip())
+        tail = (tail + piece)[-2000:]
+    trouble = degeneration(tail, length) if anything or not tail.strip() else None
+    if trouble:
+        warnings.warn(
+            f"the generated text is degenerate: {trouble}; try a higher temperature, top_p=0.9, "
+            "repetition_penalty=1.2, or another prompt.",
+            DegenerateTextWarning,
+            stacklevel=3,
+        )
+
+
+def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """``pieces`` up to the first of ``stops``, which may lie across two pieces."""
+    held = ""
+    keep = max((len(stop) for stop in stops), default=1) - 1
+    for piece in pieces:
+        held += piece
+        found = [at for at in (held.find(stop) for stop in stops) if at >= 0]
+        if found:
+            if min(found):
+                yield held[: min(found)]
+            return
+        ready = len(held) - keep
+        if ready > 0:
+            yield held[:ready]
+            held = held[ready:]
+    if held:
+        yield held
+
+
+def _source_of(text: TextData, pattern: str) -> TextSource:
+    if isinstance(text, TextSource):
+        return text
+    if not isinstance(text, str):
+        return TextSource.from_paths(text, pattern)
+    if len(text) < 1000 and "\n" not in text and os.path.exists(text):
+        raise OstinatoError(
+            f"TextGenerator.fit: {text!r} is the name of a file; give pathlib.Path({text!r}) to "
+            "learn what is in it."
+        )
+    return TextSource.from_text(text)
+
+
+__all__ = [
+    "DegenerateTextWarning",
+    "Score",
+    "TextGenerator",
+    "degeneration",
+    "draw_token",
+    "refuse_to_overwrite",
+]

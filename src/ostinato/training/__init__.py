@@ -1,0 +1,1 @@
+"""How a network learns: the loop, its settings, checkpoints, storage, and what it says."""

@@ -1,0 +1,135 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped.
+
+Each is a folder of its own, ``checkpoints/000042``, that appears by one renaming when all of it
+is on disk. The newest two are kept, so that one damaged file does not cost the run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ostinato.errors import OstinatoError
+from ostinato.files import sync_folder
+from ostinato.training import storage
+
+
+class Checkpoints:
+    """The newest checkpoints of a run.
+
+    Args:
+        folder: where they are kept; None keeps the newest one in memory.
+        keep: how many.
+
+    What is saved is a tree of dicts, lists, tuples, tensors, numbers, strings, booleans and None.
+    Tuples of any kind come back as plain tuples.
+
+    Example:
+        >>> import torch
+        >>> checkpoints = Checkpoints(None)
+        >>> checkpoints.save({"step": 3, "weights": {"w": torch.ones(2)}})
+        >>> checkpoints.load()
+        {'step': 3, 'weights': {'w': tensor([1., 1.])}}
+    """
+
+    def __init__(self, folder: Path | None, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._in_memory: Any = None
+
+    def save(self, tree: Any) -> None:
+        """Keep ``tree`` as the newest checkpoint."""
+        if self.folder is None:
+            self._in_memory = copy.deepcopy(tree)
+            return
+        tensors: dict[str, Tensor] = {}
+        document = _take_apart(tree, tensors)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".unfinished-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        serial = 1 + max((int(path.name) for path in self._all()), default=0)
+        unfinished = self.folder / f".unfinished-{serial:06d}"
+        storage.write_files(
+            unfinished,
+            {
+                "state.json": storage.to_json(document),
+                "tensors.safetensors": storage.pack_tensors(tensors),
+            },
+        )
+        os.rename(unfinished, self.folder / f"{serial:06d}")
+        sync_folder(self.folder)
+        for old in self._all()[: -self.keep]:
+            # Renamed first: a half-deleted folder must not look like a checkpoint.
+            doomed = old.with_name(f".unfinished-{old.name}")
+            os.rename(old, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def load(self) -> Any:
+        """The newest checkpoint that is whole; None if there is none at all.
+
+        Warns:
+            UserWarning: if a newer one is damaged.
+
+        Raises:
+            OstinatoError: if there are checkpoints, and all are damaged.
+        """
+        if self.folder is None:
+            return copy.deepcopy(self._in_memory)
+        found = self._all()
+        damage = None
+        for path in reversed(found):
+            try:
+                files = storage.read_files(path)
+                document = storage.from_json(files["state.json"], path / "state.json")
+                tensors = storage.unpack_tensors(files["tensors.safetensors"], path)
+                return _put_together(document, tensors)
+            except storage.DamagedError as error:
+                damage = error
+                warnings.warn(f"{error} An older checkpoint is tried.", stacklevel=2)
+        if damage is not None:
+            raise OstinatoError(f"{self.folder}: no checkpoint is whole. {damage}")
+        return None
+
+    def _all(self) -> list[Path]:
+        """Folders of checkpoints, oldest first."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.name.isdecimal())
+
+
+def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """``tree`` as JSON; its tensors go into ``tensors``, and their names stand in for them."""
+    if isinstance(tree, Tensor):
+        name = str(len(tensors))
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        items = [[key, _take_apart(value, tensors)] for key, value in tree.items()]
+        return {"dict": items}
+    if isinstance(tree, tuple):
+        return {"tuple": [_take_apart(value, tensors) for value in tree]}
+    if isinstance(tree, list):
+        return [_take_apart(value, tensors) for value in tree]
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"a checkpoint cannot hold {type(tree).__name__}: {tree!r}")
+
+
+def _put_together(document: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `_take_apart`."""
+    if isinstance(document, list):
+        return [_put_together(value, tensors) for value in document]
+    if isinstance(document, dict):
+        ((kind, content),) = document.items()
+        if kind == "tensor":
+            return tensors[content]
+        if kind == "tuple":
+            return tuple(_put_together(value, tensors) for value in content)
+        return {key: _put_together(value, tensors) for key, value in content}
+    return document

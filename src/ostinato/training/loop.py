@@ -1,0 +1,412 @@
+"""The training loop: truncated back-propagation through time, in small named steps."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import OstinatoError
+from ostinato.training.checkpoints import Checkpoints
+from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
+from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
+from ostinato.training.settings import TrainingSettings
+from ostinato.training.watching import Ending, Outcome, Watcher
+
+Objective = Callable[[Any, Any], tuple[Tensor, Any]]
+"""``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
+
+MOST_SKIPS = 20
+MOST_ROLLBACKS = 8
+
+
+class Batches(Protocol):
+    """Endless batches with a position. A batch that has ``fresh`` true starts from no state."""
+
+    @property
+    def windows(self) -> int:
+        """Batches in one pass over the data."""
+
+    def next_batch(self) -> Any:
+        """The next batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+
+
+class Trainer:
+    """Trains a network. Each part of the loop is a method that a subclass may replace.
+
+    Args:
+        network: what is trained, in place.
+        batches: what it learns from.
+        objective: the loss of a batch.
+        settings: everything else.
+        validate: validation loss of the network as it is, in nats; None for no validation.
+        sample: something to look at at each evaluation, such as generated text.
+        keep_best: called when an evaluation was the best so far, to store the network as it is.
+        units: further units of a loss, by name, to record and show.
+        title: what is trained on what, in a line.
+        folder: where checkpoints are kept; None keeps the newest in memory.
+        watchers: who is told what happens.
+
+    State is carried from batch to batch and detached in between, which is truncated
+    back-propagation through time (Williams and Peng 1990); a batch marked ``fresh`` starts anew.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        settings: TrainingSettings,
+        *,
+        validate: Callable[[], float] | None = None,
+        sample: Callable[[], str] | None = None,
+        keep_best: Callable[[], None] | None = None,
+        units: Callable[[float], dict[str, float]] = lambda loss: {},
+        title: str = "",
+        folder: Path | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        settings.check_settings()
+        self.network = network
+        self.batches = batches
+        self.objective = objective
+        self.settings = settings
+        self.validate = validate
+        self.sample = sample
+        self.keep_best = keep_best
+        self.units = units
+        self.title = title
+        self.watchers = watchers
+        self.checkpoints = Checkpoints(folder)
+        self.optimizer = make_optimizer(network, settings)
+        self.schedule = Schedule(settings)
+        self.monitor = Monitor(clip_norm=settings.clip_norm)
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.step = 0
+        self.total: int | None = self._planned_steps()
+        self.tokens = 0
+        self.seconds = 0.0
+        self.state: Any = None
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.stale_evaluations = 0
+        self.skips = 0
+        self.rollbacks = 0
+        self.last_loss = math.nan
+        self._evaluated_at = 0
+        self._interrupted = False
+
+    # The run
+
+    def run(self, *, resume: bool = False) -> Outcome:
+        """Train until the budget is used, patience is lost, or somebody interrupts.
+
+        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns; a
+        second Ctrl-C breaks off at once. At the end the network holds the best weights seen.
+
+        Args:
+            resume: go on from the newest checkpoint, if there is one.
+
+        Raises:
+            NonFiniteError: see ``on_nonfinite``.
+        """
+        checkpoint = self.checkpoints.load() if resume else None
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        self._start = self._last_save = time.perf_counter()
+        self._seconds_before = self.seconds
+        try:
+            for watcher in self.watchers:
+                watcher.begin(self)
+            if checkpoint is None:
+                self.save()
+            with self._catching_interrupts():
+                outcome = self._train()
+            for watcher in self.watchers:
+                watcher.end(outcome)
+        finally:
+            for watcher in self.watchers:
+                watcher.close()
+        return outcome
+
+    def _train(self) -> Outcome:
+        self.network.train()
+        ended: Ending = "budget"
+        while self.total is None or self.step < self.total:
+            if self._interrupted or self._has_lost_patience():
+                ended = "interrupt" if self._interrupted else "patience"
+                break
+            self.train_step()
+            if self.total is None:
+                self._plan_from_measured_start()
+            if self._is_evaluation_due():
+                self.evaluate()
+            if time.perf_counter() - self._last_save > 60 * self.settings.checkpoint_minutes:
+                self.save()
+        self.save()
+        if self.best_weights and ended != "interrupt":
+            self.network.load_state_dict(self.best_weights)
+        self.network.eval()
+        return Outcome(ended, self.step, self.best_loss, self.best_step, self.seconds)
+
+    def train_step(self) -> None:
+        """One batch forward and back, and one step of the optimizer."""
+        batch = self.batches.next_batch()
+        before = None if batch.fresh else self.state
+        loss, after = self.objective(batch, before)
+        value = loss.item()
+        self.optimizer.zero_grad()
+        norm = math.nan
+        if math.isfinite(value):
+            torch.autograd.backward(loss)
+            norm = clip_gradients(
+                self.parameters, self.settings.clip_norm, self.settings.clip_value
+            )
+        if not math.isfinite(norm):
+            self.treat_nonfinite(batch, before, value)
+            return
+        self.skips = 0
+        self.step += 1
+        rate = self.schedule.rate(self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.state = detach(after)
+        self.last_loss = value
+        self.tokens += batch.targets.numel()
+        self._clock()
+        self.record(value, norm, rate)
+
+    def record(self, loss: float, norm: float, rate: float) -> None:
+        """Tell the watchers about a step."""
+        record = {
+            "step": self.step,
+            "loss": loss,
+            **self.units(loss),
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+        }
+        for watcher in self.watchers:
+            watcher.step(record)
+        for message in self.monitor.observe(self.step, loss, norm):
+            self.say(message)
+
+    def evaluate(self) -> None:
+        """Validation loss and a sample; remembers the best weights."""
+        self.network.eval()
+        with torch.no_grad():
+            loss = self.last_loss if self.validate is None else self.validate()
+            sample = None if self.sample is None else self.sample()
+        self.network.train()
+        if not math.isfinite(loss):
+            self.say(f"validation loss {loss}: not finite; these weights are not kept")
+        is_best = loss < self.best_loss
+        if is_best:
+            self.best_loss, self.best_step = loss, self.step
+            self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
+            if self.keep_best is not None:
+                self.keep_best()
+        self._evaluated_at = self.step
+        self.stale_evaluations = 0 if is_best else self.stale_evaluations + 1
+        self.schedule.hear(loss)
+        self._clock()
+        record = {
+            "step": self.step,
+            "validation_loss" if self.validate is not None else "training_loss": loss,
+            **self.units(loss),
+            "best": is_best,
+            "seconds": round(self.seconds, 3),
+        }
+        for watcher in self.watchers:
+            watcher.evaluation(record, sample)
+
+    def say(self, message: str) -> None:
+        """Tell the watchers something that a person should know now."""
+        for watcher in self.watchers:
+            watcher.say(f"step {self.step}: {message}")
+
+    # Numbers that are not finite
+
+    def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
+        """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
+        remedy = self.settings.on_nonfinite
+        tensor = first_nonfinite(self.network, lambda: self.objective(batch, before)[0])
+        self.optimizer.zero_grad()
+        happened = (
+            f"{'loss' if not math.isfinite(loss) else 'gradient'} not finite; "
+            f"first concerned: {tensor}"
+        )
+        if remedy == "skip" and self.skips < MOST_SKIPS and not tensor.startswith("weight"):
+            self.skips += 1
+            self.state = before
+            self.say(f"{happened}; the step is skipped")
+            return
+        if remedy == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+            at = self.step + 1
+            rollbacks, scale = self.rollbacks + 1, self.schedule.scale / 2
+            self.restore(self.checkpoints.load())
+            self.rollbacks, self.schedule.scale = rollbacks, scale
+            self.save()
+            self.say(
+                f"at step {at} {happened}; back to step {self.step} with the learning rate halved "
+                f"to {self.settings.learning_rate * scale:.2g}"
+            )
+            return
+        clip = (
+            f"clip_norm (now {self.settings.clip_norm:g})"
+            if self.settings.clip_norm
+            else "clip_norm=1"
+        )
+        raise NonFiniteError(
+            f"step {self.step + 1}: {happened}. Try a lower learning_rate "
+            f"(now {self.settings.learning_rate:g}), {clip}, cell='lstm' or 'gru' for a plain rnn, "
+            "a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
+            self.step + 1,
+            tensor,
+        )
+
+    # Going on
+
+    def save(self) -> None:
+        """Keep a checkpoint, unless the weights are not finite."""
+        self._last_save = time.perf_counter()
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            self.say("the weights are not finite; no checkpoint is written over the last good one")
+            return
+        self._clock()
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self.checkpoints.save(
+            {
+                "step": self.step,
+                "total": self.total,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "network": dict(self.network.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "batches": self.batches.state_dict(),
+                "carried": detach(self.state),
+                "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                "best": {
+                    "loss": self.best_loss,
+                    "step": self.best_step,
+                    "weights": self.best_weights,
+                    "stale": self.stale_evaluations,
+                },
+                "rollbacks": self.rollbacks,
+                "last_loss": self.last_loss,
+            }
+        )
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Be where a checkpoint was saved; the inverse of `save`."""
+        device = next(iter(self.network.state_dict().values())).device
+        self.network.load_state_dict(checkpoint["network"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.schedule.load_state_dict(checkpoint["schedule"])
+        self.batches.load_state_dict(checkpoint["batches"])
+        self.state = detach(checkpoint["carried"], device)
+        torch.set_rng_state(checkpoint["random"]["cpu"])
+        if checkpoint["random"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
+        for name in ("step", "total", "tokens", "seconds", "rollbacks", "last_loss"):
+            setattr(self, name, checkpoint[name])
+        best = checkpoint["best"]
+        self.best_loss, self.best_step = best["loss"], best["step"]
+        self.best_weights, self.stale_evaluations = best["weights"], best["stale"]
+        self._seconds_before, self._start = self.seconds, time.perf_counter()
+
+    @contextmanager
+    def _catching_interrupts(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM end the run after the step it meets."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self._interrupted and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    # The budget
+
+    def _planned_steps(self) -> int | None:
+        """Steps of the run; None if minutes are given, until they have been measured."""
+        if self.settings.steps is not None:
+            return self.settings.steps
+        if self.settings.epochs is not None:
+            return max(1, math.ceil(self.settings.epochs * self.batches.windows))
+        return None
+
+    def _plan_from_measured_start(self) -> None:
+        """Turn minutes into steps after a fiftieth of the time, and 20 steps at the least."""
+        budget = 60 * (self.settings.minutes or 5)
+        if self.step < 20 and self.seconds < budget / 2:
+            return
+        if self.seconds < budget / 50:
+            return
+        per_step = self.seconds / self.step
+        begun = time.perf_counter()
+        self.evaluate()
+        per_evaluation = time.perf_counter() - begun
+        left = budget - self.seconds - per_evaluation * self.settings.evaluations
+        self.total = self.step + max(1, round(left / per_step))
+        self.save()
+
+    def _is_evaluation_due(self) -> bool:
+        if self.total is None or self._evaluated_at == self.step:
+            return False
+        done, count = self.step, self.settings.evaluations
+        return done > 0 and (done * count // self.total) > ((done - 1) * count // self.total)
+
+    def _has_lost_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.stale_evaluations >= patience
+
+    def _clock(self) -> None:
+        self.seconds = self._seconds_before + time.perf_counter() - self._start
+
+
+def detach(state: Any, device: Any = None) -> Any:
+    """A state cut off from how it came about: same tensors, no gradient."""
+    if isinstance(state, Tensor):
+        return state.detach().to(device) if device is not None else state.detach()
+    if isinstance(state, tuple):
+        parts = [detach(part, device) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def device_of(name: str) -> torch.device:
+    """The device that the setting ``device`` names; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OstinatoError(f"device={name!r} cannot be used here: {reason}") from None

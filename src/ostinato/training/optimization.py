@@ -1,0 +1,106 @@
+"""How the weights move: the optimizer, the learning rate over a run, and clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.training.settings import TrainingSettings
+
+
+def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer that ``settings`` name; weight decay acts on matrices, never on biases."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    decay = settings.weight_decay
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    rate, momentum = settings.learning_rate, settings.momentum
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate, momentum=momentum)
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=rate, fused=fused)
+
+
+class Schedule:
+    """The learning rate at every step of a run.
+
+    A function of the step and of the run's length alone, but for ``plateau``, which also hears
+    every validation loss, and for ``scale``, which a rollback lowers.
+
+    Example:
+        >>> settings = TrainingSettings(learning_rate=0.1, warmup_steps=10)
+        >>> schedule = Schedule(settings)
+        >>> [round(schedule.rate(step, 1000), 4) for step in (1, 10, 500, 1000)]
+        [0.01, 0.1, 0.0513, 0.001]
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.scale = 1.0
+        self.best = math.inf
+        self.stalled = 0
+
+    def rate(self, step: int, total: int | None) -> float:
+        """Learning rate of a step from 1 to ``total``, which is None while it is not yet known."""
+        s = self.settings
+        rate = s.learning_rate * self.scale
+        if step <= (
+            warmup := s.warmup_steps if total is None else min(s.warmup_steps, total // 10)
+        ):
+            return rate * step / warmup
+        if total is None or s.schedule in ("constant", "plateau"):
+            return rate
+        if s.schedule == "step":
+            return float(rate * s.decay_factor ** (step // (s.decay_steps or max(1, total // 4))))
+        done = (step - warmup) / max(1, total - warmup)
+        return rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+    def hear(self, validation_loss: float) -> None:
+        """Take note of a validation loss; the plateau schedule decays when it stalls."""
+        if validation_loss < self.best:
+            self.best, self.stalled = validation_loss, 0
+            return
+        self.stalled += 1
+        if self.settings.schedule == "plateau" and self.stalled > self.settings.decay_patience:
+            self.scale *= self.settings.decay_factor
+            self.stalled = 0
+
+    def state_dict(self) -> dict[str, float]:
+        """What `rate` depends on beside its arguments."""
+        return {"scale": self.scale, "best": self.best, "stalled": self.stalled}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """The inverse of `state_dict`."""
+        self.scale, self.best = state["scale"], state["best"]
+        self.stalled = int(state["stalled"])
+
+
+def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> float:
+    """Clip the gradients in place; 0 for no clipping.
+
+    Args:
+        parameters: what has gradients.
+        norm: all gradients together are scaled to this norm if they exceed it: direction kept
+            (Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural
+            networks").
+        value: then every element is cut to ± this value.
+
+    Returns:
+        the norm of all gradients together, before clipping.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm and total > norm and torch.isfinite(total):
+        nn.utils.clip_grads_with_norm_(parameters, norm, total)
+    if value:
+        nn.utils.clip_grad_value_(parameters, value)
+    return float(total)

@@ -1,0 +1,133 @@
+"""A run and its folder: what was asked, the data it learns from, and everything it leaves.
+
+::
+
+    RUN/run.json               what was asked for, and what the data were
+    RUN/data/                  the data as the network takes them
+    RUN/checkpoints/           to go on from
+    RUN/metrics.jsonl          a record of every step
+    RUN/learning_curve.png     the same to look at
+    RUN/config.json, ...       the model, see `storage`
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from ostinato.errors import MissingExtra, OstinatoError
+from ostinato.training import storage
+from ostinato.training.watching import (
+    MetricsFile,
+    ProgressMode,
+    TensorBoard,
+    Watcher,
+    draw_learning_curve,
+    make_progress,
+)
+
+RUN_FILE = "run.json"
+
+
+class RunFolder:
+    """The folder of a run. Made by `create`, which leaves a whole one or none, or `reopen`."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path = path
+        self.document = document
+        self.data = path / "data"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.curve = path / "learning_curve.png"
+
+    @classmethod
+    def create(cls, path: Path, prepare: Callable[[Path], Mapping[str, Any]]) -> Self:
+        """Make the folder of a new run.
+
+        Args:
+            path: where; nothing may be there yet but an empty folder.
+            prepare: writes the data into the folder it is given, and returns the facts that a
+                resumed run needs; plain JSON.
+
+        Raises:
+            OstinatoError: if something is there. If ``prepare`` fails, nothing stays behind.
+        """
+        refuse_to_overwrite(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            (unfinished / "data").mkdir(parents=True)
+            document = dict(prepare(unfinished / "data"))
+            storage.write_files(unfinished, {RUN_FILE: storage.to_json(document)})
+            os.rename(unfinished / storage.SUMS, unfinished / f"{RUN_FILE}.sha256")
+            os.rename(unfinished, path)
+        except OSError as error:
+            raise OstinatoError(f"{path}: cannot be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return cls(path, document)
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """The folder of a run that was begun.
+
+        Raises:
+            OstinatoError: if there is none, or its description is damaged.
+        """
+        file = path / RUN_FILE
+        try:
+            data, recorded = file.read_bytes(), (path / f"{RUN_FILE}.sha256").read_text()
+        except OSError as error:
+            raise OstinatoError(
+                f"{path}: there is no run to go on with ({file.name}: {error.strerror})."
+            ) from None
+        if not recorded.startswith(storage.sha256(data)):
+            raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
+        return cls(path, dict(storage.from_json(data, file)))
+
+    def watchers(self, tensorboard: bool) -> list[Watcher]:
+        """Who records the run in this folder."""
+        files: list[Watcher] = [MetricsFile(self.metrics)]
+        return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
+
+    def draw(self) -> str | None:
+        """Draw the learning curve; why not, if it cannot be drawn."""
+        try:
+            draw_learning_curve(self.metrics, self.curve)
+        except MissingExtra as error:
+            return str(error)
+        return None
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raise an `OstinatoError` unless ``path`` is free for a new run."""
+    if path.is_dir() and (path / RUN_FILE).exists():
+        raise OstinatoError(
+            f"{path}: holds a run already; go on with it by --resume (resume=True), "
+            "or choose another folder."
+        )
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OstinatoError(f"{path}: exists already and is no empty folder; choose another.")
+
+
+def refuse_other_settings(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise an `OstinatoError` where a resumed run is asked for other settings than its own."""
+    other = {name: value for name, value in asked.items() if recorded.get(name) != value}
+    if other:
+        words = ", ".join(
+            f"{name}={value!r} (it began with {recorded.get(name)!r})"
+            for name, value in other.items()
+        )
+        raise OstinatoError(f"a resumed run keeps its settings; asked for: {words}.")
+
+
+__all__ = [
+    "ProgressMode",
+    "RunFolder",
+    "make_progress",
+    "refuse_other_settings",
+    "refuse_to_overwrite",
+]

@@ -1,0 +1,109 @@
+"""What a training run may be told: one list of settings, shared by every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ostinato.errors import OstinatoError
+
+OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
+ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+Remedy = Literal["stop", "skip", "rollback"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrainingSettings:
+    """Settings of a training run.
+
+    Args:
+        minutes: budget in minutes of training; 5 if no budget is given at all. It is turned into a
+            number of steps after a short measured start, so that the schedule fits.
+        epochs: budget in passes over the training data.
+        steps: budget in optimizer steps.
+        batch_size: sequences learnt from at once; fewer where the data are short.
+        optimizer: sgd (with momentum), rmsprop, adam or adamw.
+        learning_rate: the highest learning rate of the schedule.
+        momentum: momentum of sgd and rmsprop.
+        weight_decay: decay of the weight matrices; biases are left alone.
+        schedule: constant, cosine (falls to a hundredth), step (times decay_factor every
+            decay_steps), plateau (times decay_factor when the validation loss stalls).
+        warmup_steps: steps in which the learning rate rises from zero; a tenth of the run at most.
+        decay_factor: factor of the step and plateau schedules.
+        decay_steps: interval of the step schedule; a quarter of the run if not given.
+        decay_patience: evaluations without a better loss after which plateau decays.
+        clip_norm: gradients are scaled down to this norm; 0 for never.
+        clip_value: every element of a gradient is cut to this size; 0 for never.
+        validation_fraction: share of the data that is held out to validate on.
+        evaluations: how often the run is evaluated on the validation data.
+        patience: evaluations without a better validation loss after which the run stops early.
+        on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
+            or rollback to the last good checkpoint with half the learning rate.
+        checkpoint_minutes: interval of checkpoints.
+        seed: seed of everything random.
+        device: auto (CUDA where there is one), cpu, cuda.
+    """
+
+    minutes: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 64
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 0.003
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    schedule: ScheduleName = "cosine"
+    warmup_steps: int = 100
+    decay_factor: float = 0.5
+    decay_steps: int | None = None
+    decay_patience: int = 1
+    clip_norm: float = 1.0
+    clip_value: float = 0.0
+    validation_fraction: float = 0.1
+    evaluations: int = 10
+    patience: int | None = None
+    on_nonfinite: Remedy = "stop"
+    checkpoint_minutes: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+
+    def check_settings(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            OstinatoError: naming the setting, what came and what was wanted.
+        """
+        choices = {
+            "optimizer": get_args(OptimizerName),
+            "schedule": get_args(ScheduleName),
+            "on_nonfinite": get_args(Remedy),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                self._refuse(name, f"one of {', '.join(allowed)}")
+        given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise OstinatoError(
+                f"{type(self).__name__}: {' and '.join(given)} are all budgets; give one of them."
+            )
+        for name in [*given, "batch_size", "learning_rate", "evaluations", "checkpoint_minutes"]:
+            self._want(name, lambda value: value > 0, "a number above zero")
+        for name in ["weight_decay", "clip_norm", "clip_value", "warmup_steps", "decay_patience"]:
+            self._want(name, lambda value: value >= 0, "zero or more")
+        self._want("momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        self._want("decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
+        self._want("validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1")
+        for name in ["patience", "decay_steps"]:
+            if getattr(self, name) is not None:
+                self._want(name, lambda value: value > 0, "a number above zero")
+
+    def _want(self, name: str, holds: Any, wanted: str) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not holds(value):
+            self._refuse(name, wanted)
+
+    def _refuse(self, name: str, wanted: str) -> None:
+        raise OstinatoError(
+            f"{type(self).__name__}: {name}={getattr(self, name)!r}; expected {wanted}."
+        )

@@ -1,0 +1,186 @@
+"""Files that are whole or not there: atomic writes, checksums, models as folders.
+
+A model is a folder: ``config.json`` (format version, task, parameters, training facts),
+``weights.safetensors``, further JSON files of its task, and ``SHA256SUMS`` over them, which
+``sha256sum -c SHA256SUMS`` checks too. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ostinato.errors import OstinatoError
+from ostinato.files import sync_folder
+
+FORMAT = 1
+"""Version of the model folder; a folder of a later version is refused."""
+
+SUMS = "SHA256SUMS"
+_COMMIT = ".commit"
+_INCOMING = ".incoming"
+
+
+class DamagedError(OstinatoError):
+    """A stored file is missing, or is not what was written."""
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` and their checksums into ``folder``: all of them or none.
+
+    A process killed at any moment leaves either what was there before or all that is new. The new
+    files are first laid beside the old ones in a folder of their own; its renaming is the moment
+    from which they count, and whoever comes next finishes moving them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _finish(folder)
+    incoming = folder / _INCOMING
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
+    for name, data in [*files.items(), (SUMS, sums.encode())]:
+        with open(incoming / name, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(incoming)
+    os.rename(incoming, folder / _COMMIT)
+    sync_folder(folder)
+    _finish(folder)
+
+
+def _finish(folder: Path) -> None:
+    """Move what an earlier `write_files` had committed into its place."""
+    commit = folder / _COMMIT
+    if commit.is_dir():
+        for file in commit.iterdir():
+            os.replace(file, folder / file.name)
+        sync_folder(folder)
+        commit.rmdir()
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files that `write_files` wrote, by name, each checked against its checksum.
+
+    Raises:
+        DamagedError: if one is missing, or a single bit of it has changed.
+    """
+
+    def read(name: str) -> bytes:
+        newest = folder / _COMMIT / name
+        try:
+            return (newest if newest.exists() else folder / name).read_bytes()
+        except OSError as error:
+            raise DamagedError(
+                f"{folder / name}: {error.strerror}; the folder is not whole."
+            ) from None
+
+    files = {}
+    for line in read(SUMS).decode(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        if "/" in name or not name:
+            raise DamagedError(f"{folder / SUMS}: {line!r} is not a checksum and a name.")
+        files[name] = read(name)
+        if sha256(files[name]) != digest:
+            raise DamagedError(
+                f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS}; "
+                "take it from a copy, or train again."
+            )
+    return files
+
+
+def sha256(data: bytes) -> str:
+    """Checksum of ``data`` in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(whole)
+
+
+def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
+    """Tensors out of the bytes of a safetensors file; ``origin`` is named if they are none."""
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise DamagedError(f"{origin}: not a safetensors file: {error}") from None
+
+
+def save_model(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], more: Mapping[str, Any]
+) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: where; an older model there is replaced, whole or not at all.
+        config: facts for ``config.json``, with ``task`` among them.
+        weights: the network's state.
+        more: further JSON documents by file name, such as a vocabulary.
+    """
+    documents = {"config.json": {"format": FORMAT, **config}, **more}
+    files = {name: to_json(document) for name, document in documents.items()}
+    write_files(folder, files | {"weights.safetensors": pack_tensors(weights)})
+
+
+def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Read a model folder: its config, its weights, and its further documents by file name.
+
+    Raises:
+        OstinatoError: if there is no model, one of another task, or of a later format.
+        DamagedError: if a file is missing or damaged.
+    """
+    config = read_config(folder)
+    if config.get("task") != task:
+        raise OstinatoError(f"{folder}: a model of {config.get('task')}; expected one of {task}.")
+    files = read_files(folder)
+    if "config.json" not in files or "weights.safetensors" not in files:
+        raise DamagedError(f"{folder / SUMS}: names no config.json or no weights.safetensors.")
+    documents = {
+        name: from_json(data, folder / name) for name, data in files.items() if ".json" in name
+    }
+    weights = unpack_tensors(files["weights.safetensors"], folder / "weights.safetensors")
+    return documents.pop("config.json"), weights, documents
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder, without its weights."""
+    if not folder.is_dir():
+        raise OstinatoError(f"{folder}: no such folder; expected one that training wrote.")
+    path = folder / _COMMIT / "config.json"
+    path = path if path.exists() else folder / "config.json"
+    if not path.exists():
+        raise OstinatoError(
+            f"{folder}: holds no finished model (no config.json); "
+            "if its training was stopped, go on with --resume."
+        )
+    config = from_json(path.read_bytes(), path)
+    found = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise OstinatoError(
+            f"{path}: format {found!r}; this version of Ostinato reads 1 to {FORMAT}: upgrade it."
+        )
+    return dict(config)
+
+
+def to_json(document: Any) -> bytes:
+    """A JSON document for people to read too."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def from_json(data: bytes, origin: Path) -> Any:
+    """A JSON document; ``origin`` is named if it is none."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DamagedError(f"{origin}: not JSON: {error}") from None

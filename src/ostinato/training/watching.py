@@ -1,0 +1,332 @@
+"""Who looks on while a network is trained, and the records it leaves.
+
+Watchers are told what happens and change nothing: take one away, and the run is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+from ostinato.errors import require
+
+_log = logging.getLogger("ostinato.training")
+
+ProgressMode = Literal["auto", "bar", "lines", "json", "quiet"]
+Ending = Literal["budget", "patience", "interrupt"]
+
+
+class Run(Protocol):
+    """What a watcher may know of a run."""
+
+    title: str
+    step: int
+    total: int | None
+    tokens: int
+    seconds: float
+
+    def units(self, loss: float, /) -> dict[str, float]:
+        """Further units of a loss, by name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        ended: why: the budget was used, patience was lost, or somebody interrupted.
+        steps: steps done.
+        best_loss: lowest validation loss in nats; the last training loss without validation.
+        best_step: the step it was reached at: the network's weights are those.
+        seconds: time spent training, all sittings together.
+    """
+
+    ended: Ending
+    steps: int
+    best_loss: float
+    best_step: int
+    seconds: float
+
+
+class Watcher:
+    """Told what happens in a run; does nothing with it."""
+
+    def begin(self, run: Run) -> None:
+        """The run starts, or goes on: ``run.step`` steps are done."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """A step is done."""
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """The network was evaluated."""
+
+    def say(self, message: str) -> None:
+        """Something a person should know now."""
+
+    def end(self, outcome: Outcome) -> None:
+        """The run is over."""
+
+    def close(self) -> None:
+        """Let go of files and of the terminal; comes last, and whatever went wrong before."""
+
+
+class MetricsFile(Watcher):
+    """Every step's record, a line of JSON each, in a file.
+
+    A run that goes on from a checkpoint first drops the records of steps after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+        self._flushed = 0.0
+
+    def begin(self, run: Run) -> None:
+        """Open the file at the end of what still holds."""
+        self.path.touch()
+        keep = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
+                        break
+                except (ValueError, KeyError, TypeError):
+                    break
+                keep += len(line)
+        with open(self.path, "r+b") as file:
+            file.truncate(keep if run.step else 0)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Add a line, and see to it that it is on disk within a second."""
+        self._write(record)
+        if time.monotonic() - self._flushed > 1 and self._file is not None:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Add a line with the evaluation and its sample."""
+        self._write(record if sample is None else record | {"sample": sample})
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+class TensorBoard(Watcher):
+    """Curves for TensorBoard, in the folder that it is given. Needs ``ostinato[tensorboard]``."""
+
+    def __init__(self, folder: Path) -> None:
+        module = require("torch.utils.tensorboard", "tensorboard", "TensorBoard logging")
+        self._writer = module.SummaryWriter(str(folder))
+
+    def step(self, record: dict[str, Any]) -> None:
+        """A point on each curve."""
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            self._writer.add_scalar(f"training/{name}", record[name], record["step"])
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """A point on the validation curve, and the sample."""
+        for name, value in record.items():
+            if name.endswith("_loss"):
+                self._writer.add_scalar(name, value, record["step"])
+        if sample is not None:
+            self._writer.add_text("sample", sample, record["step"])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._writer.close()
+
+
+class Quiet(Watcher):
+    """Nothing but warnings, through the log ``ostinato.training``."""
+
+    def say(self, message: str) -> None:
+        """Log a warning."""
+        _log.warning(message)
+
+
+class Lines(Quiet):
+    """A line for every evaluation, for a log that is no terminal."""
+
+    def begin(self, run: Run) -> None:
+        """Print what is trained on what."""
+        print(run.title, flush=True)
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the evaluation and its sample."""
+        print(_in_words(record), flush=True)
+        if sample is not None:
+            print(_indented(sample), flush=True)
+
+    def say(self, message: str) -> None:
+        """Print a warning."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+class JSONLines(Watcher):
+    """A line of JSON for every evaluation and warning, on standard output."""
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the record."""
+        print(json.dumps({"event": "evaluation", **record, "sample": sample}), flush=True)
+
+    def say(self, message: str) -> None:
+        """Print the warning."""
+        print(json.dumps({"event": "warning", "message": message}), flush=True)
+
+    def end(self, outcome: Outcome) -> None:
+        """Print how it ended."""
+        print(json.dumps({"event": "end", **asdict(outcome)}), flush=True)
+
+
+class Bar(Watcher):
+    """A bar with loss, units, learning rate, gradient norm, tokens a second and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._console = Console(highlight=False)
+        wide = self._console.width >= 100
+        self._bar = Progress(
+            TextColumn("{task.fields[where]}"),
+            BarColumn(bar_width=None if wide else 10),
+            *([TaskProgressColumn()] if wide else []),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            expand=True,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=None, where="", numbers="starting")
+        self._drawn = 0.0
+
+    def begin(self, run: Run) -> None:
+        """Draw the bar."""
+        self._run = run
+        self._since = (time.perf_counter(), run.tokens)
+        self._console.print(run.title, markup=False)
+        self._bar.start()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Move the bar, a few times a second."""
+        now, run = time.perf_counter(), self._run
+        if now - self._drawn < 0.2 and run.step != run.total:
+            return
+        self._drawn = now
+        begun, tokens = self._since
+        numbers = [f"loss {record['loss']:.3f}"]
+        numbers += [_unit_in_words(n, v) for n, v in run.units(record["loss"]).items()][:1]
+        if self._console.width >= 100:
+            numbers += [f"rate {record['learning_rate']:.2g}"]
+            numbers += [f"gradient {record['gradient_norm']:.2g}"]
+        numbers += [f"{_in_short((run.tokens - tokens) / (now - begun))} tokens/s"]
+        if run.total:
+            left = (run.total - run.step) * run.seconds / max(1, run.step)
+            numbers += [f"{int(left) // 60}:{int(left) % 60:02d} left"]
+        self._bar.update(
+            self._task,
+            total=run.total,
+            completed=run.step,
+            where=f"step {run.step:,}" + (f"/{run.total:,}" if run.total else ""),
+            numbers=" · ".join(numbers),
+        )
+
+    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the evaluation and its sample above the bar."""
+        self._console.print(_in_words(record), style="bold", markup=False)
+        if sample is not None:
+            self._console.print(_indented(sample), style="dim", markup=False)
+
+    def say(self, message: str) -> None:
+        """Print a warning above the bar."""
+        self._console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+
+def make_progress(mode: ProgressMode) -> Watcher:
+    """Who shows progress: a bar on a terminal, lines elsewhere, or as asked."""
+    if mode == "auto":
+        mode = "bar" if sys.stdout.isatty() else "lines"
+    return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
+
+
+def draw_learning_curve(metrics: Path, picture: Path) -> None:
+    """Draw the losses in a metrics file as a PNG. Needs ``ostinato[plots]``."""
+    require("matplotlib", "plots", "a learning curve")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with open(metrics, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    steps = [r for r in records if "loss" in r]
+    evaluations = [r for r in records if "validation_loss" in r]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    x, y = [r["step"] for r in steps], [r["loss"] for r in steps]
+    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(x, _smoothed(y), color="tab:blue", label="training")
+    if evaluations:
+        xv = [r["step"] for r in evaluations]
+        yv = [r["validation_loss"] for r in evaluations]
+        axes.plot(xv, yv, "o-", color="tab:orange", label="validation")
+        best = min(range(len(yv)), key=yv.__getitem__)
+        axes.annotate(
+            f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
+        )
+    # The first steps fall from far above; the picture is about what comes after.
+    settled = sorted([*_smoothed(y)[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
+    if settled and settled[-1] > settled[0]:
+        room = 0.1 * (settled[-1] - settled[0])
+        axes.set_ylim(settled[0] - room, settled[-1] + room)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """Running mean over about a fiftieth of the values, weighted towards the latest."""
+    keep = 1 - 1 / max(1, len(values) // 50)
+    out, mean = [], values[0] if values else 0.0
+    for value in values:
+        mean = keep * mean + (1 - keep) * value
+        out.append(mean)
+    return out
+
+
+def _in_words(record: dict[str, Any]) -> str:
+    name = "validation" if "validation_loss" in record else "training"
+    units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
+    loss = units.pop(f"{name}_loss")
+    words = [f"{loss:.3f} nats", *(_unit_in_words(n, v) for n, v in units.items())]
+    return f"step {record['step']:,} · {name} {', '.join(words)}" + (
+        " · best so far" if record["best"] else ""
+    )
+
+
+def _unit_in_words(name: str, value: float) -> str:
+    return f"{value:.3f} {name.replace('_', ' ').replace(' per ', ' a ')}"
+
+
+def _indented(text: str, mark: str = "  │ ") -> str:
+    return "\n".join(mark + line for line in text.splitlines())
+
+
+def _in_short(number: float) -> str:
+    return f"{number / 1000:.0f}k" if number >= 10_000 else f"{number:.0f}"

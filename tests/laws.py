@@ -1,0 +1,166 @@
+"""What the laws of recurrence share: random weights and states, and the equations once more.
+
+The oracle is NumPy, one gate, one row and one step at a time, written from the equations; of the
+package it knows the names of the weights and that gates stand in PyTorch's order. Its gradients are
+complex steps, f'(x) = Im f(x + i e) / e: no subtraction, hence exact to rounding at e = 1e-30
+(W. Squire and G. Trapp 1998, "Using complex variables to estimate derivatives of real functions").
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ostinato.recurrence.cells import GRUCell, LSTMCell, RNNCell
+
+I, H, P = 3, 4, 2
+CELLS = {
+    "rnn-tanh": RNNCell(I, H),
+    "rnn-relu": RNNCell(I, H, activation="relu"),
+    "rnn-sigmoid": RNNCell(I, H, activation="sigmoid"),
+    "rnn-identity": RNNCell(I, H, activation="identity"),
+    "lstm": LSTMCell(I, H),
+    "lstm-projected": LSTMCell(I, H, proj_size=P),
+    "gru": GRUCell(I, H),
+    "gru-reset-before": GRUCell(I, H, reset_after=False),
+}
+BIASLESS = {f"{name}-biasless": replace(cell, bias=False) for name, cell in CELLS.items()}
+
+
+def random(*shape, seed, dtype=torch.float64, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+@dataclass
+class Case:
+    """A cell with random weights, biases, input and state, no two of them equal."""
+
+    cell: object
+    T: int = 4
+    B: int = 3
+    seed: int = 0
+    dtype: torch.dtype = torch.float64
+
+    def __post_init__(self):
+        def leaf(*shape, seed, scale=1.0):
+            numbers = random(*shape, seed=1000 * self.seed + seed, dtype=self.dtype, scale=scale)
+            return numbers.requires_grad_()
+
+        shapes = self.cell.weight_shapes().items()
+        self.w = {n: leaf(*s, seed=k, scale=0.6) for k, (n, s) in enumerate(shapes)}
+        self.x = leaf(self.T, self.B, self.cell.input_size, seed=10)
+        sizes = enumerate(self.cell.state_sizes)
+        self.state = self.cell.state_type(*(leaf(self.B, size, seed=20 + k) for k, size in sizes))
+
+    @property
+    def inputs(self):
+        return [self.x, *self.state, *self.w.values()]
+
+
+def leaves(tree):
+    """Tensors of nested tuples, from left to right."""
+    return [tree] if isinstance(tree, torch.Tensor) else [t for part in tree for t in leaves(part)]
+
+
+def cotangents(outputs):
+    return [random(*y.shape, seed=90 + k, dtype=y.dtype) for k, y in enumerate(outputs)]
+
+
+def with_gradients(outputs, inputs):
+    """The outputs, and the gradients by the inputs of a random weighting of all outputs."""
+    outputs = leaves(outputs)
+    return [*outputs, *torch.autograd.grad(outputs, inputs, cotangents(outputs))]
+
+
+def detached(state):
+    return type(state)(*(s.detach() for s in state))
+
+
+# The equations once more.
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+FUNCTIONS = {
+    "tanh": np.tanh,
+    "relu": lambda a: np.where(a.real > 0, a, 0),
+    "sigmoid": sigmoid,
+    "identity": lambda a: a,
+}
+
+
+def by_gate(w, gates):
+    """W, U, b, d: of each gate the input matrix, the recurrent matrix and the two biases."""
+
+    def cut(name):
+        blocks = np.split(w[name], len(gates)) if name in w else [0.0] * len(gates)
+        return dict(zip(gates, blocks, strict=True))
+
+    return cut("weight_ih"), cut("weight_hh"), cut("bias_ih"), cut("bias_hh")
+
+
+def step_of_equations(cell, w, x, state):
+    """One step of one row: ``x (I,)``, the state a list of vectors."""
+    h = state[0]
+    if isinstance(cell, RNNCell):
+        W, U, b, d = by_gate(w, "a")
+        return [FUNCTIONS[cell.activation](W["a"] @ x + b["a"] + U["a"] @ h + d["a"])]
+    if isinstance(cell, LSTMCell):
+        W, U, b, d = by_gate(w, "ifgo")
+        i = sigmoid(W["i"] @ x + b["i"] + U["i"] @ h + d["i"])
+        f = sigmoid(W["f"] @ x + b["f"] + U["f"] @ h + d["f"])
+        g = np.tanh(W["g"] @ x + b["g"] + U["g"] @ h + d["g"])
+        o = sigmoid(W["o"] @ x + b["o"] + U["o"] @ h + d["o"])
+        c = f * state[1] + i * g
+        h = o * np.tanh(c)
+        return [w["weight_hr"] @ h if "weight_hr" in w else h, c]
+    W, U, b, d = by_gate(w, "rzn")
+    r = sigmoid(W["r"] @ x + b["r"] + U["r"] @ h + d["r"])
+    z = sigmoid(W["z"] @ x + b["z"] + U["z"] @ h + d["z"])
+    if cell.reset_after:
+        n = np.tanh(W["n"] @ x + b["n"] + r * (U["n"] @ h + d["n"]))
+    else:
+        n = np.tanh(W["n"] @ x + b["n"] + U["n"] @ (r * h) + d["n"])
+    return [(1 - z) * n + z * h]
+
+
+def equations(cell, w, x, state, lengths=None, reverse=False):
+    """Outputs and the tensors of the last state, each row run alone over its own steps."""
+    T, B = x.shape[:2]
+    w, x, state = {k: v.astype(complex) for k, v in w.items()}, x.astype(complex), list(state)
+    y = np.zeros((T, B, state[0].shape[1]), complex)
+    last = [np.array(s, complex) for s in state]
+    for row in range(B):
+        n = T if lengths is None else lengths[row]
+        now = [s[row] for s in last]
+        for t in reversed(range(n)) if reverse else range(n):
+            now = step_of_equations(cell, w, x[t, row], now)
+            y[t, row] = now[0]
+        for s, value in zip(last, now, strict=True):
+            s[row] = value
+    return [y, *last]
+
+
+def equations_with_gradients(case, lengths=None, reverse=False):
+    """What `with_gradients` gives, by the oracle."""
+    arrays = [leaf.detach().numpy().astype(complex) for leaf in case.inputs]
+    states = len(case.state)
+
+    def run():
+        x, state, w = arrays[0], arrays[1 : 1 + states], arrays[1 + states :]
+        return equations(case.cell, dict(zip(case.w, w, strict=True)), x, state, lengths, reverse)
+
+    outputs = [torch.from_numpy(y.real.copy()) for y in run()]
+    weights = [c.numpy() for c in cotangents(outputs)]
+    gradients = []
+    for array in arrays:
+        gradient = np.zeros(array.shape)
+        for index in np.ndindex(array.shape):
+            array[index] += 1e-30j
+            gradient[index] = sum((g * y.imag).sum() for g, y in zip(weights, run(), strict=True))
+            array[index] = array[index].real
+        gradients.append(torch.from_numpy(gradient * 1e30))
+    return outputs + gradients

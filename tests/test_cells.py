@@ -1,0 +1,212 @@
+"""A cell is its equations: step, gates, sizes, initialisation."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from laws import BIASLESS, CELLS, Case, H, I, P, equations_with_gradients, random, with_gradients
+from tolerances import assert_same
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells import (
+    Cell,
+    GRUCell,
+    GRUState,
+    LSTMCell,
+    LSTMState,
+    RNNCell,
+    RNNState,
+)
+
+EACH = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+EACH_AND_BIASLESS = pytest.mark.parametrize(
+    "cell", (CELLS | BIASLESS).values(), ids=CELLS | BIASLESS
+)
+GATED = pytest.mark.parametrize(
+    "cell", [cell for cell in CELLS.values() if hasattr(cell, "gates")], ids=lambda cell: str(cell)
+)
+
+
+@EACH_AND_BIASLESS
+def test_a_step_is_the_equations_in_values_and_gradients(cell):
+    case = Case(cell, T=1, seed=1)
+    new = cell.step(case.w, cell.project(case.w, case.x)[0], case.state)
+    ours = with_gradients((new.h[None], *new), case.inputs)
+    assert_same(ours, equations_with_gradients(case))
+
+
+@GATED
+def test_gates_lie_between_0_and_1_and_candidates_between_minus_1_and_1(cell):
+    case = Case(cell, seed=2)
+    gates = cell.gates(case.w, 3 * cell.project(case.w, case.x)[0], case.state)._asdict()
+    candidates = [gates.pop("g" if isinstance(cell, LSTMCell) else "n")]
+    assert all((gate > 0).all() and (gate < 1).all() for gate in gates.values())
+    assert all((candidate.abs() < 1).all() for candidate in candidates)
+    assert any((candidate < 0).any() for candidate in candidates)
+
+
+def test_an_lstm_is_three_sigmoids_and_one_tanh_around_a_cell():
+    cell = LSTMCell(I, H)
+    case = Case(cell, seed=3)
+    x_t = cell.project(case.w, case.x)[0]
+    i, f, g, o = gates = cell.gates(case.w, x_t, case.state)
+    sums = x_t + case.state.h @ case.w["weight_hh"].T + case.w["bias_hh"]
+    undone = [i.logit(), f.logit(), g.atanh(), o.logit()]
+    assert type(gates)._fields == ("i", "f", "g", "o")
+    assert_same([torch.cat(undone, dim=-1)], [sums])
+    h, c = cell.step(case.w, x_t, case.state)
+    assert_same([c, h], [f * case.state.c + i * g, o * torch.tanh(f * case.state.c + i * g)])
+
+
+def test_a_gru_moves_between_its_state_and_its_candidate():
+    cell = GRUCell(I, H)
+    case = Case(cell, seed=4)
+    x_t = cell.project(case.w, case.x)[0]
+    gates = cell.gates(case.w, x_t, case.state)
+    h = cell.step(case.w, x_t, case.state).h
+    assert type(gates)._fields == ("r", "z", "n")
+    assert_same([h], [gates.n + gates.z * (case.state.h - gates.n)])
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_reset_before_and_after_differ_only_by_where_the_gate_acts(reset_after):
+    cell = GRUCell(I, H, reset_after=reset_after)
+    case = Case(cell, seed=5)
+    x_t = cell.project(case.w, case.x)[0]
+    here, there = (
+        each.gates(case.w, x_t, case.state)
+        for each in (cell, replace(cell, reset_after=not reset_after))
+    )
+    assert_same([here.r, here.z], [there.r, there.z])
+    assert (here.n - there.n).abs().max() > 1e-2
+
+
+@EACH
+def test_history_matters(cell):
+    case = Case(cell, seed=6)
+    x_t = cell.project(case.w, case.x[:1])[0]
+    other = cell.state_type(*(s.flip(0) for s in case.state))
+    ours, theirs = cell.step(case.w, x_t, case.state), cell.step(case.w, x_t, other)
+    assert ((ours.h - theirs.h)[[0, 2]].abs().amax(dim=-1) > 1e-2).all()
+    assert_same([ours.h[1]], [theirs.h[1]])
+
+
+@EACH
+def test_states_are_named_and_start_at_zero(cell):
+    like = torch.zeros(1, dtype=torch.float16)
+    state = cell.zero_state(5, like=like)
+    assert type(state) is cell.state_type
+    assert [tuple(s.shape) for s in state] == [(5, size) for size in cell.state_sizes]
+    assert all(s.dtype == like.dtype and not s.any() for s in state)
+    assert state.h.shape == (5, cell.output_size)
+    assert cell.zero_state(2).h.dtype == torch.get_default_dtype()
+
+
+def test_the_names_of_the_states():
+    assert RNNState._fields == GRUState._fields == ("h",)
+    assert LSTMState._fields == ("h", "c")
+    assert LSTMCell(I, H, proj_size=P).state_sizes == (P, H)
+
+
+@EACH_AND_BIASLESS
+def test_weights_are_named_and_shaped_as_in_pytorch(cell):
+    kind = type(cell).__name__.removesuffix("Cell")
+    more = {"proj_size": cell.proj_size} if isinstance(cell, LSTMCell) else {}
+    theirs = getattr(torch.nn, kind)(I, H, bias=cell.bias, **more).state_dict()
+    shapes = {name.removesuffix("_l0"): tuple(w.shape) for name, w in theirs.items()}
+    assert list(cell.weight_shapes().items()) == list(shapes.items())
+
+
+@EACH
+def test_with_input_changes_nothing_else(cell):
+    other = cell.with_input(7)
+    assert (other.input_size, cell.input_size) == (7, I)
+    assert replace(other, input_size=I) == cell
+
+
+def drawn(cell, how, seed=0):
+    torch.manual_seed(seed)
+    w = {n: torch.full(s, torch.nan, dtype=torch.float64) for n, s in cell.weight_shapes().items()}
+    cell.initialize(w, how)
+    return w
+
+
+@EACH_AND_BIASLESS
+def test_pytorchs_initialisation_is_uniform_within_one_over_the_root_of_h(cell):
+    cell = replace(cell, hidden_size=16)
+    for weight in drawn(cell, "pytorch").values():
+        assert weight.abs().max() <= 1 / 4
+        assert weight.min() < -1 / 8
+        assert weight.max() > 1 / 8
+
+
+@EACH_AND_BIASLESS
+def test_orthogonal_initialisation_gate_by_gate(cell):
+    w = drawn(cell, "orthogonal")
+    for gate in w["weight_hh"].split(H):
+        n = min(gate.shape)  # a projected gate is tall: its columns are orthonormal
+        product = gate @ gate.T if gate.shape[0] == n else gate.T @ gate
+        assert_same([product], [torch.eye(n, dtype=torch.float64)])
+    blocks = w["weight_hh"].split(H)
+    assert all((a - b).abs().max() > 1e-2 for a, b in zip(blocks, blocks[1:], strict=False))
+
+
+@EACH_AND_BIASLESS
+def test_orthogonal_initialisation_draws_other_matrices_after_glorot(cell):
+    cell = replace(cell, input_size=30, hidden_size=20)
+    w = drawn(cell, "orthogonal")
+    blocks = [(gate, 30 + 20) for gate in w["weight_ih"].split(20)]
+    blocks += [(w["weight_hr"], 20 + P)] if "weight_hr" in w else []
+    for block, fans in blocks:
+        bound = math.sqrt(6 / fans)
+        assert 0.8 * bound < block.abs().max() <= bound
+
+
+@EACH
+def test_orthogonal_initialisation_opens_the_forget_gate_and_no_other(cell):
+    w = drawn(cell, "orthogonal")
+    wanted = torch.zeros_like(w["bias_ih"])
+    if isinstance(cell, LSTMCell):
+        wanted[H : 2 * H] = 1  # i, f, g, o
+    assert torch.equal(w["bias_ih"] + w["bias_hh"], wanted)
+
+
+def test_identity_initialisation_keeps_what_it_holds():
+    cell = RNNCell(200, 50, activation="relu")
+    w = drawn(cell, "identity")
+    assert torch.equal(w["weight_hh"], torch.eye(50, dtype=torch.float64))
+    assert 0.0009 < w["weight_ih"].std() < 0.0011
+    assert not w["bias_ih"].any()
+    assert not w["bias_hh"].any()
+    state = RNNState(random(2, 50, seed=1).abs())
+    assert_same(cell.step(w, cell.project(w, torch.zeros(2, 200).double()), state), state)
+
+
+@pytest.mark.parametrize("cell", [LSTMCell(I, H), GRUCell(I, H)], ids=["lstm", "gru"])
+def test_identity_initialisation_is_refused_where_it_means_nothing(cell):
+    with pytest.raises(OstinatoError, match="'identity' is for RNNCell"):
+        drawn(cell, "identity")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LSTMCell(0, 4), "LSTMCell: input_size=0; expected a whole number above zero"),
+        (lambda: GRUCell(3, -1), "GRUCell: hidden_size=-1; expected a whole number above zero"),
+        (lambda: RNNCell(3, 2.0), "RNNCell: hidden_size=2.0; expected a whole number above zero"),
+        (lambda: RNNCell(True, 2), "RNNCell: input_size=True; expected a whole number above zero"),
+        (lambda: RNNCell(3, 4, activation="gelu"), "activation='gelu'; expected one of tanh, relu"),
+        (lambda: LSTMCell(3, 4, proj_size=4), "proj_size=4; expected 0 .* below hidden_size=4"),
+        (lambda: LSTMCell(3, 4, proj_size=-1), "proj_size=-1; expected 0"),
+        (lambda: drawn(GRUCell(3, 4), "he"), "GRUCell: initialization 'he'; expected one of pyt"),
+    ],
+)
+def test_errors_name_what_came_and_what_was_wanted(make, message):
+    with pytest.raises(OstinatoError, match=message):
+        make()
+
+
+def test_an_unfinished_cell_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract"):
+        Cell(I, H)
