@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_orthogonal_initialisation_gate_by_gate(cell):
         product = gate @ gate.T if gate.shape[0] == n else gate.T @ gate
         assert_same([product], [torch.eye(n, dtype=torch.float64)])
     blocks = w["weight_hh"].split(H)
-    assert all((a - b).abs().max() > 1e-2 for a, b in zip(blocks, blocks[1:], strict=False))
+    assert all((a - b).abs().max() > 1e-2 for a, b in pairwise(blocks))
 
 
 @EACH_AND_BIASLESS

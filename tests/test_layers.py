@@ -451,8 +451,8 @@ def test_two_directions_are_two_scans_side_by_side(make):
     forward, _ = scan(cell, there, x, None, lengths)
     for row, n in enumerate(lengths.tolist()):
         backward, _ = scan(cell, back, x[:n, row : row + 1].flip(0))
-        assert_same([y[:n, row : row + 1]], [torch.cat([forward[:n, row : row + 1],
-                                                       backward.flip(0)], dim=-1)])  # fmt: skip
+        side_by_side = torch.cat([forward[:n, row : row + 1], backward.flip(0)], dim=-1)
+        assert_same([y[:n, row : row + 1]], [side_by_side])
 
 
 @pytest.mark.parametrize("given", [{}, {"lengths": [3, 0, 2, 1]}], ids=["even", "ragged"])
@@ -728,7 +728,7 @@ def test_identical_layers_are_told_once_while_training(make, given):
 class Decay(Cell):
     """A cell without matrices: h_t = d h_(t-1) + x_t."""
 
-    State = RNNState
+    state_type = RNNState
 
     def weight_shapes(self):
         return {"decay": (self.hidden_size,)}

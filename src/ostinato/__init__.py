@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ostinato.recurrence.networks import ManyToMany, Output
     from ostinato.recurrence.scan import scan
     from ostinato.tasks.generation import TextGenerator
+    from ostinato.training.runs import describe
 
 __version__ = version("ostinato")
 
@@ -41,6 +42,7 @@ _HOME = {
     "recurrence.networks": ["ManyToMany", "Output"],
     "recurrence.scan": ["scan"],
     "tasks.generation": ["TextGenerator"],
+    "training.runs": ["describe"],
 }
 _MODULE_OF = {name: f"ostinato.{module}" for module, names in _HOME.items() for name in names}
 
@@ -64,6 +66,7 @@ __all__ = [
     "ShapeError",
     "TextGenerator",
     "backend",
+    "describe",
     "scan",
     "use_backend",
 ]

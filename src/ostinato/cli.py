@@ -12,14 +12,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Toml
 
+import ostinato
 from ostinato.errors import OstinatoError
 from ostinato.signatures import REQUIRED, Option, options_of
 
@@ -28,7 +27,7 @@ GENERATION = "ostinato.tasks.generation"
 app = App(
     name="ostinato",
     help="Recurrent neural networks for your sequences: train, use, look inside.",
-    version=lambda: f"ostinato {version('ostinato')}",
+    version=lambda: f"ostinato {ostinato.__version__}",
     result_action="return_value",
     exit_on_error=False,
     print_error=False,
@@ -142,24 +141,19 @@ def train_text(
 
     Shows the loss on held-out text and a sample as it goes. Ctrl-C stops it with nothing lost.
     """
-    generation = import_module(GENERATION)
-    progress = "json" if json else "quiet" if quiet else "auto"
+    shown: dict[str, Any] = {
+        "progress": "json" if json else "quiet" if quiet else "auto",
+        "tensorboard": tensorboard,
+    }
     if resume:
-        recorded = import_module("ostinato.training.runs").RunFolder.reopen(out).document
-        defaults = {o.name: o.default for o in TEXT_OPTIONS}
-        asked = {name: value for name, value in settings.items() if value != defaults[name]}
-        settings = recorded["parameters"] | asked
-    elif not paths:
+        usual = {option.name: option.default for option in TEXT_OPTIONS}
+        asked = {name: value for name, value in settings.items() if value != usual[name]}
+        model = ostinato.TextGenerator.resume(out, **shown, **asked)
+    elif paths:
+        model = ostinato.TextGenerator(**settings)
+        model.fit(list(paths), out=out, pattern=pattern, **shown)
+    else:
         raise OstinatoError("train text: no paths; name files or folders, or - for standard input.")
-    model = generation.TextGenerator(**settings)
-    model.fit(
-        None if resume else list(paths),
-        out=out,
-        resume=resume,
-        pattern=pattern,
-        progress=progress,
-        tensorboard=tensorboard,
-    )
     facts = model.training_
     if facts["ended"] == "interrupt":
         print(
@@ -185,7 +179,7 @@ def generate(
     **controls: Any,
 ) -> None:
     """Write text with a trained model, as it comes."""
-    model = import_module(GENERATION).TextGenerator.load(run)
+    model = ostinato.TextGenerator.load(run)
     if json:
         print_json({"prompt": controls["prompt"], "text": model.generate(**controls)})
         return
@@ -204,14 +198,7 @@ def info(
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is in a folder: the model, its settings, how it was trained."""
-    storage = import_module("ostinato.training.storage")
-    runs = import_module("ostinato.training.runs")
-    if (run / runs.RUN_FILE).exists() and not (run / "config.json").exists():
-        parameters = runs.RunFolder.reopen(run).document["parameters"]
-        config = {"task": "unfinished run", "parameters": parameters, "training": {}}
-    else:
-        config = storage.read_config(run)
-        storage.read_files(run)  # says so if a file is damaged
+    config = ostinato.describe(run)
     if json:
         print_json(config)
         return

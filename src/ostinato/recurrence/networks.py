@@ -63,13 +63,14 @@ class Output(nn.Module):
             y: scores ``(..., K)``.
             targets: category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
         """
-        if self.kind == "category":
-            losses = F.cross_entropy(y.flatten(0, -2), targets.flatten(), reduction="none")
-            return losses.view(targets.shape)
-        if y.shape != targets.shape:
+        wanted = y.shape[:-1] if self.kind == "category" else y.shape
+        if targets.shape != wanted:
             raise ShapeError(
-                f"Output.loss: targets has shape {tuple(targets.shape)}; expected {tuple(y.shape)}."
+                f"Output.loss: targets has shape {tuple(targets.shape)}; expected {tuple(wanted)}."
             )
+        if self.kind == "category":
+            flat = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
+            return F.cross_entropy(*flat, reduction="none").view(targets.shape)
         if self.kind == "probability":
             return F.binary_cross_entropy_with_logits(y, targets, reduction="none").sum(-1)
         return F.mse_loss(y, targets, reduction="none").sum(-1)

@@ -25,15 +25,9 @@ from ostinato.sequences.text import TextSource
 from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.training import storage
 from ostinato.training.loop import Trainer, device_of
-from ostinato.training.runs import (
-    ProgressMode,
-    RunFolder,
-    make_progress,
-    refuse_other_settings,
-    refuse_to_overwrite,
-)
+from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome
+from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
 
 VALIDATION_TOKENS = 1_000_000
 """Tokens that an evaluation during training reads at most."""
@@ -92,7 +86,7 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         training_: facts of the training run.
 
     Example:
-        >>> model = TextGenerator(hidden_size=32, steps=60, batch_size=4, window=8)
+        >>> model = TextGenerator(hidden_size=32, steps=80, learning_rate=0.02, window=8)
         >>> model = model.fit("to be or not to be, that is the question. " * 20)
         >>> text = model.generate("to be", length=12, temperature=0)
         >>> model.score("to be or not to be").bits_per_character < 2
@@ -117,11 +111,10 @@ class TextGenerator(TrainingSettings, BaseEstimator):
 
     def fit(
         self,
-        text: TextData | None = None,
+        text: TextData,
         y: None = None,
         *,
         out: str | os.PathLike[str] | None = None,
-        resume: bool = False,
         pattern: str = "*.txt",
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
@@ -129,12 +122,10 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         """Learn a text.
 
         Args:
-            text: the text itself as a string; or a path, paths or a `TextSource`. Left out when a
-                run is resumed.
+            text: the text itself as a string; or a path, paths or a `TextSource`.
             y: ignored; there for scikit-learn.
-            out: folder for the model, checkpoints, metrics and learning curve; None keeps all in
-                memory.
-            resume: go on with the run in ``out`` where it stopped.
+            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
+                keeps all in memory.
             pattern: which files of a folder are read.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
@@ -144,32 +135,42 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         """
         self.check_settings()
         self._check_sizes()
-        folder = None if out is None else Path(out)
-        tokens: list[NDArray[Any]]
-        if resume:
-            if folder is None:
-                raise OstinatoError("TextGenerator.fit: resume=True needs out, the run's folder.")
-            run: RunFolder | None = RunFolder.reopen(folder)
-            assert run is not None
-            refuse_other_settings(run.document["parameters"], self.get_params())
-            facts = run.document
-            self.vocabulary_ = Vocabulary.from_json(facts["vocabulary"])
-            tokens = [open_tokens(run.data / name) for name in facts["tokens"]]
+        source = _source_of(text, pattern)
+        if out is None:
+            facts: dict[str, Any] = {}
+            tokens = [np.concatenate(list(part)) for part in self._read(source, facts)]
+            self._train(tokens, facts["data"], None, progress)
         else:
-            if text is None:
-                raise OstinatoError("TextGenerator.fit: no text was given.")
-            source = _source_of(text, pattern)
-            if folder is None:
-                run, facts = None, {}
-                tokens = [np.concatenate(list(part)) for part in self._read(source, facts)]
-            else:
-                run = RunFolder.create(folder, lambda data: self._prepare(source, data))
-                facts = run.document
-                tokens = [open_tokens(run.data / name) for name in facts["tokens"]]
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            self._train(tokens, facts, run, resume, progress, tensorboard)
+            run = RunFolder.create(Path(out), lambda data: self._prepare(source, data))
+            self._train_in(run, progress, tensorboard)
         return self
+
+    @classmethod
+    def resume(
+        cls,
+        out: str | os.PathLike[str],
+        *,
+        progress: ProgressMode = "quiet",
+        tensorboard: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Go on with the run in a folder as if it had never stopped.
+
+        Args:
+            out: the folder that `fit` was given.
+            progress: as in `fit`.
+            tensorboard: as in `fit`.
+            settings: may repeat settings of the run, and must then equal them.
+
+        Raises:
+            OstinatoError: if there is no run, or it was begun with other settings.
+        """
+        run = RunFolder.reopen(Path(out))
+        run.refuse_other_settings(settings)
+        model = cls(**run.document["parameters"])
+        model.vocabulary_ = Vocabulary.from_json(run.document["vocabulary"])
+        model._train_in(run, progress, tensorboard, resume=True)
+        return model
 
     def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
         """Write a text's tokens into a run's data folder; returns the run's description."""
@@ -199,32 +200,53 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         if held_out:
             yield self.vocabulary_.encode_pieces(source.slice(characters - held_out))
 
+    def _train_in(
+        self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
+    ) -> None:
+        tokens = [open_tokens(run.data / name) for name in run.document["tokens"]]
+        watchers = run.watchers(tensorboard)
+        self._train(tokens, run.document["data"], run, progress, watchers, resume=resume)
+        if self.training_["ended"] != "interrupt":
+            self.save(run.path)
+        missing = run.draw()
+        if missing:
+            warnings.warn(missing, stacklevel=3)
+
     def _train(
         self,
         tokens: Sequence[NDArray[Any]],
-        facts: dict[str, Any],
+        data: dict[str, Any],
         run: RunFolder | None,
-        resume: bool,
         progress: ProgressMode,
-        tensorboard: bool,
+        watchers: Sequence[Watcher] = (),
+        *,
+        resume: bool = False,
+    ) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self._run_trainer(tokens, data, run, [make_progress(progress), *watchers], resume)
+
+    def _run_trainer(
+        self,
+        tokens: Sequence[NDArray[Any]],
+        data: dict[str, Any],
+        run: RunFolder | None,
+        watchers: Sequence[Watcher],
+        resume: bool,
     ) -> None:
         device = device_of(self.device)
         self.network_ = self._make_network().to(device)
         training, validation = tokens[0], (tokens[1] if len(tokens) > 1 else None)
         streams = min(self.batch_size, max(1, len(training) // (self.window + 1)))
         batches = ContiguousBatches(training, streams, self.window)
-        seen = facts["data"]["characters"] - facts["data"]["held_out"]
-        bits = len(training) / max(1, seen) / math.log(2)
-        self.training_ = facts["data"] | {
-            "tokens": len(training),
-            "vocabulary": len(self.vocabulary_),
-        }
-        watchers = [make_progress(progress), *(run.watchers(tensorboard) if run else [])]
+        bits = len(training) / max(1, data["characters"] - data["held_out"]) / math.log(2)
+        self.training_ = data | {"tokens": len(training), "vocabulary": len(self.vocabulary_)}
 
         def objective(batch: Any, state: Any) -> tuple[Tensor, Any]:
             return self.network_.loss(batch.inputs.to(device), batch.targets.to(device), state)
 
         def keep_best() -> None:
+            self.training_ |= self._facts_of(trainer.outcome())
             if run is not None:
                 self.save(run.path)
 
@@ -237,18 +259,11 @@ class TextGenerator(TrainingSettings, BaseEstimator):
             sample=lambda: self._sample_text(trainer.step),
             keep_best=keep_best,
             units=lambda loss: {"bits_per_character": loss * bits},
-            title=self._title(facts["data"]["characters"], device),
+            title=self._title(data["characters"], device),
             folder=run.checkpoints if run else None,
             watchers=watchers,
         )
-        outcome = trainer.run(resume=resume)
-        self.training_ |= self._facts_of(outcome)
-        if run is not None and (outcome.ended != "interrupt" or outcome.best_step):
-            if outcome.ended != "interrupt":
-                self.save(run.path)
-            missing = run.draw()
-            if missing and progress != "quiet":
-                watchers[0].say(missing)
+        self.training_ |= self._facts_of(trainer.run(resume=resume))
 
     def _title(self, characters: int, device: torch.device) -> str:
         weights = sum(p.numel() for p in self.network_.parameters())
@@ -640,5 +655,4 @@ __all__ = [
     "TextGenerator",
     "degeneration",
     "draw_token",
-    "refuse_to_overwrite",
 ]

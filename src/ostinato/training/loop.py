@@ -162,6 +162,10 @@ class Trainer:
         if self.best_weights and ended != "interrupt":
             self.network.load_state_dict(self.best_weights)
         self.network.eval()
+        return self.outcome(ended)
+
+    def outcome(self, ended: Ending = "unfinished") -> Outcome:
+        """How the run ended, or how it stands."""
         return Outcome(ended, self.step, self.best_loss, self.best_step, self.seconds)
 
     def train_step(self) -> None:

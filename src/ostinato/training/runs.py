@@ -22,11 +22,9 @@ from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.training import storage
 from ostinato.training.watching import (
     MetricsFile,
-    ProgressMode,
     TensorBoard,
     Watcher,
     draw_learning_curve,
-    make_progress,
 )
 
 RUN_FILE = "run.json"
@@ -93,6 +91,17 @@ class RunFolder:
         files: list[Watcher] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
 
+    def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:
+        """Raise an `OstinatoError` where a setting is asked for that the run did not begin with."""
+        recorded = self.document["parameters"]
+        words = [
+            f"{name}={value!r} (it began with {recorded.get(name)!r})"
+            for name, value in asked.items()
+            if name not in recorded or recorded[name] != value
+        ]
+        if words:
+            raise OstinatoError(f"{self.path}: a run keeps its settings: {', '.join(words)}.")
+
     def draw(self) -> str | None:
         """Draw the learning curve; why not, if it cannot be drawn."""
         try:
@@ -106,28 +115,23 @@ def refuse_to_overwrite(path: Path) -> None:
     """Raise an `OstinatoError` unless ``path`` is free for a new run."""
     if path.is_dir() and (path / RUN_FILE).exists():
         raise OstinatoError(
-            f"{path}: holds a run already; go on with it by --resume (resume=True), "
+            f"{path}: holds a run already; go on with it by --resume (the estimator's resume), "
             "or choose another folder."
         )
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OstinatoError(f"{path}: exists already and is no empty folder; choose another.")
 
 
-def refuse_other_settings(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise an `OstinatoError` where a resumed run is asked for other settings than its own."""
-    other = {name: value for name, value in asked.items() if recorded.get(name) != value}
-    if other:
-        words = ", ".join(
-            f"{name}={value!r} (it began with {recorded.get(name)!r})"
-            for name, value in other.items()
-        )
-        raise OstinatoError(f"a resumed run keeps its settings; asked for: {words}.")
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in the folder of a model or a run: its task, settings, and how it was trained.
 
-
-__all__ = [
-    "ProgressMode",
-    "RunFolder",
-    "make_progress",
-    "refuse_other_settings",
-    "refuse_to_overwrite",
-]
+    Raises:
+        OstinatoError: if there is neither, or a file of the model is damaged.
+    """
+    path = Path(path)
+    if (path / RUN_FILE).exists() and not storage.holds_model(path):
+        document = RunFolder.reopen(path).document
+        return {"task": "unfinished run", "training": {}, "parameters": document["parameters"]}
+    config = storage.read_config(path)
+    storage.read_files(path)
+    return config

@@ -153,17 +153,22 @@ def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tenso
     return documents.pop("config.json"), weights, documents
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a model was ever written whole into ``folder``."""
+    return (folder / "config.json").exists() or (folder / _COMMIT / "config.json").exists()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a model folder, without its weights."""
     if not folder.is_dir():
         raise OstinatoError(f"{folder}: no such folder; expected one that training wrote.")
-    path = folder / _COMMIT / "config.json"
-    path = path if path.exists() else folder / "config.json"
-    if not path.exists():
+    if not holds_model(folder):
         raise OstinatoError(
             f"{folder}: holds no finished model (no config.json); "
             "if its training was stopped, go on with --resume."
         )
+    path = folder / _COMMIT / "config.json"
+    path = path if path.exists() else folder / "config.json"
     config = from_json(path.read_bytes(), path)
     found = config.get("format") if isinstance(config, dict) else None
     if not isinstance(found, int) or not 1 <= found <= FORMAT:

@@ -18,7 +18,7 @@ from ostinato.errors import require
 _log = logging.getLogger("ostinato.training")
 
 ProgressMode = Literal["auto", "bar", "lines", "json", "quiet"]
-Ending = Literal["budget", "patience", "interrupt"]
+Ending = Literal["budget", "patience", "interrupt", "unfinished"]
 
 
 class Run(Protocol):
@@ -39,7 +39,7 @@ class Outcome:
     """How a run ended.
 
     Args:
-        ended: why: the budget was used, patience was lost, or somebody interrupted.
+        ended: why: the budget was used, patience was lost, somebody interrupted; or not yet.
         steps: steps done.
         best_loss: lowest validation loss in nats; the last training loss without validation.
         best_step: the step it was reached at: the network's weights are those.

@@ -1,0 +1,248 @@
+"""The arrangements: what an output means, which steps count, and that a stream is the whole."""
+
+import pytest
+import torch
+from laws import leaves, random, with_gradients
+from tolerances import assert_same
+from torch import nn
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells import GRUCell, LSTMCell
+from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.networks import ManyToMany, Output, recurrent_layers
+
+I, H, K, T, B = 3, 4, 5, 6, 4
+LENGTHS = [6, 0, 3, 1]
+KINDS = ["category", "number", "probability"]
+KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+def network(kind="category", bidirectional=False, cell=LSTM, **more):
+    torch.manual_seed(0)
+    recurrent = cell(I, H, 2, batch_first=True, bidirectional=bidirectional)
+    output = Output(recurrent.output_size, K, kind)
+    return ManyToMany(nn.Identity(), recurrent, output, **more).double()
+
+
+def sequences():
+    return random(B, T, I, seed=1)
+
+
+def targets_of(kind, *shape):
+    if kind == "category":
+        return torch.randint(K, shape, generator=torch.Generator().manual_seed(2))
+    numbers = random(*shape, K, seed=2)
+    return numbers if kind == "number" else (numbers > 0).double()
+
+
+def loss_of_step(kind, y, target):
+    """The loss of one step, from its definition."""
+    if kind == "category":
+        return -(y[target] - y.exp().sum().log())
+    if kind == "number":
+        return sum((y[k] - target[k]) ** 2 for k in range(K))
+    p = 1 / (1 + (-y).exp())
+    return -sum(target[k] * p[k].log() + (1 - target[k]) * (1 - p[k]).log() for k in range(K))
+
+
+# Output.
+
+
+@KIND
+def test_the_loss_of_every_step_is_its_definition(kind):
+    output = Output(H, K, kind)
+    y, targets = random(2, 3, K, seed=3), targets_of(kind, 2, 3)
+    steps = [(b, t) for b in range(2) for t in range(3)]
+    wanted = torch.stack([loss_of_step(kind, y[step], targets[step]) for step in steps])
+    assert_same([output.loss(y, targets)], [wanted.view(2, 3)])
+    assert_same([output.loss(y[0, 1], targets[0, 1])], [wanted[1]])
+
+
+def test_predictions_are_what_the_kind_says():
+    y = random(2, 3, K, seed=3)
+    exp = y.exp()
+    assert_same([Output(H, K).predict(y)], [exp / exp.sum(dim=-1, keepdim=True)])
+    assert_same([Output(H, K, "number").predict(y)], [y])
+    assert_same([Output(H, K, "probability").predict(y)], [exp / (1 + exp)])
+
+
+def test_an_output_is_linear_and_drops_while_training():
+    output = Output(H, K, dropout=0.5).double()
+    h = random(7, H, seed=4)
+    wanted = h @ output.linear.weight.T + output.linear.bias
+    assert (output(h) - wanted).abs().max() > 1e-3
+    assert_same([output.eval()(h)], [wanted])
+
+
+# Many to many.
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["even", "ragged"])
+def test_an_output_for_every_step(bidirectional, lengths):
+    net, x = network(bidirectional=bidirectional), sequences()
+    y, state = net(x, lengths=lengths)
+    h, last = net.recurrent(x, lengths=lengths)
+    assert_same([y, *leaves(state)], [net.output(h), *leaves(last)])
+    assert_same([net.hidden(x, lengths=lengths)[0]], [h])
+
+
+@pytest.mark.parametrize("cell", [RNN, LSTM, GRU])
+def test_steps_of_a_stream_are_the_whole(cell):
+    net, x = network(cell=cell), sequences()
+    whole, last = net(x)
+    outputs, state = [], None
+    for t in range(T):
+        y_t, state = net.step(x[:, t], state)
+        outputs.append(y_t)
+    assert_same([torch.stack(outputs, 1), *leaves(state)], [whole, *leaves(last)])
+
+
+def test_tokens_stream_through_an_embedding():
+    net = ManyToMany(nn.Embedding(7, I), GRU(I, H, batch_first=True), Output(H, K))
+    tokens = torch.tensor([[1, 2, 3], [6, 5, 0]])
+    whole, _ = net(tokens)
+    first, state = net.step(tokens[:, 0])
+    second, _ = net.step(tokens[:, 1], state)
+    assert_same([first, second], [whole[:, 0], whole[:, 1]])
+
+
+def test_a_stream_has_no_future():
+    with pytest.raises(OstinatoError, match="a bidirectional layer needs the future"):
+        network(bidirectional=True).step(torch.zeros(B, I).double())
+
+
+def looped(net, x, targets, lengths, counted):
+    """Mean over the counted steps, each row run alone over its own steps."""
+    losses = []
+    for row, n in enumerate(lengths or [T] * B):
+        if n == 0:
+            continue
+        y = net(x[row : row + 1, :n])[0][0]
+        losses += [
+            loss_of_step(net.output.kind, y[t], targets[row, t]) for t in counted(n) if 0 <= t < n
+        ]
+    return sum(losses) / len(losses)
+
+
+STEPS = {
+    "all": ("all", range),
+    "last": ("last", lambda n: [n - 1]),
+    "chosen": ([0, 4, 2], lambda n: [0, 4, 2]),
+    "a range": (range(1, 5), lambda n: range(1, 5)),
+}
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["even", "ragged"])
+@pytest.mark.parametrize("steps", STEPS)
+@KIND
+def test_the_loss_is_the_mean_over_the_steps_that_count(kind, steps, lengths):
+    net, x, targets = network(kind), sequences(), targets_of(kind, B, T)
+    given, counted = STEPS[steps]
+    loss, state = net.loss(x, targets, lengths=lengths, steps=given)
+    wanted = looped(net, x, targets, lengths, counted)
+    parameters = list(net.parameters())
+    assert_same(with_gradients(loss, parameters), with_gradients(wanted, parameters))
+    assert_same(leaves(state), leaves(net(x, lengths=lengths)[1]))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["even", "ragged"])
+@KIND
+def test_the_last_step_may_have_one_target_a_row(kind, lengths):
+    net, x, targets = network(kind), sequences(), targets_of(kind, B)
+    everywhere = targets[:, None].expand(B, T, *targets.shape[1:])
+    ours = net.loss(x, targets, lengths=lengths, steps="last")[0]
+    assert_same([ours], [net.loss(x, everywhere, lengths=lengths, steps="last")[0]])
+
+
+def test_the_loss_starts_from_the_state_it_is_given():
+    net, x, targets = network(), sequences(), targets_of("category", B, T)
+    _, state = net(x)
+    again, last = net.loss(x, targets, state)
+    assert_same([again], [net.output.loss(net(x, state)[0], targets).mean()])
+    assert_same(leaves(last), leaves(net(x, state)[1]))
+    assert (again - net.loss(x, targets)[0]).abs() > 1e-4
+
+
+RUBBISH = {"category": [-1, -100, 99], "number": [torch.nan], "probability": [torch.nan]}
+
+
+@pytest.mark.parametrize("steps", ["all", "last", [0, 4]], ids=str)
+@pytest.mark.parametrize(("kind", "rubbish"), [(k, r) for k in KINDS for r in RUBBISH[k]])
+def test_nothing_in_the_padding_reaches_the_loss_or_a_gradient(kind, rubbish, steps):
+    net, x, targets = network(kind), sequences(), targets_of(kind, B, T)
+    clean = net.loss(x, targets, lengths=LENGTHS, steps=steps)[0]
+    foul_x, foul_targets = x.clone(), targets.clone()
+    for row, n in enumerate(LENGTHS):
+        foul_x[row, n:] = torch.nan
+        foul_targets[row, n:] = rubbish
+    foul = net.loss(foul_x, foul_targets, lengths=LENGTHS, steps=steps)[0]
+    parameters = list(net.parameters())
+    assert_same(with_gradients(foul, parameters), with_gradients(clean, parameters))
+
+
+def test_rows_without_steps_cost_nothing_and_teach_nothing():
+    net, x, targets = network(), sequences(), targets_of("category", B, T)
+    loss, _ = net.loss(x, targets, lengths=[0] * B)
+    loss.backward()
+    assert loss.item() == 0
+    assert not any(w.grad.any() for w in net.parameters())
+
+
+def test_dropout_of_the_input_stays_over_time():
+    torch.manual_seed(0)
+    seen = []
+    net = network(dropout=0.5)
+    net.recurrent.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net(torch.ones(B, T, I).double())
+    mask = seen[0]
+    assert set(mask.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(mask, mask[:, :1].expand_as(mask))
+    assert len({tuple(row.tolist()) for row in mask[:, 0]}) > 1
+    net.eval()(torch.ones(B, T, I).double())
+    assert torch.equal(seen[1], torch.ones_like(mask))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: Output(H, K, "word"), "Output: kind='word'; expected one of category, number"),
+        (
+            lambda: Output(H, K, "number").loss(torch.zeros(2, 3, K), torch.zeros(2, 3)),
+            r"Output.loss: targets has shape \(2, 3\); expected \(2, 3, 5\)",
+        ),
+        (
+            lambda: Output(H, K).loss(torch.zeros(2, 3, K), torch.zeros(3, 2).long()),
+            r"Output.loss: targets has shape \(3, 2\); expected \(2, 3\)",
+        ),
+        (
+            lambda: ManyToMany(nn.Identity(), LSTM(I, H), Output(H, K)),
+            "ManyToMany: recurrent has batch_first=False; build it with True",
+        ),
+        (
+            lambda: ManyToMany(
+                nn.Identity(), LSTM(I, H, batch_first=True, bidirectional=True), Output(H, K)
+            ),
+            "ManyToMany: the output takes 4 features; the recurrent layers give 8",
+        ),
+        (lambda: recurrent_layers("elman", I, H), "cell='elman'; expected one of lstm, gru, "),
+    ],
+)
+def test_errors_name_what_came_and_what_was_wanted(mistake, message):
+    with pytest.raises(OstinatoError, match=message):
+        mistake()
+
+
+def test_layers_by_the_name_of_their_cell():
+    for name in ("lstm", "gru", "gru-reset-before", "rnn", "rnn-relu"):
+        layer = recurrent_layers(name, I, [H, 6])
+        assert layer.batch_first
+        assert [cell.hidden_size for cell in layer.cells] == [H, 6]
+    assert recurrent_layers("gru", I, H).cells == (GRUCell(I, H),)
+    assert recurrent_layers("gru-reset-before", I, H).cells == (GRUCell(I, H, reset_after=False),)
+    assert recurrent_layers("lstm", I, H, proj_size=2).cells == (LSTMCell(I, H, proj_size=2),)
+    relu = recurrent_layers("rnn-relu", I, H)
+    assert relu.cells[0].activation == "relu"
+    assert torch.equal(relu.weight_hh_l0, torch.eye(H))
+    assert recurrent_layers("rnn", I, H).cells[0].activation == "tanh"
+    assert isinstance(recurrent_layers("rnn", I, H, bidirectional=True), Recurrent)
