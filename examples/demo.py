@@ -1,0 +1,43 @@
+"""A character LSTM learns Python from the standard library's own sources, and writes a function.
+
+python examples/demo.py [--minutes 1.5] [--out runs/demo]
+"""
+
+import argparse
+import sysconfig
+from pathlib import Path
+
+from ostinato import TextGenerator
+
+
+def free_folder(wanted: Path) -> Path:
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3``, ... that is not there yet."""
+    numbered = (wanted.with_name(f"{wanted.name}-{i}") for i in range(2, 10_000))
+    return next(path for path in (wanted, *numbered) if not path.exists())
+
+
+def main() -> None:
+    """Train, write, and say what to do next."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.5, help="time to train")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the model")
+    arguments = parser.parse_args()
+    out = free_folder(arguments.out)
+
+    sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    print(f"Learning Python from the {len(sources)} modules of its standard library.\n")
+    model = TextGenerator(cell="lstm", hidden_size=256, minutes=arguments.minutes)
+    model.fit(sources, out=out, progress="auto")
+
+    start = "\ndef "
+    function = model.generate(
+        start, 600, temperature=0.5, seed=4, stop=["\n\n\n", "\ndef ", "\nclass "]
+    )
+    print(f"\nA function that it wrote:\n{start}{function}\n")
+    print(f"the model  {out}/\nits curve  {out}/learning_curve.png\nall steps  {out}/metrics.jsonl")
+    print(f"\nNext:      .venv/bin/ostinato generate {out} --prompt 'class ' --temperature 0.7")
+    print("           .venv/bin/ostinato train text YOUR_FILES --out runs/mine")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The examples run and reach their pass marks."""
+
+import importlib.util
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ostinato import TextGenerator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_memory_knows_the_r_of_layer_and_no_memory_cannot():
+    with_memory, without, counted = load("spelling").main()
+    assert with_memory > 0.9
+    assert without < 0.5
+    assert abs(without - counted) < 0.05  # what is left without memory is counting
+
+
+def test_the_shakespeare_recipe_names_settings_that_exist():
+    recipe = tomllib.loads((EXAMPLES / "shakespeare.toml").read_text())
+    TextGenerator(**recipe).check_settings()
+
+
+@pytest.mark.thorough
+def test_the_demo_trains_writes_and_says_what_is_next(tmp_path: Path):
+    out = tmp_path / "demo"
+    run = [sys.executable, EXAMPLES / "demo.py", "--minutes", "0.05", "--out", out]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert "A function that it wrote:\n\ndef " in done.stdout
+    for file in ("config.json", "learning_curve.png", "metrics.jsonl"):
+        assert (out / file).exists()
+    assert f"ostinato generate {out}" in done.stdout
+    again = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert f"{out}-2/" in again.stdout
+
+
+@pytest.mark.thorough
+def test_words_are_counted_as_real_or_invented(tmp_path: Path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(
+        "the quick brown fox jumps over the lazy dog and runs away from the hounds\n" * 40
+    )
+    TextGenerator(hidden_size=48, steps=150, learning_rate=0.02, window=32).fit(corpus).save(
+        tmp_path / "run"
+    )
+    count = [sys.executable, EXAMPLES / "count_words.py", tmp_path / "run", corpus]
+    done = subprocess.run([*count, "--length", "500"], capture_output=True, text=True, check=True)
+    share = float(done.stdout.partition("%")[0].split()[-1])
+    assert share > 80
