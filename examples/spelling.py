@@ -15,22 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ostinato import LSTM, ManyToMany, Output
 
-WORDS = [
-    "layer",
-    "laces",
-    "later",
-    "hello",
-    "yellow",
-    "tree",
-    "seen",
-    "level",
-    "label",
-    "letter",
-    "wheel",
-    "sweet",
-    "enter",
-    "never",
-]
+TEXT = "layer laces later hello yellow tree seen level label letter wheel sweet enter never"
+WORDS = TEXT.split()
 LETTERS = "." + "".join(sorted(set("".join(WORDS))))  # "." ends a word
 
 

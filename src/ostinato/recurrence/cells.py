@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast, get_args
 
 import torch
 from torch import Tensor
@@ -58,11 +58,31 @@ class GRUState(NamedTuple):
 class LSTMState(NamedTuple):
     """State of an LSTM: what it shows, ``h (B, H)``, and what it keeps, ``c (B, H)``.
 
-    With a projection ``h`` is ``(B, proj_size)``.
+    With a projection ``h`` is ``(B, proj_size)``. Like the plain tuple of `torch.nn` it is made of
+    one iterable as well:
+
+    >>> state = LSTMState(torch.ones(1, 2), torch.zeros(1, 2))
+    >>> type(state)(2 * tensor for tensor in state).h
+    tensor([[2., 2.]])
     """
 
     h: Tensor
     c: Tensor
+
+
+_named = LSTMState.__new__
+
+
+def _named_or_listed(cls: type[LSTMState], *parts: Any, **named: Any) -> LSTMState:
+    if len(parts) == 1 and not named and not isinstance(parts[0], Tensor):
+        parts = tuple(parts[0])
+    return _named(cls, *parts, **named)
+
+
+LSTMState.__new__ = _named_or_listed  # type: ignore[assignment, method-assign]
+
+# A saved state can be loaded where `torch.load` takes nothing but tensors.
+torch.serialization.add_safe_globals([RNNState, GRUState, LSTMState])
 
 
 class LSTMGates(NamedTuple):

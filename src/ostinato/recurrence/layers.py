@@ -218,8 +218,11 @@ class Recurrent(RNNBase):
         """The path that would serve a call now: ``"torch"`` or ``"reference"``."""
         if isinstance(input, PackedSequence):
             return kernels.choose(self.cells, len(input.batch_sizes), padded=True)
+        return kernels.choose(self.cells, self._steps(input), padded=lengths is not None)
+
+    def _steps(self, input: Tensor) -> int:
         time_axis = 1 if self.batch_first and input.dim() == 3 else 0
-        return kernels.choose(self.cells, input.shape[time_axis], padded=lengths is not None)
+        return input.shape[time_axis] if input.dim() else 0
 
     def forward(
         self,
@@ -229,7 +232,7 @@ class Recurrent(RNNBase):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Hidden]:
         """Run the layers over a sequence; see the class."""
-        if self.training and not self._twins_sought:
+        if self.training:
             self._warn_of_twins()
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths)
@@ -247,7 +250,7 @@ class Recurrent(RNNBase):
                 "its last axis is the input size."
             )
         weight = next(iter(self._weights(0).values()), x)
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not _autocasts(x):
             raise ShapeError(
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
                 f"convert one of them: input.to({weight.dtype})."
@@ -277,7 +280,7 @@ class Recurrent(RNNBase):
                 f"{self}: a step of a stream was asked for, but a bidirectional layer needs the "
                 "future; give it whole sequences, or build it with bidirectional=False."
             )
-        time_axis = 1 if self.batch_first else 0
+        time_axis = 1 if self.batch_first and x_t.dim() > 1 else 0
         y, hx = self(x_t.unsqueeze(time_axis), hx)
         return y.squeeze(time_axis), hx
 
@@ -338,6 +341,11 @@ class Recurrent(RNNBase):
                 raise ShapeError(
                     f"{self}: hx has shapes {[tuple(t.shape) for t in tensors]}; expected {shapes}."
                 )
+            if any(t.dtype != x.dtype for t in tensors) and not _autocasts(x):
+                raise ShapeError(
+                    f"{self}: hx is {[t.dtype for t in tensors]}, the input is {x.dtype}; "
+                    f"convert one of them: hx.to({x.dtype})."
+                )
             if unbatched:
                 tensors = [t.unsqueeze(1) for t in tensors]
             states += [cell.state_type(*(t[row] for t in tensors)) for row in range(rows)]
@@ -360,8 +368,8 @@ class Recurrent(RNNBase):
     def _checked_lengths(self, lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
         if lengths is None:
             return None
-        lengths = torch.as_tensor(lengths)
         T, B = x.shape[:2]
+        lengths = torch.as_tensor(lengths) if B else torch.zeros(0, dtype=torch.int64)
         if (
             tuple(lengths.shape) != (B,)
             or lengths.is_floating_point()
@@ -384,12 +392,16 @@ class Recurrent(RNNBase):
 
     def _warn_of_twins(self) -> None:
         """Two layers that start alike stay alike; say so once."""
-        self._twins_sought = True
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self._twins_sought:
             return
+        self._twins_sought = True
         for i, j in combinations(range(len(self._all_weights)), 2):
             a, b = ([w for w in self._weights(k).values() if w.dim() > 1] for k in (i, j))
-            if a and len(a) == len(b) and all(map(torch.equal, a, b)):
+            try:
+                alike = a and len(a) == len(b) and all(map(torch.equal, a, b))
+            except RuntimeError:  # no values to compare: meta, fake or vmapped tensors
+                return
+            if alike:
                 names = [self._all_weights[k][0].partition("_l")[2] for k in (i, j)]
                 warnings.warn(
                     f"{type(self).__name__}: layers {names[0]} and {names[1]} start from identical "
@@ -417,7 +429,6 @@ class _DropIn(Recurrent):
         alike = self._is_even and len({_mode(cell) for cell in self.cells}) == 1
         return alike and all(kernels.is_fused_by_torch(cell) for cell in self.cells)
 
-    @property
     def _runs_whole(self) -> bool:
         """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
         drops = self.variational_dropout > 0 or self.weight_dropout > 0
@@ -427,7 +438,7 @@ class _DropIn(Recurrent):
         self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
     ) -> kernels.Backend:
         """The path that would serve a call now: ``"torch"`` or ``"reference"``."""
-        if isinstance(input, PackedSequence) and self._runs_whole and lengths is None:
+        if isinstance(input, PackedSequence) and self._runs_whole() and lengths is None:
             return kernels.choose(self.cells, len(input.batch_sizes))
         return super().backend(input, lengths=lengths)
 
@@ -439,10 +450,12 @@ class _DropIn(Recurrent):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Hidden]:
         """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        whole = self._runs_whole and lengths is None
+        whole = self._runs_whole() and lengths is None
         try:
-            if whole and self.backend(input) == "torch":
-                if self.training and not self._twins_sought:
+            # PyTorch refuses a call without steps, and so does what stands in its place.
+            empty = isinstance(input, Tensor) and self._steps(input) == 0
+            if whole and (empty or self.backend(input) == "torch"):
+                if self.training:
                     self._warn_of_twins()
                 y, hx = super(Recurrent, self).forward(input, hx)  # torch.nn's
                 return y, (LSTMState(*hx) if isinstance(hx, tuple) else hx)
@@ -463,7 +476,13 @@ class _DropIn(Recurrent):
 
     def extra_repr(self) -> str:
         """What `torch.nn` prints, and what was asked for beyond it."""
-        return super(Recurrent, self).extra_repr() + self._extras()
+        beyond = {cell.activation for cell in self.cells if isinstance(cell, RNNCell)}
+        text = super(Recurrent, self).extra_repr()
+        if beyond - {"tanh", "relu"}:
+            text += f", nonlinearity={self.nonlinearity!r}"
+        if any(isinstance(cell, GRUCell) and not cell.reset_after for cell in self.cells):
+            text += ", reset_after=False"
+        return text + self._extras()
 
 
 class RNN(_DropIn, TorchRNN):
@@ -659,6 +678,7 @@ class GRU(_DropIn, TorchGRU):
             variational_dropout=variational_dropout,
             weight_dropout=weight_dropout,
         )
+        self.reset_after = reset_after
 
 
 def backend(
@@ -669,6 +689,10 @@ def backend(
 ) -> kernels.Backend:
     """The path that would serve ``layer(input, lengths=lengths)`` now; see `use_backend`."""
     return layer.backend(input, lengths=lengths)
+
+
+def _autocasts(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def _mode(cell: Cell) -> str:

@@ -70,7 +70,9 @@ class Output(nn.Module):
             )
         if self.kind == "category":
             flat = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
-            return F.cross_entropy(*flat, reduction="none").view(targets.shape)
+            # No number means "ignore": which steps count is said by `lengths` and `steps`.
+            losses = F.cross_entropy(*flat, reduction="none", ignore_index=-(2**31))
+            return losses.view(targets.shape)
         if self.kind == "probability":
             return F.binary_cross_entropy_with_logits(y, targets, reduction="none").sum(-1)
         return F.mse_loss(y, targets, reduction="none").sum(-1)
@@ -123,6 +125,11 @@ class ManyToMany(nn.Module):
         self, x: Tensor, state: Hidden = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Tensor, Hidden]:
         """Hidden states of every step, ``(B, T, H)``, and the state after the last step."""
+        if lengths is not None:
+            # The encoder too must not meet what stands in padding, which may be anything.
+            steps = torch.arange(x.shape[1], device=x.device)
+            running = steps < torch.as_tensor(lengths).to(x.device)[:, None]  # (B, T)
+            x = x.masked_fill(~running.view(*running.shape, *[1] * (x.dim() - 2)), 0)
         h, state = self.recurrent(self._encode(x), state, lengths=lengths)
         return h, state
 

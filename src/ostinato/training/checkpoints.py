@@ -85,7 +85,7 @@ class Checkpoints:
         damage = None
         for path in reversed(found):
             try:
-                files = storage.read_files(path)
+                files = storage.read_files(path, "state.json", "tensors.safetensors")
                 document = storage.from_json(files["state.json"], path / "state.json")
                 tensors = storage.unpack_tensors(files["tensors.safetensors"], path)
                 return _put_together(document, tensors)
@@ -100,7 +100,8 @@ class Checkpoints:
         """Folders of checkpoints, oldest first."""
         if self.folder is None or not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if path.name.isdecimal())
+        found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        return sorted(found, key=lambda path: int(path.name))
 
 
 def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:

@@ -33,8 +33,9 @@ class Monitor:
     """Watches loss and gradient norm, and says so when a run goes wrong while it still runs.
 
     - A spike: a gradient norm above ``spike`` times the median of the last 50.
-    - Oscillation: over 40 steps the loss swings by more than a fifth of its level from step to
-      step, and its mean lies a tenth above the best such mean before.
+    - Oscillation: over 40 steps the loss swings from step to step by more than a fifth of its
+      level, and its mean lies a tenth above the best such mean before; and both by more than twice
+      the swing of those best steps, so that the noise of small batches is not taken for it.
 
     Neither is said again within 100 steps.
 
@@ -51,6 +52,7 @@ class Monitor:
         self._norms: deque[float] = deque(maxlen=50)
         self._losses: deque[float] = deque(maxlen=40)
         self._best_mean = math.inf
+        self._best_swing = 0.0
         self._said: dict[str, int] = {}
 
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
@@ -74,14 +76,16 @@ class Monitor:
             losses = list(self._losses)
             mean = fmean(losses)
             swing = fmean(abs(b - a) for a, b in pairwise(losses))
-            if swing > 0.2 * mean and mean > 1.1 * self._best_mean:
+            level, noise = self._best_mean, 2 * self._best_swing
+            if swing > max(0.2 * abs(mean), noise) and mean > level + max(0.1 * abs(level), noise):
                 messages += self._once(
                     step,
                     "oscillation",
                     f"the loss oscillates: it swings by {swing:.2g} a step around {mean:.3g} "
                     f"and was at {self._best_mean:.3g}; try a lower learning rate or clip_norm",
                 )
-            self._best_mean = min(self._best_mean, mean)
+            if mean < self._best_mean:
+                self._best_mean, self._best_swing = mean, swing
         return messages
 
     def _once(self, step: int, kind: str, message: str) -> list[str]:

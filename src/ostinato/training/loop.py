@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,12 +125,14 @@ class Trainer:
         Raises:
             NonFiniteError: see ``on_nonfinite``.
         """
-        checkpoint = self.checkpoints.load() if resume else None
-        if checkpoint is not None:
-            self.restore(checkpoint)
-        self._start = self._last_save = time.perf_counter()
-        self._seconds_before = self.seconds
-        try:
+        with ExitStack() as closing:
+            for watcher in self.watchers:
+                closing.callback(watcher.close)
+            checkpoint = self.checkpoints.load() if resume else None
+            if checkpoint is not None:
+                self.restore(checkpoint)
+            self._start = self._last_save = time.perf_counter()
+            self._seconds_before = self.seconds
             for watcher in self.watchers:
                 watcher.begin(self)
             if checkpoint is None:
@@ -139,9 +141,6 @@ class Trainer:
                 outcome = self._train()
             for watcher in self.watchers:
                 watcher.end(outcome)
-        finally:
-            for watcher in self.watchers:
-                watcher.close()
         return outcome
 
     def _train(self) -> Outcome:
@@ -161,6 +160,8 @@ class Trainer:
         self.save()
         if self.best_weights and ended != "interrupt":
             self.network.load_state_dict(self.best_weights)
+        elif not self._is_finite():
+            raise self._failure("the weights are not finite", "the weights")
         self.network.eval()
         return self.outcome(ended)
 
@@ -262,23 +263,30 @@ class Trainer:
             self.state = before
             self.say(f"{happened}; the step is skipped")
             return
-        if remedy == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+        can_go_back = remedy == "rollback" and self.rollbacks < MOST_ROLLBACKS
+        checkpoint = self.checkpoints.load() if can_go_back else None
+        if checkpoint is not None:
             at = self.step + 1
             rollbacks, scale = self.rollbacks + 1, self.schedule.scale / 2
-            self.restore(self.checkpoints.load())
+            self.restore(checkpoint)
             self.rollbacks, self.schedule.scale = rollbacks, scale
+            for watcher in self.watchers:
+                watcher.back(self)
             self.save()
             self.say(
                 f"at step {at} {happened}; back to step {self.step} with the learning rate halved "
                 f"to {self.settings.learning_rate * scale:.2g}"
             )
             return
+        raise self._failure(happened, tensor)
+
+    def _failure(self, happened: str, tensor: str) -> NonFiniteError:
         clip = (
             f"clip_norm (now {self.settings.clip_norm:g})"
             if self.settings.clip_norm
             else "clip_norm=1"
         )
-        raise NonFiniteError(
+        return NonFiniteError(
             f"step {self.step + 1}: {happened}. Try a lower learning_rate "
             f"(now {self.settings.learning_rate:g}), {clip}, cell='lstm' or 'gru' for a plain rnn, "
             "a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
@@ -286,15 +294,20 @@ class Trainer:
             tensor,
         )
 
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+
     # Going on
 
     def save(self) -> None:
         """Keep a checkpoint, unless the weights are not finite."""
         self._last_save = time.perf_counter()
-        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+        if not self._is_finite():
             self.say("the weights are not finite; no checkpoint is written over the last good one")
             return
         self._clock()
+        for watcher in self.watchers:
+            watcher.saving()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.checkpoints.save(
             {
@@ -335,6 +348,7 @@ class Trainer:
         best = checkpoint["best"]
         self.best_loss, self.best_step = best["loss"], best["step"]
         self.best_weights, self.stale_evaluations = best["weights"], best["stale"]
+        self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
         self._seconds_before, self._start = self.seconds, time.perf_counter()
 
     @contextmanager
@@ -373,7 +387,7 @@ class Trainer:
             return
         if self.seconds < budget / 50:
             return
-        per_step = self.seconds / self.step
+        per_step = self.seconds / max(1, self.step)
         begun = time.perf_counter()
         self.evaluate()
         per_evaluation = time.perf_counter() - begun

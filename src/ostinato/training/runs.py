@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ostinato.errors import MissingExtra, OstinatoError
+from ostinato.files import sync_folder
 from ostinato.training import storage
 from ostinato.training.watching import (
     MetricsFile,
@@ -61,7 +62,9 @@ class RunFolder:
             document = dict(prepare(unfinished / "data"))
             storage.write_files(unfinished, {RUN_FILE: storage.to_json(document)})
             os.rename(unfinished / storage.SUMS, unfinished / f"{RUN_FILE}.sha256")
+            sync_folder(unfinished)
             os.rename(unfinished, path)
+            sync_folder(path.parent)
         except OSError as error:
             raise OstinatoError(f"{path}: cannot be written: {error.strerror}.") from error
         finally:
@@ -133,5 +136,5 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         document = RunFolder.reopen(path).document
         return {"task": "unfinished run", "training": {}, "parameters": document["parameters"]}
     config = storage.read_config(path)
-    storage.read_files(path)
+    storage.read_files(path, "config.json")
     return config

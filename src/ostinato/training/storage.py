@@ -17,6 +17,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
@@ -68,8 +69,12 @@ def _finish(folder: Path) -> None:
         commit.rmdir()
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
     """The files that `write_files` wrote, by name, each checked against its checksum.
+
+    Args:
+        folder: where.
+        needed: files that must be among them, since a list cut short does not show by itself.
 
     Raises:
         DamagedError: if one is missing, or a single bit of it has changed.
@@ -85,9 +90,12 @@ def read_files(folder: Path) -> dict[str, bytes]:
             ) from None
 
     files = {}
-    for line in read(SUMS).decode(errors="replace").splitlines():
+    *lines, rest = read(SUMS).decode(errors="replace").split("\n")
+    if rest:
+        raise DamagedError(f"{folder / SUMS}: damaged: it is cut short.")
+    for line in lines:
         digest, _, name = line.partition("  ")
-        if "/" in name or not name:
+        if "/" in name or not name or not name.isprintable():
             raise DamagedError(f"{folder / SUMS}: {line!r} is not a checksum and a name.")
         files[name] = read(name)
         if sha256(files[name]) != digest:
@@ -95,6 +103,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
                 f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS}; "
                 "take it from a copy, or train again."
             )
+    for name in needed:
+        if name not in files:
+            raise DamagedError(f"{folder / SUMS}: damaged: it does not name {name}.")
     return files
 
 
@@ -105,7 +116,11 @@ def sha256(data: bytes) -> str:
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors as the bytes of a safetensors file."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies, since safetensors refuses tensors that share memory, such as tied weights.
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     return safetensors.torch.save(whole)
 
 
@@ -143,9 +158,7 @@ def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tenso
     config = read_config(folder)
     if config.get("task") != task:
         raise OstinatoError(f"{folder}: a model of {config.get('task')}; expected one of {task}.")
-    files = read_files(folder)
-    if "config.json" not in files or "weights.safetensors" not in files:
-        raise DamagedError(f"{folder / SUMS}: names no config.json or no weights.safetensors.")
+    files = read_files(folder, "config.json", "weights.safetensors")
     documents = {
         name: from_json(data, folder / name) for name, data in files.items() if ".json" in name
     }

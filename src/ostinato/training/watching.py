@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -68,6 +70,12 @@ class Watcher:
     def say(self, message: str) -> None:
         """Something a person should know now."""
 
+    def saving(self) -> None:
+        """A checkpoint is about to be written: what was recorded must outlive what follows."""
+
+    def back(self, run: Run) -> None:
+        """The run was rolled back to ``run.step``."""
+
     def end(self, outcome: Outcome) -> None:
         """The run is over."""
 
@@ -78,7 +86,8 @@ class Watcher:
 class MetricsFile(Watcher):
     """Every step's record, a line of JSON each, in a file.
 
-    A run that goes on from a checkpoint first drops the records of steps after it.
+    A run that goes on from a checkpoint, or is rolled back to one, first drops the records of steps
+    after it; those before it are on disk before it is. Null stands for a number that is not finite.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,6 +122,17 @@ class MetricsFile(Watcher):
         """Add a line with the evaluation and its sample."""
         self._write(record if sample is None else record | {"sample": sample})
 
+    def saving(self) -> None:
+        """See to it that all records are on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def back(self, run: Run) -> None:
+        """Drop the records of the steps that are taken anew."""
+        self.close()
+        self.begin(run)
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -120,15 +140,25 @@ class MetricsFile(Watcher):
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
 
 
 class TensorBoard(Watcher):
     """Curves for TensorBoard, in the folder that it is given. Needs ``ostinato[tensorboard]``."""
 
     def __init__(self, folder: Path) -> None:
-        module = require("torch.utils.tensorboard", "tensorboard", "TensorBoard logging")
-        self._writer = module.SummaryWriter(str(folder))
+        self._folder = folder
+        self._module = require("torch.utils.tensorboard", "tensorboard", "TensorBoard logging")
+        self._writer: Any = None
+
+    def begin(self, run: Run) -> None:
+        """Open a file; what an earlier one holds of steps still to come is hidden."""
+        self._writer = self._module.SummaryWriter(str(self._folder), purge_step=run.step + 1)
+
+    def back(self, run: Run) -> None:
+        """Hide the steps that are taken anew."""
+        self.close()
+        self.begin(run)
 
     def step(self, record: dict[str, Any]) -> None:
         """A point on each curve."""
@@ -143,9 +173,14 @@ class TensorBoard(Watcher):
         if sample is not None:
             self._writer.add_text("sample", sample, record["step"])
 
+    def saving(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Close the files."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Quiet(Watcher):
@@ -179,7 +214,7 @@ class JSONLines(Watcher):
 
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
         """Print the record."""
-        print(json.dumps({"event": "evaluation", **record, "sample": sample}), flush=True)
+        print(json.dumps(_finite({"event": "evaluation", **record, "sample": sample})), flush=True)
 
     def say(self, message: str) -> None:
         """Print the warning."""
@@ -187,7 +222,7 @@ class JSONLines(Watcher):
 
     def end(self, outcome: Outcome) -> None:
         """Print how it ended."""
-        print(json.dumps({"event": "end", **asdict(outcome)}), flush=True)
+        print(json.dumps(_finite({"event": "end", **asdict(outcome)})), flush=True)
 
 
 class Bar(Watcher):
@@ -195,14 +230,13 @@ class Bar(Watcher):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = Console(highlight=False)
-        wide = self._console.width >= 100
+        self._wide = self._console.width >= 110
         self._bar = Progress(
             TextColumn("{task.fields[where]}"),
-            BarColumn(bar_width=None if wide else 10),
-            *([TaskProgressColumn()] if wide else []),
+            BarColumn(bar_width=None),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
             expand=True,
@@ -225,21 +259,23 @@ class Bar(Watcher):
             return
         self._drawn = now
         begun, tokens = self._since
-        numbers = [f"loss {record['loss']:.3f}"]
-        numbers += [_unit_in_words(n, v) for n, v in run.units(record["loss"]).items()][:1]
-        if self._console.width >= 100:
-            numbers += [f"rate {record['learning_rate']:.2g}"]
-            numbers += [f"gradient {record['gradient_norm']:.2g}"]
-        numbers += [f"{_in_short((run.tokens - tokens) / (now - begun))} tokens/s"]
-        if run.total:
-            left = (run.total - run.step) * run.seconds / max(1, run.step)
-            numbers += [f"{int(left) // 60}:{int(left) % 60:02d} left"]
+        left = "" if not run.total else _clock((run.total - run.step) * run.seconds / run.step)
+        numbers = [
+            f"loss {record['loss']:.3f}",
+            *(_unit_in_words(n, v, short=True) for n, v in run.units(record["loss"]).items()),
+            f"lr {record['learning_rate']:.2g}",
+            f"grad {record['gradient_norm']:.2g}",
+            f"{_in_short((run.tokens - tokens) / (now - begun))} tok/s",
+            *([f"{left} left"] if left and self._wide else [left]),
+        ]
+        share = f"{100 * run.step // run.total}%" if run.total else ""
+        where = f"step {run.step:,}" + (f"/{run.total:,}" if run.total else "")
         self._bar.update(
             self._task,
             total=run.total,
             completed=run.step,
-            where=f"step {run.step:,}" + (f"/{run.total:,}" if run.total else ""),
-            numbers=" · ".join(numbers),
+            where=where if self._wide or not share else share,
+            numbers=(" · " if self._wide else "  ").join(numbers),
         )
 
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
@@ -273,7 +309,7 @@ def draw_learning_curve(metrics: Path, picture: Path) -> None:
     with open(metrics, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     steps = [r for r in records if "loss" in r]
-    evaluations = [r for r in records if "validation_loss" in r]
+    evaluations = [r for r in records if r.get("validation_loss") is not None]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -310,6 +346,14 @@ def _smoothed(values: list[float]) -> list[float]:
     return out
 
 
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """``record`` with None for what JSON has no number for: NaN and infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+
+
 def _in_words(record: dict[str, Any]) -> str:
     name = "validation" if "validation_loss" in record else "training"
     units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
@@ -320,8 +364,13 @@ def _in_words(record: dict[str, Any]) -> str:
     )
 
 
-def _unit_in_words(name: str, value: float) -> str:
-    return f"{value:.3f} {name.replace('_', ' ').replace(' per ', ' a ')}"
+def _unit_in_words(name: str, value: float, *, short: bool = False) -> str:
+    words = name.replace("_per_character", "/char") if short else name.replace("_per_", " a ")
+    return f"{value:.3f} {words.replace('_', ' ')}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _indented(text: str, mark: str = "  │ ") -> str:
