@@ -9,7 +9,9 @@ import random
 import shutil
 import stat
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +117,50 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path) -> None:
     assert read_files(tmp_path) == OLD
     write_files(tmp_path, NEW)
     assert read_files(tmp_path) == NEW
+
+
+# Somebody reads meanwhile.
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(1, len(OLD) + 1):  # when so many files have been read
+        write_files(tmp_path, OLD)
+        count = 0
+
+        def replacing(data: bytes, at: int = at, sha256: Any = storage.sha256) -> str:
+            nonlocal count
+            count += 1
+            if count == at:
+                write_files(tmp_path, NEW)
+            return sha256(data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "sha256", replacing)
+            assert read_files(tmp_path) in (OLD, NEW)
+        assert read_files(tmp_path) == NEW
+
+
+def test_a_reader_never_meets_anything_but_a_whole_model(tmp_path: Path) -> None:
+    folder = store(tmp_path / "m", number=0)
+    numbers = [0]
+
+    def write() -> None:
+        for number in range(1, 51):
+            store(folder, number=number)
+
+    writer = threading.Thread(target=write)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        writer.start()
+        try:
+            while writer.is_alive():
+                numbers.append(load_model(folder, "Task")[0]["number"])
+                assert storage.read_config(folder)["number"] >= numbers[-1]
+        finally:
+            writer.join()
+    assert numbers == sorted(numbers) and len(set(numbers)) > 2
 
 
 # Damage.

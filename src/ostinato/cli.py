@@ -7,16 +7,20 @@ drives, with their types, defaults and help. PyTorch is imported when a command 
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
+import shlex
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 import ostinato
 from ostinato.errors import OstinatoError
@@ -40,9 +44,13 @@ app.command(train)
 def main(argv: list[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # not every terminal knows every letter
     try:
         tokens = _take_config(sys.argv[1:] if argv is None else list(argv))
         status = app(tokens)
+        print(end="", flush=True)  # while a broken pipe can still be dealt with
     except CycloptsError as error:
         _fail(" ".join(str(error).split()))
     except OstinatoError as error:
@@ -54,6 +62,10 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except KeyboardInterrupt:
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        _fail("there is not enough memory; choose a smaller hidden_size, batch_size or window.")
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -76,17 +88,29 @@ def _take_config(tokens: list[str]) -> list[str]:
         if token == "--":
             return rest + tokens[i:]
         if token.startswith("--config=") or before == "--config":
-            path = Path(token.removeprefix("--config="))
-            if not path.is_file():
-                raise OstinatoError(f"--config {path}: no such file.")
-            app.config = (Toml(path, use_commands_as_keys=False),)
+            app.config = (_read_config(Path(token.removeprefix("--config="))),)
         elif token != "--config":
             rest.append(token)
+        elif i == len(tokens) - 1:
+            raise OstinatoError("--config: name a TOML file.")
     return rest
 
 
+def _read_config(path: Path) -> Dict:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OstinatoError(f"--config {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise OstinatoError(f"--config {path}: not TOML: {error}") from None
+    return Dict(settings, source=str(path), use_commands_as_keys=False)
+
+
 def _with_options(function: Callable[..., Any], options: list[Option]) -> Callable[..., Any]:
-    """``function`` with ``options`` in place of its ``**settings``, for cyclopts to read."""
+    """``function`` with ``options`` in place of its ``**settings``, for cyclopts to read.
+
+    It is called with those options alone that were given.
+    """
     own = [
         p.replace(annotation=eval(p.annotation, globals()))
         for p in inspect.signature(function).parameters.values()
@@ -102,7 +126,12 @@ def _with_options(function: Callable[..., Any], options: list[Option]) -> Callab
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if option.default is REQUIRED else option.default,
             annotation=Annotated[
-                option.annotation, Parameter(help=option.help, group=groups[option.owner])
+                option.annotation,
+                Parameter(
+                    help=option.help,
+                    group=groups[option.owner],
+                    converter=_whole if option.annotation in (int, int | None) else None,
+                ),
             ],
         )
         for option in options
@@ -114,6 +143,14 @@ def _with_options(function: Callable[..., Any], options: list[Option]) -> Callab
     return cast("Callable[..., Any]", wrapper)
 
 
+def _whole(type_: Any, tokens: Any) -> int:
+    """A whole number as it is written; cyclopts would round others."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError from None
+
+
 def _titled(owner: str) -> str:
     return {"TrainingSettings": "Training", "TextGenerator": "Network and text"}.get(
         owner, "Controls"
@@ -123,11 +160,16 @@ def _titled(owner: str) -> str:
 Config = Annotated[
     Path | None, Parameter(help="TOML file with any of these settings; flags given here win.")
 ]
+Paths = Annotated[
+    str,
+    # "-" begins like an option; `train_text` refuses the others that do.
+    Parameter(help="Text files or folders; - for standard input.", allow_leading_hyphen=True),
+]
 Resume = Annotated[bool, Parameter(help="Go on with the run in --out; no paths needed.")]
 
 
 def train_text(
-    *paths: Annotated[str, Parameter(help="Text files or folders; - for standard input.")],
+    *paths: Paths,
     out: Annotated[Path, Parameter(help="Folder for the model and all it leaves; made anew.")],
     resume: Resume = False,
     pattern: Annotated[str, Parameter(help="Which files of a folder are read.")] = "*.txt",
@@ -141,23 +183,28 @@ def train_text(
 
     Shows the loss on held-out text and a sample as it goes. Ctrl-C stops it with nothing lost.
     """
+    for path in paths:
+        if path.startswith("-") and path != "-":
+            flags = [f"--{o.name.replace('_', '-')}" for o in TEXT_OPTIONS]
+            meant = "".join(get_close_matches(path, flags, n=1))
+            hint = f"did you mean {meant}?" if meant else f"for a file of this name, ./{path}"
+            raise OstinatoError(f"Unknown option: {path}; {hint}")
     shown: dict[str, Any] = {
         "progress": "json" if json else "quiet" if quiet else "auto",
         "tensorboard": tensorboard,
     }
     if resume:
-        usual = {option.name: option.default for option in TEXT_OPTIONS}
-        asked = {name: value for name, value in settings.items() if value != usual[name]}
-        model = ostinato.TextGenerator.resume(out, **shown, **asked)
+        model = ostinato.TextGenerator.resume(out, **shown, **settings)
     elif paths:
         model = ostinato.TextGenerator(**settings)
         model.fit(list(paths), out=out, pattern=pattern, **shown)
     else:
         raise OstinatoError("train text: no paths; name files or folders, or - for standard input.")
-    facts = model.training_
+    facts, folder = model.training_, shlex.quote(str(out))
     if facts["ended"] == "interrupt":
         print(
-            f"Stopped at step {facts['steps']:,}. Go on:  ostinato train text --resume --out {out}",
+            f"Stopped at step {facts['steps']:,}. "
+            f"Go on:  ostinato train text --resume --out {folder}",
             file=sys.stderr,
         )
         return 130
@@ -166,8 +213,10 @@ def train_text(
             f"\nTrained for {_duration(facts['seconds'])}, {facts['steps']:,} steps; "
             f"the best, of step {facts['best_step']:,}, is kept in {out}/"
         )
-        print(f"  curve    {out}/learning_curve.png\n  metrics  {out}/metrics.jsonl")
-        print(f"Next:      ostinato generate {out} --length 500")
+        if (out / "learning_curve.png").exists():
+            print(f"  curve    {out}/learning_curve.png")
+        print(f"  metrics  {out}/metrics.jsonl")
+        print(f"Next:      ostinato generate {folder} --length 500")
     return 0
 
 
@@ -180,14 +229,18 @@ def generate(
 ) -> None:
     """Write text with a trained model, as it comes."""
     model = ostinato.TextGenerator.load(run)
+    prompt = controls.get("prompt", "")
     if json:
-        print_json({"prompt": controls["prompt"], "text": model.generate(**controls)})
+        print_json({"prompt": prompt, "text": model.generate(**controls)})
         return
     pieces = model.stream(**controls)
-    print(controls["prompt"], end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    print(prompt, end="", flush=True)
+    with warnings.catch_warnings(record=True) as heard:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print(flush=True)
+    for warning in heard:
+        _show_warning(warning.message)
 
 
 @app.command
@@ -206,19 +259,12 @@ def info(
     for title in ("training", "parameters"):
         print(f"\n{title}")
         for name, value in config[title].items():
-            shown = (
-                f"{value:,}"
-                if type(value) is int
-                else f"{value:.4g}"
-                if type(value) is float
-                else value
-            )
-            print(f"  {name:<22}{shown}")
+            print(f"  {name:<22}{_shown(value)}")
 
 
 def print_json(document: Any) -> None:
-    """Print a document as one line of JSON."""
-    print(json.dumps(document, ensure_ascii=False))
+    """Print a document as one line of JSON, in ASCII."""
+    print(json.dumps(document))
 
 
 def _shown(value: Any) -> str:

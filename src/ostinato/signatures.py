@@ -81,11 +81,6 @@ def options_of(module: str, name: str) -> list[Option]:
     return options
 
 
-def summary_of(module: str, name: str) -> str:
-    """First line of a docstring."""
-    return _docstring(_source(module).definition(name)).short_description or ""
-
-
 def _docstring(node: ast.ClassDef | ast.FunctionDef) -> Any:
     return parse(ast.get_docstring(node) or "", style=DocstringStyle.GOOGLE)
 

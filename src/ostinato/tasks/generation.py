@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.networks import CellName, ManyToMany, Output, recurrent_layers
 from ostinato.sequences.batches import ContiguousBatches, open_tokens, write_tokens
 from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.training import storage
 from ostinato.training.loop import Trainer, device_of
 from ostinato.training.runs import RunFolder
@@ -134,15 +134,17 @@ class TextGenerator(TrainingSettings, BaseEstimator):
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
         """
         self.check_settings()
-        self._check_sizes()
+        self._check_network()
         source = _source_of(text, pattern)
         if out is None:
             facts: dict[str, Any] = {}
             tokens = [np.concatenate(list(part)) for part in self._read(source, facts)]
+            self._refuse_too_few(tokens)
             self._train(tokens, facts["data"], None, progress)
         else:
             run = RunFolder.create(Path(out), lambda data: self._prepare(source, data))
-            self._train_in(run, progress, tensorboard)
+            with run.removed_unless_begun():
+                self._train_in(run, progress, tensorboard)
         return self
 
     @classmethod
@@ -177,14 +179,17 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         facts: dict[str, Any] = {"parameters": self.get_params()}
         names = ["training.npy", "validation.npy"]
         parts = list(self._read(source, facts))
-        for name, part in zip(names, parts, strict=False):
-            write_tokens(part, data / name, len(self.vocabulary_))
+        V = len(self.vocabulary_)
+        files = zip(parts, names, strict=False)
+        self._refuse_too_few([write_tokens(part, data / name, V) for part, name in files])
         return facts | {"tokens": names[: len(parts)], "vocabulary": self.vocabulary_.to_json()}
 
     def _read(self, source: TextSource, facts: dict[str, Any]) -> Iterator[Iterator[NDArray[Any]]]:
         """Build the vocabulary; then token ids, in pieces, of the training and validation parts."""
         characters = source.characters()
         held_out = round(self.validation_fraction * characters)
+        if held_out == characters:
+            self._refuse("validation_fraction", f"less, with a text of {characters} characters")
         kept = source.head(characters - held_out)
         # Characters come from all of the text, since one never met could not be encoded; words and
         # byte pairs are learnt from the training part alone.
@@ -195,10 +200,21 @@ class TextGenerator(TrainingSettings, BaseEstimator):
             min_count=self.min_count,
             unknown=self.unknown,
         )
-        facts["data"] = {"source": source.name, "characters": characters, "held_out": held_out}
+        # A file's name may hold bytes that are no characters; JSON may not.
+        name = source.name.encode(errors="backslashreplace").decode()
+        facts["data"] = {"source": name, "characters": characters, "held_out": held_out}
         yield self.vocabulary_.encode_pieces(kept)
         if held_out:
             yield self.vocabulary_.encode_pieces(source.slice(characters - held_out))
+
+    def _refuse_too_few(self, tokens: Sequence[NDArray[Any]]) -> None:
+        for use, part in zip(["to learn from", "held out to validate on"], tokens, strict=False):
+            if len(part) < 2:
+                raise DataError(
+                    f"TextGenerator: the text {use} has 1 token, and 2 are the least; give more "
+                    f"text, or another validation_fraction (now {self.validation_fraction:g}; "
+                    "0 for none)."
+                )
 
     def _train_in(
         self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
@@ -305,23 +321,20 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         output = Output(self.hidden_size, V, "category", dropout=self.dropout)
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
 
-    def _check_sizes(self) -> None:
-        for name in ("hidden_size", "num_layers", "window", "min_count"):
-            self._want(name, lambda value: value >= 1, "a whole number above zero")
+    def _check_network(self) -> None:
+        for name, kind in (("level", Level), ("cell", CellName), ("init", Initialization)):
+            self._want_one_of(name, get_args(kind))
+        device_of(self.device)
+        optional = ["embedding_size", "vocabulary_size"]
+        for name in ["hidden_size", "num_layers", "window", "min_count", *optional]:
+            if name not in optional or getattr(self, name) is not None:
+                self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
         for name in ("dropout", "variational_dropout", "weight_dropout"):
             self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
-        for name in ("embedding_size", "vocabulary_size"):
-            if getattr(self, name) is not None:
-                self._want(name, lambda value: value >= 1, "a whole number above zero")
 
     def _mean_loss(self, tokens: NDArray[Any]) -> float:
         """Nats a token over held-out text, read in parallel streams with carried state."""
         tokens = tokens[: VALIDATION_TOKENS + 1]
-        if len(tokens) < 2:
-            raise OstinatoError(
-                f"TextGenerator: the held-out text has {len(tokens)} tokens, which is too short to "
-                "validate on; raise validation_fraction, or set it to 0."
-            )
         device = next(self.network_.parameters()).device
         streams = max(1, min(64, len(tokens) // 1000))
         total, count, state = 0.0, 0, None
@@ -400,17 +413,24 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         """Continue a text, piece by piece as it is written; see `generate`."""
         check_is_fitted(self, "network_")
         stops = [stop] if isinstance(stop, str) else list(stop or [])
-        wanted = {
-            "length": (length, length >= 0, "zero or more"),
-            "temperature": (temperature, temperature >= 0, "zero or more"),
-            "top_k": (top_k, top_k is None or top_k >= 1, "one or more"),
-            "top_p": (top_p, top_p is None or 0 < top_p <= 1, "above 0, 1 at the most"),
-            "repetition_penalty": (repetition_penalty, repetition_penalty > 0, "above zero"),
-            "stop": (stop, all(stops), "texts that are not empty"),
-        }
-        for name, (value, holds, what) in wanted.items():
-            if not holds:
+
+        def want(name: str, value: Any, kind: Any, holds: Callable[[Any], bool], what: str) -> None:
+            if not (isinstance(value, kind) and not isinstance(value, bool) and holds(value)):
                 raise OstinatoError(f"TextGenerator.generate: {name}={value!r}; expected {what}.")
+
+        real = int | float
+        want("length", length, int, lambda n: n >= 0, "a whole number, zero or more")
+        want("temperature", temperature, real, lambda t: 0 <= t < math.inf, "zero or more")
+        r = repetition_penalty
+        want("repetition_penalty", r, real, lambda r: 0.01 <= r <= 100, "0.01 to 100")
+        if top_k is not None:
+            want("top_k", top_k, int, lambda k: k >= 1, "a whole number, one or more")
+        if top_p is not None:
+            want("top_p", top_p, real, lambda p: 0 < p <= 1, "above 0, 1 at the most")
+        if seed is not None:
+            want("seed", seed, int, lambda s: abs(s) < 2**63, "a whole number below 2**63")
+        for each in stops:
+            want("stop", each, str, bool, "texts that are not empty")
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -438,7 +458,7 @@ class TextGenerator(TrainingSettings, BaseEstimator):
                 continue
             if self.vocabulary_.unk_id not in ids:
                 return ids
-        return [0]
+        return [1 if self.vocabulary_.unk_id == 0 else 0]
 
     def _generate_ids(
         self,
@@ -459,8 +479,10 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         try:
             for _ in range(length):
                 with torch.inference_mode():
-                    scores, state = self.network_(x, state)
-                scores = scores[0, -1].float().cpu()
+                    h, state = self.network_.hidden(x, state)
+                    scores = self.network_.output(h[0, -1])  # (V,)
+                # A copy, since what inference mode makes cannot be changed.
+                scores = scores.to("cpu", torch.float64, copy=True)
                 if self.vocabulary_.unk_id is not None:
                     scores[self.vocabulary_.unk_id] = -math.inf
                 if repetition_penalty != 1:
@@ -504,9 +526,15 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         """How well the model predicts ``text``: nats a token, bits a character, perplexity."""
         log_p = self.log_probs(text)
         nats = -float(log_p.mean())
-        first = self.vocabulary_.decode(self.vocabulary_.encode(text)[:1])
-        bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - len(first))
+        bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - self._first_characters(text))
         return Score(nats, bits, math.exp(min(nats, 700.0)))
+
+    def _first_characters(self, text: str) -> int:
+        """Characters of the first token."""
+        first = self.vocabulary_.encode(text)[:1]
+        if first[0] == self.vocabulary_.unk_id:
+            return len(word_tokens(text)[0]) if self.level == "word" else 1
+        return len(self.vocabulary_.decode(first))
 
     # Keeping
 
@@ -537,7 +565,8 @@ class TextGenerator(TrainingSettings, BaseEstimator):
             model = cls(**config["parameters"])
             model.training_ = config["training"]
             model.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
-            model.network_ = model._make_network()
+            with torch.random.fork_rng():
+                model.network_ = model._make_network()
             model.network_.load_state_dict(weights)
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -565,9 +594,11 @@ def draw_token(
     """
     if temperature == 0:
         return int(scores.argmax())
-    scores = scores / temperature
+    # The best score becomes 0, which no temperature, however small, can make infinite.
+    scores = (scores.double() - scores.max()) / temperature
     if top_k is not None and top_k < len(scores):
-        scores = scores.masked_fill(scores < scores.topk(top_k).values[-1], -math.inf)
+        kept, best = torch.full_like(scores, -math.inf), scores.topk(top_k)
+        scores = kept.scatter(0, best.indices, best.values)
     probabilities = scores.softmax(-1)
     if top_p is not None and top_p < 1:
         ordered, order = probabilities.sort(descending=True)
@@ -587,8 +618,8 @@ def degeneration(text: str, length: int) -> str | None:
     >>> degeneration("a rose is a rose is a rose is a rose is a rose is a rose is ", 60)
     "it repeats 'a rose is ' 6 times at its end"
     """
-    if length > 0 and not text.strip():
-        return "it stopped at once" if not text else "it is all white space"
+    if length > 0 and not text:
+        return "it stopped at once"
     for period in range(1, len(text) // 3 + 1):
         run = period
         while run < len(text) and text[-run - 1] == text[-run - 1 + period]:
@@ -597,17 +628,16 @@ def degeneration(text: str, length: int) -> str | None:
             unit = text[-run:][:period]
             unit = unit if len(unit) <= 40 else unit[:37] + "..."
             return f"it repeats {unit!r} {run // period} times at its end"
-    return None
+    return "it is all white space" if len(text) >= 10 and not text.strip() else None
 
 
 def _watched(pieces: Iterator[str], length: int) -> Iterator[str]:
     """``pieces``, and a warning after them if the text they make is degenerate."""
-    tail, anything = "", False
+    tail = ""
     for piece in pieces:
         yield piece
-        anything = anything or bool(piece.strip())
         tail = (tail + piece)[-2000:]
-    trouble = degeneration(tail, length) if anything or not tail.strip() else None
+    trouble = degeneration(tail, length)
     if trouble:
         warnings.warn(
             f"the generated text is degenerate: {trouble}; try a higher temperature, top_p=0.9, "
@@ -623,10 +653,12 @@ def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     keep = max((len(stop) for stop in stops), default=1) - 1
     for piece in pieces:
         held += piece
-        found = [at for at in (held.find(stop) for stop in stops) if at >= 0]
+        # The first that is complete counts, wherever the text is cut into pieces.
+        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
         if found:
-            if min(found):
-                yield held[: min(found)]
+            _, at = min(found)
+            if at:
+                yield held[:at]
             return
         ready = len(held) - keep
         if ready > 0:

@@ -125,6 +125,7 @@ class Trainer:
         Raises:
             NonFiniteError: see ``on_nonfinite``.
         """
+        self._interrupted = False
         with ExitStack() as closing:
             for watcher in self.watchers:
                 closing.callback(watcher.close)
@@ -424,7 +425,9 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        number = torch.zeros(1, device=name)
+        number.item()  # PyTorch's "meta" has none
+        return number.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise OstinatoError(f"device={name!r} cannot be used here: {reason}") from None

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,14 +56,18 @@ class RunFolder:
             OstinatoError: if something is there. If ``prepare`` fails, nothing stays behind.
         """
         refuse_to_overwrite(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        # In a folder that is there, so that no parent is made for a run that comes to nothing.
+        home = next(parent for parent in path.parents if parent.exists())
+        unfinished = home / f".{path.name}.{os.getpid()}.unfinished"
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
-            (unfinished / "data").mkdir(parents=True)
+            unfinished.mkdir()
+            (unfinished / "data").mkdir()
             document = dict(prepare(unfinished / "data"))
             storage.write_files(unfinished, {RUN_FILE: storage.to_json(document)})
             os.rename(unfinished / storage.SUMS, unfinished / f"{RUN_FILE}.sha256")
             sync_folder(unfinished)
+            path.parent.mkdir(parents=True, exist_ok=True)
             os.rename(unfinished, path)
             sync_folder(path.parent)
         except OSError as error:
@@ -88,6 +93,16 @@ class RunFolder:
         if not recorded.startswith(storage.sha256(data)):
             raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
         return cls(path, dict(storage.from_json(data, file)))
+
+    @contextmanager
+    def removed_unless_begun(self) -> Iterator[None]:
+        """Remove the folder if what is done in here fails before the first checkpoint."""
+        try:
+            yield
+        except BaseException:
+            if not self.checkpoints.exists():
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def watchers(self, tensorboard: bool) -> list[Watcher]:
         """Who records the run in this folder."""
@@ -121,7 +136,8 @@ def refuse_to_overwrite(path: Path) -> None:
             f"{path}: holds a run already; go on with it by --resume (the estimator's resume), "
             "or choose another folder."
         )
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (is_empty and path.name):  # "." cannot be renamed to
         raise OstinatoError(f"{path}: exists already and is no empty folder; choose another.")
 
 

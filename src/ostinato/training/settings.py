@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from ostinato.errors import OstinatoError
 
@@ -73,14 +75,16 @@ class TrainingSettings:
         Raises:
             OstinatoError: naming the setting, what came and what was wanted.
         """
+        for name, hint in get_type_hints(type(self)).items():
+            if hint in (int, int | None) and isinstance(getattr(self, name), float):
+                self._refuse(name, "a whole number")
         choices = {
             "optimizer": get_args(OptimizerName),
             "schedule": get_args(ScheduleName),
             "on_nonfinite": get_args(Remedy),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                self._refuse(name, f"one of {', '.join(allowed)}")
+            self._want_one_of(name, allowed)
         given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OstinatoError(
@@ -93,15 +97,22 @@ class TrainingSettings:
         self._want("momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
         self._want("decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
         self._want("validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1")
+        self._want("seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
         for name in ["patience", "decay_steps"]:
             if getattr(self, name) is not None:
                 self._want(name, lambda value: value > 0, "a number above zero")
 
     def _want(self, name: str, holds: Any, wanted: str) -> None:
         value = getattr(self, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            self._refuse(name, "a finite number")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not holds(value):
             self._refuse(name, wanted)
+
+    def _want_one_of(self, name: str, allowed: Sequence[str]) -> None:
+        if getattr(self, name) not in allowed:
+            self._refuse(name, f"one of {', '.join(allowed)}")
 
     def _refuse(self, name: str, wanted: str) -> None:
         raise OstinatoError(

@@ -79,11 +79,19 @@ def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
     Raises:
         DamagedError: if one is missing, or a single bit of it has changed.
     """
-
-    def read(name: str) -> bytes:
-        newest = folder / _COMMIT / name
+    while True:
+        version = _version(folder)
         try:
-            return (newest if newest.exists() else folder / name).read_bytes()
+            return _read_whole(folder, needed)
+        except DamagedError:
+            if _version(folder) == version:
+                raise  # else it was being replaced meanwhile
+
+
+def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
+    def read(name: str) -> bytes:
+        try:
+            return _read_newest(folder, name)
         except OSError as error:
             raise DamagedError(
                 f"{folder / name}: {error.strerror}; the folder is not whole."
@@ -107,6 +115,26 @@ def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
         if name not in files:
             raise DamagedError(f"{folder / SUMS}: damaged: it does not name {name}.")
     return files
+
+
+def _read_newest(folder: Path, name: str) -> bytes:
+    """A file of what was committed last, which may not yet be in its place."""
+    try:
+        return (folder / _COMMIT / name).read_bytes()
+    except FileNotFoundError:
+        return (folder / name).read_bytes()
+
+
+def _version(folder: Path) -> list[tuple[int, int] | None]:
+    """Something that changes when the files are replaced."""
+    versions: list[tuple[int, int] | None] = []
+    for path in (folder / _COMMIT / SUMS, folder / SUMS):  # as it moves, so that it is not missed
+        try:
+            facts = path.stat()
+            versions.append((facts.st_ino, facts.st_mtime_ns))
+        except OSError:
+            versions.append(None)
+    return versions
 
 
 def sha256(data: bytes) -> str:
@@ -180,9 +208,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: holds no finished model (no config.json); "
             "if its training was stopped, go on with --resume."
         )
-    path = folder / _COMMIT / "config.json"
-    path = path if path.exists() else folder / "config.json"
-    config = from_json(path.read_bytes(), path)
+    path = folder / "config.json"
+    config = from_json(_read_newest(folder, path.name), path)
     found = config.get("format") if isinstance(config, dict) else None
     if not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise OstinatoError(

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -175,7 +176,8 @@ class TensorBoard(Watcher):
 
     def saving(self) -> None:
         """Write out what is buffered."""
-        self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Close the files."""
@@ -232,7 +234,7 @@ class Bar(Watcher):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, emoji=False)
         self._wide = self._console.width >= 110
         self._bar = Progress(
             TextColumn("{task.fields[where]}"),
@@ -259,23 +261,31 @@ class Bar(Watcher):
             return
         self._drawn = now
         begun, tokens = self._since
-        left = "" if not run.total else _clock((run.total - run.step) * run.seconds / run.step)
-        numbers = [
-            f"loss {record['loss']:.3f}",
-            *(_unit_in_words(n, v, short=True) for n, v in run.units(record["loss"]).items()),
-            f"lr {record['learning_rate']:.2g}",
-            f"grad {record['gradient_norm']:.2g}",
-            f"{_in_short((run.tokens - tokens) / (now - begun))} tok/s",
-            *([f"{left} left"] if left and self._wide else [left]),
-        ]
-        share = f"{100 * run.step // run.total}%" if run.total else ""
-        where = f"step {run.step:,}" + (f"/{run.total:,}" if run.total else "")
+        step, total = run.step, run.total
+        where = f"step {step:,}" + (f"/{total:,}" if total else "")
+        if total and not self._wide:
+            where = f"{100 * step // total}%"
+        numbers = {
+            "loss": f"loss {record['loss']:.3f}",
+            **{n: _unit_in_words(n, v, short=True) for n, v in run.units(record["loss"]).items()},
+            "lr": f"lr {record['learning_rate']:.2g}",
+            "grad": f"grad {record['gradient_norm']:.2g}",
+            "speed": f"{_in_short((run.tokens - tokens) / (now - begun))} tok/s",
+        }
+        if total:
+            left = _clock((total - step) * run.seconds / step)
+            numbers["left"] = f"{left} left" if self._wide else left
+        gap = " · " if self._wide else "  "
+        room = self._console.width - len(where) - 6  # a short bar, and what keeps the three apart
+        for spared in ("grad", "lr", "speed"):
+            if len(gap.join(numbers.values())) > room:
+                del numbers[spared]
         self._bar.update(
             self._task,
             total=run.total,
             completed=run.step,
-            where=where if self._wide or not share else share,
-            numbers=(" · " if self._wide else "  ").join(numbers),
+            where=where,
+            numbers=gap.join(numbers.values()),
         )
 
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
@@ -337,21 +347,11 @@ def draw_learning_curve(metrics: Path, picture: Path) -> None:
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Running mean over about a fiftieth of the values, weighted towards the latest."""
-    keep = 1 - 1 / max(1, len(values) // 50)
-    out, mean = [], values[0] if values else 0.0
-    for value in values:
-        mean = keep * mean + (1 - keep) * value
-        out.append(mean)
-    return out
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """``record`` with None for what JSON has no number for: NaN and infinity."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
+    """Means over windows of about a fiftieth of the values, each around its own value."""
+    half = len(values) // 100
+    sums = [0.0, *accumulate(values)]
+    ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
 
 
 def _in_words(record: dict[str, Any]) -> str:
@@ -373,8 +373,15 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+# What a network writes may hold any character; a terminal would obey these.
+_CONTROLS = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) != "\t"},
+    **dict.fromkeys(range(127, 160), 0xFFFD),
+}
+
+
 def _indented(text: str, mark: str = "  │ ") -> str:
-    return "\n".join(mark + line for line in text.splitlines())
+    return "\n".join(mark + line.translate(_CONTROLS) for line in text.splitlines())
 
 
 def _in_short(number: float) -> str:
