@@ -354,6 +354,14 @@ def _smoothed(values: list[float]) -> list[float]:
     return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
 
 
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with null for the numbers that JSON has no words for: NaN and infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+
+
 def _in_words(record: dict[str, Any]) -> str:
     name = "validation" if "validation_loss" in record else "training"
     units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
