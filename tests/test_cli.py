@@ -464,17 +464,24 @@ def test_generate_writes_prompt_and_text(ostinato, run):
     assert ostinato("generate", run, "--prompt", "to be " * 20_000, "--length", "1").status == 0
 
 
-def test_generate_writes_each_piece_at_once(asked, monkeypatch, capsys):
+def test_generate_writes_each_piece_at_once(asked, monkeypatch):
     def stream(self, **controls):
         for piece in "ab":
+            seen.append(out.buffer.getvalue())
             yield piece
-            seen.append(capsys.readouterr().out)
 
-    seen = []
+    seen, out = [], io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(package.TextGenerator, "stream", stream)
+    monkeypatch.setattr(sys, "stdout", out)
     with pytest.raises(SystemExit):
         cli.main(["generate", "run", "--prompt", "to "])
-    assert seen == ["to a", "b"]
+    assert [*seen, out.buffer.getvalue()] == [b"to ", b"to a", b"to ab\n"]
+
+
+def test_json_is_ascii(ostinato, asked):
+    said = ostinato("generate run --prompt é☺ --json")
+    assert said.out.isascii()
+    assert json.loads(said.out)["prompt"] == "é☺"
 
 
 def test_a_warning_comes_after_the_text(ostinato, here):

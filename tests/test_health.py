@@ -141,6 +141,14 @@ def test_noise_is_not_taken_for_an_illness(level: Callable[[int], float], noise:
             assert said(losses, norms) == []
 
 
+def test_harder_data_are_no_oscillation() -> None:
+    """The loss rises, and swings no more than it did."""
+    for seed in range(8):
+        draw = random.Random(seed)
+        losses = [(1.0 if step < 500 else 1.9) + draw.gauss(0, 0.38) for step in range(1000)]
+        assert said(losses) == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_tiny_batches_are_no_illness(kind: str, seed: int) -> None:

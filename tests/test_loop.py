@@ -122,11 +122,22 @@ def test_adam_equals_a_loop_written_by_hand() -> None:
     net = network().double()
     theirs = ByHand(net, "lstm")
     witness = Witness()
-    trainer(net, witness, optimizer="adam", weight_decay=0.0, schedule="constant").run()
-    adam = lambda p: torch.optim.Adam(p, lr=0.02, fused=False)  # noqa: E731
-    losses, _, _ = theirs.train(tokens(), 4, 5, 20, adam, 1.0)
+    trainer(
+        net, witness, optimizer="adam", weight_decay=0.0, schedule="step", decay_steps=8,
+        decay_factor=0.1, warmup_steps=2,
+    ).run()  # fmt: skip
+    rates = [0.01, *[0.02] * 6, *[0.002] * 8, *[0.0002] * 5]
+
+    class Adam(torch.optim.Adam):
+        def step(self, closure: Any = None) -> None:
+            self.param_groups[0]["lr"] = used.pop(0)
+            super().step(closure)
+
+    used = list(rates)
+    losses, _, _ = theirs.train(tokens(), 4, 5, 20, lambda p: Adam(p, fused=False), 1.0)
     near(witness.losses, losses)
     near(weights(net), theirs.weights())
+    near([record["learning_rate"] for record in witness.records], rates)
 
 
 def gradients(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -721,6 +732,26 @@ def test_rolling_back_is_bounded(tmp_path: Path) -> None:
     assert loaded(tmp_path)["rollbacks"] == loop.MOST_ROLLBACKS
 
 
+def test_rolling_back_is_counted_over_all_sittings_and_its_time_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    begun = clock.now
+
+    def objective(net: Any, loss: Any) -> Any:
+        return clock.takes(1.0)(net, spoilt_loss(net, loss))
+
+    for sitting in range(2):
+        witness = Witness({10 * (sitting + 1): lambda: signal.raise_signal(signal.SIGINT)})
+        ours = trainer(
+            None, witness, batches=Spoilt([4]), objective=objective, folder=tmp_path, steps=40,
+            on_nonfinite="rollback", checkpoint_minutes=1000,
+        )  # fmt: skip
+        outcome = ours.run(resume=sitting > 0)
+        assert ours.rollbacks == sitting + 1
+        assert outcome.seconds == clock.now - begun
+
+
 @pytest.mark.parametrize("remedy", ["stop", "skip", "rollback"])
 def test_a_network_spoilt_from_the_beginning_is_refused(tmp_path: Path, remedy: Any) -> None:
     for folder in (None, tmp_path):
@@ -898,13 +929,15 @@ def test_an_interrupt_lets_the_step_finish_and_saves(tmp_path: Path, number: Any
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     witness = Witness({7: lambda: os.kill(os.getpid(), number)})
     net = network()
-    outcome = trainer(net, witness, folder=tmp_path, validate=lambda: 1.0).run()
+    outcome = trainer(net, witness, folder=tmp_path, validate=lambda: 1.0, evaluations=4).run()
+    assert outcome.best_step == 5
     assert (outcome.ended, outcome.steps) == ("interrupt", 7)
     assert [record["step"] for record in witness.records] == list(range(1, 8))
     assert witness.told[-2:] == ["end", "close"]
     checkpoint = loaded(tmp_path)
     assert checkpoint["step"] == 7
-    assert same(checkpoint["network"], weights(net))
+    assert same(checkpoint["network"], weights(net)), "the latest, not the best"
+    assert not same(checkpoint["network"], checkpoint["best"]["weights"])
     assert {n: signal.getsignal(n) for n in before} == before
 
 

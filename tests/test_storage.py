@@ -142,6 +142,27 @@ def test_what_is_replaced_while_it_is_read_is_read_again(
         assert read_files(tmp_path) == NEW
 
 
+def test_what_is_committed_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    """The same, when the new files count, and the first few of them are in their place."""
+    quickly(lambda: write_files(tmp_path / "counted", OLD))
+    calls = calls_of(lambda: write_files(tmp_path / "counted", NEW))
+    for k in range(calls.index("rename") + 2, len(calls) + 1):
+        folder, sha256, count = tmp_path / str(k), storage.sha256, [0]
+        quickly(lambda folder=folder: write_files(folder, OLD))
+
+        def committing(
+            data: bytes, k: int = k, folder: Path = folder, count: Any = count, sha256: Any = sha256
+        ) -> str:
+            count[0] += 1
+            if count[0] == 1:
+                die_at(k, lambda: write_files(folder, NEW))
+            return sha256(data)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage, "sha256", committing)
+            assert read_files(folder) == NEW
+
+
 def test_a_reader_never_meets_anything_but_a_whole_model(tmp_path: Path) -> None:
     folder = store(tmp_path / "m", number=0)
     numbers = [0]

@@ -116,8 +116,9 @@ class Trainer:
     def run(self, *, resume: bool = False) -> Outcome:
         """Train until the budget is used, patience is lost, or somebody interrupts.
 
-        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns; a
-        second Ctrl-C breaks off at once. At the end the network holds the best weights seen.
+        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, the
+        network as it then is; a second Ctrl-C breaks off at once. At the end of its budget or of
+        its patience the network holds the best weights seen.
 
         Args:
             resume: go on from the newest checkpoint, if there is one.
@@ -350,7 +351,6 @@ class Trainer:
         self.best_loss, self.best_step = best["loss"], best["step"]
         self.best_weights, self.stale_evaluations = best["weights"], best["stale"]
         self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
-        self._seconds_before, self._start = self.seconds, time.perf_counter()
 
     @contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
