@@ -136,7 +136,7 @@ def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, tree: obj
     assert same(tree, checkpoints.load())
 
 
-@pytest.mark.parametrize("thing", [{1, 2}, object(), b"bytes", torch.nn.Linear(1, 1)], ids=repr)
+@pytest.mark.parametrize("thing", [{1, 2}, object(), b"bytes", torch.nn.Linear(1, 1)], ids=type)
 def test_what_would_not_come_back_is_refused(tmp_path: Path, thing: object) -> None:
     save(tmp_path, 1)
     with pytest.raises(TypeError, match=f"cannot hold {type(thing).__name__}"):

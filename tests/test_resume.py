@@ -178,3 +178,13 @@ def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path) -> None:
     inside = [trial for trial in trials if trial["killed"] and " in " in trial["killed"][0]]
     assert len(inside) >= 8
     assert sum(len(trial["killed"]) for trial in trials) >= 20
+
+
+def test_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = tmp_path / f".run.{os.getppid()}.unfinished"
+    for folder in (tmp_path / f".run.{dead.pid}.unfinished", alive):
+        (folder / "data").mkdir(parents=True)
+    RunFolder.create(tmp_path / "run", lambda data: {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "run"]

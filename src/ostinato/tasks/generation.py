@@ -483,6 +483,11 @@ class TextGenerator(TrainingSettings, BaseEstimator):
                     scores = self.network_.output(h[0, -1])  # (V,)
                 # A copy, since what inference mode makes cannot be changed.
                 scores = scores.to("cpu", torch.float64, copy=True)
+                if not bool(torch.isfinite(scores).all()):
+                    raise OstinatoError(
+                        "TextGenerator.generate: the network's scores are not finite; train it "
+                        "anew with a lower learning_rate."
+                    )
                 if self.vocabulary_.unk_id is not None:
                     scores[self.vocabulary_.unk_id] = -math.inf
                 if repetition_penalty != 1:

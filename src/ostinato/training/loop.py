@@ -220,11 +220,14 @@ class Trainer:
         self.network.eval()
         with torch.no_grad():
             loss = self.last_loss if self.validate is None else self.validate()
-            sample = None if self.sample is None else self.sample()
+            is_sound = math.isfinite(loss) and self._is_finite()
+            sample = self.sample() if self.sample is not None and is_sound else None
         self.network.train()
         if not math.isfinite(loss):
             self.say(f"validation loss {loss}: not finite; these weights are not kept")
-        is_best = loss < self.best_loss
+        elif not is_sound:
+            self.say("the weights are not finite; they are not kept")
+        is_best = is_sound and loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
@@ -414,9 +417,9 @@ def detach(state: Any, device: Any = None) -> Any:
     """A state cut off from how it came about: same tensors, no gradient."""
     if isinstance(state, Tensor):
         return state.detach().to(device) if device is not None else state.detach()
-    if isinstance(state, tuple):
+    if isinstance(state, tuple | list):
         parts = [detach(part, device) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     return state
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,9 @@ class RunFolder:
         home = next(parent for parent in path.parents if parent.exists())
         unfinished = home / f".{path.name}.{os.getpid()}.unfinished"
         try:
+            for leftover in home.glob(f".{glob.escape(path.name)}.*.unfinished"):
+                if not _is_running(leftover.name.split(".")[-2]):
+                    shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             (unfinished / "data").mkdir()
@@ -127,6 +131,16 @@ class RunFolder:
         except MissingExtra as error:
             return str(error)
         return None
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        pass  # it runs, and is somebody else's
+    return True
 
 
 def refuse_to_overwrite(path: Path) -> None:
