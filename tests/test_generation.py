@@ -781,7 +781,7 @@ def test_learning_stops_early_and_keeps_the_best():
 def test_a_budget_of_minutes_or_epochs_is_kept():
     model = small(None, minutes=0.01).fit(TEXT)
     assert model.training_["ended"] == "budget"
-    assert 0.1 < model.training_["seconds"] < 3
+    assert 0 < model.training_["seconds"] < 10
     once = small(None, epochs=1, validation_fraction=0).fit(TEXT)
     assert once.training_["steps"] == math.ceil((len(TEXT) - 1) // 8 / 12)
 
