@@ -26,7 +26,8 @@ def main() -> None:
 
     sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     print(f"Learning Python from the {len(sources)} modules of its standard library.\n")
-    model = TextGenerator(cell="lstm", hidden_size=256, minutes=arguments.minutes)
+    # Small batches: in so short a time, many small steps teach more than few large ones.
+    model = TextGenerator(cell="lstm", hidden_size=256, batch_size=16, minutes=arguments.minutes)
     model.fit(sources, out=out, progress="auto")
 
     start = "\ndef "

@@ -148,7 +148,10 @@ MISTAKES = {
     "no value": (f"{TRAIN} --steps", "--steps requires an argument"),
     "twice": (f"{TRAIN} --window 9", "--window specified multiple times"),
     "two budgets": (f"{TRAIN} --minutes 1 --steps 5", "minutes and steps are all budgets"),
-    "device": (f"{TRAIN} --device abacus", "device='abacus' cannot be used here"),
+    "device": (
+        f"train text text.txt --out new/run {QUICK} --device abacus",
+        "device='abacus' cannot be used here",
+    ),
     "all held out": (f"{TRAIN} --validation-fraction 0.99999", "expected less"),
     "does not fit": (f"{TRAIN} --init identity", "'identity' is for RNNCell with relu"),
     "bytes": (f"{TRAIN} --level byte --unknown x", "every text consists of bytes"),
@@ -659,6 +662,17 @@ def test_no_heap_of_letters_makes_it_fail(ostinato, here, run):
             assert_refused(said)
 
 
+@pytest.mark.parametrize("more", ["", "--validation-fraction 0", "--on-nonfinite skip --json"])
+def test_a_run_that_explodes_ends_in_a_line_and_leaves_no_model(more, ostinato, here):
+    wild = "--steps 12 --learning-rate 1e30 --optimizer sgd --clip-norm 0 --warmup-steps 0"
+    said = ostinato(f"{TRAIN} {wild} {more}")
+    assert said.status == 2
+    *warned, last = said.err.splitlines()
+    assert last.startswith("ostinato: step 3: loss not finite")
+    assert all(line.startswith("warning: ") for line in warned)
+    assert_refused(ostinato("generate run"), "run: holds no finished model")
+
+
 # Stopping and going on
 
 
@@ -733,7 +747,9 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(ostinato, here, monkeypatch
 
 def process(*argv, **more):
     run = [sys.executable, "-m", "ostinato.cli", *map(str, argv)]
-    return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(run, env=environ, **pipes, **more)
 
 
 def test_the_version_comes_at_once():

@@ -29,7 +29,7 @@ from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
 
-VALIDATION_TOKENS = 1_000_000
+VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""
 
 PENALTY_WINDOW = 64

@@ -105,6 +105,7 @@ class Trainer:
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.stale_evaluations = 0
+        self.evaluations = settings.evaluations
         self.skips = 0
         self.rollbacks = 0
         self.last_loss = math.nan
@@ -318,6 +319,7 @@ class Trainer:
             {
                 "step": self.step,
                 "total": self.total,
+                "evaluations": self.evaluations,
                 "tokens": self.tokens,
                 "seconds": self.seconds,
                 "network": dict(self.network.state_dict()),
@@ -348,7 +350,7 @@ class Trainer:
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
-        for name in ("step", "total", "tokens", "seconds", "rollbacks", "last_loss"):
+        for name in ("step", "total", "evaluations", "tokens", "seconds", "rollbacks", "last_loss"):
             setattr(self, name, checkpoint[name])
         best = checkpoint["best"]
         self.best_loss, self.best_step = best["loss"], best["step"]
@@ -395,14 +397,17 @@ class Trainer:
         begun = time.perf_counter()
         self.evaluate()
         per_evaluation = time.perf_counter() - begun
-        left = budget - self.seconds - per_evaluation * self.settings.evaluations
+        # Slow evaluations become rarer: together they may take a tenth of the budget.
+        affordable = int(0.1 * budget / max(per_evaluation, 1e-9))
+        self.evaluations = max(1, min(self.evaluations, affordable))
+        left = budget - self.seconds - per_evaluation * self.evaluations
         self.total = self.step + max(1, round(left / per_step))
         self.save()
 
     def _is_evaluation_due(self) -> bool:
         if self.total is None or self._evaluated_at == self.step:
             return False
-        done, count = self.step, self.settings.evaluations
+        done, count = self.step, self.evaluations
         return done > 0 and (done * count // self.total) > ((done - 1) * count // self.total)
 
     def _has_lost_patience(self) -> bool:

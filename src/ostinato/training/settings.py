@@ -37,7 +37,8 @@ class TrainingSettings:
         clip_norm: gradients are scaled down to this norm; 0 for never.
         clip_value: every element of a gradient is cut to this size; 0 for never.
         validation_fraction: share of the data that is held out to validate on.
-        evaluations: how often the run is evaluated on the validation data.
+        evaluations: how often the run is evaluated on the validation data; less often where that
+            would take more than a tenth of the minutes.
         patience: evaluations without a better validation loss after which the run stops early.
         on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
             or rollback to the last good checkpoint with half the learning rate.
@@ -49,7 +50,7 @@ class TrainingSettings:
     minutes: float | None = None
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 64
+    batch_size: int = 32
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 0.003
     momentum: float = 0.9
