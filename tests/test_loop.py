@@ -268,13 +268,13 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("per_step", "measured"),
-    [(1 / 32, 39), (1 / 8, 20), (0.5, 20), (2.0, 15), (7.0, 5), (100.0, 1)],
+    [(1 / 32, 96), (1 / 8, 24), (0.5, 20), (2.0, 15), (7.0, 5), (100.0, 1)],
     ids=str,
 )
 def test_minutes_become_steps_after_a_measured_start(
     monkeypatch: pytest.MonkeyPatch, per_step: float, measured: int
 ) -> None:
-    """A fiftieth of the minute, and 20 steps unless half of it is gone: then it is known."""
+    """A twentieth of the minute, and 20 steps unless half of it is gone: then it is known."""
     clock = Clock(monkeypatch)
     totals: dict[int, int | None] = {}
     witness = Witness()
@@ -300,6 +300,35 @@ def test_minutes_become_steps_after_a_measured_start(
     assert outcome.seconds == pytest.approx(clock.now - begun)
     due = [k for k in range(measured + 1, total + 1) if 4 * k // total > 4 * (k - 1) // total]
     assert [record["step"] for record in witness.evaluations] == [measured, *due]
+
+
+def test_slow_first_steps_do_not_make_the_run_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, steps = Clock(monkeypatch), 0
+
+    def objective(net: Any, loss: Any) -> Any:
+        first, later = clock.takes(2.0)(net, loss), clock.takes(0.125)(net, loss)
+
+        def one(batch: Any, state: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            return (first if steps <= 3 else later)(batch, state)
+
+        return one
+
+    begun = clock.now
+    trainer(minutes=1.0, objective=objective, checkpoint_minutes=1000).run()
+    assert clock.now - begun == pytest.approx(60, abs=1)
+
+
+def test_slow_evaluations_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, witness = Clock(monkeypatch), Witness()
+    begun = clock.now
+    trainer(
+        None, witness, minutes=1.0, objective=clock.takes(0.125), validate=clock.validate(2.5),
+        evaluations=10, checkpoint_minutes=1000,
+    ).run()  # fmt: skip
+    assert len(witness.evaluations) == 1 + 2  # the measuring one, and a tenth of the minute
+    assert clock.now - begun == pytest.approx(60, abs=1)
 
 
 def test_the_number_of_steps_is_recorded_once_it_is_known(

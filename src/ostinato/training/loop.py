@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -110,6 +111,7 @@ class Trainer:
         self.rollbacks = 0
         self.last_loss = math.nan
         self._evaluated_at = 0
+        self._measured: list[float] = []
         self._interrupted = False
 
     # The run
@@ -153,8 +155,10 @@ class Trainer:
             if self._interrupted or self._has_lost_patience():
                 ended = "interrupt" if self._interrupted else "patience"
                 break
+            begun = time.perf_counter()
             self.train_step()
             if self.total is None:
+                self._measured.append(time.perf_counter() - begun)
                 self._plan_from_measured_start()
             if self._is_evaluation_due():
                 self.evaluate()
@@ -387,13 +391,13 @@ class Trainer:
         return None
 
     def _plan_from_measured_start(self) -> None:
-        """Turn minutes into steps after a fiftieth of the time, and 20 steps at the least."""
+        """Turn minutes into steps after a twentieth of the time, and 20 steps at the least."""
         budget = 60 * (self.settings.minutes or 5)
         if self.step < 20 and self.seconds < budget / 2:
             return
-        if self.seconds < budget / 50:
+        if self.seconds < budget / 20:
             return
-        per_step = self.seconds / max(1, self.step)
+        per_step = max(1e-9, median(self._measured))  # the first steps, and hiccups, are no measure
         begun = time.perf_counter()
         self.evaluate()
         per_evaluation = time.perf_counter() - begun
