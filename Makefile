@@ -37,7 +37,7 @@ test: $(PACKAGE) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: $(PACKAGE) lint
-	$(BIN)/python -m pytest -x -q -m "not slow and not thorough"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -m "not slow and not thorough"
 
 test-slow: $(PACKAGE)
 	$(BIN)/python -m pytest -m slow

@@ -440,17 +440,20 @@ def test_patience_ends_a_run_that_no_longer_gets_better(patience: int | None, en
     assert outcome.best_loss == min(losses[:ends])
 
 
-def test_without_validation_the_training_loss_judges() -> None:
+def test_without_validation_the_latest_weights_stay() -> None:
+    """Whatever the loss of the last batch, which is noise."""
     witness = Witness()
     net = network()
-    outcome = trainer(net, witness, sample=lambda: "text").run()
-    assert [record["training_loss"] for record in witness.evaluations] == [
-        witness.losses[9],
-        witness.losses[19],
-    ]
+    seen = []
+    ours = trainer(net, witness, sample=lambda: "text", learning_rate=2.0, evaluations=20)
+    witness.at = {20: lambda: seen.extend(p.clone() for p in net.parameters())}
+    outcome = ours.run()
+    assert witness.losses[19] > min(witness.losses)
+    assert [record["training_loss"] for record in witness.evaluations] == witness.losses
     assert "validation_loss" not in witness.evaluations[0]
-    assert outcome.best_loss == min(witness.losses[9], witness.losses[19])
-    assert witness.samples == ["text", "text"]
+    assert (outcome.best_step, outcome.best_loss) == (20, witness.losses[19])
+    assert all(map(torch.equal, seen, net.parameters()))
+    assert witness.samples == ["text"] * 20
 
 
 # What watchers are told.

@@ -232,7 +232,8 @@ class Trainer:
             self.say(f"validation loss {loss}: not finite; these weights are not kept")
         elif not is_sound:
             self.say("the weights are not finite; they are not kept")
-        is_best = is_sound and loss < self.best_loss
+        # The loss of one training batch is no judge: without validation the latest counts as best.
+        is_best = is_sound and (self.validate is None or loss < self.best_loss)
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
