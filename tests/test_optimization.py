@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ostinato.errors import OstinatoError
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
 
@@ -322,3 +323,9 @@ def test_clipping_equals_torch(norm: float, value: float) -> None:
     assert clip_gradients(iter(ours), norm, value) == float(expected)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=0)
+
+
+def test_patience_without_validation_is_refused() -> None:
+    settings = TrainingSettings(patience=2, validation_fraction=0)
+    with pytest.raises(OstinatoError, match="patience=2 judges by the validation loss"):
+        settings.check_settings()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any, cast
 
@@ -190,7 +191,7 @@ class Recurrent(RNNBase):
         """Features of a step of the output: both directions together."""
         return self._directions * self.cells[-1].output_size
 
-    @property
+    @cached_property
     def _is_even(self) -> bool:
         """Whether all layers have states of the same sizes, so that they stack in one tensor."""
         return len({(cell.state_type, cell.state_sizes) for cell in self.cells}) == 1
@@ -423,7 +424,7 @@ class Recurrent(RNNBase):
 class _DropIn(Recurrent):
     """What `RNN`, `LSTM` and `GRU` share: where PyTorch has this very layer, its forward serves."""
 
-    @property
+    @cached_property
     def _is_torchs(self) -> bool:
         """Whether `torch.nn` has this very layer."""
         alike = self._is_even and len({_mode(cell) for cell in self.cells}) == 1

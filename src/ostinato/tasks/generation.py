@@ -67,7 +67,8 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         hidden_size: hidden units of each layer.
         num_layers: recurrent layers.
         embedding_size: features of a token's vector; follows from the vocabulary if not given.
-        init: initialisation of the recurrent layers: pytorch, orthogonal or identity.
+        init: initialisation of the recurrent layers: pytorch, orthogonal or identity; rnn-relu
+            always starts from the identity.
         dropout: share of features dropped between layers and before the output, anew at each step.
         variational_dropout: share of features dropped between layers and after the embedding, the
             same at every step.
@@ -314,7 +315,7 @@ class TextGenerator(TrainingSettings, BaseEstimator):
                 dropout=self.dropout,
                 variational_dropout=self.variational_dropout,
                 weight_dropout=self.weight_dropout,
-                **({} if self.cell == "rnn-relu" else {"init": self.init}),
+                init=self.init,
             )
         embedding = nn.Embedding(V, width)
         nn.init.normal_(embedding.weight, std=width**-0.5)

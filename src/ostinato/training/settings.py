@@ -39,7 +39,8 @@ class TrainingSettings:
         validation_fraction: share of the data that is held out to validate on.
         evaluations: how often the run is evaluated on the validation data; less often where that
             would take more than a tenth of the minutes.
-        patience: evaluations without a better validation loss after which the run stops early.
+        patience: evaluations without a better validation loss after which the run stops early;
+            needs validation data.
         on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
             or rollback to the last good checkpoint with half the learning rate.
         checkpoint_minutes: interval of checkpoints.
@@ -99,6 +100,11 @@ class TrainingSettings:
         self._want("decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
         self._want("validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1")
         self._want("seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
+        if self.patience is not None and not self.validation_fraction:
+            raise OstinatoError(
+                f"{type(self).__name__}: patience={self.patience} judges by the validation loss, "
+                "and validation_fraction=0 leaves no data for one; give one, or no patience."
+            )
         for name in ["patience", "decay_steps"]:
             if getattr(self, name) is not None:
                 self._want(name, lambda value: value > 0, "a number above zero")
