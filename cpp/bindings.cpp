@@ -2,14 +2,327 @@
 // src/ostinato/_core.pyi says the same in types.
 #include <nanobind/nanobind.h>
 
+#include <string>
+#include <vector>
+
 #include "core.hpp"
+
+namespace nb = nanobind;
+using namespace ostinato;
+
+namespace {
+
+// All errors of this module are of one family, and begin with the name of the argument.
+[[noreturn]] void refuse(const std::string& name, const std::string& came, const std::string& wanted) {
+    // Looked up each time: an error may take its time, and a module kept here would outlive Python.
+    nb::object error = nb::module_::import_("ostinato.errors").attr("ShapeError");
+    PyErr_SetString(error.ptr(), (name + " " + came + "; expected " + wanted + ".").c_str());
+    throw nb::python_error();
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text = "(";
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+int64_t integer(nb::handle object, const char* name, int64_t least, int64_t most) {
+    if (!PyLong_Check(object.ptr()) || PyBool_Check(object.ptr()))
+        refuse(name, std::string("is a ") + Py_TYPE(object.ptr())->tp_name, "a whole number");
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+    if (overflow || value < least || value > most)
+        refuse(name, "is " + std::string(overflow ? "too large" : std::to_string(value)),
+               std::to_string(least) + " to " + std::to_string(most));
+    return value;
+}
+
+// Interned names of what is read from a tensor.
+struct Names {
+    PyObject *is_cpu = PyUnicode_InternFromString("is_cpu"), *dtype = PyUnicode_InternFromString("dtype"),
+             *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
+             *data_ptr = PyUnicode_InternFromString("data_ptr");
+    PyObject *float32, *float64, *int64, *tensor;
+    Names() {
+        nb::module_ torch = nb::module_::import_("torch");
+        auto keep = [&](const char* name) { return nb::object(torch.attr(name)).release().ptr(); };
+        float32 = keep("float32"), float64 = keep("float64"), int64 = keep("int64"), tensor = keep("Tensor");
+    }
+};
+const Names& names() {
+    static const Names* const once = new Names;  // never freed: Python may be gone before it
+    return *once;
+}
+
+// A tensor on the CPU as numbers in memory. Reads what PyTorch's own attributes say, which costs a
+// tenth of what the DLPack protocol does.
+struct View {
+    void* data = nullptr;
+    PyObject* dtype = nullptr;  // borrowed: PyTorch's types live for ever
+    std::vector<int64_t> shape, stride;
+
+    View(nb::handle tensor, const char* name) {
+        const Names& n = names();
+        const int is_tensor = PyObject_IsInstance(tensor.ptr(), n.tensor);
+        if (is_tensor < 0) throw nb::python_error();
+        if (!is_tensor) refuse(name, std::string("is a ") + Py_TYPE(tensor.ptr())->tp_name, "a tensor");
+        try {
+            if (nb::steal(get(tensor, n.is_cpu)).ptr() != Py_True) refuse(name, "is not on the CPU", "a CPU tensor");
+            nb::object type = nb::steal(get(tensor, n.dtype));
+            dtype = type.ptr();
+            shape = integers(nb::steal(get(tensor, n.shape)));
+            stride = integers(call(tensor, n.stride));
+            data = PyLong_AsVoidPtr(call(tensor, n.data_ptr).ptr());
+        } catch (nb::python_error& error) {
+            if (error.matches(nb::module_::import_("ostinato.errors").attr("ShapeError"))) throw;
+            refuse(name, std::string("cannot be read (") + error.what() + ")", "a dense CPU tensor");
+        }
+        if (!data && size() > 0) refuse(name, "has no memory", "a dense CPU tensor");
+    }
+
+    int64_t size() const {
+        int64_t n = 1;
+        for (int64_t s : shape) n *= s;
+        return n;
+    }
+    bool contiguous() const {
+        int64_t expected = 1;
+        for (size_t i = shape.size(); i-- > 0; expected *= shape[i])
+            if (shape[i] != 1 && stride[i] != expected && size() > 0) return false;
+        return true;
+    }
+
+private:
+    static PyObject* get(nb::handle tensor, PyObject* name) {
+        PyObject* value = PyObject_GetAttr(tensor.ptr(), name);
+        if (!value) throw nb::python_error();
+        return value;
+    }
+    static nb::object call(nb::handle tensor, PyObject* name) {
+        PyObject* value = PyObject_CallMethodNoArgs(tensor.ptr(), name);
+        if (!value) throw nb::python_error();
+        return nb::steal(value);
+    }
+    static std::vector<int64_t> integers(const nb::object& tuple) {
+        std::vector<int64_t> values(size_t(PyTuple_Size(tuple.ptr())));
+        for (size_t i = 0; i < values.size(); ++i) {
+            values[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple.ptr(), Py_ssize_t(i)));
+            if (values[i] == -1 && PyErr_Occurred()) throw nb::python_error();
+        }
+        return values;
+    }
+};
+
+template <class T> PyObject* dtype_of();
+template <> PyObject* dtype_of<float>() { return names().float32; }
+template <> PyObject* dtype_of<double>() { return names().float64; }
+template <> PyObject* dtype_of<int64_t>() { return names().int64; }
+template <class T> const char* type_name();
+template <> const char* type_name<float>() { return "torch.float32"; }
+template <> const char* type_name<double>() { return "torch.float64"; }
+template <> const char* type_name<int64_t>() { return "torch.int64"; }
+
+template <class T> View typed(nb::handle tensor, const char* name, const std::vector<int64_t>& shape) {
+    View view(tensor, name);
+    if (view.dtype != dtype_of<T>())
+        refuse(name, std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), type_name<T>());
+    if (view.shape != shape) refuse(name, "has shape " + shape_text(view.shape), shape_text(shape));
+    return view;
+}
+
+// A contiguous tensor; null for None where that is allowed.
+template <class T> T* dense(nb::handle tensor, const char* name, const std::vector<int64_t>& shape, bool optional = true) {
+    if (optional && tensor.is_none()) return nullptr;
+    const View view = typed<T>(tensor, name, shape);
+    if (!view.contiguous()) refuse(name, "has strides " + shape_text(view.stride), "contiguous memory");
+    return static_cast<T*>(view.data);
+}
+
+// A tensor (T, B, features) whose features lie side by side; `written`: no two elements may share a place.
+template <class T> T* sequence(nb::handle tensor, const char* name, const std::vector<int64_t>& shape, int64_t& t_stride,
+                               int64_t& b_stride, bool written = false) {
+    const View view = typed<T>(tensor, name, shape);
+    if (view.stride[2] != 1 && shape[2] > 1)
+        refuse(name, "has strides " + shape_text(view.stride), "its last axis to be contiguous");
+    t_stride = view.stride[0], b_stride = view.stride[1];
+    if (written && view.size() > 0) {
+        const bool t_inside = b_stride > t_stride;
+        const int64_t n_in = t_inside ? shape[0] : shape[1], step_in = t_inside ? t_stride : b_stride;
+        const int64_t n_out = t_inside ? shape[1] : shape[0], step_out = t_inside ? b_stride : t_stride;
+        if ((n_in > 1 && step_in < shape[2]) || (n_out > 1 && step_out < (n_in - 1) * step_in + shape[2]))
+            refuse(name, "has strides " + shape_text(view.stride), "memory in which no two elements overlap");
+    }
+    return static_cast<T*>(view.data);
+}
+
+nb::tuple tuple_of(nb::handle object, const char* name, size_t size) {
+    if (!nb::isinstance<nb::tuple>(object)) refuse(name, std::string("is a ") + Py_TYPE(object.ptr())->tp_name, "a tuple");
+    nb::tuple tuple = nb::borrow<nb::tuple>(object);
+    if (size && nb::len(tuple) != size)
+        refuse(name, "has " + std::to_string(nb::len(tuple)) + " entries", std::to_string(size));
+    return tuple;
+}
+
+// (cell, activation, I, H, P), as core.hpp numbers them.
+Shape shape_of(nb::handle object) {
+    const nb::tuple t = tuple_of(object, "shape", 5);
+    constexpr int64_t most = int64_t(1) << 31;
+    Shape s{CellKind(integer(t[0], "shape.cell", 0, 3)), Activation(integer(t[1], "shape.activation", 0, 3)),
+            integer(t[2], "shape.I", 1, most), integer(t[3], "shape.H", 1, most), integer(t[4], "shape.P", 1, most)};
+    if (s.projects() && (s.cell != CellKind::lstm || s.P > s.H))
+        refuse("shape.P", "is " + std::to_string(s.P), "H, or for an LSTM less");
+    return s;
+}
+
+int64_t gates(const Shape& s) { return s.cell == CellKind::rnn ? 1 : s.cell == CellKind::lstm ? 4 : 3; }
+
+// Everything that forward and backward both read. States are (directions, B, size), lines
+// (directions, T, B, length); `weights` holds w_ih, w_hh, b_ih, b_hh, w_hr of each direction.
+template <class T>
+Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0,
+                        nb::handle weights, nb::handle y, nb::handle lines, bool writes) {
+    Sequence<T> q{};
+    q.shape = s;
+    const nb::tuple w = tuple_of(weights, "weights", 0);
+    if (nb::len(w) != 5 && nb::len(w) != 10)
+        refuse("weights", "has " + std::to_string(nb::len(w)) + " entries", "5 for each of one or two directions");
+    q.directions = int(nb::len(w)) / 5;
+    const View input(x, "x");
+    if (input.shape.size() != 3) refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(s.I) + ")");
+    q.steps = input.shape[0], q.rows = input.shape[1];
+    const int64_t G = gates(s), D = q.directions, B = q.rows;
+    q.x = sequence<T>(x, "x", {q.steps, B, s.I}, q.x_t, q.x_b);
+    T* out = sequence<T>(y, "y", {q.steps, B, D * s.P}, q.y_t, q.y_b, writes);
+    if (!lengths.is_none()) {
+        q.lengths = dense<int64_t>(lengths, "lengths", {B}, false);
+        for (int64_t b = 0; b < B; ++b)
+            if (q.lengths[b] < 0 || q.lengths[b] > q.steps)
+                refuse("lengths", "has " + std::to_string(q.lengths[b]) + " for row " + std::to_string(b),
+                       "0 to " + std::to_string(q.steps));
+    }
+    const bool lstm = s.cell == CellKind::lstm;
+    const int64_t length = line_length<T>(s);
+    const T* h0_all = dense<T>(h0, "h0", {D, B, s.P});
+    const T* c0_all = lstm ? dense<T>(c0, "c0", {D, B, s.H}) : nullptr;
+    T* lines_all = dense<T>(lines, "lines", {D, q.steps, B, length});
+    if (uintptr_t(lines_all) % 64 != 0) refuse("lines", "does not begin at a multiple of 64 bytes", "aligned memory");
+    for (int i = 0; i < D; ++i) {
+        Direction<T>& d = q.direction[i];
+        d.w.w_ih = dense<T>(w[5 * i], "w_ih", {G * s.H, s.I}, false);
+        d.w.w_hh = dense<T>(w[5 * i + 1], "w_hh", {G * s.H, s.P}, false);
+        d.w.b_ih = dense<T>(w[5 * i + 2], "b_ih", {G * s.H});
+        d.w.b_hh = dense<T>(w[5 * i + 3], "b_hh", {G * s.H});
+        if (s.projects()) d.w.w_hr = dense<T>(w[5 * i + 4], "w_hr", {s.P, s.H}, false);
+        d.reverse = i == 1;
+        d.h0 = h0_all ? h0_all + i * B * s.P : nullptr;
+        d.c0 = c0_all ? c0_all + i * B * s.H : nullptr;
+        d.lines = lines_all ? lines_all + i * q.steps * B * length : nullptr;
+        d.y = out + i * s.P;
+    }
+    return q;
+}
+
+template <class T>
+void run_forward(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+                 nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, int threads) {
+    Sequence<T> q = sequence_of<T>(s, x, lengths, h0, c0, weights, y, lines, true);
+    T* h = dense<T>(h_n, "h_n", {q.directions, q.rows, s.P});
+    T* c = s.cell == CellKind::lstm ? dense<T>(c_n, "c_n", {q.directions, q.rows, s.H}) : nullptr;
+    for (int i = 0; i < q.directions; ++i) {
+        q.direction[i].h_n = h ? h + i * q.rows * s.P : nullptr;
+        q.direction[i].c_n = c ? c + i * q.rows * s.H : nullptr;
+    }
+    nb::gil_scoped_release release;
+    forward(q, threads);
+}
+
+template <class T>
+void run_backward(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+                  nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
+                  nb::handle dh0, nb::handle dc0, nb::handle dweights, int threads) {
+    if (lines.is_none()) refuse("lines", "is None", "what forward left there");
+    const Sequence<T> q = sequence_of<T>(s, x, lengths, h0, c0, weights, y, lines, false);
+    Gradients<T> g{};
+    const int64_t G = gates(s), D = q.directions, B = q.rows;
+    const bool lstm = s.cell == CellKind::lstm;
+    const T* dy_all = dy.is_none() ? nullptr : sequence<T>(dy, "dy", {q.steps, B, D * s.P}, g.dy_t, g.dy_b);
+    if (!dx.is_none()) g.dx = sequence<T>(dx, "dx", {q.steps, B, s.I}, g.dx_t, g.dx_b, true);
+    const T* dh_all = dense<T>(dh_n, "dh_n", {D, B, s.P});
+    const T* dc_all = lstm ? dense<T>(dc_n, "dc_n", {D, B, s.H}) : nullptr;
+    T* dh0_all = dense<T>(dh0, "dh0", {D, B, s.P});
+    T* dc0_all = lstm ? dense<T>(dc0, "dc0", {D, B, s.H}) : nullptr;
+    const nb::tuple w = tuple_of(dweights, "dweights", size_t(5 * D));
+    for (int i = 0; i < D; ++i) {
+        DirectionGradients<T>& d = g.direction[i];
+        d.dy = dy_all ? dy_all + i * s.P : nullptr;
+        d.dh_n = dh_all ? dh_all + i * B * s.P : nullptr;
+        d.dc_n = dc_all ? dc_all + i * B * s.H : nullptr;
+        d.dh0 = dh0_all ? dh0_all + i * B * s.P : nullptr;
+        d.dc0 = dc0_all ? dc0_all + i * B * s.H : nullptr;
+        d.dw_ih = dense<T>(w[5 * i], "dw_ih", {G * s.H, s.I});
+        d.dw_hh = dense<T>(w[5 * i + 1], "dw_hh", {G * s.H, s.P});
+        d.db_ih = dense<T>(w[5 * i + 2], "db_ih", {G * s.H});
+        d.db_hh = dense<T>(w[5 * i + 3], "db_hh", {G * s.H});
+        if (s.projects()) d.dw_hr = dense<T>(w[5 * i + 4], "dw_hr", {s.P, s.H});
+    }
+    nb::gil_scoped_release release;
+    backward(q, g, threads);
+}
+
+// Calls f<float> or f<double>, by the type of x.
+template <class F> void by_type(nb::handle x, F&& f) {
+    const View view(x, "x");
+    if (view.dtype == names().float32) f(float());
+    else if (view.dtype == names().float64) f(double());
+    else refuse("x", std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
+}
+
+}  // namespace
 
 NB_MODULE(_core, m) {
     m.doc() = "The compiled core of Ostinato.";
-    m.def("version", &ostinato::version,
-          "The version of the package that this core was built for.");
-    m.def("instruction_set", &ostinato::instruction_set,
+    m.def("version", &version, "The version of the package that this core was built for.");
+    m.def("instruction_set", &instruction_set,
           "The instruction set that the core runs with on this CPU.\n\n"
           "Raises ValueError where the environment variable OSTINATO_ISA names one that it\n"
           "cannot run with.");
+    m.def("peak_flops", &peak_flops, nb::call_guard<nb::gil_scoped_release>(),
+          "Floating-point operations a second that one thread can reach in float32.");
+    m.def("line_length", [](nb::handle shape, bool doubles) {
+              const Shape s = shape_of(shape);
+              return doubles ? line_length<double>(s) : line_length<float>(s);
+          }, nb::arg("shape"), nb::arg("doubles"), "Numbers in a line of what backward needs of forward.");
+    m.def("gate_at", [](nb::handle shape, bool doubles, int gate) {
+              const Shape s = shape_of(shape);
+              return doubles ? gate_at<double>(s, gate) : gate_at<float>(s, gate);
+          }, nb::arg("shape"), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
+    m.def("forward",
+          [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads) {
+              const Shape s = shape_of(shape);
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, [&](auto zero) {
+                  run_forward<decltype(zero)>(s, x, lengths, h0, c0, weights, y, h_n, c_n, lines, n);
+              });
+          },
+          nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
+          nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("h_n").none(),
+          nb::arg("c_n").none(), nb::arg("lines").none(), nb::arg("threads").none(),
+          "One layer over a whole sequence, into y, h_n, c_n and lines.");
+    m.def("backward",
+          [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+             nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
+             nb::handle dh0, nb::handle dc0, nb::handle dweights, nb::handle threads) {
+              const Shape s = shape_of(shape);
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, [&](auto zero) {
+                  run_backward<decltype(zero)>(s, x, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
+                                               dweights, n);
+              });
+          },
+          nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
+          nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("lines").none(),
+          nb::arg("dy").none(), nb::arg("dh_n").none(), nb::arg("dc_n").none(), nb::arg("dx").none(),
+          nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(),
+          "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
 }

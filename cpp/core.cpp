@@ -1,8 +1,13 @@
 #include "core.hpp"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "target.hpp"
 
@@ -73,7 +78,116 @@ const Target& target() {
     return chosen;
 }
 
+// A block of memory that a thread keeps for its next call, unless it is large.
+class Workspace {
+public:
+    Workspace() = default;
+    ~Workspace() { std::free(data_); }
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    char* get(int64_t bytes) {
+        if (bytes <= size_) return data_;
+        release();
+        data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
+        if (!data_) throw std::bad_alloc();
+        size_ = bytes;
+        return data_;
+    }
+    void done() {
+        if (size_ > most_kept) release();
+    }
+
+private:
+    static constexpr int64_t most_kept = 64 << 20;
+    void release() {
+        std::free(data_);
+        data_ = nullptr, size_ = 0;
+    }
+    char* data_ = nullptr;
+    int64_t size_ = 0;
+};
+
+thread_local Workspace workspace;
+
+// Waking a thread costs some twenty microseconds: a call of less than about a hundred stays alone.
+constexpr double work_for_a_thread = 8e6;  // floating-point operations
+
+template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
+    const Shape& shape = s.shape;
+    const double gates = shape.cell == CellKind::rnn ? 1 : shape.cell == CellKind::lstm ? 4 : 3;
+    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * gates *
+                              double(shape.H) * double(shape.I + shape.P);
+    return std::max(1, int(std::min(double(threads), operations / work_for_a_thread)));
+}
+
+// Runs a pass: `memory` for so many threads, then `run` on them.
+template <class T, class Memory, class Run>
+void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
+    std::vector<int64_t> order;
+    if (s.lengths && !s.order) {
+        order.resize(size_t(s.rows));
+        std::iota(order.begin(), order.end(), int64_t(0));
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int64_t a, int64_t b) { return s.lengths[a] > s.lengths[b]; });
+        s.order = order.data();
+    }
+    // The pass may get one thread where it asked for more.
+    char* block = workspace.get(std::max(memory(s, threads), memory(s, 1)));
+    struct Context {
+        const Sequence<T>& s;
+        char* block;
+        Run& run;
+    } context{s, block, run};
+    parallel(threads, [](const Member& me, void* context) {
+        Context& c = *static_cast<Context*>(context);
+        c.run(c.s, c.block, me);
+    }, &context);
+    workspace.done();
+}
+
 }  // namespace
+
+template <class T> int64_t line_length(const Shape& shape) { return passes<T>(target()).line_length(shape); }
+template int64_t line_length<float>(const Shape&);
+template int64_t line_length<double>(const Shape&);
+
+template <class T> int64_t gate_at(const Shape& shape, int gate) {
+    const int64_t W = target().vector_bits / 8 / int64_t(sizeof(T)), Hp = (shape.H + W - 1) / W * W;
+    if (shape.cell == CellKind::gru) return (gate < 3 ? gate + 1 : 0) * Hp;
+    return gate * Hp;
+}
+template int64_t gate_at<float>(const Shape&, int);
+template int64_t gate_at<double>(const Shape&, int);
+
+template <class T> void forward(const Sequence<T>& s, int threads) {
+    const Passes<T>& p = passes<T>(target());
+    run_pass(s, useful_threads(s, 1, threads),
+             [&](const Sequence<T>& s, int threads) { return p.forward_memory(s, threads); },
+             [&](const Sequence<T>& s, char* block, const Member& me) { p.forward(s, block, me); });
+}
+template void forward(const Sequence<float>&, int);
+template void forward(const Sequence<double>&, int);
+
+template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, int threads) {
+    const Passes<T>& p = passes<T>(target());
+    run_pass(s, useful_threads(s, 2, threads),
+             [&](const Sequence<T>& s, int threads) { return p.backward_memory(s, g, threads); },
+             [&](const Sequence<T>& s, char* block, const Member& me) { p.backward(s, g, block, me); });
+}
+template void backward(const Sequence<float>&, const Gradients<float>&, int);
+template void backward(const Sequence<double>&, const Gradients<double>&, int);
+
+double peak_flops() {
+    double best = 0;
+    for (int trial = 0; trial < 20; ++trial) {
+        const auto start = std::chrono::steady_clock::now();
+        const double operations = 2 * target().multiply_adds(2000);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        best = std::max(best, operations / took.count());
+    }
+    return best;
+}
 
 const char* version() noexcept { return OSTINATO_VERSION; }
 

@@ -1,6 +1,8 @@
 // The compiled core, as its callers see it. Pure C++17: bindings.cpp alone knows Python.
 #pragma once
 
+#include "sequence.hpp"
+
 namespace ostinato {
 
 // The version of the package that this core was built for. Static storage.
@@ -14,5 +16,22 @@ const char* version() noexcept;
 // Throws std::invalid_argument where OSTINATO_ISA names what this build does not have or this CPU
 // cannot run; nothing is chosen then, and the next call tries again. Safe to call from any thread.
 const char* instruction_set();
+
+// Numbers in a line of Direction::lines.
+template <class T> int64_t line_length(const Shape& shape);
+
+// Where a line of Direction::lines holds gate g of a unit, after forward and before backward: at
+// gate_at() + unit; past the gates' count: c of an LSTM; hn of a GRU.
+template <class T> int64_t gate_at(const Shape& shape, int gate);
+
+// The passes of sequence.hpp, on at most so many threads; on fewer where the work is small or the
+// threads are busy with another call. Results do not depend on the number. `order` may be null with
+// lengths: it is worked out. Throws std::bad_alloc before anything is written.
+template <class T> void forward(const Sequence<T>& sequence, int threads);
+template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>& gradients, int threads);
+
+// Floating-point operations a second that one thread does in the kernel at the heart of the passes,
+// its data in the first cache: the most that this core can reach in float32. Takes some milliseconds.
+double peak_flops();
 
 }  // namespace ostinato

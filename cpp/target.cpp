@@ -7,19 +7,38 @@
 // compiled here for AVX-512, could end up serving every caller and stop a smaller CPU dead.
 #include "target.hpp"
 
+#include "backward.hpp"
+
 namespace ostinato {
 namespace OSTINATO_TARGET {
 
-#if defined(__AVX512F__)
-constexpr int vector_bits = 512;
-#elif defined(__AVX__)
-constexpr int vector_bits = 256;
-#else
-constexpr int vector_bits = 128;  // SSE2, which is part of x86-64; NEON
-#endif
+template <class T> int64_t line_length(const Shape& shape) { return Lines<T>(shape).length; }
+
+// Multiplies tiles of the widest kind, all in the first cache, and gives their sum.
+double multiply_adds(int64_t tiles) {
+    constexpr int R = tile_rows<4>, k = 64;
+    alignas(64) float a[R][k], b[k * 4 * W<float>];
+    const float* rows[R];
+    for (int r = 0; r < R; ++r) rows[r] = a[r];
+    for (int i = 0; i < k * 4 * W<float>; ++i) b[i] = 0.5f;
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < k; ++i) a[r][i] = 0.25f;
+    double sum = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+        Vec<float> acc[R][4] = {};
+        accumulate<float, R, 4, 1>(acc, rows, b, 0, k);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < 4; ++v) b[v] = acc[r][v][0] * 0x1p-20f, sum += b[v];
+    }
+    return sum * 0 + double(tiles) * R * 4 * W<float> * k;
+}
+
+template <class T>
+constexpr Passes<T> all_passes = {line_length<T>, forward_memory<T>, forward<T>, backward_memory<T>, backward<T>};
 
 extern const Target target;  // a const object is private to its file unless declared extern
-const Target target = {OSTINATO_TARGET_NAME, vector_bits};
+const Target target = {OSTINATO_TARGET_NAME, 8 * vector_bytes, all_passes<float>, all_passes<double>,
+                       multiply_adds};
 
 }  // namespace OSTINATO_TARGET
 }  // namespace ostinato

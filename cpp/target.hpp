@@ -1,11 +1,31 @@
 // What the core can do with one instruction set: the table that core.cpp chooses once.
 #pragma once
 
+#include "sequence.hpp"
+#include "threads.hpp"
+
 namespace ostinato {
+
+// For one type of number. Nothing here allocates or throws: each pass works in a block of memory,
+// 64-byte aligned, of the size that its *_memory() tells for so many threads or fewer.
+template <class T> struct Passes {
+    int64_t (*line_length)(const Shape&);
+    int64_t (*forward_memory)(const Sequence<T>&, int threads);
+    void (*forward)(const Sequence<T>&, char* memory, const Member&);
+    int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
+    void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
+};
 
 struct Target {
     const char* name;  // as instruction_set() gives it
     int vector_bits;   // width of one vector register
+    Passes<float> floats;
+    Passes<double> doubles;
+    double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
+
+template <class T> const Passes<T>& passes(const Target& target);
+template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }
+template <> inline const Passes<double>& passes(const Target& target) { return target.doubles; }
 
 }  // namespace ostinato

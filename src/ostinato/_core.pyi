@@ -1,5 +1,9 @@
 """The compiled core of Ostinato."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 def version() -> str:
     """Return the version of the package that this core was built for."""
 
@@ -13,4 +17,76 @@ def instruction_set() -> str:
     Raises:
         ValueError: `OSTINATO_ISA` names an instruction set that this build does not have or this
             CPU cannot run.
+    """
+
+def peak_flops() -> float:
+    """Return the floating-point operations a second that one thread can reach in float32."""
+
+def line_length(shape: Sequence[int], doubles: bool) -> int:
+    """Return the numbers in a line of what backward needs of forward.
+
+    Here and below, ``shape`` is a tuple: kind of cell (0 RNN, 1 LSTM, 2 GRU, 3 GRU with the reset
+    gate before the product), activation of an RNN (0 tanh, 1 relu, 2 sigmoid, 3 identity), features
+    of the input I, of the hidden state H and of the output P.
+    """
+
+def gate_at(shape: Sequence[int], doubles: bool, gate: int) -> int:
+    """Return where in a line the H numbers of a gate begin; after an LSTM's gates stands c."""
+
+def forward(
+    shape: Sequence[int],
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor | None],
+    y: Tensor,
+    h_n: Tensor | None,
+    c_n: Tensor | None,
+    lines: Tensor | None,
+    threads: int,
+) -> None:
+    """Run one layer, in one direction or both, over a whole sequence.
+
+    Args:
+        shape: see `line_length`.
+        x: input ``(T, B, I)``, its last axis contiguous.
+        lengths: steps of each row, int64 ``(B,)``.
+        h0: ``(D, B, P)``; zeros when None.
+        c0: ``(D, B, H)``, of an LSTM; zeros when None.
+        weights: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr of each direction.
+        y: takes h of every step, ``(T, B, D * P)``.
+        h_n: takes the last h, ``(D, B, P)``.
+        c_n: takes the last c, ``(D, B, H)``.
+        lines: takes what `backward` needs, ``(D, T, B, line_length(shape))``.
+        threads: how many, at the most.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def backward(
+    shape: Sequence[int],
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor | None],
+    y: Tensor,
+    lines: Tensor,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    dx: Tensor | None,
+    dh0: Tensor | None,
+    dc0: Tensor | None,
+    dweights: Sequence[Tensor | None],
+    threads: int,
+) -> None:
+    """Find the gradients: of ``dy``, ``dh_n``, ``dc_n``, into ``dx``, ``dh0``, ``dc0``, ``dweights``.
+
+    What is not wanted is None. The lines are used up.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
     """

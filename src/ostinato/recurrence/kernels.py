@@ -1,8 +1,10 @@
 """The same equations on fast paths, and which path serves a call.
 
+- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, every cell of `cells`, rows of
+  equal or unequal length; its gradients once. Its results are the same to the last bit however a
+  sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
+- ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
-- ``"torch"``: PyTorch's own fused operators (oneDNN on a CPU, cuDNN on CUDA). The standard cells,
-  rows of one length.
 
 Which path runs is chosen call by call, is written to the log ``ostinato.recurrence`` at level
 DEBUG, and can be asked with `choose` and forced with `use_backend`.
@@ -11,29 +13,34 @@ DEBUG, and can be asked with `choose` and forced with `use_backend`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import _VF, Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
+from ostinato import _core
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import (
+    ACTIVATIONS,
     Cell,
     GRUCell,
-    GRUState,
+    GRUGates,
     LSTMCell,
+    LSTMGates,
     LSTMState,
     RNNCell,
-    RNNState,
     State,
     Weights,
 )
-from ostinato.recurrence.scan import scan
+from ostinato.recurrence.scan import mask_of, scan
 
-Backend = Literal["reference", "torch"]
+Backend = Literal["compiled", "torch", "reference"]
 
 _log = logging.getLogger("ostinato.recurrence")
 _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
@@ -43,18 +50,20 @@ _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=Non
 def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
     """Serve every recurrent call inside the block by one path.
 
+    A function that `torch.compile` compiles keeps the path of the time when it was traced.
+
     Args:
-        name: ``"reference"``, ``"torch"``, or ``"auto"`` for the fastest that applies. A call the
-            named path cannot serve is an `OstinatoError`.
+        name: ``"compiled"``, ``"torch"``, ``"reference"``, or ``"auto"`` for the fastest that
+            applies. A call the named path cannot serve is an `OstinatoError`.
 
     Example:
-        Second derivatives, which PyTorch's fused operators lack in float32:
+        PyTorch's own operators instead of the compiled core:
 
         >>> import ostinato
         >>> layer = ostinato.LSTM(3, 4)
-        >>> with use_backend("reference"):
+        >>> with use_backend("torch"):
         ...     ostinato.backend(layer, torch.randn(5, 2, 3))
-        'reference'
+        'torch'
     """
     if name != "auto" and name not in get_args(Backend):
         raise OstinatoError(
@@ -67,6 +76,11 @@ def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result
+def _forced_now() -> Backend | None:
+    return _forced.get()
+
+
 def is_fused_by_torch(cell: Cell) -> bool:
     """Whether PyTorch has a fused operator for this cell's equations."""
     if type(cell) is RNNCell:
@@ -76,54 +90,428 @@ def is_fused_by_torch(cell: Cell) -> bool:
     return type(cell) is LSTMCell
 
 
-def choose(cells: Cell | tuple[Cell, ...], steps: int, *, padded: bool = False) -> Backend:
+def _compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
+    """Why the core cannot serve a call; empty where it can."""
+    if not all(type(cell) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
+        return "it has no equations for this cell"
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64 on a CPU, not in {x.dtype} on {x.device}"
+    if torch.is_autocast_enabled("cpu"):
+        return "it does not take part in autocast"
+    if _is_transformed():
+        return "it has no rule for forward-mode derivatives, torch.func transforms or tracing"
+    return ""
+
+
+@torch.compiler.assume_constant_result
+def _is_transformed() -> bool:
+    """Whether more is asked than values and first derivatives: vmap, jvp, jit tracing."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -> Backend:
     """The path that serves a call.
 
     Args:
         cells: the cell, or all cells of a stack.
-        steps: ``T``.
+        x: the input, ``(T, B, I)``.
         padded: whether rows have unequal lengths.
     """
     cells = (cells,) if isinstance(cells, Cell) else cells
-    able = steps > 0 and not padded and all(is_fused_by_torch(cell) for cell in cells)
-    forced = _forced.get()
+    forced = _forced_now()
+    if forced == "reference":
+        return "reference"
+    lacks = _compiled_lacks(cells, x)
+    if forced == "compiled" and lacks:
+        raise OstinatoError(
+            f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
+            "use 'auto' or 'reference'."
+        )
+    if not lacks and forced != "torch":
+        return "compiled"
+    able = x.shape[0] > 0 and not padded and all(is_fused_by_torch(cell) for cell in cells)
     if forced == "torch" and not able:
         raise OstinatoError(
-            f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with T={steps}"
-            f"{' and lengths' if padded else ''}; use 'auto' or 'reference'."
+            f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with "
+            f"T={x.shape[0]}{' and lengths' if padded else ''}; use 'auto' or 'reference'."
         )
-    return "torch" if able and forced != "reference" else "reference"
+    return "torch" if able else "reference"
 
 
 def run(
     cell: Cell,
-    w: Weights,
+    weights: Sequence[Weights],
     x: Tensor,
-    state: State,
+    state: State | None = None,
     lengths: Tensor | None = None,
-    *,
-    reverse: bool = False,
 ) -> tuple[Tensor, State]:
-    """What `scan` computes, by the fastest path that serves the call."""
-    backend = choose(cell, x.shape[0], padded=lengths is not None)
-    _log.debug("%s: %s %s", backend, cell, tuple(x.shape))
+    """One layer, in one direction or both, by the fastest path that serves the call.
+
+    Args:
+        cell: the equations.
+        weights: those of each direction; the second direction reads backward.
+        x: input ``(T, B, I)``.
+        state: tensors ``(directions, B, size)``; zeros when None.
+        lengths: as in `scan`.
+
+    Returns:
+        outputs ``(T, B, directions * size)`` and the state after each row's last step.
+    """
+    backend = choose(cell, x, padded=lengths is not None)
+    if not torch.compiler.is_compiling():
+        _log.debug("%s: %s %s", backend, cell, tuple(x.shape))
+    if backend == "compiled":
+        return _compiled(cell, weights, x, state, lengths)
     if backend == "reference":
-        return scan(cell, w, x, state, lengths, reverse=reverse)
-    y, state = _torch_layer(cell, w, x.flip(0) if reverse else x, state)
-    return (y.flip(0) if reverse else y), state
+        return _reference(cell, weights, x, state, lengths)
+    return _torch(cell, weights, x, state)
 
 
-def _torch_layer(cell: Cell, w: Weights, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """One layer in one direction through PyTorch's fused operator; ``x`` is ``(T, B, I)``."""
+def _reference(
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, State]:
+    runs = [
+        scan(
+            cell,
+            w,
+            x,
+            None if state is None else _direction_of(cell, state, i),
+            lengths,
+            reverse=i == 1,
+        )
+        for i, w in enumerate(weights)
+    ]
+    outputs = [y for y, _ in runs]
+    last = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))  # type: ignore[call-overload]
+    return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*last)
+
+
+def _direction_of(cell: Cell, state: State, i: int) -> State:
+    return cell.state_type(*(s[i] for s in cast(tuple[Tensor, ...], state)))
+
+
+def _torch(
+    cell: Cell, weights: Sequence[Weights], x: Tensor, state: State | None
+) -> tuple[Tensor, State]:
+    """PyTorch's fused operator."""
     # has_biases, num_layers, dropout, train, bidirectional, batch_first
-    rest = (cell.bias, 1, 0.0, torch.is_grad_enabled(), False, False)
-    flat = [w[name] for name in cell.weight_shapes()]
+    rest = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2, False)
+    flat = [w[name] for w in weights for name in cell.weight_shapes()]
+    if state is None:
+        zeros = cell.zero_state(x.shape[1], like=x)
+        state = cell.state_type(*(s.expand(len(weights), -1, -1).contiguous() for s in zeros))  # type: ignore[attr-defined]
     if isinstance(state, LSTMState):
-        y, h, c = _VF.lstm(x, (state.h[None], state.c[None]), flat, *rest)
-        return y, LSTMState(h[0], c[0])
+        y, h, c = _VF.lstm(x, (state.h, state.c), flat, *rest)
+        return y, LSTMState(h, c)
+    operator = _VF.gru
     if isinstance(cell, RNNCell):
         operator = _VF.rnn_tanh if cell.activation == "tanh" else _VF.rnn_relu
-        y, h = operator(x, state.h[None], flat, *rest)
-        return y, RNNState(h[0])
-    y, h = _VF.gru(x, state.h[None], flat, *rest)
-    return y, GRUState(h[0])
+    y, h = operator(x, state.h, flat, *rest)
+    return y, cell.state_type(h)
+
+
+# The compiled core. `flat` are the weights of all directions in the order of `_WEIGHTS`, None for
+# what a cell lacks; states are (directions, B, size). Lines are what backward needs of forward, and
+# where gates can be read: see cpp/lines.hpp.
+
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+_Flat = Sequence[Tensor | None]
+_Shape = tuple[int, int, int, int, int]
+
+
+@lru_cache(maxsize=1024)
+def _shape_of(cell: Cell) -> _Shape:
+    """The cell as the core knows it: kind, activation, I, H, P."""
+    activation = 0
+    if isinstance(cell, RNNCell):
+        kind, activation = 0, list(ACTIVATIONS).index(cell.activation)
+    elif isinstance(cell, LSTMCell):
+        kind = 1
+    else:
+        kind = 2 if cast(GRUCell, cell).reset_after else 3
+    return kind, activation, cell.input_size, cell.hidden_size, cell.output_size
+
+
+@lru_cache(maxsize=1024)
+def _line_length(shape: Sequence[int], dtype: torch.dtype) -> int:
+    return _core.line_length(shape, dtype == torch.float64)
+
+
+def _compiled(
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, State]:
+    flat = [w.get(name) for w in weights for name in _WEIGHTS]
+    h0, c0 = (None, None) if state is None else (state.h, getattr(state, "c", None))
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter):
+        y, h, c, _ = _layer_operator(
+            x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(_shape_of(cell))
+        )
+    elif torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, h0, c0, *flat)
+    ):
+        y, h, c = _Layer.apply(cell, None, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
+    else:
+        y, h, c, _ = _forward(_shape_of(cell), x, lengths, h0, c0, flat, keeps=False)
+    return y, cast(State, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h))
+
+
+def _forward(
+    shape: _Shape,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    flat: _Flat,
+    *,
+    keeps: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Outputs, last states, and the lines where they are to be kept."""
+    T, B, _ = x.shape
+    D = len(flat) // len(_WEIGHTS)
+    y = _empty_sequence(x, D * shape[4])
+    h = x.new_empty(D, B, shape[4])
+    c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
+    lines = None
+    if keeps:
+        # What is past a row's length stays zero: it can be looked at.
+        new = x.new_empty if lengths is None else x.new_zeros
+        lines = new(D, T, B, _line_length(shape, x.dtype))
+    given = [_dense(t) for t in (h0, c0, *flat)]
+    threads = torch.get_num_threads()
+    _core.forward(shape, _rowwise(x), lengths, *given[:2], tuple(given[2:]), y, h, c, lines, threads)
+    return y, h, c, lines
+
+
+def _backward(
+    shape: _Shape,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    flat: _Flat,
+    y: Tensor,
+    lines: Tensor,
+    gradients: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
+    D, T, B, _ = lines.shape
+    dy, dh, dc = gradients
+    zeros = [
+        t if t is not None else x.new_zeros(D, B, size) if needed else None
+        for t, needed, size in [(h0, needs[1], shape[4]), (c0, needs[2], shape[3])]
+    ]
+    wanted = [_empty_sequence(x, shape[2]) if needs[0] else None]
+    for tensor, needed in zip((*zeros, *flat), needs[1:], strict=True):
+        wanted.append(torch.empty_like(tensor) if needed and tensor is not None else None)
+    given = [_dense(t) for t in (h0, c0, *flat)]
+    dy = None if dy is None else _rowwise(dy)
+    _core.backward(
+        shape, _rowwise(x), lengths, *given[:2], tuple(given[2:]), y, lines, dy, _dense(dh),
+        _dense(dc), *wanted[:3], tuple(wanted[3:]), torch.get_num_threads(),
+    )  # fmt: skip
+    return wanted
+
+
+def _empty_sequence(x: Tensor, features: int) -> Tensor:
+    """A new (T, B, features) that lies in memory as x does: step by step, or row by row."""
+    T, B, _ = x.shape
+    if x.stride(0) < x.stride(1):
+        return x.new_empty(B, T, features).transpose(0, 1)
+    return x.new_empty(T, B, features)
+
+
+def _rowwise(x: Tensor) -> Tensor:
+    """x with the features of a step side by side."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return x if x is None or x.is_contiguous() else x.contiguous()
+
+
+class _Layer(torch.autograd.Function):
+    """One layer of the core for eager autograd; `_layer_operator` is the same for graphs."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        cell: Cell,
+        shown: list[Tensor] | None,
+        x: Tensor,
+        lengths: Tensor | None,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        *flat: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run forward; lines that somebody may look at are put into ``shown``."""
+        y, h, c, lines = _forward(_shape_of(cell), x, lengths, h0, c0, flat, keeps=True)
+        ctx.save_for_backward(x, lengths, h0, c0, y, lines, *flat)
+        ctx.set_materialize_grads(False)
+        ctx.cell = cell
+        ctx.used_up, ctx.shown = False, shown is not None
+        if shown is not None:
+            shown.append(cast(Tensor, lines))
+        return y, h, c
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        """Gradients; differentiable ones, where they are asked for, by the reference."""
+        x, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
+        asked = ctx.needs_input_grad
+        needs = [asked[2], asked[4], asked[5], *asked[6:]]
+        if torch.is_grad_enabled() or _is_transformed():
+            found = _reference_gradients(ctx.cell, x, lengths, h0, c0, flat, gradients, needs)
+        else:
+            shape = _shape_of(ctx.cell)
+            if ctx.used_up:  # by an earlier backward, whose graph was retained
+                _, _, _, lines = _forward(shape, x, lengths, h0, c0, flat, keeps=True)
+            elif ctx.shown:
+                lines = lines.clone()
+            else:
+                ctx.used_up = True
+            found = _backward(shape, x, lengths, h0, c0, flat, y, lines, gradients, needs)
+        return None, None, found[0], None, *found[1:]
+
+
+def _reference_gradients(
+    cell: Cell,
+    x: Tensor,
+    lengths: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    flat: _Flat,
+    gradients: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients as differentiable functions of all that they depend on."""
+    n = len(_WEIGHTS)
+    with torch.enable_grad():
+        weights = [
+            {k: t for k, t in zip(_WEIGHTS, flat[i : i + n], strict=True) if t is not None}
+            for i in range(0, len(flat), n)
+        ]
+        state: State | None = None
+        if h0 is not None or c0 is not None:
+            state = cell.state_type(*(t for t in (h0, c0) if t is not None))
+        y, last = _reference(cell, weights, x, state, lengths)
+        outputs = [
+            (out, gradient)
+            for out, gradient in zip((y, *cast(tuple[Tensor, ...], last)), gradients, strict=False)
+            if gradient is not None
+        ]
+        inputs = (x, h0, c0, *flat)
+        needed = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
+        found = iter(
+            torch.autograd.grad(
+                [out for out, _ in outputs],
+                needed,
+                [gradient for _, gradient in outputs],
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+            )
+        )
+    return [
+        next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)
+    ]
+
+
+def _layer(
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    w0: Tensor | None, w1: Tensor | None, w2: Tensor | None, w3: Tensor | None, w4: Tensor | None,
+    w5: Tensor | None, w6: Tensor | None, w7: Tensor | None, w8: Tensor | None, w9: Tensor | None,
+    shape: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    y, h, c, lines = _forward(
+        cast(_Shape, tuple(shape)), x, lengths, h0, c0,
+        _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)), keeps=True,
+    )  # fmt: skip
+    return y, h, x.new_empty(0) if c is None else c, cast(Tensor, lines)
+
+
+def _present(flat: _Flat) -> _Flat:
+    """Without the second direction, where there is none."""
+    return flat[: len(_WEIGHTS)] if flat[len(_WEIGHTS)] is None else flat
+
+
+def _layer_shapes(
+    x: Tensor, lengths: Any, h0: Any, c0: Any,
+    w0: Any, w1: Any, w2: Any, w3: Any, w4: Any, w5: Any, w6: Any, w7: Any, w8: Any, w9: Any,
+    shape: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    T, B, _ = x.shape
+    D = 1 if w5 is None else 2
+    return (
+        _empty_sequence(x, D * shape[4]),
+        x.new_empty(D, B, shape[4]),
+        x.new_empty(D, B, shape[3]) if shape[0] == 1 else x.new_empty(0),
+        x.new_empty(D, T, B, _line_length(tuple(shape), x.dtype)),
+    )
+
+
+def _layer_gradients(
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    w0: Tensor | None, w1: Tensor | None, w2: Tensor | None, w3: Tensor | None, w4: Tensor | None,
+    w5: Tensor | None, w6: Tensor | None, w7: Tensor | None, w8: Tensor | None, w9: Tensor | None,
+    shape: list[int], y: Tensor, lines: Tensor, dy: Tensor | None, dh: Tensor | None,
+    dc: Tensor | None, needs: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    flat = (w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)
+    D = lines.shape[0]
+    found = _backward(
+        cast(_Shape, tuple(shape)), x, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
+        (dy, dh, dc), needs[: 3 + 5 * D],
+    )  # fmt: skip
+    found += [None] * (10 - 5 * D)
+    return [x.new_empty(0) if t is None else t for t in found]
+
+
+def _gradient_shapes(
+    x: Tensor, lengths: Any, h0: Tensor | None, c0: Tensor | None, *rest: Any
+) -> list[Tensor]:
+    flat, needs = rest[:10], rest[-1]
+    return [
+        _empty_sequence(x, x.shape[2]) if needs[0] else x.new_empty(0),
+        *(
+            torch.empty_like(t) if need and t is not None else x.new_empty(0)
+            for t, need in zip((h0, c0, *flat), needs[1:], strict=True)
+        ),
+    ]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:14], output[0], output[3])
+    ctx.set_materialize_grads(False)
+    ctx.shape = inputs[14]
+
+
+def _operator_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    *inputs, y, lines = ctx.saved_tensors
+    asked = ctx.needs_input_grad
+    needs = [asked[0], *asked[2:14]]
+    dc = gradients[2] if ctx.shape[0] == 1 else None
+    found = _gradients_operator(*inputs, ctx.shape, y, lines, *gradients[:2], dc, needs)
+    wanted = [g if need else None for g, need in zip(found, needs, strict=True)]
+    return wanted[0], None, *wanted[1:], None
+
+
+# For graphs: what `torch.compile` and `torch.export` see of the core.
+_layer_operator = torch.library.custom_op("ostinato::layer", _layer, mutates_args=())
+_layer_operator.register_fake(_layer_shapes)
+_layer_operator.register_autograd(_operator_backward, setup_context=_remember)
+_gradients_operator = torch.library.custom_op(
+    "ostinato::layer_gradients", _layer_gradients, mutates_args=()
+)
+_gradients_operator.register_fake(_gradient_shapes)

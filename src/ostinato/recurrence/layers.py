@@ -216,14 +216,14 @@ class Recurrent(RNNBase):
     def backend(
         self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
     ) -> kernels.Backend:
-        """The path that would serve a call now: ``"torch"`` or ``"reference"``."""
+        """The path that would serve a call now; see `kernels`."""
         if isinstance(input, PackedSequence):
-            return kernels.choose(self.cells, len(input.batch_sizes), padded=True)
-        return kernels.choose(self.cells, self._steps(input), padded=lengths is not None)
+            return kernels.choose(self.cells, input.data, padded=True)
+        return kernels.choose(self.cells, self._in_time(input), padded=lengths is not None)
 
-    def _steps(self, input: Tensor) -> int:
-        time_axis = 1 if self.batch_first and input.dim() == 3 else 0
-        return input.shape[time_axis] if input.dim() else 0
+    def _in_time(self, input: Tensor) -> Tensor:
+        """The input with its steps first."""
+        return input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
 
     def forward(
         self,
@@ -300,32 +300,30 @@ class Recurrent(RNNBase):
         return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), hx
 
     def _run(
-        self, x: Tensor, states: list[State], lengths: Tensor | None
+        self, x: Tensor, states: Sequence[State | None], lengths: Tensor | None
     ) -> tuple[Tensor, list[State]]:
-        """All layers and directions over ``x (T, B, I)``, one after the other."""
-        last = []
+        """All layers over ``x (T, B, I)``, one after the other."""
+        last: list[State] = []
+        D = self._directions
         for layer, cell in enumerate(self.cells):
             if layer > 0 and self.training:
                 x = dropout(x, self.dropout)
                 # One mask for all steps: a tensor of ones with a single step, dropped out.
                 x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
-            outputs = []
-            for direction in range(self._directions):
-                i = layer * self._directions + direction
-                w = self._weights(i)
-                if self.training and self.weight_dropout and "weight_hh" in w:
-                    w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
-                y, state = kernels.run(cell, w, x, states[i], lengths, reverse=direction == 1)
-                outputs.append(y)
-                last.append(state)
-            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+            weights = [self._weights(layer * D + direction) for direction in range(D)]
+            if self.training and self.weight_dropout:
+                for w in weights:
+                    if "weight_hh" in w:
+                        w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
+            x, state = kernels.run(cell, weights, x, states[layer], lengths)
+            last.append(state)
         return x, last
 
-    def _split(self, hx: Hidden, x: Tensor, unbatched: bool) -> list[State]:
-        """The state of each layer and direction, tensors ``(B, size)``, out of ``hx``."""
+    def _split(self, hx: Hidden, x: Tensor, unbatched: bool) -> Sequence[State | None]:
+        """The state of each layer, tensors ``(D, B, size)``, out of ``hx``; None for zeros."""
         B, D = x.shape[1], self._directions
         if hx is None:
-            return [self.cells[i // D].zero_state(B, like=x) for i in range(self.num_layers * D)]
+            return [None] * self.num_layers
         groups = [hx] if self._is_even else list(hx)
         if len(groups) != (1 if self._is_even else self.num_layers):
             raise ShapeError(
@@ -349,22 +347,19 @@ class Recurrent(RNNBase):
                 )
             if unbatched:
                 tensors = [t.unsqueeze(1) for t in tensors]
-            states += [cell.state_type(*(t[row] for t in tensors)) for row in range(rows)]
+            parts = [[t] if rows == D else t.split(D) for t in tensors]
+            states += [cell.state_type(*each) for each in zip(*parts, strict=True)]
         return states
 
     def _join(self, states: list[State], unbatched: bool) -> Hidden:
         """The inverse of `_split`."""
-        per_group = len(states) if self._is_even else self._directions
-        groups = []
-        for first in range(0, len(states), per_group):
-            group = cast(Any, states[first : first + per_group])
-            tensors = [torch.stack(parts) for parts in zip(*group, strict=True)]
-            if unbatched:
-                tensors = [t.squeeze(1) for t in tensors]
-            groups.append(self.cells[first // self._directions].state_type(*tensors))
-        if not self._is_even:
-            return tuple(groups)
-        return groups[0]
+        groups: list[Any] = states
+        if self._is_even and len(states) > 1:
+            parts = zip(*cast(Any, states), strict=True)
+            groups = [self.cells[0].state_type(*(torch.cat(each) for each in parts))]
+        if unbatched:
+            groups = [type(group)(*(t.squeeze(1) for t in group)) for group in groups]
+        return groups[0] if self._is_even else tuple(groups)
 
     def _checked_lengths(self, lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
         if lengths is None:
@@ -385,7 +380,7 @@ class Recurrent(RNNBase):
                 f"{self}: lengths run from {int(lengths.min())} to {int(lengths.max())}; "
                 f"expected 0 to {T}, the steps of the input."
             )
-        return lengths.to(x.device)
+        return lengths.to(x.device, torch.int64)
 
     def _layout(self) -> str:
         batched = "B, T" if self.batch_first else "T, B"
@@ -438,9 +433,9 @@ class _DropIn(Recurrent):
     def backend(
         self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
     ) -> kernels.Backend:
-        """The path that would serve a call now: ``"torch"`` or ``"reference"``."""
+        """The path that would serve a call now; see `kernels`."""
         if isinstance(input, PackedSequence) and self._runs_whole() and lengths is None:
-            return kernels.choose(self.cells, len(input.batch_sizes))
+            return kernels.choose(self.cells, input.data)  # PyTorch's own has a packed form
         return super().backend(input, lengths=lengths)
 
     def forward(
@@ -454,7 +449,7 @@ class _DropIn(Recurrent):
         whole = self._runs_whole() and lengths is None
         try:
             # PyTorch refuses a call without steps, and so does what stands in its place.
-            empty = isinstance(input, Tensor) and self._steps(input) == 0
+            empty = isinstance(input, Tensor) and 0 in self._in_time(input).shape[:1]
             if whole and (empty or self.backend(input) == "torch"):
                 if self.training:
                     self._warn_of_twins()

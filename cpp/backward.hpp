@@ -1,0 +1,386 @@
+// Backward through time: the contract is in sequence.hpp.
+//
+// Three phases: the recurrence, which turns every line into gradients of gates; then dx and the
+// weights' gradients, which are large products over the lines and need no order of time.
+#pragma once
+
+#include "forward.hpp"
+
+namespace ostinato {
+namespace OSTINATO_TARGET {
+
+// The weights of a direction as backward needs them: from gradients of gates to those of h and x.
+template <class T> struct BackwardWeights {
+    Panels<T> hh, ih;
+    Panels<T> second;  // W_hr of a projection; W_hn where the reset gate acts before the product
+
+    BackwardWeights() = default;
+    BackwardWeights(const Shape& s, bool wants_dx, Arena& arena) {
+        const Lines<T> lines(s);
+        auto panels = [&](int64_t columns, int64_t k) {
+            const int64_t vectors = whole<T>(columns) / W<T>;
+            return arena.panels<T>(vectors, k, panel_width(vectors));
+        };
+        hh = panels(s.P, lines.h.count * lines.Hp);
+        if (s.projects()) second = panels(s.H, s.P);
+        if (lines.n.count) second = panels(s.H, lines.Hp);
+        if (wants_dx) ih = panels(s.I, lines.x.count * lines.Hp);
+    }
+
+    // One of `parts` shares of the work.
+    void pack(const Shape& s, const Weights<T>& w, int part, int parts) const {
+        const Lines<T> lines(s);
+        auto share = [&](const Panels<T>& b, int64_t columns, auto&& source) {
+            const Share mine(b.k, part, parts);
+            pack_lines(b, columns, mine.begin, mine.end, source);
+        };
+        auto gates = [&](const GateRange& range, const T* matrix, int64_t columns) {
+            return [=](int64_t k) -> const T* {
+                const int64_t unit = k % lines.Hp;
+                return unit < s.H ? matrix + (range.gate[k / lines.Hp] * s.H + unit) * columns : nullptr;
+            };
+        };
+        share(hh, s.P, gates(lines.h, w.w_hh, s.P));
+        if (s.projects()) share(second, s.H, [&](int64_t k) { return w.w_hr + k * s.H; });
+        if (lines.n.count) share(second, s.H, gates(lines.n, w.w_hh, s.H));
+        if (ih.data) share(ih, s.I, gates(lines.x, w.w_ih, s.I));
+    }
+};
+
+template <class T> struct BackwardScratch {
+    T *zeros, *c0;
+    T* carry;           // dc of an LSTM, what goes straight to the h before of a GRU: rows x Hp
+    const T **next, **dy, **h, **c, **inner;
+    T** line;
+
+    BackwardScratch() = default;
+    BackwardScratch(const Sequence<T>& s, int64_t rows, Arena& arena) {
+        const int64_t Hp = whole<T>(s.shape.H);
+        zeros = arena.take<T>(Hp);
+        c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * Hp : 0);
+        carry = arena.take<T>(rows * Hp);
+        next = arena.take<const T*>(rows), dy = arena.take<const T*>(rows);
+        h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
+        inner = arena.take<const T*>(rows), line = arena.take<T*>(rows);
+    }
+};
+
+// The rows of one part, and of them the units of one member.
+template <class T>
+void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGradients<T>& g,
+                   const BackwardWeights<T>& w, const BackwardScratch<T>& m, int unit, int units,
+                   const Member& me, int group) {
+    if (p.rows <= 0) return;
+    const Sequence<T>& s = p.s;
+    const Lines<T>& lines = p.lines;
+    const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp, vectors = Hp / W<T>;
+    const CellKind cell = s.shape.cell;
+    const Activation f = s.shape.activation;
+    const bool lstm = cell == CellKind::lstm, projects = s.shape.projects();
+    const Share mine(w.hh.count, unit, units);
+    const int64_t v0 = mine.begin * w.hh.width, v_end = mine.end * w.hh.width;
+
+    for (int64_t i = 0; i < Hp; ++i) m.zeros[i] = T(0);
+    for (int64_t j = 0; j < p.rows; ++j)
+        for (int64_t u = 0; u < Hp; ++u) {
+            m.carry[j * Hp + u] = lstm && g.dc_n && u < H ? g.dc_n[p.row(j) * H + u] : T(0);
+            if (lstm) m.c0[j * Hp + u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
+        }
+    // What comes to h before products: dy, for the last step of a row dh_n, and what was carried.
+    auto direct = [&](int64_t t, int64_t j, int64_t v) {
+        const int64_t at = v * W<T>, left = P - at;
+        if (left <= 0) return Vec<T>{};
+        Vec<T> sum = g.dy && t >= 0 ? load_part(m.dy[j] + at, left) : Vec<T>{};
+        if (g.dh_n && t == p.length(j) - 1) sum += load_part(g.dh_n + p.row(j) * P + at, left);
+        if (!lstm && cell != CellKind::rnn) sum += load(m.carry + j * Hp + at);
+        return sum;
+    };
+    // A vector of gates, given the gradient of what the unit puts out.
+    auto one = [&](int64_t j, int64_t v, Vec<T> dh) {
+        if (v >= vectors) return;
+        const int64_t at = v * W<T>;
+        T* to = m.line[j] + at;
+        T* carry = m.carry + j * Hp + at;
+        switch (cell) {
+            case CellKind::rnn: store(to, dh * slope<T>(f, load(to))); break;
+            case CellKind::lstm: {
+                LSTMUnit<T> u{load(to), load(to + Hp), load(to + 2 * Hp), load(to + 3 * Hp), load(to + lines.c)};
+                Vec<T> dc = load(carry);
+                u.backward(dh, dc, load(m.c[j] + at));
+                store(carry, dc);
+                store(to, u.i), store(to + Hp, u.f), store(to + 2 * Hp, u.g), store(to + 3 * Hp, u.o);
+                break;
+            }
+            case CellKind::gru: {
+                GRUUnit<T> u{load(to), load(to + Hp), load(to + 2 * Hp), load(to + 3 * Hp)};
+                store(carry, u.backward(dh, load_part(m.h[j] + at, H - at)));
+                store(to, u.hn), store(to + Hp, u.r), store(to + 2 * Hp, u.z), store(to + 3 * Hp, u.n);
+                break;
+            }
+            case CellKind::gru_reset_before: {  // r waits for the gradient of r * h'
+                const Vec<T> z = load(to + Hp), n = load(to + 2 * Hp);
+                const Vec<T> before = load_part(m.h[j] + at, H - at);
+                store(carry, dh * z);
+                store(to + Hp, dh * (before - n) * z * (T(1) - z));
+                store(to + 2 * Hp, dh * (T(1) - z) * (T(1) - n * n));
+            }
+        }
+    };
+    // The gradient of h is whole; a projection keeps it for the gradient of its weights.
+    auto arrived = [&](int64_t j, int64_t v, Vec<T> dh) {
+        if (!projects) return one(j, v, dh);
+        if (v * W<T> < P) store_part(m.line[j] + lines.dh + v * W<T>, dh, P - v * W<T>);
+    };
+    // The second product of a step, for the cells that have one.
+    auto inner = [&](int64_t rows) {
+        const auto none = [](int64_t, int64_t) { return Vec<T>{}; };
+        if (projects) {
+            for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.dh;
+            multiply(w.second, 0, w.second.count, m.inner, rows, none, one);
+        } else if (cell == CellKind::gru_reset_before) {
+            for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.n.at;
+            multiply(w.second, 0, w.second.count, m.inner, rows, none,
+                     [&](int64_t j, int64_t v, Vec<T> drh) {
+                         if (v >= vectors) return;
+                         const int64_t at = v * W<T>;
+                         T* carry = m.carry + j * Hp + at;
+                         const Vec<T> r = load(m.line[j] + at);
+                         store(carry, load(carry) + drh * r);
+                         const Vec<T> before = load_part(m.h[j] + at, H - at);
+                         store(m.line[j] + at, drh * before * r * (T(1) - r));
+                     });
+        }
+    };
+
+    int64_t later = 0;  // rows that have the step after
+    for (int64_t t = p.steps() - 1; t >= 0; --t) {
+        const int64_t active = p.active(t, p.rows);
+        for (int64_t j = 0; j < active; ++j) {
+            m.line[j] = p.line(t, j);
+            m.next[j] = j < later ? p.line(t + 1, j) : nullptr;
+            m.h[j] = t > 0 ? p.y(t - 1, j) : p.h0(j, m.zeros);
+            if (g.dy) m.dy[j] = g.dy + p.time(t, j) * all.dy_t + p.row(j) * all.dy_b;
+            if (lstm) m.c[j] = t > 0 ? p.line(t - 1, j) + lines.c : m.c0 + j * Hp;
+        }
+        multiply(w.hh, mine.begin, mine.end, m.next, later,
+                 [&](int64_t j, int64_t v) { return direct(t, j, v); }, arrived);
+        for (int64_t j = later; j < active; ++j)
+            for (int64_t v = v0; v < v_end; ++v) arrived(j, v, direct(t, j, v));
+        inner(active);
+        later = active;
+        me.wait(group, units);
+    }
+    // The initial states.
+    for (int64_t j = 0; j < later; ++j) m.next[j] = p.line(0, j);
+    if (g.dh0) {
+        auto give = [&](int64_t j, int64_t v, Vec<T> sum) {
+            if (v * W<T> < P) store_part(g.dh0 + p.row(j) * P + v * W<T>, sum, P - v * W<T>);
+        };
+        auto carried = [&](int64_t j, int64_t v) { return v < vectors && cell != CellKind::rnn && !lstm
+                                                          ? load(m.carry + j * Hp + v * W<T>) : Vec<T>{}; };
+        multiply(w.hh, mine.begin, mine.end, m.next, later, carried, give);
+        for (int64_t j = later; j < p.rows; ++j)  // rows without a step
+            for (int64_t v = v0; v < v_end; ++v)
+                if (v * W<T> < P)
+                    give(j, v, g.dh_n ? load_part(g.dh_n + p.row(j) * P + v * W<T>, P - v * W<T>) : Vec<T>{});
+    }
+    if (g.dc0 && lstm)
+        for (int64_t j = 0; j < p.rows; ++j) {
+            const int64_t u0 = units == 1 ? 0 : v0 * W<T>;
+            const int64_t u1 = units == 1 || v_end * W<T> > H ? H : v_end * W<T>;
+            if (u0 < u1)
+                std::memcpy(g.dc0 + p.row(j) * H + u0, m.carry + j * Hp + u0, size_t(u1 - u0) * sizeof(T));
+        }
+}
+
+// dx of positions (t, b) from `begin` to `end`, counted t * rows + b: the sum over directions.
+template <class T>
+void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2],
+                    Share positions, const T** from, T** to) {
+    const Lines<T> lines(s.shape);
+    const int64_t I = s.shape.I;
+    int64_t n = 0;
+    auto flush = [&] {
+        for (int i = 0; i < s.directions; ++i) {
+            multiply(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n,
+                     [&](int64_t r, int64_t v) {
+                         const int64_t left = I - v * W<T>;
+                         return i > 0 && left > 0 ? load_part(to[r] + v * W<T>, left) : Vec<T>{};
+                     },
+                     [&](int64_t r, int64_t v, Vec<T> sum) {
+                         if (v * W<T> < I) store_part(to[r] + v * W<T>, sum, I - v * W<T>);
+                     });
+        }
+        n = 0;
+    };
+    for (int64_t at = positions.begin; at < positions.end; ++at) {
+        const int64_t t = at / s.rows, b = at % s.rows;
+        T* dx = g.dx + t * g.dx_t + b * g.dx_b;
+        if (s.lengths && t >= s.lengths[b]) {
+            std::memset(dx, 0, size_t(I) * sizeof(T));
+            continue;
+        }
+        for (int i = 0; i < s.directions; ++i)
+            from[i * chunk_rows + n] = s.direction[i].lines + at * lines.length + lines.x.at;
+        to[n] = dx;
+        if (++n == chunk_rows) flush();
+    }
+    flush();
+}
+
+constexpr int64_t block_lines = 128;  // lines that are summed while a tile stays in registers
+
+template <class T> struct WeightScratch {
+    const T **lines, **sources;
+    T *packed, *sums, *bias;
+
+    WeightScratch() = default;
+    WeightScratch(const Sequence<T>& s, Arena& arena) {
+        const int64_t Hp = whole<T>(s.shape.H), gates = gates_of(s.shape.cell);
+        const int64_t widest = s.shape.I > s.shape.H ? s.shape.I : s.shape.H, columns = whole<T>(widest) + 4 * W<T>;
+        lines = arena.take<const T*>(block_lines), sources = arena.take<const T*>(block_lines);
+        packed = arena.take<T>(block_lines * columns);
+        sums = arena.take<T>(gates * Hp * columns), bias = arena.take<T>(gates * Hp);
+    }
+};
+
+// One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column]
+// and of db, the sum of the lines; `sections` of `size` numbers each, of which the first `units` count.
+// source(t, b) is x, or h of the step before.
+template <class T, class Source>
+void weight_gradient(const Sequence<T>& s, const Direction<T>& d, const GateRange& sections, int64_t size,
+                     int64_t units, int64_t columns, T* dw, T* db, T* db_too, const WeightScratch<T>& m,
+                     const Member& me, Source&& source) {
+    if (!dw && !db && !db_too) return;
+    const Lines<T> lines(s.shape);
+    const int64_t vectors = whole<T>(columns) / W<T>, height = sections.count * size;
+    // Shares begin at a multiple of the tile, so that no tile is cut.
+    constexpr int64_t step = tile_rows<4> > W<T> ? tile_rows<4> : W<T>;
+    const Share tiles((height + step - 1) / step, me.index, me.count);
+    const int64_t m0 = tiles.begin * step, m1 = tiles.end * step < height ? tiles.end * step : height;
+    if (m0 >= m1) return;
+    Panels<T> b(vectors, block_lines, panel_width(vectors));
+    b.data = m.packed;
+    const int64_t width = b.count * b.width * W<T>;
+    for (int64_t i = 0; i < (m1 - m0) * width; ++i) m.sums[i] = T(0);
+    for (int64_t i = 0; i < m1 - m0; ++i) m.bias[i] = T(0);
+    int64_t n = 0;
+    auto flush = [&] {
+        b.k = n;
+        if (db || db_too)
+            for (int64_t i = 0; i < n; ++i)
+                for (int64_t r = m0; r < m1; ++r) m.bias[r - m0] += m.lines[i][r];
+        if (dw) {
+            pack_lines(b, columns, 0, n, [&](int64_t i) { return m.sources[i]; });
+            with_width(b.width, [&](auto w) {
+                constexpr int NV = decltype(w)::value;
+                for (int64_t p = 0; p < b.count; ++p)
+                    for_tiles<NV>(m1 - m0, [&](int64_t row, auto tile) {
+                        constexpr int R = decltype(tile)::value;
+                        Vec<T> acc[R][NV];
+                        T* sums = m.sums + row * width + p * NV * W<T>;
+                        for (int r = 0; r < R; ++r)
+                            for (int v = 0; v < NV; ++v) acc[r][v] = load(sums + r * width + v * W<T>);
+                        accumulate_transposed<T, R, NV>(acc, m.lines, m0 + row, b.panel(p), n);
+                        for (int r = 0; r < R; ++r)
+                            for (int v = 0; v < NV; ++v) store(sums + r * width + v * W<T>, acc[r][v]);
+                    });
+            });
+        }
+        n = 0;
+    };
+    for (int64_t t = 0; t < s.steps; ++t)
+        for (int64_t row = 0; row < s.rows; ++row) {
+            if (s.lengths && t >= s.lengths[row]) continue;
+            m.lines[n] = d.lines + (t * s.rows + row) * lines.length + sections.at;
+            m.sources[n] = source(t, row);
+            if (++n == block_lines) flush();
+        }
+    if (n) flush();
+    for (int64_t r = m0; r < m1; ++r) {
+        const int64_t unit = r % size;
+        if (unit >= units) continue;
+        const int64_t to = sections.gate[r / size] * units + unit;
+        if (dw) std::memcpy(dw + to * columns, m.sums + (r - m0) * width, size_t(columns) * sizeof(T));
+        if (db) db[to] = m.bias[r - m0];
+        if (db_too) db_too[to] = m.bias[r - m0];
+    }
+}
+
+// One share of all gradients of a direction's weights.
+template <class T>
+void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const DirectionGradients<T>& g,
+                      const WeightScratch<T>& m, T* zeros, const Member& me) {
+    const Lines<T> lines(s.shape);
+    const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp;
+    for (int64_t i = 0; i < Hp; ++i) zeros[i] = T(0);
+    auto x = [&](int64_t t, int64_t b) { return s.x + t * s.x_t + b * s.x_b; };
+    auto line = [&](int64_t t, int64_t b, int64_t at) -> const T* {
+        return d.lines + (t * s.rows + b) * lines.length + at;
+    };
+    auto h_before = [&](int64_t t, int64_t b) -> const T* {
+        const int64_t last = s.lengths ? s.lengths[b] - 1 : s.steps - 1;
+        const int64_t before = d.reverse ? t + 1 : t - 1;
+        if (before >= 0 && before <= last) return d.y + before * s.y_t + b * s.y_b;
+        return d.h0 ? d.h0 + b * P : zeros;
+    };
+    // Where both products add to the same sections, both biases have the same gradient.
+    const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
+    weight_gradient(s, d, lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, same ? g.db_hh : nullptr, m, me, x);
+    weight_gradient(s, d, lines.h, Hp, H, P, g.dw_hh, same ? nullptr : g.db_hh, static_cast<T*>(nullptr), m,
+                    me, h_before);
+    if (lines.n.count)
+        weight_gradient(s, d, lines.n, Hp, H, H, g.dw_hh, g.db_hh, static_cast<T*>(nullptr), m, me,
+                        [&](int64_t t, int64_t b) { return line(t, b, lines.rh); });
+    if (s.shape.projects())
+        weight_gradient(s, d, GateRange{lines.dh, 1, {0}}, whole<T>(P), P, H, g.dw_hr, static_cast<T*>(nullptr),
+                        static_cast<T*>(nullptr), m, me,
+                        [&](int64_t t, int64_t b) { return line(t, b, lines.m); });
+}
+
+// Where a member of a call finds what it works with.
+template <class T> struct BackwardPlan {
+    Split split;
+    BackwardWeights<T> w[2];
+    BackwardScratch<T> scratch;
+    WeightScratch<T> sums;
+    const T** from;
+    T** to;
+
+    BackwardPlan(const Sequence<T>& s, const Gradients<T>& g, int threads, int member, Arena& arena)
+        : split(s, threads) {
+        for (int i = 0; i < s.directions; ++i) w[i] = BackwardWeights<T>(s.shape, g.dx, arena);
+        for (int i = 0; i <= member; ++i) {
+            scratch = BackwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
+            sums = WeightScratch<T>(s, arena);
+            from = arena.take<const T*>(2 * chunk_rows), to = arena.take<T*>(chunk_rows);
+        }
+    }
+};
+
+// Memory that backward() takes from its block on so many threads, in bytes.
+template <class T> int64_t backward_memory(const Sequence<T>& s, const Gradients<T>& g, int threads) {
+    Arena arena(nullptr);
+    BackwardPlan<T>(s, g, threads, threads - 1, arena);
+    return arena.used();
+}
+
+template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, char* memory, const Member& me) {
+    Arena arena(memory);
+    const BackwardPlan<T> plan(s, g, me.count, me.index, arena);
+    for (int i = 0; i < s.directions; ++i)
+        plan.w[i].pack(s.shape, s.direction[i].w, me.index, me.count);
+    me.wait();
+    plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
+        backward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), g, g.direction[direction],
+                      plan.w[direction], plan.scratch, unit, plan.split.units, me, group);
+    });
+    me.wait();
+    if (g.dx)
+        input_gradient(s, g, plan.w, Share(s.steps * s.rows, me.index, me.count), plan.from, plan.to);
+    for (int i = 0; i < s.directions; ++i)
+        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.scratch.zeros, me);
+}
+
+}  // namespace OSTINATO_TARGET
+}  // namespace ostinato

@@ -1,0 +1,77 @@
+// One step of every cell on one vector of hidden units, forward and backward: the equations of
+// src/ostinato/recurrence/cells.py. What calls them does the products; here is what is elementwise.
+#pragma once
+
+#include "activations.hpp"
+#include "sequence.hpp"
+
+namespace ostinato {
+namespace OSTINATO_TARGET {
+
+template <class T> OSTINATO_INLINE Vec<T> activate(Activation f, Vec<T> a) {
+    switch (f) {
+        case Activation::tanh: return tanh(a);
+        case Activation::relu: return a < T(0) ? Vec<T>{} : a;  // NaN stays
+        case Activation::sigmoid: return sigmoid<T>(a);
+        default: return a;
+    }
+}
+
+// Derivative of f where it has the value h.
+template <class T> OSTINATO_INLINE Vec<T> slope(Activation f, Vec<T> h) {
+    switch (f) {
+        case Activation::tanh: return T(1) - h * h;
+        case Activation::relu: return h <= T(0) ? Vec<T>{} : splat(T(1));
+        case Activation::sigmoid: return h * (T(1) - h);
+        default: return splat(T(1));
+    }
+}
+
+// c = f * c' + i * g;  h = o * tanh(c). Gates come as products and leave activated.
+template <class T> struct LSTMUnit {
+    Vec<T> i, f, g, o, c;
+
+    OSTINATO_INLINE Vec<T> forward(Vec<T> c_before) {
+        i = sigmoid<T>(i), f = sigmoid<T>(f), g = tanh(g), o = sigmoid<T>(o);
+        c = f * c_before + i * g;
+        return o * tanh(c);
+    }
+
+    // dh: gradient of o * tanh(c). dc: of c, from later steps; replaced by that for the step before.
+    // Gates are replaced by the gradients of their products.
+    OSTINATO_INLINE void backward(Vec<T> dh, Vec<T>& dc, Vec<T> c_before) {
+        const Vec<T> t = tanh(c);
+        const Vec<T> d = dc + dh * o * (T(1) - t * t);
+        const Vec<T> di = d * g * i * (T(1) - i);
+        const Vec<T> df = d * c_before * f * (T(1) - f);
+        const Vec<T> dg = d * i * (T(1) - g * g);
+        dc = d * f;
+        o = dh * t * o * (T(1) - o);
+        i = di, f = df, g = dg;
+    }
+};
+
+// n = tanh(x_n + r * hn);  h = (1 - z) * n + z * h'. hn is W_hn h' + b_hn, n comes as x_n.
+template <class T> struct GRUUnit {
+    Vec<T> hn, r, z, n;
+
+    OSTINATO_INLINE Vec<T> forward(Vec<T> h_before) {
+        r = sigmoid<T>(r), z = sigmoid<T>(z);
+        n = tanh(n + r * hn);
+        return (T(1) - z) * n + z * h_before;
+    }
+
+    // dh: gradient of h. Returns what of it goes straight to the h before.
+    OSTINATO_INLINE Vec<T> backward(Vec<T> dh, Vec<T> h_before) {
+        const Vec<T> straight = dh * z;
+        const Vec<T> dn = dh * (T(1) - z) * (T(1) - n * n);
+        const Vec<T> dr = dn * hn * r * (T(1) - r);
+        z = dh * (h_before - n) * z * (T(1) - z);
+        hn = dn * r;
+        r = dr, n = dn;
+        return straight;
+    }
+};
+
+}  // namespace OSTINATO_TARGET
+}  // namespace ostinato

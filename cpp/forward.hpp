@@ -1,0 +1,355 @@
+// Forward through a sequence: the contract is in sequence.hpp.
+#pragma once
+
+#include "cells.hpp"
+#include "lines.hpp"
+#include "threads.hpp"
+
+namespace ostinato {
+namespace OSTINATO_TARGET {
+
+// The weights of a direction as forward needs them. The gates of the same units lie side by side in
+// a panel, so that a tile has all that a step of these units needs.
+template <class T> struct ForwardWeights {
+    Panels<T> ih, hh;
+    Panels<T> second;  // W_hr of a projection; W_hn where the reset gate acts before the product
+    T* bias;           // b_ih + b_hh, over the sections of a line
+
+    ForwardWeights() = default;
+    ForwardWeights(const Shape& s, Arena& arena) {
+        const int64_t vectors = whole<T>(s.H) / W<T>;
+        const int G = gates_of(s.cell), width = panel_width(vectors);
+        const bool before = s.cell == CellKind::gru_reset_before;
+        ih = arena.panels<T>(G * vectors, s.I, G == 1 ? width : G);
+        hh = arena.panels<T>((before ? 2 : G) * vectors, s.P, G == 1 ? width : before ? 2 : G);
+        if (before) second = arena.panels<T>(vectors, s.H, width);
+        if (s.projects()) {
+            const int64_t columns = whole<T>(s.P) / W<T>;
+            second = arena.panels<T>(columns, s.H, panel_width(columns));
+        }
+        bias = arena.take<T>(4 * whole<T>(s.H));
+    }
+
+    // One of `parts` shares of the work.
+    void pack(const Shape& s, const Weights<T>& w, int part, int parts) const {
+        auto share = [&](const Panels<T>& b, auto&& source) {
+            const Share mine(b.count * b.width, part, parts);
+            pack_rows(b, mine.begin, mine.end, source);
+        };
+        // Vector v of gates side by side: the gate and the unit of its lane.
+        auto gate_row = [&](const T* matrix, int64_t k, int gates) {
+            return [=](int64_t v, int64_t lane) -> const T* {
+                const int64_t unit = v / gates * W<T> + lane;
+                return unit < s.H ? matrix + (v % gates * s.H + unit) * k : nullptr;
+            };
+        };
+        const int G = gates_of(s.cell);
+        const bool before = s.cell == CellKind::gru_reset_before;
+        share(ih, gate_row(w.w_ih, s.I, G));
+        share(hh, gate_row(w.w_hh, s.P, before ? 2 : G));
+        if (before) share(second, gate_row(w.w_hh + 2 * s.H * s.P, s.P, 1));
+        if (s.projects())
+            share(second, [&](int64_t v, int64_t lane) -> const T* {
+                const int64_t p = v * W<T> + lane;
+                return p < s.P ? w.w_hr + p * s.H : nullptr;
+            });
+        if (part > 0) return;
+        const int64_t Hp = whole<T>(s.H);
+        for (int64_t i = 0; i < 4 * Hp; ++i) bias[i] = T(0);
+        for (int g = 0; g < G; ++g)
+            for (int64_t u = 0; u < s.H; ++u) {
+                const T x = w.b_ih ? w.b_ih[g * s.H + u] : T(0), h = w.b_hh ? w.b_hh[g * s.H + u] : T(0);
+                if (s.cell != CellKind::gru) bias[g * Hp + u] = x + h;
+                else if (g == 2) bias[3 * Hp + u] = x, bias[u] = h;
+                else bias[(1 + g) * Hp + u] = x + h;
+            }
+    }
+};
+
+// to[r] = bias + W_ih a[r], in the sections of a line; for panels p0 up to p1.
+template <class T>
+void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T>& w, int64_t p0, int64_t p1,
+             const T* const* a, T* const* to, int64_t rows) {
+    const bool gated = shape.cell != CellKind::rnn;
+    const int64_t vectors = lines.Hp / W<T>;
+    with_width(w.ih.width, [&](auto width) {
+        constexpr int NV = decltype(width)::value;
+        // Vector v of a panel is a gate's, or of a plain RNN the v-th of its units.
+        const int64_t per_panel = gated ? W<T> : NV * W<T>, per_vector = gated ? lines.Hp : W<T>;
+        for_panels<NV>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+            constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            Vec<T> acc[R][M * NV];
+            auto at = [&](int v) { return lines.x.at + (p + v / NV) * per_panel + v % NV * per_vector; };
+            auto exists = [&](int v) { return gated || p * NV + v < vectors; };
+            for (int v = 0; v < M * NV; ++v) {
+                const Vec<T> bias = exists(v) ? load(w.bias + at(v)) : Vec<T>{};
+                for (int r = 0; r < R; ++r) acc[r][v] = bias;
+            }
+            accumulate<T, R, NV, M>(acc, a + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < M * NV; ++v)
+                    if (exists(v)) store(to[row + r] + at(v), acc[r][v]);
+        });
+    });
+}
+
+// One step of some rows. Where x is given, the step takes in its product as well, and finds nothing
+// in the lines; otherwise the lines hold bias + W_ih x, as project() leaves it.
+template <class T> struct Step {
+    const Shape& shape;
+    const Lines<T>& lines;
+    const ForwardWeights<T>& w;
+    int64_t p0, p1;   // panels of units
+    const T** x;      // or null
+    const T** h;      // of the step before
+    const T** c;      // of the step before: an LSTM's
+    T** line;
+    T** y;            // where h goes
+    const T** inner;  // for a second product: as many pointers as rows
+
+    void run(int64_t rows) const {
+        switch (shape.cell) {
+            case CellKind::rnn: return rnn(rows);
+            case CellKind::lstm: return lstm(rows);
+            case CellKind::gru: return gru(rows);
+            case CellKind::gru_reset_before: return gru_reset_before(rows);
+        }
+    }
+
+private:
+    // What a gate's sums start from, a vector at `at` of a line.
+    OSTINATO_INLINE Vec<T> start(int64_t row, int64_t at) const {
+        return load(x ? w.bias + at : line[row] + at);
+    }
+
+    void rnn(int64_t rows) const {
+        const int64_t vectors = lines.Hp / W<T>;
+        const Activation f = shape.activation;
+        with_width(w.hh.width, [&](auto width) {
+            constexpr int NV = decltype(width)::value;
+            for_panels<NV>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+                constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+                Vec<T> acc[R][M * NV];
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < M * NV; ++v)
+                        acc[r][v] = p * NV + v < vectors ? start(row + r, (p * NV + v) * W<T>) : Vec<T>{};
+                if (x) accumulate<T, R, NV, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+                accumulate<T, R, NV, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < M * NV && p * NV + v < vectors; ++v) {
+                        const int64_t at = (p * NV + v) * W<T>;
+                        const Vec<T> h = activate<T>(f, acc[r][v]);
+                        store(line[row + r] + at, h);
+                        store_part(y[row + r] + at, h, shape.H - at);
+                    }
+            });
+        });
+    }
+
+    void lstm(int64_t rows) const {
+        const int64_t Hp = lines.Hp;
+        const bool projects = shape.projects();
+        for_panels<4>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+            constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            Vec<T> acc[R][M * 4];
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < M * 4; ++v)
+                    acc[r][v] = start(row + r, v % 4 * Hp + (p + v / 4) * W<T>);
+            if (x) accumulate<T, R, 4, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+            accumulate<T, R, 4, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t at = (p + m) * W<T>;
+                    const Vec<T>* a = acc[r] + 4 * m;
+                    LSTMUnit<T> u{a[0], a[1], a[2], a[3], {}};
+                    T* to = line[row + r] + at;
+                    const Vec<T> h = u.forward(load(c[row + r] + at));
+                    store(to, u.i), store(to + Hp, u.f), store(to + 2 * Hp, u.g);
+                    store(to + 3 * Hp, u.o), store(to + lines.c, u.c);
+                    if (projects) store(to + lines.m, h);
+                    else store_part(y[row + r] + at, h, shape.H - at);
+                }
+        });
+        if (!projects) return;
+        for (int64_t j = 0; j < rows; ++j) inner[j] = line[j] + lines.m;
+        multiply(w.second, 0, w.second.count, inner, rows, [](int64_t, int64_t) { return Vec<T>{}; },
+                 [&](int64_t j, int64_t v, Vec<T> sum) {
+                     if (v * W<T> < shape.P) store_part(y[j] + v * W<T>, sum, shape.P - v * W<T>);
+                 });
+    }
+
+    void gru(int64_t rows) const {
+        const int64_t Hp = lines.Hp;
+        for_panels<3>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+            constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            Vec<T> acc[R][M * 3], input[R][M];  // r z hn; and n of the input alone
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t at = (p + m) * W<T>;
+                    acc[r][3 * m] = start(row + r, Hp + at);
+                    acc[r][3 * m + 1] = start(row + r, 2 * Hp + at);
+                    acc[r][3 * m + 2] = input[r][m] = start(row + r, 3 * Hp + at);
+                }
+            if (x) accumulate<T, R, 3, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    input[r][m] = acc[r][3 * m + 2];
+                    acc[r][3 * m + 2] = load(w.bias + (p + m) * W<T>);
+                }
+            accumulate<T, R, 3, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t at = (p + m) * W<T>;
+                    const Vec<T>* a = acc[r] + 3 * m;
+                    GRUUnit<T> u{a[2], a[0], a[1], input[r][m]};
+                    T* to = line[row + r] + at;
+                    const Vec<T> h_t = u.forward(load_part(h[row + r] + at, shape.H - at));
+                    store(to, u.hn), store(to + Hp, u.r), store(to + 2 * Hp, u.z);
+                    store(to + 3 * Hp, u.n);
+                    store_part(y[row + r] + at, h_t, shape.H - at);
+                }
+        });
+    }
+
+    void gru_reset_before(int64_t rows) const {
+        const int64_t H = shape.H, Hp = lines.Hp;
+        if (x) project(shape, lines, w, 0, w.ih.count, x, line, rows);
+        for_panels<2>(0, w.hh.count, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+            constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            Vec<T> acc[R][M * 2];
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < M * 2; ++v)
+                    acc[r][v] = load(line[row + r] + v % 2 * Hp + (p + v / 2) * W<T>);
+            accumulate<T, R, 2, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t at = (p + m) * W<T>;
+                    T* to = line[row + r] + at;
+                    const Vec<T> reset = sigmoid<T>(acc[r][2 * m]);
+                    store(to, reset), store(to + Hp, sigmoid<T>(acc[r][2 * m + 1]));
+                    store(to + lines.rh, reset * load_part(h[row + r] + at, H - at));
+                }
+        });
+        for (int64_t j = 0; j < rows; ++j) inner[j] = line[j] + lines.rh;
+        const int64_t vectors = Hp / W<T>;
+        multiply(w.second, 0, w.second.count, inner, rows,
+                 [&](int64_t j, int64_t v) {
+                     return v < vectors ? load(line[j] + 2 * Hp + v * W<T>) : Vec<T>{};
+                 },
+                 [&](int64_t j, int64_t v, Vec<T> sum) {
+                     if (v >= vectors) return;
+                     const int64_t at = v * W<T>;
+                     const Vec<T> n = tanh(sum), z = load(line[j] + Hp + at);
+                     store(line[j] + 2 * Hp + at, n);
+                     const Vec<T> before = load_part(h[j] + at, H - at);
+                     store_part(y[j] + at, (T(1) - z) * n + z * before, H - at);
+                 });
+    }
+};
+
+// What a member of a call works with.
+template <class T> struct ForwardScratch {
+    int64_t chunk;  // steps that are projected at a time
+    T *zeros, *c0, *ring;
+    const T **x, **h, **c, **inner;
+    T **to, **line, **y;
+
+    ForwardScratch() = default;
+    ForwardScratch(const Sequence<T>& s, int64_t rows, Arena& arena) {
+        const Lines<T> lines(s.shape);
+        chunk = rows < chunk_rows ? (chunk_rows + rows - 1) / (rows > 0 ? rows : 1) : 1;
+        zeros = arena.take<T>(lines.Hp);
+        c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * lines.Hp : 0);
+        ring = arena.take<T>(s.direction[0].lines ? 0 : (chunk + 1) * rows * lines.length);
+        x = arena.take<const T*>(chunk * rows), to = arena.take<T*>(chunk * rows);
+        h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
+        inner = arena.take<const T*>(rows);
+        line = arena.take<T*>(rows), y = arena.take<T*>(rows);
+    }
+};
+
+// The rows of one part, and of them the units of one member.
+template <class T>
+void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScratch<T>& m, int unit, int units,
+                  const Member& me, int group) {
+    if (p.rows <= 0) return;
+    const Sequence<T>& s = p.s;
+    const int64_t H = s.shape.H, P = s.shape.P, Hp = p.lines.Hp;
+    const bool lstm = s.shape.cell == CellKind::lstm;
+    const Share mine(w.ih.count, unit, units);
+    auto line = [&](int64_t t, int64_t j) {
+        return p.d.lines ? p.line(t, j) : m.ring + ((t % (m.chunk + 1)) * p.rows + j) * p.lines.length;
+    };
+    for (int64_t i = 0; i < Hp; ++i) m.zeros[i] = T(0);
+    for (int64_t j = 0; j < p.rows; ++j) {
+        m.h[j] = p.h0(j, m.zeros);
+        if (!lstm) continue;
+        T* c = m.c0 + j * Hp;
+        for (int64_t u = 0; u < Hp; ++u) c[u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
+        m.c[j] = c;
+    }
+    const Step<T> step{s.shape, p.lines, w, mine.begin, mine.end, nullptr, m.h, m.c, m.line, m.y, m.inner};
+    const int64_t steps = p.steps();
+    int64_t active = p.rows;
+    for (int64_t t0 = 0; t0 < steps; t0 += m.chunk) {
+        const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk : steps;
+        int64_t n = 0;
+        for (int64_t t = t0, rows = active; t < t1; ++t) {
+            rows = p.active(t, rows);
+            for (int64_t j = 0; j < rows; ++j, ++n) m.x[n] = p.x(t, j), m.to[n] = line(t, j);
+        }
+        project(s.shape, p.lines, w, mine.begin, mine.end, m.x, m.to, n);
+        for (int64_t t = t0; t < t1; ++t) {
+            active = p.active(t, active);
+            for (int64_t j = 0; j < active; ++j) m.line[j] = line(t, j), m.y[j] = p.y(t, j);
+            step.run(active);
+            for (int64_t j = 0; j < active; ++j) m.h[j] = m.y[j], m.c[j] = m.line[j] + p.lines.c;
+            me.wait(group, units);
+        }
+    }
+    for (int64_t j = 0; j < p.rows; ++j) {
+        const int64_t row = p.row(j), u0 = units == 1 ? 0 : mine.begin * W<T>;
+        const int64_t u1 = units == 1 || mine.end * W<T> > H ? H : mine.end * W<T>;
+        if (p.d.c_n && lstm && u0 < u1)
+            std::memcpy(p.d.c_n + row * H + u0, m.c[j] + u0, size_t(u1 - u0) * sizeof(T));
+        if (unit > 0) continue;
+        if (p.d.h_n) std::memcpy(p.d.h_n + row * P, m.h[j], size_t(P) * sizeof(T));
+        for (int64_t t = p.length(j); t < s.steps; ++t)
+            std::memset(p.d.y + t * s.y_t + row * s.y_b, 0, size_t(P) * sizeof(T));
+    }
+}
+
+// Where a member of a call finds what it works with.
+template <class T> struct ForwardPlan {
+    Split split;
+    ForwardWeights<T> w[2];
+    ForwardScratch<T> scratch;
+
+    ForwardPlan(const Sequence<T>& s, int threads, int member, Arena& arena) : split(s, threads) {
+        for (int i = 0; i < s.directions; ++i) w[i] = ForwardWeights<T>(s.shape, arena);
+        for (int i = 0; i <= member; ++i)
+            scratch = ForwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
+    }
+};
+
+// Memory that forward() takes from its block on so many threads, in bytes.
+template <class T> int64_t forward_memory(const Sequence<T>& s, int threads) {
+    Arena arena(nullptr);
+    ForwardPlan<T>(s, threads, threads - 1, arena);
+    return arena.used();
+}
+
+template <class T> void forward(const Sequence<T>& s, char* memory, const Member& me) {
+    Arena arena(memory);
+    const ForwardPlan<T> plan(s, me.count, me.index, arena);
+    for (int i = 0; i < s.directions; ++i)
+        plan.w[i].pack(s.shape, s.direction[i].w, me.index, me.count);
+    me.wait();
+    plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
+        forward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), plan.w[direction],
+                     plan.scratch, unit, plan.split.units, me, group);
+    });
+}
+
+}  // namespace OSTINATO_TARGET
+}  // namespace ostinato

@@ -1,0 +1,150 @@
+// Where things lie: the line that forward leaves for every step and row, and the memory of a call.
+//
+// A line is made of sections of Hp = H rounded up to whole vectors:
+//   RNN                h
+//   LSTM               i f g o | c          with a projection also | m = o * tanh(c) | dh
+//   GRU                hn r z n             hn = W_hn h' + b_hn
+//   GRU, reset before  r z n | r * h'
+// Forward leaves activated gates there; backward turns them into the gradients of what they were
+// before activation, in place. Sections that a product reads together lie side by side.
+#pragma once
+
+#include "gemm.hpp"
+#include "sequence.hpp"
+#include "threads.hpp"
+
+namespace ostinato {
+namespace OSTINATO_TARGET {
+
+template <class T> constexpr int64_t whole(int64_t n) { return (n + W<T> - 1) / W<T> * W<T>; }
+
+// Sections side by side, and which of PyTorch's gates each belongs to.
+struct GateRange {
+    int64_t at;
+    int count;
+    int gate[4];
+};
+
+template <class T> struct Lines {
+    int64_t Hp, length;
+    GateRange x;  // what the input's product adds to
+    GateRange h;  // what the product of the h before adds to
+    GateRange n;  // what that of r * h' adds to, where the reset gate acts before the product
+    int64_t c, m, dh, rh;
+
+    explicit Lines(const Shape& s) : Hp(whole<T>(s.H)), n{}, c(4 * Hp), m(5 * Hp), dh(6 * Hp), rh(3 * Hp) {
+        int64_t sections = 0;
+        switch (s.cell) {
+            case CellKind::rnn: x = h = {0, 1, {0}}, sections = 1; break;
+            case CellKind::lstm:
+                x = h = {0, 4, {0, 1, 2, 3}}, sections = s.projects() ? 7 : 5;
+                break;
+            case CellKind::gru: x = {Hp, 3, {0, 1, 2}}, h = {0, 3, {2, 0, 1}}, sections = 4; break;
+            case CellKind::gru_reset_before:
+                x = {0, 3, {0, 1, 2}}, h = {0, 2, {0, 1}}, n = {2 * Hp, 1, {2}}, sections = 4;
+                break;
+        }
+        // The padding keeps lines from sharing a set of the cache.
+        length = sections * Hp + 64 / int64_t(sizeof(T));
+    }
+};
+
+inline int gates_of(CellKind cell) {
+    return cell == CellKind::rnn ? 1 : cell == CellKind::lstm ? 4 : 3;
+}
+
+// Hands out memory from one block, 64-byte aligned and not initialised. Without a block it only
+// counts, so that the same code says how much is needed.
+class Arena {
+public:
+    explicit Arena(char* base) : base_(base) {}
+    template <class U> U* take(int64_t n) {
+        U* p = base_ ? reinterpret_cast<U*>(base_ + used_) : nullptr;
+        used_ += (n * int64_t(sizeof(U)) + 63) / 64 * 64;
+        return p;
+    }
+    template <class T> Panels<T> panels(int64_t vectors, int64_t k, int width) {
+        Panels<T> b(vectors, k, width);
+        b.data = take<T>(b.size());
+        return b;
+    }
+    int64_t used() const { return used_; }
+
+private:
+    char* base_;
+    int64_t used_ = 0;
+};
+
+// How the threads share a recurrence. Directions run side by side where there are threads for it;
+// within a direction the rows are split into parts, which need not wait for each other; and where
+// that leaves too few rows for each pass over large weights, the hidden units of a part are split as
+// well, at the price of a barrier in every step.
+struct Split {
+    int sides, parts, units;
+
+    template <class T> Split(const Sequence<T>& s, int threads) {
+        sides = s.directions == 2 && threads >= 2 ? 2 : 1;
+        const int64_t each = threads / sides, rows = s.rows > 0 ? s.rows : 1;
+        parts = int(each < rows ? each : rows);
+        units = 1;
+        const int64_t weights = gates_of(s.shape.cell) * s.shape.H * s.shape.P * int64_t(sizeof(T));
+        const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
+        const bool starved = rows < each ? weights >= 64 * 1024 : rows < 8 * each && weights > 1024 * 1024;
+        if (!one_product || !starved) return;
+        parts = int(rows / 8 < 1 ? 1 : rows / 8);
+        const int64_t panels = whole<T>(s.shape.H) / W<T> / (s.shape.cell == CellKind::rnn ? 4 : 1);
+        units = int(each / parts < panels ? each / parts : panels);
+        if (units < 1) units = 1;
+    }
+
+    // Calls work(direction, part, unit, group) for what falls to a member; `group` numbers those who
+    // share the units of a part.
+    template <class Work> void share(const Member& me, int directions, Work&& work) const {
+        const int side = me.index % sides, within = me.index / sides;
+        if (within >= parts * units) return;
+        for (int direction = side; direction < directions; direction += sides)
+            work(direction, within / units, within % units, side * parts + within / units);
+    }
+};
+
+// The share of `n` things that falls to one of `parts`: begin and end.
+struct Share {
+    int64_t begin, end;
+    Share(int64_t n, int64_t part, int64_t parts) : begin(n * part / parts), end(n * (part + 1) / parts) {}
+};
+
+// One part of the rows of a direction: every parts-th by falling length, so that all parts are long
+// for as long. `j` counts the rows of the part, `t` the steps as the direction reads them.
+template <class T> struct Part {
+    const Sequence<T>& s;
+    const Direction<T>& d;
+    const Lines<T> lines;
+    const int64_t part, parts, rows;
+
+    Part(const Sequence<T>& s, const Direction<T>& d, int64_t part, int64_t parts)
+        : s(s), d(d), lines(s.shape), part(part), parts(parts), rows((s.rows - part + parts - 1) / parts) {}
+
+    int64_t row(int64_t j) const { return s.order ? s.order[part + j * parts] : part + j * parts; }
+    int64_t length(int64_t j) const { return s.lengths ? s.lengths[row(j)] : s.steps; }
+    int64_t steps() const { return rows > 0 ? length(0) : 0; }
+    // Rows that have a step t, always the first so many; `most` is what it was for an earlier t.
+    int64_t active(int64_t t, int64_t most) const {
+        if (!s.lengths) return t < s.steps ? most : 0;
+        while (most > 0 && length(most - 1) <= t) --most;
+        return most;
+    }
+    int64_t time(int64_t t, int64_t j) const { return d.reverse ? length(j) - 1 - t : t; }
+    const T* x(int64_t t, int64_t j) const { return s.x + time(t, j) * s.x_t + row(j) * s.x_b; }
+    T* y(int64_t t, int64_t j) const { return d.y + time(t, j) * s.y_t + row(j) * s.y_b; }
+    T* line(int64_t t, int64_t j) const {
+        return d.lines + (time(t, j) * s.rows + row(j)) * lines.length;
+    }
+    const T* h0(int64_t j, const T* zeros) const {
+        return d.h0 ? d.h0 + row(j) * s.shape.P : zeros;
+    }
+};
+
+constexpr int64_t chunk_rows = 96;  // rows of input that are projected at a time: they stay in L2
+
+}  // namespace OSTINATO_TARGET
+}  // namespace ostinato

@@ -1,0 +1,69 @@
+// What the core computes: one recurrent layer, in one direction or both, over a whole sequence.
+//
+// Plain data, shared by every instruction set. T is float or double. Sizes: `steps` time, `rows`
+// batch, I input features, H hidden features, P features of h (P = H but for a projected LSTM),
+// G gates a unit (RNN 1, LSTM 4 in the order i f g o, GRU 3 in the order r z n).
+//
+// Everything a pointer shows is the caller's, must live until the call returns, and may not overlap
+// with anything that is written. No other alignment than that of T is asked for, but for `lines`.
+#pragma once
+
+#include <cstdint>
+
+namespace ostinato {
+
+enum class CellKind : int { rnn, lstm, gru, gru_reset_before };
+enum class Activation : int { tanh, relu, sigmoid, identity };
+
+struct Shape {
+    CellKind cell;
+    Activation activation;  // of an RNN
+    int64_t I, H, P;
+    bool projects() const { return P != H; }
+};
+
+// Contiguous, in PyTorch's layout: w_ih (G*H, I), w_hh (G*H, P), b_ih and b_hh (G*H) or null,
+// w_hr (P, H) of a projected LSTM.
+template <class T> struct Weights {
+    const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+};
+
+template <class T> struct Direction {
+    Weights<T> w;
+    bool reverse;        // from the last step of each row to its first
+    const T *h0, *c0;    // (rows, P), (rows, H), contiguous; null for zeros
+    T* y;                // h of every step, at t * y_t + b * y_b + p; zeros past a row's length
+    T *h_n, *c_n;        // (rows, P), (rows, H), contiguous; null where not wanted; c of an LSTM
+    // What backward needs of forward, and where gates and states can be read: line_length() numbers
+    // for each (t, b), 64-byte aligned, or null where neither is wanted. See lines.hpp.
+    T* lines;
+};
+
+template <class T> struct Sequence {
+    Shape shape;
+    int64_t steps, rows;
+    const T* x;          // at t * x_t + b * x_b + i
+    int64_t x_t, x_b, y_t, y_b;
+    // Steps of each row, 0 to `steps`, and the rows by falling length; both null where all are full.
+    const int64_t *lengths, *order;
+    int directions;      // 1 or 2; both read the same x
+    Direction<T> direction[2];
+};
+
+// Gradients that come in (null for zeros) and go out (null where not wanted), laid out as what they
+// are the gradient of; overwritten, not added to.
+template <class T> struct DirectionGradients {
+    const T *dy, *dh_n, *dc_n;
+    T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dh0, *dc0;
+};
+
+// dx takes part of both directions. Backward reads the sequence as forward left it, and turns its
+// lines into other numbers: it can run once on them.
+template <class T> struct Gradients {
+    int64_t dy_t, dy_b;
+    T* dx;
+    int64_t dx_t, dx_b;
+    DirectionGradients<T> direction[2];
+};
+
+}  // namespace ostinato
