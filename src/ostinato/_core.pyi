@@ -83,7 +83,7 @@ def backward(
     dweights: Sequence[Tensor | None],
     threads: int,
 ) -> None:
-    """Find the gradients: of ``dy``, ``dh_n``, ``dc_n``, into ``dx``, ``dh0``, ``dc0``, ``dweights``.
+    """Find the gradients, given those of y and of the last states.
 
     What is not wanted is None. The lines are used up.
 

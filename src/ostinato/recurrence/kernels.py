@@ -1,9 +1,10 @@
 """The same equations on fast paths, and which path serves a call.
 
-- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, every cell of `cells`, rows of
-  equal or unequal length; its gradients once. Its results are the same to the last bit however a
-  sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
-- ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one length.
+- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, every cell of `cells`, rows
+  of equal or unequal length; its gradients once. Its results are the same to the last bit however
+  a sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
+- ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
+  length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
 
 Which path runs is chosen call by call, is written to the log ``ostinato.recurrence`` at level
@@ -13,11 +14,11 @@ DEBUG, and can be asked with `choose` and forced with `use_backend`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import _VF, Tensor
@@ -30,17 +31,17 @@ from ostinato.recurrence.cells import (
     ACTIVATIONS,
     Cell,
     GRUCell,
-    GRUGates,
     LSTMCell,
-    LSTMGates,
     LSTMState,
     RNNCell,
     State,
     Weights,
 )
-from ostinato.recurrence.scan import mask_of, scan
+from ostinato.recurrence.scan import scan
 
 Backend = Literal["compiled", "torch", "reference"]
+
+_R = TypeVar("_R")
 
 _log = logging.getLogger("ostinato.recurrence")
 _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
@@ -76,7 +77,12 @@ def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
         _forced.reset(token)
 
 
-@torch.compiler.assume_constant_result
+def _constant_in_graphs(f: Callable[[], _R]) -> Callable[[], _R]:
+    """`torch.compile` asks f when it traces, and keeps the answer."""
+    return cast("Callable[[], _R]", torch.compiler.assume_constant_result(f))  # type: ignore[no-untyped-call]
+
+
+@_constant_in_graphs
 def _forced_now() -> Backend | None:
     return _forced.get()
 
@@ -99,18 +105,21 @@ def _compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
     if torch.is_autocast_enabled("cpu"):
         return "it does not take part in autocast"
     if _is_transformed():
-        return "it has no rule for forward-mode derivatives, torch.func transforms or tracing"
+        return "it has no rule for torch.func's transforms and forward-mode derivatives"
+    if _is_traced():
+        return "torch.jit cannot trace it"
     return ""
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _is_transformed() -> bool:
-    """Whether more is asked than values and first derivatives: vmap, jvp, jit tracing."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+    """Whether more is asked than values and first derivatives: vmap, grad of grad, jvp."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+@_constant_in_graphs
+def _is_traced() -> bool:
+    return torch._C._get_tracing_state() is not None
 
 
 def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -> Backend:
@@ -134,6 +143,8 @@ def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -
     if not lacks and forced != "torch":
         return "compiled"
     able = x.shape[0] > 0 and not padded and all(is_fused_by_torch(cell) for cell in cells)
+    if forced is None and _is_transformed():
+        return "reference"
     if forced == "torch" and not able:
         raise OstinatoError(
             f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with "
@@ -190,7 +201,7 @@ def _reference(
         for i, w in enumerate(weights)
     ]
     outputs = [y for y, _ in runs]
-    last = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))  # type: ignore[call-overload]
+    last = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))
     return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*last)
 
 
@@ -227,7 +238,6 @@ _Flat = Sequence[Tensor | None]
 _Shape = tuple[int, int, int, int, int]
 
 
-@lru_cache(maxsize=1024)
 def _shape_of(cell: Cell) -> _Shape:
     """The cell as the core knows it: kind, activation, I, H, P."""
     activation = 0
@@ -264,7 +274,7 @@ def _compiled(
         y, h, c = _Layer.apply(cell, None, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
     else:
         y, h, c, _ = _forward(_shape_of(cell), x, lengths, h0, c0, flat, keeps=False)
-    return y, cast(State, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h))
+    return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
 
 
 def _forward(
@@ -288,9 +298,10 @@ def _forward(
         # What is past a row's length stays zero: it can be looked at.
         new = x.new_empty if lengths is None else x.new_zeros
         lines = new(D, T, B, _line_length(shape, x.dtype))
-    given = [_dense(t) for t in (h0, c0, *flat)]
-    threads = torch.get_num_threads()
-    _core.forward(shape, _rowwise(x), lengths, *given[:2], tuple(given[2:]), y, h, c, lines, threads)
+    _core.forward(
+        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, h, c,
+        lines, torch.get_num_threads(),
+    )  # fmt: skip
     return y, h, c, lines
 
 
@@ -307,20 +318,15 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
-    D, T, B, _ = lines.shape
     dy, dh, dc = gradients
-    zeros = [
-        t if t is not None else x.new_zeros(D, B, size) if needed else None
-        for t, needed, size in [(h0, needs[1], shape[4]), (c0, needs[2], shape[3])]
-    ]
-    wanted = [_empty_sequence(x, shape[2]) if needs[0] else None]
-    for tensor, needed in zip((*zeros, *flat), needs[1:], strict=True):
+    wanted: list[Tensor | None] = [_empty_sequence(x, shape[2]) if needs[0] else None]
+    for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True):
         wanted.append(torch.empty_like(tensor) if needed and tensor is not None else None)
-    given = [_dense(t) for t in (h0, c0, *flat)]
-    dy = None if dy is None else _rowwise(dy)
+    dx, dh0, dc0, *dweights = wanted
     _core.backward(
-        shape, _rowwise(x), lengths, *given[:2], tuple(given[2:]), y, lines, dy, _dense(dh),
-        _dense(dc), *wanted[:3], tuple(wanted[3:]), torch.get_num_threads(),
+        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, lines,
+        None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
+        dx, dh0, dc0, tuple(dweights), torch.get_num_threads(),
     )  # fmt: skip
     return wanted
 
@@ -334,7 +340,7 @@ def _empty_sequence(x: Tensor, features: int) -> Tensor:
 
 
 def _rowwise(x: Tensor) -> Tensor:
-    """x with the features of a step side by side."""
+    """X with the features of a step side by side."""
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
@@ -346,7 +352,7 @@ class _Layer(torch.autograd.Function):
     """One layer of the core for eager autograd; `_layer_operator` is the same for graphs."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         cell: Cell,
         shown: list[Tensor] | None,
@@ -367,12 +373,15 @@ class _Layer(torch.autograd.Function):
         return y, h, c
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
         x, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
         asked = ctx.needs_input_grad
         needs = [asked[2], asked[4], asked[5], *asked[6:]]
-        if torch.is_grad_enabled() or _is_transformed():
+        batched = any(
+            g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients
+        )  # of `torch.autograd.functional.jacobian(vectorize=True)`, say
+        if torch.is_grad_enabled() or batched or _is_transformed():
             found = _reference_gradients(ctx.cell, x, lengths, h0, c0, flat, gradients, needs)
         else:
             shape = _shape_of(ctx.cell)
@@ -424,7 +433,8 @@ def _reference_gradients(
             )
         )
     return [
-        next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)
+        next(found) if need and t is not None else None
+        for t, need in zip(inputs, needs, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ from itertools import combinations, pairwise
 from typing import Any, cast
 
 import torch
+import torch._dynamo.config
 from torch import Tensor
 from torch.nn.functional import dropout
 from torch.nn.modules.rnn import GRU as TorchGRU
@@ -36,6 +37,10 @@ from ostinato.recurrence.cells import (
     RNNState,
     State,
 )
+
+# Dynamo breaks the graph at whatever derives from `torch.nn.RNN`, `LSTM` or `GRU`, unless it is
+# told that it may trace them: ours it can.
+torch._dynamo.config.allow_rnn = True
 
 Hidden = Any
 """The state of a whole layer stack, as it goes in and comes out. See `Recurrent`."""
@@ -375,7 +380,8 @@ class Recurrent(RNNBase):
                 f"{self}: lengths is {lengths.dtype} of shape {tuple(lengths.shape)}; "
                 f"expected whole numbers of shape ({B},), one for each row."
             )
-        if B and not (int(lengths.min()) >= 0 and int(lengths.max()) <= T):
+        known = B and not torch.compiler.is_compiling()  # in a graph the core looks itself
+        if known and not (int(lengths.min()) >= 0 and int(lengths.max()) <= T):
             raise ShapeError(
                 f"{self}: lengths run from {int(lengths.min())} to {int(lengths.max())}; "
                 f"expected 0 to {T}, the steps of the input."
