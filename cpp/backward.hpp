@@ -19,7 +19,7 @@ template <class T> struct BackwardWeights {
         const Lines<T> lines(s);
         auto panels = [&](int64_t columns, int64_t k) {
             const int64_t vectors = whole<T>(columns) / W<T>;
-            return arena.panels<T>(vectors, k, panel_width(vectors));
+            return arena.panels<Panels<T>>(vectors, k, panel_width(vectors));
         };
         hh = panels(s.P, lines.h.count * lines.Hp);
         if (s.projects()) second = panels(s.H, s.P);
@@ -136,10 +136,10 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         const auto none = [](int64_t, int64_t) { return Vec<T>{}; };
         if (projects) {
             for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.dh;
-            multiply(w.second, 0, w.second.count, m.inner, rows, none, one);
+            multiply<T>(w.second, 0, w.second.count, m.inner, rows, none, one);
         } else if (cell == CellKind::gru_reset_before) {
             for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.n.at;
-            multiply(w.second, 0, w.second.count, m.inner, rows, none,
+            multiply<T>(w.second, 0, w.second.count, m.inner, rows, none,
                      [&](int64_t j, int64_t v, Vec<T> drh) {
                          if (v >= vectors) return;
                          const int64_t at = v * W<T>;
@@ -162,7 +162,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
             if (g.dy) m.dy[j] = g.dy + p.time(t, j) * all.dy_t + p.row(j) * all.dy_b;
             if (lstm) m.c[j] = t > 0 ? p.line(t - 1, j) + lines.c : m.c0 + j * Hp;
         }
-        multiply(w.hh, mine.begin, mine.end, m.next, later,
+        multiply<T>(w.hh, mine.begin, mine.end, m.next, later,
                  [&](int64_t j, int64_t v) { return direct(t, j, v); }, arrived);
         for (int64_t j = later; j < active; ++j)
             for (int64_t v = v0; v < v_end; ++v) arrived(j, v, direct(t, j, v));
@@ -178,7 +178,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         };
         auto carried = [&](int64_t j, int64_t v) { return v < vectors && cell != CellKind::rnn && !lstm
                                                           ? load(m.carry + j * Hp + v * W<T>) : Vec<T>{}; };
-        multiply(w.hh, mine.begin, mine.end, m.next, later, carried, give);
+        multiply<T>(w.hh, mine.begin, mine.end, m.next, later, carried, give);
         for (int64_t j = later; j < p.rows; ++j)  // rows without a step
             for (int64_t v = v0; v < v_end; ++v)
                 if (v * W<T> < P)
@@ -202,7 +202,7 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
     int64_t n = 0;
     auto flush = [&] {
         for (int i = 0; i < s.directions; ++i) {
-            multiply(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n,
+            multiply<T>(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n,
                      [&](int64_t r, int64_t v) {
                          const int64_t left = I - v * W<T>;
                          return i > 0 && left > 0 ? load_part(to[r] + v * W<T>, left) : Vec<T>{};

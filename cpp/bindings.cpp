@@ -2,6 +2,7 @@
 // src/ostinato/_core.pyi says the same in types.
 #include <nanobind/nanobind.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -277,6 +278,149 @@ template <class F> void by_type(nb::handle x, F&& f) {
     else refuse("x", std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
 }
 
+// A stream with the array that its outputs are put into.
+class PyStream {
+public:
+    // `shapes` and `weights` (five of each layer), from the first layer to the last. `array` is a NumPy
+    // array and `tensor` a tensor over the same memory, (rows, P): a step returns the one or the other,
+    // as its input is.
+    PyStream(nb::handle shapes, nb::handle weights, nb::handle rows, nb::handle precision, nb::handle array,
+             nb::handle tensor) {
+        const nb::tuple each = tuple_of(shapes, "shapes", 0), flat = tuple_of(weights, "weights", 5 * nb::len(each));
+        if (nb::len(each) == 0) refuse("shapes", "has no entries", "at least one layer");
+        std::vector<Shape> all;
+        for (nb::handle shape : each) all.push_back(shape_of(shape));
+        for (size_t i = 1; i < all.size(); ++i)
+            if (all[i].I != all[i - 1].P)
+                refuse("shapes", "has a layer that takes " + std::to_string(all[i].I), std::to_string(all[i - 1].P));
+        rows_ = integer(rows, "rows", 1, int64_t(1) << 31), input_ = all.front().I, output_ = all.back().P;
+        const Precision how = Precision(integer(precision, "precision", 0, 2));
+        const View first(flat[0], "weights");
+        if (first.dtype == names().float64) {
+            if (how != Precision::full) refuse("precision", "is int8 for torch.float64", "torch.float32 weights");
+            doubles_ = build<double>(all, flat, how);
+        } else {
+            floats_ = build<float>(all, flat, how);
+        }
+        take_output(array, tensor);
+    }
+    PyStream(const PyStream& other, nb::handle array, nb::handle tensor)
+        : rows_(other.rows_), input_(other.input_), output_(other.output_) {
+        other.check_idle();
+        if (other.floats_) floats_ = std::make_unique<Stream<float>>(*other.floats_);
+        else doubles_ = std::make_unique<Stream<double>>(*other.doubles_);
+        take_output(array, tensor);
+    }
+    PyStream(const PyStream&) = delete;
+    ~PyStream() { PyBuffer_Release(&memory_); }
+
+    nb::object step(nb::handle x) {
+        check_idle();
+        Py_buffer in;
+        if (PyObject_GetBuffer(x.ptr(), &in, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+            const bool fits = in.format && in.format[0] == format() && !in.format[1] &&
+                              in.len == rows_ * input_ * in.itemsize && is_input(in.ndim, in.shape);
+            if (fits) run(in.buf, 1, memory_.buf);
+            std::string came;
+            if (!fits) {
+                const std::vector<int64_t> shape(in.shape, in.shape + in.ndim);
+                came = "has format '" + std::string(in.format ? in.format : "") + "' and shape " + shape_text(shape);
+            }
+            PyBuffer_Release(&in);
+            if (!fits) refuse("x", came, wanted());
+            return array_;
+        }
+        PyErr_Clear();
+        const View view(x, "x");
+        if (view.dtype != (floats_ ? names().float32 : names().float64) || !view.contiguous() ||
+            !is_input(int(view.shape.size()), view.shape.data()))
+            refuse("x", "has shape " + shape_text(view.shape) + " and strides " + shape_text(view.stride) + " and dtype " +
+                            nb::str(nb::handle(view.dtype)).c_str(), wanted());
+        run(view.data, 1, memory_.buf);
+        return tensor_;
+    }
+    void chunk(nb::handle x, nb::handle y) {
+        check_idle();
+        floats_ ? chunk_of<float>(x, y) : chunk_of<double>(x, y);
+    }
+    int64_t state_size() const { return floats_ ? floats_->state_size() : doubles_->state_size(); }
+    void save(nb::handle to) const {
+        check_idle();
+        if (floats_) floats_->save(dense<float>(to, "state", {state_size()}, false));
+        else doubles_->save(dense<double>(to, "state", {state_size()}, false));
+    }
+    void load(nb::handle from) {
+        check_idle();
+        if (floats_) floats_->load(dense<float>(from, "state", {state_size()}, false));
+        else doubles_->load(dense<double>(from, "state", {state_size()}, false));
+    }
+    void reset() {
+        check_idle();
+        floats_ ? floats_->reset() : doubles_->reset();
+    }
+
+private:
+    char format() const { return floats_ ? 'f' : 'd'; }
+    std::string wanted() const {
+        const std::string one = rows_ == 1 ? "(" + std::to_string(input_) + ",) or " : "";
+        return "contiguous " + std::string(floats_ ? "float32" : "float64") + " of shape " + one + "(" +
+               std::to_string(rows_) + ", " + std::to_string(input_) + ")";
+    }
+    template <class N> bool is_input(int ndim, const N* shape) const {
+        if (ndim == 1) return rows_ == 1 && shape[0] == input_;
+        return ndim == 2 && shape[0] == rows_ && shape[1] == input_;
+    }
+    void check_idle() const {
+        if (busy_) refuse("stream", "is at work in another thread", "one thread at a time");
+    }
+    void run(const void* x, int64_t steps, void* y) {
+        if (floats_) floats_->run(static_cast<const float*>(x), steps, static_cast<float*>(y));
+        else doubles_->run(static_cast<const double*>(x), steps, static_cast<double*>(y));
+    }
+    template <class T> void chunk_of(nb::handle x, nb::handle y) {
+        const View input(x, "x");
+        const int64_t steps = input.shape.size() == 3 ? input.shape[0] : 0;
+        const T* from = dense<T>(x, "x", {steps, rows_, input_}, false);
+        T* to = dense<T>(y, "y", {steps, rows_, output_}, false);
+        busy_ = true;
+        {
+            nb::gil_scoped_release release;
+            run(from, steps, to);
+        }
+        busy_ = false;
+    }
+    template <class T>
+    std::unique_ptr<Stream<T>> build(const std::vector<Shape>& shapes, const nb::tuple& flat, Precision how) {
+        std::vector<Weights<T>> weights;
+        for (size_t i = 0; i < shapes.size(); ++i) {
+            const Shape& s = shapes[i];
+            const int64_t rows = gates(s) * s.H;
+            weights.push_back({dense<T>(flat[5 * i], "w_ih", {rows, s.I}, false),
+                               dense<T>(flat[5 * i + 1], "w_hh", {rows, s.P}, false),
+                               dense<T>(flat[5 * i + 2], "b_ih", {rows}), dense<T>(flat[5 * i + 3], "b_hh", {rows}),
+                               s.projects() ? dense<T>(flat[5 * i + 4], "w_hr", {s.P, s.H}, false) : nullptr});
+        }
+        return std::make_unique<Stream<T>>(shapes, weights, rows_, how);
+    }
+    void take_output(nb::handle array, nb::handle tensor) {
+        if (PyObject_GetBuffer(array.ptr(), &memory_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) != 0) {
+            PyErr_Clear();
+            memory_ = {};
+            refuse("array", "is not writable contiguous memory", "a NumPy array");
+        }
+        if (!memory_.format || memory_.format[0] != format() || memory_.len != rows_ * output_ * memory_.itemsize)
+            refuse("array", "is not of this size and type", "(rows, P) numbers like the weights");
+        array_ = nb::borrow(array), tensor_ = nb::borrow(tensor);
+    }
+
+    std::unique_ptr<Stream<float>> floats_;
+    std::unique_ptr<Stream<double>> doubles_;
+    int64_t rows_ = 0, input_ = 0, output_ = 0;
+    Py_buffer memory_ = {};
+    nb::object array_, tensor_;
+    bool busy_ = false;  // read and written with the GIL held
+};
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -325,4 +469,17 @@ NB_MODULE(_core, m) {
           nb::arg("dy").none(), nb::arg("dh_n").none(), nb::arg("dc_n").none(), nb::arg("dx").none(),
           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(),
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
+
+    nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
+             nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("array"), nb::arg("tensor"))
+        .def(nb::init<const PyStream&, nb::handle, nb::handle>(), nb::arg("other"), nb::arg("array"), nb::arg("tensor"))
+        .def("step", &PyStream::step, nb::arg("x").none(),
+             "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"
+             "tensor, of the dtype of the weights. What comes out is overwritten by the next step.")
+        .def("_chunk", &PyStream::chunk, nb::arg("x").none(), nb::arg("y").none())
+        .def("_save", &PyStream::save, nb::arg("state").none())
+        .def("_load", &PyStream::load, nb::arg("state").none())
+        .def("_state_size", &PyStream::state_size)
+        .def("reset", &PyStream::reset, "Go back to a state of zeros.");
 }

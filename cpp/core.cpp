@@ -178,6 +178,94 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, in
 template void backward(const Sequence<float>&, const Gradients<float>&, int);
 template void backward(const Sequence<double>&, const Gradients<double>&, int);
 
+namespace {
+
+char* aligned_block(int64_t bytes) {
+    char* block = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
+    if (!block) throw std::bad_alloc();
+    return block;
+}
+
+bool has_dot() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
+template <class T> const StreamPasses<T>* stream_passes(Precision precision);
+template <> const StreamPasses<float>* stream_passes(Precision precision) {
+    return precision == Precision::full ? &target().float_streams : &target().quantized_streams;
+}
+template <> const StreamPasses<double>* stream_passes(Precision precision) {
+    if (precision != Precision::full) throw std::invalid_argument("8-bit weights are for float");
+    return &target().double_streams;
+}
+template <class T> const StreamPasses<T>& as_passes(const void* passes) {
+    return *static_cast<const StreamPasses<T>*>(passes);
+}
+
+}  // namespace
+
+template <class T> void Stream<T>::Free::operator()(char* p) const { std::free(p); }
+
+template <class T>
+Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
+                  Precision precision)
+    : passes_(stream_passes<T>(precision)), rows_(rows), state_size_(0), input_(shapes.front().I),
+      output_(shapes.back().P) {
+    const StreamPasses<T>& p = as_passes<T>(passes_);
+    const int64_t layers = int64_t(shapes.size());
+    for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
+    char* model = aligned_block(p.model_memory(shapes.data(), layers));
+    model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
+    p.build_model(shapes.data(), weights.data(), layers, precision == Precision::int8 && has_dot(), model);
+    state_.reset(aligned_block(p.state_memory(model, rows)));
+    p.build_state(model, rows, state_.get());
+    reset();
+}
+
+template <class T>
+Stream<T>::Stream(const Stream& other)
+    : model_(other.model_), passes_(other.passes_), rows_(other.rows_), state_size_(other.state_size_),
+      input_(other.input_), output_(other.output_) {
+    const StreamPasses<T>& p = as_passes<T>(passes_);
+    state_.reset(aligned_block(p.state_memory(model_.get(), rows_)));
+    p.build_state(model_.get(), rows_, state_.get());
+    std::vector<T> numbers(static_cast<size_t>(state_size_));
+    other.save(numbers.data());
+    load(numbers.data());
+}
+
+template <class T> void Stream<T>::save(T* to) const { as_passes<T>(passes_).save(model_.get(), state_.get(), to); }
+template <class T> void Stream<T>::load(const T* from) {
+    as_passes<T>(passes_).load(model_.get(), state_.get(), from);
+}
+template <class T> void Stream<T>::reset() {
+    const std::vector<T> zeros(static_cast<size_t>(state_size_));
+    load(zeros.data());
+}
+
+template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y) noexcept {
+    struct Context {
+        Stream* stream;
+        const T* x;
+        int64_t steps;
+        T* y;
+    } context{this, x, steps, y};
+    parallel(1, [](const Member&, void* context) {
+        const Context& c = *static_cast<Context*>(context);
+        const StreamPasses<T>& p = as_passes<T>(c.stream->passes_);
+        for (int64_t t = 0; t < c.steps; ++t)
+            p.step(c.stream->model_.get(), c.stream->state_.get(), c.x + t * c.stream->rows_ * c.stream->input_,
+                   c.y + t * c.stream->rows_ * c.stream->output_);
+    }, &context);
+}
+
+template class Stream<float>;
+template class Stream<double>;
+
 double peak_flops() {
     double best = 0;
     for (int trial = 0; trial < 20; ++trial) {

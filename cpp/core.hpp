@@ -1,6 +1,10 @@
 // The compiled core, as its callers see it. Pure C++17: bindings.cpp alone knows Python.
 #pragma once
 
+#include <cstdint>
+#include <memory>
+#include <vector>
+
 #include "sequence.hpp"
 
 namespace ostinato {
@@ -29,6 +33,42 @@ template <class T> int64_t gate_at(const Shape& shape, int gate);
 // lengths: it is worked out. Throws std::bad_alloc before anything is written.
 template <class T> void forward(const Sequence<T>& sequence, int threads);
 template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>& gradients, int threads);
+
+// How a stream holds its weights.
+enum class Precision : int {
+    full,                // as they are
+    int8,                // 8 bits a weight; inputs and states are rounded to 8 bits for each product
+    int8_by_float,       // the same numbers without 8-bit dot products, as on a CPU that has none
+};
+
+// A stack of layers that takes one step at a time, for as long as there are any. It owns its weights,
+// packed, and its state; layer i + 1 reads what layer i puts out. Copying one copies the state and
+// shares the weights. Not for several threads at once.
+template <class T> class Stream {
+public:
+    // Reads the weights, and needs them no more. int8 is for float. Throws std::bad_alloc.
+    Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
+           Precision precision = Precision::full);
+    Stream(const Stream& other);
+
+    int64_t rows() const { return rows_; }
+    int64_t state_size() const { return state_size_; }
+    // h (rows, P) of every layer, followed by c (rows, H) of an LSTM, from the first layer to the last.
+    void save(T* to) const;
+    void load(const T* from);
+    void reset();  // to zeros
+
+    // x (steps, rows, I) to y (steps, rows, P). Allocates nothing and takes no lock. The same bits as
+    // forward() with the same state, but for int8.
+    void run(const T* x, int64_t steps, T* y) noexcept;
+
+private:
+    struct Free { void operator()(char* p) const; };
+    std::shared_ptr<const char> model_;
+    std::unique_ptr<char, Free> state_;
+    const void* passes_;
+    int64_t rows_, state_size_, input_, output_;
+};
 
 // Floating-point operations a second that one thread does in the kernel at the heart of the passes,
 // its data in the first cache: the most that this core can reach in float32. Takes some milliseconds.

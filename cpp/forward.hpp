@@ -10,31 +10,32 @@ namespace OSTINATO_TARGET {
 
 // The weights of a direction as forward needs them. The gates of the same units lie side by side in
 // a panel, so that a tile has all that a step of these units needs.
-template <class T> struct ForwardWeights {
-    Panels<T> ih, hh;
-    Panels<T> second;  // W_hr of a projection; W_hn where the reset gate acts before the product
-    T* bias;           // b_ih + b_hh, over the sections of a line
+// Matrix is Panels<T>, or what a stream with small weights has in its place.
+template <class T, class Matrix = Panels<T>> struct ForwardWeights {
+    Matrix ih, hh;
+    Matrix second;  // W_hr of a projection; W_hn where the reset gate acts before the product
+    T* bias;        // b_ih + b_hh, over the sections of a line
 
     ForwardWeights() = default;
     ForwardWeights(const Shape& s, Arena& arena) {
         const int64_t vectors = whole<T>(s.H) / W<T>;
         const int G = gates_of(s.cell), width = panel_width(vectors);
         const bool before = s.cell == CellKind::gru_reset_before;
-        ih = arena.panels<T>(G * vectors, s.I, G == 1 ? width : G);
-        hh = arena.panels<T>((before ? 2 : G) * vectors, s.P, G == 1 ? width : before ? 2 : G);
-        if (before) second = arena.panels<T>(vectors, s.H, width);
+        ih = arena.panels<Matrix>(G * vectors, s.I, G == 1 ? width : G);
+        hh = arena.panels<Matrix>((before ? 2 : G) * vectors, s.P, G == 1 ? width : before ? 2 : G);
+        if (before) second = arena.panels<Matrix>(vectors, s.H, width);
         if (s.projects()) {
             const int64_t columns = whole<T>(s.P) / W<T>;
-            second = arena.panels<T>(columns, s.H, panel_width(columns));
+            second = arena.panels<Matrix>(columns, s.H, panel_width(columns));
         }
         bias = arena.take<T>(4 * whole<T>(s.H));
     }
 
     // One of `parts` shares of the work.
     void pack(const Shape& s, const Weights<T>& w, int part, int parts) const {
-        auto share = [&](const Panels<T>& b, auto&& source) {
+        auto share = [&](const Matrix& b, auto&& source) {
             const Share mine(b.count * b.width, part, parts);
-            pack_rows(b, mine.begin, mine.end, source);
+            pack_rows<T>(b, mine.begin, mine.end, source);
         };
         // Vector v of gates side by side: the gate and the unit of its lane.
         auto gate_row = [&](const T* matrix, int64_t k, int gates) {
@@ -67,9 +68,9 @@ template <class T> struct ForwardWeights {
 };
 
 // to[r] = bias + W_ih a[r], in the sections of a line; for panels p0 up to p1.
-template <class T>
-void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T>& w, int64_t p0, int64_t p1,
-             const T* const* a, T* const* to, int64_t rows) {
+template <class T, class Matrix>
+void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, Matrix>& w, int64_t p0, int64_t p1,
+             const typename Matrix::Row* a, T* const* to, int64_t rows) {
     const bool gated = shape.cell != CellKind::rnn;
     const int64_t vectors = lines.Hp / W<T>;
     with_width(w.ih.width, [&](auto width) {
@@ -85,7 +86,7 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T>&
                 const Vec<T> bias = exists(v) ? load(w.bias + at(v)) : Vec<T>{};
                 for (int r = 0; r < R; ++r) acc[r][v] = bias;
             }
-            accumulate<T, R, NV, M>(acc, a + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+            w.ih.template add<R, NV, M>(acc, a + row, p);
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * NV; ++v)
                     if (exists(v)) store(to[row + r] + at(v), acc[r][v]);
@@ -95,17 +96,21 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T>&
 
 // One step of some rows. Where x is given, the step takes in its product as well, and finds nothing
 // in the lines; otherwise the lines hold bias + W_ih x, as project() leaves it.
-template <class T> struct Step {
+template <class T, class Matrix = Panels<T>> struct Step {
+    using Row = typename Matrix::Row;
+
     const Shape& shape;
     const Lines<T>& lines;
-    const ForwardWeights<T>& w;
+    const ForwardWeights<T, Matrix>& w;
     int64_t p0, p1;   // panels of units
-    const T** x;      // or null
+    const Row* x;     // or null
     const T** h;      // of the step before
+    const Row* hs;    // the same, as the product reads it
     const T** c;      // of the step before: an LSTM's
     T** line;
     T** y;            // where h goes
-    const T** inner;  // for a second product: as many pointers as rows
+    Row* inner;       // for a second product: as many as rows
+    char* inner_at;   // and place for them
 
     void run(int64_t rows) const {
         switch (shape.cell) {
@@ -122,6 +127,12 @@ private:
         return load(x ? w.bias + at : line[row] + at);
     }
 
+    void take_inner(int64_t rows, int64_t section) const {
+        const int64_t bytes = Matrix::row_bytes(shape.H);
+        for (int64_t j = 0; j < rows; ++j)
+            inner[j] = Matrix::row(line[j] + section, shape.H, inner_at + j * bytes);
+    }
+
     void rnn(int64_t rows) const {
         const int64_t vectors = lines.Hp / W<T>;
         const Activation f = shape.activation;
@@ -133,8 +144,8 @@ private:
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < M * NV; ++v)
                         acc[r][v] = p * NV + v < vectors ? start(row + r, (p * NV + v) * W<T>) : Vec<T>{};
-                if (x) accumulate<T, R, NV, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
-                accumulate<T, R, NV, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+                if (x) w.ih.template add<R, NV, M>(acc, x + row, p);
+                w.hh.template add<R, NV, M>(acc, hs + row, p);
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < M * NV && p * NV + v < vectors; ++v) {
                         const int64_t at = (p * NV + v) * W<T>;
@@ -155,8 +166,8 @@ private:
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * 4; ++v)
                     acc[r][v] = start(row + r, v % 4 * Hp + (p + v / 4) * W<T>);
-            if (x) accumulate<T, R, 4, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
-            accumulate<T, R, 4, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            if (x) w.ih.template add<R, 4, M>(acc, x + row, p);
+            w.hh.template add<R, 4, M>(acc, hs + row, p);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
                     const int64_t at = (p + m) * W<T>;
@@ -171,8 +182,8 @@ private:
                 }
         });
         if (!projects) return;
-        for (int64_t j = 0; j < rows; ++j) inner[j] = line[j] + lines.m;
-        multiply(w.second, 0, w.second.count, inner, rows, [](int64_t, int64_t) { return Vec<T>{}; },
+        take_inner(rows, lines.m);
+        multiply<T>(w.second, 0, w.second.count, inner, rows, [](int64_t, int64_t) { return Vec<T>{}; },
                  [&](int64_t j, int64_t v, Vec<T> sum) {
                      if (v * W<T> < shape.P) store_part(y[j] + v * W<T>, sum, shape.P - v * W<T>);
                  });
@@ -190,13 +201,13 @@ private:
                     acc[r][3 * m + 1] = start(row + r, 2 * Hp + at);
                     acc[r][3 * m + 2] = input[r][m] = start(row + r, 3 * Hp + at);
                 }
-            if (x) accumulate<T, R, 3, M>(acc, x + row, w.ih.panel(p), w.ih.stride(), w.ih.k);
+            if (x) w.ih.template add<R, 3, M>(acc, x + row, p);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
                     input[r][m] = acc[r][3 * m + 2];
                     acc[r][3 * m + 2] = load(w.bias + (p + m) * W<T>);
                 }
-            accumulate<T, R, 3, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            w.hh.template add<R, 3, M>(acc, hs + row, p);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
                     const int64_t at = (p + m) * W<T>;
@@ -220,7 +231,7 @@ private:
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * 2; ++v)
                     acc[r][v] = load(line[row + r] + v % 2 * Hp + (p + v / 2) * W<T>);
-            accumulate<T, R, 2, M>(acc, h + row, w.hh.panel(p), w.hh.stride(), w.hh.k);
+            w.hh.template add<R, 2, M>(acc, hs + row, p);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
                     const int64_t at = (p + m) * W<T>;
@@ -230,9 +241,9 @@ private:
                     store(to + lines.rh, reset * load_part(h[row + r] + at, H - at));
                 }
         });
-        for (int64_t j = 0; j < rows; ++j) inner[j] = line[j] + lines.rh;
+        take_inner(rows, lines.rh);
         const int64_t vectors = Hp / W<T>;
-        multiply(w.second, 0, w.second.count, inner, rows,
+        multiply<T>(w.second, 0, w.second.count, inner, rows,
                  [&](int64_t j, int64_t v) {
                      return v < vectors ? load(line[j] + 2 * Hp + v * W<T>) : Vec<T>{};
                  },
@@ -288,7 +299,8 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
         for (int64_t u = 0; u < Hp; ++u) c[u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
         m.c[j] = c;
     }
-    const Step<T> step{s.shape, p.lines, w, mine.begin, mine.end, nullptr, m.h, m.c, m.line, m.y, m.inner};
+    const Step<T> step{s.shape, p.lines, w,      mine.begin, mine.end, nullptr, m.h,
+                       m.h,     m.c,     m.line, m.y,        m.inner,  nullptr};
     const int64_t steps = p.steps();
     int64_t active = p.rows;
     for (int64_t t0 = 0; t0 < steps; t0 += m.chunk) {

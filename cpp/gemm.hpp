@@ -15,25 +15,6 @@ template <int N> struct Constant {
     constexpr operator int() const { return N; }
 };
 
-// A matrix of k rows whose columns are cut into panels of `width` vectors: a panel is
-// k x (width * W) numbers, contiguous. Columns past the last are zeros.
-template <class T> struct Panels {
-    T* data = nullptr;
-    int width = 1;
-    int64_t count = 0, k = 0;
-
-    Panels() = default;
-    // For so many vectors of columns; data is for the caller to set, size() numbers.
-    Panels(int64_t vectors, int64_t k, int width)
-        : width(width), count((vectors + width - 1) / width), k(k) {}
-    int64_t size() const { return count * stride(); }
-    int64_t stride() const { return k * width * W<T>; }
-    T* panel(int64_t p) const { return data + p * stride(); }
-    T* at(int64_t vector, int64_t i) const {
-        return panel(vector / width) + (i * width + vector % width) * W<T>;
-    }
-};
-
 // Rows of a tile, at the most, for a panel of NV vectors: what the registers hold, up to 8.
 template <int NV> constexpr int tile_rows = (registers - NV - 1) / NV < 8 ? (registers - NV - 1) / NV : 8;
 
@@ -58,6 +39,37 @@ OSTINATO_INLINE void accumulate(Vec<T> (&acc)[R][M * NV], const T* const* a, con
         }
     }
 }
+
+// A matrix of k rows whose columns are cut into panels of `width` vectors: a panel is
+// k x (width * W) numbers, contiguous. Columns past the last are zeros.
+template <class T> struct Panels {
+    using Row = const T*;
+
+    T* data = nullptr;
+    int width = 1;
+    int64_t count = 0, k = 0;
+    bool dot = false;  // as in QuantizedPanels, which these stand for in a stream: no meaning here
+
+    Panels() = default;
+    // For so many vectors of columns; take_memory() before use.
+    Panels(int64_t vectors, int64_t k, int width)
+        : width(width), count((vectors + width - 1) / width), k(k) {}
+    template <class Arena> void take_memory(Arena& arena) { data = arena.template take<T>(count * stride()); }
+    int64_t stride() const { return k * width * W<T>; }
+    T* panel(int64_t p) const { return data + p * stride(); }
+    T* at(int64_t vector, int64_t i) const {
+        return panel(vector / width) + (i * width + vector % width) * W<T>;
+    }
+
+    // acc += rows times panels p up to p + M, of NV = width vectors each.
+    template <int R, int NV, int M>
+    OSTINATO_INLINE void add(Vec<T> (&acc)[R][M * NV], const Row* rows, int64_t p) const {
+        accumulate<T, R, NV, M>(acc, rows, panel(p), stride(), k);
+    }
+    // What add() reads of k numbers; `at` is place for it, if it needs any.
+    static Row row(const T* numbers, int64_t, char*) { return numbers; }
+    static constexpr int64_t row_bytes(int64_t) { return 0; }
+};
 
 // The same with the rows transposed: acc[r][v] += sum over i < k of a[i][r] * panel[i][v].
 template <class T, int R, int NV>
@@ -122,8 +134,8 @@ inline int panel_width(int64_t vectors) {
 
 // Rows a[0..n) times panels p0 up to p1: begin(row, vector) gives what a sum starts from, end(row,
 // vector, sum) takes it, a vector at a time.
-template <class T, class Begin, class End>
-OSTINATO_INLINE void multiply(const Panels<T>& b, int64_t p0, int64_t p1, const T* const* a, int64_t n,
+template <class T, class Matrix, class Begin, class End>
+OSTINATO_INLINE void multiply(const Matrix& b, int64_t p0, int64_t p1, const typename Matrix::Row* a, int64_t n,
                               Begin&& begin, End&& end) {
     with_width(b.width, [&](auto width) {
         constexpr int NV = decltype(width)::value;
@@ -134,7 +146,7 @@ OSTINATO_INLINE void multiply(const Panels<T>& b, int64_t p0, int64_t p1, const 
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 1
                 for (int v = 0; v < M * NV; ++v) acc[r][v] = begin(row + r, p * NV + v);
-            accumulate<T, R, NV, M>(acc, a + row, b.panel(p), b.stride(), b.k);
+            b.template add<R, NV, M>(acc, a + row, p);
 #pragma GCC unroll 1
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 1

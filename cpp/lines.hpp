@@ -32,7 +32,8 @@ template <class T> struct Lines {
     GateRange n;  // what that of r * h' adds to, where the reset gate acts before the product
     int64_t c, m, dh, rh;
 
-    explicit Lines(const Shape& s) : Hp(whole<T>(s.H)), n{}, c(4 * Hp), m(5 * Hp), dh(6 * Hp), rh(3 * Hp) {
+    explicit Lines(const Shape& s)
+        : Hp(whole<T>(s.H)), x{}, h{}, n{}, c(4 * Hp), m(5 * Hp), dh(6 * Hp), rh(3 * Hp) {
         int64_t sections = 0;
         switch (s.cell) {
             case CellKind::rnn: x = h = {0, 1, {0}}, sections = 1; break;
@@ -63,9 +64,9 @@ public:
         used_ += (n * int64_t(sizeof(U)) + 63) / 64 * 64;
         return p;
     }
-    template <class T> Panels<T> panels(int64_t vectors, int64_t k, int width) {
-        Panels<T> b(vectors, k, width);
-        b.data = take<T>(b.size());
+    template <class Matrix> Matrix panels(int64_t vectors, int64_t k, int width) {
+        Matrix b(vectors, k, width);
+        b.take_memory(*this);
         return b;
     }
     int64_t used() const { return used_; }

@@ -8,6 +8,7 @@
 #include "target.hpp"
 
 #include "backward.hpp"
+#include "stream.hpp"
 
 namespace ostinato {
 namespace OSTINATO_TARGET {
@@ -36,9 +37,14 @@ double multiply_adds(int64_t tiles) {
 template <class T>
 constexpr Passes<T> all_passes = {line_length<T>, forward_memory<T>, forward<T>, backward_memory<T>, backward<T>};
 
+template <class T, class Matrix, class S = Streams<T, Matrix>>
+constexpr StreamPasses<T> all_streams = {S::model_memory, S::build_model, S::state_memory, S::build_state,
+                                         S::save,         S::load,        S::step};
+
 extern const Target target;  // a const object is private to its file unless declared extern
 const Target target = {OSTINATO_TARGET_NAME, 8 * vector_bytes, all_passes<float>, all_passes<double>,
-                       multiply_adds};
+                       all_streams<float, Panels<float>>, all_streams<float, QuantizedPanels>,
+                       all_streams<double, Panels<double>>, multiply_adds};
 
 }  // namespace OSTINATO_TARGET
 }  // namespace ostinato

@@ -16,11 +16,25 @@ template <class T> struct Passes {
     void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
 };
 
+// Streams of one type of number and of weight. Models and states are blocks of memory as above; a model
+// may serve many states, from many threads; `dot`: the CPU has 8-bit dot products.
+template <class T> struct StreamPasses {
+    int64_t (*model_memory)(const Shape*, int64_t layers);
+    void (*build_model)(const Shape*, const Weights<T>*, int64_t layers, bool dot, char* model);
+    int64_t (*state_memory)(const char* model, int64_t rows);
+    void (*build_state)(const char* model, int64_t rows, char* state);  // load() before the first step
+    void (*save)(const char* model, const char* state, T* to);
+    void (*load)(const char* model, char* state, const T* from);
+    void (*step)(const char* model, char* state, const T* x, T* y);
+};
+
 struct Target {
     const char* name;  // as instruction_set() gives it
     int vector_bits;   // width of one vector register
     Passes<float> floats;
     Passes<double> doubles;
+    StreamPasses<float> float_streams, quantized_streams;
+    StreamPasses<double> double_streams;
     double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
 

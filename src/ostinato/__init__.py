@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent, backend
     from ostinato.recurrence.networks import ManyToMany, Output
     from ostinato.recurrence.scan import scan
+    from ostinato.recurrence.streams import Stream
     from ostinato.tasks.generation import TextGenerator
     from ostinato.training.runs import describe
 
@@ -41,6 +42,7 @@ _HOME = {
     "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
     "recurrence.networks": ["ManyToMany", "Output"],
     "recurrence.scan": ["scan"],
+    "recurrence.streams": ["Stream"],
     "tasks.generation": ["TextGenerator"],
     "training.runs": ["describe"],
 }
@@ -64,6 +66,7 @@ __all__ = [
     "RNNState",
     "Recurrent",
     "ShapeError",
+    "Stream",
     "TextGenerator",
     "backend",
     "describe",

@@ -1,8 +1,13 @@
 """The compiled core of Ostinato."""
 
 from collections.abc import Sequence
+from typing import Any, TypeVar, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+_Numbers = TypeVar("_Numbers", NDArray[np.float32], NDArray[np.float64], Tensor)
 
 def version() -> str:
     """Return the version of the package that this core was built for."""
@@ -90,3 +95,33 @@ def backward(
     Raises:
         ShapeError: naming the argument that does not fit.
     """
+
+class Stream:
+    """A stack of layers, one step at a time: the inside of `ostinato.Stream`."""
+
+    @overload
+    def __init__(
+        self,
+        shapes: tuple[Sequence[int], ...],
+        weights: tuple[Tensor | None, ...],
+        rows: int,
+        precision: int,
+        array: NDArray[Any],
+        tensor: Tensor,
+    ) -> None: ...
+    @overload
+    def __init__(self, other: Stream, array: NDArray[Any], tensor: Tensor) -> None: ...
+    def step(self, x: _Numbers) -> _Numbers:
+        """Take one step, ``(I,)`` to ``(P,)`` or ``(B, I)`` to ``(B, P)``.
+
+        A NumPy array gives a NumPy array, a tensor a tensor, of the dtype of the weights. What
+        comes out is overwritten by the next step.
+        """
+
+    def reset(self) -> None:
+        """Go back to a state of zeros."""
+
+    def _chunk(self, x: Tensor, y: Tensor) -> None: ...
+    def _save(self, state: Tensor) -> None: ...
+    def _load(self, state: Tensor) -> None: ...
+    def _state_size(self) -> int: ...

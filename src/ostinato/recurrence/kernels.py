@@ -96,7 +96,7 @@ def is_fused_by_torch(cell: Cell) -> bool:
     return type(cell) is LSTMCell
 
 
-def _compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
+def compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
     """Why the core cannot serve a call; empty where it can."""
     if not all(type(cell) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
         return "it has no equations for this cell"
@@ -134,7 +134,7 @@ def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -
     forced = _forced_now()
     if forced == "reference":
         return "reference"
-    lacks = _compiled_lacks(cells, x)
+    lacks = compiled_lacks(cells, x)
     if forced == "compiled" and lacks:
         raise OstinatoError(
             f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
@@ -238,7 +238,7 @@ _Flat = Sequence[Tensor | None]
 _Shape = tuple[int, int, int, int, int]
 
 
-def _shape_of(cell: Cell) -> _Shape:
+def shape_of(cell: Cell) -> _Shape:
     """The cell as the core knows it: kind, activation, I, H, P."""
     activation = 0
     if isinstance(cell, RNNCell):
@@ -248,6 +248,11 @@ def _shape_of(cell: Cell) -> _Shape:
     else:
         kind = 2 if cast(GRUCell, cell).reset_after else 3
     return kind, activation, cell.input_size, cell.hidden_size, cell.output_size
+
+
+def flat_weights(w: Weights) -> list[Tensor | None]:
+    """The weights in the order in which the core takes them."""
+    return [w.get(name) for name in _WEIGHTS]
 
 
 @lru_cache(maxsize=1024)
@@ -262,18 +267,18 @@ def _compiled(
     state: State | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, State]:
-    flat = [w.get(name) for w in weights for name in _WEIGHTS]
+    flat = [t for w in weights for t in flat_weights(w)]
     h0, c0 = (None, None) if state is None else (state.h, getattr(state, "c", None))
     if torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter):
         y, h, c, _ = _layer_operator(
-            x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(_shape_of(cell))
+            x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(shape_of(cell))
         )
     elif torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, *flat)
     ):
         y, h, c = _Layer.apply(cell, None, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
     else:
-        y, h, c, _ = _forward(_shape_of(cell), x, lengths, h0, c0, flat, keeps=False)
+        y, h, c, _ = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=False)
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
 
 
@@ -363,7 +368,7 @@ class _Layer(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run forward; lines that somebody may look at are put into ``shown``."""
-        y, h, c, lines = _forward(_shape_of(cell), x, lengths, h0, c0, flat, keeps=True)
+        y, h, c, lines = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=True)
         ctx.save_for_backward(x, lengths, h0, c0, y, lines, *flat)
         ctx.set_materialize_grads(False)
         ctx.cell = cell
@@ -384,7 +389,7 @@ class _Layer(torch.autograd.Function):
         if torch.is_grad_enabled() or batched or _is_transformed():
             found = _reference_gradients(ctx.cell, x, lengths, h0, c0, flat, gradients, needs)
         else:
-            shape = _shape_of(ctx.cell)
+            shape = shape_of(ctx.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
                 _, _, _, lines = _forward(shape, x, lengths, h0, c0, flat, keeps=True)
             elif ctx.shown:

@@ -204,10 +204,10 @@ class Recurrent(RNNBase):
     def reset_parameters(self) -> None:
         """Draw all weights anew by the recipe that ``init`` names."""
         for i in range(self.num_layers * self._directions):
-            self.cells[i // self._directions].initialize(self._weights(i), self.init)
+            self.cells[i // self._directions].initialize(self.weights_of(i), self.init)
         self._twins_sought = False
 
-    def _weights(self, i: int) -> dict[str, Tensor]:
+    def weights_of(self, i: int) -> dict[str, Tensor]:
         """Weights by bare name of the layer and direction that PyTorch counts as ``i``."""
         names = self.cells[i // self._directions].weight_shapes()
         return {
@@ -255,16 +255,16 @@ class Recurrent(RNNBase):
                 f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}: "
                 "its last axis is the input size."
             )
-        weight = next(iter(self._weights(0).values()), x)
+        weight = next(iter(self.weights_of(0).values()), x)
         if x.dtype != weight.dtype and not _autocasts(x):
             raise ShapeError(
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
                 f"convert one of them: input.to({weight.dtype})."
             )
-        states = self._split(hx, x, unbatched)
+        states = self.split_state(hx, x, unbatched)
         y, states = self._run(x, states, self._checked_lengths(lengths, x))
         y = y.transpose(0, 1) if self.batch_first else y
-        return (y.squeeze(batch_axis) if unbatched else y), self._join(states, unbatched)
+        return (y.squeeze(batch_axis) if unbatched else y), self.join_state(states, unbatched)
 
     def step(self, x_t: Tensor, hx: Hidden = None) -> tuple[Tensor, Hidden]:
         """One step of an endless stream, ``(B, I) -> (B, H)``: the state goes in and comes out.
@@ -315,7 +315,7 @@ class Recurrent(RNNBase):
                 x = dropout(x, self.dropout)
                 # One mask for all steps: a tensor of ones with a single step, dropped out.
                 x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
-            weights = [self._weights(layer * D + direction) for direction in range(D)]
+            weights = [self.weights_of(layer * D + direction) for direction in range(D)]
             if self.training and self.weight_dropout:
                 for w in weights:
                     if "weight_hh" in w:
@@ -324,7 +324,7 @@ class Recurrent(RNNBase):
             last.append(state)
         return x, last
 
-    def _split(self, hx: Hidden, x: Tensor, unbatched: bool) -> Sequence[State | None]:
+    def split_state(self, hx: Hidden, x: Tensor, unbatched: bool) -> Sequence[State | None]:
         """The state of each layer, tensors ``(D, B, size)``, out of ``hx``; None for zeros."""
         B, D = x.shape[1], self._directions
         if hx is None:
@@ -356,8 +356,8 @@ class Recurrent(RNNBase):
             states += [cell.state_type(*each) for each in zip(*parts, strict=True)]
         return states
 
-    def _join(self, states: list[State], unbatched: bool) -> Hidden:
-        """The inverse of `_split`."""
+    def join_state(self, states: list[State], unbatched: bool) -> Hidden:
+        """The inverse of `split_state`."""
         groups: list[Any] = states
         if self._is_even and len(states) > 1:
             parts = zip(*cast(Any, states), strict=True)
@@ -398,7 +398,7 @@ class Recurrent(RNNBase):
             return
         self._twins_sought = True
         for i, j in combinations(range(len(self._all_weights)), 2):
-            a, b = ([w for w in self._weights(k).values() if w.dim() > 1] for k in (i, j))
+            a, b = ([w for w in self.weights_of(k).values() if w.dim() > 1] for k in (i, j))
             try:
                 alike = a and len(a) == len(b) and all(map(torch.equal, a, b))
             except RuntimeError:  # no values to compare: meta, fake or vmapped tensors
@@ -467,8 +467,8 @@ class _DropIn(Recurrent):
                 super(Recurrent, self).forward(input, hx)  # fails, in PyTorch's own words
             raise
 
-    def _join(self, states: list[State], unbatched: bool) -> Hidden:
-        hx = super()._join(states, unbatched)
+    def join_state(self, states: list[State], unbatched: bool) -> Hidden:
+        hx = super().join_state(states, unbatched)
         return hx.h if isinstance(hx, RNNState | GRUState) else hx
 
     def flatten_parameters(self) -> None:

@@ -1,0 +1,144 @@
+"""A recurrent layer as a stream: one step at a time, in about a microsecond, for ever."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from ostinato import _core
+from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence import kernels
+from ostinato.recurrence.layers import Hidden, Recurrent
+
+Quantization = Literal["int8"]
+
+
+class Stream(_core.Stream):
+    """What a layer does, one step a call, on the compiled core.
+
+    A stream has a copy of the weights, laid out for it, and the state. A step allocates nothing,
+    takes no lock, and gives the same bits as the layer gives for the whole sequence. A stream
+    serves one thread at a time; `fork` makes another that shares the weights.
+
+    Args:
+        layer: an `RNN`, `LSTM`, `GRU` or `Recurrent` of them, in one direction, with float32 or
+            float64 weights on the CPU. What is done in training only (dropout) is left out.
+        batch_size: streams that run side by side, ``B``; None for one, without a batch axis.
+        quantize: ``"int8"`` keeps 8 bits of every weight, with a scale for each row, and rounds
+            inputs and states to 8 bits for each product. Faster where the weights do not fit into
+            the cache (from about H = 256 on), at some loss of accuracy. For float32.
+
+    Raises:
+        OstinatoError: where the layer cannot stream.
+
+    Example:
+        >>> import ostinato
+        >>> layer = ostinato.GRU(3, 4)
+        >>> stream = Stream(layer)
+        >>> x = torch.randn(100, 3)
+        >>> for x_t in x.numpy():
+        ...     y_t = stream.step(x_t)                # NumPy array in, NumPy array out
+        >>> torch.equal(torch.from_numpy(y_t), layer(x)[0][-1])
+        True
+        >>> stream.state.shape
+        torch.Size([1, 4])
+    """
+
+    def __init__(
+        self,
+        layer: Recurrent,
+        batch_size: int | None = None,
+        *,
+        quantize: Quantization | None = None,
+    ) -> None:
+        if not isinstance(layer, Recurrent):
+            raise OstinatoError(
+                f"Stream: layer is a {type(layer).__name__}; expected an ostinato layer, "
+                "such as ostinato.LSTM."
+            )
+        if layer.bidirectional:
+            raise OstinatoError(
+                f"Stream: {layer} is bidirectional and needs the future; "
+                "build it with bidirectional=False."
+            )
+        if quantize is not None and quantize not in get_args(Quantization):
+            raise OstinatoError(f"Stream: quantize={quantize!r}; expected None or 'int8'.")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise OstinatoError(f"Stream: batch_size={batch_size!r}; expected None or at least 1.")
+        weights = [layer.weights_of(i) for i in range(layer.num_layers)]
+        like = next(iter(weights[0].values())).detach()
+        lacks = kernels.compiled_lacks(layer.cells, like)
+        if lacks:
+            raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
+        if quantize and like.dtype != torch.float32:
+            raise OstinatoError(
+                f"Stream: quantize='int8' is for float32 weights, these are {like.dtype}; "
+                "convert the layer: layer.float()."
+            )
+        self._layer, self._like, self._batch_size = layer, like[:0], batch_size
+        super().__init__(
+            tuple(kernels.shape_of(cell) for cell in layer.cells),
+            tuple(t for w in weights for t in kernels.flat_weights(w)),
+            batch_size or 1,
+            1 if quantize else 0,
+            *self._output(),
+        )
+
+    def _output(self) -> tuple[Any, Tensor]:
+        """Where a step puts what comes out: as an array and as a tensor."""
+        batch = () if self._batch_size is None else (self._batch_size,)
+        tensor = self._like.new_zeros(*batch, self._layer.output_size)
+        return tensor.numpy(), tensor
+
+    def run(self, x: Tensor) -> Tensor:
+        """Many steps: ``(T, I)`` to ``(T, P)``, or ``(T, B, I)`` to ``(T, B, P)``.
+
+        The state goes on from where it is, as if `step` had been called ``T`` times.
+        """
+        unbatched = self._batch_size is None
+        if not isinstance(x, Tensor) or x.dim() != (2 if unbatched else 3):
+            came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(
+                f"Stream.run: x is {came}; expected {'(T, I)' if unbatched else '(T, B, I)'}."
+            )
+        rows = x.detach().unsqueeze(1) if unbatched else x.detach()
+        y = rows.new_empty(*rows.shape[:2], self._layer.output_size)
+        self._chunk(rows.contiguous(), y)
+        return y.squeeze(1) if unbatched else y
+
+    @property
+    def state(self) -> Hidden:
+        """The state, as the layer takes and gives it: a copy, which can be set again."""
+        numbers = self._like.new_empty(self._state_size())
+        self._save(numbers)
+        B = self._batch_size or 1
+        cells = self._layer.cells
+        sizes = [B * size for cell in cells for size in cell.state_sizes]
+        parts = iter(torch.split(numbers, sizes))
+        states = [
+            cell.state_type(*(next(parts).view(1, B, size) for size in cell.state_sizes))
+            for cell in cells
+        ]
+        return self._layer.join_state(states, self._batch_size is None)
+
+    @state.setter
+    def state(self, hx: Hidden) -> None:
+        if hx is None:
+            self.reset()
+            return
+        unbatched = self._batch_size is None
+        like = self._like.new_empty(0, self._batch_size or 1, self._layer.input_size)
+        states = self._layer.split_state(hx, like, unbatched)
+        self._load(torch.cat([t.detach().flatten() for state in states for t in state]))  # type: ignore[union-attr]
+
+    def fork(self) -> Self:
+        """Another stream with a copy of the state, sharing the weights."""
+        twin = type(self).__new__(type(self))
+        twin._layer, twin._like, twin._batch_size = self._layer, self._like, self._batch_size
+        _core.Stream.__init__(twin, self, *twin._output())
+        return twin
+
+    def __repr__(self) -> str:
+        return f"Stream({self._layer}, batch_size={self._batch_size})"
