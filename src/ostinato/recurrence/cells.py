@@ -102,6 +102,17 @@ class GRUGates(NamedTuple):
     n: Tensor
 
 
+class Trace(NamedTuple):
+    """What a layer did in one direction, step by step: values to look at, without gradients.
+
+    Tensors are ``(T, B, size)``, zeros where a row has no step. ``gates`` is None for a cell that
+    has none; ``states`` are those after each step.
+    """
+
+    gates: LSTMGates | GRUGates | None
+    states: State
+
+
 @dataclass(frozen=True)
 class Cell(ABC):
     """One recurrent equation. A new one needs `weight_shapes`, `state_sizes` and `step`.
@@ -131,6 +142,8 @@ class Cell(ABC):
     bias: bool = True
 
     state_type: ClassVar[Callable[..., State]]
+    gates_type: ClassVar[Any] = None
+    """The named tuple of what ``gates(w, x_t, state)`` gives, for a cell that has gates."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
@@ -297,6 +310,7 @@ class LSTMCell(_GatedCell):
     proj_size: int = 0
 
     state_type = LSTMState
+    gates_type = LSTMGates
     gates_per_unit = 4
 
     def __post_init__(self) -> None:
@@ -365,6 +379,7 @@ class GRUCell(_GatedCell):
     reset_after: bool = True
 
     state_type = GRUState
+    gates_type = GRUGates
     gates_per_unit = 3
 
     def initialize(self, w: Weights, how: Initialization = "pytorch") -> None:

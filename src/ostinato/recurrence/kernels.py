@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args
 
 import torch
 from torch import _VF, Tensor
@@ -35,12 +35,14 @@ from ostinato.recurrence.cells import (
     LSTMState,
     RNNCell,
     State,
+    Trace,
     Weights,
 )
-from ostinato.recurrence.scan import scan
+from ostinato.recurrence.scan import scan, trace
 
 Backend = Literal["compiled", "torch", "reference"]
 
+_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _log = logging.getLogger("ostinato.recurrence")
@@ -77,9 +79,9 @@ def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
         _forced.reset(token)
 
 
-def _constant_in_graphs(f: Callable[[], _R]) -> Callable[[], _R]:
+def _constant_in_graphs(f: Callable[_P, _R]) -> Callable[_P, _R]:
     """`torch.compile` asks f when it traces, and keeps the answer."""
-    return cast("Callable[[], _R]", torch.compiler.assume_constant_result(f))  # type: ignore[no-untyped-call]
+    return cast("Callable[_P, _R]", torch.compiler.assume_constant_result(f))  # type: ignore[no-untyped-call]
 
 
 @_constant_in_graphs
@@ -182,6 +184,45 @@ def run(
     return _torch(cell, weights, x, state)
 
 
+def run_traced(
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, State, list[Trace]]:
+    """As `run`, with a `Trace` of each direction. PyTorch's own operators cannot tell."""
+    if choose(cell, x, padded=lengths is not None) != "compiled":
+        runs = [
+            trace(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
+            for i, w in enumerate(weights)
+        ]
+        y, last = _side_by_side(cell, [(y, last) for y, last, _ in runs])
+        return y, last, [seen for _, _, seen in runs]
+    shown: list[Tensor] = []
+    y, last = _compiled(cell, weights, x, state, lengths, shown)
+    shape, (lines,) = shape_of(cell), shown
+    # A graph may not give away views of what it keeps for backward.
+    copies = torch.compiler.is_compiling()
+
+    def seen(view: Tensor) -> Tensor:
+        return view.detach().clone() if copies else view.detach()
+
+    traces = []
+    for i in range(len(weights)):
+
+        def read(gate: int, i: int = i) -> Tensor:
+            at = _gate_at(shape, x.dtype == torch.float64, gate)
+            return seen(lines[i, ..., at : at + cell.hidden_size])
+
+        kind = cell.gates_type
+        count = 0 if kind is None else len(kind._fields)
+        h = seen(y[..., i * cell.output_size : (i + 1) * cell.output_size])
+        states = LSTMState(h, read(count)) if isinstance(cell, LSTMCell) else cell.state_type(h)
+        traces.append(Trace(kind(*map(read, range(count))) if kind else None, states))
+    return y, last, traces
+
+
 def _reference(
     cell: Cell,
     weights: Sequence[Weights],
@@ -190,22 +231,22 @@ def _reference(
     lengths: Tensor | None,
 ) -> tuple[Tensor, State]:
     runs = [
-        scan(
-            cell,
-            w,
-            x,
-            None if state is None else _direction_of(cell, state, i),
-            lengths,
-            reverse=i == 1,
-        )
+        scan(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
         for i, w in enumerate(weights)
     ]
+    return _side_by_side(cell, runs)
+
+
+def _side_by_side(cell: Cell, runs: Sequence[tuple[Tensor, State]]) -> tuple[Tensor, State]:
+    """What each direction gave, as one."""
     outputs = [y for y, _ in runs]
     last = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))
     return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*last)
 
 
-def _direction_of(cell: Cell, state: State, i: int) -> State:
+def _direction_of(cell: Cell, state: State | None, i: int) -> State | None:
+    if state is None:
+        return None
     return cell.state_type(*(s[i] for s in cast(tuple[Tensor, ...], state)))
 
 
@@ -260,25 +301,36 @@ def _line_length(shape: Sequence[int], dtype: torch.dtype) -> int:
     return _core.line_length(shape, dtype == torch.float64)
 
 
+@_constant_in_graphs
+def _gate_at(shape: _Shape, doubles: bool, gate: int) -> int:
+    return _core.gate_at(shape, doubles, gate)
+
+
 def _compiled(
     cell: Cell,
     weights: Sequence[Weights],
     x: Tensor,
     state: State | None,
     lengths: Tensor | None,
+    shown: list[Tensor] | None = None,
 ) -> tuple[Tensor, State]:
+    """Outputs and last states; the lines are put into ``shown``, if somebody wants to look."""
     flat = [t for w in weights for t in flat_weights(w)]
     h0, c0 = (None, None) if state is None else (state.h, getattr(state, "c", None))
+    lines: Tensor | None = None
     if torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter):
-        y, h, c, _ = _layer_operator(
+        y, h, c, lines = _layer_operator(
             x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(shape_of(cell))
         )
     elif torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, *flat)
     ):
-        y, h, c = _Layer.apply(cell, None, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
+        y, h, c = _Layer.apply(cell, shown, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
     else:
-        y, h, c, _ = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=False)
+        keeps = shown is not None
+        y, h, c, lines = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=keeps)
+    if shown is not None and lines is not None:
+        shown.append(lines)
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
 
 

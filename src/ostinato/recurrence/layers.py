@@ -8,7 +8,7 @@ features to any cell, and to a stack of different ones.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any, cast
@@ -36,6 +36,7 @@ from ostinato.recurrence.cells import (
     RNNCell,
     RNNState,
     State,
+    Trace,
 )
 
 # Dynamo breaks the graph at whatever derives from `torch.nn.RNN`, `LSTM` or `GRU`, unless it is
@@ -69,13 +70,16 @@ class Recurrent(RNNBase):
         weight_dropout: probability of zeroing a recurrent weight for a whole sequence (Merity,
             Keskar and Socher 2018, "Regularizing and optimizing LSTM language models").
 
-    Called with ``(input, hx=None, *, lengths=None)``, it returns ``(output, hx)``:
+    Called with ``(input, hx=None, *, lengths=None, return_gates=False)``, it returns
+    ``(output, hx)``, and with ``return_gates`` the gates and states of every step as well:
 
     - input ``(T, B, I)``, ``(T, I)`` unbatched, or a `PackedSequence`; output alike with
       ``D * H`` features, those of the backward direction last.
     - lengths ``(B,)``: steps of each row, 0 to T. Padding costs no correctness: see `scan`.
     - hx: the cell's named tuple with tensors ``(L * D, B, size)``, or, where layers differ in
       size, a tuple of one such named tuple a layer with tensors ``(D, B, size)``. Zeros if None.
+    - gates: a `Trace` for each layer and direction, in the order of hx, its tensors laid out as the
+      output; of a `PackedSequence`, as the padded output.
 
     Raises:
         OstinatoError: on arguments or shapes that do not fit.
@@ -236,12 +240,13 @@ class Recurrent(RNNBase):
         hx: Hidden = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, Hidden]:
+        return_gates: bool = False,
+    ) -> Any:
         """Run the layers over a sequence; see the class."""
         if self.training:
             self._warn_of_twins()
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths)
+            return self._forward_packed(input, hx, lengths, return_gates)
         if input.dim() not in (2, 3):
             raise ShapeError(
                 f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}."
@@ -262,9 +267,17 @@ class Recurrent(RNNBase):
                 f"convert one of them: input.to({weight.dtype})."
             )
         states = self.split_state(hx, x, unbatched)
-        y, states = self._run(x, states, self._checked_lengths(lengths, x))
-        y = y.transpose(0, 1) if self.batch_first else y
-        return (y.squeeze(batch_axis) if unbatched else y), self.join_state(states, unbatched)
+        traces: list[Trace] | None = [] if return_gates else None
+        y, states = self._run(x, states, self._checked_lengths(lengths, x), traces)
+
+        def laid_out(y: Tensor) -> Tensor:
+            y = y.transpose(0, 1) if self.batch_first else y
+            return y.squeeze(batch_axis) if unbatched else y
+
+        hx = self.join_state(states, unbatched)
+        if traces is None:
+            return laid_out(y), hx
+        return laid_out(y), hx, [_each_tensor(laid_out, seen) for seen in traces]
 
     def step(self, x_t: Tensor, hx: Hidden = None) -> tuple[Tensor, Hidden]:
         """One step of an endless stream, ``(B, I) -> (B, H)``: the state goes in and comes out.
@@ -291,23 +304,27 @@ class Recurrent(RNNBase):
         return y.squeeze(time_axis), hx
 
     def _forward_packed(
-        self, input: PackedSequence, hx: Hidden, lengths: Any
-    ) -> tuple[PackedSequence, Hidden]:
+        self, input: PackedSequence, hx: Hidden, lengths: Any, return_gates: bool
+    ) -> Any:
         if lengths is not None:
             raise OstinatoError(f"{self}: a PackedSequence has its own lengths; leave lengths out.")
         x, steps = pad_packed_sequence(input, batch_first=self.batch_first)
-        y, hx = self(x, hx, lengths=steps)
+        y, hx, *traces = self(x, hx, lengths=steps, return_gates=return_gates)
         order = input.sorted_indices
         if order is not None:
             y = y.index_select(0 if self.batch_first else 1, order)
             steps = steps[order.cpu()]
         data = pack_padded_sequence(y, steps, batch_first=self.batch_first).data
-        return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), hx
+        return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), hx, *traces
 
     def _run(
-        self, x: Tensor, states: Sequence[State | None], lengths: Tensor | None
+        self,
+        x: Tensor,
+        states: Sequence[State | None],
+        lengths: Tensor | None,
+        traces: list[Trace] | None,
     ) -> tuple[Tensor, list[State]]:
-        """All layers over ``x (T, B, I)``, one after the other."""
+        """All layers over ``x (T, B, I)``, one after the other; fills ``traces`` if given."""
         last: list[State] = []
         D = self._directions
         for layer, cell in enumerate(self.cells):
@@ -320,7 +337,11 @@ class Recurrent(RNNBase):
                 for w in weights:
                     if "weight_hh" in w:
                         w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
-            x, state = kernels.run(cell, weights, x, states[layer], lengths)
+            if traces is None:
+                x, state = kernels.run(cell, weights, x, states[layer], lengths)
+            else:
+                x, state, seen = kernels.run_traced(cell, weights, x, states[layer], lengths)
+                traces += seen
             last.append(state)
         return x, last
 
@@ -450,9 +471,10 @@ class _DropIn(Recurrent):
         hx: Hidden = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, Hidden]:
+        return_gates: bool = False,
+    ) -> Any:
         """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        whole = self._runs_whole() and lengths is None
+        whole = self._runs_whole() and lengths is None and not return_gates
         try:
             # PyTorch refuses a call without steps, and so does what stands in its place.
             empty = isinstance(input, Tensor) and 0 in self._in_time(input).shape[:1]
@@ -461,7 +483,7 @@ class _DropIn(Recurrent):
                     self._warn_of_twins()
                 y, hx = super(Recurrent, self).forward(input, hx)  # torch.nn's
                 return y, (LSTMState(*hx) if isinstance(hx, tuple) else hx)
-            return super().forward(input, hx, lengths=lengths)
+            return super().forward(input, hx, lengths=lengths, return_gates=return_gates)
         except ShapeError:
             if whole:
                 super(Recurrent, self).forward(input, hx)  # fails, in PyTorch's own words
@@ -691,6 +713,13 @@ def backend(
 ) -> kernels.Backend:
     """The path that would serve ``layer(input, lengths=lengths)`` now; see `use_backend`."""
     return layer.backend(input, lengths=lengths)
+
+
+def _each_tensor(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The same named tuples with f of every tensor."""
+    if tree is None or isinstance(tree, Tensor):
+        return None if tree is None else f(tree)
+    return type(tree)(*(_each_tensor(f, part) for part in tree))
 
 
 def _autocasts(x: Tensor) -> bool:
