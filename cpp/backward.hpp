@@ -193,35 +193,54 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         }
 }
 
-// dx of positions (t, b) from `begin` to `end`, counted t * rows + b: the sum over directions.
+// One share of the gradient of what the gates were given by a table's rows: the sum of the lines of
+// each token, for some of the numbers of a line.
+template <class T>
+void sum_by_token(const Sequence<T>& s, const Direction<T>& d, T* sums, const Member& me) {
+    const Lines<T> lines(s.shape);
+    const Share mine(lines.x.count * lines.Hp / W<T>, me.index, me.count);
+    const int64_t begin = lines.x.at + mine.begin * W<T>, end = lines.x.at + mine.end * W<T>;
+    for (int64_t r = 0; r < s.table_rows; ++r)
+        for (int64_t i = begin; i < end; ++i) sums[r * lines.length + i] = T(0);
+    for (int64_t t = 0; t < s.steps; ++t)
+        for (int64_t b = 0; b < s.rows; ++b) {
+            if (s.lengths && t >= s.lengths[b]) continue;
+            const T* line = d.lines + (t * s.rows + b) * lines.length;
+            T* to = sums + s.tokens[t * s.tokens_t + b * s.tokens_b] * lines.length;
+            for (int64_t i = begin; i < end; i += W<T>) store(to + i, load(to + i) + load(line + i));
+        }
+}
+
+// dx of the steps (t, b), counted t * rows + b, or of the rows of the table: the sum over directions.
+// The gradients of gates of place `at` stand at gates[direction] + at * line length.
 template <class T>
 void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2],
-                    Share positions, const T** from, T** to) {
+                    const T* const (&gates)[2], Share places, const T** from, T** to) {
     const Lines<T> lines(s.shape);
     const int64_t I = s.shape.I;
     int64_t n = 0;
     auto flush = [&] {
         for (int i = 0; i < s.directions; ++i) {
             multiply<T>(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n,
-                     [&](int64_t r, int64_t v) {
-                         const int64_t left = I - v * W<T>;
-                         return i > 0 && left > 0 ? load_part(to[r] + v * W<T>, left) : Vec<T>{};
-                     },
-                     [&](int64_t r, int64_t v, Vec<T> sum) {
-                         if (v * W<T> < I) store_part(to[r] + v * W<T>, sum, I - v * W<T>);
-                     });
+                        [&](int64_t r, int64_t v) {
+                            const int64_t left = I - v * W<T>;
+                            return i > 0 && left > 0 ? load_part(to[r] + v * W<T>, left) : Vec<T>{};
+                        },
+                        [&](int64_t r, int64_t v, Vec<T> sum) {
+                            if (v * W<T> < I) store_part(to[r] + v * W<T>, sum, I - v * W<T>);
+                        });
         }
         n = 0;
     };
-    for (int64_t at = positions.begin; at < positions.end; ++at) {
-        const int64_t t = at / s.rows, b = at % s.rows;
+    for (int64_t at = places.begin; at < places.end; ++at) {
+        const int64_t t = s.tokens ? 0 : at / s.rows, b = s.tokens ? at : at % s.rows;
         T* dx = g.dx + t * g.dx_t + b * g.dx_b;
-        if (s.lengths && t >= s.lengths[b]) {
+        if (!s.tokens && s.lengths && t >= s.lengths[b]) {
             std::memset(dx, 0, size_t(I) * sizeof(T));
             continue;
         }
         for (int i = 0; i < s.directions; ++i)
-            from[i * chunk_rows + n] = s.direction[i].lines + at * lines.length + lines.x.at;
+            from[i * chunk_rows + n] = gates[i] + at * lines.length + lines.x.at;
         to[n] = dx;
         if (++n == chunk_rows) flush();
     }
@@ -246,13 +265,11 @@ template <class T> struct WeightScratch {
 
 // One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column]
 // and of db, the sum of the lines; `sections` of `size` numbers each, of which the first `units` count.
-// source(t, b) is x, or h of the step before.
-template <class T, class Source>
-void weight_gradient(const Sequence<T>& s, const Direction<T>& d, const GateRange& sections, int64_t size,
-                     int64_t units, int64_t columns, T* dw, T* db, T* db_too, const WeightScratch<T>& m,
-                     const Member& me, Source&& source) {
+// each(f) calls f(line, source) for every line: the source is x, or h of the step before.
+template <class T, class Each>
+void weight_gradient(const GateRange& sections, int64_t size, int64_t units, int64_t columns, T* dw, T* db,
+                     T* db_too, const WeightScratch<T>& m, const Member& me, Each&& each) {
     if (!dw && !db && !db_too) return;
-    const Lines<T> lines(s.shape);
     const int64_t vectors = whole<T>(columns) / W<T>, height = sections.count * size;
     // Shares begin at a multiple of the tile, so that no tile is cut.
     constexpr int64_t step = tile_rows<4> > W<T> ? tile_rows<4> : W<T>;
@@ -289,13 +306,10 @@ void weight_gradient(const Sequence<T>& s, const Direction<T>& d, const GateRang
         }
         n = 0;
     };
-    for (int64_t t = 0; t < s.steps; ++t)
-        for (int64_t row = 0; row < s.rows; ++row) {
-            if (s.lengths && t >= s.lengths[row]) continue;
-            m.lines[n] = d.lines + (t * s.rows + row) * lines.length + sections.at;
-            m.sources[n] = source(t, row);
-            if (++n == block_lines) flush();
-        }
+    each([&](const T* line, const T* source) {
+        m.lines[n] = line + sections.at, m.sources[n] = source;
+        if (++n == block_lines) flush();
+    });
     if (n) flush();
     for (int64_t r = m0; r < m1; ++r) {
         const int64_t unit = r % size;
@@ -307,18 +321,30 @@ void weight_gradient(const Sequence<T>& s, const Direction<T>& d, const GateRang
     }
 }
 
-// One share of all gradients of a direction's weights.
+// One share of all gradients of a direction's weights. `by_token` is what sum_by_token() made, or null.
 template <class T>
 void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const DirectionGradients<T>& g,
-                      const WeightScratch<T>& m, T* zeros, const Member& me) {
+                      const WeightScratch<T>& m, const T* by_token, T* zeros, const Member& me) {
     const Lines<T> lines(s.shape);
     const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp;
+    T* const none = nullptr;
     for (int64_t i = 0; i < Hp; ++i) zeros[i] = T(0);
-    auto x = [&](int64_t t, int64_t b) { return s.x + t * s.x_t + b * s.x_b; };
-    auto line = [&](int64_t t, int64_t b, int64_t at) -> const T* {
-        return d.lines + (t * s.rows + b) * lines.length + at;
+    // Every step of every row, with what source(t, b, line) gives.
+    auto steps = [&](auto&& source) {
+        return [&, source](auto&& f) {
+            for (int64_t t = 0; t < s.steps; ++t)
+                for (int64_t b = 0; b < s.rows; ++b) {
+                    if (s.lengths && t >= s.lengths[b]) continue;
+                    const T* line = d.lines + (t * s.rows + b) * lines.length;
+                    f(line, source(t, b, line));
+                }
+        };
     };
-    auto h_before = [&](int64_t t, int64_t b) -> const T* {
+    auto x = [&](int64_t t, int64_t b, const T*) { return s.x + t * s.x_t + b * s.x_b; };
+    auto table = [&](auto&& f) {
+        for (int64_t r = 0; r < s.table_rows; ++r) f(by_token + r * lines.length, s.x + r * s.x_b);
+    };
+    auto h_before = [&](int64_t t, int64_t b, const T*) -> const T* {
         const int64_t last = s.lengths ? s.lengths[b] - 1 : s.steps - 1;
         const int64_t before = d.reverse ? t + 1 : t - 1;
         if (before >= 0 && before <= last) return d.y + before * s.y_t + b * s.y_b;
@@ -326,16 +352,16 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     };
     // Where both products add to the same sections, both biases have the same gradient.
     const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
-    weight_gradient(s, d, lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, same ? g.db_hh : nullptr, m, me, x);
-    weight_gradient(s, d, lines.h, Hp, H, P, g.dw_hh, same ? nullptr : g.db_hh, static_cast<T*>(nullptr), m,
-                    me, h_before);
+    T* const db_too = same ? g.db_hh : nullptr;
+    if (by_token) weight_gradient(lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, db_too, m, me, table);
+    else weight_gradient(lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, db_too, m, me, steps(x));
+    weight_gradient(lines.h, Hp, H, P, g.dw_hh, same ? nullptr : g.db_hh, none, m, me, steps(h_before));
     if (lines.n.count)
-        weight_gradient(s, d, lines.n, Hp, H, H, g.dw_hh, g.db_hh, static_cast<T*>(nullptr), m, me,
-                        [&](int64_t t, int64_t b) { return line(t, b, lines.rh); });
+        weight_gradient(lines.n, Hp, H, H, g.dw_hh, g.db_hh, none, m, me,
+                        steps([&](int64_t, int64_t, const T* line) { return line + lines.rh; }));
     if (s.shape.projects())
-        weight_gradient(s, d, GateRange{lines.dh, 1, {0}}, whole<T>(P), P, H, g.dw_hr, static_cast<T*>(nullptr),
-                        static_cast<T*>(nullptr), m, me,
-                        [&](int64_t t, int64_t b) { return line(t, b, lines.m); });
+        weight_gradient(GateRange{lines.dh, 1, {0}}, whole<T>(P), P, H, g.dw_hr, none, none, m, me,
+                        steps([&](int64_t, int64_t, const T* line) { return line + lines.m; }));
 }
 
 // Where a member of a call finds what it works with.
@@ -344,12 +370,16 @@ template <class T> struct BackwardPlan {
     BackwardWeights<T> w[2];
     BackwardScratch<T> scratch;
     WeightScratch<T> sums;
+    T* by_token[2] = {nullptr, nullptr};
     const T** from;
     T** to;
 
     BackwardPlan(const Sequence<T>& s, const Gradients<T>& g, int threads, int member, Arena& arena)
         : split(s, threads) {
-        for (int i = 0; i < s.directions; ++i) w[i] = BackwardWeights<T>(s.shape, g.dx, arena);
+        for (int i = 0; i < s.directions; ++i) {
+            w[i] = BackwardWeights<T>(s.shape, g.dx, arena);
+            if (s.tokens) by_token[i] = arena.take<T>(s.table_rows * Lines<T>(s.shape).length);
+        }
         for (int i = 0; i <= member; ++i) {
             scratch = BackwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
             sums = WeightScratch<T>(s, arena);
@@ -376,10 +406,18 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, ch
                       plan.w[direction], plan.scratch, unit, plan.split.units, me, group);
     });
     me.wait();
-    if (g.dx)
-        input_gradient(s, g, plan.w, Share(s.steps * s.rows, me.index, me.count), plan.from, plan.to);
+    if (s.tokens) {
+        for (int i = 0; i < s.directions; ++i) sum_by_token(s, s.direction[i], plan.by_token[i], me);
+        me.wait();
+    }
+    if (g.dx) {
+        const T* const gates[2] = {s.tokens ? plan.by_token[0] : s.direction[0].lines,
+                                   s.tokens ? plan.by_token[1] : s.direction[1].lines};
+        const int64_t places = s.tokens ? s.table_rows : s.steps * s.rows;
+        input_gradient(s, g, plan.w, gates, Share(places, me.index, me.count), plan.from, plan.to);
+    }
     for (int i = 0; i < s.directions; ++i)
-        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.scratch.zeros, me);
+        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.by_token[i], plan.scratch.zeros, me);
 }
 
 }  // namespace OSTINATO_TARGET

@@ -180,7 +180,7 @@ int64_t gates(const Shape& s) { return s.cell == CellKind::rnn ? 1 : s.cell == C
 // Everything that forward and backward both read. States are (directions, B, size), lines
 // (directions, T, B, length); `weights` holds w_ih, w_hh, b_ih, b_hh, w_hr of each direction.
 template <class T>
-Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0,
+Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0,
                         nb::handle weights, nb::handle y, nb::handle lines, bool writes) {
     Sequence<T> q{};
     q.shape = s;
@@ -189,10 +189,30 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle lengths, nb::ha
         refuse("weights", "has " + std::to_string(nb::len(w)) + " entries", "5 for each of one or two directions");
     q.directions = int(nb::len(w)) / 5;
     const View input(x, "x");
-    if (input.shape.size() != 3) refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(s.I) + ")");
-    q.steps = input.shape[0], q.rows = input.shape[1];
-    const int64_t G = gates(s), D = q.directions, B = q.rows;
-    q.x = sequence<T>(x, "x", {q.steps, B, s.I}, q.x_t, q.x_b);
+    const int64_t G = gates(s), D = q.directions;
+    if (tokens.is_none()) {
+        if (input.shape.size() != 3)
+            refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(s.I) + ")");
+        q.steps = input.shape[0], q.rows = input.shape[1];
+        q.x = sequence<T>(x, "x", {q.steps, q.rows, s.I}, q.x_t, q.x_b);
+    } else {
+        q.table_rows = input.shape.empty() ? 0 : input.shape[0];
+        q.x = dense<T>(x, "x", {q.table_rows, s.I}, false);
+        q.x_b = s.I;
+        const View numbers(tokens, "tokens");
+        if (numbers.dtype != names().int64 || numbers.shape.size() != 2)
+            refuse("tokens", "has shape " + shape_text(numbers.shape), "torch.int64 of shape (T, B)");
+        q.steps = numbers.shape[0], q.rows = numbers.shape[1];
+        q.tokens_t = numbers.stride[0], q.tokens_b = numbers.stride[1];
+        q.tokens = static_cast<const int64_t*>(numbers.data);
+        for (int64_t t = 0; t < q.steps; ++t)
+            for (int64_t b = 0; b < q.rows; ++b) {
+                const int64_t token = q.tokens[t * q.tokens_t + b * q.tokens_b];
+                if (token < 0 || token >= q.table_rows)
+                    refuse("tokens", "has " + std::to_string(token), "0 to " + std::to_string(q.table_rows - 1));
+            }
+    }
+    const int64_t B = q.rows;
     T* out = sequence<T>(y, "y", {q.steps, B, D * s.P}, q.y_t, q.y_b, writes);
     if (!lengths.is_none()) {
         q.lengths = dense<int64_t>(lengths, "lengths", {B}, false);
@@ -224,9 +244,9 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle lengths, nb::ha
 }
 
 template <class T>
-void run_forward(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+void run_forward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
                  nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, int threads) {
-    Sequence<T> q = sequence_of<T>(s, x, lengths, h0, c0, weights, y, lines, true);
+    Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, true);
     T* h = dense<T>(h_n, "h_n", {q.directions, q.rows, s.P});
     T* c = s.cell == CellKind::lstm ? dense<T>(c_n, "c_n", {q.directions, q.rows, s.H}) : nullptr;
     for (int i = 0; i < q.directions; ++i) {
@@ -238,16 +258,17 @@ void run_forward(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0
 }
 
 template <class T>
-void run_backward(const Shape& s, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
+void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
                   nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
                   nb::handle dh0, nb::handle dc0, nb::handle dweights, int threads) {
     if (lines.is_none()) refuse("lines", "is None", "what forward left there");
-    const Sequence<T> q = sequence_of<T>(s, x, lengths, h0, c0, weights, y, lines, false);
+    const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, false);
     Gradients<T> g{};
     const int64_t G = gates(s), D = q.directions, B = q.rows;
     const bool lstm = s.cell == CellKind::lstm;
     const T* dy_all = dy.is_none() ? nullptr : sequence<T>(dy, "dy", {q.steps, B, D * s.P}, g.dy_t, g.dy_b);
-    if (!dx.is_none()) g.dx = sequence<T>(dx, "dx", {q.steps, B, s.I}, g.dx_t, g.dx_b, true);
+    if (q.tokens) g.dx = dense<T>(dx, "dx", {q.table_rows, s.I}), g.dx_b = s.I;
+    else if (!dx.is_none()) g.dx = sequence<T>(dx, "dx", {q.steps, B, s.I}, g.dx_t, g.dx_b, true);
     const T* dh_all = dense<T>(dh_n, "dh_n", {D, B, s.P});
     const T* dc_all = lstm ? dense<T>(dc_n, "dc_n", {D, B, s.H}) : nullptr;
     T* dh0_all = dense<T>(dh0, "dh0", {D, B, s.P});
@@ -442,32 +463,32 @@ NB_MODULE(_core, m) {
           }, nb::arg("shape"), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
     m.def("forward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
-             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads) {
+             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
               by_type(x, [&](auto zero) {
-                  run_forward<decltype(zero)>(s, x, lengths, h0, c0, weights, y, h_n, c_n, lines, n);
+                  run_forward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, h_n, c_n, lines, n);
               });
           },
           nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
           nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("h_n").none(),
-          nb::arg("c_n").none(), nb::arg("lines").none(), nb::arg("threads").none(),
+          nb::arg("c_n").none(), nb::arg("lines").none(), nb::arg("threads").none(), nb::arg("tokens") = nb::none(),
           "One layer over a whole sequence, into y, h_n, c_n and lines.");
     m.def("backward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
              nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
-             nb::handle dh0, nb::handle dc0, nb::handle dweights, nb::handle threads) {
+             nb::handle dh0, nb::handle dc0, nb::handle dweights, nb::handle threads, nb::handle tokens) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
               by_type(x, [&](auto zero) {
-                  run_backward<decltype(zero)>(s, x, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
+                  run_backward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
                                                dweights, n);
               });
           },
           nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
           nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("lines").none(),
           nb::arg("dy").none(), nb::arg("dh_n").none(), nb::arg("dc_n").none(), nb::arg("dx").none(),
-          nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(),
+          nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(), nb::arg("tokens") = nb::none(),
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")

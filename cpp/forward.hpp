@@ -269,25 +269,42 @@ template <class T> struct ForwardScratch {
     ForwardScratch(const Sequence<T>& s, int64_t rows, Arena& arena) {
         const Lines<T> lines(s.shape);
         chunk = rows < chunk_rows ? (chunk_rows + rows - 1) / (rows > 0 ? rows : 1) : 1;
+        const int64_t pointers = chunk * rows > chunk_rows ? chunk * rows : chunk_rows;
         zeros = arena.take<T>(lines.Hp);
         c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * lines.Hp : 0);
         ring = arena.take<T>(s.direction[0].lines ? 0 : (chunk + 1) * rows * lines.length);
-        x = arena.take<const T*>(chunk * rows), to = arena.take<T*>(chunk * rows);
+        x = arena.take<const T*>(pointers), to = arena.take<T*>(pointers);
         h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
         inner = arena.take<const T*>(rows);
         line = arena.take<T*>(rows), y = arena.take<T*>(rows);
     }
 };
 
-// The rows of one part, and of them the units of one member.
+// One share of the table's rows times the weights: lines that a step copies what it needs from.
 template <class T>
-void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScratch<T>& m, int unit, int units,
-                  const Member& me, int group) {
+void project_table(const Sequence<T>& s, const ForwardWeights<T>& w, const ForwardScratch<T>& m, T* table,
+                   Share rows) {
+    const Lines<T> lines(s.shape);
+    for (int64_t r0 = rows.begin; r0 < rows.end; r0 += chunk_rows) {
+        const int64_t n = rows.end - r0 < chunk_rows ? rows.end - r0 : chunk_rows;
+        for (int64_t i = 0; i < n; ++i) m.x[i] = s.x + (r0 + i) * s.x_b, m.to[i] = table + (r0 + i) * lines.length;
+        project(s.shape, lines, w, 0, w.ih.count, m.x, m.to, n);
+    }
+}
+
+// The rows of one part, and of them the units of one member. `table` is what project_table() made, or
+// null.
+template <class T>
+void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScratch<T>& m, const T* table,
+                  int unit, int units, const Member& me, int group) {
     if (p.rows <= 0) return;
     const Sequence<T>& s = p.s;
     const int64_t H = s.shape.H, P = s.shape.P, Hp = p.lines.Hp;
     const bool lstm = s.shape.cell == CellKind::lstm;
     const Share mine(w.ih.count, unit, units);
+    // The numbers of a section that are this member's.
+    const int64_t per_panel = s.shape.cell == CellKind::rnn ? w.ih.width * W<T> : W<T>;
+    const int64_t first = mine.begin * per_panel, past = mine.end * per_panel < Hp ? mine.end * per_panel : Hp;
     auto line = [&](int64_t t, int64_t j) {
         return p.d.lines ? p.line(t, j) : m.ring + ((t % (m.chunk + 1)) * p.rows + j) * p.lines.length;
     };
@@ -308,9 +325,18 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
         int64_t n = 0;
         for (int64_t t = t0, rows = active; t < t1; ++t) {
             rows = p.active(t, rows);
-            for (int64_t j = 0; j < rows; ++j, ++n) m.x[n] = p.x(t, j), m.to[n] = line(t, j);
+            for (int64_t j = 0; j < rows; ++j) {
+                if (!table) {
+                    m.x[n] = p.x(t, j), m.to[n] = line(t, j), ++n;
+                    continue;
+                }
+                const T* from = table + p.token(t, j) * p.lines.length + p.lines.x.at + first;
+                T* to = line(t, j) + p.lines.x.at + first;
+                for (int g = 0; g < p.lines.x.count; ++g)
+                    std::memcpy(to + g * Hp, from + g * Hp, size_t(past - first) * sizeof(T));
+            }
         }
-        project(s.shape, p.lines, w, mine.begin, mine.end, m.x, m.to, n);
+        if (!table) project(s.shape, p.lines, w, mine.begin, mine.end, m.x, m.to, n);
         for (int64_t t = t0; t < t1; ++t) {
             active = p.active(t, active);
             for (int64_t j = 0; j < active; ++j) m.line[j] = line(t, j), m.y[j] = p.y(t, j);
@@ -320,10 +346,9 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
         }
     }
     for (int64_t j = 0; j < p.rows; ++j) {
-        const int64_t row = p.row(j), u0 = units == 1 ? 0 : mine.begin * W<T>;
-        const int64_t u1 = units == 1 || mine.end * W<T> > H ? H : mine.end * W<T>;
-        if (p.d.c_n && lstm && u0 < u1)
-            std::memcpy(p.d.c_n + row * H + u0, m.c[j] + u0, size_t(u1 - u0) * sizeof(T));
+        const int64_t row = p.row(j), end = past < H ? past : H;
+        if (p.d.c_n && lstm && first < end)
+            std::memcpy(p.d.c_n + row * H + first, m.c[j] + first, size_t(end - first) * sizeof(T));
         if (unit > 0) continue;
         if (p.d.h_n) std::memcpy(p.d.h_n + row * P, m.h[j], size_t(P) * sizeof(T));
         for (int64_t t = p.length(j); t < s.steps; ++t)
@@ -335,10 +360,14 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
 template <class T> struct ForwardPlan {
     Split split;
     ForwardWeights<T> w[2];
+    T* table[2] = {nullptr, nullptr};
     ForwardScratch<T> scratch;
 
     ForwardPlan(const Sequence<T>& s, int threads, int member, Arena& arena) : split(s, threads) {
-        for (int i = 0; i < s.directions; ++i) w[i] = ForwardWeights<T>(s.shape, arena);
+        for (int i = 0; i < s.directions; ++i) {
+            w[i] = ForwardWeights<T>(s.shape, arena);
+            if (s.tokens) table[i] = arena.take<T>(s.table_rows * Lines<T>(s.shape).length);
+        }
         for (int i = 0; i <= member; ++i)
             scratch = ForwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
     }
@@ -357,9 +386,14 @@ template <class T> void forward(const Sequence<T>& s, char* memory, const Member
     for (int i = 0; i < s.directions; ++i)
         plan.w[i].pack(s.shape, s.direction[i].w, me.index, me.count);
     me.wait();
+    if (s.tokens) {
+        for (int i = 0; i < s.directions; ++i)
+            project_table(s, plan.w[i], plan.scratch, plan.table[i], Share(s.table_rows, me.index, me.count));
+        me.wait();
+    }
     plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
-        forward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), plan.w[direction],
-                     plan.scratch, unit, plan.split.units, me, group);
+        forward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), plan.w[direction], plan.scratch,
+                     plan.table[direction], unit, plan.split.units, me, group);
     });
 }
 

@@ -155,15 +155,26 @@ OSTINATO_INLINE void multiply(const Matrix& b, int64_t p0, int64_t p1, const typ
     });
 }
 
-// Packs W<T> columns at a time: lane l of vector v, over k, is row source(v, l) of a row-major
-// matrix; zeros where that is null. Vectors v0 up to v1.
+// Packs vectors v0 up to v1: lane l of vector v, over k, is row source(v, l) of a row-major matrix;
+// zeros where that is null.
 template <class T, class Source>
 void pack_rows(const Panels<T>& b, int64_t v0, int64_t v1, Source&& source) {
     for (int64_t v = v0; v < v1; ++v) {
         const T* row[W<T>];
-        for (int l = 0; l < W<T>; ++l) row[l] = source(v, l);
+        bool full = true;
+        for (int l = 0; l < W<T>; ++l) full &= (row[l] = source(v, l)) != nullptr;
         T* to = b.at(v, 0);
-        for (int64_t i = 0; i < b.k; ++i, to += b.width * W<T>)
+        const int64_t step = b.width * W<T>;
+        int64_t i = 0;
+        for (; full && i + W<T> <= b.k; i += W<T>, to += W<T> * step) {
+            Vec<T> square[W<T>];
+#pragma GCC unroll 16
+            for (int l = 0; l < W<T>; ++l) square[l] = load(row[l] + i);
+            transpose<T>(square);
+#pragma GCC unroll 16
+            for (int l = 0; l < W<T>; ++l) store(to + l * step, square[l]);
+        }
+        for (; i < b.k; ++i, to += step)
             for (int l = 0; l < W<T>; ++l) to[l] = row[l] ? row[l][i] : T(0);
     }
 }

@@ -90,7 +90,7 @@ struct Split {
         units = 1;
         const int64_t weights = gates_of(s.shape.cell) * s.shape.H * s.shape.P * int64_t(sizeof(T));
         const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
-        const bool starved = rows < each ? weights >= 64 * 1024 : rows < 8 * each && weights > 1024 * 1024;
+        const bool starved = rows < 8 * each && weights >= 768 * 1024;
         if (!one_product || !starved) return;
         parts = int(rows / 8 < 1 ? 1 : rows / 8);
         const int64_t panels = whole<T>(s.shape.H) / W<T> / (s.shape.cell == CellKind::rnn ? 4 : 1);
@@ -135,6 +135,9 @@ template <class T> struct Part {
         return most;
     }
     int64_t time(int64_t t, int64_t j) const { return d.reverse ? length(j) - 1 - t : t; }
+    int64_t token(int64_t t, int64_t j) const {
+        return s.tokens[time(t, j) * s.tokens_t + row(j) * s.tokens_b];
+    }
     const T* x(int64_t t, int64_t j) const { return s.x + time(t, j) * s.x_t + row(j) * s.x_b; }
     T* y(int64_t t, int64_t j) const { return d.y + time(t, j) * s.y_t + row(j) * s.y_b; }
     T* line(int64_t t, int64_t j) const {

@@ -48,6 +48,11 @@ template <class T> struct Sequence {
     const int64_t *lengths, *order;
     int directions;      // 1 or 2; both read the same x
     Direction<T> direction[2];
+    // Null, or x is a table of `table_rows` rows, x_b apart, and a step takes the row
+    // tokens[t * tokens_t + b * tokens_b], which must be one of them (in padding too). The table is
+    // multiplied instead of the steps, and dx is the gradient of the table.
+    const int64_t* tokens;
+    int64_t tokens_t, tokens_b, table_rows;
 };
 
 // Gradients that come in (null for zeros) and go out (null where not wanted), laid out as what they

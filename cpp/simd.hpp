@@ -51,5 +51,34 @@ template <class T> inline void store_part(T* p, Vec<T> v, int64_t n) {
     for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
+// a0 b0 a1 b1 ... of the lower halves of a and b, and of the upper.
+template <class T> OSTINATO_INLINE void interleave(Vec<T> a, Vec<T> b, Vec<T>& lower, Vec<T>& upper) {
+    constexpr int half = W<T> / 2;
+#if defined(__clang__)
+    for (int l = 0; l < half; ++l) {
+        lower[2 * l] = a[l], lower[2 * l + 1] = b[l];
+        upper[2 * l] = a[half + l], upper[2 * l + 1] = b[half + l];
+    }
+#else
+    typedef decltype(a < b) Index;  // integers as wide as T
+    Index low{};
+    for (int l = 0; l < half; ++l) low[2 * l] = l, low[2 * l + 1] = W<T> + l;
+    lower = __builtin_shuffle(a, b, low);
+    upper = __builtin_shuffle(a, b, low + half);
+#endif
+}
+
+// A square of W vectors, transposed: interleaving the first half of the vectors with the second moves
+// one bit of the row's number into the column's; after log2(W) times all have moved.
+template <class T> OSTINATO_INLINE void transpose(Vec<T> (&rows)[W<T>]) {
+    for (int step = 1; step < W<T>; step *= 2) {
+        Vec<T> next[W<T>];
+#pragma GCC unroll 16
+        for (int i = 0; i < W<T> / 2; ++i) interleave<T>(rows[i], rows[i + W<T> / 2], next[2 * i], next[2 * i + 1]);
+#pragma GCC unroll 16
+        for (int i = 0; i < W<T>; ++i) rows[i] = next[i];
+    }
+}
+
 }  // namespace OSTINATO_TARGET
 }  // namespace ostinato

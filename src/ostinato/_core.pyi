@@ -50,12 +50,13 @@ def forward(
     c_n: Tensor | None,
     lines: Tensor | None,
     threads: int,
+    tokens: Tensor | None = None,
 ) -> None:
     """Run one layer, in one direction or both, over a whole sequence.
 
     Args:
         shape: see `line_length`.
-        x: input ``(T, B, I)``, its last axis contiguous.
+        x: input ``(T, B, I)``, its last axis contiguous; or a table ``(V, I)``, see ``tokens``.
         lengths: steps of each row, int64 ``(B,)``.
         h0: ``(D, B, P)``; zeros when None.
         c0: ``(D, B, H)``, of an LSTM; zeros when None.
@@ -65,6 +66,7 @@ def forward(
         c_n: takes the last c, ``(D, B, H)``.
         lines: takes what `backward` needs, ``(D, T, B, line_length(shape))``.
         threads: how many, at the most.
+        tokens: the row of the table that each step takes, int64 ``(T, B)``.
 
     Raises:
         ShapeError: naming the argument that does not fit.
@@ -87,6 +89,7 @@ def backward(
     dc0: Tensor | None,
     dweights: Sequence[Tensor | None],
     threads: int,
+    tokens: Tensor | None = None,
 ) -> None:
     """Find the gradients, given those of y and of the last states.
 

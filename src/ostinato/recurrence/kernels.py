@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 import torch
 from torch import _VF, Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.nn.functional import embedding
 
 from ostinato import _core
 from ostinato.errors import OstinatoError
@@ -124,12 +125,15 @@ def _is_traced() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
-def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -> Backend:
+def choose(
+    cells: Cell | tuple[Cell, ...], x: Tensor, *, steps: int | None = None, padded: bool = False
+) -> Backend:
     """The path that serves a call.
 
     Args:
         cells: the cell, or all cells of a stack.
-        x: the input, ``(T, B, I)``.
+        x: the input, ``(T, B, I)``, or whatever has its dtype and device.
+        steps: ``T``, where ``x`` does not tell.
         padded: whether rows have unequal lengths.
     """
     cells = (cells,) if isinstance(cells, Cell) else cells
@@ -144,13 +148,14 @@ def choose(cells: Cell | tuple[Cell, ...], x: Tensor, *, padded: bool = False) -
         )
     if not lacks and forced != "torch":
         return "compiled"
-    able = x.shape[0] > 0 and not padded and all(is_fused_by_torch(cell) for cell in cells)
+    steps = x.shape[0] if steps is None else steps
+    able = steps > 0 and not padded and all(is_fused_by_torch(cell) for cell in cells)
     if forced is None and _is_transformed():
         return "reference"
     if forced == "torch" and not able:
         raise OstinatoError(
             f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with "
-            f"T={x.shape[0]}{' and lengths' if padded else ''}; use 'auto' or 'reference'."
+            f"T={steps}{' and lengths' if padded else ''}; use 'auto' or 'reference'."
         )
     return "torch" if able else "reference"
 
@@ -161,6 +166,7 @@ def run(
     x: Tensor,
     state: State | None = None,
     lengths: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """One layer, in one direction or both, by the fastest path that serves the call.
 
@@ -170,18 +176,32 @@ def run(
         x: input ``(T, B, I)``.
         state: tensors ``(directions, B, size)``; zeros when None.
         lengths: as in `scan`.
+        tokens: which row of ``x``, then a table ``(V, I)``, each step takes; ``(T, B)`` integers.
 
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
     """
-    backend = choose(cell, x, padded=lengths is not None)
-    if not torch.compiler.is_compiling():
-        _log.debug("%s: %s %s", backend, cell, tuple(x.shape))
+    x, tokens, backend = _prepared(cell, x, lengths, tokens)
     if backend == "compiled":
-        return _compiled(cell, weights, x, state, lengths)
+        return _compiled(cell, weights, x, state, lengths, tokens=tokens)
     if backend == "reference":
         return _reference(cell, weights, x, state, lengths)
     return _torch(cell, weights, x, state)
+
+
+def _prepared(
+    cell: Cell, x: Tensor, lengths: Tensor | None, tokens: Tensor | None
+) -> tuple[Tensor, Tensor | None, Backend]:
+    """The input as a path takes it, and which: the core alone multiplies tables, if it pays."""
+    shape = (x if tokens is None else tokens).shape[:2]
+    backend = choose(cell, x, steps=shape[0], padded=lengths is not None)
+    if tokens is not None:
+        graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+        if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
+            x, tokens = embedding(tokens, x), None
+    if not torch.compiler.is_compiling():
+        _log.debug("%s: %s %s", backend, cell, (*shape, cell.input_size))
+    return x, tokens, backend
 
 
 def run_traced(
@@ -190,9 +210,11 @@ def run_traced(
     x: Tensor,
     state: State | None = None,
     lengths: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> tuple[Tensor, State, list[Trace]]:
     """As `run`, with a `Trace` of each direction. PyTorch's own operators cannot tell."""
-    if choose(cell, x, padded=lengths is not None) != "compiled":
+    x, tokens, backend = _prepared(cell, x, lengths, tokens)
+    if backend != "compiled":
         runs = [
             trace(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
             for i, w in enumerate(weights)
@@ -200,7 +222,7 @@ def run_traced(
         y, last = _side_by_side(cell, [(y, last) for y, last, _ in runs])
         return y, last, [seen for _, _, seen in runs]
     shown: list[Tensor] = []
-    y, last = _compiled(cell, weights, x, state, lengths, shown)
+    y, last = _compiled(cell, weights, x, state, lengths, shown, tokens=tokens)
     shape, (lines,) = shape_of(cell), shown
     # A graph may not give away views of what it keeps for backward.
     copies = torch.compiler.is_compiling()
@@ -313,6 +335,8 @@ def _compiled(
     state: State | None,
     lengths: Tensor | None,
     shown: list[Tensor] | None = None,
+    *,
+    tokens: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Outputs and last states; the lines are put into ``shown``, if somebody wants to look."""
     flat = [t for w in weights for t in flat_weights(w)]
@@ -325,10 +349,10 @@ def _compiled(
     elif torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, *flat)
     ):
-        y, h, c = _Layer.apply(cell, shown, x, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
+        y, h, c = _Layer.apply(cell, shown, x, tokens, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
     else:
         keeps = shown is not None
-        y, h, c, lines = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=keeps)
+        y, h, c, lines = _forward(shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=keeps)
     if shown is not None and lines is not None:
         shown.append(lines)
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
@@ -337,6 +361,7 @@ def _compiled(
 def _forward(
     shape: _Shape,
     x: Tensor,
+    tokens: Tensor | None,
     lengths: Tensor | None,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -345,9 +370,9 @@ def _forward(
     keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Outputs, last states, and the lines where they are to be kept."""
-    T, B, _ = x.shape
+    T, B = (x if tokens is None else tokens).shape[:2]
     D = len(flat) // len(_WEIGHTS)
-    y = _empty_sequence(x, D * shape[4])
+    y = _empty_sequence(x, D * shape[4], x if tokens is None else tokens)
     h = x.new_empty(D, B, shape[4])
     c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
     lines = None
@@ -357,7 +382,7 @@ def _forward(
         lines = new(D, T, B, _line_length(shape, x.dtype))
     _core.forward(
         shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, h, c,
-        lines, torch.get_num_threads(),
+        lines, torch.get_num_threads(), tokens,
     )  # fmt: skip
     return y, h, c, lines
 
@@ -365,6 +390,7 @@ def _forward(
 def _backward(
     shape: _Shape,
     x: Tensor,
+    tokens: Tensor | None,
     lengths: Tensor | None,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -376,31 +402,38 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
     dy, dh, dc = gradients
-    wanted: list[Tensor | None] = [_empty_sequence(x, shape[2]) if needs[0] else None]
+    wanted: list[Tensor | None] = [None]
+    if needs[0]:
+        wanted = [_empty_sequence(x, shape[2], x) if tokens is None else torch.empty_like(x)]
     for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True):
         wanted.append(torch.empty_like(tensor) if needed and tensor is not None else None)
     dx, dh0, dc0, *dweights = wanted
     _core.backward(
         shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, lines,
         None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
-        dx, dh0, dc0, tuple(dweights), torch.get_num_threads(),
+        dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens,
     )  # fmt: skip
     return wanted
 
 
-def _empty_sequence(x: Tensor, features: int) -> Tensor:
-    """A new (T, B, features) that lies in memory as x does: step by step, or row by row."""
-    T, B, _ = x.shape
-    if x.stride(0) < x.stride(1):
+def _empty_sequence(x: Tensor, features: int, like: Tensor) -> Tensor:
+    """A new (T, B, features) of x's type, in memory by step or by row, as (T, B, ...) is."""
+    T, B = like.shape[:2]
+    if like.stride(0) < like.stride(1):
         return x.new_empty(B, T, features).transpose(0, 1)
     return x.new_empty(T, B, features)
 
 
 def _rowwise(x: Tensor) -> Tensor:
-    """X with the features of a step side by side."""
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+    """The same with the features of a step side by side; a table whole."""
+    whole = x.is_contiguous() if x.dim() == 2 else x.stride(2) == 1 or x.shape[2] == 1
+    return x if whole else x.contiguous()
 
 
+@overload
+def _dense(x: Tensor) -> Tensor: ...
+@overload
+def _dense(x: None) -> None: ...
 def _dense(x: Tensor | None) -> Tensor | None:
     return x if x is None or x.is_contiguous() else x.contiguous()
 
@@ -414,14 +447,15 @@ class _Layer(torch.autograd.Function):
         cell: Cell,
         shown: list[Tensor] | None,
         x: Tensor,
+        tokens: Tensor | None,
         lengths: Tensor | None,
         h0: Tensor | None,
         c0: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run forward; lines that somebody may look at are put into ``shown``."""
-        y, h, c, lines = _forward(shape_of(cell), x, lengths, h0, c0, flat, keeps=True)
-        ctx.save_for_backward(x, lengths, h0, c0, y, lines, *flat)
+        y, h, c, lines = _forward(shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
+        ctx.save_for_backward(x, tokens, lengths, h0, c0, y, lines, *flat)
         ctx.set_materialize_grads(False)
         ctx.cell = cell
         ctx.used_up, ctx.shown = False, shown is not None
@@ -432,29 +466,32 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
-        x, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
+        x, tokens, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
         asked = ctx.needs_input_grad
-        needs = [asked[2], asked[4], asked[5], *asked[6:]]
+        needs = [asked[2], asked[5], asked[6], *asked[7:]]
         batched = any(
             g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients
         )  # of `torch.autograd.functional.jacobian(vectorize=True)`, say
         if torch.is_grad_enabled() or batched or _is_transformed():
-            found = _reference_gradients(ctx.cell, x, lengths, h0, c0, flat, gradients, needs)
+            found = _reference_gradients(
+                ctx.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
+            )
         else:
             shape = shape_of(ctx.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
-                _, _, _, lines = _forward(shape, x, lengths, h0, c0, flat, keeps=True)
+                _, _, _, lines = _forward(shape, x, tokens, lengths, h0, c0, flat, keeps=True)
             elif ctx.shown:
                 lines = lines.clone()
             else:
                 ctx.used_up = True
-            found = _backward(shape, x, lengths, h0, c0, flat, y, lines, gradients, needs)
-        return None, None, found[0], None, *found[1:]
+            found = _backward(shape, x, tokens, lengths, h0, c0, flat, y, lines, gradients, needs)
+        return None, None, found[0], None, None, *found[1:]
 
 
 def _reference_gradients(
     cell: Cell,
     x: Tensor,
+    tokens: Tensor | None,
     lengths: Tensor | None,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -472,7 +509,8 @@ def _reference_gradients(
         state: State | None = None
         if h0 is not None or c0 is not None:
             state = cell.state_type(*(t for t in (h0, c0) if t is not None))
-        y, last = _reference(cell, weights, x, state, lengths)
+        steps = x if tokens is None else embedding(tokens, x)
+        y, last = _reference(cell, weights, steps, state, lengths)
         outputs = [
             (out, gradient)
             for out, gradient in zip((y, *cast(tuple[Tensor, ...], last)), gradients, strict=False)
@@ -502,7 +540,7 @@ def _layer(
     shape: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     y, h, c, lines = _forward(
-        cast(_Shape, tuple(shape)), x, lengths, h0, c0,
+        cast(_Shape, tuple(shape)), x, None, lengths, h0, c0,
         _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)), keeps=True,
     )  # fmt: skip
     return y, h, x.new_empty(0) if c is None else c, cast(Tensor, lines)
@@ -521,7 +559,7 @@ def _layer_shapes(
     T, B, _ = x.shape
     D = 1 if w5 is None else 2
     return (
-        _empty_sequence(x, D * shape[4]),
+        _empty_sequence(x, D * shape[4], x),
         x.new_empty(D, B, shape[4]),
         x.new_empty(D, B, shape[3]) if shape[0] == 1 else x.new_empty(0),
         x.new_empty(D, T, B, _line_length(tuple(shape), x.dtype)),
@@ -538,7 +576,7 @@ def _layer_gradients(
     flat = (w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)
     D = lines.shape[0]
     found = _backward(
-        cast(_Shape, tuple(shape)), x, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
+        cast(_Shape, tuple(shape)), x, None, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
         (dy, dh, dc), needs[: 3 + 5 * D],
     )  # fmt: skip
     found += [None] * (10 - 5 * D)
@@ -550,7 +588,7 @@ def _gradient_shapes(
 ) -> list[Tensor]:
     flat, needs = rest[:10], rest[-1]
     return [
-        _empty_sequence(x, x.shape[2]) if needs[0] else x.new_empty(0),
+        _empty_sequence(x, x.shape[2], x) if needs[0] else x.new_empty(0),
         *(
             torch.empty_like(t) if need and t is not None else x.new_empty(0)
             for t, need in zip((h0, c0, *flat), needs[1:], strict=True)

@@ -70,7 +70,7 @@ class Recurrent(RNNBase):
         weight_dropout: probability of zeroing a recurrent weight for a whole sequence (Merity,
             Keskar and Socher 2018, "Regularizing and optimizing LSTM language models").
 
-    Called with ``(input, hx=None, *, lengths=None, return_gates=False)``, it returns
+    Called with ``(input, hx=None, *, lengths=None, return_gates=False, table=None)``, it returns
     ``(output, hx)``, and with ``return_gates`` the gates and states of every step as well:
 
     - input ``(T, B, I)``, ``(T, I)`` unbatched, or a `PackedSequence`; output alike with
@@ -78,6 +78,9 @@ class Recurrent(RNNBase):
     - lengths ``(B,)``: steps of each row, 0 to T. Padding costs no correctness: see `scan`.
     - hx: the cell's named tuple with tensors ``(L * D, B, size)``, or, where layers differ in
       size, a tuple of one such named tuple a layer with tensors ``(D, B, size)``. Zeros if None.
+    - table: ``(V, I)``, such as the weight of an embedding; the input is then whole numbers
+      ``(T, B)``, the rows of it that the steps take. The same as looking them up before, and faster
+      where ``V`` is below half of ``T * B``: the table is multiplied, not the steps.
     - gates: a `Trace` for each layer and direction, in the order of hx, its tensors laid out as the
       output; of a `PackedSequence`, as the padded output.
 
@@ -241,10 +244,13 @@ class Recurrent(RNNBase):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         return_gates: bool = False,
+        table: Tensor | None = None,
     ) -> Any:
         """Run the layers over a sequence; see the class."""
         if self.training:
             self._warn_of_twins()
+        if table is not None:
+            return self._forward_tokens(input, hx, lengths, return_gates, table)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, return_gates)
         if input.dim() not in (2, 3):
@@ -266,9 +272,22 @@ class Recurrent(RNNBase):
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
                 f"convert one of them: input.to({weight.dtype})."
             )
-        states = self.split_state(hx, x, unbatched)
+        return self._forward_batch(x, hx, lengths, return_gates, unbatched)
+
+    def _forward_batch(
+        self,
+        x: Tensor,
+        hx: Hidden,
+        lengths: Any,
+        return_gates: bool,
+        unbatched: bool = False,
+        table: Tensor | None = None,
+    ) -> Any:
+        """What `forward` returns, of a checked ``x``: ``(T, B, I)``, or with a table ``(T, B)``."""
+        batch_axis = 0 if self.batch_first else 1
+        states = self.split_state(hx, x, unbatched, like=x if table is None else table)
         traces: list[Trace] | None = [] if return_gates else None
-        y, states = self._run(x, states, self._checked_lengths(lengths, x), traces)
+        y, states = self._run(x, states, self._checked_lengths(lengths, x), traces, table)
 
         def laid_out(y: Tensor) -> Tensor:
             y = y.transpose(0, 1) if self.batch_first else y
@@ -303,6 +322,31 @@ class Recurrent(RNNBase):
         y, hx = self(x_t.unsqueeze(time_axis), hx)
         return y.squeeze(time_axis), hx
 
+    def _forward_tokens(
+        self, tokens: Any, hx: Hidden, lengths: Any, return_gates: bool, table: Tensor
+    ) -> Any:
+        wanted = "(B, T)" if self.batch_first else "(T, B)"
+        if (
+            not isinstance(tokens, Tensor)
+            or tokens.dim() != 2
+            or tokens.is_floating_point()
+            or tuple(table.shape[1:]) != (self.input_size,)
+        ):
+            came = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+            raise ShapeError(
+                f"{self}: input is {came} and table {tuple(table.shape)}; expected whole numbers "
+                f"{wanted} and a table (V, {self.input_size})."
+            )
+        if tokens.numel() and not torch.compiler.is_compiling():
+            low, high = map(int, torch.aminmax(tokens))
+            if low < 0 or high >= table.shape[0]:
+                raise ShapeError(
+                    f"{self}: input has numbers from {low} to {high}; "
+                    f"expected 0 to {table.shape[0] - 1}, rows of the table."
+                )
+        x = tokens.transpose(0, 1) if self.batch_first else tokens
+        return self._forward_batch(x.long(), hx, lengths, return_gates, table=table)
+
     def _forward_packed(
         self, input: PackedSequence, hx: Hidden, lengths: Any, return_gates: bool
     ) -> Any:
@@ -323,8 +367,9 @@ class Recurrent(RNNBase):
         states: Sequence[State | None],
         lengths: Tensor | None,
         traces: list[Trace] | None,
+        table: Tensor | None,
     ) -> tuple[Tensor, list[State]]:
-        """All layers over ``x (T, B, I)``, one after the other; fills ``traces`` if given."""
+        """All layers over ``x``, one after the other; fills ``traces`` if given."""
         last: list[State] = []
         D = self._directions
         for layer, cell in enumerate(self.cells):
@@ -337,16 +382,25 @@ class Recurrent(RNNBase):
                 for w in weights:
                     if "weight_hh" in w:
                         w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
+            tokens = x if layer == 0 and table is not None else None
+            x = x if tokens is None or table is None else table
             if traces is None:
-                x, state = kernels.run(cell, weights, x, states[layer], lengths)
+                x, state = kernels.run(cell, weights, x, states[layer], lengths, tokens)
             else:
-                x, state, seen = kernels.run_traced(cell, weights, x, states[layer], lengths)
+                x, state, seen = kernels.run_traced(
+                    cell, weights, x, states[layer], lengths, tokens
+                )
                 traces += seen
             last.append(state)
         return x, last
 
-    def split_state(self, hx: Hidden, x: Tensor, unbatched: bool) -> Sequence[State | None]:
-        """The state of each layer, tensors ``(D, B, size)``, out of ``hx``; None for zeros."""
+    def split_state(
+        self, hx: Hidden, x: Tensor, unbatched: bool, like: Tensor
+    ) -> Sequence[State | None]:
+        """The state of each layer, tensors ``(D, B, size)``, out of ``hx``; None for zeros.
+
+        ``x (T, B, ...)`` gives the batch, ``like`` the dtype.
+        """
         B, D = x.shape[1], self._directions
         if hx is None:
             return [None] * self.num_layers
@@ -366,10 +420,10 @@ class Recurrent(RNNBase):
                 raise ShapeError(
                     f"{self}: hx has shapes {[tuple(t.shape) for t in tensors]}; expected {shapes}."
                 )
-            if any(t.dtype != x.dtype for t in tensors) and not _autocasts(x):
+            if any(t.dtype != like.dtype for t in tensors) and not _autocasts(like):
                 raise ShapeError(
-                    f"{self}: hx is {[t.dtype for t in tensors]}, the input is {x.dtype}; "
-                    f"convert one of them: hx.to({x.dtype})."
+                    f"{self}: hx is {[t.dtype for t in tensors]}, the input is {like.dtype}; "
+                    f"convert one of them: hx.to({like.dtype})."
                 )
             if unbatched:
                 tensors = [t.unsqueeze(1) for t in tensors]
@@ -472,9 +526,13 @@ class _DropIn(Recurrent):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         return_gates: bool = False,
+        table: Tensor | None = None,
     ) -> Any:
         """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        whole = self._runs_whole() and lengths is None and not return_gates
+        if return_gates or table is not None:
+            more = {"lengths": lengths, "return_gates": return_gates, "table": table}
+            return super().forward(input, hx, **more)  # type: ignore[arg-type]
+        whole = self._runs_whole() and lengths is None
         try:
             # PyTorch refuses a call without steps, and so does what stands in its place.
             empty = isinstance(input, Tensor) and 0 in self._in_time(input).shape[:1]
@@ -483,7 +541,7 @@ class _DropIn(Recurrent):
                     self._warn_of_twins()
                 y, hx = super(Recurrent, self).forward(input, hx)  # torch.nn's
                 return y, (LSTMState(*hx) if isinstance(hx, tuple) else hx)
-            return super().forward(input, hx, lengths=lengths, return_gates=return_gates)
+            return super().forward(input, hx, lengths=lengths)
         except ShapeError:
             if whole:
                 super(Recurrent, self).forward(input, hx)  # fails, in PyTorch's own words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,11 @@ class ManyToMany(nn.Module):
             steps = torch.arange(x.shape[1], device=x.device)
             running = steps < torch.as_tensor(lengths).to(x.device)[:, None]  # (B, T)
             x = x.masked_fill(~running.view(*running.shape, *[1] * (x.dim() - 2)), 0)
-        h, state = self.recurrent(self._encode(x), state, lengths=lengths)
+        drops = self.training and self.dropout > 0
+        if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
+            h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
+        else:
+            h, state = self.recurrent(self._encode(x), state, lengths=lengths)
         return h, state
 
     def step(self, x_t: Tensor, state: Hidden = None) -> tuple[Tensor, Hidden]:
@@ -187,6 +191,15 @@ class ManyToMany(nn.Module):
         wanted = wanted.masked_fill(~counts.view(*counts.shape, *[1] * (wanted.dim() - 2)), 0)
         losses = self.output.loss(self.output(h[rows, t]), wanted)
         return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1), state
+
+
+def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:
+    """Whether calling it does no more than take rows of its weight."""
+    if type(encode) is not nn.Embedding:
+        return False
+    special = (encode.padding_idx, encode.max_norm) != (None, None) or encode.sparse
+    hooked = encode._forward_hooks or encode._forward_pre_hooks or encode._backward_hooks
+    return not (special or encode.scale_grad_by_freq or hooked)
 
 
 CellName = Literal["lstm", "gru", "gru-reset-before", "rnn", "rnn-relu"]

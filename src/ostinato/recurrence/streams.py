@@ -130,7 +130,7 @@ class Stream(_core.Stream):
             return
         unbatched = self._batch_size is None
         like = self._like.new_empty(0, self._batch_size or 1, self._layer.input_size)
-        states = self._layer.split_state(hx, like, unbatched)
+        states = self._layer.split_state(hx, like, unbatched, like)
         self._load(torch.cat([t.detach().flatten() for state in states for t in state]))  # type: ignore[union-attr]
 
     def fork(self) -> Self:
