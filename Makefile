@@ -5,16 +5,19 @@
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
 #   make test-slow     the tests that take minutes
+#   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
 #
 # PYTHON names the interpreter. TORCH is the requirement installed where .venv has no PyTorch yet,
 # TORCH_INDEX the package index to take it from:
 #   make TORCH=torch==2.9.0 TORCH_INDEX=https://...
+# TEXT is a file for the end-to-end part of the benchmark; Python's own sources where it is not given.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+TEXT ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -25,7 +28,10 @@ PACKAGE := .venv/.package
 # A .venv whose Python no longer runs counts as none.
 $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 
-.PHONY: install demo test check test-slow lint format clean
+PEERS := .venv-bench/.peers
+BENCH := .venv-bench/bin/python
+
+.PHONY: install demo test check test-slow bench bench-full lint format clean
 
 install: $(PACKAGE)
 
@@ -41,6 +47,16 @@ check: $(PACKAGE) lint
 
 test-slow: $(PACKAGE)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(PEERS)
+	$(BENCH) benchmarks/speed.py
+	$(BENCH) benchmarks/end_to_end.py $(TEXT) --turns 3 --seconds 3
+	$(BENCH) benchmarks/report.py
+
+bench-full: $(PEERS)
+	$(BENCH) benchmarks/speed.py --full --isolation
+	$(BENCH) benchmarks/end_to_end.py $(TEXT)
+	$(BENCH) benchmarks/report.py
 
 lint: $(PACKAGE)
 	$(BIN)/python -m ruff check
@@ -69,12 +85,28 @@ $(DEPENDENCIES): pyproject.toml
 	@rm $(UNFINISHED)
 	@touch $@
 
+# What .venv has, and the peers of the benchmark beside it, which stay out of .venv.
+$(PEERS): benchmarks/peers.txt $(DEPENDENCIES) | $(PACKAGE)
+	rm -rf .venv-bench
+	$(BIN)/python -m venv --without-pip .venv-bench
+	$(BIN)/python -c "$$SHARE"
+	$(PIP) --python .venv-bench install --quiet --requirement benchmarks/peers.txt
+	@touch $@
+
 # The package itself: its sources in place, its core compiled. What an earlier, interrupted install
 # recorded is removed, since pip refuses to replace it.
 $(PACKAGE): $(DEPENDENCIES) CMakeLists.txt $(wildcard cpp/*)
 	@rm -rf .venv/lib/python3*/site-packages/ostinato-*.dist-info
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+define SHARE
+import pathlib, sysconfig
+there = pathlib.Path(sysconfig.get_path("purelib", "venv", {"base": ".venv-bench"}))
+here = sysconfig.get_path("purelib")
+(there / "main.pth").write_text("import site; site.addsitedir(%r)\n" % here)
+endef
+export SHARE
 
 define PREFLIGHT
 import os, sys, sysconfig

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.cells import (
     Cell,
     GRUCell,
@@ -895,3 +895,136 @@ def test_a_state_can_be_detached_between_windows():
     y.sum().backward()
     assert not x.grad[:T].any()
     assert x.grad[T:].abs().amax(dim=-1).min() > 0
+
+
+# Gates and states of every step
+
+GATED = {
+    "lstm": lambda **more: LSTM(I, H, 2, bidirectional=True, **more),
+    "lstm-projected": lambda **more: LSTM(I, H, proj_size=2, **more),
+    "gru": lambda **more: GRU(I, H, bidirectional=True, **more),
+    "gru-reset-before": lambda **more: GRU(I, H, 2, reset_after=False, **more),
+    "rnn": lambda **more: RNN(I, [H, 2], nonlinearity=["relu", "tanh"], **more),
+}
+
+
+def by_hand(layer, x, hx, lengths):
+    """Every gate and state by the cells' own equations, one row, step and direction at a time."""
+    D, states = layer._directions, layer.split_state(hx, x, False, x)
+    traces = []
+    for k, cell in enumerate(layer.cells):
+        outputs = []
+        for d in range(D):
+            w = layer.weights_of(k * D + d)
+            names = [*(cell.gates_type._fields if cell.gates_type else ()), *states[k]._fields]
+            sizes = [H] * (len(names) - len(cell.state_sizes)) + list(cell.state_sizes)
+            seen = [x.new_zeros(*x.shape[:2], size) for size in sizes]
+            for b in range(x.shape[1]):
+                state = type(states[k])(*(s[d, b : b + 1] for s in states[k]))
+                steps = range(int(lengths[b]))
+                for t in reversed(steps) if d else steps:
+                    x_t = cell.project(w, x[t, b : b + 1])
+                    gates = cell.gates(w, x_t, state) if cell.gates_type else ()
+                    state = cell.step(w, x_t, state)
+                    for tensor, value in zip(seen, [*gates, *state], strict=True):
+                        tensor[t, b] = value[0]
+            traces.append(seen)
+            outputs.append(seen[names.index("h")])
+        x = torch.cat(outputs, dim=-1)
+    return traces
+
+
+@pytest.mark.parametrize("path", ["compiled", "reference"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["steps-first", "batch-first"])
+@pytest.mark.parametrize("gradients", [False, True], ids=["values", "gradients"])
+@pytest.mark.parametrize("name", GATED)
+def test_gates_and_states_of_every_step_are_those_of_the_equations(
+    name, gradients, batch_first, path
+):
+    layer = GATED[name](batch_first=batch_first).double()
+    x = random(T, B, I, seed=1)
+    lengths = torch.tensor([T, 2, 0, 3][:B])
+    with torch.no_grad():
+        _, hx = layer(random(*((B, 2) if batch_first else (2, B)), I, seed=2))
+        wanted = by_hand(layer, x, layer_state(layer, hx), lengths)
+    given = x.transpose(0, 1) if batch_first else x
+    with torch.set_grad_enabled(gradients), use_backend(path):
+        y, last, traces = layer(given, hx, lengths=lengths, return_gates=True)
+        plain = layer(given, hx, lengths=lengths)
+    assert_same([y, *leaves(last)], [plain[0], *leaves(plain[1])])
+    found = [[*(trace.gates or ()), *trace.states] for trace in traces]
+    assert not any(t.requires_grad for trace in found for t in trace)
+    if batch_first:
+        found = [[t.transpose(0, 1) for t in trace] for trace in found]
+    assert_same([t for trace in found for t in trace], [t for trace in wanted for t in trace])
+
+
+def layer_state(layer, hx):
+    """The named tuple of a drop-in's state."""
+    return hx if isinstance(hx, tuple) else layer.cells[0].state_type(hx)
+
+
+def test_gates_that_were_asked_for_outlive_backward_and_change_no_gradient():
+    layer = LSTM(I, H)
+    x = random(T, B, I, seed=3, dtype=torch.float32)
+    y, _, (trace,) = layer(x, return_gates=True)
+    kept = [t.clone() for t in leaves(trace)]
+    ours = torch.autograd.grad(y.sin().sum(), list(layer.parameters()))
+    assert all(map(torch.equal, leaves(trace), kept))
+    theirs = torch.autograd.grad(layer(x)[0].sin().sum(), list(layer.parameters()))
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_gates_of_unbatched_empty_and_packed_input_have_its_layout():
+    layer = GRU(I, H)
+    _, _, (trace,) = layer(torch.randn(T, I), return_gates=True)
+    assert trace.gates.r.shape == trace.states.h.shape == (T, H)
+    packed = pack_padded_sequence(torch.randn(T, 2, I), [T, 2])
+    y, h, (trace,) = layer(packed, return_gates=True)
+    assert isinstance(y, PackedSequence)
+    assert h.shape == (1, 2, H)
+    assert trace.gates.n.shape == (T, 2, H)
+    assert not trace.gates.n[2:, 1].any()
+    for path in ("compiled", "reference"):
+        with use_backend(path):
+            _, _, (trace,) = layer(torch.randn(0, 2, I), lengths=[0, 0], return_gates=True)
+        assert trace.gates.z.shape == trace.states.h.shape == (0, 2, H)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("V", [3, 40], ids=["table", "lookup"])
+@pytest.mark.parametrize("path", ["auto", "reference"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["steps-first", "batch-first"])
+@pytest.mark.parametrize("name", GATED)
+def test_rows_of_a_table_are_what_looking_them_up_gives(name, batch_first, path, V):
+    layer = GATED[name](batch_first=batch_first).double()
+    table = random(V, I, seed=1).requires_grad_()
+    tokens = torch.randint(V, (B, T) if batch_first else (T, B))
+    lengths = torch.tensor([T, 2, 0, 3][:B])
+    inputs = [table, *layer.parameters()]
+    with use_backend(path):
+        ours = with_gradients(layer(tokens, lengths=lengths, table=table), inputs)
+        looked_up = torch.nn.functional.embedding(tokens, table)
+        theirs = with_gradients(layer(looked_up, lengths=lengths), inputs)
+    assert_same(ours, theirs)
+    if path == "auto":
+        values = len(ours) - len(inputs)
+        assert all(map(torch.equal, ours[:values], theirs[:values]))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "table"),
+    [
+        (torch.zeros(T, B), torch.zeros(2, I)),
+        (torch.zeros(T, B, 1, dtype=torch.int64), torch.zeros(2, I)),
+        (torch.zeros(T, B, dtype=torch.int64), torch.zeros(2, I + 1)),
+        (torch.full((T, B), 2), torch.zeros(2, I)),
+        (torch.full((T, B), -1), torch.zeros(2, I)),
+        ([[0]], torch.zeros(2, I)),
+    ],
+)
+def test_tokens_that_are_no_rows_of_the_table_are_refused(tokens, table):
+    with pytest.raises(ShapeError, match="input (is|has).*; expected"):
+        GRU(I, H)(tokens, table=table)

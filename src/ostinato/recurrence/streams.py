@@ -52,6 +52,7 @@ class Stream(_core.Stream):
         batch_size: int | None = None,
         *,
         quantize: Quantization | None = None,
+        _dot_products: bool = True,
     ) -> None:
         if not isinstance(layer, Recurrent):
             raise OstinatoError(
@@ -82,7 +83,7 @@ class Stream(_core.Stream):
             tuple(kernels.shape_of(cell) for cell in layer.cells),
             tuple(t for w in weights for t in kernels.flat_weights(w)),
             batch_size or 1,
-            1 if quantize else 0,
+            (1 if _dot_products else 2) if quantize else 0,
             *self._output(),
         )
 

@@ -1,0 +1,242 @@
+"""A stream gives, step by step, the very bits that its layer gives for the whole sequence."""
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+import torch
+from laws import leaves, random
+
+from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
+from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.streams import Stream
+
+T = 9
+LAYERS = {
+    "rnn-stack": lambda dtype: RNN(3, [17, 8], nonlinearity=["relu", "sigmoid"], dtype=dtype),
+    "rnn-identity": lambda dtype: RNN(5, 70, nonlinearity="identity", bias=False, dtype=dtype),
+    "lstm": lambda dtype: LSTM(7, 20, 2, dtype=dtype),
+    "lstm-one-unit": lambda dtype: LSTM(1, 1, dtype=dtype),
+    "lstm-projected": lambda dtype: LSTM(3, 19, proj_size=5, dtype=dtype),
+    "gru": lambda dtype: GRU(5, 33, dtype=dtype),
+    "gru-reset-before": lambda dtype: GRU(3, 19, 2, reset_after=False, dtype=dtype),
+    "mixed": lambda dtype: Recurrent([LSTMCell(4, 6), GRUCell(6, 5), RNNCell(5, 3)], dtype=dtype),
+}
+
+
+def case(name, dtype, B):
+    """A layer with an input and the state that it comes upon."""
+    layer = LAYERS[name](dtype)
+    with torch.no_grad():
+        for k, weight in enumerate(layer.parameters()):
+            weight.copy_(random(*weight.shape, seed=k, dtype=dtype, scale=weight.shape[-1] ** -0.5))
+    batch = () if B is None else (B,)
+    x = random(T, *batch, layer.input_size, seed=50, dtype=dtype)
+    with torch.no_grad():
+        _, state = layer(random(2, *batch, layer.input_size, seed=51, dtype=dtype))
+    return layer, x, state
+
+
+def equal(a, b):
+    return all(map(torch.equal, leaves(a), leaves(b)))
+
+
+@pytest.mark.parametrize("B", [None, 1, 3, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_step_by_step_gives_the_bits_of_the_whole_sequence(name, dtype, B):
+    layer, x, state = case(name, dtype, B)
+    with torch.no_grad():
+        y, last = layer(x, state)
+    stream = Stream(layer, B)
+    stream.state = state
+    arrays = [torch.from_numpy(stream.step(x_t.numpy()).copy()) for x_t in x]
+    assert torch.equal(torch.stack(arrays), y)
+    assert equal(stream.state, last)
+    stream.state = state
+    assert torch.equal(torch.stack([stream.step(x_t).clone() for x_t in x]), y)
+    stream.state = state
+    assert torch.equal(torch.cat([stream.run(x[:2]), stream.run(x[2:2]), stream.run(x[2:])]), y)
+    assert equal(stream.state, last)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_state_is_saved_set_reset_and_forked(name):
+    layer, x, state = case(name, torch.float32, 2)
+    stream = Stream(layer, 2)
+    stream.state = state
+    assert equal(stream.state, state)
+    stream.step(x[0])
+    saved, twin = stream.state, stream.fork()
+    ours = [stream.step(x_t).clone() for x_t in x[1:4]]
+    theirs = [twin.step(x_t).clone() for x_t in x[1:4]]
+    assert all(map(torch.equal, ours, theirs))
+    assert equal(twin.state, stream.state)
+    stream.state = saved
+    assert torch.equal(stream.step(x[1]), ours[0])
+    twin.reset()
+    assert all(not t.any() for t in leaves(twin.state))
+    assert torch.equal(twin.step(x[0]), Stream(layer, 2).step(x[0]))
+    assert all(t.any() for t in leaves(stream.state)), "a fork has a state of its own"
+    stream.state = None
+    assert all(not t.any() for t in leaves(stream.state))
+
+
+def test_a_saved_state_does_not_change_with_the_stream():
+    layer, x, _ = case("lstm", torch.float32, None)
+    stream = Stream(layer)
+    stream.step(x[0])
+    saved = stream.state
+    kept = LSTMState(*(t.clone() for t in saved))
+    stream.step(x[1])
+    assert equal(saved, kept)
+
+
+def test_a_stream_keeps_the_weights_it_was_made_with():
+    layer, x, _ = case("gru", torch.float32, None)
+    with torch.no_grad():
+        y, _ = layer(x)
+        stream = Stream(layer)
+        for weight in layer.parameters():
+            weight.zero_()
+    del layer
+    assert torch.equal(stream.run(x), y)
+
+
+def test_training_only_dropout_is_left_out():
+    layer = LSTM(3, 4, 2, dropout=0.5, weight_dropout=0.5).train()
+    x = random(T, 3, seed=1, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(Stream(layer).run(x), layer.eval()(x)[0])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_eight_bits_are_near_and_the_two_ways_to_them_agree_exactly(name):
+    layer, x, state = case(name, torch.float32, 3)
+    stream = Stream(layer, 3, quantize="int8")
+    stream.state = state
+    with torch.no_grad():
+        y, _ = layer(x, state)
+    found = stream.run(x)
+    assert 0 < (found - y).abs().max() < 0.1 * y.abs().max()
+    plain = Stream(layer, 3, quantize="int8", _dot_products=False)
+    plain.state = state
+    assert torch.equal(plain.run(x), found)
+
+
+def test_eight_bits_are_the_rounding_they_are_said_to_be():
+    """One step of a linear network, against the definition in whole numbers."""
+    layer = RNN(37, 9, nonlinearity="identity", bias=False)
+    x, h = random(37, seed=1, dtype=torch.float32), random(1, 9, seed=2, dtype=torch.float32)
+
+    def quantized(rows):
+        scale = rows.abs().amax(-1, keepdim=True).double() / 127
+        return (rows.double() / scale).round(), scale.squeeze(-1)
+
+    wanted = torch.zeros(9, dtype=torch.float64)
+    for weight, vector in [(layer.weight_ih_l0, x), (layer.weight_hh_l0, h[0])]:
+        (q, scale), (v, unit) = quantized(weight.detach()), quantized(vector)
+        wanted += (q @ v) * scale * unit
+    stream = Stream(layer, quantize="int8")
+    stream.state = h
+    torch.testing.assert_close(stream.step(x), wanted.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_that_are_not_finite_show():
+    for quantize in (None, "int8"):
+        stream = Stream(GRU(3, 4), quantize=quantize)
+        x = np.array([1.0, np.nan, 0.0], np.float32)
+        assert np.isnan(stream.step(x)).all()
+
+
+def test_streams_of_one_model_run_in_threads_of_their_own():
+    layer, _, _ = case("lstm", torch.float32, None)
+    inputs = [random(500, 7, seed=k, dtype=torch.float32) for k in range(4)]
+    first = Stream(layer)
+    streams = [first, *(first.fork() for _ in range(3))]
+    wanted = [Stream(layer).run(x) for x in inputs]
+    found = [None] * 4
+
+    def work(k):
+        found[k] = streams[k].run(inputs[k])
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(map(torch.equal, found, wanted))
+
+
+class Leaky(Cell):
+    state_type = RNNState
+
+    def weight_shapes(self):
+        return {"weight_ih": (self.hidden_size, self.input_size)}
+
+    def step(self, w, x_t, state):
+        return RNNState((state.h + x_t @ w["weight_ih"].T) / 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Stream(torch.nn.GRU(3, 4)), "layer is a GRU; expected an ostinato layer"),
+        (lambda: Stream(GRU(3, 4, bidirectional=True)), "bidirectional and needs the future"),
+        (lambda: Stream(GRU(3, 4), 0), "batch_size=0; expected None or at least 1"),
+        (lambda: Stream(GRU(3, 4), quantize="int4"), "quantize='int4'; expected None or 'int8'"),
+        (lambda: Stream(GRU(3, 4).double(), quantize="int8"), r"layer\.float\(\)"),
+        (lambda: Stream(GRU(3, 4).half()), r"float32 and float64 on a CPU, not in torch\.float16"),
+        (lambda: Stream(Recurrent(Leaky(3, 4))), "no equations for this cell"),
+    ],
+)
+def test_what_cannot_stream_is_refused(make, message):
+    with pytest.raises(OstinatoError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros(4, np.float32),
+        np.zeros(3),
+        np.zeros((2, 3), np.float32),
+        np.zeros((3, 2), np.float32)[:, 0],
+        torch.zeros(3, dtype=torch.float64),
+        torch.zeros(4),
+        torch.zeros(3, 2)[:, 0],
+        torch.zeros(3, device="meta"),
+        b"123456789012",
+        [0.0, 0.0, 0.0],
+        None,
+    ],
+    ids=lambda x: str(type(x).__name__),
+)
+def test_a_step_refuses_what_is_no_input_and_loses_nothing(x):
+    stream = Stream(GRU(3, 4))
+    stream.step(np.ones(3, np.float32))
+    before = stream.state
+    with pytest.raises(ShapeError, match="^x "):
+        stream.step(x)
+    assert equal(stream.state, before)
+
+
+def test_a_chunk_and_a_state_of_the_wrong_shape_are_refused():
+    stream = Stream(GRU(3, 4), 2)
+    for wrong in (
+        torch.zeros(5, 3),
+        torch.zeros(5, 1, 3),
+        torch.zeros(5, 2, 4),
+        np.zeros((5, 2, 3)),
+    ):
+        with pytest.raises(ShapeError, match="x "):
+            stream.run(wrong)
+    with pytest.raises(ShapeError, match=r"hx has shapes \[\(1, 4\)\]; expected \[\(1, 2, 4\)\]"):
+        stream.state = torch.zeros(1, 4)
+
+
+def test_a_stream_is_forked_not_copied():
+    with pytest.raises(TypeError):
+        copy.deepcopy(Stream(GRU(3, 4)))
