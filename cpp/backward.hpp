@@ -2,6 +2,10 @@
 //
 // Three phases: the recurrence, which turns every line into gradients of gates; then dx and the
 // weights' gradients, which are large products over the lines and need no order of time.
+//
+// A loss on a few steps leaves many steps without any gradient: those after the last of them, and
+// those so far before that the gradient has vanished below the smallest number. A part whose rows all
+// have none skips the step, and marks its lines, which then hold nothing, as dead.
 #pragma once
 
 #include "forward.hpp"
@@ -65,10 +69,16 @@ template <class T> struct BackwardScratch {
     }
 };
 
+template <class T> bool all_zero(const T* numbers, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        if (numbers[i] != T(0)) return false;
+    return true;
+}
+
 // The rows of one part, and of them the units of one member.
 template <class T>
 void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGradients<T>& g,
-                   const BackwardWeights<T>& w, const BackwardScratch<T>& m, int unit, int units,
+                   const BackwardWeights<T>& w, const BackwardScratch<T>& m, bool* dead, int unit, int units,
                    const Member& me, int group) {
     if (p.rows <= 0) return;
     const Sequence<T>& s = p.s;
@@ -152,21 +162,41 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         }
     };
 
-    int64_t later = 0;  // rows that have the step after
+    // Whether a step brings a row no gradient of its own.
+    auto is_silent = [&](int64_t t, int64_t j) {
+        if (t == p.length(j) - 1 && (g.dh_n || g.dc_n)) return false;
+        return !g.dy || all_zero(m.dy[j], P);
+    };
+    // Whether nothing goes from a row to the step before.
+    auto is_spent = [&](int64_t j) {
+        const int64_t gates = (lines.x.at + lines.x.count * Hp);
+        return all_zero<T>(m.line[j], gates) && all_zero<T>(m.carry + j * Hp, Hp);
+    };
+    int64_t later = 0;          // rows that have the step after
+    bool quiet = units == 1;    // whether nothing comes from it; one of several members cannot tell
     for (int64_t t = p.steps() - 1; t >= 0; --t) {
         const int64_t active = p.active(t, p.rows);
+        bool silent = quiet;
         for (int64_t j = 0; j < active; ++j) {
             m.line[j] = p.line(t, j);
             m.next[j] = j < later ? p.line(t + 1, j) : nullptr;
             m.h[j] = t > 0 ? p.y(t - 1, j) : p.h0(j, m.zeros);
             if (g.dy) m.dy[j] = g.dy + p.time(t, j) * all.dy_t + p.row(j) * all.dy_b;
             if (lstm) m.c[j] = t > 0 ? p.line(t - 1, j) + lines.c : m.c0 + j * Hp;
+            silent = silent && is_silent(t, j);
         }
-        multiply<T>(w.hh, mine.begin, mine.end, m.next, later,
-                 [&](int64_t j, int64_t v) { return direct(t, j, v); }, arrived);
-        for (int64_t j = later; j < active; ++j)
-            for (int64_t v = v0; v < v_end; ++v) arrived(j, v, direct(t, j, v));
-        inner(active);
+        if (unit == 0)
+            for (int64_t j = 0; j < active; ++j) dead[p.time(t, j) * s.rows + p.row(j)] = silent;
+        if (!silent) {
+            const int64_t fed = quiet ? 0 : later;
+            multiply<T>(w.hh, mine.begin, mine.end, m.next, fed,
+                        [&](int64_t j, int64_t v) { return direct(t, j, v); }, arrived);
+            for (int64_t j = fed; j < active; ++j)
+                for (int64_t v = v0; v < v_end; ++v) arrived(j, v, direct(t, j, v));
+            inner(active);
+            quiet = units == 1;
+            for (int64_t j = 0; quiet && j < active; ++j) quiet = is_spent(j);
+        }
         later = active;
         me.wait(group, units);
     }
@@ -178,7 +208,9 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         };
         auto carried = [&](int64_t j, int64_t v) { return v < vectors && cell != CellKind::rnn && !lstm
                                                           ? load(m.carry + j * Hp + v * W<T>) : Vec<T>{}; };
-        multiply<T>(w.hh, mine.begin, mine.end, m.next, later, carried, give);
+        if (!quiet) multiply<T>(w.hh, mine.begin, mine.end, m.next, later, carried, give);
+        for (int64_t j = 0; quiet && j < later; ++j)
+            for (int64_t v = v0; v < v_end; ++v) give(j, v, Vec<T>{});
         for (int64_t j = later; j < p.rows; ++j)  // rows without a step
             for (int64_t v = v0; v < v_end; ++v)
                 if (v * W<T> < P)
@@ -196,7 +228,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
 // One share of the gradient of what the gates were given by a table's rows: the sum of the lines of
 // each token, for some of the numbers of a line.
 template <class T>
-void sum_by_token(const Sequence<T>& s, const Direction<T>& d, T* sums, const Member& me) {
+void sum_by_token(const Sequence<T>& s, const Direction<T>& d, const bool* dead, T* sums, const Member& me) {
     const Lines<T> lines(s.shape);
     const Share mine(lines.x.count * lines.Hp / W<T>, me.index, me.count);
     const int64_t begin = lines.x.at + mine.begin * W<T>, end = lines.x.at + mine.end * W<T>;
@@ -204,7 +236,7 @@ void sum_by_token(const Sequence<T>& s, const Direction<T>& d, T* sums, const Me
         for (int64_t i = begin; i < end; ++i) sums[r * lines.length + i] = T(0);
     for (int64_t t = 0; t < s.steps; ++t)
         for (int64_t b = 0; b < s.rows; ++b) {
-            if (s.lengths && t >= s.lengths[b]) continue;
+            if ((s.lengths && t >= s.lengths[b]) || dead[t * s.rows + b]) continue;
             const T* line = d.lines + (t * s.rows + b) * lines.length;
             T* to = sums + s.tokens[t * s.tokens_t + b * s.tokens_b] * lines.length;
             for (int64_t i = begin; i < end; i += W<T>) store(to + i, load(to + i) + load(line + i));
@@ -215,7 +247,7 @@ void sum_by_token(const Sequence<T>& s, const Direction<T>& d, T* sums, const Me
 // The gradients of gates of place `at` stand at gates[direction] + at * line length.
 template <class T>
 void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2],
-                    const T* const (&gates)[2], Share places, const T** from, T** to) {
+                    T* const (&gates)[2], bool* const (&dead)[2], Share places, const T** from, T** to) {
     const Lines<T> lines(s.shape);
     const int64_t I = s.shape.I;
     int64_t n = 0;
@@ -235,12 +267,16 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
     for (int64_t at = places.begin; at < places.end; ++at) {
         const int64_t t = s.tokens ? 0 : at / s.rows, b = s.tokens ? at : at % s.rows;
         T* dx = g.dx + t * g.dx_t + b * g.dx_b;
-        if (!s.tokens && s.lengths && t >= s.lengths[b]) {
+        const bool all_dead = !s.tokens && dead[0][at] && (s.directions == 1 || dead[1][at]);
+        if (!s.tokens && ((s.lengths && t >= s.lengths[b]) || all_dead)) {
             std::memset(dx, 0, size_t(I) * sizeof(T));
             continue;
         }
-        for (int i = 0; i < s.directions; ++i)
-            from[i * chunk_rows + n] = gates[i] + at * lines.length + lines.x.at;
+        for (int i = 0; i < s.directions; ++i) {
+            T* line = gates[i] + at * lines.length + lines.x.at;
+            if (!s.tokens && dead[i][at]) std::memset(line, 0, size_t(lines.x.count * lines.Hp) * sizeof(T));
+            from[i * chunk_rows + n] = line;
+        }
         to[n] = dx;
         if (++n == chunk_rows) flush();
     }
@@ -324,7 +360,7 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, int
 // One share of all gradients of a direction's weights. `by_token` is what sum_by_token() made, or null.
 template <class T>
 void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const DirectionGradients<T>& g,
-                      const WeightScratch<T>& m, const T* by_token, T* zeros, const Member& me) {
+                      const WeightScratch<T>& m, const T* by_token, const bool* dead, T* zeros, const Member& me) {
     const Lines<T> lines(s.shape);
     const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp;
     T* const none = nullptr;
@@ -334,7 +370,7 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
         return [&, source](auto&& f) {
             for (int64_t t = 0; t < s.steps; ++t)
                 for (int64_t b = 0; b < s.rows; ++b) {
-                    if (s.lengths && t >= s.lengths[b]) continue;
+                    if ((s.lengths && t >= s.lengths[b]) || dead[t * s.rows + b]) continue;
                     const T* line = d.lines + (t * s.rows + b) * lines.length;
                     f(line, source(t, b, line));
                 }
@@ -371,6 +407,7 @@ template <class T> struct BackwardPlan {
     BackwardScratch<T> scratch;
     WeightScratch<T> sums;
     T* by_token[2] = {nullptr, nullptr};
+    bool* dead[2] = {nullptr, nullptr};  // of every (t, b)
     const T** from;
     T** to;
 
@@ -378,6 +415,7 @@ template <class T> struct BackwardPlan {
         : split(s, threads) {
         for (int i = 0; i < s.directions; ++i) {
             w[i] = BackwardWeights<T>(s.shape, g.dx, arena);
+            dead[i] = arena.take<bool>(s.steps * s.rows);
             if (s.tokens) by_token[i] = arena.take<T>(s.table_rows * Lines<T>(s.shape).length);
         }
         for (int i = 0; i <= member; ++i) {
@@ -403,21 +441,23 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, ch
     me.wait();
     plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
         backward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), g, g.direction[direction],
-                      plan.w[direction], plan.scratch, unit, plan.split.units, me, group);
+                      plan.w[direction], plan.scratch, plan.dead[direction], unit, plan.split.units, me, group);
     });
     me.wait();
     if (s.tokens) {
-        for (int i = 0; i < s.directions; ++i) sum_by_token(s, s.direction[i], plan.by_token[i], me);
+        for (int i = 0; i < s.directions; ++i)
+            sum_by_token(s, s.direction[i], plan.dead[i], plan.by_token[i], me);
         me.wait();
     }
     if (g.dx) {
-        const T* const gates[2] = {s.tokens ? plan.by_token[0] : s.direction[0].lines,
+        T* const gates[2] = {s.tokens ? plan.by_token[0] : s.direction[0].lines,
                                    s.tokens ? plan.by_token[1] : s.direction[1].lines};
         const int64_t places = s.tokens ? s.table_rows : s.steps * s.rows;
-        input_gradient(s, g, plan.w, gates, Share(places, me.index, me.count), plan.from, plan.to);
+        input_gradient(s, g, plan.w, gates, plan.dead, Share(places, me.index, me.count), plan.from, plan.to);
     }
     for (int i = 0; i < s.directions; ++i)
-        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.by_token[i], plan.scratch.zeros, me);
+        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.by_token[i], plan.dead[i],
+                         plan.scratch.zeros, me);
 }
 
 }  // namespace OSTINATO_TARGET
