@@ -143,7 +143,7 @@ template <class T> T* dense(nb::handle tensor, const char* name, const std::vect
 template <class T> T* sequence(nb::handle tensor, const char* name, const std::vector<int64_t>& shape, int64_t& t_stride,
                                int64_t& b_stride, bool written = false) {
     const View view = typed<T>(tensor, name, shape);
-    if (view.stride[2] != 1 && shape[2] > 1)
+    if (view.stride[2] != 1 && shape[2] > 1 && view.size() > 0)
         refuse(name, "has strides " + shape_text(view.stride), "its last axis to be contiguous");
     t_stride = view.stride[0], b_stride = view.stride[1];
     if (written && view.size() > 0) {
@@ -200,8 +200,9 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
         q.x = dense<T>(x, "x", {q.table_rows, s.I}, false);
         q.x_b = s.I;
         const View numbers(tokens, "tokens");
-        if (numbers.dtype != names().int64 || numbers.shape.size() != 2)
-            refuse("tokens", "has shape " + shape_text(numbers.shape), "torch.int64 of shape (T, B)");
+        if (numbers.dtype != names().int64)
+            refuse("tokens", std::string("has dtype ") + nb::str(nb::handle(numbers.dtype)).c_str(), "torch.int64");
+        if (numbers.shape.size() != 2) refuse("tokens", "has shape " + shape_text(numbers.shape), "(T, B)");
         q.steps = numbers.shape[0], q.rows = numbers.shape[1];
         q.tokens_t = numbers.stride[0], q.tokens_b = numbers.stride[1];
         q.tokens = static_cast<const int64_t*>(numbers.data);
@@ -456,11 +457,11 @@ NB_MODULE(_core, m) {
     m.def("line_length", [](nb::handle shape, bool doubles) {
               const Shape s = shape_of(shape);
               return doubles ? line_length<double>(s) : line_length<float>(s);
-          }, nb::arg("shape"), nb::arg("doubles"), "Numbers in a line of what backward needs of forward.");
+          }, nb::arg("shape").none(), nb::arg("doubles"), "Numbers in a line of what backward needs of forward.");
     m.def("gate_at", [](nb::handle shape, bool doubles, int gate) {
               const Shape s = shape_of(shape);
               return doubles ? gate_at<double>(s, gate) : gate_at<float>(s, gate);
-          }, nb::arg("shape"), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
+          }, nb::arg("shape").none(), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
     m.def("forward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
              nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens) {

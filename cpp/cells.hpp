@@ -33,7 +33,7 @@ template <class T> struct LSTMUnit {
 
     OSTINATO_INLINE Vec<T> forward(Vec<T> c_before) {
         i = sigmoid<T>(i), f = sigmoid<T>(f), g = tanh(g), o = sigmoid<T>(o);
-        c = f * c_before + i * g;
+        c = f * c_before + rounded<T>(i * g);
         return o * tanh(c);
     }
 
@@ -51,14 +51,14 @@ template <class T> struct LSTMUnit {
     }
 };
 
-// n = tanh(x_n + r * hn);  h = (1 - z) * n + z * h'. hn is W_hn h' + b_hn, n comes as x_n.
+// n = tanh(x_n + r * hn);  h = (1 - z) * n + z * h' = n + z * (h' - n). hn is W_hn h' + b_hn, n comes as x_n.
 template <class T> struct GRUUnit {
     Vec<T> hn, r, z, n;
 
     OSTINATO_INLINE Vec<T> forward(Vec<T> h_before) {
         r = sigmoid<T>(r), z = sigmoid<T>(z);
         n = tanh(n + r * hn);
-        return (T(1) - z) * n + z * h_before;
+        return n + z * (h_before - n);
     }
 
     // dh: gradient of h. Returns what of it goes straight to the h before.

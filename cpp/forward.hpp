@@ -253,7 +253,7 @@ private:
                      const Vec<T> n = tanh(sum), z = load(line[j] + Hp + at);
                      store(line[j] + 2 * Hp + at, n);
                      const Vec<T> before = load_part(h[j] + at, H - at);
-                     store_part(y[j] + at, (T(1) - z) * n + z * before, H - at);
+                     store_part(y[j] + at, n + z * (before - n), H - at);
                  });
     }
 };

@@ -54,7 +54,7 @@ struct QuantizedPanels {
         uint8_t* shifted = reinterpret_cast<uint8_t*>(plain + padded + W<float>);
         const float largest = magnitude(numbers, k), inverse = largest > 0 ? 127.0f / largest : 0.0f;
         for (int64_t i = 0; i < padded; i += W<float>) {
-            Vec<float> q = rounded(load_part(numbers + i, k - i) * inverse);
+            Vec<float> q = nearest(load_part(numbers + i, k - i) * inverse);
             q = q == q ? q : Vec<float>{};  // NaN shows in the scale
             store(plain + i, q);
         }
@@ -69,7 +69,7 @@ struct QuantizedPanels {
         scale[to] = largest / 127.0f;
         int32_t sum = 0;
         for (int64_t i = 0; i < padded; ++i) {
-            const float scaled = i < k && column ? rounded(column[i] * inverse) : 0;
+            const float scaled = i < k && column ? nearest(column[i] * inverse) : 0;
             const int q = scaled == scaled ? int(scaled) : 0;
             sum += q;
             const int64_t inner = v % width * W<float> + lane, panel = v / width * width * W<float> * padded;
@@ -95,7 +95,7 @@ struct QuantizedPanels {
     }
 
 private:
-    template <class X> static X rounded(X x) { return (x + 12582912.0f) - 12582912.0f; }
+    template <class X> static X nearest(X x) { return (x + 12582912.0f) - 12582912.0f; }
 
     // The largest absolute value; NaN if one of the numbers is NaN or infinite.
     static float magnitude(const float* numbers, int64_t k) {

@@ -39,6 +39,19 @@ template <class T> inline void store(T* p, Vec<T> v) {
 }
 template <class T> inline Vec<T> splat(T x) { return x - Vec<T>{}; }
 
+// The same number, which the compiler takes as rounded: a product so marked is not fused with a sum.
+// In a * b + c * d it is the compiler's choice which of the products is, and with it the last bit.
+template <class T> OSTINATO_INLINE Vec<T> rounded(Vec<T> x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm("" : "+x"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
+#endif
+    return x;
+}
+
 // The first n of W lanes; the others are 0, or are left alone.
 template <class T> inline Vec<T> load_part(const T* p, int64_t n) {
     if (n >= W<T>) return load(p);

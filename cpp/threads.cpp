@@ -124,7 +124,7 @@ private:
     void (*body_)(const Member&, void*) = nullptr;
     void* context_ = nullptr;
     int workers_ = 0;
-    Barrier barriers_[most_members];
+    Barrier barriers_[most_members + 1];
 };
 
 // Never destroyed: the workers run until the process ends. A child of fork() has none of them, so it
@@ -145,7 +145,7 @@ Pool* the_pool() {
 }  // namespace
 
 void Member::wait(int group, int size) const noexcept {
-    if (size > 1) static_cast<Barrier*>(barriers)[group].wait(size);
+    if (size > 1) static_cast<Barrier*>(barriers)[group + 1].wait(size);
 }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {

@@ -10,7 +10,8 @@ public:
     // Returns once `size` members have called this for the same group; groups are numbered from 0 to
     // count - 1, and a group always has the same members within a call. No memory is allocated.
     void wait(int group, int size) const noexcept;
-    void wait() const noexcept { wait(0, count); }
+    // The same for all of them; no group stands in its way.
+    void wait() const noexcept { wait(-1, count); }
     void* barriers;
 };
 

@@ -38,6 +38,8 @@ KINDS = {
 KIND = pytest.mark.parametrize("kind", KINDS)
 ONE_WAY_AND_TWO = pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two"])
 BACKEND = pytest.mark.parametrize("path", ["reference", "auto"])
+EVERY_BACKEND = pytest.mark.parametrize("path", ["reference", "compiled", "torch"])
+PROJECTED = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 LENGTHS = {"sorted": [5, 4, 2, 1], "unsorted": [2, 5, 1, 4], "ties": [3, 5, 3, 5]}
 
 
@@ -86,7 +88,8 @@ def data(*shape, seed=7):
 # Drop-in for torch.nn.
 
 
-@BACKEND
+@PROJECTED
+@EVERY_BACKEND
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "biasless"])
 @ONE_WAY_AND_TWO
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
@@ -96,7 +99,8 @@ def test_the_same_values_and_gradients(kind, num_layers, bidirectional, bias, pa
     assert_twins(kind, lambda layer, x, hx: layer(x, hx), data(T, B, I), path, **more)
 
 
-@BACKEND
+@PROJECTED
+@EVERY_BACKEND
 @ONE_WAY_AND_TWO
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
 @KIND
@@ -153,7 +157,8 @@ def test_lengths_are_what_packing_is(kind, order, bidirectional, path):
     assert_twins(kind, call, data(T, B, I), path, **more)
 
 
-@BACKEND
+@PROJECTED
+@EVERY_BACKEND
 @KIND
 def test_the_state_starts_at_zero(kind, path):
     ours, theirs = pair(kind, num_layers=2, bidirectional=True)
@@ -189,7 +194,8 @@ def test_the_same_seed_draws_the_same_weights(kind, bidirectional):
     assert all(torch.equal(left[name], right[name]) for name in right)
 
 
-@BACKEND
+@PROJECTED
+@EVERY_BACKEND
 @ONE_WAY_AND_TWO
 @KIND
 def test_the_same_seed_drops_the_same_elements(kind, bidirectional, path):
@@ -679,14 +685,17 @@ def test_in_evaluation_nothing_is_dropped(make, path):
     assert (leaves(layer(x))[0] - before[0]).abs().max() > 1e-3
 
 
+@PROJECTED
+@EVERY_BACKEND
 @pytest.mark.parametrize("name", ["variational_dropout", "weight_dropout"])
 @KIND
-def test_what_only_we_drop_is_dropped_on_every_path(kind, name):
+def test_what_only_we_drop_is_dropped_on_every_path(kind, name, path):
     layer, theirs = pair(kind, num_layers=2)
     setattr(layer, name, 0.5)
     x = random(T, B, I, seed=7)
     torch.manual_seed(0)
-    fast = leaves(layer(x))
+    with use_backend(path):
+        fast = leaves(layer(x))
     torch.manual_seed(0)
     with use_backend("reference"):
         assert_same(fast, leaves(layer(x)))
@@ -862,18 +871,38 @@ def test_errors_name_the_call_what_came_and_what_was_wanted(mistake, message):
 def test_backend_tells_which_path_a_call_takes():
     x = torch.randn(T, B, I)
     packed = pack_padded_sequence(x, [5, 4, 2, 1])
-    lstm = LSTM(I, H, 2)
-    assert backend(lstm, x) == "torch"
-    assert backend(lstm, packed) == "torch"
-    assert backend(lstm, x, lengths=[5, 4, 2, 1]) == "reference"
-    assert backend(LSTM(I, [4, 5]), x) == "torch"  # layer by layer
-    assert backend(LSTM(I, [4, 5]), packed) == "reference"
-    assert backend(LSTM(I, H, batch_first=True), torch.randn(B, 0, I)) == "reference"
-    assert backend(GRU(I, H, reset_after=False), x) == "reference"
-    assert backend(Recurrent(LSTMCell(I, H)), x) == "torch"
-    assert backend(Recurrent(LSTMCell(I, H)), packed) == "reference"
+    lstm, before = LSTM(I, H, 2), GRU(I, H, reset_after=False)
+    for layer in (lstm, before, LSTM(I, [4, 5]), Recurrent(LSTMCell(I, H)), RNN(I, H)):
+        assert backend(layer, x) == backend(layer, packed) == "compiled"
+        assert backend(layer, x, lengths=[5, 4, 2, 1]) == "compiled"
+    assert backend(LSTM(I, H, batch_first=True), torch.randn(B, 0, I)) == "compiled"
     with use_backend("reference"):
         assert backend(lstm, x) == backend(lstm, packed) == "reference"
+    with use_backend("torch"):
+        assert backend(lstm, x) == backend(lstm, packed) == "torch"
+        for layer, given, more in [
+            (lstm, x, {"lengths": [5, 4, 2, 1]}),
+            (LSTM(I, [4, 5]), packed, {}),  # layer by layer, and PyTorch's packs the whole alone
+            (Recurrent(LSTMCell(I, H)), packed, {}),
+            (before, x, {}),
+        ]:
+            with pytest.raises(OstinatoError, match="no fused operator"):
+                backend(layer, given, **more)
+        assert backend(LSTM(I, [4, 5]), x) == backend(Recurrent(LSTMCell(I, H)), x) == "torch"
+    half = torch.randn(T, B, I, dtype=torch.bfloat16)
+    assert backend(lstm, half) == "torch"
+    assert backend(lstm, half, lengths=[5, 4, 2, 1]) == backend(before, half) == "reference"
+
+
+@PROJECTED
+@pytest.mark.parametrize("given", [{}, {"lengths": [5, 0, 2, 1]}], ids=["even", "ragged"])
+@pytest.mark.parametrize("make", (VARIANTS | STACKS).values(), ids=VARIANTS | STACKS)
+def test_where_the_core_cannot_serve_pytorchs_layer_serves_no_more_than_it_can(make, given):
+    layer = make().bfloat16()
+    x = random(T, B, I, seed=7, dtype=torch.bfloat16)
+    ours = leaves(layer(x, **given))
+    with use_backend("reference"):
+        assert_same(ours, leaves(layer(x, **given)))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

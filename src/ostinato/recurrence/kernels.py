@@ -404,13 +404,16 @@ def _backward(
     dy, dh, dc = gradients
     wanted: list[Tensor | None] = [None]
     if needs[0]:
-        wanted = [_empty_sequence(x, shape[2], x) if tokens is None else torch.empty_like(x)]
+        wanted = [_empty_sequence(x, shape[2], x) if tokens is None else _new_like(x)]
     for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True):
-        wanted.append(torch.empty_like(tensor) if needed and tensor is not None else None)
+        wanted.append(_new_like(tensor) if needed and tensor is not None else None)
     dx, dh0, dc0, *dweights = wanted
+    # Hooks on saved tensors may bring them back laid out in another way.
+    if not lines.is_contiguous() or lines.data_ptr() % 64:
+        lines = _new_like(lines).copy_(lines)
     _core.backward(
-        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, lines,
-        None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
+        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)),
+        _rowwise(y), lines, None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
         dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens,
     )  # fmt: skip
     return wanted
@@ -426,6 +429,7 @@ def _empty_sequence(x: Tensor, features: int, like: Tensor) -> Tensor:
 
 def _rowwise(x: Tensor) -> Tensor:
     """The same with the features of a step side by side; a table whole."""
+    x = x.resolve_neg()
     whole = x.is_contiguous() if x.dim() == 2 else x.stride(2) == 1 or x.shape[2] == 1
     return x if whole else x.contiguous()
 
@@ -435,7 +439,11 @@ def _dense(x: Tensor) -> Tensor: ...
 @overload
 def _dense(x: None) -> None: ...
 def _dense(x: Tensor | None) -> Tensor | None:
-    return x if x is None or x.is_contiguous() else x.contiguous()
+    return None if x is None else x.resolve_neg().contiguous()
+
+
+def _new_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 class _Layer(torch.autograd.Function):
@@ -590,7 +598,7 @@ def _gradient_shapes(
     return [
         _empty_sequence(x, x.shape[2], x) if needs[0] else x.new_empty(0),
         *(
-            torch.empty_like(t) if need and t is not None else x.new_empty(0)
+            _new_like(t) if need and t is not None else x.new_empty(0)
             for t, need in zip((h0, c0, *flat), needs[1:], strict=True)
         ),
     ]

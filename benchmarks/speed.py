@@ -1,0 +1,458 @@
+"""How fast the recurrent layers are, beside PyTorch's, JAX's and ONNX Runtime's.
+
+    python benchmarks/speed.py            a few minutes
+    python benchmarks/speed.py --full     everything, about 40 minutes
+    python benchmarks/speed.py --only training/lstm/32x100 --only streaming
+
+Every setting runs in this one process. First all contenders must agree in values and gradients;
+then each finds its fastest variants; then they take turns, in an order drawn anew every round,
+until the time is used. Before a turn the process waits until the threads of the one before have
+gone to sleep, and makes calls that are not timed until caches and threads are awake. What is kept
+of each is the median and the quartiles, so that a machine that is slow as a whole for a while
+slows all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import report
+from settings import Problem, Setting, flops, full_settings, quick_settings
+
+if TYPE_CHECKING:
+    from peers import Contender
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("ostinato", "torch", "jax", "jaxlib", "onnxruntime", "numpy")
+TURNS = 6
+"""Turns of each contender that the time of a setting is cut into."""
+FEWEST = 3
+"""Times of each contender that are taken whatever it costs."""
+BLOCK = 2e-4
+"""Seconds that are timed at once, where a call takes less."""
+ISOLATED = ("training/lstm/32x100/128/dx", "training/gru/32x100/128/dx", "streaming/lstm/1x1/128")
+"""Settings whose contenders also run alone, each in a process of its own, to see that taking turns
+costs nobody anything."""
+
+
+# Time
+
+
+def settle(limit: float = 0.5) -> None:
+    """Wait until no idle thread of this process spins any more.
+
+    PyTorch's threads spin for some 10 milliseconds after their work, ONNX Runtime's for 30.
+    """
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.012)  # three ticks, by which the kernel counts the time of other threads
+        if time.process_time() - before < 0.002:
+            return
+
+
+def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]:
+    """Seconds a call, some of them timed in blocks; the first calls wake what sleeps."""
+    clock = time.perf_counter
+    settle()
+    times: list[float] = []
+    with contender.mode():
+        begun, spent, calls = clock(), 0.0, 0
+        while not calls or clock() - begun < min(0.005, seconds / 4):
+            contender.prepare()
+            start = clock()
+            contender.call()
+            spent, calls = clock() - start, calls + 1
+        if spent > seconds:  # so slow that a call is its own warm-up
+            times.append(spent)
+        block = max(1, int(BLOCK / spent))
+        begun = clock()
+        while len(times) < at_least or clock() - begun < seconds:
+            contender.prepare()
+            start = clock()
+            for _ in range(block):
+                contender.call()
+            times.append((clock() - start) / block)
+    return times
+
+
+def finalists(variants: Sequence[Contender], seconds: float) -> list[Contender]:
+    """The fastest variant by a few calls, and the next if it might be as fast."""
+    if len(variants) == 1:
+        return list(variants)
+    for each in variants:
+        each.call()  # compiles
+    medians = {i: statistics.median(turn(v, seconds, FEWEST)) for i, v in enumerate(variants)}
+    first, second = sorted(medians, key=medians.__getitem__)[:2]
+    close = medians[second] < 1.5 * medians[first]
+    return [variants[first], *[variants[second]] * close]
+
+
+def interleave(contenders: Sequence[Contender], seconds: float) -> list[list[float]]:
+    """Seconds a call of each contender, who take turns for ``seconds`` together.
+
+    Nobody takes more than an equal share, so that the slow do not leave the fast without turns.
+    """
+    share = seconds / len(contenders)
+    times: list[list[float]] = [[] for _ in contenders]
+    spent = [0.0 for _ in contenders]
+    draw = random.Random(0)
+    gc.collect()
+    gc.disable()
+    try:
+        while waiting := [
+            i for i in range(len(times)) if spent[i] < share or len(times[i]) < FEWEST
+        ]:
+            draw.shuffle(waiting)
+            for i in waiting:
+                begun = time.perf_counter()
+                times[i] += turn(contenders[i], share / TURNS)
+                spent[i] += time.perf_counter() - begun
+        return times
+    finally:
+        gc.enable()
+
+
+def busy() -> float | None:
+    """Core seconds that were worked since the machine started, by anybody; None if unknown."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupts, soft, stolen = map(int, fields)
+    ticks = user + nice + system + interrupts + soft + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Disturbance:
+    """How busy everybody else on the machine is, as a share of its cores, inside a ``with``.
+
+    Everybody but this process and those of its children that have ended.
+    Threads that wait for one another are slowed by far more than this share.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> Disturbance:
+        self._before = busy(), sum(os.times()[:4]), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        all_before, own_before, begun = self._before
+        now = busy()
+        if all_before is not None and now is not None:
+            others = now - all_before - (sum(os.times()[:4]) - own_before)
+            cores = (os.cpu_count() or 1) * (time.perf_counter() - begun)
+            self.share = round(max(0.0, others / cores), 4)
+
+
+# Agreement
+
+
+def disagreements(contenders: Sequence[Contender]) -> list[str]:
+    """What a contender computes otherwise than the first; nothing, if they may be compared."""
+    import numpy as np
+
+    found = []
+    wanted = {name: np.asarray(value) for name, value in contenders[0].results().items()}
+    for each in contenders[1:]:
+        with each.mode():
+            results = {name: np.asarray(value) for name, value in each.results().items()}
+        if results.keys() != wanted.keys():
+            found.append(f"{each.name} gives {sorted(results)}, not {sorted(wanted)}")
+            continue
+        for name, value in results.items():
+            if value.shape != wanted[name].shape:
+                found.append(f"{each.name}: {name} {value.shape}, not {wanted[name].shape}")
+                continue
+            error = float(np.abs(value - wanted[name]).max() / np.abs(wanted[name]).max())
+            if not error <= each.tolerance:
+                found.append(f"{each.name}: {name} differs by {error:.1e} of its largest element")
+    return found
+
+
+class DisagreementError(RuntimeError):
+    """Contenders that do not compute the same are not compared."""
+
+
+# Measuring
+
+
+def measure(
+    setting: Setting,
+    threads: int,
+    seconds: float,
+    *,
+    only: Sequence[str] = (),
+    thorough: bool = True,
+) -> dict[str, Any]:
+    """One setting: a record as it stands in the results.
+
+    Args:
+        setting: what is done.
+        threads: how many each contender may use.
+        seconds: for all contenders together.
+        only: names of the contenders that are timed; all, if none is named.
+        thorough: see `peers.contenders`.
+
+    Raises:
+        DisagreementError: if two contenders do not compute the same.
+    """
+    import peers
+
+    groups = peers.contenders(setting, threads, thorough=thorough)
+    wrong = disagreements([variant for group in groups for variant in group])
+    if wrong:
+        raise DisagreementError(f"{setting.name}: " + "; ".join(wrong))
+    chosen = [group for group in groups if not only or group[0].name in only]
+    fast = [each for group in chosen for each in finalists(group, seconds / 40)]
+    del groups, chosen  # with the threads of the variants that are slower
+    with Disturbance() as disturbance:
+        times = interleave(fast, seconds)
+    found: dict[str, dict[str, Any]] = {}
+    for each, its_times in zip(fast, times, strict=True):
+        one = {**summary(its_times), "note": each.note}
+        if each.name not in found or one["median"] < found[each.name]["median"]:
+            found[each.name] = one
+    lengths = Problem.of(setting).lengths
+    return {
+        "name": setting.name,
+        **{key: getattr(setting, key) for key in ("family", "cell", "B", "T", "H", "input_grad")},
+        "flops": flops(setting, None if lengths is None else int(lengths.sum())),
+        "disturbance": disturbance.share,
+        "contenders": found,
+    }
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high, "calls": len(times)}
+
+
+def measure_peak(threads: int, seconds: float = 1.5) -> dict[str, float]:
+    """FLOP/s that this machine reaches, by what reached them.
+
+    The best of large products in PyTorch, by MKL and by oneDNN (the former does half of the
+    latter's work on some CPUs), and in JAX; and of the compiled core's own innermost loop, if it
+    says. The best of many tries, not their median: a peak is what the machine can do when let.
+    """
+    import torch
+    from peers import HAS_JAX
+
+    from ostinato import _core
+
+    rates = {"torch": 0.0, "onednn": 0.0}
+    for m, k, n in [(512, 512, 512), (1024, 1024, 1024), (3200, 512, 2048)]:
+        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.empty(m, n)
+        products: dict[str, Callable[[], Any]] = {"torch": lambda: torch.mm(x, w.T, out=y)}  # noqa: B023
+        if torch.backends.mkldnn.is_available():
+            inside = [each.to_mkldnn() for each in (x, w, torch.zeros(n))]
+            products["onednn"] = lambda: torch.nn.functional.linear(*inside)  # noqa: B023
+        if HAS_JAX:
+            import jax
+
+            product, both = jax.jit(lambda x, w: x @ w), [x.numpy(), w.T.contiguous().numpy()]
+            both = [jax.numpy.asarray(each) for each in both]
+            products["jax"] = lambda: product(*both).block_until_ready()  # noqa: B023
+        for name, run in products.items():
+            run()
+            settle()
+            end = time.perf_counter() + seconds / 9
+            with torch.inference_mode():
+                while (start := time.perf_counter()) < end:
+                    run()
+                    rate = 2 * m * k * n / (time.perf_counter() - start)
+                    rates[name] = max(rates.get(name, 0.0), rate)
+    own = getattr(_core, "peak_flops", None)
+    return rates | ({"microkernel": threads * own()} if own else {})
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the measurements were made on and with."""
+    from ostinato import _core
+
+    def version(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "instruction_set": _core.instruction_set(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in LIBRARIES if (found := version(name))},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name, and its family and model where the name says little."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    name = facts.get("model name", platform.processor() or "unknown")
+    if "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts.get('model', '?')})"
+
+
+def medians_in_a_process(
+    setting: Setting, names: Sequence[str], seconds: float, threads: int
+) -> dict[str, float]:
+    """Medians of some contenders, or all, in a process of their own."""
+    command = [sys.executable, __file__, "--only", f"={setting.name}", "--out", "-"]
+    command += ["--seconds", str(seconds), "--threads", str(threads)]
+    command += ["--contenders", *names] if names else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    (record,) = json.loads(done.stdout)["settings"]
+    return {name: times["median"] for name, times in record["contenders"].items()}
+
+
+def compare_isolated(
+    settings: Sequence[Setting], seconds: float, threads: int, screen: Any
+) -> list[dict[str, Any]]:
+    """How long contenders take in turns and how long alone, measured one right after the other."""
+    found = []
+    for setting in (s for s in settings if s.name in ISOLATED):
+        in_turns: dict[str, float] = {}
+        alone: dict[str, float] = {}
+        for _ in range(2):  # the better of two: a machine may be slow as a whole for a while
+            now = medians_in_a_process(setting, [], seconds, threads)
+            in_turns = {name: min(now[name], in_turns.get(name, now[name])) for name in now}
+            for name in now:
+                single = medians_in_a_process(setting, [name], seconds / 4, threads)[name]
+                alone[name] = min(single, alone.get(name, single))
+        for name in in_turns:
+            pair = {"in_turns": in_turns[name], "alone": alone[name]}
+            found.append({"name": setting.name, "contender": name, **pair})
+            ratio = f"{in_turns[name] / alone[name]:.2f}"
+            print(f"{setting.name}: {name} in turns / alone {ratio}", file=screen, flush=True)
+    return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_threads(threads: int) -> None:
+    """Hold everybody to so many cores and threads; before JAX is imported, which asks but once."""
+    if threads < usable_cores() and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def selected(settings: Sequence[Setting], patterns: Sequence[str]) -> list[Setting]:
+    """The settings whose name begins with a pattern, or is all of it after a ``=``."""
+    if not patterns:
+        return list(settings)
+    return [s for s in settings if any(s.name == p[1:] or s.name.startswith(p) for p in patterns)]
+
+
+def absences() -> list[str]:
+    """What cannot be measured here, and why."""
+    import peers
+
+    found = [] if peers.HAS_JAX else ["JAX is not installed: it takes no part."]
+    if not peers.HAS_ONNX_RUNTIME:
+        found.append("onnx and onnxruntime are not installed: ONNX Runtime takes no part.")
+    if not peers.HAS_STREAM:
+        found.append("ostinato.Stream does not exist in this version: no streaming is measured.")
+    return found
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--quick", action="store_true", help="a few minutes (the default)")
+    kind.add_argument("--full", action="store_true", help="all settings")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="settings that begin so"
+    )
+    parser.add_argument("--contenders", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="for each contender")
+    parser.add_argument("--seconds", type=float, help="timed for each setting")
+    parser.add_argument("--isolation", action="store_true", help="some contenders alone as well")
+    parser.add_argument("--out", help="JSON file, - for standard output")
+    parser.add_argument("--list", action="store_true", help="name the settings and stop")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, show, write."""
+    a = parse()
+    kind = "full" if a.full else "quick"
+    settings = selected(full_settings() if a.full or a.only else quick_settings(), a.only)
+    if a.list:
+        print("\n".join(s.name for s in settings))
+        return
+    if not settings:
+        sys.exit("No setting has such a name; --full --list names them.")
+    seconds = a.seconds or (4.0 if a.full else 1.5)
+    limit_threads(a.threads)
+    screen = sys.stderr if a.out == "-" else sys.stdout
+    results: dict[str, Any] = {"kind": kind, "machine": machine(a.threads), "skipped": absences()}
+    for line in results["skipped"]:
+        print(line, file=screen)
+    if any("Stream" in line for line in results["skipped"]):
+        settings = [s for s in settings if s.family != "streaming"]
+    results["peak"] = measure_peak(a.threads, 0.2 if a.contenders else 1.5)
+    results["settings"], results["failures"] = [], []
+    print(report.heading(results), file=screen)
+    for setting in settings:
+        try:
+            record = measure(
+                setting, a.threads, seconds, only=a.contenders, thorough=kind == "full"
+            )
+        except DisagreementError as error:
+            results["failures"].append(str(error))
+            print(f"NOT COMPARED: {error}", file=screen)
+            continue
+        results["settings"].append(record)
+        print(report.line(record, results["peak"]), file=screen, flush=True)
+    again = measure_peak(a.threads)
+    results["peak"] = {key: max(value, again[key]) for key, value in results["peak"].items()}
+    if disturbed := [r["name"] for r in results["settings"] if report.is_disturbed(r)]:
+        print(f"\n{report.DISTURBED}: {', '.join(disturbed)}.", file=screen)
+    if a.isolation:
+        results["isolation"] = compare_isolated(settings, seconds, a.threads, screen)
+    if a.out == "-":
+        json.dump(results, sys.stdout)
+        return
+    print(f"\n{report.goals_table(results)}")
+    if a.out or not (a.only or a.contenders):  # a part is no result, unless it is asked for
+        path = Path(a.out) if a.out else RESULTS / f"{kind}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"\n{path}")
+    if results["failures"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
