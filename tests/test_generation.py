@@ -752,7 +752,7 @@ def test_the_network_is_as_asked():
     layers = network.recurrent
     assert {name: getattr(layers, name) for name in settings} == settings
     assert (layers.input_size, layers.hidden_size) == (5, 7)
-    assert (network.dropout, network.output.dropout.p) == (0.2, 0.1)
+    assert (network.dropout, network.output.dropout) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize("kind", ["dropout", "variational_dropout", "weight_dropout"])

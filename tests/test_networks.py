@@ -9,7 +9,7 @@ from torch import nn
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import GRUCell, LSTMCell
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, Output, recurrent_layers
+from ostinato.recurrence.networks import ManyToMany, Output, drop, recurrent_layers
 
 I, H, K, T, B = 3, 4, 5, 6, 4
 LENGTHS = [6, 0, 3, 1]
@@ -246,3 +246,36 @@ def test_layers_by_the_name_of_their_cell():
     assert torch.equal(relu.weight_hh_l0, torch.eye(H))
     assert recurrent_layers("rnn", I, H).cells[0].activation == "tanh"
     assert isinstance(recurrent_layers("rnn", I, H, bidirectional=True), Recurrent)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1000, 801)])
+def test_dropout_zeroes_the_share_it_is_told_and_scales_the_rest(p, shape):
+    x = torch.full(shape, 2.0, requires_grad=True)
+    torch.manual_seed(3)
+    y = drop(x, p)
+    y.sum().backward()
+    kept = y != 0
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / (1 - p)))
+    torch.testing.assert_close(x.grad, y / 2)
+    n = x.numel()
+    assert abs(int((~kept).sum()) - p * n) <= 6 * (p * (1 - p) * n) ** 0.5 + 1
+    torch.manual_seed(3)
+    assert torch.equal(drop(x, p), y), "the seed decides"
+
+
+def test_dropout_treats_all_places_alike_and_neighbours_independently():
+    torch.manual_seed(1)
+    kept = (drop(torch.ones(200_000, 4), 0.3) != 0).double()
+    torch.testing.assert_close(kept.mean(0), torch.full((4,), 0.7).double(), atol=0.006, rtol=0)
+    off_diagonal = torch.corrcoef(kept.T) - torch.eye(4)
+    assert off_diagonal.abs().max() < 0.012
+
+
+def test_dropout_of_nothing_and_of_all():
+    x = torch.randn(4, 5)
+    assert torch.equal(drop(x, 0.0), x)
+    assert not drop(x, 1.0).any()

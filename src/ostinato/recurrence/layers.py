@@ -216,11 +216,13 @@ class Recurrent(RNNBase):
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
         """Weights by bare name of the layer and direction that PyTorch counts as ``i``."""
-        names = self.cells[i // self._directions].weight_shapes()
-        return {
-            name: getattr(self, full)
-            for name, full in zip(names, self._all_weights[i], strict=True)
-        }
+        return {name: getattr(self, full) for name, full in self._named_weights[i]}
+
+    @cached_property
+    def _named_weights(self) -> list[list[tuple[str, str]]]:
+        """Bare and full names of the weights of each layer and direction."""
+        bare = [tuple(cell.weight_shapes()) for cell in self.cells for _ in range(self._directions)]
+        return [list(zip(*pair, strict=True)) for pair in zip(bare, self._all_weights, strict=True)]
 
     def flatten_parameters(self) -> None:
         """Nothing to do: only the layers of `torch.nn` have one block of weights for cuDNN."""
@@ -266,7 +268,8 @@ class Recurrent(RNNBase):
                 f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}: "
                 "its last axis is the input size."
             )
-        weight = next(iter(self.weights_of(0).values()), x)
+        names = self._all_weights[0]
+        weight = getattr(self, names[0]) if names else x
         if x.dtype != weight.dtype and not _autocasts(x):
             raise ShapeError(
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
