@@ -132,6 +132,7 @@ struct Plan {
     int64_t table;  // rows of the table of which x takes one a step; 0: x has its steps itself
     std::vector<int64_t> lengths, order;  // of the rows; by falling length
     Numbers numbers;
+    int64_t silent = 1;  // of so many steps of a row, dy is zero in all but about one
     bool has[2][names], has_dy[2], has_lines[2], has_dx, backward;
     Layout of_x, of_y, of_dy, of_dx, of_tokens;
     int64_t before;  // numbers before whatever is contiguous
@@ -257,6 +258,8 @@ inline Plan draw_plan(uint64_t seed, Size size = Size::any) {
               : r.one_in(4) ? Numbers::saturating : Numbers::smooth;
     if (p.numbers == Numbers::whole) p.T = std::min<int64_t>(p.T, 3);
     for (int64_t& length : p.lengths) length = std::min(length, p.T);
+    p.silent = r.one_in(3) ? r.from(2, 12) : 1;
+    if (p.numbers == Numbers::holed) p.silent = 1, p.has_dy[0] = p.has_dy[1] = true;  // 0 * NaN may be either
     auto layout = [&](bool batch_first) {
         return straight ? Layout{batch_first, r.from(0, 3), 0, 0}
                         : Layout{batch_first, r.from(0, 3), r.from(0, 5), r.from(0, 5)};
@@ -319,6 +322,9 @@ template <class T> struct Data {
             steps(x, 1.5);
         }
         steps(dy, 1);
+        for (int64_t t = 0; t < p.T; ++t)
+            for (int64_t b = 0; b < p.B; ++b)
+                if (t < p.length(b) && !r.one_in(p.silent)) std::fill_n(dy.row(t, b), dy.k, T(0));
         // Products that grow from step to step would leave nothing to compare.
         for (int i = 0; i < p.D; ++i)
             for (int name = 0; is_read(name); ++name) {

@@ -90,7 +90,9 @@ void check_oracle(uint64_t seed, int64_t, int64_t) {
             for (Tensor<R>* t : {&d->x, &d->dy})
                 if (t == &d->dy || !p.table)
                     t->each([&](int64_t step, int64_t b, int64_t, R& v) { if (step >= p.length(b)) v = 0; });
-        Oracle<R>(middle).run();
+        Oracle<R> oracle(middle);
+        oracle.run();
+        if (oracle.closest < 1e-3L) continue;  // a relu whose kink may lie between the two
         Random r(p.seed);
         const R epsilon = 1e-5L;
         R expected = 0, found = 0, size = 1;
@@ -494,9 +496,7 @@ template <class T> Stream<T> stream_of(Stack<T>& stack, Precision precision) {
         shapes.push_back(d.plan.shape), weights.push_back({at(w_ih), at(w_hh), at(b_ih), at(b_hh), at(w_hr)});
     }
     Stream<T> stream(shapes, weights, stack.plans[0].B, precision);
-    for (Data<T>& d : lost)
-        for (int name = 0; is_read(name); ++name)
-            std::memset(d.own[0][name].data(), 0xff, size_t(d.own[0][name].m * d.own[0][name].k) * sizeof(T));
+    lost.clear();
     return stream;
 }
 
