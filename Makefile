@@ -5,6 +5,7 @@
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
 #   make test-slow     the tests that take minutes
+#   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
@@ -31,7 +32,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow bench bench-full lint format clean
+.PHONY: install demo test check test-slow sanitize bench bench-full lint format clean
 
 install: $(PACKAGE)
 
@@ -47,6 +48,9 @@ check: $(PACKAGE) lint
 
 test-slow: $(PACKAGE)
 	$(BIN)/python -m pytest -m slow
+
+sanitize:
+	$(PYTHON) tests/core_check.py
 
 bench: $(PEERS)
 	$(BENCH) benchmarks/speed.py

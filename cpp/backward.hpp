@@ -267,8 +267,8 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
     for (int64_t at = places.begin; at < places.end; ++at) {
         const int64_t t = s.tokens ? 0 : at / s.rows, b = s.tokens ? at : at % s.rows;
         T* dx = g.dx + t * g.dx_t + b * g.dx_b;
-        const bool all_dead = !s.tokens && dead[0][at] && (s.directions == 1 || dead[1][at]);
-        if (!s.tokens && ((s.lengths && t >= s.lengths[b]) || all_dead)) {
+        const bool padding = !s.tokens && s.lengths && t >= s.lengths[b];
+        if (padding || (!s.tokens && dead[0][at] && (s.directions == 1 || dead[1][at]))) {
             std::memset(dx, 0, size_t(I) * sizeof(T));
             continue;
         }
@@ -378,7 +378,11 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     };
     auto x = [&](int64_t t, int64_t b, const T*) { return s.x + t * s.x_t + b * s.x_b; };
     auto table = [&](auto&& f) {
-        for (int64_t r = 0; r < s.table_rows; ++r) f(by_token + r * lines.length, s.x + r * s.x_b);
+        for (int64_t r = 0; r < s.table_rows; ++r) {
+            const T* line = by_token + r * lines.length;
+            // A row that no step took may hold anything, NaN included.
+            if (!all_zero(line + lines.x.at, lines.x.count * Hp)) f(line, s.x + r * s.x_b);
+        }
     };
     auto h_before = [&](int64_t t, int64_t b, const T*) -> const T* {
         const int64_t last = s.lengths ? s.lengths[b] - 1 : s.steps - 1;

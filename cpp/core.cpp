@@ -118,7 +118,7 @@ template <class T> int useful_threads(const Sequence<T>& s, int passes, int thre
     const double gates = shape.cell == CellKind::rnn ? 1 : shape.cell == CellKind::lstm ? 4 : 3;
     const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * gates *
                               double(shape.H) * double(shape.I + shape.P);
-    return std::max(1, int(std::min(double(threads), operations / work_for_a_thread)));
+    return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
 
 // Runs a pass: `memory` for so many threads, then `run` on them.

@@ -272,7 +272,8 @@ template <class T> struct ForwardScratch {
         const int64_t pointers = chunk * rows > chunk_rows ? chunk * rows : chunk_rows;
         zeros = arena.take<T>(lines.Hp);
         c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * lines.Hp : 0);
-        ring = arena.take<T>(s.direction[0].lines ? 0 : (chunk + 1) * rows * lines.length);
+        const bool kept = s.direction[0].lines && (s.directions == 1 || s.direction[1].lines);
+        ring = arena.take<T>(kept ? 0 : chunk * rows * lines.length);
         x = arena.take<const T*>(pointers), to = arena.take<T*>(pointers);
         h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
         inner = arena.take<const T*>(rows);
@@ -306,7 +307,7 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
     const int64_t per_panel = s.shape.cell == CellKind::rnn ? w.ih.width * W<T> : W<T>;
     const int64_t first = mine.begin * per_panel, past = mine.end * per_panel < Hp ? mine.end * per_panel : Hp;
     auto line = [&](int64_t t, int64_t j) {
-        return p.d.lines ? p.line(t, j) : m.ring + ((t % (m.chunk + 1)) * p.rows + j) * p.lines.length;
+        return p.d.lines ? p.line(t, j) : m.ring + (t % m.chunk * p.rows + j) * p.lines.length;
     };
     for (int64_t i = 0; i < Hp; ++i) m.zeros[i] = T(0);
     for (int64_t j = 0; j < p.rows; ++j) {

@@ -52,7 +52,7 @@ struct QuantizedPanels {
         const int64_t padded = (k + 7) / 8 * 8;
         float* plain = reinterpret_cast<float*>(at);
         uint8_t* shifted = reinterpret_cast<uint8_t*>(plain + padded + W<float>);
-        const float largest = magnitude(numbers, k), inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        const float largest = magnitude(numbers, k), inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
         for (int64_t i = 0; i < padded; i += W<float>) {
             Vec<float> q = nearest(load_part(numbers + i, k - i) * inverse);
             q = q == q ? q : Vec<float>{};  // NaN shows in the scale
@@ -65,7 +65,7 @@ struct QuantizedPanels {
     // One column, the weights of a row of a matrix; null for zeros.
     void pack(int64_t v, int lane, const float* column) const {
         const int64_t to = v * W<float> + lane;
-        const float largest = column ? magnitude(column, k) : 0, inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        const float largest = column ? magnitude(column, k) : 0, inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
         scale[to] = largest / 127.0f;
         int32_t sum = 0;
         for (int64_t i = 0; i < padded; ++i) {

@@ -17,7 +17,6 @@
 namespace ostinato {
 namespace {
 
-constexpr int most_members = 256;
 constexpr int most_spins = 400;  // about five microseconds
 
 inline void pause() {
@@ -124,7 +123,7 @@ private:
     void (*body_)(const Member&, void*) = nullptr;
     void* context_ = nullptr;
     int workers_ = 0;
-    Barrier barriers_[most_members + 1];
+    Barrier barriers_[most_threads + 1];
 };
 
 // Never destroyed: the workers run until the process ends. A child of fork() has none of them, so it
@@ -150,7 +149,7 @@ void Member::wait(int group, int size) const noexcept {
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
     FlushSubnormals flush;
-    if (count > most_members) count = most_members;
+    if (count > most_threads) count = most_threads;
     if (count > 1)
         if (Pool* workers = the_pool())
             if (workers->run(count, body, context)) return;

@@ -3,6 +3,8 @@
 
 namespace ostinato {
 
+constexpr int most_threads = 256;  // that work on one call
+
 // One of the threads that run a body.
 class Member {
 public:

@@ -4,9 +4,8 @@
 //   check [--cases N] [--seed S] [--first K]            cases K to K + N - 1 that the seed gives
 //   check --threads [--cases N] [--seed S]              many callers at once, and forks in between
 //
-// Status 0 where all is well; 1 where something is not, 3 where a call does not return: the case is
-// printed then, and `--seed S --first K --cases 1` repeats it. All that the core may not read or write
-// is marked with bytes of 0xff, which are NaN to whoever reads them. The table of checks is at the end.
+// Status 0 where all is well; 1 where something is not, 3 where a call crashes or does not return: the
+// case is printed then, and `--seed S --first K --cases 1` repeats it. The table of checks is at the end.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,10 +55,10 @@ constexpr int most_threads = 4;
 
 char current[4096];  // what is being checked
 
-void does_not_return(int) {
-    const char text[] = "\ndoes not return: ";
-    bool written = write(2, text, sizeof text - 1) >= 0 && write(2, current, std::strlen(current)) >= 0;
-    _exit(written ? 3 : 4);
+void broken(int signal) {
+    const char* const text = signal == SIGALRM ? "\ndoes not return: " : "\ncrashes: ";
+    const bool said = write(2, text, std::strlen(text)) >= 0 && write(2, current, std::strlen(current)) >= 0;
+    _exit(said ? 3 : 4);
 }
 
 void now(const std::string& what) {
@@ -731,7 +730,9 @@ int main(int count, char** arguments) {
         else if (name == "--first") first = value;
         else usage();
     }
-    signal(SIGALRM, does_not_return);
+    signal(SIGALRM, broken);
+    for (int crash : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL})
+        if (!address_sanitizer && !thread_sanitizer) signal(crash, broken);
     for (const Check& check : checks) {
         if (check.many_callers != many_callers) continue;
         try {

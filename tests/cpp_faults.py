@@ -1,0 +1,355 @@
+"""Faults planted in the compiled core one at a time, and whether its check notices.
+
+``python tests/cpp_faults.py [word ...]`` compiles the check of the core against each fault whose
+description holds one of the words, runs it, prints what became of it, and fails if a fault lives or
+the sound core does not pass. All faults stand in one copy of the sources: OSTINATO_FAULT=n, given
+to the compiler, lets the n-th take the place of the sound line.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import core_check
+
+# The file, what is wrong, a piece of a line and what stands there instead.
+FAULTS = """
+cells.hpp: LSTM: i and f swapped
+- c = f * c_before + rounded<T>(i * g);
++ c = i * c_before + rounded<T>(f * g);
+
+cells.hpp: LSTM: dc is not cut by the forget gate
+- dc = d * f;
++ dc = d;
+
+cells.hpp: relu: NaN becomes zero
+- return a < T(0) ? Vec<T>{} : a;
++ return a > T(0) ? a : Vec<T>{};
+
+cells.hpp: relu: slope 1 at 0
+- return h <= T(0) ? Vec<T>{} : splat(T(1));
++ return h < T(0) ? Vec<T>{} : splat(T(1));
+
+cells.hpp: relu: slope 0 at NaN
+- return h <= T(0) ? Vec<T>{} : splat(T(1));
++ return h > T(0) ? splat(T(1)) : Vec<T>{};
+
+cells.hpp: GRU: the gradient of hn is that of n
+- hn = dn * r;
++ hn = dn;
+
+activations.hpp: exp in float overflows
+- x = x < -87.0f ? splat(-87.0f) : x;
++ ;
+
+activations.hpp: exp in double overflows
+- x = x > 709.0 ? splat(709.0) : x;
++ ;
+
+activations.hpp: tanh in double: the series reaches too far
+- return s < 0.01 ? near : far;
++ return s < 0.25 ? near : far;
+
+simd.hpp: the last lane of a tail is not read
+- for (int i = 0; i < n; ++i) lanes[i] = p[i];
++ for (int i = 0; i + 1 < n; ++i) lanes[i] = p[i];
+
+simd.hpp: a whole vector is written over a tail
+- for (int i = 0; i < n; ++i) p[i] = v[i];
++ for (int i = 0; i < W<T>; ++i) p[i] = v[i];
+
+gemm.hpp: tiles: seven or eight rows are taken for six
+- while (n - row >= most && !(most == 6
++ while (n - row >= most - 1 && !(most == 6
+
+gemm.hpp: tiles: the last row is left out
+- for (; row < n; ++row) tile(row, Constant<1>{});
++ for (; row + 1 < n; ++row) tile(row, Constant<1>{});
+
+gemm.hpp: a single row: one panel too many
+- for (; p + M <= p1; p += M)
++ for (; p + M <= p1 + 1; p += M)
+
+lines.hpp: GRU: the sections of the recurrent product in another order
+- h = {0, 3, {2, 0, 1}}
++ h = {0, 3, {2, 1, 0}}
+
+lines.hpp: reverse by T, not by length
+- return d.reverse ? length(j) - 1 - t : t;
++ return d.reverse ? s.steps - 1 - t : t;
+
+lines.hpp: ragged rows in the wrong order
+- return s.order ? s.order[part + j * parts] : part + j * parts;
++ return part + j * parts;
+
+lines.hpp: a finished row is carried a step too far
+- while (most > 0 && length(most - 1) <= t) --most;
++ while (most > 0 && length(most - 1) < t) --most;
+
+lines.hpp: an idle thread takes part
+- if (within >= parts * units) return;
++ if (within > parts * units) return;
+
+lines.hpp: shares leave a remainder
+- end(n * (part + 1) / parts) {}
++ end(n / parts * (part + 1)) {}
+
+forward.hpp: b_hh added twice
+- if (s.cell != CellKind::gru) bias[g * Hp + u] = x + h;
++ if (s.cell != CellKind::gru) bias[g * Hp + u] = x + h + h;
+
+forward.hpp: GRU: b_hn outside of the reset gate
+- bias[3 * Hp + u] = x, bias[u] = h;
++ bias[3 * Hp + u] = x + h, bias[u] = T(0);
+
+forward.hpp: reset before: h instead of r * h
+- store(to + lines.rh, reset * load_part(
++ store(to + lines.rh, load_part(
+
+forward.hpp: the lines of a chunk overwrite each other
+- m.ring + ((t % (m.chunk + 1)) * p.rows
++ m.ring + ((t % (m.chunk / 2 + 1)) * p.rows
+
+forward.hpp: the last step of a chunk is left out
+- const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk : steps;
++ const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk - 1 : steps;
+
+forward.hpp: no barrier between the steps of split units
+- me.wait(group, units);
++ ;
+
+forward.hpp: padding of y: one step is not zeroed
+- for (int64_t t = p.length(j); t < s.steps; ++t)
++ for (int64_t t = p.length(j) + 1; t < s.steps; ++t)
+
+backward.hpp: dc is not carried
+- store(carry, dc);
++ ;
+
+backward.hpp: dh_n at the last step of the batch, not of the row
+- if (g.dh_n && t == p.length(j) - 1)
++ if (g.dh_n && t == s.steps - 1)
+
+backward.hpp: dh0 missing in rows without a step
+- for (int64_t j = later; j < p.rows; ++j)  // rows without a step
++ for (int64_t j = p.rows; j < p.rows; ++j)
+
+backward.hpp: projection: dh is not kept
+- store_part(m.line[j] + lines.dh + v * W<T>, dh, P - v * W<T>);
++ ;
+
+backward.hpp: reset before: the gradient of r without h
+- drh * before * r * (T(1) - r));
++ drh * r * (T(1) - r));
+
+backward.hpp: no barrier between the steps of split units
+- me.wait(group, units);
++ ;
+
+backward.hpp: dx of the second direction overwrites the first's
+- return i > 0 && left > 0 ?
++ return i > 1 && left > 0 ?
+
+backward.hpp: a step is silent although dh_n comes in
+- if (t == p.length(j) - 1 && (g.dh_n || g.dc_n)) return false;
++ ;
+
+backward.hpp: the lines of skipped steps are taken as they are
+- if (!s.tokens && dead[i][at]) std::memset(
++ if (false) std::memset(
+
+backward.hpp: a block of lines too long by one
+- if (++n == block_lines) flush();
++ if (++n > block_lines) flush();
+
+backward.hpp: a share of the weights' gradient lost on four threads
+- if (m0 >= m1) return;
++ if (m0 >= m1 || me.index == 3) return;
+
+backward.hpp: GRU: db_hh is db_ih
+- const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
++ const bool same = s.shape.cell != CellKind::gru_reset_before;
+
+backward.hpp: h before a step of the reverse direction
+- const int64_t before = d.reverse ? t + 1 : t - 1;
++ const int64_t before = t - 1;
+
+backward.hpp: the gradient of a table's row goes to another
+- T* to = sums + s.tokens[t * s.tokens_t + b * s.tokens_b] * lines.length;
++ T* to = sums + s.tokens[b * s.tokens_b] * lines.length;
+
+core.cpp: rows by rising length
+- return s.lengths[a] > s.lengths[b];
++ return s.lengths[a] < s.lengths[b];
+
+core.cpp: gates are looked for in another place
+- return (gate < 3 ? gate + 1 : 0) * Hp;
++ return gate * Hp;
+
+core.cpp: memory for one thread only
+- workspace.get(std::max(memory(s, threads), memory(s, 1)));
++ workspace.get(memory(s, 1));
+
+quantized.hpp: a column has its neighbour's scale
+- scale[to] = largest / 127.0f;
++ scale[to ^ 1] = largest / 127.0f;
+
+stream.hpp: a stream does not go on from its last step
+- s.side = to;
++ ;
+
+threads.cpp: subnormal numbers are not flushed
+- _mm_setcsr(before_ | 0x8040);
++ _mm_setcsr(before_);
+
+threads.cpp: the caller's control word stays changed
+- ~FlushSubnormals() { _mm_setcsr(before_); }
++ ~FlushSubnormals() {}
+
+threads.cpp: the caller does not wait for the last worker
+- pending_.store(count - 1,
++ pending_.store(count - 2,
+
+threads.cpp: a worker too many
+- if (index >= count) continue;
++ if (index > count) continue;
+
+threads.cpp: a forked child waits for its parent's workers
+- pthread_atfork(nullptr, nullptr, start_afresh);
++ ;
+
+threads.cpp: nothing says that the workers' results are there
+- pending_.fetch_sub(1, std::memory_order_release);
++ pending_.fetch_sub(1, std::memory_order_relaxed);
+"""
+# Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
+FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}
+SECONDS = 90  # for one run: a fault that makes it run for ever is no better noticed
+
+
+class Fault(NamedTuple):
+    number: int
+    file: str
+    what: str
+    sound: str
+    faulty: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+    def line(self) -> int:
+        """Where it stands, from 0; the place must be there, and only once."""
+        text = (core_check.CPP / self.file).read_text(encoding="utf-8")
+        count = text.count(self.sound)
+        assert count == 1, f"{self}: {self.sound!r} stands {count} times in {self.file}"
+        return text[: text.index(self.sound)].count("\n")
+
+
+def _faults() -> list[Fault]:
+    faults = []
+    for number, block in enumerate(FAULTS.strip().split("\n\n"), 1):
+        title, sound, faulty = block.splitlines()
+        file, _, what = title.partition(": ")
+        faults.append(
+            Fault(number, file, what, sound.removeprefix("- "), faulty.removeprefix("+ "))
+        )
+    return faults
+
+
+ALL = _faults()
+
+
+def plant(folder: Path) -> Path:
+    """A copy of the sources that holds every fault, behind OSTINATO_FAULT."""
+    sources = folder / "cpp"
+    shutil.copytree(core_check.CPP, sources)
+    for file in {fault.file for fault in ALL}:
+        lines = (sources / file).read_text(encoding="utf-8").splitlines()
+        here = [fault for fault in ALL if fault.file == file]
+        for at in {fault.line() for fault in here}:
+            planted = []
+            for fault in here:
+                if fault.line() == at:
+                    planted.append(f"#{'el' if planted else ''}if OSTINATO_FAULT == {fault.number}")
+                    planted.append(lines[at].replace(fault.sound, fault.faulty))
+            lines[at] = "\n".join([*planted, "#else", lines[at], "#endif"])
+        (sources / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return sources
+
+
+class Trial:
+    """Compiles and runs the check with one fault or, with number 0, none."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.sources = plant(folder)
+        # The one that compiles fastest of those that have fused multiply-adds.
+        self.instruction_set = core_check.instruction_sets()[-1]
+        if "x86-64-v3" in core_check.instruction_sets():
+            self.instruction_set = "x86-64-v3"
+        self.sound: dict[str, core_check.Build] = {}
+
+    def build(self, fault: Fault | None, options: tuple[str, ...] = ()) -> core_check.Build:
+        key = " ".join(options)
+        if key not in self.sound:
+            self.sound[key] = core_check.Build(
+                self.folder / f"sound{len(self.sound)}",
+                self.instruction_set,
+                [*options, "-DOSTINATO_FAULT=0"],
+                self.sources,
+            )
+        if fault is None:
+            return self.sound[key]
+        return core_check.Build(
+            self.folder / f"fault{fault.number}",
+            self.instruction_set,
+            # A fault may leave something unused.
+            [*options, f"-DOSTINATO_FAULT={fault.number}", "-Wno-error"],
+            self.sources,
+            self.sound[key],
+            Path(fault.file).name,
+        )
+
+    def outcome(self, fault: Fault | None) -> str:
+        """What the check says where it fails; nothing where it passes."""
+        runs = [[], ["--threads"]]
+        options: tuple[str, ...] = ()
+        if fault and fault.what in FOR_THREAD_SANITIZER:
+            options, runs = tuple(core_check.SANITIZERS["thread"][0]), [["--threads"]]
+        build = self.build(fault, options)
+        try:
+            for run in runs:
+                done = build.run(*run, seconds=SECONDS)
+                if done.returncode:
+                    said = [line for line in done.stderr.splitlines() if line.strip("=")]
+                    return f"status {done.returncode}: {said[0] if said else ''}"
+            return ""
+        finally:
+            if fault:
+                shutil.rmtree(build.folder)
+
+
+def main(words: list[str]) -> int:
+    chosen = [fault for fault in ALL if not words or any(word in str(fault) for word in words)]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder))
+        for fault in [None, *chosen]:
+            since = time.monotonic()
+            outcome = trial.outcome(fault)
+            fine = bool(outcome) == (fault is not None)
+            wrong += not fine
+            print(
+                f"{time.monotonic() - since:5.1f} s  {'' if fine else 'WRONG: '}"
+                f"{fault or 'the sound core'}: {outcome or 'all holds'}",
+                flush=True,
+            )
+    print(f"\n{wrong} wrong of {len(chosen) + 1}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
