@@ -1,10 +1,13 @@
 #include "threads.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -126,17 +129,73 @@ private:
     Barrier barriers_[most_threads + 1];
 };
 
+// The OpenMP runtime of the process, by the entry points that compilers call, which LLVM's and Intel's
+// have as well as GCC's.
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
+    int (*most)();
+    int (*count)();
+    int (*index)();
+
+    OpenMP() {
+        find(parallel, "GOMP_parallel"), find(most, "omp_get_max_threads");
+        find(count, "omp_get_num_threads"), find(index, "omp_get_thread_num");
+    }
+    // Whether all of them were found, in one library.
+    bool is_whole() const { return whole_; }
+
+private:
+    template <class F> void find(F*& function, const char* name) {
+        void* symbol = dlsym(RTLD_DEFAULT, name);
+        Dl_info where{};
+        whole_ = whole_ && symbol && dladdr(symbol, &where) && (!base_ || base_ == where.dli_fbase);
+        base_ = where.dli_fbase;
+        std::memcpy(&function, &symbol, sizeof function);
+    }
+    bool whole_ = true;
+    void* base_ = nullptr;
+};
+
+// False where there is no runtime to be had.
+bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context) {
+    static const OpenMP openmp;  // looked for when it is first needed: PyTorch is loaded by then
+    if (!openmp.is_whole()) return false;
+    static thread_local Barrier barriers[most_threads + 1];
+    struct Call {
+        int count;
+        void (*body)(const Member&, void*);
+        void* context;
+        Barrier* barriers;
+    } call{count, body, context, barriers};
+    // Always as many threads as the runtime has: with fewer it would end some, to start them anew later.
+    const int team = std::max(count, openmp.most());
+    openmp.parallel([](void* data) {
+        const Call& call = *static_cast<Call*>(data);
+        const int count = std::min(call.count, openmp.count()), index = openmp.index();
+        if (index >= count) return;
+        FlushSubnormals flush;
+        call.body(Member{index, count, call.barriers}, call.context);
+    }, &call, unsigned(team), 0);
+    return true;
+}
+
 // Never destroyed: the workers run until the process ends. A child of fork() has none of them, so it
 // starts with a new pool.
 std::atomic<Pool*> pool{nullptr};
-std::once_flag once;
+std::atomic<bool> is_child{false};
 
 void start_afresh() { pool.store(new (std::nothrow) Pool); }
 
+// From the moment that the core is loaded: a child must know that it is one.
+const int registered = pthread_atfork(nullptr, nullptr, [] {
+    is_child.store(true);
+    start_afresh();
+});
+
 Pool* the_pool() {
+    static std::once_flag once;
     std::call_once(once, [] {
-        start_afresh();
-        pthread_atfork(nullptr, nullptr, start_afresh);
+        if (!pool.load()) start_afresh();
     });
     return pool.load();
 }
@@ -148,8 +207,9 @@ void Member::wait(int group, int size) const noexcept {
 }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
-    FlushSubnormals flush;
     if (count > most_threads) count = most_threads;
+    if (count > 1 && !is_child.load() && run_on_openmp(count, body, context)) return;
+    FlushSubnormals flush;
     if (count > 1)
         if (Pool* workers = the_pool())
             if (workers->run(count, body, context)) return;

@@ -18,11 +18,16 @@ public:
 };
 
 // Runs body(member, context) on `count` threads at once, the caller one of them, and returns when all
-// are done. Where the threads are busy with another call or the system has no more to give, the
-// caller runs the body alone, with a count of 1: a body asks its member how many there are.
+// are done. Where there are not that many to be had, there are fewer, or the caller alone: a body asks
+// its member how many there are.
 //
-// While a body runs, subnormal numbers count as zero; the caller's control word is restored. Safe to
-// call from several threads. A forked child starts threads of its own. The body must not throw.
+// The threads are those of the OpenMP runtime that the process has loaded for all to see, as PyTorch
+// does: its threads keep spinning for milliseconds after their work, and would take the cores from any
+// others. Where there is none, and in a forked child, in which OpenMP's would hang, they are the core's
+// own: they spin for microseconds, then sleep, and serve one call at a time.
+//
+// While a body runs, subnormal numbers count as zero; the control words of all threads are restored.
+// Safe to call from several threads. The body must not throw.
 void parallel(int count, void (*body)(const Member&, void* context), void* context);
 
 }  // namespace ostinato
