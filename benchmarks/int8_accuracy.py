@@ -58,7 +58,12 @@ def main() -> None:
                 f"({100 * math.expm1(rounded - full):+.2f} % perplexity)",
                 flush=True,
             )
-    record = {"machine": machine(torch.get_num_threads()), "text": source, "steps": arguments.steps, "rows": rows}
+    record = {
+        "machine": machine(torch.get_num_threads()),
+        "text": source,
+        "steps": arguments.steps,
+        "rows": rows,
+    }
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

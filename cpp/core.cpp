@@ -110,8 +110,8 @@ private:
 
 thread_local Workspace workspace;
 
-// Waking a thread costs some twenty microseconds: a call of less than about a hundred stays alone.
-constexpr double work_for_a_thread = 8e6;  // floating-point operations
+// A thread that must be woken costs some twenty microseconds: a call of less than that stays alone.
+constexpr double work_for_a_thread = 3e6;  // floating-point operations
 
 template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
     const Shape& shape = s.shape;

@@ -90,7 +90,7 @@ struct Split {
         units = 1;
         const int64_t weights = gates_of(s.shape.cell) * s.shape.H * s.shape.P * int64_t(sizeof(T));
         const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
-        const bool starved = rows < 8 * each && weights >= 768 * 1024;
+        const bool starved = rows < 8 * each && weights >= 128 * 1024;
         if (!one_product || !starved) return;
         parts = int(rows / 8 < 1 ? 1 : rows / 8);
         const int64_t panels = whole<T>(s.shape.H) / W<T> / (s.shape.cell == CellKind::rnn ? 4 : 1);
