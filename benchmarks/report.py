@@ -4,7 +4,7 @@
     python benchmarks/report.py --results FOLDER --docs FOLDER
 
 The page is written from ``full.json``, or from ``quick.json`` where there is no other, and from
-``end_to_end.json``.
+``end_to_end.json`` and ``int8_accuracy.json``.
 """
 
 from __future__ import annotations
@@ -264,6 +264,8 @@ def page(results: Results) -> str:
             parts.append(f"## {title}\n\n{_family_tables(family, records, results['peak'])}")
     if results.get("end_to_end", {}).get("runs"):
         parts.append(_end_to_end(results["end_to_end"]))
+    if results.get("int8_accuracy", {}).get("rows"):
+        parts.append(_int8_accuracy(results["int8_accuracy"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -376,6 +378,24 @@ def _end_to_end(results: Results) -> str:
     )
 
 
+def _int8_accuracy(results: Results) -> str:
+    rows = []
+    for row in results["rows"]:
+        cell, numbers = (
+            CELL_NAMES[row["cell"]],
+            [f"{row[kind]:.4f}" for kind in ("float32", "int8")],
+        )
+        rows.append([f"{cell}, {row['H']} units", *numbers, f"{row['largest']:.3f}"])
+    return (
+        "## What eight bits a weight cost\n\n"
+        f"Nats a character on held-out text ({results['text']}) of models trained for "
+        f"{results['steps']} steps, their characters streamed one by one with the weights as they "
+        "are and with eight bits of each (`benchmarks/int8_accuracy.py`); and the largest "
+        "difference between two probabilities of a next character.\n\n"
+        + _table(["", "float32", "int8", "largest difference"], rows, "-rrr")
+    )
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
     marks = ["---:" if each == "r" else "---" for each in align]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, marks, *rows])
@@ -456,16 +476,17 @@ def _draw(axis: Any, title: str, bars: dict[str, dict[int, float]]) -> None:
 
 
 def load(folder: Path) -> Results:
-    """The results in a folder, end to end included.
+    """The results in a folder, end to end and the accuracy of int8 included.
 
     Raises:
         FileNotFoundError: if nothing was measured yet.
     """
     full, quick = folder / "full.json", folder / "quick.json"
     results: Results = json.loads((full if full.exists() else quick).read_text(encoding="utf-8"))
-    whole = folder / "end_to_end.json"
-    if whole.exists():
-        results["end_to_end"] = json.loads(whole.read_text(encoding="utf-8"))
+    for name in ("end_to_end", "int8_accuracy"):
+        more = folder / f"{name}.json"
+        if more.exists():
+            results[name] = json.loads(more.read_text(encoding="utf-8"))
     return results
 
 

@@ -114,18 +114,23 @@ struct Share {
     Share(int64_t n, int64_t part, int64_t parts) : begin(n * part / parts), end(n * (part + 1) / parts) {}
 };
 
-// One part of the rows of a direction: every parts-th by falling length, so that all parts are long
-// for as long. `j` counts the rows of the part, `t` the steps as the direction reads them.
+// One part of the rows of a direction. Rows of one length are cut into blocks, so that what a thread
+// writes lies together; of rows of unequal length a part has every parts-th by falling length, so that
+// all parts are long for as long. `j` counts the rows of the part, `t` the steps as the direction reads
+// them.
 template <class T> struct Part {
     const Sequence<T>& s;
     const Direction<T>& d;
     const Lines<T> lines;
-    const int64_t part, parts, rows;
+    const int64_t part, parts;
+    const Share block;
+    const int64_t rows;
 
     Part(const Sequence<T>& s, const Direction<T>& d, int64_t part, int64_t parts)
-        : s(s), d(d), lines(s.shape), part(part), parts(parts), rows((s.rows - part + parts - 1) / parts) {}
+        : s(s), d(d), lines(s.shape), part(part), parts(parts), block(s.rows, part, parts),
+          rows(s.order ? (s.rows - part + parts - 1) / parts : block.end - block.begin) {}
 
-    int64_t row(int64_t j) const { return s.order ? s.order[part + j * parts] : part + j * parts; }
+    int64_t row(int64_t j) const { return s.order ? s.order[part + j * parts] : block.begin + j; }
     int64_t length(int64_t j) const { return s.lengths ? s.lengths[row(j)] : s.steps; }
     int64_t steps() const { return rows > 0 ? length(0) : 0; }
     // Rows that have a step t, always the first so many; `most` is what it was for an earlier t.

@@ -186,11 +186,10 @@ std::atomic<bool> is_child{false};
 
 void start_afresh() { pool.store(new (std::nothrow) Pool); }
 
+void begin_child() { is_child.store(true), start_afresh(); }
+
 // From the moment that the core is loaded: a child must know that it is one.
-const int registered = pthread_atfork(nullptr, nullptr, [] {
-    is_child.store(true);
-    start_afresh();
-});
+const int registered = pthread_atfork(nullptr, nullptr, begin_child);
 
 Pool* the_pool() {
     static std::once_flag once;

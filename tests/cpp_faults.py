@@ -110,8 +110,8 @@ forward.hpp: reset before: h instead of r * h
 + store(to + lines.rh, load_part(
 
 forward.hpp: the lines of a chunk overwrite each other
-- m.ring + ((t % (m.chunk + 1)) * p.rows
-+ m.ring + ((t % (m.chunk / 2 + 1)) * p.rows
+- m.ring + (t % m.chunk * p.rows
++ m.ring + (t % (m.chunk / 2 + 1) * p.rows
 
 forward.hpp: the last step of a chunk is left out
 - const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk : steps;
@@ -218,8 +218,8 @@ threads.cpp: a worker too many
 + if (index > count) continue;
 
 threads.cpp: a forked child waits for its parent's workers
-- pthread_atfork(nullptr, nullptr, start_afresh);
-+ ;
+- is_child.store(true), start_afresh();
++ is_child.store(true);
 
 threads.cpp: nothing says that the workers' results are there
 - pending_.fetch_sub(1, std::memory_order_release);
