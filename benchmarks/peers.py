@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -90,7 +91,7 @@ def contenders(setting: Setting, threads: int, *, thorough: bool = True) -> list
     """
     problem = Problem.of(setting)
     if setting.family == "streaming":
-        groups = _torch_streams(setting, problem) + _ostinato_streams(setting, problem)
+        groups = _torch_streams(setting, problem) + _ostinato_streams(setting, problem, threads)
         groups += _jax_streams(setting, problem) if HAS_JAX else []
         return groups + (_onnx_streams(setting, problem, threads) if HAS_ONNX_RUNTIME else [])
     groups = _modules(setting, problem)
@@ -190,15 +191,25 @@ def _torch_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:
     return [[_stream("torch", start, problem)]]
 
 
-def _ostinato_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:
+def _ostinato_streams(setting: Setting, problem: Problem, threads: int) -> list[list[Contender]]:
     if not HAS_STREAM:
         return []
     layer = _layer(ostinato, setting.cell.upper(), setting, problem)
-    stream: Any = ostinato.Stream
-    exact = _stream("ostinato", lambda: stream(layer, 1).step, problem)
-    rounded = _stream("ostinato int8", lambda: stream(layer, 1, quantize="int8").step, problem)
-    rounded.tolerance = INT8_TOLERANCE
-    return [[exact], [rounded]]
+
+    def variants(name: str, quantize: Any) -> list[Contender]:
+        def start(count: int) -> Callable[[Any], Any]:
+            return ostinato.Stream(layer, 1, quantize=quantize, threads=count).step
+
+        counts = [1] if threads == 1 else [1, threads]
+        notes = {1: "one thread"}
+        return [
+            _stream(name, partial(start, n), problem, notes.get(n, f"{n} threads")) for n in counts
+        ]
+
+    rounded = variants("ostinato int8", "int8")
+    for each in rounded:
+        each.tolerance = INT8_TOLERANCE
+    return [variants("ostinato", None), rounded]
 
 
 def _stream(

@@ -306,8 +306,8 @@ public:
     // `shapes` and `weights` (five of each layer), from the first layer to the last. `array` is a NumPy
     // array and `tensor` a tensor over the same memory, (rows, P): a step returns the one or the other,
     // as its input is.
-    PyStream(nb::handle shapes, nb::handle weights, nb::handle rows, nb::handle precision, nb::handle array,
-             nb::handle tensor) {
+    PyStream(nb::handle shapes, nb::handle weights, nb::handle rows, nb::handle precision, nb::handle threads,
+             nb::handle array, nb::handle tensor) {
         const nb::tuple each = tuple_of(shapes, "shapes", 0), flat = tuple_of(weights, "weights", 5 * nb::len(each));
         if (nb::len(each) == 0) refuse("shapes", "has no entries", "at least one layer");
         std::vector<Shape> all;
@@ -317,6 +317,7 @@ public:
                 refuse("shapes", "has a layer that takes " + std::to_string(all[i].I), std::to_string(all[i - 1].P));
         rows_ = integer(rows, "rows", 1, int64_t(1) << 31), input_ = all.front().I, output_ = all.back().P;
         const Precision how = Precision(integer(precision, "precision", 0, 2));
+        threads_ = int(integer(threads, "threads", 1, 1 << 15));
         const View first(flat[0], "weights");
         if (first.dtype == names().float64) {
             if (how != Precision::full) refuse("precision", "is int8 for torch.float64", "torch.float32 weights");
@@ -327,7 +328,7 @@ public:
         take_output(array, tensor);
     }
     PyStream(const PyStream& other, nb::handle array, nb::handle tensor)
-        : rows_(other.rows_), input_(other.input_), output_(other.output_) {
+        : rows_(other.rows_), input_(other.input_), output_(other.output_), threads_(other.threads_) {
         other.check_idle();
         if (other.floats_) floats_ = std::make_unique<Stream<float>>(*other.floats_);
         else doubles_ = std::make_unique<Stream<double>>(*other.doubles_);
@@ -396,8 +397,8 @@ private:
         if (busy_) refuse("stream", "is at work in another thread", "one thread at a time");
     }
     void run(const void* x, int64_t steps, void* y) {
-        if (floats_) floats_->run(static_cast<const float*>(x), steps, static_cast<float*>(y));
-        else doubles_->run(static_cast<const double*>(x), steps, static_cast<double*>(y));
+        if (floats_) floats_->run(static_cast<const float*>(x), steps, static_cast<float*>(y), threads_);
+        else doubles_->run(static_cast<const double*>(x), steps, static_cast<double*>(y), threads_);
     }
     template <class T> void chunk_of(nb::handle x, nb::handle y) {
         const View input(x, "x");
@@ -438,6 +439,7 @@ private:
     std::unique_ptr<Stream<float>> floats_;
     std::unique_ptr<Stream<double>> doubles_;
     int64_t rows_ = 0, input_ = 0, output_ = 0;
+    int threads_ = 1;
     Py_buffer memory_ = {};
     nb::object array_, tensor_;
     bool busy_ = false;  // read and written with the GIL held
@@ -493,8 +495,8 @@ NB_MODULE(_core, m) {
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")
-        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
-             nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("array"), nb::arg("tensor"))
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
+             nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("threads"), nb::arg("array"), nb::arg("tensor"))
         .def(nb::init<const PyStream&, nb::handle, nb::handle>(), nb::arg("other"), nb::arg("array"), nb::arg("tensor"))
         .def("step", &PyStream::step, nb::arg("x").none(),
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"

@@ -247,19 +247,16 @@ template <class T> void Stream<T>::reset() {
     load(zeros.data());
 }
 
-template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y) noexcept {
+template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y, int threads) noexcept {
     struct Context {
         Stream* stream;
         const T* x;
         int64_t steps;
         T* y;
     } context{this, x, steps, y};
-    parallel(1, [](const Member&, void* context) {
+    parallel(threads, [](const Member& me, void* context) {
         const Context& c = *static_cast<Context*>(context);
-        const StreamPasses<T>& p = as_passes<T>(c.stream->passes_);
-        for (int64_t t = 0; t < c.steps; ++t)
-            p.step(c.stream->model_.get(), c.stream->state_.get(), c.x + t * c.stream->rows_ * c.stream->input_,
-                   c.y + t * c.stream->rows_ * c.stream->output_);
+        as_passes<T>(c.stream->passes_).run(c.stream->model_.get(), c.stream->state_.get(), c.x, c.steps, c.y, me);
     }, &context);
 }
 

@@ -58,9 +58,10 @@ public:
     void load(const T* from);
     void reset();  // to zeros
 
-    // x (steps, rows, I) to y (steps, rows, P). Allocates nothing and takes no lock. The same bits as
-    // forward() with the same state, but for int8.
-    void run(const T* x, int64_t steps, T* y) noexcept;
+    // x (steps, rows, I) to y (steps, rows, P). The same bits as forward() with the same state, but for
+    // int8. On one thread it allocates nothing and takes no lock; more share the units of every layer,
+    // which pays where the weights do not fit into one core's cache and steps follow each other closely.
+    void run(const T* x, int64_t steps, T* y, int threads = 1) noexcept;
 
 private:
     struct Free { void operator()(char* p) const; };

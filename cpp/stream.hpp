@@ -131,27 +131,45 @@ template <class T, class Matrix> struct Streams {
                     for (int64_t u = m.layer[i].shape.H; u < m.layer[i].lines.Hp; ++u)
                         const_cast<T*>(s.layer[i].c[s.side][r])[u] = T(0);
     }
-    static void step(const char* model, char* state, const T* x, T* y) {
+    // One member's share of `steps` steps, x (steps, rows, I) to y (steps, rows, P). Members share the
+    // units of a layer; where it takes two products, the first member does both.
+    static void run(const char* model, char* state, const T* x, int64_t steps, T* y, const Member& me) {
         const Model& m = *reinterpret_cast<const Model*>(model);
         State& s = *reinterpret_cast<State*>(state);
-        const int from = s.side, to = 1 - from;
+        const int side = s.side;
+        const int64_t in = s.rows * m.layer[0].shape.I, out = s.rows * m.layer[m.layers - 1].shape.P;
+        for (int64_t t = 0; t < steps; ++t) step(m, s, int(side ^ (t & 1)), x + t * in, y + t * out, me);
+        me.wait();  // all have read the side
+        if (me.index == 0) s.side = int(side ^ (steps & 1));
+    }
+
+private:
+    static void step(const Model& m, State& s, int from, const T* x, T* y, const Member& me) {
+        const int to = 1 - from;
         const T* const* below = nullptr;
         for (int64_t i = 0; i < m.layers; ++i) {
             const typename Model::Layer& of = m.layer[i];
             const typename State::Layer& l = s.layer[i];
             const int64_t I = of.shape.I, P = of.shape.P, x_bytes = Matrix::row_bytes(I), h_bytes = Matrix::row_bytes(P);
-            for (int64_t r = 0; r < s.rows; ++r) {
-                l.x[r] = Matrix::row(below ? below[r] : x + r * I, I, l.x_at + r * x_bytes);
-                l.hs[r] = Matrix::row(l.h[from][r], P, l.hs_at + r * h_bytes);
-            }
-            Step<T, Matrix>{of.shape,  of.lines, of.w,         0,         of.w.ih.count, l.x,     l.h[from],
-                            l.hs,      l.c[from], l.line[from], l.y[from], l.inner,       l.inner_at}
-                .run(s.rows);
+            if (me.index == 0)
+                for (int64_t r = 0; r < s.rows; ++r) {
+                    l.x[r] = Matrix::row(below ? below[r] : x + r * I, I, l.x_at + r * x_bytes);
+                    l.hs[r] = Matrix::row(l.h[from][r], P, l.hs_at + r * h_bytes);
+                }
+            me.wait();
+            const bool two_products = of.shape.projects() || of.shape.cell == CellKind::gru_reset_before;
+            const Share all(of.w.ih.count, 0, 1), mine(of.w.ih.count, me.index, me.count);
+            const Share share = two_products ? (me.index == 0 ? all : Share(0, 0, 1)) : mine;
+            if (share.begin < share.end)
+                Step<T, Matrix>{of.shape, of.lines,  of.w,         share.begin, share.end, l.x,       l.h[from],
+                                l.hs,     l.c[from], l.line[from], l.y[from],   l.inner,   l.inner_at}
+                    .run(s.rows);
+            me.wait();
             below = l.h[to];
         }
+        if (me.index > 0) return;
         const int64_t P = m.layer[m.layers - 1].shape.P;
         for (int64_t r = 0; r < s.rows; ++r) std::memcpy(y + r * P, below[r], size_t(P) * sizeof(T));
-        s.side = to;
     }
 };
 

@@ -39,7 +39,7 @@ constexpr Passes<T> all_passes = {line_length<T>, forward_memory<T>, forward<T>,
 
 template <class T, class Matrix, class S = Streams<T, Matrix>>
 constexpr StreamPasses<T> all_streams = {S::model_memory, S::build_model, S::state_memory, S::build_state,
-                                         S::save,         S::load,        S::step};
+                                         S::save,         S::load,        S::run};
 
 extern const Target target;  // a const object is private to its file unless declared extern
 const Target target = {OSTINATO_TARGET_NAME, 8 * vector_bytes, all_passes<float>, all_passes<double>,

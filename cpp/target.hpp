@@ -25,7 +25,7 @@ template <class T> struct StreamPasses {
     void (*build_state)(const char* model, int64_t rows, char* state);  // load() before the first step
     void (*save)(const char* model, const char* state, T* to);
     void (*load)(const char* model, char* state, const T* from);
-    void (*step)(const char* model, char* state, const T* x, T* y);
+    void (*run)(const char* model, char* state, const T* x, int64_t steps, T* y, const Member&);
 };
 
 struct Target {

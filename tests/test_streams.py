@@ -144,6 +144,24 @@ def test_eight_bits_are_the_rounding_they_are_said_to_be():
     torch.testing.assert_close(stream.step(x), wanted.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_threads_that_share_a_step_change_no_bit(name, quantize):
+    layer, x, state = case(name, torch.float32, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        streams = [Stream(layer, 3, quantize=quantize, threads=n) for n in (1, 2, 3)]
+        for stream in streams:
+            stream.state = state
+        first, *others = [torch.stack([s.step(x_t).clone() for x_t in x]) for s in streams]
+        assert all(torch.equal(other, first) for other in others)
+        first, *others = [s.fork().run(x) for s in streams]
+        assert all(torch.equal(other, first) for other in others)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_numbers_that_are_not_finite_show():
     for quantize in (None, "int8"):
         stream = Stream(GRU(3, 4), quantize=quantize)
@@ -186,6 +204,8 @@ class Leaky(Cell):
         (lambda: Stream(torch.nn.GRU(3, 4)), "layer is a GRU; expected an ostinato layer"),
         (lambda: Stream(GRU(3, 4, bidirectional=True)), "bidirectional and needs the future"),
         (lambda: Stream(GRU(3, 4), 0), "batch_size=0; expected None or at least 1"),
+        (lambda: Stream(GRU(3, 4), threads=0), "threads=0; expected 1 to"),
+        (lambda: Stream(GRU(3, 4), threads=1000), "threads=1000; expected 1 to"),
         (lambda: Stream(GRU(3, 4), quantize="int4"), "quantize='int4'; expected None or 'int8'"),
         (lambda: Stream(GRU(3, 4).double(), quantize="int8"), r"layer\.float\(\)"),
         (lambda: Stream(GRU(3, 4).half()), r"float32 and float64 on a CPU, not in torch\.float16"),

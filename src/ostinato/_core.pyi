@@ -109,6 +109,7 @@ class Stream:
         weights: tuple[Tensor | None, ...],
         rows: int,
         precision: int,
+        threads: int,
         array: NDArray[Any],
         tensor: Tensor,
     ) -> None: ...

@@ -29,6 +29,8 @@ class Stream(_core.Stream):
         quantize: ``"int8"`` keeps 8 bits of every weight, with a scale for each row, and rounds
             inputs and states to 8 bits for each product. Faster where the weights do not fit into
             the cache (from about H = 256 on), at some loss of accuracy. For float32.
+        threads: how many share a step. More than one pays where the weights do not fit into one
+            core's cache and steps follow each other within milliseconds; the bits are the same.
 
     Raises:
         OstinatoError: where the layer cannot stream.
@@ -52,6 +54,7 @@ class Stream(_core.Stream):
         batch_size: int | None = None,
         *,
         quantize: Quantization | None = None,
+        threads: int = 1,
         _dot_products: bool = True,
     ) -> None:
         if not isinstance(layer, Recurrent):
@@ -68,6 +71,11 @@ class Stream(_core.Stream):
             raise OstinatoError(f"Stream: quantize={quantize!r}; expected None or 'int8'.")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise OstinatoError(f"Stream: batch_size={batch_size!r}; expected None or at least 1.")
+        if not isinstance(threads, int) or not 1 <= threads <= torch.get_num_threads():
+            raise OstinatoError(
+                f"Stream: threads={threads!r}; expected 1 to {torch.get_num_threads()}, "
+                "what torch.get_num_threads() says."
+            )
         weights = [layer.weights_of(i) for i in range(layer.num_layers)]
         like = next(iter(weights[0].values())).detach()
         lacks = kernels.compiled_lacks(layer.cells, like)
@@ -84,6 +92,7 @@ class Stream(_core.Stream):
             tuple(t for w in weights for t in kernels.flat_weights(w)),
             batch_size or 1,
             (1 if _dot_products else 2) if quantize else 0,
+            threads,
             *self._output(),
         )
 
