@@ -60,10 +60,12 @@ inline Vec<double> exp(Vec<double> x) {
 // Keeps its relative accuracy for negative x, unlike (1 + tanh(x / 2)) / 2.
 template <class T> inline Vec<T> sigmoid(Vec<T> x) { return T(1) / (T(1) + exp(-x)); }
 
-// A 13/6 rational function (the coefficients of Eigen), clamped where tanh rounds to 1.
+// A 13/6 rational function (the coefficients of Eigen) up to where tanh rounds to 1, and there exactly 1:
+// the slope of a saturated unit is 0, not what rounding leaves of it.
 inline Vec<float> tanh(Vec<float> x) {
-    x = x < -7.90531110763549805f ? splat(-7.90531110763549805f) : x;
-    x = x > 7.90531110763549805f ? splat(7.90531110763549805f) : x;
+    constexpr float limit = 7.99881172180175781f;
+    x = x < -limit ? splat(-limit) : x;
+    x = x > limit ? splat(limit) : x;
     const Vec<float> s = x * x;
     Vec<float> p = splat(-2.76076847742355e-16f);
     p = p * s + 2.00018790482477e-13f;
@@ -77,7 +79,8 @@ inline Vec<float> tanh(Vec<float> x) {
     q = q * s + 1.18534705686654e-04f;
     q = q * s + 2.26843463243900e-03f;
     q = q * s + 4.89352518554385e-03f;
-    return p / q;
+    const Vec<float> y = p / q, upper = x >= limit ? splat(1.0f) : y;
+    return x <= -limit ? splat(-1.0f) : upper;
 }
 
 // (e^2x - 1) / (e^2x + 1) loses digits near 0, where the odd series is exact.

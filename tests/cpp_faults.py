@@ -82,7 +82,7 @@ lines.hpp: reverse by T, not by length
 + return d.reverse ? s.steps - 1 - t : t;
 
 lines.hpp: ragged rows in the wrong order
-- return s.order ? s.order[part + j * parts] : part + j * parts;
+- return s.order ? s.order[part + j * parts] : block.begin + j;
 + return part + j * parts;
 
 lines.hpp: a finished row is carried a step too far
@@ -198,7 +198,7 @@ quantized.hpp: a column has its neighbour's scale
 + scale[to ^ 1] = largest / 127.0f;
 
 stream.hpp: a stream does not go on from its last step
-- s.side = to;
+- if (me.index == 0) s.side = int(side ^ (steps & 1));
 + ;
 
 threads.cpp: subnormal numbers are not flushed
