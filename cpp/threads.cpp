@@ -171,7 +171,8 @@ bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context)
     const int team = std::max(count, openmp.most());
     openmp.parallel([](void* data) {
         const Call& call = *static_cast<Call*>(data);
-        const int count = std::min(call.count, openmp.count()), index = openmp.index();
+        // All that were asked for, or the caller alone: memory was counted for these two.
+        const int count = openmp.count() < call.count ? 1 : call.count, index = openmp.index();
         if (index >= count) return;
         FlushSubnormals flush;
         call.body(Member{index, count, call.barriers}, call.context);

@@ -18,8 +18,8 @@ public:
 };
 
 // Runs body(member, context) on `count` threads at once, the caller one of them, and returns when all
-// are done. Where there are not that many to be had, there are fewer, or the caller alone: a body asks
-// its member how many there are.
+// are done. Where there are not that many to be had, the caller runs the body alone, with a count of 1:
+// a body asks its member how many there are.
 //
 // The threads are those of the OpenMP runtime that the process has loaded for all to see, as PyTorch
 // does: its threads keep spinning for milliseconds after their work, and would take the cores from any
