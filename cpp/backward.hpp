@@ -291,7 +291,7 @@ template <class T> struct WeightScratch {
 
     WeightScratch() = default;
     WeightScratch(const Sequence<T>& s, Arena& arena) {
-        const int64_t Hp = whole<T>(s.shape.H), gates = gates_of(s.shape.cell);
+        const int64_t Hp = whole<T>(s.shape.H), gates = s.shape.gates();
         const int64_t widest = s.shape.I > s.shape.H ? s.shape.I : s.shape.H, columns = whole<T>(widest) + 4 * W<T>;
         lines = arena.take<const T*>(block_lines), sources = arena.take<const T*>(block_lines);
         packed = arena.take<T>(block_lines * columns);

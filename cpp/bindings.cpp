@@ -175,8 +175,6 @@ Shape shape_of(nb::handle object) {
     return s;
 }
 
-int64_t gates(const Shape& s) { return s.cell == CellKind::rnn ? 1 : s.cell == CellKind::lstm ? 4 : 3; }
-
 // Everything that forward and backward both read. States are (directions, B, size), lines
 // (directions, T, B, length); `weights` holds w_ih, w_hh, b_ih, b_hh, w_hr of each direction.
 template <class T>
@@ -189,7 +187,7 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
         refuse("weights", "has " + std::to_string(nb::len(w)) + " entries", "5 for each of one or two directions");
     q.directions = int(nb::len(w)) / 5;
     const View input(x, "x");
-    const int64_t G = gates(s), D = q.directions;
+    const int64_t G = s.gates(), D = q.directions;
     if (tokens.is_none()) {
         if (input.shape.size() != 3)
             refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(s.I) + ")");
@@ -265,7 +263,7 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
     if (lines.is_none()) refuse("lines", "is None", "what forward left there");
     const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, false);
     Gradients<T> g{};
-    const int64_t G = gates(s), D = q.directions, B = q.rows;
+    const int64_t G = s.gates(), D = q.directions, B = q.rows;
     const bool lstm = s.cell == CellKind::lstm;
     const T* dy_all = dy.is_none() ? nullptr : sequence<T>(dy, "dy", {q.steps, B, D * s.P}, g.dy_t, g.dy_b);
     if (q.tokens) g.dx = dense<T>(dx, "dx", {q.table_rows, s.I}), g.dx_b = s.I;
@@ -417,7 +415,7 @@ private:
         std::vector<Weights<T>> weights;
         for (size_t i = 0; i < shapes.size(); ++i) {
             const Shape& s = shapes[i];
-            const int64_t rows = gates(s) * s.H;
+            const int64_t rows = s.gates() * s.H;
             weights.push_back({dense<T>(flat[5 * i], "w_ih", {rows, s.I}, false),
                                dense<T>(flat[5 * i + 1], "w_hh", {rows, s.P}, false),
                                dense<T>(flat[5 * i + 2], "b_ih", {rows}), dense<T>(flat[5 * i + 3], "b_hh", {rows}),

@@ -78,6 +78,10 @@ const Target& target() {
     return chosen;
 }
 
+template <class T> const Passes<T>& passes(const Target& target);
+template <> const Passes<float>& passes(const Target& target) { return target.floats; }
+template <> const Passes<double>& passes(const Target& target) { return target.doubles; }
+
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
 public:
@@ -115,8 +119,7 @@ constexpr double work_for_a_thread = 3e6;  // floating-point operations
 
 template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
     const Shape& shape = s.shape;
-    const double gates = shape.cell == CellKind::rnn ? 1 : shape.cell == CellKind::lstm ? 4 : 3;
-    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * gates *
+    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
                               double(shape.H) * double(shape.I + shape.P);
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
@@ -153,9 +156,7 @@ template int64_t line_length<float>(const Shape&);
 template int64_t line_length<double>(const Shape&);
 
 template <class T> int64_t gate_at(const Shape& shape, int gate) {
-    const int64_t W = target().vector_bits / 8 / int64_t(sizeof(T)), Hp = (shape.H + W - 1) / W * W;
-    if (shape.cell == CellKind::gru) return (gate < 3 ? gate + 1 : 0) * Hp;
-    return gate * Hp;
+    return passes<T>(target()).gate_at(shape, gate);
 }
 template int64_t gate_at<float>(const Shape&, int);
 template int64_t gate_at<double>(const Shape&, int);

@@ -19,7 +19,7 @@ template <class T, class Matrix = Panels<T>> struct ForwardWeights {
     ForwardWeights() = default;
     ForwardWeights(const Shape& s, Arena& arena) {
         const int64_t vectors = whole<T>(s.H) / W<T>;
-        const int G = gates_of(s.cell), width = panel_width(vectors);
+        const int G = s.gates(), width = panel_width(vectors);
         const bool before = s.cell == CellKind::gru_reset_before;
         ih = arena.panels<Matrix>(G * vectors, s.I, G == 1 ? width : G);
         hh = arena.panels<Matrix>((before ? 2 : G) * vectors, s.P, G == 1 ? width : before ? 2 : G);
@@ -44,7 +44,7 @@ template <class T, class Matrix = Panels<T>> struct ForwardWeights {
                 return unit < s.H ? matrix + (v % gates * s.H + unit) * k : nullptr;
             };
         };
-        const int G = gates_of(s.cell);
+        const int G = s.gates();
         const bool before = s.cell == CellKind::gru_reset_before;
         share(ih, gate_row(w.w_ih, s.I, G));
         share(hh, gate_row(w.w_hh, s.P, before ? 2 : G));

@@ -31,6 +31,8 @@ template <class T> struct Lines {
     GateRange h;  // what the product of the h before adds to
     GateRange n;  // what that of r * h' adds to, where the reset gate acts before the product
     int64_t c, m, dh, rh;
+    // Of gate g, for those who look; past the gates' count, c of an LSTM and hn of a GRU.
+    int64_t gate_at(int g) const { return x.at + (g < x.count || x.at == 0 ? g * Hp : -Hp); }
 
     explicit Lines(const Shape& s)
         : Hp(whole<T>(s.H)), x{}, h{}, n{}, c(4 * Hp), m(5 * Hp), dh(6 * Hp), rh(3 * Hp) {
@@ -49,10 +51,6 @@ template <class T> struct Lines {
         length = sections * Hp + 64 / int64_t(sizeof(T));
     }
 };
-
-inline int gates_of(CellKind cell) {
-    return cell == CellKind::rnn ? 1 : cell == CellKind::lstm ? 4 : 3;
-}
 
 // Hands out memory from one block, 64-byte aligned and not initialised. Without a block it only
 // counts, so that the same code says how much is needed.
@@ -88,7 +86,7 @@ struct Split {
         const int64_t each = threads / sides, rows = s.rows > 0 ? s.rows : 1;
         parts = int(each < rows ? each : rows);
         units = 1;
-        const int64_t weights = gates_of(s.shape.cell) * s.shape.H * s.shape.P * int64_t(sizeof(T));
+        const int64_t weights = s.shape.gates() * s.shape.H * s.shape.P * int64_t(sizeof(T));
         const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
         const bool starved = rows < 8 * each && weights >= 128 * 1024;
         if (!one_product || !starved) return;

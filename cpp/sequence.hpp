@@ -19,7 +19,11 @@ struct Shape {
     CellKind cell;
     Activation activation;  // of an RNN
     int64_t I, H, P;
-    bool projects() const { return P != H; }
+    // Always inline: see target.cpp.
+    __attribute__((always_inline)) bool projects() const { return P != H; }
+    __attribute__((always_inline)) int gates() const {
+        return cell == CellKind::rnn ? 1 : cell == CellKind::lstm ? 4 : 3;
+    }
 };
 
 // Contiguous, in PyTorch's layout: w_ih (G*H, I), w_hh (G*H, P), b_ih and b_hh (G*H) or null,

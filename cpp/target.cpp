@@ -14,6 +14,7 @@ namespace ostinato {
 namespace OSTINATO_TARGET {
 
 template <class T> int64_t line_length(const Shape& shape) { return Lines<T>(shape).length; }
+template <class T> int64_t gate_at(const Shape& shape, int gate) { return Lines<T>(shape).gate_at(gate); }
 
 // Multiplies tiles of the widest kind, all in the first cache, and gives their sum.
 double multiply_adds(int64_t tiles) {
@@ -35,16 +36,21 @@ double multiply_adds(int64_t tiles) {
 }
 
 template <class T>
-constexpr Passes<T> all_passes = {line_length<T>, forward_memory<T>, forward<T>, backward_memory<T>, backward<T>};
+constexpr Passes<T> all_passes = {line_length<T>,     gate_at<T>, forward_memory<T>, forward<T>,
+                                     backward_memory<T>, backward<T>};
 
 template <class T, class Matrix, class S = Streams<T, Matrix>>
 constexpr StreamPasses<T> all_streams = {S::model_memory, S::build_model, S::state_memory, S::build_state,
                                          S::save,         S::load,        S::run};
 
 extern const Target target;  // a const object is private to its file unless declared extern
-const Target target = {OSTINATO_TARGET_NAME, 8 * vector_bytes, all_passes<float>, all_passes<double>,
-                       all_streams<float, Panels<float>>, all_streams<float, QuantizedPanels>,
-                       all_streams<double, Panels<double>>, multiply_adds};
+const Target target = {OSTINATO_TARGET_NAME,
+                       all_passes<float>,
+                       all_passes<double>,
+                       all_streams<float, Panels<float>>,
+                       all_streams<float, QuantizedPanels>,
+                       all_streams<double, Panels<double>>,
+                       multiply_adds};
 
 }  // namespace OSTINATO_TARGET
 }  // namespace ostinato

@@ -10,6 +10,7 @@ namespace ostinato {
 // 64-byte aligned, of the size that its *_memory() tells for so many threads or fewer.
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
+    int64_t (*gate_at)(const Shape&, int gate);
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
@@ -30,16 +31,11 @@ template <class T> struct StreamPasses {
 
 struct Target {
     const char* name;  // as instruction_set() gives it
-    int vector_bits;   // width of one vector register
     Passes<float> floats;
     Passes<double> doubles;
     StreamPasses<float> float_streams, quantized_streams;
     StreamPasses<double> double_streams;
     double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
-
-template <class T> const Passes<T>& passes(const Target& target);
-template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }
-template <> inline const Passes<double>& passes(const Target& target) { return target.doubles; }
 
 }  // namespace ostinato

@@ -205,6 +205,7 @@ Pool* the_pool() {
 void Member::wait(int group, int size) const noexcept {
     if (size > 1) static_cast<Barrier*>(barriers)[group + 1].wait(size);
 }
+void Member::wait() const noexcept { wait(-1, count); }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
     if (count > most_threads) count = most_threads;

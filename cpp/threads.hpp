@@ -13,7 +13,7 @@ public:
     // count - 1, and a group always has the same members within a call. No memory is allocated.
     void wait(int group, int size) const noexcept;
     // The same for all of them; no group stands in its way.
-    void wait() const noexcept { wait(-1, count); }
+    void wait() const noexcept;
     void* barriers;
 };
 

@@ -148,8 +148,8 @@ kernels: h and c swapped on the fused path
 + (state.c, state.h), flat
 
 kernels: both directions forward in the reference
-- scan(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
-+ scan(cell, w, x, _direction_of(cell, state, i), lengths)
+- scan(cell, w, x, before, lengths, reverse=i == 1)
++ scan(cell, w, x, before, lengths)
 
 kernels: directions change places in the reference
 - torch.cat(outputs, dim

@@ -167,6 +167,7 @@ def run(
     state: State | None = None,
     lengths: Tensor | None = None,
     tokens: Tensor | None = None,
+    traces: list[Trace] | None = None,
 ) -> tuple[Tensor, State]:
     """One layer, in one direction or both, by the fastest path that serves the call.
 
@@ -177,72 +178,24 @@ def run(
         state: tensors ``(directions, B, size)``; zeros when None.
         lengths: as in `scan`.
         tokens: which row of ``x``, then a table ``(V, I)``, each step takes; ``(T, B)`` integers.
+        traces: where a `Trace` of each direction is put. PyTorch's own operators cannot tell any.
 
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
     """
-    x, tokens, backend = _prepared(cell, x, lengths, tokens)
-    if backend == "compiled":
-        return _compiled(cell, weights, x, state, lengths, tokens=tokens)
-    if backend == "reference":
-        return _reference(cell, weights, x, state, lengths)
-    return _torch(cell, weights, x, state)
-
-
-def _prepared(
-    cell: Cell, x: Tensor, lengths: Tensor | None, tokens: Tensor | None
-) -> tuple[Tensor, Tensor | None, Backend]:
-    """The input as a path takes it, and which: the core alone multiplies tables, if it pays."""
-    shape = (x if tokens is None else tokens).shape[:2]
-    backend = choose(cell, x, steps=shape[0], padded=lengths is not None)
-    if tokens is not None:
+    T, B = (x if tokens is None else tokens).shape[:2]
+    backend = choose(cell, x, steps=T, padded=lengths is not None)
+    if tokens is not None:  # the core alone multiplies tables, where it pays
         graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
         if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
             x, tokens = embedding(tokens, x), None
     if not torch.compiler.is_compiling():
-        _log.debug("%s: %s %s", backend, cell, (*shape, cell.input_size))
-    return x, tokens, backend
-
-
-def run_traced(
-    cell: Cell,
-    weights: Sequence[Weights],
-    x: Tensor,
-    state: State | None = None,
-    lengths: Tensor | None = None,
-    tokens: Tensor | None = None,
-) -> tuple[Tensor, State, list[Trace]]:
-    """As `run`, with a `Trace` of each direction. PyTorch's own operators cannot tell."""
-    x, tokens, backend = _prepared(cell, x, lengths, tokens)
-    if backend != "compiled":
-        runs = [
-            trace(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
-            for i, w in enumerate(weights)
-        ]
-        y, last = _side_by_side(cell, [(y, last) for y, last, _ in runs])
-        return y, last, [seen for _, _, seen in runs]
-    shown: list[Tensor] = []
-    y, last = _compiled(cell, weights, x, state, lengths, shown, tokens=tokens)
-    shape, (lines,) = shape_of(cell), shown
-    # A graph may not give away views of what it keeps for backward.
-    copies = torch.compiler.is_compiling()
-
-    def seen(view: Tensor) -> Tensor:
-        return view.detach().clone() if copies else view.detach()
-
-    traces = []
-    for i in range(len(weights)):
-
-        def read(gate: int, i: int = i) -> Tensor:
-            at = _gate_at(shape, x.dtype == torch.float64, gate)
-            return seen(lines[i, ..., at : at + cell.hidden_size])
-
-        kind = cell.gates_type
-        count = 0 if kind is None else len(kind._fields)
-        h = seen(y[..., i * cell.output_size : (i + 1) * cell.output_size])
-        states = LSTMState(h, read(count)) if isinstance(cell, LSTMCell) else cell.state_type(h)
-        traces.append(Trace(kind(*map(read, range(count))) if kind else None, states))
-    return y, last, traces
+        _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
+    if backend == "compiled":
+        return _compiled(cell, weights, x, state, lengths, tokens, traces)
+    if backend == "reference" or traces is not None:
+        return _reference(cell, weights, x, state, lengths, traces)
+    return _torch(cell, weights, x, state)
 
 
 def _reference(
@@ -251,25 +204,20 @@ def _reference(
     x: Tensor,
     state: State | None,
     lengths: Tensor | None,
+    traces: list[Trace] | None = None,
 ) -> tuple[Tensor, State]:
-    runs = [
-        scan(cell, w, x, _direction_of(cell, state, i), lengths, reverse=i == 1)
-        for i, w in enumerate(weights)
-    ]
-    return _side_by_side(cell, runs)
-
-
-def _side_by_side(cell: Cell, runs: Sequence[tuple[Tensor, State]]) -> tuple[Tensor, State]:
-    """What each direction gave, as one."""
+    runs: list[tuple[Tensor, State]] = []
+    for i, w in enumerate(weights):
+        before = state and cell.state_type(*(s[i] for s in cast(tuple[Tensor, ...], state)))
+        if traces is None:
+            runs.append(scan(cell, w, x, before, lengths, reverse=i == 1))
+        else:
+            y, last, seen = trace(cell, w, x, before, lengths, reverse=i == 1)
+            runs.append((y, last))
+            traces.append(seen)
     outputs = [y for y, _ in runs]
-    last = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))
-    return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*last)
-
-
-def _direction_of(cell: Cell, state: State | None, i: int) -> State | None:
-    if state is None:
-        return None
-    return cell.state_type(*(s[i] for s in cast(tuple[Tensor, ...], state)))
+    lasts = (torch.stack(parts) for parts in zip(*(s for _, s in runs), strict=True))
+    return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*lasts)
 
 
 def _torch(
@@ -334,28 +282,48 @@ def _compiled(
     x: Tensor,
     state: State | None,
     lengths: Tensor | None,
-    shown: list[Tensor] | None = None,
-    *,
-    tokens: Tensor | None = None,
+    tokens: Tensor | None,
+    traces: list[Trace] | None,
 ) -> tuple[Tensor, State]:
-    """Outputs and last states; the lines are put into ``shown``, if somebody wants to look."""
     flat = [t for w in weights for t in flat_weights(w)]
     h0, c0 = (None, None) if state is None else (state.h, getattr(state, "c", None))
-    lines: Tensor | None = None
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter):
+    shown: list[Tensor] | None = None if traces is None else []
+    graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+    if graph:
         y, h, c, lines = _layer_operator(
             x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(shape_of(cell))
         )
+        if shown is not None:
+            # A graph may not give away views of what it keeps for backward.
+            shown.append(lines.detach().clone())
     elif torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, h0, c0, *flat)
     ):
         y, h, c = _Layer.apply(cell, shown, x, tokens, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
     else:
-        keeps = shown is not None
-        y, h, c, lines = _forward(shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=keeps)
-    if shown is not None and lines is not None:
-        shown.append(lines)
+        y, h, c, lines = _forward(
+            shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
+        )
+        if shown is not None:
+            shown.append(cast(Tensor, lines))
+    if traces is not None and shown:
+        outputs = y.detach().clone() if graph else y.detach()
+        each = zip(shown[0].detach().unbind(0), outputs.chunk(len(weights), -1), strict=True)
+        traces += [_trace_of(cell, lines, h) for lines, h in each]
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
+
+
+def _trace_of(cell: Cell, lines: Tensor, h: Tensor) -> Trace:
+    """Views of one direction's lines."""
+    shape, doubles, kind = shape_of(cell), lines.dtype == torch.float64, cell.gates_type
+
+    def read(gate: int) -> Tensor:
+        at = _gate_at(shape, doubles, gate)
+        return lines[..., at : at + cell.hidden_size]
+
+    gates = 0 if kind is None else len(kind._fields)
+    state = LSTMState(h, read(gates)) if isinstance(cell, LSTMCell) else cell.state_type(h)
+    return Trace(kind(*map(read, range(gates))) if kind else None, state)
 
 
 def _forward(

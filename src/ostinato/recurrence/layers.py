@@ -387,13 +387,7 @@ class Recurrent(RNNBase):
                         w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
             tokens = x if layer == 0 and table is not None else None
             x = x if tokens is None or table is None else table
-            if traces is None:
-                x, state = kernels.run(cell, weights, x, states[layer], lengths, tokens)
-            else:
-                x, state, seen = kernels.run_traced(
-                    cell, weights, x, states[layer], lengths, tokens
-                )
-                traces += seen
+            x, state = kernels.run(cell, weights, x, states[layer], lengths, tokens, traces)
             last.append(state)
         return x, last
 
