@@ -78,10 +78,6 @@ const Target& target() {
     return chosen;
 }
 
-template <class T> const Passes<T>& passes(const Target& target);
-template <> const Passes<float>& passes(const Target& target) { return target.floats; }
-template <> const Passes<double>& passes(const Target& target) { return target.doubles; }
-
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
 public:

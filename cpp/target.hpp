@@ -38,4 +38,8 @@ struct Target {
     double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
 
+template <class T> const Passes<T>& passes(const Target& target);
+template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }
+template <> inline const Passes<double>& passes(const Target& target) { return target.doubles; }
+
 }  // namespace ostinato

@@ -185,9 +185,9 @@ core.cpp: rows by rising length
 - return s.lengths[a] > s.lengths[b];
 + return s.lengths[a] < s.lengths[b];
 
-core.cpp: gates are looked for in another place
-- return (gate < 3 ? gate + 1 : 0) * Hp;
-+ return gate * Hp;
+lines.hpp: gates are looked for in another place
+- x.at == 0 ? g * Hp : -Hp
++ x.at == 0 ? g * Hp : Hp
 
 core.cpp: memory for one thread only
 - workspace.get(std::max(memory(s, threads), memory(s, 1)));
