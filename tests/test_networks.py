@@ -9,7 +9,17 @@ from torch import nn
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import GRUCell, LSTMCell
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, Output, drop, recurrent_layers
+from ostinato.recurrence.networks import (
+    ManyToMany,
+    ManyToOne,
+    OneToOne,
+    Output,
+    Standardize,
+    WordEncoder,
+    Words,
+    drop,
+    recurrent_layers,
+)
 
 I, H, K, T, B = 3, 4, 5, 6, 4
 LENGTHS = [6, 0, 3, 1]
@@ -280,3 +290,173 @@ def test_dropout_of_nothing_and_of_all():
     x = torch.randn(4, 5)
     assert torch.equal(drop(x, 0.0), x)
     assert not drop(x, 1.0).any()
+
+
+# Many to one.
+
+POOLINGS = ["last", "mean", "max", "attention"]
+POOLING = pytest.mark.parametrize("pooling", POOLINGS)
+
+
+def many_to_one(pooling, bidirectional=False, sizes=(H, H), encode=None, **more):
+    torch.manual_seed(0)
+    recurrent = LSTM(I, list(sizes), batch_first=True, bidirectional=bidirectional)
+    output = Output(recurrent.output_size, K)
+    encode = nn.Identity() if encode is None else encode
+    return ManyToOne(encode, recurrent, output, pooling, **more).double()
+
+
+def pooled_by_hand(net, h):
+    """What stands for one sequence of hidden states ``(T, H)``, from the definition."""
+    if net.pooling == "mean":
+        return sum(h) / len(h)
+    if net.pooling == "max":
+        return torch.stack([max(column) for column in h.T])
+    first, _, last = net.attention
+    weights = [(last.weight @ torch.tanh(first.weight @ h_t + first.bias)).exp() for h_t in h]
+    return sum(w * h_t for w, h_t in zip(weights, h, strict=True)) / sum(weights)
+
+
+@POOLING
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two"])
+@pytest.mark.parametrize("sizes", [(H,), (H, H), (H, 3)], ids=str)
+def test_a_row_of_a_batch_is_answered_as_if_alone(pooling, bidirectional, sizes):
+    net, x = many_to_one(pooling, bidirectional, sizes), sequences()
+    found, _ = net(x, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        if length == 0:
+            nothing = torch.zeros(net.recurrent.output_size, dtype=torch.float64)
+            assert_same([found[row]], [net.output(nothing)])
+            continue
+        h, _ = net.hidden(x[row : row + 1, :length])
+        if pooling == "last":
+            half = net.recurrent.output_size // (1 + bidirectional)
+            pooled = torch.cat([h[0, -1, :half], h[0, 0, half:]])
+        else:
+            pooled = pooled_by_hand(net, h[0])
+        assert_same([found[row]], [net.output(pooled)])
+
+
+@POOLING
+def test_the_padding_of_a_pooled_sequence_reaches_nothing(pooling):
+    net, x, targets = many_to_one(pooling, True), sequences(), torch.tensor([0, 4, 2, 1])
+    there = torch.arange(T) < torch.tensor(LENGTHS)[:, None]
+
+    def gradients(x):
+        x = x.clone().requires_grad_()
+        loss, _ = net.loss(x, targets, lengths=LENGTHS)
+        return loss, *torch.autograd.grad(loss, [x, *net.parameters()])
+
+    spoilt = torch.where(there[..., None], x, torch.nan)
+    for a, b in zip(gradients(x), gradients(spoilt), strict=True):
+        assert a.isfinite().all() and a.equal(b)
+
+
+@POOLING
+def test_a_stream_is_answered_step_by_step(pooling):
+    net, x, memory = many_to_one(pooling), sequences(), None
+    for t in range(T):
+        y, memory = net.step(x[:, t], memory)
+        assert_same([y], [net(x[:, : t + 1])[0]])
+    with pytest.raises(OstinatoError, match="needs the future"):
+        many_to_one(pooling, bidirectional=True).step(x[:, 0])
+
+
+def test_a_pooling_that_is_none_is_refused():
+    with pytest.raises(OstinatoError, match="pooling='first'; expected one of last, mean"):
+        many_to_one("first")
+
+
+# One to one.
+
+
+def test_without_recurrence_each_step_stands_alone():
+    torch.manual_seed(0)
+    net = OneToOne(nn.Identity(), I, [7, 6], Output(6, K)).double()
+    x = sequences()
+    order = torch.randperm(T)
+    assert_same([net(x)[0][:, order]], [net(x[:, order])[0]])
+    a, b = net.layers
+    h = ((x @ a.weight.T + a.bias).relu() @ b.weight.T + b.bias).relu()
+    assert_same([net(x)[0]], [net.output(h)])
+    targets = targets_of("category", B, T)
+    wanted = [
+        loss_of_step("category", net(x)[0][b, t], targets[b, t])
+        for b, length in enumerate(LENGTHS)
+        for t in range(length)
+    ]
+    found, _ = net.loss(x, targets, lengths=LENGTHS)
+    assert_same([found], [sum(wanted) / len(wanted)])
+
+
+def test_without_recurrence_a_sequence_is_the_mean_of_its_steps():
+    torch.manual_seed(0)
+    net = OneToOne(nn.Identity(), I, [7], Output(7, K), pooled=True).double()
+    x, (layer,) = sequences(), net.layers
+    found, _ = net(x, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        h = (x[row, :length] @ layer.weight.T + layer.bias).relu()
+        pooled = h.mean(0) if length else torch.zeros(7, dtype=torch.float64)
+        assert_same([found[row]], [net.output(pooled)])
+    with pytest.raises(OstinatoError, match="takes 8 features; the layers give 7"):
+        OneToOne(nn.Identity(), I, [7], Output(8, K))
+
+
+# Words.
+
+SPELLINGS = [[1, 2], [3], [2, 4, 1]]
+
+
+def words_of_a_batch(rows):
+    """Words by rows of `SPELLINGS`, whose numbers in the vocabulary are 2, 0 and 1."""
+    sizes = [len(spelling) for spelling in SPELLINGS]
+    characters = torch.tensor([s + [0] * (3 - len(s)) for s in SPELLINGS])
+    spelled = torch.tensor(rows)
+    return Words(torch.tensor([2, 0, 1])[spelled], spelled, characters, torch.tensor(sizes))
+
+
+def test_a_word_is_its_vector_and_what_its_letters_say():
+    torch.manual_seed(0)
+    encode = WordEncoder(3, 5, 6, spelling_width=4).double()
+    found = encode(words_of_a_batch([[0, 2, 0], [1, 1, 2]]))
+    assert found.shape == (2, 3, encode.output_size)
+    for row, word in (((0, 0), 0), ((0, 2), 0), ((1, 0), 1), ((0, 1), 2)):
+        letters = encode.characters(torch.tensor(SPELLINGS[word]))[None]
+        h, _ = encode.spelling(letters)
+        wanted = [encode.words.weight[[2, 0, 1][word]], h[0, -1, :2], h[0, 0, 2:]]
+        assert_same([found[row]], [torch.cat(wanted)])
+
+
+def test_words_are_taken_for_unknown_while_training_but_spelled():
+    torch.manual_seed(0)
+    encode = WordEncoder(3, 5, 6, spelling_width=4, word_dropout=0.5)
+    words = words_of_a_batch([[0] * 400])
+    sound = encode.eval()(words)
+    found = encode.train()(words)
+    unknown = (found[0, :, :5] == encode.words.weight[0]).all(-1)
+    assert 140 < int(unknown.sum()) < 260
+    assert found[0, ~unknown].equal(sound[0, ~unknown])
+    assert found[..., 5:].equal(sound[..., 5:])
+    assert WordEncoder(3, 5, 6).characters is None
+    with pytest.raises(OstinatoError, match="spelling_width=3; must be even"):
+        WordEncoder(3, 5, 6, spelling_width=3)
+
+
+def test_words_go_through_the_arrangements():
+    torch.manual_seed(0)
+    encode = WordEncoder(3, 2, 6, spelling_width=2)
+    recurrent = LSTM(4, H, batch_first=True)
+    words, lengths = words_of_a_batch([[0, 2, 0], [1, 0, 0]]), [3, 1]
+    one = ManyToOne(encode, recurrent, Output(H, K), dropout=0.5).eval()
+    assert_same([one(words, lengths=lengths)[0][1]], [one(words_of_a_batch([[1]]))[0][0]])
+    many = ManyToMany(encode, recurrent, Output(H, K)).eval()
+    assert_same([many(words, lengths=lengths)[0][1, :1]], [many(words_of_a_batch([[1]]))[0][0]])
+
+
+def test_statistics_travel_with_the_weights():
+    encode = Standardize(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.5]))
+    other = Standardize(torch.zeros(2), torch.ones(2))
+    other.load_state_dict(encode.state_dict())
+    x = torch.randint(9, (3, 2))
+    assert other(x).tolist() == [[(a - 1) / 4, (b - 2) / 0.5] for a, b in x.tolist()]
+    assert not list(encode.parameters())

@@ -22,6 +22,7 @@ import pytest
 from learning import Witness, trainer
 
 from ostinato.errors import MissingExtra
+from ostinato.training.pictures import draw_learning_curve
 from ostinato.training.runs import RunFolder
 from ostinato.training.watching import (
     Bar,
@@ -31,7 +32,6 @@ from ostinato.training.watching import (
     Outcome,
     Quiet,
     TensorBoard,
-    draw_learning_curve,
     make_progress,
 )
 
@@ -51,6 +51,8 @@ def run_at(step: int, total: int | None = 10) -> Any:
         tokens=100 * step,
         seconds=0.5 * step,
         units=lambda loss: {"bits_per_character": loss / math.log(2)},
+        counted="tok",
+        loss_unit="nats",
     )
 
 

@@ -9,6 +9,7 @@ Names are imported when they are first used, so that importing the package is li
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
         RNNCell,
         RNNState,
     )
+    from ostinato.recurrence.crf import CRFOutput
     from ostinato.recurrence.kernels import use_backend
     from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent, backend
-    from ostinato.recurrence.networks import ManyToMany, Output
+    from ostinato.recurrence.networks import ManyToMany, ManyToOne, OneToOne, Output
     from ostinato.recurrence.scan import scan
     from ostinato.recurrence.streams import Stream
     from ostinato.tasks.generation import TextGenerator
+    from ostinato.tasks.many_to_one import SequenceClassifier, SequenceRegressor
+    from ostinato.tasks.music import MusicModel
+    from ostinato.tasks.tagging import SequenceTagger
     from ostinato.training.runs import describe
 
 __version__ = version("ostinato")
@@ -40,10 +45,14 @@ _HOME = {
     ],
     "recurrence.kernels": ["use_backend"],
     "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
-    "recurrence.networks": ["ManyToMany", "Output"],
+    "recurrence.networks": ["ManyToMany", "ManyToOne", "OneToOne", "Output"],
+    "recurrence.crf": ["CRFOutput"],
     "recurrence.scan": ["scan"],
     "recurrence.streams": ["Stream"],
     "tasks.generation": ["TextGenerator"],
+    "tasks.many_to_one": ["SequenceClassifier", "SequenceRegressor"],
+    "tasks.music": ["MusicModel"],
+    "tasks.tagging": ["SequenceTagger"],
     "training.runs": ["describe"],
 }
 _MODULE_OF = {name: f"ostinato.{module}" for module, names in _HOME.items() for name in names}
@@ -52,6 +61,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CRFOutput",
     "Cell",
     "DataError",
     "GRUCell",
@@ -59,20 +69,39 @@ __all__ = [
     "LSTMCell",
     "LSTMState",
     "ManyToMany",
+    "ManyToOne",
     "MissingExtra",
+    "MusicModel",
+    "OneToOne",
     "OstinatoError",
     "Output",
     "RNNCell",
     "RNNState",
     "Recurrent",
+    "SequenceClassifier",
+    "SequenceRegressor",
+    "SequenceTagger",
     "ShapeError",
     "Stream",
     "TextGenerator",
     "backend",
     "describe",
+    "load",
     "scan",
     "use_backend",
 ]
+
+
+def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
+    """The model in a folder, of whatever task it is.
+
+    Raises:
+        OstinatoError: if there is none, or it is damaged.
+    """
+    task = __getattr__("describe")(folder)["task"]
+    if task not in _MODULE_OF:
+        raise __getattr__("OstinatoError")(f"{folder}: holds {task}, no model that can be loaded.")
+    return __getattr__(task).load(folder, device)
 
 
 def __getattr__(name: str) -> Any:

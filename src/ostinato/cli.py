@@ -1,4 +1,4 @@
-"""The command line: ``ostinato train|generate|info``.
+"""The command line: ``ostinato train|predict|evaluate|generate|compose|info``.
 
 Nothing is declared here twice: the flags of a command are the arguments of the estimator it
 drives, with their types, defaults and help. PyTorch is imported when a command needs it.
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import sys
 import tomllib
 import warnings
@@ -27,6 +28,7 @@ from ostinato.errors import OstinatoError
 from ostinato.signatures import REQUIRED, Option, options_of
 
 GENERATION = "ostinato.tasks.generation"
+MUSIC = "ostinato.tasks.music"
 
 app = App(
     name="ostinato",
@@ -131,6 +133,7 @@ def _with_options(function: Callable[..., Any], options: list[Option]) -> Callab
                     help=option.help,
                     group=groups[option.owner],
                     converter=_whole if option.annotation in (int, int | None) else None,
+                    negative=_negative(option),
                 ),
             ],
         )
@@ -143,6 +146,12 @@ def _with_options(function: Callable[..., Any], options: list[Option]) -> Callab
     return cast("Callable[..., Any]", wrapper)
 
 
+def _negative(option: Option) -> tuple[str, ...]:
+    """The flag that turns off what is on, or may be, if it is not said."""
+    off = option.annotation in (bool, bool | None) and option.default is not False
+    return (f"--no-{option.name.replace('_', '-')}",) if off else ()
+
+
 def _whole(type_: Any, tokens: Any) -> int:
     """A whole number as it is written; cyclopts would round others."""
     try:
@@ -152,9 +161,18 @@ def _whole(type_: Any, tokens: Any) -> int:
 
 
 def _titled(owner: str) -> str:
-    return {"TrainingSettings": "Training", "TextGenerator": "Network and text"}.get(
-        owner, "Controls"
-    )
+    return {
+        "TrainingSettings": "Training",
+        "ReadingSettings": "Reading files",
+        "InputSettings": "Inputs",
+        "SequenceEstimator": "Network",
+        "SupervisedEstimator": "Network, further",
+        "SequenceClassifier": "Answers",
+        "SequenceRegressor": "Answers",
+        "SequenceTagger": "Labels",
+        "MusicModel": "Music",
+        "TextGenerator": "Network and text",
+    }.get(owner, "Controls")
 
 
 Config = Annotated[
@@ -162,49 +180,103 @@ Config = Annotated[
 ]
 Paths = Annotated[
     str,
-    # "-" begins like an option; `train_text` refuses the others that do.
-    Parameter(help="Text files or folders; - for standard input.", allow_leading_hyphen=True),
+    # "-" begins like an option; what a command does with its paths refuses the others that do.
+    Parameter(help="Files or folders; - for standard input.", allow_leading_hyphen=True),
 ]
+Out = Annotated[Path, Parameter(help="Folder for the model and all it leaves; made anew.")]
 Resume = Annotated[bool, Parameter(help="Go on with the run in --out; no paths needed.")]
+JSON = Annotated[bool, Parameter(help="Print one JSON object a line.")]
+Quiet = Annotated[bool, Parameter(help="Print nothing but warnings.")]
+TensorBoard = Annotated[bool, Parameter(help="Write curves for TensorBoard.")]
+Run = Annotated[Path, Parameter(help="Folder of a trained model.")]
 
 
 def train_text(
     *paths: Paths,
-    out: Annotated[Path, Parameter(help="Folder for the model and all it leaves; made anew.")],
+    out: Out,
     resume: Resume = False,
     pattern: Annotated[str, Parameter(help="Which files of a folder are read.")] = "*.txt",
     config: Config = None,
-    json: Annotated[bool, Parameter(help="Print one JSON object a line.")] = False,
-    quiet: Annotated[bool, Parameter(help="Print nothing but warnings.")] = False,
-    tensorboard: Annotated[bool, Parameter(help="Write curves for TensorBoard.")] = False,
+    json: JSON = False,
+    quiet: Quiet = False,
+    tensorboard: TensorBoard = False,
     **settings: Any,
 ) -> int:
     """Learn to write text like yours.
 
     Shows the loss on held-out text and a sample as it goes. Ctrl-C stops it with nothing lost.
     """
+    _refuse_options(paths, TEXT_OPTIONS)
+    fit = {"text": list(paths), "pattern": pattern}
+    return _train("text", "TextGenerator", out, resume, json, quiet, tensorboard, settings, fit)
+
+
+def _data_command(verb: str, estimator: str, options: list[Option]) -> Callable[..., int]:
+    """The command that trains an estimator on files of data."""
+
+    def command(
+        *paths: Paths,
+        out: Out,
+        validation: Annotated[
+            list[Path] | None,
+            Parameter(help="Files to validate on; if not given, a share of the data."),
+        ] = None,
+        resume: Resume = False,
+        config: Config = None,
+        json: JSON = False,
+        quiet: Quiet = False,
+        tensorboard: TensorBoard = False,
+        **settings: Any,
+    ) -> int:
+        _refuse_options(paths, options)
+        files = [Path(path) for path in paths]
+        fit = {"X": files, "validation": validation}
+        return _train(verb, estimator, out, resume, json, quiet, tensorboard, settings, fit)
+
+    return command
+
+
+def _refuse_options(paths: tuple[str, ...], options: list[Option]) -> None:
+    """Say what was meant by a path that begins like an option."""
     for path in paths:
         if path.startswith("-") and path != "-":
-            flags = [f"--{o.name.replace('_', '-')}" for o in TEXT_OPTIONS]
+            flags = [f"--{o.name.replace('_', '-')}" for o in options]
             meant = "".join(get_close_matches(path, flags, n=1))
             hint = f"did you mean {meant}?" if meant else f"for a file of this name, ./{path}"
             raise OstinatoError(f"Unknown option: {path}; {hint}")
+
+
+def _train(
+    verb: str,
+    estimator: str,
+    out: Path,
+    resume: bool,
+    json: bool,
+    quiet: bool,
+    tensorboard: bool,
+    settings: dict[str, Any],
+    fit: dict[str, Any],
+) -> int:
+    """Train, or go on, and say what came of it."""
     shown: dict[str, Any] = {
         "progress": "json" if json else "quiet" if quiet else "auto",
         "tensorboard": tensorboard,
     }
+    kind = getattr(ostinato, estimator)
     if resume:
-        model = ostinato.TextGenerator.resume(out, **shown, **settings)
-    elif paths:
-        model = ostinato.TextGenerator(**settings)
-        model.fit(list(paths), out=out, pattern=pattern, **shown)
+        model = kind.resume(out, **shown, **settings)
+    elif next(iter(fit.values())):
+        model = kind(**settings)
+        model.fit(**fit, out=out, **shown)
     else:
-        raise OstinatoError("train text: no paths; name files or folders, or - for standard input.")
+        raise OstinatoError(
+            f"train {verb}: no paths; name files or folders, or - for standard input."
+        )
     facts, folder = model.training_, shlex.quote(str(out))
     if facts["ended"] == "interrupt":
         print(
             f"Stopped at step {facts['steps']:,}. "
-            f"Go on:  ostinato train text --resume --out {folder}",
+            f"Go on:  ostinato train {verb} --resume --out {folder}",
             file=sys.stderr,
         )
         return 130
@@ -213,15 +285,117 @@ def train_text(
             f"\nTrained for {_duration(facts['seconds'])}, {facts['steps']:,} steps; "
             f"the best, of step {facts['best_step']:,}, is kept in {out}/"
         )
+        for name, value in facts.get("validation", {}).items():
+            print(f"  {name:<8} {_shown(value)} on validation data")
         if (out / "learning_curve.png").exists():
             print(f"  curve    {out}/learning_curve.png")
         print(f"  metrics  {out}/metrics.jsonl")
-        print(f"Next:      ostinato generate {folder} --length 500")
+        print(f"Next:      {NEXT[verb].format(run=folder)}")
     return 0
 
 
+NEXT = {
+    "text": "ostinato generate {run} --length 500",
+    "classify": "ostinato predict {run} FILES   (or evaluate, with labels)",
+    "regress": "ostinato predict {run} FILES   (or evaluate, with numbers)",
+    "tag": "ostinato predict {run} FILES   (or evaluate, with labels)",
+    "music": "ostinato compose {run} --out piece.mid",
+}
+
+
+@app.command
+def predict(
+    run: Run,
+    *inputs: Paths,
+    probabilities: Annotated[bool, Parameter(help="Print those of all classes.")] = False,
+    json: JSON = False,
+) -> None:
+    """Say what a trained model makes of files: a class, a number, a label for every step.
+
+    Of standard input (-) each line is a text.
+    """
+    model = _load(run, "predict")
+    paths = [Path(path) for path in inputs] or [Path("-")]
+    for answer in model.answers(paths, probabilities=probabilities or json):
+        if json:
+            print_json(answer.to_json())
+        else:
+            print(answer)
+
+
+@app.command
+def evaluate(
+    run: Run,
+    *data: Paths,
+    plot: Annotated[Path | None, Parameter(help="Confusion matrix, as a PNG.")] = None,
+    json: JSON = False,
+) -> None:
+    """Say how well a trained model predicts files whose labels are known."""
+    model = _load(run, "evaluate")
+    if not data:
+        raise OstinatoError("evaluate: name the files to evaluate on.")
+    paths = [Path(path) for path in data]
+    found = model.evaluate(paths)
+    if plot is not None:
+        if "confusion" not in found:
+            raise OstinatoError(
+                f"evaluate: {type(model).__name__} has no confusion matrix to plot."
+            )
+        model.plot_confusion(found["confusion"], plot)
+    if json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        if name == "confusion":
+            _print_confusion(model.classes_.tolist(), value)
+        else:
+            print(f"{name.replace('_', ' '):<18}{_shown(value)}")
+
+
+def _load(run: Path, method: str) -> Any:
+    model = ostinato.load(run)
+    if not hasattr(model, method):
+        able = {"TextGenerator": "generate", "MusicModel": "compose"}.get(
+            type(model).__name__, "info"
+        )
+        raise OstinatoError(
+            f"{run}: a {type(model).__name__} cannot {method}; try ostinato {able}."
+        )
+    return model
+
+
+def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
+    """A table of what was taken for what, where it fits a terminal."""
+    names = [str(name) for name in classes]
+    cells = [names, *([f"{n:,}" if n else "·" for n in row] for row in confusion)]
+    width = 2 + max(len(cell) for row in cells for cell in row)
+    room = max(map(len, names)) + 8
+    if room + width * len(names) > shutil.get_terminal_size((80, 24)).columns:
+        return
+    print("\ntrue  \\ predicted".ljust(room) + "".join(name.rjust(width) for name in names))
+    for name, row in zip(names, cells[1:], strict=True):
+        print(name.ljust(room - 1) + "".join(cell.rjust(width) for cell in row))
+
+
+def compose(
+    run: Run,
+    piece: Annotated[Path | None, Parameter(help="Piece to go on with; none to begin one.")] = None,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="MIDI file to write, the piece included.")],
+    **controls: Any,
+) -> None:
+    """Write music with a trained model."""
+    model = _load(run, "evaluate")
+    if not isinstance(model, ostinato.MusicModel):
+        raise OstinatoError(f"{run}: a {type(model).__name__} cannot compose.")
+    roll = model.generate(piece if piece is not None else (), out=out, **controls)
+    sounding = roll.sum(1).mean()
+    print(f"{len(roll)} steps, {sounding:.1f} notes at a time, written to {out}")
+
+
 def generate(
-    run: Annotated[Path, Parameter(help="Folder of a trained model.")],
+    run: Run,
     /,
     *,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
@@ -278,6 +452,51 @@ def _duration(seconds: float) -> str:
 TEXT_OPTIONS = options_of(GENERATION, "TextGenerator")
 train.command(_with_options(train_text, TEXT_OPTIONS), name="text")
 app.command(_with_options(generate, options_of(GENERATION, "TextGenerator.generate")))
+app.command(
+    _with_options(
+        compose,
+        [o for o in options_of(MUSIC, "MusicModel.generate") if o.name not in ("prompt", "out")],
+    )
+)
+for verb, (home, estimator, said) in {
+    "classify": (
+        "many_to_one",
+        "SequenceClassifier",
+        """Learn which class sequences are of.
+
+    From texts (CSV, TSV, JSON lines with a column of labels), measurements (.ts files, tables with
+    a row for every step or every series), or folders of recordings or images.
+    """,
+    ),
+    "regress": (
+        "many_to_one",
+        "SequenceRegressor",
+        """Learn to say a number for a sequence.
+
+    From the same files as classify, with numbers for labels.
+    """,
+    ),
+    "tag": (
+        "tagging",
+        "SequenceTagger",
+        """Learn a label for every step.
+
+    From sentences (CoNLL, CoNLL-U) or tables with a row for every step.
+    """,
+    ),
+    "music": (
+        "music",
+        "MusicModel",
+        """Learn music, and to go on with it.
+
+    From MIDI files, or piano rolls in MATLAB or JSON files.
+    """,
+    ),
+}.items():
+    options = options_of(f"ostinato.tasks.{home}", estimator)
+    command = _data_command(verb, estimator, options)
+    command.__doc__ = said
+    train.command(_with_options(command, options), name=verb)
 
 if __name__ == "__main__":
     main()

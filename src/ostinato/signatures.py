@@ -72,13 +72,13 @@ def options_of(module: str, name: str) -> list[Option]:
             for argument, default in zip([*arguments, *node.args.kwonlyargs], defaults, strict=True)
             if argument.arg not in ("self", "cls")
         ]
+    found = {option.name: option for option in options}
     for field, annotation, default in fields:
         value = REQUIRED if default is None else source.value_of(default)
         meant = Any if annotation is None else source.value_of(annotation)
-        options.append(
-            Option(field, meant, value, " ".join(helps.get(field, "").split()), node.name)
-        )
-    return options
+        help = " ".join(helps.get(field, "").split())
+        found[field] = Option(field, meant, value, help, node.name)
+    return list(found.values())
 
 
 def _docstring(node: ast.ClassDef | ast.FunctionDef) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeGuard, get_args
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,12 @@ from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Hidden, Recurrent
+from ostinato.recurrence.scan import mask_of
 
 OutputKind = Literal["category", "number", "probability"]
+PoolingKind = Literal["last", "mean", "max", "attention"]
 Steps = Literal["all", "last"] | Sequence[int]
+Lengths = Tensor | Sequence[int] | None
 
 
 def drop(x: Tensor, p: float) -> Tensor:
@@ -72,8 +76,11 @@ class Output(nn.Module):
         y: Tensor = self.linear(h)
         return y
 
-    def predict(self, y: Tensor) -> Tensor:
-        """Probabilities, or numbers, ``(..., K)``, of scores ``(..., K)``."""
+    def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
+        """Probabilities, or numbers, ``(..., K)``, of scores ``(..., K)``.
+
+        ``lengths`` matter where the steps of a sequence are judged together.
+        """
         if self.kind == "category":
             return y.softmax(-1)
         return y.sigmoid() if self.kind == "probability" else y
@@ -95,17 +102,200 @@ class Output(nn.Module):
             # No number means "ignore": which steps count is said by `lengths` and `steps`.
             losses = F.cross_entropy(*flat, reduction="none", ignore_index=-(2**31))
             return losses.view(targets.shape)
+        targets = targets.to(y.dtype)
         if self.kind == "probability":
             return F.binary_cross_entropy_with_logits(y, targets, reduction="none").sum(-1)
         return F.mse_loss(y, targets, reduction="none").sum(-1)
 
+    def mean_loss(
+        self, h: Tensor, targets: Tensor, lengths: Lengths = None, steps: Steps = "all"
+    ) -> Tensor:
+        """Mean loss over the steps of hidden states ``(B, T, H)`` that count; see `ManyToMany`."""
+        B, T = h.shape[:2]
+        if lengths is None and steps == "all":
+            return self.loss(self(h), targets).mean()
+        ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
+        ends = ends.to(h.device)[:, None]  # (B, 1)
+        if steps == "last":
+            t = (ends - 1).clamp(min=0)  # (B, 1)
+            if targets.dim() == (1 if self.kind == "category" else 2):
+                targets = targets[:, None].expand(B, T, *targets.shape[1:])
+        else:
+            chosen = torch.arange(T) if steps == "all" else torch.arange(T)[list(steps)]
+            t = chosen.to(h.device).expand(B, -1)  # (B, chosen steps)
+        rows = torch.arange(B, device=h.device)[:, None]
+        counts = t < ends
+        wanted = targets[rows, t]
+        # Padding may hold anything, NaN included: a NaN that `where` hides has a NaN gradient.
+        wanted = wanted.masked_fill(~counts.view(*counts.shape, *[1] * (wanted.dim() - 2)), 0)
+        losses = self.loss(self(h[rows, t]), wanted)
+        return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
 
-class ManyToMany(nn.Module):
+    def best(self, y: Tensor, lengths: Lengths = None) -> Tensor:
+        """The likeliest category of each step, ``(...)``, of scores ``(..., K)``."""
+        return y.argmax(-1)
+
+
+class Words(NamedTuple):
+    """Words, and how they are spelled; each distinct word of a batch is spelled once.
+
+    Attributes:
+        ids: number of each word, 0 for an unknown one, ``(B, T)``.
+        spelled: which row of the characters spells it, ``(B, T)``.
+        characters: numbers of the characters of each distinct word, ``(F, C)``.
+        sizes: how many they are, ``(F,)``.
+    """
+
+    ids: Tensor
+    spelled: Tensor
+    characters: Tensor
+    sizes: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(B, T)``."""
+        return self.ids.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the words are."""
+        return self.ids.device
+
+    def to(self, device: Any) -> Words:
+        """The same on a device."""
+        return Words(*(part.to(device) for part in self))
+
+
+class WordEncoder(nn.Module):
+    """Vectors of words: one learnt for each, beside what a small network makes of its letters.
+
+    Args:
+        words: known words and the unknown one, number 0.
+        width: features of a word's own vector.
+        characters: known characters.
+        spelling_width: features that a word's letters give: the last states of an LSTM that reads
+            them, half in each direction (Ling et al. 2015, "Finding function in form").
+            0 for none.
+        word_dropout: probability of taking a word for unknown while training, so that the network
+            learns to do without.
+
+    Example:
+        >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
+        >>> words = Words(
+        ...     torch.tensor([[1, 0, 2]]), torch.tensor([[0, 1, 1]]),
+        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]),
+        ... )
+        >>> encode(words).shape
+        torch.Size([1, 3, 10])
+    """
+
+    def __init__(
+        self,
+        words: int,
+        width: int,
+        characters: int,
+        spelling_width: int = 0,
+        word_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.output_size = width + spelling_width
+        self.word_dropout = word_dropout
+        self.words = _embedding(words, width)
+        self.characters: nn.Embedding | None = None
+        if spelling_width:
+            self.characters = _embedding(characters, min(32, spelling_width))
+            size, odd = divmod(spelling_width, 2)
+            if odd:
+                raise OstinatoError(f"WordEncoder: spelling_width={spelling_width}; must be even.")
+            self.spelling = LSTM(
+                self.characters.embedding_dim, size, batch_first=True, bidirectional=True
+            )
+
+    def forward(self, x: Words) -> Tensor:
+        """Vectors ``(B, T, width + spelling_width)``."""
+        ids = x.ids
+        if self.training and self.word_dropout:
+            ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
+        vectors: Tensor = self.words(ids)
+        if self.characters is None:
+            return vectors
+        _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
+        spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
+        return torch.cat([vectors, F.embedding(x.spelled, spellings)], dim=-1)
+
+
+class Standardize(nn.Module):
+    """(x - mean) / scale, by statistics that are kept with the network.
+
+    Example:
+        >>> encode = Standardize(mean=torch.tensor([1.0, 10.0]), scale=torch.tensor([2.0, 5.0]))
+        >>> encode(torch.tensor([[3.0, 0.0]]))
+        tensor([[ 1., -2.]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (..., I)`` of any number type as ``(..., I)`` of the statistics' type."""
+        return (x - self.mean) / self.scale
+
+
+class _Network(nn.Module):
+    """What the recurrent arrangements share: an encoder, recurrent layers, an output."""
+
+    def __init__(
+        self, encode: nn.Module, recurrent: Recurrent, output: Output, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not recurrent.batch_first:
+            raise OstinatoError(f"{name}: recurrent has batch_first=False; build it with True.")
+        if output.linear.in_features != recurrent.output_size:
+            raise OstinatoError(
+                f"{name}: the output takes {output.linear.in_features} features; "
+                f"the recurrent layers give {recurrent.output_size}."
+            )
+        self.encode = encode
+        self.recurrent = recurrent
+        self.output = output
+        self.dropout = dropout
+
+    def hidden(
+        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Hidden states of every step, ``(B, T, H)``, and the state after the last step."""
+        x = _blanked(x, lengths)  # the encoder too must not meet what stands in padding
+        drops = self.training and self.dropout > 0
+        if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
+            h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
+        else:
+            h, state = self.recurrent(self._encode(x), state, lengths=lengths)
+        return h, state
+
+    def _step(self, x_t: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
+        """The hidden state ``(B, H)`` of one step of a stream, and the state after it."""
+        h, state = self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
+        return h, state
+
+    def _encode(self, x: Any) -> Tensor:
+        v: Tensor = self.encode(x)  # (B, T, I)
+        if self.training and self.dropout:
+            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
+        return v
+
+
+class ManyToMany(_Network):
     """An output for every step of the input: in step, one- or two-directional.
 
     Args:
         encode: what makes vectors ``(B, T, I)`` of the input; `nn.Embedding` for tokens,
-            `nn.Identity` for vectors.
+            `WordEncoder` for words, `Standardize` for measurements, `nn.Identity` for vectors.
         recurrent: the recurrent layers, with ``batch_first=True``.
         output: what makes answers of hidden states.
         dropout: probability of zeroing a feature of the encoded input while training; the mask
@@ -120,44 +310,12 @@ class ManyToMany(nn.Module):
         (torch.Size([2, 7, 5]), torch.Size([]))
     """
 
-    def __init__(
-        self, encode: nn.Module, recurrent: Recurrent, output: Output, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        if not recurrent.batch_first:
-            raise OstinatoError("ManyToMany: recurrent has batch_first=False; build it with True.")
-        if output.linear.in_features != recurrent.output_size:
-            raise OstinatoError(
-                f"ManyToMany: the output takes {output.linear.in_features} features; "
-                f"the recurrent layers give {recurrent.output_size}."
-            )
-        self.encode = encode
-        self.recurrent = recurrent
-        self.output = output
-        self.dropout = dropout
-
     def forward(
-        self, x: Tensor, state: Hidden = None, *, lengths: Tensor | Sequence[int] | None = None
+        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
         """Scores ``(B, T, K)`` and the state after the last step."""
         h, state = self.hidden(x, state, lengths=lengths)
         return self.output(h), state
-
-    def hidden(
-        self, x: Tensor, state: Hidden = None, *, lengths: Tensor | Sequence[int] | None = None
-    ) -> tuple[Tensor, Hidden]:
-        """Hidden states of every step, ``(B, T, H)``, and the state after the last step."""
-        if lengths is not None:
-            # The encoder too must not meet what stands in padding, which may be anything.
-            steps = torch.arange(x.shape[1], device=x.device)
-            running = steps < torch.as_tensor(lengths).to(x.device)[:, None]  # (B, T)
-            x = x.masked_fill(~running.view(*running.shape, *[1] * (x.dim() - 2)), 0)
-        drops = self.training and self.dropout > 0
-        if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
-            h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
-        else:
-            h, state = self.recurrent(self._encode(x), state, lengths=lengths)
-        return h, state
 
     def step(self, x_t: Tensor, state: Hidden = None) -> tuple[Tensor, Hidden]:
         """Scores ``(B, K)`` of one step ``x_t (B, ...)`` of an endless stream, and the new state.
@@ -165,22 +323,16 @@ class ManyToMany(nn.Module):
         Raises:
             OstinatoError: if the network is bidirectional, which needs the future.
         """
-        h, state = self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
+        h, state = self._step(x_t, state)
         return self.output(h), state
-
-    def _encode(self, x: Tensor) -> Tensor:
-        v: Tensor = self.encode(x)  # (B, T, I)
-        if self.training and self.dropout:
-            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
-        return v
 
     def loss(
         self,
-        x: Tensor,
+        x: Any,
         targets: Tensor,
         state: Hidden = None,
         *,
-        lengths: Tensor | Sequence[int] | None = None,
+        lengths: Lengths = None,
         steps: Steps = "all",
     ) -> tuple[Tensor, Hidden]:
         """Mean loss over the steps that count, and the state after the last step.
@@ -193,26 +345,222 @@ class ManyToMany(nn.Module):
             lengths: steps of each row ``(B,)``; padding never counts.
             steps: ``"all"``, ``"last"`` (each row's last true step) or numbers of steps from 0.
         """
-        B, T = x.shape[:2]
         h, state = self.hidden(x, state, lengths=lengths)
-        if lengths is None and steps == "all":
-            return self.output.loss(self.output(h), targets).mean(), state
-        ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
-        ends = ends.to(x.device)[:, None]  # (B, 1)
-        if steps == "last":
-            t = (ends - 1).clamp(min=0)  # (B, 1)
-            if targets.dim() == (1 if self.output.kind == "category" else 2):
-                targets = targets[:, None].expand(B, T, *targets.shape[1:])
-        else:
-            chosen = torch.arange(T) if steps == "all" else torch.arange(T)[list(steps)]
-            t = chosen.to(x.device).expand(B, -1)  # (B, chosen steps)
-        rows = torch.arange(B, device=x.device)[:, None]
-        counts = t < ends
-        wanted = targets[rows, t]
-        # Padding may hold anything, NaN included: a NaN that `where` hides has a NaN gradient.
-        wanted = wanted.masked_fill(~counts.view(*counts.shape, *[1] * (wanted.dim() - 2)), 0)
-        losses = self.output.loss(self.output(h[rows, t]), wanted)
-        return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1), state
+        return self.output.mean_loss(h, targets, lengths, steps), state
+
+
+class Memory(NamedTuple):
+    """What a `ManyToOne` remembers of a stream.
+
+    Attributes:
+        state: of the recurrent layers.
+        pooled: what stands for the steps so far, ``(B, H)``.
+        weight: their number, or the logarithm of their weights' sum, ``(B, 1)``.
+    """
+
+    state: Hidden
+    pooled: Tensor
+    weight: Tensor
+
+
+class ManyToOne(_Network):
+    """One output for a whole sequence: a class, several labels, or numbers.
+
+    Args:
+        encode: as in `ManyToMany`.
+        recurrent: the recurrent layers, with ``batch_first=True``.
+        output: what makes an answer of the pooled hidden states.
+        pooling: what stands for the sequence: ``last``, the hidden state of each row's last true
+            step (of a backward direction: of its first); ``mean`` or ``max`` over its true steps;
+            ``attention``, a mean weighted by how much each step matters (Yang et al. 2016,
+            "Hierarchical attention networks", eq. 5-7, with a learnt query).
+        dropout: as in `ManyToMany`.
+
+    A row without steps is answered from the initial state (``last``) or from zeros.
+
+    Example:
+        >>> recurrent = LSTM(3, 8, batch_first=True, bidirectional=True)
+        >>> network = ManyToOne(nn.Identity(), recurrent, Output(16, 5), pooling="max")
+        >>> y, state = network(torch.randn(2, 7, 3), lengths=[7, 4])
+        >>> loss, state = network.loss(torch.randn(2, 7, 3), torch.tensor([4, 0]), lengths=[7, 4])
+        >>> y.shape, loss.shape
+        (torch.Size([2, 5]), torch.Size([]))
+    """
+
+    def __init__(
+        self,
+        encode: nn.Module,
+        recurrent: Recurrent,
+        output: Output,
+        pooling: PoolingKind = "last",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(encode, recurrent, output, dropout)
+        if pooling not in get_args(PoolingKind):
+            raise OstinatoError(
+                f"ManyToOne: pooling={pooling!r}; expected one of "
+                f"{', '.join(get_args(PoolingKind))}."
+            )
+        self.pooling = pooling
+        if pooling == "attention":
+            H = recurrent.output_size
+            self.attention = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, 1, bias=False))
+
+    def forward(
+        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Scores ``(B, K)`` and the state after the last step."""
+        h, after = self.hidden(x, state, lengths=lengths)
+        return self.output(self._pooled(h, after, lengths)), after
+
+    def loss(
+        self, x: Any, targets: Tensor, state: Hidden = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Mean loss over the rows, and the state after the last step.
+
+        Args:
+            x: input ``(B, T, ...)``.
+            targets: what is wanted of every row, ``(B,)`` or ``(B, K)``.
+            state: the state before the first step.
+            lengths: steps of each row ``(B,)``.
+        """
+        y, state = self(x, state, lengths=lengths)
+        return self.output.loss(y, targets).mean(), state
+
+    def step(self, x_t: Any, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Scores ``(B, K)`` of the sequence up to a step ``x_t (B, ...)``, and what to remember.
+
+        Raises:
+            OstinatoError: if the network is bidirectional, which needs the future.
+        """
+        h, state = self._step(x_t, None if memory is None else memory.state)
+        pooled = h
+        weight = self.attention(h) if self.pooling == "attention" else torch.ones_like(h[:, :1])
+        if memory is not None and self.pooling == "mean":
+            weight = memory.weight + 1
+            pooled = memory.pooled + (h - memory.pooled) / weight
+        elif memory is not None and self.pooling == "max":
+            pooled = torch.maximum(memory.pooled, h)
+        elif memory is not None and self.pooling == "attention":
+            total = torch.logaddexp(memory.weight, weight)
+            pooled = memory.pooled + (h - memory.pooled) * (weight - total).exp()
+            weight = total
+        return self.output(pooled), Memory(state, pooled, weight)
+
+    def _pooled(self, h: Tensor, after: Hidden, lengths: Lengths) -> Tensor:
+        """What stands for each sequence, ``(B, H)``."""
+        if self.pooling == "last":
+            last = after if hasattr(after, "h") or isinstance(after, Tensor) else after[-1]
+            last = last if isinstance(last, Tensor) else last.h
+            # The states of the last layer: one, or one a direction.
+            directions = 1 + self.recurrent.bidirectional
+            return torch.cat(last[-directions:].unbind(0), dim=-1)
+        counts = running(h, lengths)[..., None]  # (B, T, 1)
+        if h.shape[1] == 0:
+            return h.new_zeros(h.shape[0], h.shape[2])
+        if self.pooling == "mean":
+            return _mean(h, counts)
+        if self.pooling == "max":
+            best = torch.where(counts, h, -torch.inf).amax(1)
+            return torch.where(counts.any(1), best, 0.0)
+        weights = torch.where(counts, self.attention(h), -torch.inf)  # (B, T, 1)
+        weights = torch.where(counts.any(1, keepdim=True), weights, 0.0).softmax(1)
+        return torch.where(counts, weights * h, 0.0).sum(1)
+
+
+class OneToOne(nn.Module):
+    """No recurrence: each step by itself, through layers of rectified units. The yardstick.
+
+    Args:
+        encode: as in `ManyToMany`.
+        input_size: features of an encoded step.
+        hidden_sizes: units of each layer; none for a linear model.
+        output: what makes an answer of the last layer.
+        dropout: probability of zeroing a unit while training.
+        pooled: one answer for all steps, of the mean of their last layers; such as for an image
+            that is a single step.
+
+    Example:
+        >>> network = OneToOne(nn.Identity(), 3, [16], Output(16, 5))
+        >>> network(torch.randn(2, 7, 3))[0].shape
+        torch.Size([2, 7, 5])
+    """
+
+    def __init__(
+        self,
+        encode: nn.Module,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        output: Output,
+        dropout: float = 0.0,
+        *,
+        pooled: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [input_size, *hidden_sizes]
+        if output.linear.in_features != sizes[-1]:
+            raise OstinatoError(
+                f"OneToOne: the output takes {output.linear.in_features} features; "
+                f"the layers give {sizes[-1]}."
+            )
+        self.encode = encode
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.output = output
+        self.dropout = dropout
+        self.pooled = pooled
+
+    def forward(
+        self, x: Any, state: None = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, None]:
+        """Scores ``(B, T, K)`` or ``(B, K)``; and None, where other arrangements have a state."""
+        h, _ = self.hidden(x, lengths=lengths)
+        return self.output(h), None
+
+    def loss(
+        self, x: Any, targets: Tensor, state: None = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, None]:
+        """Mean loss over the rows, or over their true steps; see `ManyToOne` and `ManyToMany`."""
+        h, _ = self.hidden(x, lengths=lengths)
+        if self.pooled:
+            return self.output.loss(self.output(h), targets).mean(), None
+        return self.output.mean_loss(h, targets, lengths), None
+
+    def hidden(self, x: Any, state: None = None, *, lengths: Lengths = None) -> tuple[Tensor, None]:
+        """The last layer's units, ``(B, T, H)``, or their mean ``(B, H)``; and None."""
+        h = _blanked(x, lengths)
+        h = self.encode(h)
+        for layer in self.layers:
+            h = layer(h).relu()
+            h = drop(h, self.dropout) if self.training and self.dropout else h
+        return (_mean(h, running(h, lengths)[..., None]) if self.pooled else h), None
+
+
+def _blanked(x: Any, lengths: Lengths) -> Any:
+    """``x (B, T, ...)`` with zeros in padding, which may hold anything; `Words` as they are."""
+    if lengths is None or not isinstance(x, Tensor):
+        return x
+    counts = running(x, lengths)
+    return x.masked_fill(~counts.view(*counts.shape, *[1] * (x.dim() - 2)), 0)
+
+
+def _mean(h: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the steps that count, ``(B, H)``; zeros where none does."""
+    return torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
+
+
+def running(x: Any, lengths: Lengths) -> Tensor:
+    """``(B, T)`` booleans: True where a row of ``x (B, T, ...)`` still has a step."""
+    B, T = x.shape[:2]
+    if lengths is None:
+        return torch.ones(B, T, dtype=torch.bool, device=x.device)
+    return mask_of(torch.as_tensor(lengths).to(x.device), T)[..., 0].T
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Vectors of about unit length, so that no later layer need scale them."""
+    embedding = nn.Embedding(count, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
 
 
 def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:

@@ -2,6 +2,8 @@
 
 - `ostinato.sequences.text`: text larger than memory, from strings, files, folders, standard input.
 - `ostinato.sequences.vocabulary`: text to token ids and back, by character, byte, word, subword.
-- `ostinato.sequences.batches`: token ids on disk, and batches of them for truncated
-  back-propagation through time. The only one of the three that imports PyTorch.
+- `ostinato.sequences.reading`: files of texts, measurements, sounds, images, with their labels;
+  `ostinato.sequences.music`: pieces of music.
+- `ostinato.sequences.features`, `inputs`: those as numbers, and what a model keeps to make them.
+- `ostinato.sequences.ragged`, `batches`: sequences on disk, and batches of them.
 """

@@ -1,4 +1,4 @@
-"""Token ids on disk, and batches of them for truncated back-propagation through time."""
+"""Batches: of one long sequence for truncated back-propagation through time, or of many."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import atomic_file
+from ostinato.sequences.ragged import Examples, Ragged
 
-__all__ = ["Batch", "ContiguousBatches", "open_tokens", "write_tokens"]
+__all__ = [
+    "Batch",
+    "ContiguousBatches",
+    "SequenceBatch",
+    "SequenceBatches",
+    "open_tokens",
+    "write_tokens",
+]
+
+POOL = 50
+"""Batches among which sequences are sorted by length: less padding, and still a random order."""
 
 _TOKEN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 
@@ -29,10 +41,15 @@ class Batch(NamedTuple):
         epoch: passes over the tokens completed before this one.
     """
 
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    inputs: Tensor
+    targets: Tensor
     fresh: bool
     epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all streams together."""
+        return self.targets.numel()
 
 
 class ContiguousBatches:
@@ -232,3 +249,161 @@ def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
     if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in _TOKEN_TYPES:
         raise DataError("does not hold token ids; write it with write_tokens.", path=path)
     return tokens
+
+
+class SequenceBatch(NamedTuple):
+    """Some sequences.
+
+    Attributes:
+        inputs: ``(B, T, ...)``, zeros in padding.
+        lengths: steps of each, int64 ``(B,)``.
+        targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps.
+        epoch: passes completed before this one.
+        fresh: True: no state is carried from one batch to the next.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+    epoch: int
+    fresh: bool = True
+
+    @property
+    def steps(self) -> int:
+        """True steps of all sequences together."""
+        return int(self.lengths.sum())
+
+
+class SequenceBatches:
+    """Batches of sequences, in another random order in every epoch, similar lengths together.
+
+    Args:
+        examples: the sequences.
+        batch_size: B, the most in a batch.
+        window: sequences of steps that are longer are cut into windows of so many, at other places
+            in every epoch; only where targets are of steps. None for whole ones.
+        seed: of the order.
+
+    Attributes:
+        windows: batches in an epoch.
+
+    Example:
+        >>> examples = Examples(Ragged.of(np.arange(n) for n in (3, 1, 2)), np.array([7, 8, 9]))
+        >>> batches = SequenceBatches(examples, batch_size=2)
+        >>> sorted(int(t) for _ in range(batches.windows) for t in batches.next_batch().targets)
+        [7, 8, 9]
+    """
+
+    def __init__(
+        self, examples: Examples, batch_size: int, window: int | None = None, seed: int = 0
+    ) -> None:
+        call = f"SequenceBatches(batch_size={batch_size!r}, window={window!r})"
+        for name, value in (("batch_size", batch_size), ("window", window or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise OstinatoError(f"{call}: {name} must be an integer, 1 or more.")
+        if window is not None and not isinstance(examples.targets, Ragged):
+            raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.window = window
+        self.seed = seed
+        self._lengths = examples.inputs.lengths
+        pieces = np.ones_like(self._lengths)
+        if window is not None:  # the first window of a long sequence may be short
+            pieces = np.where(self._lengths > window, -(-self._lengths // window) + 1, 1)
+        self._pieces = int(pieces.sum())
+        self.windows = -(-self._pieces // batch_size)
+        self._epoch, self._next = 0, 0
+        self._order: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+
+    def next_batch(self) -> SequenceBatch:
+        """The next batch of the endless succession of epochs."""
+        if self._order[0] != self._epoch:
+            self._order = (self._epoch, self._arranged(self._epoch))
+        batch = self._batch(self._order[1][self._next], self._epoch)
+        self._next += 1
+        if self._next == self.windows:
+            self._epoch, self._next = self._epoch + 1, 0
+        return batch
+
+    def in_order(self) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
+        """All whole sequences once, by length, with their numbers: for evaluation."""
+        order = np.argsort(self._lengths, kind="stable")
+        for begin in range(0, len(order), self.batch_size):
+            rows = order[begin : begin + self.batch_size]
+            yield rows, self._batch([(int(row), 0) for row in rows], 0, whole=True)
+
+    def _arranged(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Batches of an epoch: of each sequence, its number and the step at which to begin."""
+        random = np.random.default_rng([self.seed % 2**32, epoch])
+        pieces: list[tuple[int, int]] = []
+        for row, length in enumerate(self._lengths.tolist()):
+            if self.window is None or length <= self.window:
+                pieces.append((row, 0))
+            else:
+                offset = int(random.integers(1, self.window + 1))
+                pieces.append((row, offset - self.window))
+                pieces += [(row, t) for t in range(offset, length, self.window)]
+        pieces = [pieces[i] for i in random.permutation(len(pieces))]
+        pieces += pieces[: self._pieces - len(pieces)]  # so that all epochs are of one length
+        pool = POOL * self.batch_size
+        batches: list[list[tuple[int, int]]] = []
+        for begin in range(0, len(pieces), pool):
+            some = sorted(pieces[begin : begin + pool], key=lambda piece: self._steps(*piece))
+            batches += [some[i : i + self.batch_size] for i in range(0, len(some), self.batch_size)]
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def _steps(self, row: int, begin: int) -> int:
+        """Steps of a piece; one that begins before the sequence is a first, shorter window."""
+        end = int(self._lengths[row]) if self.window is None else begin + self.window
+        return min(end, int(self._lengths[row])) - max(begin, 0)
+
+    def _batch(
+        self, pieces: list[tuple[int, int]], epoch: int, *, whole: bool = False
+    ) -> SequenceBatch:
+        rows = [row for row, _ in pieces]
+        begins = [max(0, begin) for _, begin in pieces]
+        steps = [
+            int(self._lengths[row]) if whole else self._steps(*piece)
+            for row, piece in zip(rows, pieces, strict=True)
+        ]
+        longest = max(steps)
+        inputs = self.examples.inputs.padded(rows, begins, longest)
+        targets = self.examples.targets
+        wanted = (
+            targets.padded(rows, begins, longest) if isinstance(targets, Ragged) else targets[rows]
+        )
+        lengths = torch.tensor(steps)
+        return SequenceBatch(_tensor(inputs), lengths, _tensor(wanted), epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where `next_batch` stands, and what gives it a meaning."""
+        return {"epoch": self._epoch, "next_batch": self._next, **self._layout()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to where `state_dict` was taken: the batches that follow are the same.
+
+        Raises:
+            OstinatoError: the state is of other sequences or settings.
+        """
+        for name, here in self._layout().items():
+            if state.get(name) != here:
+                raise OstinatoError(
+                    f"SequenceBatches.load_state_dict: the state was saved with {name}="
+                    f"{state.get(name)}, here it is {here}; resume with the same data and settings."
+                )
+        self._epoch, self._next = state["epoch"], state["next_batch"]
+
+    def _layout(self) -> dict[str, int]:
+        return {
+            "sequences": len(self._lengths),
+            "batch_size": self.batch_size,
+            "window": self.window or 0,
+            "seed": self.seed,
+        }
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor of its own, of a type that PyTorch computes with."""
+    wanted = np.int64 if array.dtype.kind in "iu" and array.dtype != np.uint8 else array.dtype
+    return torch.from_numpy(np.array(array, dtype=wanted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Self, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -23,11 +22,8 @@ from ostinato.recurrence.networks import CellName, ManyToMany, Output, recurrent
 from ostinato.sequences.batches import ContiguousBatches, open_tokens, write_tokens
 from ostinato.sequences.text import TextSource
 from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
-from ostinato.training import storage
-from ostinato.training.loop import Trainer, device_of
-from ostinato.training.runs import RunFolder
-from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
+from ostinato.training.estimators import Learning, NetworkEstimator
+from ostinato.training.watching import ProgressMode
 
 VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""
@@ -57,7 +53,7 @@ class Score(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TextGenerator(TrainingSettings, BaseEstimator):
+class TextGenerator(NetworkEstimator):
     """A recurrent network that learns a text and writes more of it.
 
     Args:
@@ -135,55 +131,34 @@ class TextGenerator(TrainingSettings, BaseEstimator):
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
         """
         self.check_settings()
-        self._check_network()
         source = _source_of(text, pattern)
-        if out is None:
-            facts: dict[str, Any] = {}
-            tokens = [np.concatenate(list(part)) for part in self._read(source, facts)]
-            self._refuse_too_few(tokens)
-            self._train(tokens, facts["data"], None, progress)
-        else:
-            run = RunFolder.create(Path(out), lambda data: self._prepare(source, data))
-            with run.removed_unless_begun():
-                self._train_in(run, progress, tensorboard)
-        return self
+        return self._fit(lambda data: self._prepare(source, data), out, progress, tensorboard)
 
-    @classmethod
-    def resume(
-        cls,
-        out: str | os.PathLike[str],
-        *,
-        progress: ProgressMode = "quiet",
-        tensorboard: bool = False,
-        **settings: Any,
-    ) -> Self:
-        """Go on with the run in a folder as if it had never stopped.
-
-        Args:
-            out: the folder that `fit` was given.
-            progress: as in `fit`.
-            tensorboard: as in `fit`.
-            settings: may repeat settings of the run, and must then equal them.
-
-        Raises:
-            OstinatoError: if there is no run, or it was begun with other settings.
-        """
-        run = RunFolder.reopen(Path(out))
-        run.refuse_other_settings(settings)
-        model = cls(**run.document["parameters"])
-        model.vocabulary_ = Vocabulary.from_json(run.document["vocabulary"])
-        model._train_in(run, progress, tensorboard, resume=True)
-        return model
+    def check_settings(self) -> None:
+        """Refuse what cannot be meant; see `TrainingSettings`."""
+        super().check_settings()
+        for name, kind in (("level", Level), ("cell", CellName), ("init", Initialization)):
+            self._want_one_of(name, get_args(kind))
+        optional = ["embedding_size", "vocabulary_size"]
+        for name in ["hidden_size", "num_layers", "window", "min_count", *optional]:
+            if name not in optional or getattr(self, name) is not None:
+                self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
+        for name in ("dropout", "variational_dropout", "weight_dropout"):
+            self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
     def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
-        """Write a text's tokens into a run's data folder; returns the run's description."""
-        facts: dict[str, Any] = {"parameters": self.get_params()}
+        """Write a text's tokens into a folder; returns the facts."""
+        facts: dict[str, Any] = {}
+        parts = self._read(source, facts)
         names = ["training.npy", "validation.npy"]
-        parts = list(self._read(source, facts))
-        V = len(self.vocabulary_)
-        files = zip(parts, names, strict=False)
-        self._refuse_too_few([write_tokens(part, data / name, V) for part, name in files])
-        return facts | {"tokens": names[: len(parts)], "vocabulary": self.vocabulary_.to_json()}
+        # The vocabulary is there once the first part is.
+        written = [
+            write_tokens(part, data / name, len(self.vocabulary_))
+            for part, name in zip(parts, names, strict=False)
+        ]
+        self._refuse_too_few(written)
+        self.chosen_ = {"batch_size": 32, "evaluations": 10, "patience": 0}
+        return facts
 
     def _read(self, source: TextSource, facts: dict[str, Any]) -> Iterator[Iterator[NDArray[Any]]]:
         """Build the vocabulary; then token ids, in pieces, of the training and validation parts."""
@@ -203,7 +178,7 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         )
         # A file's name may hold bytes that are no characters; JSON may not.
         name = source.name.encode(errors="backslashreplace").decode()
-        facts["data"] = {"source": name, "characters": characters, "held_out": held_out}
+        facts |= {"source": name, "characters": characters, "held_out": held_out}
         yield self.vocabulary_.encode_pieces(kept)
         if held_out:
             yield self.vocabulary_.encode_pieces(source.slice(characters - held_out))
@@ -217,89 +192,31 @@ class TextGenerator(TrainingSettings, BaseEstimator):
                     "0 for none)."
                 )
 
-    def _train_in(
-        self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
-    ) -> None:
-        tokens = [open_tokens(run.data / name) for name in run.document["tokens"]]
-        watchers = run.watchers(tensorboard)
-        self._train(tokens, run.document["data"], run, progress, watchers, resume=resume)
-        if self.training_["ended"] != "interrupt":
-            self.save(run.path)
-        missing = run.draw()
-        if missing:
-            warnings.warn(missing, stacklevel=3)
-
-    def _train(
-        self,
-        tokens: Sequence[NDArray[Any]],
-        data: dict[str, Any],
-        run: RunFolder | None,
-        progress: ProgressMode,
-        watchers: Sequence[Watcher] = (),
-        *,
-        resume: bool = False,
-    ) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            self._run_trainer(tokens, data, run, [make_progress(progress), *watchers], resume)
-
-    def _run_trainer(
-        self,
-        tokens: Sequence[NDArray[Any]],
-        data: dict[str, Any],
-        run: RunFolder | None,
-        watchers: Sequence[Watcher],
-        resume: bool,
-    ) -> None:
-        device = device_of(self.device)
-        self.network_ = self._make_network().to(device)
-        training, validation = tokens[0], (tokens[1] if len(tokens) > 1 else None)
-        streams = min(self.batch_size, max(1, len(training) // (self.window + 1)))
-        batches = ContiguousBatches(training, streams, self.window)
-        bits = len(training) / max(1, data["characters"] - data["held_out"]) / math.log(2)
-        self.training_ = data | {"tokens": len(training), "vocabulary": len(self.vocabulary_)}
+    def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
+        training = open_tokens(data / "training.npy")
+        validation = open_tokens(data / "validation.npy") if facts["held_out"] else None
+        characters = facts["characters"]
+        streams = min(self._value("batch_size"), max(1, len(training) // (self.window + 1)))
+        bits = len(training) / max(1, characters - facts["held_out"]) / math.log(2)
 
         def objective(batch: Any, state: Any) -> tuple[Tensor, Any]:
-            return self.network_.loss(batch.inputs.to(device), batch.targets.to(device), state)
+            loss, state = self.network_.loss(
+                batch.inputs.to(device), batch.targets.to(device), state
+            )
+            return loss, state
 
-        def keep_best() -> None:
-            self.training_ |= self._facts_of(trainer.outcome())
-            if run is not None:
-                self.save(run.path)
-
-        trainer = Trainer(
-            self.network_,
-            batches,
+        return Learning(
+            ContiguousBatches(training, streams, self.window),
             objective,
-            self,
+            title=(
+                f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level "
+                f"{self.level}; {self.cell} of {self.num_layers} x {self.hidden_size} units, "
+                f"{self._where(device)}"
+            ),
             validate=None if validation is None else lambda: self._mean_loss(validation),
-            sample=lambda: self._sample_text(trainer.step),
-            keep_best=keep_best,
+            sample=self._sample_text,
             units=lambda loss: {"bits_per_character": loss * bits},
-            title=self._title(data["characters"], device),
-            folder=run.checkpoints if run else None,
-            watchers=watchers,
         )
-        self.training_ |= self._facts_of(trainer.run(resume=resume))
-
-    def _title(self, characters: int, device: torch.device) -> str:
-        weights = sum(p.numel() for p in self.network_.parameters())
-        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-        return (
-            f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}; "
-            f"{self.cell} of {self.num_layers} x {self.hidden_size} units, {weights:,} weights; "
-            f"{device.type}{threads}"
-        )
-
-    def _facts_of(self, outcome: Outcome) -> dict[str, Any]:
-        return {
-            "ended": outcome.ended,
-            "steps": outcome.steps,
-            "seconds": round(outcome.seconds, 1),
-            "best_step": outcome.best_step,
-            "best_loss": outcome.best_loss,
-            "weights": sum(p.numel() for p in self.network_.parameters()),
-        }
 
     def _make_network(self) -> ManyToMany:
         V = len(self.vocabulary_)
@@ -321,17 +238,6 @@ class TextGenerator(TrainingSettings, BaseEstimator):
         nn.init.normal_(embedding.weight, std=width**-0.5)
         output = Output(self.hidden_size, V, "category", dropout=self.dropout)
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
-
-    def _check_network(self) -> None:
-        for name, kind in (("level", Level), ("cell", CellName), ("init", Initialization)):
-            self._want_one_of(name, get_args(kind))
-        device_of(self.device)
-        optional = ["embedding_size", "vocabulary_size"]
-        for name in ["hidden_size", "num_layers", "window", "min_count", *optional]:
-            if name not in optional or getattr(self, name) is not None:
-                self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
-        for name in ("dropout", "variational_dropout", "weight_dropout"):
-            self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
     def _mean_loss(self, tokens: NDArray[Any]) -> float:
         """Nats a token over held-out text, read in parallel streams with carried state."""
@@ -544,43 +450,11 @@ class TextGenerator(TrainingSettings, BaseEstimator):
 
     # Keeping
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model as a folder; see `storage`. A model that is there is replaced."""
-        check_is_fitted(self, "network_")
-        storage.save_model(
-            Path(folder),
-            {
-                "task": type(self).__name__,
-                "parameters": self.get_params(),
-                "training": self.training_,
-            },
-            self.network_.state_dict(),
-            {"vocabulary.json": self.vocabulary_.to_json()},
-        )
+    def _documents(self) -> dict[str, Any]:
+        return {"vocabulary.json": self.vocabulary_.to_json()}
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
-        """The model in a folder that `save`, or training, wrote.
-
-        Raises:
-            OstinatoError: if there is none, or it is damaged.
-        """
-        path = Path(folder)
-        config, weights, documents = storage.load_model(path, cls.__name__)
-        try:
-            model = cls(**config["parameters"])
-            model.training_ = config["training"]
-            model.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
-            with torch.random.fork_rng():
-                model.network_ = model._make_network()
-            model.network_.load_state_dict(weights)
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise storage.DamagedError(
-                f"{path}: its parts do not fit together: {reason}"
-            ) from error
-        model.network_.to(device_of(device)).eval()
-        return model
+    def _take_documents(self, documents: Mapping[str, Any]) -> None:
+        self.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
 
 
 def draw_token(

@@ -32,10 +32,12 @@ class NonFiniteError(OstinatoError):
 class Monitor:
     """Watches loss and gradient norm, and says so when a run goes wrong while it still runs.
 
-    - A spike: a gradient norm above ``spike`` times the median of the last 50.
+    - A spike: a gradient norm above ``spike`` times the median of the last 50, and above the norm
+      that gradients are clipped to.
     - Oscillation: over 40 steps the loss swings from step to step by more than a fifth of its
       level, and its mean lies a tenth above the best such mean before; and both by more than twice
-      the swing of those best steps, so that the noise of small batches is not taken for it.
+      the swing of those best steps, so that the noise of small batches is not taken for it. Once
+      the loss is below a twentieth of the first such mean, it has little left to swing by.
 
     Neither is said again within 100 steps.
 
@@ -51,6 +53,7 @@ class Monitor:
         self.clip_norm = clip_norm
         self._norms: deque[float] = deque(maxlen=50)
         self._losses: deque[float] = deque(maxlen=40)
+        self._first_mean: float | None = None
         self._best_mean = math.inf
         self._best_swing = 0.0
         self._said: dict[str, int] = {}
@@ -58,7 +61,8 @@ class Monitor:
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
         """What there is to say after a step."""
         messages = []
-        if len(self._norms) >= 20 and norm > self.spike * (usual := median(self._norms)) > 0:
+        usual = median(self._norms) if len(self._norms) >= 20 else 0.0
+        if norm > max(self.spike * usual, self.clip_norm) and usual > 0:
             bound = (
                 f"clipped to {self.clip_norm:g}"
                 if self.clip_norm
@@ -77,7 +81,14 @@ class Monitor:
             mean = fmean(losses)
             swing = fmean(abs(b - a) for a, b in pairwise(losses))
             level, noise = self._best_mean, 2 * self._best_swing
-            if swing > max(0.2 * abs(mean), noise) and mean > level + max(0.1 * abs(level), noise):
+            if self._first_mean is None:
+                self._first_mean = mean
+            matters = abs(mean) > 0.05 * abs(self._first_mean)
+            if (
+                matters
+                and swing > max(0.2 * abs(mean), noise)
+                and mean > level + max(0.1 * abs(level), noise)
+            ):
                 messages += self._once(
                     step,
                     "oscillation",

@@ -25,6 +25,9 @@ from ostinato.training.watching import Ending, Outcome, Watcher
 Objective = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
 
+Validation = Callable[[], float | tuple[float, dict[str, float]]]
+"""Mean loss over validation data; with it, further figures by name, to record and show."""
+
 MOST_SKIPS = 20
 MOST_ROLLBACKS = 8
 
@@ -54,11 +57,13 @@ class Trainer:
         batches: what it learns from.
         objective: the loss of a batch.
         settings: everything else.
-        validate: validation loss of the network as it is, in nats; None for no validation.
-        sample: something to look at at each evaluation, such as generated text.
+        validate: validation loss of the network as it is; None for no validation.
+        sample: something to look at at each evaluation, such as generated text, by the step.
         keep_best: called when an evaluation was the best so far, to store the network as it is.
         units: further units of a loss, by name, to record and show.
         title: what is trained on what, in a line.
+        counted: what a step of a sequence is called, in short.
+        loss_unit: what the loss is counted in.
         folder: where checkpoints are kept; None keeps the newest in memory.
         watchers: who is told what happens.
 
@@ -73,11 +78,13 @@ class Trainer:
         objective: Objective,
         settings: TrainingSettings,
         *,
-        validate: Callable[[], float] | None = None,
-        sample: Callable[[], str] | None = None,
+        validate: Validation | None = None,
+        sample: Callable[[int], str] | None = None,
         keep_best: Callable[[], None] | None = None,
         units: Callable[[float], dict[str, float]] = lambda loss: {},
         title: str = "",
+        counted: str = "tok",
+        loss_unit: str = "nats",
         folder: Path | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
@@ -91,6 +98,8 @@ class Trainer:
         self.keep_best = keep_best
         self.units = units
         self.title = title
+        self.counted = counted
+        self.loss_unit = loss_unit
         self.watchers = watchers
         self.checkpoints = Checkpoints(folder)
         self.optimizer = make_optimizer(network, settings)
@@ -106,7 +115,7 @@ class Trainer:
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.stale_evaluations = 0
-        self.evaluations = settings.evaluations
+        self.evaluations = settings.evaluations or 10
         self.skips = 0
         self.rollbacks = 0
         self.last_loss = math.nan
@@ -200,7 +209,7 @@ class Trainer:
         self.optimizer.step()
         self.state = detach(after)
         self.last_loss = value
-        self.tokens += batch.targets.numel()
+        self.tokens += batch.steps
         self._clock()
         self.record(value, norm, rate)
 
@@ -224,9 +233,10 @@ class Trainer:
         """Validation loss and a sample; remembers the best weights."""
         self.network.eval()
         with torch.no_grad():
-            loss = self.last_loss if self.validate is None else self.validate()
+            found = self.last_loss if self.validate is None else self.validate()
+            loss, figures = found if isinstance(found, tuple) else (found, {})
             is_sound = math.isfinite(loss) and self._is_finite()
-            sample = self.sample() if self.sample is not None and is_sound else None
+            sample = self.sample(self.step) if self.sample is not None and is_sound else None
         self.network.train()
         if not math.isfinite(loss):
             self.say(f"validation loss {loss}: not finite; these weights are not kept")
@@ -247,6 +257,7 @@ class Trainer:
             "step": self.step,
             "validation_loss" if self.validate is not None else "training_loss": loss,
             **self.units(loss),
+            **figures,
             "best": is_best,
             "seconds": round(self.seconds, 3),
         }
@@ -416,8 +427,7 @@ class Trainer:
         return done > 0 and (done * count // self.total) > ((done - 1) * count // self.total)
 
     def _has_lost_patience(self) -> bool:
-        patience = self.settings.patience
-        return patience is not None and self.stale_evaluations >= patience
+        return 0 < (self.settings.patience or 0) <= self.stale_evaluations
 
     def _clock(self) -> None:
         self.seconds = self._seconds_before + time.perf_counter() - self._start

@@ -23,12 +23,8 @@ from typing import Any, Self
 from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.files import sync_folder
 from ostinato.training import storage
-from ostinato.training.watching import (
-    MetricsFile,
-    TensorBoard,
-    Watcher,
-    draw_learning_curve,
-)
+from ostinato.training.pictures import draw_learning_curve
+from ostinato.training.watching import MetricsFile, TensorBoard, Watcher
 
 RUN_FILE = "run.json"
 
@@ -124,10 +120,10 @@ class RunFolder:
         if words:
             raise OstinatoError(f"{self.path}: a run keeps its settings: {', '.join(words)}.")
 
-    def draw(self) -> str | None:
+    def draw(self, unit: str) -> str | None:
         """Draw the learning curve; why not, if it cannot be drawn."""
         try:
-            draw_learning_curve(self.metrics, self.curve)
+            draw_learning_curve(self.metrics, self.curve, unit)
         except MissingExtra as error:
             return str(error)
         return None

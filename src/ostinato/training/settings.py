@@ -19,11 +19,13 @@ class TrainingSettings:
     """Settings of a training run.
 
     Args:
-        minutes: budget in minutes of training; 5 if no budget is given at all. It is turned into a
-            number of steps after a short measured start, so that the schedule fits.
+        minutes: budget in minutes of training; it is turned into a number of steps after a short
+            measured start, so that the schedule fits. Without any budget a text takes 5 minutes,
+            other data epochs by their size.
         epochs: budget in passes over the training data.
         steps: budget in optimizer steps.
-        batch_size: sequences learnt from at once; fewer where the data are short.
+        batch_size: sequences learnt from at once, fewer where the data are short; if not given, 32
+            for a text, otherwise by the size of the data.
         optimizer: sgd (with momentum), rmsprop, adam or adamw.
         learning_rate: the highest learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
@@ -37,10 +39,12 @@ class TrainingSettings:
         clip_norm: gradients are scaled down to this norm; 0 for never.
         clip_value: every element of a gradient is cut to this size; 0 for never.
         validation_fraction: share of the data that is held out to validate on.
-        evaluations: how often the run is evaluated on the validation data; less often where that
-            would take more than a tenth of the minutes.
-        patience: evaluations without a better validation loss after which the run stops early;
-            needs validation data.
+        evaluations: how often the run is evaluated on the validation data, less often where that
+            would take more than a tenth of the minutes; if not given, 10 times for a text,
+            otherwise after each epoch.
+        patience: evaluations without a better validation loss after which the run stops early, 0
+            for never; needs validation data. If not given, never for a text, otherwise by the
+            size of the data.
         on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
             or rollback to the last good checkpoint with half the learning rate.
         checkpoint_minutes: interval of checkpoints.
@@ -51,7 +55,7 @@ class TrainingSettings:
     minutes: float | None = None
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 0.003
     momentum: float = 0.9
@@ -64,7 +68,7 @@ class TrainingSettings:
     clip_norm: float = 1.0
     clip_value: float = 0.0
     validation_fraction: float = 0.1
-    evaluations: int = 10
+    evaluations: int | None = None
     patience: int | None = None
     on_nonfinite: Remedy = "stop"
     checkpoint_minutes: float = 1.0
@@ -92,7 +96,7 @@ class TrainingSettings:
             raise OstinatoError(
                 f"{type(self).__name__}: {' and '.join(given)} are all budgets; give one of them."
             )
-        for name in [*given, "batch_size", "learning_rate", "evaluations", "checkpoint_minutes"]:
+        for name in [*given, "learning_rate", "checkpoint_minutes"]:
             self._want(name, lambda value: value > 0, "a number above zero")
         for name in ["weight_decay", "clip_norm", "clip_value", "warmup_steps", "decay_patience"]:
             self._want(name, lambda value: value >= 0, "zero or more")
@@ -100,14 +104,16 @@ class TrainingSettings:
         self._want("decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
         self._want("validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1")
         self._want("seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
-        if self.patience is not None and not self.validation_fraction:
+        if self.patience and not self.validation_fraction:
             raise OstinatoError(
                 f"{type(self).__name__}: patience={self.patience} judges by the validation loss, "
                 "and validation_fraction=0 leaves no data for one; give one, or no patience."
             )
-        for name in ["patience", "decay_steps"]:
+        for name in ["batch_size", "evaluations", "decay_steps"]:
             if getattr(self, name) is not None:
                 self._want(name, lambda value: value > 0, "a number above zero")
+        if self.patience is not None:
+            self._want("patience", lambda value: value >= 0, "zero or more")
 
     def _want(self, name: str, holds: Any, wanted: str) -> None:
         value = getattr(self, name)

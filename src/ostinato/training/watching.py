@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -32,6 +31,8 @@ class Run(Protocol):
     total: int | None
     tokens: int
     seconds: float
+    counted: str
+    loss_unit: str
 
     def units(self, loss: float, /) -> dict[str, float]:
         """Further units of a loss, by name."""
@@ -198,11 +199,12 @@ class Lines(Quiet):
 
     def begin(self, run: Run) -> None:
         """Print what is trained on what."""
+        self._unit = run.loss_unit
         print(run.title, flush=True)
 
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
         """Print the evaluation and its sample."""
-        print(_in_words(record), flush=True)
+        print(_in_words(record, self._unit), flush=True)
         if sample is not None:
             print(_indented(sample), flush=True)
 
@@ -270,7 +272,7 @@ class Bar(Watcher):
             **{n: _unit_in_words(n, v, short=True) for n, v in run.units(record["loss"]).items()},
             "lr": f"lr {record['learning_rate']:.2g}",
             "grad": f"grad {record['gradient_norm']:.2g}",
-            "speed": f"{_in_short((run.tokens - tokens) / (now - begun))} tok/s",
+            "speed": f"{_in_short((run.tokens - tokens) / (now - begun))} {run.counted}/s",
         }
         if total:
             left = _clock((total - step) * run.seconds / step)
@@ -290,7 +292,7 @@ class Bar(Watcher):
 
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
         """Print the evaluation and its sample above the bar."""
-        self._console.print(_in_words(record), style="bold", markup=False)
+        self._console.print(_in_words(record, self._run.loss_unit), style="bold", markup=False)
         if sample is not None:
             self._console.print(_indented(sample), style="dim", markup=False)
 
@@ -310,50 +312,6 @@ def make_progress(mode: ProgressMode) -> Watcher:
     return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
 
 
-def draw_learning_curve(metrics: Path, picture: Path) -> None:
-    """Draw the losses in a metrics file as a PNG. Needs ``ostinato[plots]``."""
-    require("matplotlib", "plots", "a learning curve")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with open(metrics, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    steps = [r for r in records if "loss" in r]
-    evaluations = [r for r in records if r.get("validation_loss") is not None]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    x, y = [r["step"] for r in steps], [r["loss"] for r in steps]
-    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(x, _smoothed(y), color="tab:blue", label="training")
-    if evaluations:
-        xv = [r["step"] for r in evaluations]
-        yv = [r["validation_loss"] for r in evaluations]
-        axes.plot(xv, yv, "o-", color="tab:orange", label="validation")
-        best = min(range(len(yv)), key=yv.__getitem__)
-        axes.annotate(
-            f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
-        )
-    # The first steps fall from far above; the picture is about what comes after.
-    settled = sorted([*_smoothed(y)[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
-    if settled and settled[-1] > settled[0]:
-        room = 0.1 * (settled[-1] - settled[0])
-        axes.set_ylim(settled[0] - room, settled[-1] + room)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(picture, dpi=120)
-
-
-def _smoothed(values: list[float]) -> list[float]:
-    """Means over windows of about a fiftieth of the values, each around its own value."""
-    half = len(values) // 100
-    sums = [0.0, *accumulate(values)]
-    ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
-    return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
-
-
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
     """A record with null for the numbers that JSON has no words for: NaN and infinity."""
     return {
@@ -362,11 +320,11 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_words(record: dict[str, Any]) -> str:
+def _in_words(record: dict[str, Any], unit: str) -> str:
     name = "validation" if "validation_loss" in record else "training"
     units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
     loss = units.pop(f"{name}_loss")
-    words = [f"{loss:.3f} nats", *(_unit_in_words(n, v) for n, v in units.items())]
+    words = [f"{loss:.3f} {unit}", *(_unit_in_words(n, v) for n, v in units.items())]
     return f"step {record['step']:,} · {name} {', '.join(words)}" + (
         " · best so far" if record["best"] else ""
     )

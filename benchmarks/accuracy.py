@@ -1,0 +1,326 @@
+"""How accurate the tasks are on real data, row by row, beside what others published.
+
+    python benchmarks/accuracy.py [ROW ...] [--data FOLDER] [--list]
+
+Seeds are fixed; what was tuned was tuned on validation data. A row whose data are missing is left
+out with a line. Results go to benchmarks/results/accuracy.json, a row at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ostinato
+
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@dataclass
+class Row:
+    """A line of the table.
+
+    Args:
+        name: of the row.
+        measured: what came out, in words.
+        value: the number to judge by.
+        reach: what is asked of it, in words.
+        reached: whether it does.
+        published: what others published, and where.
+        seconds: from the files to the figure.
+        model: how the model was made.
+    """
+
+    name: str
+    measured: str
+    value: float
+    reach: str
+    reached: bool
+    published: str
+    seconds: float
+    model: str
+
+
+ROWS: dict[str, Callable[[Path], Row]] = {}
+
+
+def row(name: str, reach: str, at: float, published: str = "", less: bool = False) -> Any:
+    """Declare a row: a function that trains, and returns value, words and the model."""
+
+    def declare(function: Callable[[Path], tuple[float, str, Any]]) -> None:
+        def run(data: Path) -> Row:
+            begun = time.perf_counter()
+            value, measured, model = function(data)
+            seconds = time.perf_counter() - begun
+            reached = value <= at if less else value >= at
+            return Row(name, measured, value, reach, reached, published, seconds, repr(model))
+
+        ROWS[name] = run
+
+    return declare
+
+
+class Missing(Exception):
+    """A set of data is not there."""
+
+
+def there(path: Path) -> Path:
+    """The path, if there is such a file or folder."""
+    if not path.exists():
+        raise Missing(path)
+    return path
+
+
+def percent(value: float) -> str:
+    """A share in words."""
+    return f"{100 * value:.1f} %"
+
+
+@row("sst2", "80 %", 0.80, "BLSTM-2DCNN 89.5 with pre-trained vectors (nlpprogress.com)")
+def sst2(data: Path) -> Any:
+    """Sentiment of film reviews, sentences alone, no outside vectors."""
+    files = there(data / "sst2")
+    model = ostinato.SequenceClassifier()
+    model.fit(files / "train.tsv", validation=files / "dev.tsv")
+    value = model.score(files / "test.tsv")
+    return value, percent(value), model
+
+
+@row("vowels", "96 %", 0.96, "MLSTM-FCN 1.00 (arXiv 1801.04503)")
+def vowels(data: Path) -> Any:
+    """Which of nine speakers said a vowel."""
+    files = there(data / "uea-JapaneseVowels")
+    model = ostinato.SequenceClassifier().fit(files / "JapaneseVowels_TRAIN.ts")
+    value = model.score(files / "JapaneseVowels_TEST.ts")
+    return value, percent(value), model
+
+
+def recordings(data: Path) -> list[tuple[Path, str, str, int]]:
+    """Recordings of spoken digits, with digit, speaker and number."""
+    files = sorted(there(data / "fsdd" / "recordings").glob("*.wav"))
+    parts = [file.stem.split("_") for file in files]
+    return [(f, digit, who, int(n)) for f, (digit, who, n) in zip(files, parts, strict=True)]
+
+
+def digits_right(training: list[Any], test: list[Any]) -> tuple[float, Any]:
+    """The share that is right of some recordings, learnt from others, and the model."""
+    model = ostinato.SequenceClassifier()
+    model.fit([r[0] for r in training], [r[1] for r in training])
+    return model.score([r[0] for r in test], [r[1] for r in test]), model
+
+
+@row("digits", "97 %", 0.97, "CNN 97 % (adhishthite.github.io/sound-mnist)")
+def digits(data: Path) -> Any:
+    """Spoken digits, the official split: numbers 0 to 4 of each are the test."""
+    files = recordings(data)
+    test = [r for r in files if r[3] < 5]
+    value, model = digits_right([r for r in files if r[3] >= 5], test)
+    return value, percent(value), model
+
+
+@row("digits-speakers", "printed", 0.0)
+def digits_speakers(data: Path) -> Any:
+    """Spoken digits by a speaker who was never heard."""
+    files = recordings(data)
+    found, model = {}, None
+    for speaker in sorted({r[2] for r in files}):
+        test = [r for r in files if r[2] == speaker]
+        found[speaker], model = digits_right([r for r in files if r[2] != speaker], test)
+    words = ", ".join(f"{speaker} {percent(value)}" for speaker, value in found.items())
+    return float(np.mean(list(found.values()))), words, model
+
+
+def mnist(data: Path, **settings: Any) -> Any:
+    """Digits written by hand."""
+    files = there(data / "mnist")
+    model = ostinato.SequenceClassifier(**settings).fit(files / "train-images-idx3-ubyte.gz")
+    value = model.score(files / "t10k-images-idx3-ubyte.gz")
+    return value, percent(value), model
+
+
+@row("mnist-whole", "98 %", 0.98)
+def mnist_whole(data: Path) -> Any:
+    """One to one: an image at once, no recurrence."""
+    return mnist(data, image="whole")
+
+
+@row("mnist-rows", "98.5 %", 0.985)
+def mnist_rows(data: Path) -> Any:
+    """An image row by row."""
+    return mnist(data)
+
+
+@row("mnist-pixels", "97 %", 0.97, "GRU 96.2, LSTM 87.2 (Bai et al. 2018, arXiv 1803.01271)")
+def mnist_pixels(data: Path) -> Any:
+    """An image pixel by pixel, 784 steps."""
+    return mnist(data, image="pixels", bidirectional=False)
+
+
+@row("jsb", "8.45 nats a step", 8.45, "LSTM 8.45, TCN 8.10 (Bai et al. 2018)", less=True)
+def jsb(data: Path) -> Any:
+    """Chorales of J. S. Bach."""
+    file = there(data / "polyphonic" / "jsb-chorales-quarter.json")
+    model = ostinato.MusicModel().fit(file)
+    value = model.evaluate(file)["nats_a_step"]
+    return value, f"{value:.3f} nats", model
+
+
+@row("ewt", "93.5 %", 0.935, "96.4 on average over 21 languages (Plank et al. 2016)")
+def ewt(data: Path) -> Any:
+    """Universal tags of English words, from words and letters."""
+    files = there(data / "ud-english-ewt")
+    model = ostinato.SequenceTagger()
+    model.fit(files / "en_ewt-ud-train.conllu", validation=files / "en_ewt-ud-dev.conllu")
+    value = model.score(files / "en_ewt-ud-test.conllu")
+    return value, percent(value), model
+
+
+@row("gesture", "above both", 0.0)
+def gesture(data: Path) -> Any:
+    """The phase of a gesture in every frame of a video: the last quarter is the test."""
+    file = there(data / "gesture-phase" / "a1_va3.csv")
+    rows = [line.split(",") for line in file.read_text().split()]
+    X = np.array([[float(cell) for cell in r[:-1]] for r in rows])
+    y = [r[-1] for r in rows]
+    cut = 3 * len(X) // 4
+    found = {}
+    for memory in ("recurrent", "none"):
+        model = ostinato.SequenceTagger(memory=memory).fit([X[:cut]], [y[:cut]])
+        found[memory] = model.evaluate([X[cut:]], [y[cut:]])
+    most = max(set(y[:cut]), key=y[:cut].count)
+    from sklearn.metrics import f1_score
+
+    majority = f1_score(y[cut:], [most] * len(y[cut:]), average="macro", zero_division=0)
+    a, b = found["recurrent"]["macro_f1"], found["none"]["macro_f1"]
+    words = f"macro F1 {a:.3f}; without memory {b:.3f}; majority {majority:.3f}"
+    return a - max(b, majority), words, model
+
+
+def adding(N: int, T: int, seed: int) -> tuple[Any, Any]:
+    """Two numbers among T are marked; what is their sum? (Hochreiter and Schmidhuber 1997)."""
+    random = np.random.default_rng(seed)
+    X = np.zeros((N, T, 2), dtype=np.float32)
+    X[..., 0] = random.random((N, T))
+    first, second = random.integers(0, T // 2, N), random.integers(T // 2, T, N)
+    X[np.arange(N), first, 1] = X[np.arange(N), second, 1] = 1
+    return X, X[np.arange(N), first, 0] + X[np.arange(N), second, 0]
+
+
+def adding_row(T: int) -> Any:
+    """The adding problem by each cell."""
+    X, y = adding(20_000, T, seed=1)
+    test = adding(1000, T, seed=2)
+    found = {}
+    for cell in ("gru", "lstm", "rnn"):
+        model = ostinato.SequenceRegressor(
+            cell=cell, bidirectional=False, pooling="last", dropout=0.0
+        )
+        found[cell] = model.fit(X, y).evaluate(*test)["rmse"] ** 2
+    words = ", ".join(f"{cell} {value:.5f}" for cell, value in found.items())
+    # The tanh network must not solve it: else the row tests nothing.
+    best = min(found["gru"], found["lstm"])
+    return (best if found["rnn"] > 0.1 else 1.0), f"mean squared error: {words}", model
+
+
+@row("adding-200", "0.001, and rnn does not", 0.001, "guessing the mean 0.167", less=True)
+def adding_200(data: Path) -> Any:
+    """The adding problem over 200 steps."""
+    return adding_row(200)
+
+
+@row("adding-600", "0.001, and rnn does not", 0.001, "guessing the mean 0.167", less=True)
+def adding_600(data: Path) -> Any:
+    """The adding problem over 600 steps."""
+    return adding_row(600)
+
+
+def copying(N: int, blanks: int, seed: int) -> tuple[list[Any], list[Any]]:
+    """Ten symbols are seen, then nothing; at a sign they are to be repeated."""
+    random = np.random.default_rng(seed)
+    X, y = [], []
+    for _ in range(N):
+        symbols = [str(s) for s in random.integers(1, 9, 10)]
+        X.append([*symbols, *["0"] * blanks, "9", *["0"] * 9])
+        y.append([*["0"] * (10 + blanks), *symbols])
+    return X, y
+
+
+@row("copy", "99 % of symbols", 0.99, "counting on nothing 12.5 %")
+def copy(data: Path) -> Any:
+    """Ten symbols copied over 30 blank steps."""
+    X, y = copying(20_000, 30, seed=1)
+    X_test, y_test = copying(500, 30, seed=2)
+    found = {}
+    for cell in ("gru", "lstm", "rnn"):
+        model = ostinato.SequenceTagger(
+            cell=cell, bidirectional=False, dropout=0.0, word_dropout=0.0, spelling_size=0
+        )
+        guess = model.fit(X, y).predict(X_test)
+        right = [
+            a == b
+            for g, t in zip(guess, y_test, strict=True)
+            for a, b in zip(g[-10:], t[-10:], strict=True)
+        ]
+        found[cell] = float(np.mean(right))
+    words = ", ".join(f"{cell} {percent(value)}" for cell, value in found.items())
+    return max(found["gru"], found["lstm"]), f"symbols right: {words}", model
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def lines(rows: list[Row]) -> Iterator[str]:
+    """The table."""
+    yield f"{'row':<17}{'reach':<25}{'':<4}{'time':>6}  measured"
+    for each in rows:
+        mark = "yes" if each.reached else "NO"
+        yield f"{each.name:<17}{each.reach:<25}{mark:<4}{clock(each.seconds):>6}  {each.measured}"
+        if each.published:
+            yield f"{'':<54}published: {each.published}"
+
+
+def main() -> None:
+    """Run rows, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="which; all if none is named")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(ROWS))
+        return
+    unknown = set(arguments.rows) - set(ROWS)
+    if unknown:
+        sys.exit(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}.")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    kept["machine"] = f"{os.cpu_count()} cores, PyTorch {torch.__version__}"
+    done = []
+    for name in arguments.rows or ROWS:
+        print(f"{name} ...", end=" ", flush=True)
+        try:
+            found = ROWS[name](arguments.data)
+        except Missing as missing:
+            print(f"left out: there is no {missing}.")
+            continue
+        print(f"{found.measured} in {clock(found.seconds)}", flush=True)
+        done.append(found)
+        kept["rows"][name] = asdict(found)
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    print("\n" + "\n".join(lines(done)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""Words, sounds and images as the numbers that a network takes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import gcd
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ostinato.errors import DataError, OstinatoError, require
+from ostinato.sequences.ragged import Ragged
+from ostinato.sequences.vocabulary import word_tokens
+
+__all__ = [
+    "Lexicon",
+    "Spectrogram",
+    "WordTable",
+    "mean_and_scale",
+    "read_image",
+    "read_sound",
+    "words_of",
+]
+
+ImageForm = Literal["rows", "pixels", "whole"]
+
+WORD_CHARACTERS = 24
+"""Characters of a word that are read: from its beginning and its end, if it is longer."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words and punctuation marks of a text, without white space.
+
+    >>> words_of("It's good,  I say.")
+    ["It's", 'good', ',', 'I', 'say', '.']
+    """
+    return [word for token in word_tokens(text) if (word := token.strip())]
+
+
+class WordTable(NamedTuple):
+    """Distinct words: their number in a `Lexicon`, and the numbers of their characters.
+
+    Sequences of words are stored as numbers of rows of such a table.
+    """
+
+    ids: NDArray[np.int64]
+    spellings: Ragged
+
+
+class Lexicon:
+    """Known words, and known characters for those that are not; number 0 is what is unknown.
+
+    Args:
+        words: in the order of their numbers, from 1.
+        characters: in the order of their numbers, from 1.
+        lowercase: whether words are looked up without regard to case. Their spelling keeps it.
+
+    >>> lexicon = Lexicon.learn([["To", "be"], ["to", "do"]], lowercase=True, min_count=2)
+    >>> lexicon.words, lexicon.characters
+    (['to'], 'Tbdeot')
+    >>> rows, table = lexicon.encode([["TO", "bed"], ["TO"]])
+    >>> [row.tolist() for row in rows], table.ids.tolist(), table.spellings[1].tolist()
+    ([[0, 1], [0]], [1, 0], [2, 4, 3])
+    """
+
+    def __init__(self, words: Sequence[str], characters: str, lowercase: bool) -> None:
+        self.words = list(words)
+        self.characters = characters
+        self.lowercase = lowercase
+        self._id_of = {word: i for i, word in enumerate(self.words, start=1)}
+        self._character_of = {character: i for i, character in enumerate(characters, start=1)}
+
+    @classmethod
+    def learn(
+        cls,
+        sentences: Iterable[Sequence[str]],
+        *,
+        lowercase: bool,
+        min_count: int = 1,
+        most: int | None = None,
+    ) -> Lexicon:
+        """The words of sentences, the most frequent first, and their characters.
+
+        Args:
+            sentences: lists of words.
+            lowercase: as in `Lexicon`.
+            min_count: how often a word must occur to be known.
+            most: how many words to know at most.
+        """
+        forms = Counter(word for sentence in sentences for word in sentence)
+        counts: Counter[str] = Counter()
+        for form, count in forms.items():
+            counts[form.lower() if lowercase else form] += count
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        known = [word for word in ranked if counts[word] >= min_count][:most]
+        return cls(known, "".join(sorted({c for form in forms for c in form})), lowercase)
+
+    def encode(
+        self, sentences: Iterable[Sequence[str]]
+    ) -> tuple[list[NDArray[np.int32]], WordTable]:
+        """Sentences as rows of a table of the distinct words in them, and that table."""
+        row_of: dict[str, int] = {}
+        rows = [
+            np.array([row_of.setdefault(word, len(row_of)) for word in sentence], dtype=np.int32)
+            for sentence in sentences
+        ]
+        ids = [self._id_of.get(w.lower() if self.lowercase else w, 0) for w in row_of]
+        spellings = [self._spelled(word) for word in row_of] or [np.zeros(0, dtype=np.int64)]
+        return rows, WordTable(np.array(ids, dtype=np.int64), Ragged.of(spellings))
+
+    def _spelled(self, word: str) -> NDArray[np.int64]:
+        half = WORD_CHARACTERS // 2
+        read = word if len(word) <= WORD_CHARACTERS else word[:half] + word[-half:]
+        return np.array([self._character_of.get(c, 0) for c in read], dtype=np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that makes it, as JSON."""
+        return {
+            "words": self.words,
+            "characters": self.characters,
+            "lowercase": self.lowercase,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Lexicon:
+        """The inverse of `to_json`."""
+        return cls(data["words"], data["characters"], data["lowercase"])
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
+
+    Each band has its mean over the recording taken away, so that loudness and the microphone's
+    colour do not matter.
+
+    Args:
+        rate: samples a second that it works on; others are converted.
+        bands: bands, from 0 to half the rate.
+        window: of a row, in seconds.
+        hop: from row to row, in seconds.
+
+    >>> t = np.arange(8000) / 8000
+    >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
+    >>> features.shape
+    (101, 40)
+    """
+
+    rate: int
+    bands: int = 40
+    window: float = 0.025
+    hop: float = 0.01
+
+    def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """Features ``(T, bands)`` of samples ``(n,)`` at a rate."""
+        if rate != self.rate:
+            samples = _resampled(samples, rate, self.rate)
+        size = max(2, round(self.window * self.rate))
+        fft = 1 << (size - 1).bit_length()
+        spectrum = torch.stft(
+            torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)),
+            fft,
+            max(1, round(self.hop * self.rate)),
+            size,
+            torch.hann_window(size),
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        energy = spectrum.abs().square()  # (fft / 2 + 1, T)
+        mel = (_mel_bands(self.rate, fft, self.bands) @ energy).T
+        # What is 80 dB below the loudest is silence.
+        mel = mel.clamp(min=max(1e-10, float(mel.max()) * 1e-8)).log()
+        return (mel - mel.mean(0)).numpy()
+
+    def to_json(self) -> dict[str, Any]:
+        """All that makes it, as JSON."""
+        return asdict(self)
+
+
+def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
+    """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    f = np.linspace(0, rate / 2, fft // 2 + 1)
+    rising = (f - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - f) / np.diff(edges)[1:, None]
+    triangles = np.clip(np.minimum(rising, falling), 0, None)
+    # A triangle may be narrower than the distance of two frequencies: then it takes the nearest.
+    empty = triangles.sum(1) == 0
+    nearest = np.abs(f[None] - edges[1:-1, None]).argmin(1)
+    triangles[empty, nearest[empty]] = 1.0
+    return torch.from_numpy(triangles.astype(np.float32))
+
+
+def _resampled(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    from scipy.signal import resample_poly
+
+    common = gcd(rate, wanted)
+    return np.asarray(resample_poly(samples, wanted // common, rate // common), dtype=np.float32)
+
+
+def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
+    """Samples ``(n,)`` of a recording, its channels mixed, and how many a second.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+        MissingExtra: soundfile is not installed.
+    """
+    soundfile = require("soundfile", "audio", "reading sound")
+    with _reading(path, "sound"):
+        samples, rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
+    if not len(samples):
+        raise DataError("holds no sound at all; leave it out.", path=path)
+    if not np.isfinite(samples).all():
+        raise DataError("holds samples that are not finite; leave it out.", path=path)
+    return samples.mean(1), int(rate)
+
+
+def sound_rate(path: str | os.PathLike[str]) -> int:
+    """Samples a second of a recording; raises as `read_sound`."""
+    soundfile = require("soundfile", "audio", "reading sound")
+    with _reading(path, "sound"):
+        return int(soundfile.info(os.fspath(path)).samplerate)
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Pixels ``(height, width, 1 or 3)`` of an image, grey or red, green and blue.
+
+    Raises:
+        DataError: it cannot be read.
+        MissingExtra: Pillow is not installed.
+    """
+    pillow = require("PIL.Image", "images", "reading images")
+    with _reading(path, "an image"), pillow.open(path) as image:
+        pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Height, width and channels that `read_image` would give."""
+    pillow = require("PIL.Image", "images", "reading images")
+    with _reading(path, "an image"), pillow.open(path) as image:
+        return (image.height, image.width, 1 if image.mode in _GREY else 3)
+
+
+_GREY = ("1", "L", "I", "I;16", "F", "LA")
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn what a library says of a file into a `DataError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
+        reason = str(error).removeprefix(f"Error opening {os.fspath(path)!r}: ")
+        raise DataError(f"cannot be read as {what}: {reason}", path=path) from error
+
+
+def image_as_steps(
+    pixels: NDArray[np.uint8], form: ImageForm, shape: Sequence[int]
+) -> NDArray[np.uint8]:
+    """An image as a sequence.
+
+    Args:
+        pixels: ``(height, width, channels)``.
+        form: ``rows``, a step each, from the top; ``pixels``, row by row; ``whole``, one step.
+        shape: height, width and channels that it is brought to.
+    """
+    pixels = _fitted(pixels, shape)
+    height, width, channels = shape
+    T = {"rows": height, "pixels": height * width, "whole": 1}[form]
+    return pixels.reshape(T, height * width * channels // T)
+
+
+def _fitted(pixels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
+    if pixels.shape == tuple(shape):
+        return pixels
+    pillow = require("PIL.Image", "images", "resizing images")
+    image = pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    height, width, channels = shape
+    image = image.convert("L" if channels == 1 else "RGB").resize((width, height))
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def mean_and_scale(
+    rows: Ragged, *, each: bool = True
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of features over all steps; where that is 0, 1.
+
+    Args:
+        rows: sequences ``(T, I)``.
+        each: of each feature, ``(I,)``; otherwise of all together, ``(1,)``.
+
+    Raises:
+        OstinatoError: they cannot be had in float32.
+    """
+    total, squares, count = 0.0, 0.0, 0
+    centre: Any = None
+    for begin in range(0, len(rows.values), 1 << 16):
+        some = np.asarray(rows.values[begin : begin + (1 << 16)], dtype=np.float64)
+        some = some if each else some.reshape(-1, 1)
+        centre = some.mean(0) if centre is None else centre  # so that squares stay exact
+        total = total + (some - centre).sum(0)
+        squares = squares + ((some - centre) ** 2).sum(0)
+        count += len(some)
+    shift = total / count
+    variance = np.maximum(squares / count - shift**2, 0.0)
+    scale = np.sqrt(variance)
+    mean = centre + shift
+    scale[scale <= 1e-7 * np.abs(mean)] = 1.0
+    scale[scale == 0] = 1.0
+    found = mean.astype(np.float32), scale.astype(np.float32)
+    if not all(np.isfinite(part).all() and (np.abs(part) < 1e30).all() for part in found):
+        raise OstinatoError(
+            "a variable's values are too large for 32-bit numbers; divide it first."
+        )
+    return found

@@ -1,0 +1,187 @@
+"""What a model knows of its inputs: learnt once from the training data, kept with the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ostinato.recurrence.networks import Words
+from ostinato.sequences.batches import SequenceBatch
+from ostinato.sequences.features import (
+    ImageForm,
+    Lexicon,
+    Spectrogram,
+    WordTable,
+    image_as_steps,
+    image_shape,
+    read_image,
+    read_sound,
+    sound_rate,
+    words_of,
+)
+from ostinato.sequences.reading import Corpus, Kind, Place
+
+__all__ = ["InputSettings", "Inputs"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class InputSettings:
+    """How inputs of each kind become what the network takes.
+
+    Args:
+        vocabulary_size: most words to know.
+        min_count: words rarer than this are unknown, and read by their letters alone.
+        lowercase: whether words are looked up without regard to upper case.
+        bands: bands of the mel scale that sound is cut into.
+        image: rows of an image as steps, its pixels as steps, or the whole as one step.
+    """
+
+    vocabulary_size: int | None = None
+    min_count: int = 2
+    lowercase: bool = True
+    bands: int = 40
+    image: ImageForm = "rows"
+
+
+@dataclass
+class Inputs:
+    """What a model takes, and how a `Corpus` becomes it.
+
+    Args:
+        kind: of sequences.
+        features: of a step, where it is a vector; 0 for words.
+        lexicon: of texts and words.
+        spectrogram: of sound.
+        form: of images.
+        shape: height, width and channels of images.
+        variables: names of the features of a series.
+    """
+
+    kind: Kind
+    features: int = 0
+    lexicon: Lexicon | None = None
+    spectrogram: Spectrogram | None = None
+    form: ImageForm = "rows"
+    shape: Sequence[int] = ()
+    variables: Sequence[str] = ()
+
+    @classmethod
+    def learn(cls, corpus: Corpus, settings: InputSettings) -> Self:
+        """What training data tell of the inputs."""
+        if corpus.kind in ("text", "words"):
+            lexicon = Lexicon.learn(
+                _sentences(corpus),
+                lowercase=settings.lowercase,
+                # Few texts have few words twice.
+                min_count=settings.min_count,
+                most=settings.vocabulary_size,
+            )
+            return cls(corpus.kind, lexicon=lexicon)
+        if corpus.kind == "sound":
+            rates = Counter(sound_rate(path) for path in corpus.inputs)
+            spectrogram = Spectrogram(rates.most_common(1)[0][0], settings.bands)
+            return cls("sound", spectrogram.bands, spectrogram=spectrogram)
+        if corpus.kind == "image":
+            shapes = Counter(
+                image.shape if isinstance(image, np.ndarray) else image_shape(image)
+                for image in corpus.inputs
+            )
+            height, width, channels = shapes.most_common(1)[0][0]
+            whole = height * width * channels
+            T = {"rows": height, "pixels": height * width, "whole": 1}[settings.image]
+            return cls("image", whole // T, form=settings.image, shape=(height, width, channels))
+        features = corpus.inputs[0].shape[1]
+        return cls("series", features, variables=list(corpus.variables))
+
+    def refuse_others(self, corpus: Corpus) -> None:
+        """Raise a `DataError` unless ``corpus`` is of the kind that the model was trained on."""
+        texts = ("text", "words")
+        alike = corpus.kind == self.kind or (corpus.kind in texts and self.kind in texts)
+        if not alike:
+            raise corpus.places[0].error(
+                f"holds {corpus.kind}; the model was trained on {self.kind}."
+            )
+        if self.kind == "series" and corpus.inputs[0].shape[1] != self.features:
+            raise corpus.places[0].error(
+                f"has {corpus.inputs[0].shape[1]} variables; the model was trained on "
+                f"{self.features}: {', '.join(self.variables)}."
+            )
+
+    def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+        """Each sequence as an array, and the words that sequences of words are numbers of."""
+        if self.lexicon is not None:
+            rows, table = self.lexicon.encode(_sentences(corpus))
+            return iter(rows), table
+        return (
+            self._encoded(*each) for each in zip(corpus.inputs, corpus.places, strict=True)
+        ), None
+
+    def _encoded(self, item: Any, place: Place) -> NDArray[Any]:
+        if self.spectrogram is not None:
+            return self.spectrogram(*read_sound(item))
+        if self.kind == "image":
+            return image_as_steps(_pixels(item), self.form, self.shape)
+        array: NDArray[np.float32] = np.asarray(item, dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise place.error("holds a number too large for 32 bits; divide the variable first.")
+        return array
+
+    def tensors(self, batch: SequenceBatch, table: WordTable | None, device: torch.device) -> Any:
+        """What the network takes: the batch's inputs, or the words that they are numbers of."""
+        if table is None:
+            x = batch.inputs.to(device)
+            return x if x.is_floating_point() else x.float()
+        return _words(batch.inputs, table).to(device)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that makes it, as JSON."""
+        return {
+            "kind": self.kind,
+            "features": self.features,
+            "lexicon": None if self.lexicon is None else self.lexicon.to_json(),
+            "spectrogram": None if self.spectrogram is None else self.spectrogram.to_json(),
+            "form": self.form,
+            "shape": list(self.shape),
+            "variables": list(self.variables),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        lexicon, spectrogram = data["lexicon"], data["spectrogram"]
+        return cls(
+            **{
+                **data,
+                "lexicon": None if lexicon is None else Lexicon.from_json(lexicon),
+                "spectrogram": None if spectrogram is None else Spectrogram(**spectrogram),
+            }
+        )
+
+
+def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:
+    return (words_of(each) if isinstance(each, str) else each for each in corpus.inputs)
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    return image if isinstance(image, np.ndarray) else read_image(image)
+
+
+def _words(rows: Tensor, table: WordTable) -> Words:
+    """Numbers of rows of a table, ``(B, T)``, as the words that stand there."""
+    distinct, spelled = torch.unique(rows, return_inverse=True)
+    chosen = distinct.tolist() or [0]
+    characters = table.spellings.padded(chosen)
+    sizes = table.spellings.lengths[chosen]
+    return Words(
+        torch.from_numpy(table.ids)[rows] if len(table.ids) else rows,
+        spelled,
+        torch.from_numpy(characters),
+        torch.from_numpy(sizes),
+    )

@@ -1,0 +1,203 @@
+"""Pieces of music as piano rolls: which of the 88 keys sound at each step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import DataError, require
+from ostinato.files import atomic_file
+
+__all__ = ["KEYS", "LOWEST", "Roll", "read_music", "roll_of", "transposed", "write_midi"]
+
+KEYS = 88
+LOWEST = 21  # MIDI's number of the lowest key
+PARTS = {
+    "train": "training", "traindata": "training", "training": "training",
+    "valid": "validation", "validdata": "validation", "validation": "validation",
+    "dev": "validation",     "test": "test", "testdata": "test",
+}  # fmt: skip
+
+Roll = NDArray[np.uint8]
+
+
+def read_music(
+    paths: Sequence[str | os.PathLike[str]], steps_a_beat: int = 4
+) -> dict[str, list[tuple[str, Roll]]]:
+    """Pieces, and where each was read, by part: training, validation, test; or all, if not parted.
+
+    Args:
+        paths: MATLAB files with cells of piano rolls ``(T, 88)``; JSON files with lists of pieces,
+            a list of MIDI notes for each step, or of voices, with -1 for silence; MIDI files;
+            folders of MIDI files.
+        steps_a_beat: steps that a beat of a MIDI file is cut into.
+
+    Raises:
+        DataError: naming the file.
+    """
+    found: dict[str, list[tuple[str, Roll]]] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
+            if not files:
+                raise DataError("holds no MIDI files.", path=path)
+        else:
+            files = [path]
+        for file in files:
+            for part, pieces in _read(file, steps_a_beat).items():
+                found.setdefault(part, []).extend(pieces)
+    if not any(found.values()):
+        raise DataError("there is no piece of music.", path=paths[0] if paths else None)
+    return found
+
+
+def _read(path: Path, steps_a_beat: int) -> dict[str, list[tuple[str, Roll]]]:
+    kind = path.suffix.lower()
+    if not path.exists():
+        raise DataError("no such file or folder.", path=path)
+    if kind in (".mid", ".midi"):
+        return {"all": [(str(path), _read_midi(path, steps_a_beat))]}
+    if kind == ".mat":
+        return _read_matlab(path)
+    if kind == ".json":
+        return _read_json(path)
+    raise DataError("expected .mat, .json, .mid, or a folder of .mid.", path=path)
+
+
+def _read_matlab(path: Path) -> dict[str, list[tuple[str, Roll]]]:
+    from scipy.io import loadmat
+
+    try:
+        variables = loadmat(path)
+    except (ValueError, OSError, NotImplementedError, TypeError) as error:
+        raise DataError(f"is no MATLAB file (version 7 or before): {error}", path=path) from None
+    found: dict[str, list[tuple[str, Roll]]] = {}
+    for name, cells in variables.items():
+        if name.startswith("__"):
+            continue
+        pieces = found.setdefault(PARTS.get(name.lower(), "all"), [])
+        for i, roll in enumerate(np.asarray(cells, dtype=object).ravel()):
+            where = f"{path}: {name}[{i}]"
+            roll = np.asarray(roll)
+            if roll.ndim != 2 or roll.shape[1] != KEYS or not np.isin(roll, (0, 1)).all():
+                raise DataError(f"{where}: shape {roll.shape}; expected (T, {KEYS}) of 0 and 1.")
+            pieces.append((where, roll.astype(np.uint8)))
+    return found
+
+
+def _read_json(path: Path) -> dict[str, list[tuple[str, Roll]]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"is not JSON: {error}", path=path) from None
+    parts = document if isinstance(document, dict) else {"all": document}
+    found: dict[str, list[tuple[str, Roll]]] = {}
+    for name, pieces in parts.items():
+        if not isinstance(pieces, list):
+            raise DataError(f"{name!r} is no list of pieces.", path=path)
+        some = found.setdefault(PARTS.get(name.lower(), "all"), [])
+        for i, piece in enumerate(pieces):
+            where = f"{path}: {name}[{i}]"
+            some.append((where, roll_of(piece, where)))
+    return found
+
+
+def roll_of(notes: Iterable[Iterable[int]], where: str = "piece") -> Roll:
+    """A piano roll ``(T, 88)`` of the MIDI notes of each step; -1 is silence.
+
+    >>> np.argwhere(roll_of([[60, 64], [], [-1, 67]])).tolist()
+    [[0, 39], [0, 43], [2, 46]]
+    """
+    steps = [list(step) for step in notes]
+    roll = np.zeros((len(steps), KEYS), dtype=np.uint8)
+    for t, step in enumerate(steps):
+        for note in step:
+            if isinstance(note, bool) or not isinstance(note, int | float) or note != int(note):
+                raise DataError(f"{where}: step {t} has the note {note!r}; expected MIDI numbers.")
+            if note == -1:
+                continue
+            if not LOWEST <= note < LOWEST + KEYS:
+                raise DataError(
+                    f"{where}: step {t} has the note {note}; a piano has {LOWEST} to "
+                    f"{LOWEST + KEYS - 1}."
+                )
+            roll[t, int(note) - LOWEST] = 1
+    return roll
+
+
+def _read_midi(path: Path, steps_a_beat: int) -> Roll:
+    """The notes that sound at each step; drums are left out."""
+    mido = require("mido", "midi", "reading MIDI")
+    try:
+        file = mido.MidiFile(path, clip=True)
+    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"is no MIDI file: {error or type(error).__name__}", path=path) from None
+    step = file.ticks_per_beat / steps_a_beat
+    sounding: list[tuple[int, int, int]] = []
+    begun: dict[tuple[int, int], int] = {}
+    now = 0
+    for message in mido.merge_tracks(file.tracks):
+        now += message.time
+        if message.type not in ("note_on", "note_off") or message.channel == 9:
+            continue
+        voice = (message.channel, message.note)
+        if voice in begun:
+            sounding.append((begun.pop(voice), now, message.note))
+        if message.type == "note_on" and message.velocity:
+            begun[voice] = now
+    sounding += [(begin, now, note) for (_, note), begin in begun.items()]
+    if not sounding:
+        raise DataError("holds no notes.", path=path)
+    first = min(begin for begin, _, _ in sounding)
+    ends = [(round((b - first) / step), round((e - first) / step), n) for b, e, n in sounding]
+    roll = np.zeros((max(max(e, b + 1) for b, e, _ in ends), KEYS), dtype=np.uint8)
+    for begin, end, note in ends:
+        if LOWEST <= note < LOWEST + KEYS:
+            roll[begin : max(end, begin + 1), note - LOWEST] = 1
+    return roll
+
+
+def write_midi(
+    roll: Roll, path: str | os.PathLike[str], steps_a_beat: int = 4, tempo: float = 100.0
+) -> None:
+    """Write a piano roll ``(T, 88)`` as a MIDI file; a key held over steps is one note.
+
+    Args:
+        roll: which keys sound.
+        path: the file; one that is there already is replaced.
+        steps_a_beat: steps that make a beat.
+        tempo: beats a minute.
+    """
+    mido = require("mido", "midi", "writing MIDI")
+    file = mido.MidiFile(ticks_per_beat=480)
+    track = mido.MidiTrack()
+    file.tracks.append(track)
+    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(tempo)))
+    ticks, waited = 480 // steps_a_beat, 0
+    silence = np.zeros((1, KEYS), dtype=np.int8)
+    changes = np.diff(np.concatenate([silence, roll.astype(np.int8), silence]), axis=0)
+    for change in changes:
+        for key in np.flatnonzero(change):
+            kind = "note_on" if change[key] > 0 else "note_off"
+            note = int(key) + LOWEST
+            track.append(mido.Message(kind, note=note, velocity=64, time=waited))
+            waited = 0
+        waited += ticks
+    with atomic_file(path) as out:
+        file.save(file=out)
+
+
+def transposed(roll: Any, semitones: int) -> Any:
+    """A roll ``(..., 88)`` so many semitones higher; what leaves the piano falls silent."""
+    moved = np.zeros_like(roll)
+    if semitones >= 0:
+        moved[..., semitones:] = roll[..., : KEYS - semitones]
+    else:
+        moved[..., :semitones] = roll[..., -semitones:]
+    return moved

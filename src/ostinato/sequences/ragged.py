@@ -1,0 +1,154 @@
+"""Many sequences of unequal length, on disk or in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import DataError
+from ostinato.files import atomic_file
+
+__all__ = ["Examples", "Ragged"]
+
+
+class Ragged:
+    """N arrays of one type and equal features, of unequal length, end to end in one.
+
+    Args:
+        values: all of them, ``(sum of lengths, ...)``.
+        starts: where each begins, and where the last ends, ``(N + 1,)``.
+
+    >>> rows = Ragged.of([np.array([1, 2, 3]), np.array([4])])
+    >>> rows[0].tolist(), rows.lengths.tolist(), rows.padded([1, 0]).tolist()
+    ([1, 2, 3], [3, 1], [[4, 0, 0], [1, 2, 3]])
+    """
+
+    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
+        self.values = values
+        self.starts = starts
+
+    @classmethod
+    def of(cls, rows: Iterable[NDArray[Any]]) -> Ragged:
+        """Arrays, at least one, end to end."""
+        listed = list(rows)
+        lengths = [len(row) for row in listed]
+        return cls(np.concatenate(listed), np.cumsum([0, *lengths], dtype=np.int64))
+
+    @classmethod
+    def write(cls, rows: Iterable[NDArray[Any]], path: str | os.PathLike[str]) -> Ragged:
+        """Write arrays to a file, one at a time as they come, and map it."""
+        path = Path(path)
+        starts, shape, dtype = [0], None, None
+        with atomic_file(path) as file:
+            for row in rows:
+                if shape is None:
+                    shape, dtype = row.shape[1:], row.dtype
+                    _write_header(file, dtype, (0, *shape))
+                assert (row.shape[1:], row.dtype) == (shape, dtype), "rows are of one kind"
+                file.write(np.ascontiguousarray(row).data)
+                starts.append(starts[-1] + len(row))
+            if shape is None or dtype is None:
+                raise DataError("there is no sequence at all.", path=path)
+            file.seek(0)
+            _write_header(file, dtype, (starts[-1], *shape))
+        with atomic_file(_starts_of(path)) as file:
+            np.save(file, np.array(starts, dtype=np.int64))
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Ragged:
+        """Map a file that `write` wrote: read when used."""
+        try:
+            starts = np.load(_starts_of(Path(path)))
+            # What has no bytes cannot be mapped.
+            values = np.load(path, mmap_mode="r" if starts[-1] else None)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"is damaged, or missing: {error}", path=path) from error
+        return cls(values, starts)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """How long each array is, ``(N,)``."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, i: int) -> NDArray[Any]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.values[self.starts[i] : self.starts[i + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def padded(
+        self, rows: Sequence[int], begins: Sequence[int] | None = None, most: int | None = None
+    ) -> NDArray[Any]:
+        """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each.
+
+        Args:
+            rows: which.
+            begins: the step at which to begin in each.
+            most: the most steps to take of each.
+        """
+        begins = [0] * len(rows) if begins is None else begins
+        taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]
+        T = max((len(each) for each in taken), default=0)
+        padded = np.zeros((len(taken), T, *self.values.shape[1:]), dtype=self.values.dtype)
+        for place, each in zip(padded, taken, strict=True):
+            place[: len(each)] = each
+        return padded
+
+
+def _starts_of(path: Path) -> Path:
+    return path.with_suffix(".starts.npy")
+
+
+def _write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    # numpy leaves room in the header for the first axis to grow.
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+class Examples(NamedTuple):
+    """Sequences, and what is wanted of them.
+
+    Attributes:
+        inputs: of each sequence, numbers of words ``(T,)`` or features ``(T, I)``.
+        targets: of each sequence, ``(N,)`` or ``(N, K)``; or of each step, ``(T,)`` or ``(T, K)``.
+    """
+
+    inputs: Ragged
+    targets: NDArray[Any] | Ragged
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Examples | None:
+        """What `write` wrote; None if there is nothing of this name."""
+        inputs, targets = (folder / f"{name}.{part}.npy" for part in ("inputs", "targets"))
+        if not inputs.exists():
+            return None
+        by_step = _starts_of(targets).exists()
+        return cls(Ragged.open(inputs), Ragged.open(targets) if by_step else np.load(targets))
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        name: str,
+        inputs: Iterable[NDArray[Any]],
+        targets: NDArray[Any] | Iterable[NDArray[Any]],
+    ) -> Examples:
+        """Write examples into a folder, and map them."""
+        written = Ragged.write(inputs, folder / f"{name}.inputs.npy")
+        path = folder / f"{name}.targets.npy"
+        if not isinstance(targets, np.ndarray):
+            return cls(written, Ragged.write(targets, path))
+        with atomic_file(path) as file:
+            np.save(file, targets)
+        return cls(written, targets)

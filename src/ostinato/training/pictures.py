@@ -1,0 +1,95 @@
+"""Pictures of a run and of what came of it. Each needs ``ostinato[plots]``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ostinato.errors import require
+
+
+def _figure(width: float, height: float, what: str) -> tuple[Any, Any]:
+    """A figure of so many inches with axes, that no window shows."""
+    require("matplotlib", "plots", what)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> None:
+    """Draw the losses in a metrics file as a PNG."""
+    with open(metrics, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    steps = [r for r in records if "loss" in r]
+    evaluations = [r for r in records if r.get("validation_loss") is not None]
+    figure, axes = _figure(8, 4.5, "a learning curve")
+    x, y = [r["step"] for r in steps], [r["loss"] for r in steps]
+    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(x, _smoothed(y), color="tab:blue", label="training")
+    if evaluations:
+        xv = [r["step"] for r in evaluations]
+        yv = [r["validation_loss"] for r in evaluations]
+        axes.plot(xv, yv, "o-", color="tab:orange", label="validation")
+        best = min(range(len(yv)), key=yv.__getitem__)
+        axes.annotate(
+            f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
+        )
+    # The first steps fall from far above; the picture is about what comes after.
+    settled = sorted([*_smoothed(y)[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
+    if settled and settled[-1] > settled[0]:
+        room = 0.1 * (settled[-1] - settled[0])
+        axes.set_ylim(settled[0] - room, settled[-1] + room)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"loss ({unit})")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """Means over windows of about a fiftieth of the values, each around its own value."""
+    half = len(values) // 100
+    sums = [0.0, *accumulate(values)]
+    ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
+
+
+def draw_confusion(
+    confusion: Sequence[Sequence[int]], classes: Sequence[Any], picture: Path
+) -> None:
+    """Draw what was taken for what as a PNG: rows are true classes, their shares the colour.
+
+    Args:
+        confusion: counts, ``[true][predicted]``.
+        classes: their names.
+        picture: the file.
+    """
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    K = len(classes)
+    size = min(16.0, 2.5 + 0.45 * K)
+    figure, axes = _figure(size + 0.8, size, "a confusion matrix")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set_xticks(range(K), [str(c) for c in classes], rotation=90 if K > 6 else 0)
+    axes.set_yticks(range(K), [str(c) for c in classes])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if K <= 30:
+        for i, j in np.argwhere(counts):
+            dark = shares[i, j] > 0.5
+            axes.text(
+                j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    right = np.trace(counts) / max(1, counts.sum())
+    axes.set_title(f"{right:.1%} of {counts.sum():,} right")
+    figure.savefig(picture, dpi=120)
