@@ -41,7 +41,8 @@ TABLES = {
     "swapped.csv": 'label,review\ngood,a fine film\nbad,"a dull, long film"\ngood,fine\n',
     "bare.tsv": "a fine film\tgood\na dull, long film\tbad\nfine\tgood\n",
     "semicolons.csv": 'text;label\na fine film;good\n"a dull, long film";bad\nfine;good\n',
-    "more.csv": 'id,text,n,label\n1,a fine film,3,good\n2,"a dull, long film",4,bad\n3,fine,1,good\n',
+    "more.csv": "id,text,n,label\n"
+    '1,a fine film,3,good\n2,"a dull, long film",4,bad\n3,fine,1,good\n',
     "lines.jsonl": "\n".join(
         json.dumps({"label": label, "text": text})
         for text, label in zip(TEXTS, LABELS, strict=True)
@@ -93,7 +94,7 @@ def test_several_labels(write):
 def test_columns_by_name_or_number(write):
     path = write("a.csv", "one,two,three\na b,c d,e\nf g,h i,j\n")
     assert list(read(path, text="two", label="three").inputs) == ["c d", "h i"]
-    assert list(read(path, text="2", label="-1").targets) == ["e", "j"]
+    assert list(read(path, text="2", label="-1", header=True).targets) == ["e", "j"]
     assert list(read(path, text="TWO", label="Three").inputs) == ["c d", "h i"]
 
 
@@ -248,11 +249,11 @@ MISTAKES = {
     "number.csv": ("1,2,x\n3,4,y\n", {"label": "9"}, "they are numbered, 1 to 3"),
     "unclear.csv": ("one,two,three\na b,c d,e f\n", {"header": True}, "name it with label"),
     "texts.csv": ("one,two,label\na b,c d,x\n", {}, "name it with text"),
-    "nan.csv": ("id,t,x,label\na,0,1,u\na,1,nan,u\nb,0,1,d\nb,1,2,d\n", {}, "line 3: 'x' is missing"),
-    "word.csv": ("id,t,x,label\na,0,1,u\na,1,1,u\nb,0,1,d\nb,1,o,d\n", {}, "line 5: 'x' is 'o', no"),
-    "inf.csv": ("id,t,x,label\na,0,1,u\na,1,inf,u\nb,0,1,d\nb,1,2,d\n", {}, "line 3: 'x' is 'inf'"),
+    "nan.csv": (LONG.replace("0,0,20", "0,,20"), {}, "line 3: 'x' is missing"),
+    "word.csv": (LONG.replace("0,5,", "0,o,"), {}, "line 4: 'x' is 'o', no"),
+    "inf.csv": (LONG.replace("0,5,", "0,inf,"), {}, "line 4: 'x' is 'inf'"),
     "labels.csv": ("id,t,x,label\na,0,1,u\na,1,2,d\n", {"id": "id"}, "line 3: has the label 'd'"),
-    "again.csv": ("id,t,x,label\na,1,1,u\na,1,2,u\n", {"id": "id"}, "line 3: has the time of line 2"),
+    "again.csv": (LONG.replace("a,0", "a,1"), {}, "line 3: has the time of line 2 again: 1"),
     "time.csv": ("id,t,x,label\na,soon,1,u\na,now,2,u\n", {"id": "id"}, "is 'soon', no time"),
     "json.jsonl": ('{"text": "a", "label": "b"}\n{"text"\n', {}, "line 2: is not JSON"),
     "list.jsonl": ("[1, 2]\n", {}, "line 1: is no JSON object"),
@@ -345,7 +346,7 @@ def test_damaged_idx_files_are_refused(write):
 def test_whether_the_first_line_names_the_columns(write, rows, header):
     assert Table.read(write("a.csv", "\n".join(rows))).named == header
     for told in (True, False):
-        assert Table.read(write("a.csv", "\n".join(rows[1:] + ["z,z"])), told).named == told
+        assert Table.read(write("a.csv", "\n".join([*rows[1:], "z,z"])), told).named == told
 
 
 # Objects.
