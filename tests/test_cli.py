@@ -21,6 +21,7 @@ from ostinato import TextGenerator, cli
 from ostinato.sequences.text import TextSource
 from ostinato.signatures import options_of
 from ostinato.tasks import generation
+from ostinato.training import estimators
 from ostinato.training.watching import Watcher
 
 # As where the command runs; its `main` prints warnings in its own way.
@@ -183,7 +184,7 @@ MISTAKES = {
     ),
     "a run already": (f"train text text.txt --out RUN {QUICK}", "holds a run already; go on with"),
     # Commands
-    "command": ("compose", 'Unknown command "compose"'),
+    "command": ("dance", 'Unknown command "dance"'),
     "task": ("train poems", '"poems"'),
     # Writing
     "no model": ("generate", "RUN requires an argument"),
@@ -692,7 +693,7 @@ def test_ctrl_c_stops_a_run_that_goes_on_as_if_it_had_not(at, out, ostinato, her
     command = f"train text text.txt --steps 8 --evaluations 4 --dropout 0.3 {QUICK}"
     assert ostinato(f"{command} --out whole --quiet").status == 0
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "make_progress", lambda mode: Interrupting(at))
+        patch.setattr(estimators, "make_progress", lambda mode: Interrupting(at))
         said = ostinato(f"{command} --out '{out}'")
     assert said.status == 130
     assert said.out == ""
@@ -720,8 +721,8 @@ def test_json_of_a_run_stopped_early_is_json(ostinato, here, monkeypatch):
         def end(self, outcome):
             said.end(outcome)
 
-    said = generation.make_progress("json")
-    monkeypatch.setattr(generation, "make_progress", lambda mode: Both(1))
+    said = estimators.make_progress("json")
+    monkeypatch.setattr(estimators, "make_progress", lambda mode: Both(1))
     out = ostinato(f"{TRAIN} --steps 9 --json").out
     assert json.loads(out, parse_constant=no_nonsense)["ended"] == "interrupt"
 

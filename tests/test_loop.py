@@ -445,7 +445,7 @@ def test_without_validation_the_latest_weights_stay() -> None:
     witness = Witness()
     net = network()
     seen = []
-    ours = trainer(net, witness, sample=lambda: "text", learning_rate=2.0, evaluations=20)
+    ours = trainer(net, witness, sample=lambda step: "text", learning_rate=2.0, evaluations=20)
     witness.at = {20: lambda: seen.extend(p.clone() for p in net.parameters())}
     outcome = ours.run()
     assert witness.losses[19] > min(witness.losses)

@@ -316,6 +316,7 @@ from ostinato.training.watching import Bar, make_progress
 class Run:
     title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
     step, total, tokens, seconds = 0, TOTAL, 0, 0.0
+    counted, loss_unit = "tok", "nats"
 
     def units(self, loss):
         return {"bits_per_character": loss / 0.6931}
@@ -532,5 +533,5 @@ def test_a_missing_extra_is_one_line_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(MissingExtra) as caught:
         draw_learning_curve(tmp_path / "metrics.jsonl", tmp_path / "learning_curve.png")
     assert str(caught.value) == words
-    assert RunFolder(tmp_path, {}).draw() == words
+    assert RunFolder(tmp_path, {}).draw("nats") == words
     assert os.listdir(tmp_path) == ["metrics.jsonl"]

@@ -207,8 +207,8 @@ def train_text(
     Shows the loss on held-out text and a sample as it goes. Ctrl-C stops it with nothing lost.
     """
     _refuse_options(paths, TEXT_OPTIONS)
-    fit = {"text": list(paths), "pattern": pattern}
-    return _train("text", "TextGenerator", out, resume, json, quiet, tensorboard, settings, fit)
+    said = (out, resume, json, quiet, tensorboard)
+    return _train("text", "TextGenerator", list(paths), {"pattern": pattern}, *said, settings)
 
 
 def _data_command(verb: str, estimator: str, options: list[Option]) -> Callable[..., int]:
@@ -230,8 +230,8 @@ def _data_command(verb: str, estimator: str, options: list[Option]) -> Callable[
     ) -> int:
         _refuse_options(paths, options)
         files = [Path(path) for path in paths]
-        fit = {"X": files, "validation": validation}
-        return _train(verb, estimator, out, resume, json, quiet, tensorboard, settings, fit)
+        said = (out, resume, json, quiet, tensorboard)
+        return _train(verb, estimator, files, {"validation": validation}, *said, settings)
 
     return command
 
@@ -249,13 +249,14 @@ def _refuse_options(paths: tuple[str, ...], options: list[Option]) -> None:
 def _train(
     verb: str,
     estimator: str,
+    paths: list[Any],
+    how: dict[str, Any],
     out: Path,
     resume: bool,
     json: bool,
     quiet: bool,
     tensorboard: bool,
     settings: dict[str, Any],
-    fit: dict[str, Any],
 ) -> int:
     """Train, or go on, and say what came of it."""
     shown: dict[str, Any] = {
@@ -265,9 +266,9 @@ def _train(
     kind = getattr(ostinato, estimator)
     if resume:
         model = kind.resume(out, **shown, **settings)
-    elif next(iter(fit.values())):
+    elif paths:
         model = kind(**settings)
-        model.fit(**fit, out=out, **shown)
+        model.fit(paths, out=out, **how, **shown)
     else:
         raise OstinatoError(
             f"train {verb}: no paths; name files or folders, or - for standard input."

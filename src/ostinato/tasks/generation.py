@@ -157,6 +157,7 @@ class TextGenerator(NetworkEstimator):
             for part, name in zip(parts, names, strict=False)
         ]
         self._refuse_too_few(written)
+        facts |= {"tokens": len(written[0]), "vocabulary": len(self.vocabulary_)}
         self.chosen_ = {"batch_size": 32, "evaluations": 10, "patience": 0}
         return facts
 
