@@ -144,7 +144,7 @@ def test_a_death_of_the_disk_at_any_call_costs_nothing(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `kill_and_resume` does to processes, at calls spread over a run from end to end."""
-    monkeypatch.setattr(RunFolder, "draw", lambda self: None)
+    monkeypatch.setattr(RunFolder, "draw", lambda self, unit: None)
     count = len(calls_of(lambda: fit(tmp_path / "counted")))
     assert count > 200
     for k in [1, 8, 12, 20, 30, *range(60, count - 10, count // 5), count - 5, count]:
