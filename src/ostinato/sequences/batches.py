@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -282,7 +282,9 @@ class SequenceBatches:
         batch_size: B, the most in a batch.
         window: sequences of steps that are longer are cut into windows of so many, at other places
             in every epoch; only where targets are of steps. None for whole ones.
-        seed: of the order.
+        shift: features of each sequence are moved up or down by so many places at most, such as the
+            keys of a piano, another number every time; so are targets of as many features.
+        seed: of the order and of the shifts.
 
     Attributes:
         windows: batches in an epoch.
@@ -295,7 +297,12 @@ class SequenceBatches:
     """
 
     def __init__(
-        self, examples: Examples, batch_size: int, window: int | None = None, seed: int = 0
+        self,
+        examples: Examples,
+        batch_size: int,
+        window: int | None = None,
+        shift: int = 0,
+        seed: int = 0,
     ) -> None:
         call = f"SequenceBatches(batch_size={batch_size!r}, window={window!r})"
         for name, value in (("batch_size", batch_size), ("window", window or 1)):
@@ -306,6 +313,7 @@ class SequenceBatches:
         self.examples = examples
         self.batch_size = batch_size
         self.window = window
+        self.shift = shift
         self.seed = seed
         self._lengths = examples.inputs.lengths
         pieces = np.ones_like(self._lengths)
@@ -321,6 +329,12 @@ class SequenceBatches:
         if self._order[0] != self._epoch:
             self._order = (self._epoch, self._arranged(self._epoch))
         batch = self._batch(self._order[1][self._next], self._epoch)
+        if self.shift:
+            random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
+            shifts = random.integers(-self.shift, self.shift + 1, len(batch.lengths)).tolist()
+            _move(batch.inputs, shifts)
+            if batch.targets.shape == batch.inputs.shape:
+                _move(batch.targets, shifts)
         self._next += 1
         if self._next == self.windows:
             self._epoch, self._next = self._epoch + 1, 0
@@ -399,8 +413,18 @@ class SequenceBatches:
             "sequences": len(self._lengths),
             "batch_size": self.batch_size,
             "window": self.window or 0,
+            "shift": self.shift,
             "seed": self.seed,
         }
+
+
+def _move(x: Tensor, places: Sequence[int]) -> None:
+    """Move the features of each row of ``x (B, T, I)`` up by some places, zeros after them."""
+    for row, n in zip(x, places, strict=True):
+        moved = torch.zeros_like(row)
+        I = row.shape[-1]
+        moved[..., max(0, n) : I + min(0, n)] = row[..., max(0, -n) : I - max(0, n)]
+        row.copy_(moved)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError, require
 from ostinato.files import atomic_file
 
-__all__ = ["KEYS", "LOWEST", "Roll", "read_music", "roll_of", "transposed", "write_midi"]
+__all__ = ["KEYS", "LOWEST", "Roll", "read_music", "roll_of", "write_midi"]
 
 KEYS = 88
 LOWEST = 21  # MIDI's number of the lowest key
@@ -191,13 +190,3 @@ def write_midi(
         waited += ticks
     with atomic_file(path) as out:
         file.save(file=out)
-
-
-def transposed(roll: Any, semitones: int) -> Any:
-    """A roll ``(..., 88)`` so many semitones higher; what leaves the piano falls silent."""
-    moved = np.zeros_like(roll)
-    if semitones >= 0:
-        moved[..., semitones:] = roll[..., : KEYS - semitones]
-    else:
-        moved[..., :semitones] = roll[..., -semitones:]
-    return moved

@@ -27,10 +27,11 @@ class _OneAnswer(SupervisedEstimator):
     """What the two share.
 
     Args:
-        pooling: what stands for a sequence: last (the last hidden state), mean, max or attention.
+        pooling: what stands for a sequence: last (its last hidden state), mean or max of them all,
+            or attention (a mean weighted by what matters).
     """
 
-    pooling: PoolingKind = "mean"
+    pooling: PoolingKind = "attention"
 
     @property
     @abstractmethod
@@ -53,15 +54,8 @@ class _OneAnswer(SupervisedEstimator):
         if self.memory == "none" or (self.inputs_.kind == "image" and self.image == "whole"):
             layers = [wide] * (self.num_layers + 1)
             return OneToOne(encode, features, layers, output, dropout, pooled=True)
-        # Words can be left out, a variable cannot: there may be a single one.
-        drops = dropout if self.inputs_.lexicon is not None else 0.0
-        return ManyToOne(
-            encode,
-            self._recurrent(features, bidirectional=self.bidirectional),
-            output,
-            self.pooling,
-            drops,
-        )
+        recurrent = self._recurrent(features, bidirectional=self.bidirectional)
+        return ManyToOne(encode, recurrent, output, self.pooling, self._input_dropout())
 
     def _scores(self, X: Any) -> Tensor:
         """Scores of sequences, ``(N, K)``."""
@@ -77,7 +71,8 @@ class SequenceClassifier(_OneAnswer):
     labels are lists, a sequence may have several at once, or none.
 
     Args:
-        pooling: what stands for a sequence: last (the last hidden state), mean, max or attention.
+        pooling: what stands for a sequence: last (its last hidden state), mean or max of them all,
+            or attention (a mean weighted by what matters).
 
     Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
     `TrainingSettings`.
@@ -297,7 +292,8 @@ class SequenceRegressor(_OneAnswer):
     """A recurrent network that says a number, or several, for a sequence.
 
     Args:
-        pooling: what stands for a sequence: last (the last hidden state), mean, max or attention.
+        pooling: what stands for a sequence: last (its last hidden state), mean or max of them all,
+            or attention (a mean weighted by what matters).
 
     Sequences, settings and attributes are as of `SequenceClassifier`.
 

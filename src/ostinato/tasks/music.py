@@ -10,38 +10,20 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.networks import ManyToMany, Output
+from ostinato.recurrence.networks import CellName, ManyToMany, Output
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.music import KEYS, Roll, read_music, roll_of, transposed, write_midi
+from ostinato.sequences.music import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.sequences.ragged import Examples, Ragged
 from ostinato.training.supervised import Prepared, SequenceEstimator
 from ostinato.training.watching import ProgressMode
 
 Pieces = str | os.PathLike[str] | Sequence[Any]
-
-
-class _Transposed(SequenceBatches):
-    """Batches of pieces, each moved up or down by some semitones, another number every time."""
-
-    def __init__(self, examples: Examples, batch_size: int, most: int, seed: int) -> None:
-        super().__init__(examples, batch_size, seed=seed)
-        self.most = most
-
-    def next_batch(self) -> SequenceBatch:
-        at = (self._epoch, self._next)
-        batch = super().next_batch()
-        random = np.random.default_rng([self.seed % 2**32, *at])
-        shifts = random.integers(-self.most, self.most + 1, len(batch.lengths))
-        inputs, targets = batch.inputs.numpy(), batch.targets.numpy()
-        for row, shift in enumerate(shifts):
-            inputs[row] = transposed(inputs[row], int(shift))
-            targets[row] = transposed(targets[row], int(shift))
-        return batch
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,6 +33,9 @@ class MusicModel(SequenceEstimator):
     At each step it gives the probability of each of the 88 keys, from all steps before.
 
     Args:
+        cell: as in `SequenceEstimator`; an LSTM learns music best.
+        weight_dropout: share of recurrent weights dropped.
+        learning_rate: the highest learning rate of the schedule.
         transpose: pieces are learnt in other keys too, up to so many semitones away.
         steps_a_beat: steps that a beat of a MIDI file is cut into.
 
@@ -69,7 +54,10 @@ class MusicModel(SequenceEstimator):
         True
     """
 
-    transpose: int = 5
+    cell: CellName = "lstm"
+    weight_dropout: float = 0.3
+    learning_rate: float = 0.01
+    transpose: int = 0
     steps_a_beat: int = 4
 
     _by_step = True
@@ -79,6 +67,11 @@ class MusicModel(SequenceEstimator):
         super().check_settings()
         self._want("transpose", lambda n: 0 <= n < 12, "a number of semitones, 0 to 11")
         self._want("steps_a_beat", lambda n: 1 <= n <= 96, "a number from 1 to 96")
+
+    def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
+        """Settings that were not given: what sounds together takes units, however few pieces."""
+        chosen = super()._choose(steps)
+        return chosen | {"hidden_size": max(256, chosen["hidden_size"])}
 
     # Learning
 
@@ -156,9 +149,9 @@ class MusicModel(SequenceEstimator):
         return ManyToMany(nn.Identity(), self._recurrent(KEYS), output, dropout=0.0)
 
     def _batches(self, examples: Examples) -> SequenceBatches:
-        if self.transpose:
-            return _Transposed(examples, self._value("batch_size"), self.transpose, self.seed)
-        return super()._batches(examples)
+        return SequenceBatches(
+            examples, self._value("batch_size"), shift=self.transpose, seed=self.seed
+        )
 
     def _title(self, facts: Mapping[str, Any], device: torch.device) -> str:
         return (

@@ -70,9 +70,8 @@ class SequenceTagger(SupervisedEstimator):
         output = kind(wide, len(self.classes_), dropout=dropout)
         if self.memory == "none":
             return OneToOne(encode, features, [wide] * (self.num_layers + 1), output, dropout)
-        drops = dropout if self.inputs_.lexicon is not None else 0.0
         recurrent = self._recurrent(features, bidirectional=self.bidirectional)
-        return ManyToMany(encode, recurrent, output, drops)
+        return ManyToMany(encode, recurrent, output, self._input_dropout())
 
     # Learning
 

@@ -243,7 +243,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
     memory: Memory = "recurrent"
     embedding_size: int = 100
     spelling_size: int = 64
-    word_dropout: float = 0.1
+    word_dropout: float = 0.3
 
     # What a task adds
 
@@ -394,6 +394,15 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
             return self._assemble(encode, encode.output_size)
         size = 1 if inputs.kind == "image" else inputs.features
         return self._assemble(Standardize(torch.zeros(size), torch.ones(size)), inputs.features)
+
+    def _input_dropout(self) -> float:
+        """Share of an encoded input's features to drop.
+
+        Features of words stand in for each other, and so, less, do bands of sound; a variable of a
+        series may be the only one that tells.
+        """
+        share = {"text": 1.0, "words": 1.0, "sound": 0.5}.get(self.inputs_.kind, 0.0)
+        return share * float(self._value("dropout"))
 
     # The loop
 
