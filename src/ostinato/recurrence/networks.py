@@ -455,17 +455,22 @@ class ManyToOne(_Network):
             # The states of the last layer: one, or one a direction.
             directions = 1 + self.recurrent.bidirectional
             return torch.cat(last[-directions:].unbind(0), dim=-1)
-        counts = running(h, lengths)[..., None]  # (B, T, 1)
         if h.shape[1] == 0:
             return h.new_zeros(h.shape[0], h.shape[2])
+        counts = None if lengths is None else running(h, lengths)[..., None]  # (B, T, 1)
         if self.pooling == "mean":
             return _mean(h, counts)
         if self.pooling == "max":
-            best = torch.where(counts, h, -torch.inf).amax(1)
+            if counts is None:
+                return h.amax(1)
+            best = h.masked_fill(~counts, -torch.inf).amax(1)
             return torch.where(counts.any(1), best, 0.0)
-        weights = torch.where(counts, self.attention(h), -torch.inf)  # (B, T, 1)
-        weights = torch.where(counts.any(1, keepdim=True), weights, 0.0).softmax(1)
-        return torch.where(counts, weights * h, 0.0).sum(1)
+        weights = self.attention(h)  # (B, T, 1)
+        if counts is not None:
+            # Where no step counts the weights do not matter: hidden states of padding are zero.
+            weights = weights.masked_fill(~counts & counts.any(1, keepdim=True), -torch.inf)
+        pooled: Tensor = weights.softmax(1).transpose(1, 2) @ h  # (B, 1, H)
+        return pooled[:, 0]
 
 
 class OneToOne(nn.Module):
@@ -532,7 +537,9 @@ class OneToOne(nn.Module):
         for layer in self.layers:
             h = layer(h).relu()
             h = drop(h, self.dropout) if self.training and self.dropout else h
-        return (_mean(h, running(h, lengths)[..., None]) if self.pooled else h), None
+        if not self.pooled:
+            return h, None
+        return _mean(h, None if lengths is None else running(h, lengths)[..., None]), None
 
 
 def _blanked(x: Any, lengths: Lengths) -> Any:
@@ -543,8 +550,10 @@ def _blanked(x: Any, lengths: Lengths) -> Any:
     return x.masked_fill(~counts.view(*counts.shape, *[1] * (x.dim() - 2)), 0)
 
 
-def _mean(h: Tensor, counts: Tensor) -> Tensor:
-    """Mean over the steps that count, ``(B, H)``; zeros where none does."""
+def _mean(h: Tensor, counts: Tensor | None) -> Tensor:
+    """Mean of ``h (B, T, H)`` over the steps that count, ``(B, H)``; zeros where none does."""
+    if counts is None:
+        return h.mean(1)
     return torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 

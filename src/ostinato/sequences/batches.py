@@ -273,6 +273,11 @@ class SequenceBatch(NamedTuple):
         """True steps of all sequences together."""
         return int(self.lengths.sum())
 
+    @property
+    def unequal(self) -> Tensor | None:
+        """The lengths, unless there is no padding, which is faster done without them."""
+        return None if bool((self.lengths == self.inputs.shape[1]).all()) else self.lengths
+
 
 class SequenceBatches:
     """Batches of sequences, in another random order in every epoch, similar lengths together.

@@ -128,7 +128,8 @@ class Inputs:
             return self.spectrogram(*read_sound(item))
         if self.kind == "image":
             return image_as_steps(_pixels(item), self.form, self.shape)
-        array: NDArray[np.float32] = np.asarray(item, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            array: NDArray[np.float32] = np.asarray(item, dtype=np.float32)
         if not np.isfinite(array).all():
             raise place.error("holds a number too large for 32 bits; divide the variable first.")
         return array

@@ -71,10 +71,11 @@ def _read(path: Path, steps_a_beat: int) -> dict[str, list[tuple[str, Roll]]]:
 
 def _read_matlab(path: Path) -> dict[str, list[tuple[str, Roll]]]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         variables = loadmat(path)
-    except (ValueError, OSError, NotImplementedError, TypeError) as error:
+    except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
         raise DataError(f"is no MATLAB file (version 7 or before): {error}", path=path) from None
     found: dict[str, list[tuple[str, Roll]]] = {}
     for name, cells in variables.items():

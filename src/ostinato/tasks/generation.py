@@ -148,6 +148,12 @@ class TextGenerator(NetworkEstimator):
 
     def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
         """Write a text's tokens into a folder; returns the facts."""
+        self.chosen_ = {
+            "batch_size": 32,
+            "evaluations": 10,
+            "patience": 0,
+            "validation_fraction": 0.1,
+        }
         facts: dict[str, Any] = {}
         parts = self._read(source, facts)
         names = ["training.npy", "validation.npy"]
@@ -158,13 +164,12 @@ class TextGenerator(NetworkEstimator):
         ]
         self._refuse_too_few(written)
         facts |= {"tokens": len(written[0]), "vocabulary": len(self.vocabulary_)}
-        self.chosen_ = {"batch_size": 32, "evaluations": 10, "patience": 0}
         return facts
 
     def _read(self, source: TextSource, facts: dict[str, Any]) -> Iterator[Iterator[NDArray[Any]]]:
         """Build the vocabulary; then token ids, in pieces, of the training and validation parts."""
         characters = source.characters()
-        held_out = round(self.validation_fraction * characters)
+        held_out = round(self._value("validation_fraction") * characters)
         if held_out == characters:
             self._refuse("validation_fraction", f"less, with a text of {characters} characters")
         kept = source.head(characters - held_out)
@@ -189,8 +194,8 @@ class TextGenerator(NetworkEstimator):
             if len(part) < 2:
                 raise DataError(
                     f"TextGenerator: the text {use} has 1 token, and 2 are the least; give more "
-                    f"text, or another validation_fraction (now {self.validation_fraction:g}; "
-                    "0 for none)."
+                    "text, or another validation_fraction (now "
+                    f"{self._value('validation_fraction'):g}; 0 for none)."
                 )
 
     def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:

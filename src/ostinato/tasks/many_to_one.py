@@ -149,7 +149,7 @@ class SequenceClassifier(_OneAnswer):
         return None if lists else [str(_plain(t)) for t in targets]
 
     def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
-        y, _ = self.network_(x, lengths=batch.lengths)
+        y, _ = self.network_(x, lengths=batch.unequal)
         loss = self.network_.output.loss(y, targets).mean()
         return {"loss": float(loss), "accuracy": float(self._right(y, targets).double().mean())}
 

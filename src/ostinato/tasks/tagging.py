@@ -193,9 +193,9 @@ class SequenceTagger(SupervisedEstimator):
             yield Answer(place, "\n".join([*lines, ""]), facts)
 
     def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
-        h, _ = self.network_.hidden(x, lengths=batch.lengths)
+        h, _ = self.network_.hidden(x, lengths=batch.unequal)
         output = self.network_.output
-        loss = output.mean_loss(h, targets, batch.lengths)
+        loss = output.mean_loss(h, targets, batch.unequal)
         right = output.best(output(h), batch.lengths) == targets
         right &= running(h, batch.lengths)
         return {"loss": float(loss), "accuracy": int(right.sum()) / max(1, batch.steps)}

@@ -174,12 +174,12 @@ class SequenceEstimator(NetworkEstimator):
     def _loss(self, batch: SequenceBatch, table: WordTable | None, device: torch.device) -> Tensor:
         x = self._tensors(batch, table, device)
         loss: Tensor
-        loss, _ = self.network_.loss(x, batch.targets.to(device), lengths=batch.lengths)
+        loss, _ = self.network_.loss(x, batch.targets.to(device), lengths=batch.unequal)
         return loss
 
     def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
         """Mean loss of a batch of validation examples, as ``loss``, and further figures."""
-        loss, _ = self.network_.loss(x, targets, lengths=batch.lengths)
+        loss, _ = self.network_.loss(x, targets, lengths=batch.unequal)
         return {"loss": float(loss)}
 
     def _validate(self, device: torch.device) -> tuple[float, dict[str, float]]:
@@ -209,7 +209,7 @@ class SequenceEstimator(NetworkEstimator):
             for rows, batch in SequenceBatches(examples, 64).in_order():
                 with torch.inference_mode():
                     x = self._tensors(batch, table, device)
-                    y, _ = self.network_(x, lengths=batch.lengths)
+                    y, _ = self.network_(x, lengths=batch.unequal)
                     for row, item in zip(rows.tolist(), read(y, batch), strict=True):
                         found[row] = item
         finally:

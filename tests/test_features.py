@@ -1,0 +1,211 @@
+"""Words, sounds and images as numbers."""
+
+import wave
+
+import numpy as np
+import pytest
+import torch
+
+from ostinato.errors import DataError
+from ostinato.sequences.batches import SequenceBatch
+from ostinato.sequences.features import (
+    Lexicon,
+    Spectrogram,
+    image_as_steps,
+    image_shape,
+    mean_and_scale,
+    read_image,
+    read_sound,
+    sound_rate,
+)
+from ostinato.sequences.inputs import Inputs, InputSettings
+from ostinato.sequences.ragged import Ragged
+from ostinato.sequences.reading import Place, corpus_of
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def sine(frequency, rate, seconds=0.5):
+    return np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate).astype("f4")
+
+
+def write_wav(path, samples, rate, channels=1):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.asarray(samples) * 32767).astype("<i2").tobytes())
+    return path
+
+
+# Words.
+
+
+def test_words_are_known_by_falling_count_and_the_rest_is_unknown():
+    sentences = [["b", "a", "B"], ["c", "a", "b"]]
+    lexicon = Lexicon.learn(sentences, lowercase=True, min_count=2)
+    assert lexicon.words == ["b", "a"]
+    rows, table = lexicon.encode([["A", "c", "b"], [], ["new"]])
+    assert [table.ids[row].tolist() for row in rows] == [[2, 0, 1], [], [0]]
+    exact = Lexicon.learn(sentences, lowercase=False, most=1)
+    assert exact.words == ["a"]
+    again = Lexicon.from_json(lexicon.to_json())
+    assert again.encode(sentences)[1].ids.tolist() == lexicon.encode(sentences)[1].ids.tolist()
+
+
+def test_each_word_is_spelled_once_and_long_ones_by_their_ends():
+    lexicon = Lexicon([], "abc", lowercase=True)
+    rows, table = lexicon.encode([["ab", "zc", "ab"], ["zc"]])
+    assert [row.tolist() for row in rows] == [[0, 1, 0], [1]]
+    assert [s.tolist() for s in table.spellings] == [[1, 2], [0, 3]]
+    _, long = lexicon.encode([["a" * 20 + "b" * 20]])
+    assert long.spellings[0].tolist() == [1] * 12 + [2] * 12
+
+
+def test_words_of_a_batch_are_what_stands_in_the_table():
+    corpus = corpus_of([["to", "be"], ["to"], ["do", "to", "zz"]])
+    inputs = Inputs.learn(corpus, InputSettings(min_count=1))
+    rows, table = inputs.encode(corpus)
+    ragged = Ragged.of(rows)
+    batch = SequenceBatch(
+        torch.from_numpy(ragged.padded([2, 0]).astype(np.int64)),
+        torch.tensor([3, 2]),
+        torch.zeros(2),
+        0,
+    )
+    words = inputs.tensors(batch, table, torch.device("cpu"))
+    known = [None, *inputs.lexicon.words]
+    letters = [None, *inputs.lexicon.characters]
+    for b, sentence in enumerate([["do", "to", "zz"], ["to", "be"]]):
+        for t, word in enumerate(sentence):
+            assert known[words.ids[b, t]] == word
+            at = words.spelled[b, t]
+            spelled = words.characters[at][: words.sizes[at]]
+            assert "".join(letters[c] for c in spelled) == word
+
+
+# Sound.
+
+
+def test_a_tone_is_loudest_in_its_band_and_higher_tones_in_higher_ones():
+    def band(frequency, rate=16000):
+        spectrum = Spectrogram(16000)
+        noise = np.random.default_rng(0).normal(size=4000).astype("f4") * 1e-4
+        # Of a tone that comes and goes, since what is always there is taken away.
+        samples = np.concatenate([noise, sine(frequency, rate, 0.25)])
+        return int(spectrum(samples, rate)[-10].argmax())
+
+    found = [band(f) for f in (100, 300, 1000, 3000, 7000)]
+    assert found == sorted(set(found))
+
+
+def test_loudness_does_not_matter_and_rates_hardly():
+    spectrum = Spectrogram(8000)
+    chirp = (sine(500, 8000) * np.linspace(0, 1, 4000)).astype("f4")
+    quiet = spectrum(chirp * 0.01, 8000)
+    np.testing.assert_allclose(spectrum(chirp, 8000), quiet, atol=0.05)
+    fast = (sine(500, 16000) * np.linspace(0, 1, 8000)).astype("f4")
+    found = spectrum(fast, 16000)
+    assert found.shape == spectrum(chirp, 8000).shape == (51, 40)
+    loud = spectrum(chirp, 8000) > 2
+    assert np.abs(found - spectrum(chirp, 8000))[loud].max() < 0.3
+
+
+def test_silence_and_a_single_sample_have_features():
+    assert np.isfinite(Spectrogram(8000)(np.zeros(800, "f4"), 8000)).all()
+    assert np.isfinite(Spectrogram(8000)(np.ones(1, "f4"), 8000)).all()
+
+
+def test_recordings_are_read_and_mixed(tmp_path):
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    path = write_wav(tmp_path / "a.wav", stereo, 11025, channels=2)
+    samples, rate = read_sound(path)
+    assert (rate, sound_rate(path), samples.shape) == (11025, 11025, (100,))
+    np.testing.assert_allclose(samples, 0.125, atol=1e-3)
+    for name, content in (("empty.wav", None), ("cut.wav", path.read_bytes()[:20])):
+        broken = tmp_path / name
+        if content is None:
+            write_wav(broken, np.zeros(0), 8000)
+        else:
+            broken.write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}: (holds no sound|cannot be read as sound)"):
+            read_sound(broken)
+
+
+# Images.
+
+
+def test_images_are_read_grey_or_coloured(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png")[..., 0].tolist() == grey.tolist()
+    red = np.zeros((2, 5, 3), np.uint8)
+    red[..., 0] = 200
+    Image.fromarray(red).save(tmp_path / "red.png")
+    assert read_image(tmp_path / "red.png").tolist() == red.tolist()
+    assert image_shape(tmp_path / "red.png") == (2, 5, 3)
+    assert image_shape(tmp_path / "grey.png") == (3, 4, 1)
+    (tmp_path / "no.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no.png: cannot be read as an image"):
+        read_image(tmp_path / "no.png")
+
+
+def test_an_image_is_a_sequence_of_rows_or_pixels_or_one_step():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert image_as_steps(pixels, "rows", (2, 4, 3)).tolist() == pixels.reshape(2, 12).tolist()
+    assert image_as_steps(pixels, "pixels", (2, 4, 3)).tolist() == pixels.reshape(8, 3).tolist()
+    assert image_as_steps(pixels, "whole", (2, 4, 3)).tolist() == [pixels.ravel().tolist()]
+    assert image_as_steps(pixels, "rows", (6, 5, 1)).shape == (6, 5)
+
+
+# Statistics.
+
+
+def test_statistics_are_those_of_all_steps():
+    random = np.random.default_rng(1)
+    rows = [random.normal(size=(n, 3)) * [1, 1e-3, 5] + [1e4, 0, -3] for n in (70_000, 5, 9)]
+    everything = np.concatenate(rows)
+    mean, scale = mean_and_scale(Ragged.of(rows))
+    np.testing.assert_allclose(mean, everything.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scale, everything.std(0), rtol=1e-4)
+    mean, scale = mean_and_scale(Ragged.of(rows), each=False)
+    np.testing.assert_allclose(
+        [mean[0], scale[0]], [everything.mean(), everything.std()], rtol=1e-4
+    )
+
+
+def test_a_variable_that_never_changes_is_left_at_zero():
+    mean, scale = mean_and_scale(Ragged.of([np.full((5, 2), [0.1, 0.0])]))
+    assert mean.tolist() == pytest.approx([0.1, 0.0]) and scale.tolist() == [1.0, 1.0]
+
+
+# What a model keeps.
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        corpus_of(["a film", "b"]),
+        corpus_of(np.zeros((3, 4, 2))),
+        corpus_of(np.zeros((3, 4, 5), np.uint8)),
+    ],
+    ids=["text", "series", "image"],
+)
+def test_what_is_kept_is_what_was_learnt(corpus):
+    inputs = Inputs.learn(corpus, InputSettings(image="pixels"))
+    again = Inputs.from_json(inputs.to_json())
+    assert again.to_json() == inputs.to_json()
+    ours, theirs = (list(each.encode(corpus)[0]) for each in (inputs, again))
+    assert [a.tolist() for a in ours] == [b.tolist() for b in theirs]
+
+
+def test_sequences_of_another_kind_are_refused():
+    inputs = Inputs.learn(corpus_of(np.zeros((3, 4, 2))), InputSettings())
+    with pytest.raises(DataError, match=r"X\[0\]: holds text; the model was trained on series"):
+        inputs.refuse_others(corpus_of(["a text"]))
+    with pytest.raises(DataError, match="has 3 variables; the model was trained on 2: 1, 2"):
+        inputs.refuse_others(corpus_of(np.zeros((3, 4, 3))))
+    large = corpus_of([[1e39]])
+    with pytest.raises(DataError, match=r"X\[0\]: holds a number too large for 32 bits"):
+        list(Inputs.learn(large, InputSettings()).encode(large)[0])
+    assert str(Place("a.csv", 3)) == "a.csv:3"

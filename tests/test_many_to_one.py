@@ -1,0 +1,307 @@
+"""One answer for a sequence: learnt, judged, kept, gone on with, and refused in words."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from test_features import sine, write_wav
+
+from ostinato import SequenceClassifier, SequenceRegressor, load
+from ostinato.errors import DataError, OstinatoError
+from ostinato.training import estimators
+from ostinato.training.watching import Watcher
+
+QUICK = {"hidden_size": 8, "epochs": 4, "batch_size": 8}
+
+
+def series(N=80, seed=0):
+    """Series of unequal length whose first number says which class they are of."""
+    random = np.random.default_rng(seed)
+    X = [random.normal(size=(random.integers(3, 9), 2)) for _ in range(N)]
+    y = ["low" if x[0, 0] < 0 else "high" for x in X]
+    return X, y
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A classifier that has learnt."""
+    return SequenceClassifier(hidden_size=16, epochs=30, batch_size=8).fit(*series(200))
+
+
+# Learning.
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_what_comes_first_is_remembered(pooling, bidirectional):
+    # With a single direction only memory can tell: the label is in the first step alone.
+    model = SequenceClassifier(
+        pooling=pooling, bidirectional=bidirectional, hidden_size=16, epochs=40, dropout=0.1
+    )
+    assert model.fit(*series(300)).score(*series(200, seed=1)) > 0.85
+
+
+def test_words_tell_a_text():
+    random = np.random.default_rng(0)
+    filler = [f"w{i}" for i in range(30)]
+
+    def texts(N):
+        y = random.choice(["good", "bad"], N)
+        X = [
+            " ".join([*random.choice(filler, 5), f"{label}ly", *random.choice(filler, 3)])
+            for label in y
+        ]
+        return X, y.tolist()
+
+    model = SequenceClassifier(hidden_size=16, epochs=15, embedding_size=16, spelling_size=8)
+    model.fit(*texts(200))
+    X, y = texts(50)
+    assert model.score(X, y) > 0.9
+    # A word never met is read by its letters.
+    unseen = [x.replace("goodly", "Goodly").replace("badly", "Badly") for x in X]
+    assert model.score(unseen, y) > 0.9
+
+
+def test_several_labels_at_once():
+    random = np.random.default_rng(0)
+    X = [random.normal(size=(5, 2)) for _ in range(300)]
+    y = [[name for k, name in enumerate("ab") if x[:, k].mean() > 0] for x in X]
+    model = SequenceClassifier(hidden_size=16, epochs=40, dropout=0.1).fit(X[:250], y[:250])
+    found = model.evaluate(X[250:], y[250:])
+    assert found["accuracy"] > 0.7 and found["micro_f1"] > 0.85
+    assert set(map(type, model.predict(X[:3]))) == {list}
+    p = model.predict_proba(X[:3])
+    assert p.shape == (3, 2) and ((p > 0) & (p < 1)).all()
+    with pytest.raises(DataError, match="others have lists of labels, or not"):
+        SequenceClassifier(**QUICK).fit(X, [["a"], "b", *y[2:]])
+
+
+def test_the_same_seed_learns_the_same():
+    a, b, c = (SequenceClassifier(seed=s, **QUICK).fit(*series()) for s in (1, 1, 2))
+    X, _ = series(10, seed=3)
+    assert np.array_equal(a.predict_proba(X), b.predict_proba(X))
+    assert not np.array_equal(a.predict_proba(X), c.predict_proba(X))
+
+
+def test_settings_that_are_not_given_follow_from_the_data():
+    small = SequenceClassifier(steps=1).fit(*series(40)).chosen_
+    large = SequenceClassifier(steps=1).fit(*series(3000)).chosen_
+    for name in ("batch_size", "hidden_size"):
+        assert small[name] < large[name]
+    given = SequenceClassifier(steps=1, hidden_size=7, dropout=0.0, batch_size=5).fit(*series(40))
+    assert given.network_.recurrent.cells[0].hidden_size == 7
+    assert given.training_["held_out"] == 8 and given.training_["sequences"] == 32
+    told = clone(given)
+    assert told.get_params() == given.get_params() and not hasattr(told, "network_")
+
+
+def test_validation_data_may_be_given():
+    X, y = series(60)
+    model = SequenceClassifier(**QUICK).fit(X, y, validation=series(20, seed=5))
+    assert (model.training_["sequences"], model.training_["held_out"]) == (60, 20)
+    without = SequenceClassifier(validation_fraction=0, **QUICK).fit(X, y)
+    assert (without.training_["sequences"], without.training_["held_out"]) == (60, 0)
+    assert without.training_["temperature"] == 1.0
+
+
+# Judging.
+
+
+def test_probabilities_are_calibrated_on_validation_data(model):
+    X, y = series(400, seed=7)
+    scores = model._scores(X).double()
+    truth = [model.classes_.tolist().index(label) for label in y]
+
+    def nats(temperature):
+        return -scores.div(temperature).log_softmax(-1)[range(len(y)), truth].mean().item()
+
+    T = model.training_["temperature"]
+    assert 0.1 < T < 10 and T != 1
+    np.testing.assert_allclose(model.evaluate(X, y)["log_loss"], nats(T), rtol=1e-6)
+
+
+def test_confidence_that_does_not_hold_is_undone():
+    X, y = series(300)
+    # Every fourth label is wrong, so that nobody can be sure of any.
+    wrong = {"low": "high", "high": "low"}
+    y = [wrong[label] if i % 4 == 0 else label for i, label in enumerate(y)]
+    model = SequenceClassifier(hidden_size=16, epochs=10, seed=1).fit(X, y)
+    T = model.training_["temperature"]
+    output = model.network_.output.linear
+    for parameter in (output.weight, output.bias):
+        parameter.data.mul_(8)
+    model._finish(None)
+    # Not to the digit: a weak prior draws towards 1.
+    np.testing.assert_allclose(model.training_["temperature"], 8 * T, rtol=0.1)
+
+
+def test_what_is_measured_is_what_was_predicted(model):
+    X, y = series(50, seed=2)
+    found, guess, p = model.evaluate(X, y), model.predict(X), model.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1)
+    assert found["accuracy"] == model.score(X, y) == np.mean(guess == np.array(y))
+    names = model.classes_.tolist()
+    confusion = [[0, 0], [0, 0]]
+    for true, said in zip(y, guess, strict=True):
+        confusion[names.index(true)][names.index(said)] += 1
+    assert found["confusion"] == confusion
+    f1 = [
+        2 * confusion[k][k] / max(1, sum(confusion[k]) + confusion[0][k] + confusion[1][k])
+        for k in (0, 1)
+    ]
+    np.testing.assert_allclose(found["macro_f1"], np.mean(f1))
+
+
+def test_an_answer_does_not_depend_on_what_is_asked_beside(model):
+    X, _ = series(20, seed=3)
+    alone = np.concatenate([model.predict_proba([x]) for x in X])
+    np.testing.assert_allclose(model.predict_proba(X), alone, rtol=1e-5)
+
+
+def test_numbers_are_predicted_in_their_own_scale():
+    random = np.random.default_rng(0)
+    X = [random.normal(size=(random.integers(3, 9), 1)) for _ in range(300)]
+    y = np.array([1000 + 50 * x.mean() for x in X])
+    model = SequenceRegressor(hidden_size=16, epochs=40, dropout=0.0).fit(X[:250], y[:250])
+    guess, found = model.predict(X[250:]), model.evaluate(X[250:], y[250:])
+    errors = guess - y[250:]
+    assert found["r2"] > 0.8
+    np.testing.assert_allclose(found["mae"], np.abs(errors).mean())
+    np.testing.assert_allclose(found["rmse"], np.sqrt((errors**2).mean()))
+    variance = ((y[250:] - y[250:].mean()) ** 2).mean()
+    np.testing.assert_allclose(found["r2"], 1 - (errors**2).mean() / variance)
+    two = SequenceRegressor(**QUICK).fit(X, np.stack([y, -y], axis=1))
+    assert two.predict(X[:3]).shape == (3, 2)
+
+
+# Keeping.
+
+
+@pytest.mark.parametrize("kind", [SequenceClassifier, SequenceRegressor])
+def test_a_model_that_was_kept_is_the_same(tmp_path, kind):
+    X, y = series()
+    y = y if kind is SequenceClassifier else [float(x.mean()) for x in X]
+    model = kind(**QUICK).fit(X, y)
+    model.save(tmp_path / "kept")
+    again = load(tmp_path / "kept")
+    assert type(again) is kind
+    assert np.array_equal(again.predict(X), model.predict(X))
+    if kind is SequenceClassifier:
+        assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+class Interrupting(Watcher):
+    """Ends the run at a step, as Ctrl-C would."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def begin(self, run):
+        self.run = run
+
+    def step(self, record):
+        if record["step"] == self.at:
+            self.run._interrupted = True
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
+    X, y = [f"w{i % 7} w{i % 3}" for i in range(60)], ["ab"[i % 2] for i in range(60)]
+    whole = SequenceClassifier(**QUICK).fit(X, y, out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(estimators, "make_progress", lambda mode: Interrupting(7))
+        stopped = SequenceClassifier(**QUICK).fit(X, y, out=tmp_path / "stopped")
+    assert stopped.training_["ended"] == "interrupt"
+    resumed = SequenceClassifier.resume(tmp_path / "stopped")
+    assert np.array_equal(resumed.predict_proba(X), whole.predict_proba(X))
+
+    def records(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [{**json.loads(line), "seconds": 0} for line in lines]
+
+    assert records("stopped") == records("whole")
+
+
+# Files.
+
+
+def test_recordings_in_folders(tmp_path):
+    random = np.random.default_rng(0)
+    for i in range(24):
+        word, rate = (("hum", 8000), ("beep", 11025))[i % 2]
+        tone = sine(300 if word == "hum" else 2000, rate, 0.1 + 0.1 * random.random())
+        silence = np.zeros(rate // 20)
+        path = tmp_path / "sounds" / word / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, np.concatenate([silence, 0.5 * tone]), rate)
+    model = SequenceClassifier(hidden_size=16, epochs=30).fit(tmp_path / "sounds")
+    assert model.classes_.tolist() == ["beep", "hum"]
+    assert model.score(tmp_path / "sounds") > 0.9
+    answers = list(model.answers(tmp_path / "sounds" / "hum"))
+    assert len(answers) == 12
+    assert str(answers[0]).split("\t")[2].endswith("0.wav")
+    assert answers[0].to_json().keys() == {"place", "label", "probability"}
+
+
+@pytest.mark.parametrize("image", ["rows", "pixels", "whole"])
+def test_images_by_rows_by_pixels_and_at_once(image):
+    random = np.random.default_rng(0)
+    X = random.integers(0, 50, (120, 5, 4), dtype=np.uint8)
+    y = random.integers(0, 2, 120)
+    X[y == 1, 1:3, 1:3] += 200
+    model = SequenceClassifier(image=image, hidden_size=16, epochs=20, dropout=0.1).fit(X, y)
+    assert model.score(X, y) > 0.9
+    assert model.predict(X[:3]).dtype == y.dtype
+    assert hasattr(model.network_, "recurrent") == (image != "whole")
+
+
+# Mistakes.
+
+MISTAKES = {
+    "one class": (series()[0], ["x"] * 80, "sequences have the label 'x'; two classes"),
+    "two kinds": (series()[0], ["x", 1] * 40, "some labels are text and some are numbers"),
+    "no label": (series()[0], [None] * 80, "None is no label"),
+    "no labels": (series()[0], None, "y is missing"),
+    "too few": ([[1.0]], ["x"], "1 sequences are too few to hold 1 out"),
+    "no steps": ([np.zeros((0, 2))] * 10, ["x", "y"] * 5, "all sequences are empty"),
+    "not a number": ([[1.0], [float("nan")]] * 9, ["x", "y"] * 9, "X[1]: is nan at step 0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_said_and_leaves_nothing(tmp_path, name):
+    X, y, message = MISTAKES[name]
+    with pytest.raises(OstinatoError) as caught:
+        SequenceClassifier(**QUICK).fit(X, y, out=tmp_path / "run")
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_met_in_training_is_refused(model):
+    X, _ = series(2)
+    with pytest.raises(DataError, match=r"X\[1\]: has the label 'mid', which was not met"):
+        model.score(X, ["low", "mid"])
+    with pytest.raises(DataError, match="has 3 variables; the model was trained on 2"):
+        model.predict([np.zeros((4, 3))])
+    with pytest.raises(DataError, match=r"X\[0\]: has the label 'x'; expected a number"):
+        SequenceRegressor(**QUICK).fit(X, ["x", "y"])
+    with pytest.raises(DataError, match=r"all 2 sequences have the number \[1.0\]"):
+        SequenceRegressor(validation_fraction=0, **QUICK).fit(X, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "first"}, "pooling='first'; expected one of last, mean, max, attention"),
+        ({"memory": "some"}, "memory='some'; expected one of recurrent, none"),
+        ({"hidden_size": 0}, "hidden_size=0; expected a whole number above zero"),
+        ({"dropout": 1.0}, "dropout=1.0; expected a share"),
+        ({"spelling_size": 3}, "spelling_size=3; expected an even number"),
+        ({"batch_size": 2.5}, "batch_size=2.5; expected a whole number"),
+        ({"image": "columns"}, "image='columns'; expected one of rows, pixels, whole"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, message):
+    with pytest.raises(OstinatoError) as caught:
+        SequenceClassifier(**settings).fit(*series())
+    assert message in str(caught.value)

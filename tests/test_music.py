@@ -1,0 +1,143 @@
+"""Music: read, learnt, judged, written."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from ostinato import MusicModel, load
+from ostinato.errors import DataError, OstinatoError
+from ostinato.sequences.music import KEYS, LOWEST, read_music, roll_of, write_midi
+
+pytest.importorskip("mido")
+SCALE = [[60, 64], [62, 65], [64, 67], [], [65, 69]]
+QUICK = {"hidden_size": 8, "epochs": 3, "batch_size": 4}
+
+
+def pieces(N=12, seed=0):
+    """Walks over the keys, two at a time."""
+    random = np.random.default_rng(seed)
+    return [[[int(k), int(k) + 4] for k in 60 + random.integers(0, 8, 12)] for _ in range(N)]
+
+
+def notes_of(roll):
+    return [(np.flatnonzero(step) + LOWEST).tolist() for step in roll]
+
+
+# Files.
+
+
+def test_json_and_matlab_files_are_read_by_their_parts(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"train": [SCALE] * 2, "test": [SCALE[:2]]}))
+    cells = np.empty((1, 2), dtype=object)
+    cells[0, 0], cells[0, 1] = roll_of(SCALE), roll_of(SCALE)
+    one = np.empty((1, 1), dtype=object)
+    one[0, 0] = roll_of(SCALE[:2])
+    savemat(tmp_path / "a.mat", {"traindata": cells, "testdata": one})
+    for name in ("a.json", "a.mat"):
+        found = read_music([tmp_path / name])
+        assert {part: len(some) for part, some in found.items()} == {"training": 2, "test": 1}
+        assert notes_of(found["training"][1][1]) == SCALE
+        assert notes_of(found["test"][0][1]) == SCALE[:2]
+    (tmp_path / "b.json").write_text(json.dumps([[[60, -1, 64], [-1, -1]]]))
+    assert notes_of(read_music([tmp_path / "b.json"])["all"][0][1]) == [[60, 64], []]
+
+
+def test_a_piece_written_as_midi_is_read_as_it_was(tmp_path):
+    random = np.random.default_rng(0)
+    roll = (random.random((40, KEYS)) < 0.05).astype(np.uint8)
+    roll[0, 40] = roll[-1, 50] = 1
+    for steps in (1, 4, 12):
+        write_midi(roll, tmp_path / "a.mid", steps)
+        found = read_music([tmp_path], steps)["all"]
+        assert found[0][1].tolist() == roll.tolist()
+
+
+MISTAKES = {
+    "none.json": (None, "none.json: no such file"),
+    "a.json": ("{", "a.json: is not JSON"),
+    "b.json": ('{"train": 3}', "'train' is no list of pieces"),
+    "c.json": ("[[[200]]]", "c.json: all[0]: step 0 has the note 200; a piano has 21 to 108"),
+    "d.json": ('[[["C"]]]', "step 0 has the note 'C'"),
+    "e.json": ("[]", "there is no piece of music"),
+    "a.mid": ("MThd", "a.mid: is no MIDI file"),
+    "a.mat": ("?", "a.mat: is no MATLAB file"),
+    "a.txt": ("?", "expected .mat, .json, .mid"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_is_no_music_is_refused(tmp_path, name):
+    content, message = MISTAKES[name]
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_music([tmp_path / name])
+    assert message in str(caught.value)
+    with pytest.raises(OstinatoError):
+        MusicModel(**QUICK).fit([tmp_path / name], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# The model.
+
+
+@pytest.fixture(scope="module")
+def model():
+    return MusicModel(**QUICK).fit(pieces())
+
+
+def test_nats_are_those_of_every_key_given_the_steps_before(model):
+    some = [pieces(1, seed=3)[0], pieces(1, seed=4)[0][:5]]
+    total, count = 0.0, 0
+    for piece in some:
+        roll = torch.from_numpy(roll_of(piece)).float()
+        state, y = None, None
+        for t in range(len(roll)):
+            x = torch.zeros(KEYS) if t == 0 else roll[t - 1]
+            with torch.no_grad():
+                y, state = model.network_.step(x[None], state)
+            p = y[0].double().sigmoid()
+            if t:
+                nats = torch.where(roll[t] > 0, -p.log(), -(1 - p).log())
+                total, count = total + float(nats.sum()), count + 1
+    found = model.evaluate(some)
+    assert (found["steps"], found["pieces"]) == (count, 2)
+    np.testing.assert_allclose(found["nats_a_step"], total / count, rtol=1e-5)
+    assert model.score(some) == -found["nats_a_step"]
+
+
+def test_what_follows_is_learnt():
+    scale = [[60 + 2 * (t % 5)] for t in range(20)]
+    model = MusicModel(
+        hidden_size=48, steps=900, dropout=0.0, weight_dropout=0.0, validation_fraction=0
+    )
+    model.fit([scale[k:] for k in range(8)])
+    assert model.evaluate([scale])["nats_a_step"] < 0.5
+    assert notes_of(model.generate(scale[:6], 5, temperature=0)) == scale[6:11]
+
+
+def test_a_piece_goes_on_the_same_with_the_same_seed(model, tmp_path):
+    a, b, c = (model.generate(SCALE, 9, seed=s, out=tmp_path / f"{s}.mid") for s in (1, 1, 2))
+    assert a.shape == (9, KEYS) and np.array_equal(a, b) and not np.array_equal(a, c)
+    whole = read_music([tmp_path / "1.mid"])["all"][0][1]
+    assert notes_of(whole[:5]) == SCALE
+    assert np.array_equal(whole[5:], a[: len(whole) - 5]) and not a[len(whole) - 5 :].any()
+    again = model.generate(tmp_path / "1.mid", 3, seed=1)
+    assert np.array_equal(again, model.generate(notes_of(whole), 3, seed=1))
+    with pytest.raises(OstinatoError, match="length=0"):
+        model.generate(length=0)
+
+
+def test_a_model_that_was_kept_is_the_same(model, tmp_path):
+    model.save(tmp_path / "kept")
+    again = load(tmp_path / "kept")
+    assert np.array_equal(again.generate(length=20, seed=1), model.generate(length=20, seed=1))
+
+
+def test_other_keys_are_learnt_by_moving_pieces():
+    still, moved = (MusicModel(transpose=n, **QUICK | {"epochs": 40}).fit(pieces()) for n in (0, 5))
+    away = [[[note + 5 for note in step] for step in piece] for piece in pieces(5, seed=9)]
+    assert moved.evaluate(away)["nats_a_step"] < still.evaluate(away)["nats_a_step"] - 0.5
