@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_features import sine, write_wav
+
+from ostinato.sequences.music import roll_of, write_midi
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -30,16 +33,46 @@ def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
     exec(compile(code, "README.md", "exec"), {})
 
 
+def write_data(folder: Path) -> None:
+    """What the commands of the README read, small."""
+    reviews = [f"{word} film number {i},{label}" for i in range(20) for word, label in
+               (("lovely", "good"), ("dull", "bad"))]  # fmt: skip
+    steps = [f"m{i},{t},{i + t},{t * i},{i}" for i in range(12) for t in range(3 + i)]
+    sentence = "".join(
+        f"{i}\t{word}\t{word}\t{tag}\t_\t_\t0\troot\t_\t_\n"
+        for i, (word, tag) in enumerate([("the", "DET"), ("dog", "NOUN"), ("barks", "VERB")], 1)
+    )
+    files = {
+        "book.txt": "It was the best of times, it was the worst of times. " * 60,
+        "reviews.csv": "\n".join(["text,label", *reviews]),
+        "test.csv": "\n".join(["text,label", *reviews[:6]]),
+        "new.txt": "a lovely one\na dull one\n",
+        "sensors.csv": "\n".join(["machine,time,heat,noise,wear", *steps]),
+        "train.conllu": f"{sentence}\n" * 15,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    for i in range(16):
+        path = folder / "recordings" / ("yes", "no")[i % 2] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, sine((300, 2000)[i % 2], 8000, 0.1), 8000)
+    (folder / "chorales").mkdir()
+    for i in range(4):
+        write_midi(roll_of([[60 + i], [64 + i], [67 + i]] * 4), folder / "chorales" / f"{i}.mid")
+
+
 @pytest.mark.thorough
 def test_shell_blocks_run(tmp_path: Path):
-    """In their order, with a small book and a small budget; make targets are only planned."""
-    (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 60)
+    """In their order, with small data and a small budget; make targets are only planned."""
+    write_data(tmp_path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in COMMANDS:
         words = shlex.split(command)
         if words[0] == "make":
             words = ["make", "-n", "-C", str(ROOT), *words[1:]]
         command = shlex.join(words).replace("--minutes 5", "--steps 30 --hidden-size 32")
+        if words[:2] == ["ostinato", "train"] and words[2] != "text":
+            command += " --epochs 2 --hidden-size 8"
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path},
             capture_output=True, text=True, check=False,

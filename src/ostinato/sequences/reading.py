@@ -194,6 +194,8 @@ def _read_file(
         raise DataError("holds no recordings and no images; name files of another kind.", path=path)
     if kind == ".ts":
         return _read_ts(path, settings)
+    if kind in {".conllu", *COLUMNS} and not by_step:
+        raise DataError("has a label for every word, not for a whole text: tag.", path=path)
     if kind == ".conllu":
         return _read_conllu(path, settings, labelled)
     if kind in COLUMNS or (by_step and kind == ".txt"):

@@ -177,7 +177,7 @@ class SequenceClassifier(_OneAnswer):
         def loss() -> Tensor:
             optimizer.zero_grad()
             value: Tensor = output.loss(scores * coldness.exp(), targets).mean()
-            value = value + 0.1 / len(scores) * coldness**2  # so that few data do not run away
+            value = value + 0.5 / len(scores) * coldness**2  # a prior, for few data
             torch.autograd.backward(value)
             return value
 

@@ -1,0 +1,129 @@
+"""The command line on data with labels: from files to answers, and every mistake is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import assert_refused, everything, here, ostinato  # noqa: F401
+from test_readme import write_data
+
+from ostinato import SequenceClassifier, SequenceRegressor, SequenceTagger
+from ostinato.cli import _negative
+from ostinato.signatures import options_of
+
+pytestmark = pytest.mark.filterwarnings("default::UserWarning")
+
+QUICK = "--epochs 3 --hidden-size 8 --batch-size 8"
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder to work in, with data of every kind."""
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    return tmp_path
+
+
+def test_texts_are_classified_from_file_to_answer(data, ostinato):  # noqa: F811
+    said = ostinato(f"train classify reviews.csv --out run {QUICK}")
+    assert said.status == 0, said
+    assert "32 texts of 4 to 4 steps to learn from, 8 to validate on; 2 classes" in said.out
+    assert "by the size of the data: evaluations 3, patience 5, dropout 0.5" in said.out
+    assert "validation" in said.out and "accuracy" in said.out
+    assert "Next:      ostinato predict run FILES" in said.out
+    answers = ostinato("predict run new.txt").out.splitlines()
+    assert [line.split("\t")[2] for line in answers] == ["new.txt:1", "new.txt:2"]
+    assert {line.split("\t")[0] for line in answers} <= {"good", "bad"}
+    machine = [json.loads(line) for line in ostinato("predict run new.txt --json").out.splitlines()]
+    for answer, line in zip(machine, answers, strict=True):
+        assert answer["place"] == line.split("\t")[2] and answer["label"] == line.split("\t")[0]
+        assert abs(sum(answer["probabilities"].values()) - 1) < 1e-3
+    model = SequenceClassifier.load("run")
+    found = json.loads(ostinato("evaluate run test.csv --json").out)
+    assert found == model.evaluate(Path("test.csv"))
+    table = ostinato("evaluate run test.csv --plot confusion.png").out
+    assert f"accuracy          {found['accuracy']:.4g}" in table and "predicted" in table
+    assert (data / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert ostinato("predict run new.txt --probabilities").out.startswith("bad=")
+
+
+def test_every_task_goes_from_files_to_answers(data, ostinato):  # noqa: F811
+    commands = {
+        "classify recordings": "recordings",
+        "regress sensors.csv --id machine --label wear": "sensors.csv",
+        "tag train.conllu": "train.conllu",
+    }
+    for i, (command, again) in enumerate(commands.items()):
+        said = ostinato(f"train {command} --out run{i} {QUICK} --quiet")
+        assert (said.status, said.out) == (0, ""), said
+        assert ostinato(f"predict run{i} {again}").out.strip()
+        assert json.loads(ostinato(f"evaluate run{i} {again} --json").out)
+    assert ostinato("predict run2 train.conllu").out.startswith("the\t")
+    first = json.loads(ostinato("predict run2 train.conllu --json").out.splitlines()[0])
+    assert first["steps"] == ["the", "dog", "barks"] and len(first["probabilities"]) == 3
+    said = ostinato(f"train music chorales --out music {QUICK}")
+    assert "3 pieces of 12 to 12 steps to learn from, 1 to validate on" in said.out
+    assert "steps" in ostinato("compose music --length 8 --seed 1 --out new.mid").out
+    assert (data / "new.mid").read_bytes().startswith(b"MThd")
+    assert_refused(ostinato("predict music new.mid"), "a MusicModel cannot predict; try ostinato")
+    assert_refused(ostinato("compose run0 --out x.mid"), "cannot compose")
+    assert_refused(ostinato("evaluate run1 sensors.csv --plot a.png"), "no confusion matrix")
+
+
+def test_validation_files_and_a_config_are_taken(data, ostinato):  # noqa: F811
+    (data / "a.toml").write_text("epochs = 2\nhidden_size = 8\nbidirectional = false\n")
+    said = ostinato("train classify reviews.csv --validation test.csv --out run --config a.toml")
+    assert "40 texts of 4 to 4 steps to learn from, 6 to validate on" in said.out
+    model = SequenceClassifier.load("run")
+    assert not model.bidirectional
+    assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {QUICK}").status == 0
+    assert not SequenceClassifier.load("b").bidirectional
+
+
+MISTAKES = {
+    "train classify --out run": "train classify: no paths; name files or folders",
+    "train classify none.csv --out run": "none.csv: no such file or folder",
+    "train classify book.txt --out run": "book.txt: ",
+    "train classify train.conllu --out run": "train.conllu: has a label for every word",
+    "train classify reviews.csv --out run --label mood": "has no column 'mood' for the labels",
+    "train classify reviews.csv --out run --pooling first": "Choose from",
+    "train classify recordings/yes --out run": "lie in one folder, 'yes'",
+    "train regress reviews.csv --out run": "line 2: has the label 'good'; expected a number",
+    "train regress sensors.csv --id machine --out run": "name it with label",
+    "train tag reviews.csv --out run --label 9": "has no column '9' for the labels",
+    "train music book.txt --out run": "book.txt: expected .mat, .json, .mid",
+    "train classify reviews.csv --hiden-size 3 --out run": "did you mean --hidden-size?",
+    "predict none new.txt": "none: no such folder",
+    "evaluate none new.txt": "none: no such folder",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(data, ostinato, command):  # noqa: F811
+    before = everything(data)
+    said = ostinato(command)
+    message = MISTAKES[command]
+    assert_refused(said, message)
+    assert everything(data) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["many_to_one.SequenceClassifier", "tagging.SequenceTagger", "music.MusicModel"]
+)
+def test_every_flag_has_help_and_its_own_default(name):
+    module, estimator = name.split(".")
+    options = options_of(f"ostinato.tasks.{module}", estimator)
+    assert len({option.name for option in options}) == len(options)
+    assert [option.name for option in options if not option.help] == []
+    kinds = {"SequenceClassifier": SequenceClassifier, "SequenceTagger": SequenceTagger}
+    if estimator in kinds:
+        defaults = kinds[estimator]().get_params()
+        assert {option.name: option.default for option in options} == defaults
+
+
+def test_what_is_on_can_be_turned_off():
+    options = {o.name: o for o in options_of("ostinato.tasks.tagging", "SequenceTagger")}
+    assert _negative(options["bidirectional"]) == ("--no-bidirectional",)
+    assert _negative(options["header"]) == ("--no-header",)
+    assert _negative(options["crf"]) == ()
+    assert SequenceRegressor().get_params().keys() == SequenceClassifier().get_params().keys()
