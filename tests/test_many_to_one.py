@@ -122,11 +122,15 @@ def test_probabilities_are_calibrated_on_validation_data(model):
 
 
 def test_confidence_that_does_not_hold_is_undone():
-    X, y = series(300)
-    # Every fourth label is wrong, so that nobody can be sure of any.
     wrong = {"low": "high", "high": "low"}
-    y = [wrong[label] if i % 4 == 0 else label for i, label in enumerate(y)]
-    model = SequenceClassifier(hidden_size=16, epochs=10, seed=1).fit(X, y)
+
+    def doubtful(N, seed):
+        """Every fourth label is wrong, so that nobody can be sure of any."""
+        X, y = series(N, seed)
+        return X, [wrong[label] if i % 4 == 0 else label for i, label in enumerate(y)]
+
+    model = SequenceClassifier(hidden_size=16, epochs=10, seed=1)
+    model.fit(*doubtful(300, 0), validation=doubtful(1000, 1))
     T = model.training_["temperature"]
     output = model.network_.output.linear
     for parameter in (output.weight, output.bias):
