@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src" / "ostinato" / "recurrence"
-LAWS = ["cells", "scan", "kernels", "layers", "networks"]
+LAWS = ["cells", "scan", "kernels", "layers", "networks", "crf"]
 AT_ONCE = 2
 SECONDS = 240  # for one fault: one that makes the laws run for ever is no better noticed
 
@@ -318,6 +318,70 @@ networks: targets of a row go to another
 networks: last step is the first
 - t = (ends - 1).clamp(min=0)
 + t = ends - ends
+
+networks: padding counts in a mean
+- torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
++ torch.where(counts, h, 0.0).mean(1)
+
+networks: padding takes part in a maximum
+- best = h.masked_fill(~counts, -torch.inf).amax(1)
++ best = h.amax(1)
+
+networks: padding draws attention
+- weights = weights.masked_fill(~counts & counts.any(1, keepdim=True), -torch.inf)
++ pass
+
+networks: the state of the first layer stands for the sequence
+- last[-directions:]
++ last[:directions]
+
+networks: the first layer of several stands for the sequence
+- else after[-1]
++ else after[0]
+
+networks: a stream's mean forgets how many steps there were
+- weight = memory.weight + 1
++ weight = memory.weight
+
+networks: a stream's attention keeps its first weight
+- total = torch.logaddexp(memory.weight, weight)
++ total = memory.weight
+
+networks: dropped words lose their letters too
+- spellings = torch.cat(state.h.unbind(0), dim=-1)
++ spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
+
+networks: a word is spelled by another
+- F.embedding(x.spelled, spellings)
++ F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
+
+networks: without recurrence the last layer is not rectified
+- h = layer(h).relu()
++ h = layer(h).relu() if layer is not self.layers[-1] else layer(h)
+
+crf: the first tag costs nothing
+- scores + self.first[tags[:, 0]] +
++ scores +
+
+crf: neighbours are taken the wrong way round
+- self.follows[tags[:, :-1], tags[:, 1:]]
++ self.follows[tags[:, 1:], tags[:, :-1]]
+
+crf: padding takes part in the sum over all tags
+- total = torch.where(counts[:, t, None], step, total)
++ total = step
+
+crf: the last tag's score is left out of the sum
+- return torch.logsumexp(total + self.last, dim=-1)
++ return torch.logsumexp(total, dim=-1)
+
+crf: the best tags go on through padding
+- came_from.append(torch.where(counts[:, t, None], best.indices, stays))
++ came_from.append(best.indices)
+
+crf: the best last tag without its score
+- tag = (total + self.last).argmax(-1)
++ tag = total.argmax(-1)
 """
 
 

@@ -128,6 +128,16 @@ def test_dates_order_steps(write):
     assert read(write("a.csv", rows)).inputs[0].tolist() == [[1], [2]]
 
 
+def test_the_only_words_again_and_again_are_labels(write):
+    rows = [
+        "id,time,x,doing",
+        *[f"{i},{t},0.5,{'run' if i % 2 else 'sit'}" for i in range(4) for t in range(3)],
+    ]
+    corpus = read(write("a.csv", "\n".join(rows)))
+    assert list(corpus.targets) == ["sit", "run", "sit", "run"]
+    assert list(corpus.variables) == ["x"]
+
+
 def test_a_row_of_numbers_is_a_series(write):
     corpus = read(write("a.csv", "1,2,3,up\n4,5,6,down\n7,8,9,up\n"))
     assert [x[:, 0].tolist() for x in corpus.inputs] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -203,6 +213,14 @@ def test_folders_and_patterns_give_labels(write, tmp_path):
     by_name = read(tmp_path / "folder", pattern="{label}_{}")
     assert list(by_name.targets) == ["a", "a", "b"]
     assert read(tmp_path / "folder" / "yes", labelled=None).targets is None
+
+
+def test_folders_of_texts(write, tmp_path):
+    for name, text in (("pos/1.txt", "a fine film\n"), ("neg/2.txt", "dull\nand long")):
+        write(f"reviews/{name}", text)
+    corpus = read(tmp_path / "reviews")
+    assert (corpus.kind, list(corpus.inputs)) == ("text", ["dull\nand long", "a fine film"])
+    assert list(corpus.targets) == ["neg", "pos"]
 
 
 def test_a_table_may_name_files(write):
@@ -308,7 +326,7 @@ def test_what_lies_in_folders_must_be_of_one_kind(write, tmp_path):
     with pytest.raises(DataError, match="recordings and images lie together"):
         read([tmp_path / "one", tmp_path / "two"])
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="holds no recordings and no images"):
+    with pytest.raises(DataError, match="holds no recordings, images or texts"):
         read(tmp_path / "none")
     with pytest.raises(DataError, match="none.csv: no such file"):
         read(tmp_path / "none.csv")

@@ -191,7 +191,9 @@ def _read_file(
     if str(path) == "-" or (not labelled and kind in ("", ".txt") and not by_step):
         return _read_lines(path, by_step)
     if path.is_dir():
-        raise DataError("holds no recordings and no images; name files of another kind.", path=path)
+        raise DataError(
+            "holds no recordings, images or texts; name files of another kind.", path=path
+        )
     if kind == ".ts":
         return _read_ts(path, settings)
     if kind in {".conllu", *COLUMNS} and not by_step:
@@ -491,9 +493,12 @@ def _label_column(table: Table, settings: ReadingSettings, labelled: bool | None
         # The one with fewer different values, or the only one that is no longer text.
         distinct = [len({str(cell) for cell in table.cells(i)}) for i in (0, 1)]
         return 1 if distinct[1] <= distinct[0] else 0
-    if not table.named and labelled:
-        words = [i for i in everything if not table.is_numeric(i)]
-        if len(words) == 1:
+    if labelled:
+        # A few words again and again beside nothing but numbers.
+        others = table.called(IDS | TIMES | TEXTS, everything)
+        words = [i for i in everything if not table.is_numeric(i) and i not in others]
+        again = len(words) == 1 and len(set(table.cells(words[0]))) <= len(table.rows) / 2
+        if len(words) == 1 and (again or not table.named):
             return words[0]
     if labelled is None:
         return None
@@ -536,7 +541,7 @@ def _sequences_of_table(table: Table, settings: ReadingSettings, labelled: bool 
     if text is not None:
         cells = [table.text(row, text) for row in range(len(table.rows))]
         kind = _media_kind(cells)
-        if kind is not None:
+        if kind in ("sound", "image"):
             base = table.path.parent
             return Corpus(
                 kind,
@@ -855,20 +860,24 @@ def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -
 
 
 def _media(paths: Iterable[Path]) -> Iterator[Path]:
-    """Recordings and images among paths and below folders, sorted."""
+    """Recordings and images among paths, and with texts below folders, sorted."""
     for path in paths:
         if path.is_dir():
             found = sorted(each for each in path.rglob("*") if not each.name.startswith("."))
-            yield from (each for each in found if each.suffix.lower() in SOUNDS | IMAGES)
+            media = [each for each in found if each.suffix.lower() in SOUNDS | IMAGES]
+            yield from media or (each for each in found if each.suffix.lower() == ".txt")
         elif path.suffix.lower() in SOUNDS | IMAGES:
             yield path
 
 
-def _media_kind(names: Sequence[str]) -> Literal["sound", "image"] | None:
+def _media_kind(names: Sequence[str]) -> Literal["sound", "image", "text"] | None:
     suffixes = {Path(name).suffix.lower() for name in names}
-    if suffixes <= SOUNDS:
-        return "sound"
-    return "image" if suffixes <= IMAGES else None
+    kinds: dict[Literal["sound", "image", "text"], set[str]] = {
+        "sound": SOUNDS,
+        "image": IMAGES,
+        "text": {".txt"},
+    }
+    return next((kind for kind, some in kinds.items() if suffixes <= some), None)
 
 
 def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | None) -> Corpus:
@@ -878,8 +887,11 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
             "recordings and images lie together; name the one or the other.", path=files[0].parent
         )
     places = [Place(str(file)) for file in files]
+    inputs: list[Any] = list(files)
+    if kind == "text":
+        inputs = ["\n".join(line for _, line in _lines(file)) for file in files]
     if labelled is False:
-        return Corpus(kind, files, None, places)
+        return Corpus(kind, inputs, None, places)
     if settings.pattern is not None:
         matches = _pattern(settings.pattern)
         labels = []
@@ -887,21 +899,21 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
             found = matches(file.name)
             if found is None:
                 if labelled is None:
-                    return Corpus(kind, files, None, places)
+                    return Corpus(kind, inputs, None, places)
                 raise DataError(f"its name does not match {settings.pattern!r}.", path=file)
             labels.append(found)
-        return Corpus(kind, files, labels, places)
+        return Corpus(kind, inputs, labels, places)
     labels = [file.resolve().parent.name for file in files]
     if len(set(labels)) == 1:
         if labelled is None:
-            return Corpus(kind, files, None, places)
+            return Corpus(kind, inputs, None, places)
         raise DataError(
             f"all {len(files)} files lie in one folder, {labels[0]!r}, whose name would be their "
             "only label; name a folder with a folder for each label in it, or say what the files' "
             f"names look like, as in pattern='{{label}}_{{speaker}}{files[0].suffix}'.",
             path=files[0].parent,
         )
-    return Corpus(kind, files, labels, places)
+    return Corpus(kind, inputs, labels, places)
 
 
 def _pattern(pattern: str) -> Callable[[str], str | None]:
@@ -1012,7 +1024,7 @@ def corpus_of(X: Any, y: Any = None, *, by_step: bool = False) -> Corpus:
     if isinstance(first, os.PathLike):
         inputs = [_existing(Path(path), place) for path, place in zip(inputs, places, strict=True)]
         kind = _media_kind([path.name for path in inputs])
-        if kind is None:
+        if kind not in ("sound", "image"):
             raise places[0].error(f"is {first!s}; expected a recording or an image.")
         return Corpus(kind, inputs, targets, places)
     if isinstance(first, list | tuple) and first and isinstance(first[0], str):
