@@ -54,6 +54,19 @@ def test_ten_times_the_usual_is_the_bound() -> None:
     assert not said([1.0] * 60, [1.0] * 59 + [10.1], spike=20.0)
 
 
+def test_rare_large_gradients_of_what_is_learnt_are_no_explosion() -> None:
+    norms = [2.0] * 30 + [0.01] * 100 + [3.0] + [0.01] * 100
+    assert not said([1.0] * 231, norms)
+    assert said([1.0] * 231, [*norms[:130], 21.0, *norms[131:]])
+
+
+def test_a_loss_that_has_fallen_to_nothing_may_swing() -> None:
+    falling = [1.0 * 0.9**step for step in range(80)]
+    swinging = [0.02 if step % 2 else 0.002 for step in range(80)]
+    assert not said(falling + swinging, [1.0] * 160)
+    assert said(falling + [50 * loss for loss in swinging], [1.0] * 160)
+
+
 def test_the_first_steps_are_no_measure() -> None:
     assert not said([1.0] * 20, [1.0] * 19 + [1000.0])
     assert said([1.0] * 21, [1.0] * 20 + [1000.0])

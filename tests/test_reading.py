@@ -268,6 +268,11 @@ MISTAKES = {
     "unclear.csv": ("one,two,three\na b,c d,e f\n", {"header": True}, "name it with label"),
     "texts.csv": ("one,two,label\na b,c d,x\n", {}, "name it with text"),
     "nan.csv": (LONG.replace("0,0,20", "0,,20"), {}, "line 3: 'x' is missing"),
+    "steps.csv": (
+        "subject,t,x,label\n1,0,1,u\n1,1,2,u\n2,0,1,d\n2,1,2,d\n",
+        {},
+        "column 't' says that each row is a step; name the column",
+    ),
     "word.csv": (LONG.replace("0,5,", "0,o,"), {}, "line 4: 'x' is 'o', no"),
     "inf.csv": (LONG.replace("0,5,", "0,inf,"), {}, "line 4: 'x' is 'inf'"),
     "labels.csv": ("id,t,x,label\na,0,1,u\na,1,2,d\n", {"id": "id"}, "line 3: has the label 'd'"),

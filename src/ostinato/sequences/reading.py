@@ -550,6 +550,13 @@ def _sequences_of_table(table: Table, settings: ReadingSettings, labelled: bool 
                 places,
             )
         return Corpus("text", cells, targets, places)
+    stamps = table.called(TIMES, rest)
+    if stamps and settings.variables is None:
+        raise DataError(
+            f"column {table.names[stamps[0]]!r} says that each row is a step; name the column that "
+            f"tells sequences apart with id: {table.columns()}.",
+            path=table.path,
+        )
     columns = _measured(table, settings, rest)
     numbers = table.numbers(columns)
     return Corpus("series", list(numbers[:, :, None]), targets, places, ["value"])

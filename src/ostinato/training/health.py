@@ -32,8 +32,9 @@ class NonFiniteError(OstinatoError):
 class Monitor:
     """Watches loss and gradient norm, and says so when a run goes wrong while it still runs.
 
-    - A spike: a gradient norm above ``spike`` times the median of the last 50, and above the norm
-      that gradients are clipped to.
+    - A spike: a gradient norm above ``spike`` times its usual, which is the median of the last 50,
+      or of the first 20 where that is more: what a network is learnt from ever less often has
+      large gradients when it comes, which is no explosion.
     - Oscillation: over 40 steps the loss swings from step to step by more than a fifth of its
       level, and its mean lies a tenth above the best such mean before; and both by more than twice
       the swing of those best steps, so that the noise of small batches is not taken for it. Once
@@ -54,6 +55,7 @@ class Monitor:
         self._norms: deque[float] = deque(maxlen=50)
         self._losses: deque[float] = deque(maxlen=40)
         self._first_mean: float | None = None
+        self._first_norm: float | None = None
         self._best_mean = math.inf
         self._best_swing = 0.0
         self._said: dict[str, int] = {}
@@ -61,8 +63,10 @@ class Monitor:
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
         """What there is to say after a step."""
         messages = []
-        usual = median(self._norms) if len(self._norms) >= 20 else 0.0
-        if norm > max(self.spike * usual, self.clip_norm) and usual > 0:
+        if self._first_norm is None and len(self._norms) == 20:
+            self._first_norm = median(self._norms)
+        usual = max(median(self._norms), self._first_norm) if self._first_norm is not None else 0.0
+        if norm > self.spike * usual > 0:
             bound = (
                 f"clipped to {self.clip_norm:g}"
                 if self.clip_norm

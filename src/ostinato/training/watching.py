@@ -268,7 +268,7 @@ class Bar(Watcher):
         if total and not self._wide:
             where = f"{100 * step // total}%"
         numbers = {
-            "loss": f"loss {record['loss']:.3f}",
+            "loss": f"loss {_small(record['loss'])}",
             **{n: _unit_in_words(n, v, short=True) for n, v in run.units(record["loss"]).items()},
             "lr": f"lr {record['learning_rate']:.2g}",
             "grad": f"grad {record['gradient_norm']:.2g}",
@@ -324,10 +324,15 @@ def _in_words(record: dict[str, Any], unit: str) -> str:
     name = "validation" if "validation_loss" in record else "training"
     units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
     loss = units.pop(f"{name}_loss")
-    words = [f"{loss:.3f} {unit}", *(_unit_in_words(n, v) for n, v in units.items())]
+    words = [f"{_small(loss)} {unit}", *(_unit_in_words(n, v) for n, v in units.items())]
     return f"step {record['step']:,} · {name} {', '.join(words)}" + (
         " · best so far" if record["best"] else ""
     )
+
+
+def _small(number: float) -> str:
+    """Three decimals, or two digits where those would not tell."""
+    return f"{number:.2g}" if 0 < abs(number) < 0.01 else f"{number:.3f}"
 
 
 def _unit_in_words(name: str, value: float, *, short: bool = False) -> str:
