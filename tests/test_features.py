@@ -8,6 +8,7 @@ import torch
 
 from ostinato.errors import DataError
 from ostinato.sequences.batches import SequenceBatch
+from ostinato.sequences.corpus import Place
 from ostinato.sequences.features import (
     Lexicon,
     Spectrogram,
@@ -20,7 +21,7 @@ from ostinato.sequences.features import (
 )
 from ostinato.sequences.inputs import Inputs, InputSettings
 from ostinato.sequences.ragged import Ragged
-from ostinato.sequences.reading import Place, corpus_of
+from ostinato.sequences.reading import corpus_of
 
 Image = pytest.importorskip("PIL.Image")
 

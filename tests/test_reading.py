@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.reading import ReadingSettings, Table, corpus_of, read_corpus
+from ostinato.sequences.corpus import ReadingSettings
+from ostinato.sequences.reading import corpus_of, read_corpus
+from ostinato.sequences.tables import Table
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ostinato.recurrence.networks import Words
 from ostinato.sequences.batches import SequenceBatch
+from ostinato.sequences.corpus import Corpus, Kind, Place
 from ostinato.sequences.features import (
     ImageForm,
     Lexicon,
@@ -26,7 +27,6 @@ from ostinato.sequences.features import (
     sound_rate,
     words_of,
 )
-from ostinato.sequences.reading import Corpus, Kind, Place
 
 __all__ = ["InputSettings", "Inputs"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.networks import ManyToOne, OneToOne, Output, OutputKind, PoolingKind
 from ostinato.sequences.batches import SequenceBatch
-from ostinato.sequences.reading import Corpus
+from ostinato.sequences.corpus import Corpus
 from ostinato.training.pictures import draw_confusion
 from ostinato.training.supervised import Answer, SupervisedEstimator
 

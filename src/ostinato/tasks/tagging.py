@@ -16,8 +16,8 @@ from ostinato.errors import DataError
 from ostinato.recurrence.crf import CRFOutput
 from ostinato.recurrence.networks import ManyToMany, OneToOne, Output, running
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
+from ostinato.sequences.corpus import Corpus
 from ostinato.sequences.ragged import Examples
-from ostinato.sequences.reading import Corpus
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 FEW = 10

@@ -27,10 +27,11 @@ from ostinato.recurrence.networks import (
     recurrent_layers,
 )
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
+from ostinato.sequences.corpus import Corpus, Place, ReadingSettings
 from ostinato.sequences.features import ImageForm, WordTable, mean_and_scale
 from ostinato.sequences.inputs import Inputs, InputSettings
 from ostinato.sequences.ragged import Examples, Ragged
-from ostinato.sequences.reading import Corpus, Place, ReadingSettings, corpus_of, read_corpus
+from ostinato.sequences.reading import corpus_of, read_corpus
 from ostinato.training.estimators import Learning, NetworkEstimator
 from ostinato.training.watching import ProgressMode
 
