@@ -272,7 +272,9 @@ def _label_column(table: Table, settings: ReadingSettings, labelled: bool | None
         return 1 if distinct[1] <= distinct[0] else 0
     if labelled:
         # A few words again and again beside nothing but numbers.
-        others = table.called(IDS | TIMES | TEXTS, everything)
+        asked = [settings.id, settings.time, settings.text, *(settings.variables or "").split(",")]
+        others = [table.column(name.strip(), "its use") for name in asked if name]
+        others += table.called(IDS | TIMES | TEXTS, everything)
         words = [i for i in everything if not table.is_numeric(i) and i not in others]
         again = len(words) == 1 and len(set(table.cells(words[0]))) <= len(table.rows) / 2
         if len(words) == 1 and (again or not table.named):
