@@ -264,7 +264,13 @@ def copy(data: Path) -> Any:
     found = {}
     for cell in ("gru", "lstm", "rnn"):
         model = ostinato.SequenceTagger(
-            cell=cell, bidirectional=False, dropout=0.0, word_dropout=0.0, spelling_size=0
+            cell=cell,
+            bidirectional=False,
+            dropout=0.0,
+            word_dropout=0.0,
+            spelling_size=0,
+            epochs=60,
+            patience=0,
         )
         guess = model.fit(X, y).predict(X_test)
         right = [

@@ -79,8 +79,10 @@ def draw_confusion(
     figure, axes = _figure(size + 0.8, size, "a confusion matrix")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set_xticks(range(K), [str(c) for c in classes], rotation=90 if K > 6 else 0)
-    axes.set_yticks(range(K), [str(c) for c in classes])
+    names = [str(name) for name in classes]
+    crowded = K * max(map(len, names)) > 60
+    axes.set_xticks(range(K), names, rotation=90 if crowded else 0)
+    axes.set_yticks(range(K), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if K <= 30:
