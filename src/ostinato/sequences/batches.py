@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import atomic_file
-from ostinato.sequences.ragged import Examples, Ragged
+from ostinato.sequences.ragged import Examples, Ragged, write_header
 
 __all__ = [
     "Batch",
@@ -202,7 +202,7 @@ def write_tokens(
     dtype = np.min_scalar_type(vocabulary_size - 1)
     length = 0
     with atomic_file(path) as file:
-        _write_header(file, dtype, 0)
+        write_header(file, dtype, (0,))
         start = file.tell()
         for piece in pieces:
             ids = np.asarray(piece)
@@ -224,14 +224,9 @@ def write_tokens(
         if not length:
             raise DataError(f"{call}: the text is empty; give some text.")
         file.seek(0)
-        _write_header(file, dtype, length)
+        write_header(file, dtype, (length,))
         assert file.tell() == start, "numpy leaves room in the header for the length to grow"
     return open_tokens(path)
-
-
-def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:

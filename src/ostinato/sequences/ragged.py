@@ -48,14 +48,14 @@ class Ragged:
             for row in rows:
                 if shape is None:
                     shape, dtype = row.shape[1:], row.dtype
-                    _write_header(file, dtype, (0, *shape))
+                    write_header(file, dtype, (0, *shape))
                 assert (row.shape[1:], row.dtype) == (shape, dtype), "rows are of one kind"
                 file.write(np.ascontiguousarray(row).data)
                 starts.append(starts[-1] + len(row))
             if shape is None or dtype is None:
                 raise DataError("there is no sequence at all.", path=path)
             file.seek(0)
-            _write_header(file, dtype, (starts[-1], *shape))
+            write_header(file, dtype, (starts[-1], *shape))
         with atomic_file(_starts_of(path)) as file:
             np.save(file, np.array(starts, dtype=np.int64))
         return cls.open(path)
@@ -110,8 +110,8 @@ def _starts_of(path: Path) -> Path:
     return path.with_suffix(".starts.npy")
 
 
-def _write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    # numpy leaves room in the header for the first axis to grow.
+def write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Begin a ``.npy`` file; numpy leaves room for the first axis to grow."""
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 

@@ -165,6 +165,7 @@ class SequenceClassifier(_OneAnswer):
 
         Guo et al. 2017, "On calibration of modern neural networks".
         """
+        super()._finish(data)
         self.training_["temperature"] = 1.0
         if self._validation is None:
             return
@@ -184,8 +185,6 @@ class SequenceClassifier(_OneAnswer):
         optimizer.step(loss)  # type: ignore[no-untyped-call]
         if torch.isfinite(coldness):
             self.training_["temperature"] = float((-coldness.detach()).exp())
-        right = self._right(scores, targets).double()
-        self.training_["validation"] = {"accuracy": float(right.mean())}
 
     # Using
 

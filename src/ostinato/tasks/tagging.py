@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,17 +204,6 @@ class SequenceTagger(SupervisedEstimator):
         if corpus.step_lines:
             return [str(corpus.places[i]._replace(line=n)) for n in corpus.step_lines[i]]
         return [f"{corpus.places[i]} step {t}" for t in range(len(corpus.inputs[i]))]
-
-    def _finish(self, data: Path) -> None:
-        if self._validation is not None:
-            truth = self._validation.examples.targets
-
-            def read(y: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.int64]]:
-                return iter(self.network_.output.best(y, batch.lengths).cpu().numpy())
-
-            guess = self._read_scores(self._validation, read)
-            right = [g[: len(t)] == t for g, t in zip(guess, truth, strict=True)]
-            self.training_["validation"] = {"accuracy": float(np.concatenate(right).mean())}
 
     def score(self, X: Any, y: Any = None) -> float:
         """The share of steps whose label is right."""

@@ -198,6 +198,14 @@ class SequenceEstimator(NetworkEstimator):
         figures = {name: total / max(1, count) for name, total in sums.items()}
         return figures.pop("loss"), figures
 
+    def _finish(self, data: Path) -> None:
+        """Note what the last weights come to on the validation examples."""
+        if self._validation is not None:
+            with torch.no_grad():
+                _, figures = self._validate(next(self.network_.parameters()).device)
+            if figures:
+                self.training_["validation"] = figures
+
     def _read_scores(
         self, prepared: Prepared, read: Callable[[Any, SequenceBatch], Iterator[Any]]
     ) -> list[Any]:
