@@ -11,7 +11,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ostinato.recurrence.cells import GRUCell, LSTMCell, RNNCell
+from ostinato.recurrence.cells import (
+    CoupledLSTMCell,
+    GRUCell,
+    HigherOrderCell,
+    IndRNNCell,
+    JordanCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LSTMCell,
+    MGUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    ZoneoutCell,
+)
 
 I, H, P = 3, 4, 2
 CELLS = {
@@ -25,6 +40,29 @@ CELLS = {
     "gru-reset-before": GRUCell(I, H, reset_after=False),
 }
 BIASLESS = {f"{name}-biasless": replace(cell, bias=False) for name, cell in CELLS.items()}
+VARIANTS = {
+    "lstm-peephole": PeepholeLSTMCell(I, H),
+    "lstm-peephole-projected": PeepholeLSTMCell(I, H, proj_size=P),
+    "lstm-coupled": CoupledLSTMCell(I, H),
+    "lstm-coupled-projected": CoupledLSTMCell(I, H, bias=False, proj_size=P),
+    "lstm-norm": LayerNormLSTMCell(I, H),
+    "lstm-norm-projected": LayerNormLSTMCell(I, H, bias=False, proj_size=P),
+    "gru-norm": LayerNormGRUCell(I, H),
+    "gru-norm-biasless": LayerNormGRUCell(I, H, bias=False),
+    "mgu": MGUCell(I, H),
+    "mgu-biasless": MGUCell(I, H, bias=False),
+    "second-order": HigherOrderCell(I, H),
+    "fourth-order": HigherOrderCell(I, H, bias=False, activation="relu", order=4),
+    "jordan": JordanCell(I, H, outputs=P),
+    "jordan-elman": JordanCell(I, H, False, "sigmoid", P, "tanh", elman=True),
+    "indrnn": IndRNNCell(I, H),
+    "indrnn-biasless": IndRNNCell(I, H, bias=False, activation="tanh"),
+    "min-gru": MinGRUCell(I, H),
+    "min-gru-biasless": MinGRUCell(I, H, bias=False),
+    "min-lstm": MinLSTMCell(I, H),
+    "zoneout": ZoneoutCell(LSTMCell(I, H), (0.3, 0.6)),
+}
+COMPILED_VARIANTS = [name for name in VARIANTS if name.startswith(("lstm-coupled", "mgu"))]
 
 
 def random(*shape, seed, dtype=torch.float64, scale=1.0):
@@ -102,9 +140,91 @@ def by_gate(w, gates):
     return cut("weight_ih"), cut("weight_hh"), cut("bias_ih"), cut("bias_hh")
 
 
+def normalized(a, gain, bias):
+    a = a - a.mean()
+    return gain * a / np.sqrt((a * a).mean() + 1e-5) + bias
+
+
+def step_of_variant(cell, w, x, state):
+    """One step of one row of a variant; see `step_of_equations`."""
+    h = state[0]
+    bias = [w.get(name, 0.0) for name in ("bias_ih", "bias_hh")]
+
+    def sums(gates):
+        W, U, b, d = by_gate(w, gates)
+        return [W[k] @ x + b[k] + U[k] @ h + d[k] for k in gates]
+
+    if isinstance(cell, ZoneoutCell):
+        new = step_of_equations(cell.inner, w, x, state)
+        mixed = zip(cell.rates, state, new, strict=True)
+        return [rate * s + (1 - rate) * n for rate, s, n in mixed]
+    if isinstance(cell, LSTMCell):
+        c = state[1]
+        if isinstance(cell, PeepholeLSTMCell):
+            i, f, g, o = sums("ifgo")
+            p, q, r = np.split(w["weight_peephole"], 3)
+            i, f, g = sigmoid(i + p * c), sigmoid(f + q * c), np.tanh(g)
+            c = f * c + i * g
+            h = sigmoid(o + r * c) * np.tanh(c)
+        elif isinstance(cell, CoupledLSTMCell):
+            f, g, o = sums("fgo")
+            c = sigmoid(f) * c + (1 - sigmoid(f)) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        else:
+            a = normalized(w["weight_ih"] @ x, w["gain_ih"], bias[0])
+            a = a + normalized(w["weight_hh"] @ h, w["gain_hh"], bias[1])
+            i, f, g, o = np.split(a, 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(normalized(c, w["gain_c"], w.get("bias_c", 0.0)))
+        return [w["weight_hr"] @ h if "weight_hr" in w else h, c]
+    if isinstance(cell, LayerNormGRUCell):
+        parts = []
+        for name, v in (("ih", x), ("hh", h)):
+            a, gain = w[f"weight_{name}"] @ v, w[f"gain_{name}"]
+            b = w.get(f"bias_{name}", np.zeros(len(a)))
+            cut = 2 * len(h)
+            parts.append(
+                [*np.split(normalized(a[:cut], gain[:cut], b[:cut]), 2),
+                 normalized(a[cut:], gain[cut:], b[cut:])]
+            )  # fmt: skip
+        r, z = (sigmoid(parts[0][k] + parts[1][k]) for k in (0, 1))
+        n = np.tanh(parts[0][2] + r * parts[1][2])
+        return [(1 - z) * n + z * h]
+    if isinstance(cell, MGUCell):
+        W, U, b, d = by_gate(w, "fn")
+        f = sigmoid(W["f"] @ x + b["f"] + U["f"] @ h + d["f"])
+        n = np.tanh(W["n"] @ x + b["n"] + U["n"] @ (f * h) + d["n"])
+        return [(1 - f) * h + f * n]
+    if isinstance(cell, MinGRUCell):
+        a = w["weight_ih"] @ x + bias[0]
+        z, n = np.split(a, 2)
+        return [(1 - sigmoid(z)) * h + sigmoid(z) * n]
+    if isinstance(cell, MinLSTMCell):
+        f, i, n = np.split(w["weight_ih"] @ x + bias[0], 3)
+        f, i = sigmoid(f), sigmoid(i)
+        return [(f * h + i * n) / (f + i)]
+    a = w["weight_ih"] @ x + bias[0] + bias[1]
+    g = FUNCTIONS[cell.activation]
+    if isinstance(cell, HigherOrderCell):
+        past = np.split(state[1], cell.order - 1)
+        matrices = np.split(w["weight_hh"], cell.order, axis=1)
+        a = a + sum(U @ v for U, v in zip(matrices, [h, *past], strict=True))
+        return [g(a), np.concatenate([h, *past[:-1]])]
+    if isinstance(cell, IndRNNCell):
+        return [g(a + w["weight_hh"] * h)]
+    assert isinstance(cell, JordanCell)
+    a = a + w["weight_yh"] @ h
+    if cell.elman:
+        a = a + w["weight_hh"] @ state[1]
+    y = FUNCTIONS[cell.output_activation](w["weight_hy"] @ g(a) + w.get("bias_hy", 0.0))
+    return [y, g(a)] if cell.elman else [y]
+
+
 def step_of_equations(cell, w, x, state):
     """One step of one row: ``x (I,)``, the state a list of vectors."""
     h = state[0]
+    if type(cell) not in (RNNCell, LSTMCell, GRUCell):
+        return step_of_variant(cell, w, x, state)
     if isinstance(cell, RNNCell):
         W, U, b, d = by_gate(w, "a")
         return [FUNCTIONS[cell.activation](W["a"] @ x + b["a"] + U["a"] @ h + d["a"])]

@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from laws import BIASLESS, CELLS, Case, cotangents, equations_with_gradients, with_gradients
+from laws import (
+    BIASLESS,
+    CELLS,
+    COMPILED_VARIANTS,
+    VARIANTS,
+    Case,
+    cotangents,
+    equations_with_gradients,
+    leaves,
+    with_gradients,
+)
 from layer_cases import (
     KINDS,
     WITHIN,
@@ -37,9 +47,11 @@ from ostinato.recurrence.kernels import choose, run, use_backend
 from ostinato.recurrence.scan import scan
 
 TESTS = Path(__file__).parent
-ALL_CELLS = CELLS | BIASLESS
+TIED = {name: VARIANTS[name] for name in COMPILED_VARIANTS}
+ALL_CELLS = CELLS | BIASLESS | TIED
 FUSED = ["rnn-tanh", "rnn-relu", "lstm", "lstm-projected", "gru"]
 FUSED_CELLS = {n: c for n, c in ALL_CELLS.items() if n.removesuffix("-biasless") in FUSED}
+FUSED_CELLS["lstm-coupled"] = TIED["lstm-coupled"]
 EACH_CELL = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 RAGGED = torch.tensor([4, 0, 2])
 LENGTHS = pytest.mark.parametrize("lengths", [None, RAGGED], ids=["even", "ragged"])
@@ -101,6 +113,29 @@ def test_a_path_equals_scan_in_each_direction(cell, lengths, directions, path):
         lasts.append(last)
     theirs = [torch.cat(outputs, -1), *map(torch.stack, zip(*lasts, strict=True))]
     assert_same(on(path, case), with_gradients(theirs, case.inputs))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_core_serves_the_variants_that_are_a_standard_cell_with_tied_weights(name):
+    cell = VARIANTS[name]
+    assert choose(cell, torch.zeros(1)) == ("compiled" if name in TIED else "reference")
+    lacks = kernels.compiled_lacks((cell,), torch.zeros(1))
+    assert lacks == ("" if name in TIED else "it has no equations for this cell")
+
+
+@LENGTHS
+@pytest.mark.parametrize("name", TIED)
+def test_the_core_shows_the_gates_of_tied_variants(name, lengths):
+    case = call(TIED[name], 2, lengths)
+    seen = {}
+    for path in ("compiled", "reference"):
+        seen[path] = []
+        with use_backend(path):
+            run(case.cell, case.weights, case.x, case.state, lengths, traces=seen[path])
+        for trace in seen[path]:
+            assert type(trace.gates) is case.cell.gates_type
+            assert type(trace.states) is case.cell.state_type
+    assert_same(leaves(tuple(seen["compiled"])), leaves(tuple(seen["reference"])))
 
 
 @pytest.mark.parametrize("path", ["compiled", "reference"])

@@ -26,6 +26,7 @@ from ostinato.recurrence.cells import (
 from ostinato.recurrence.kernels import use_backend
 from ostinato.recurrence.layers import GRU, LSTM, RNN, IdenticalLayersWarning, Recurrent, backend
 from ostinato.recurrence.scan import scan
+from ostinato.recurrence.streams import Stream
 
 I, H, T, B = 3, 4, 5, 4
 KINDS = {
@@ -1057,3 +1058,47 @@ def test_rows_of_a_table_are_what_looking_them_up_gives(name, batch_first, path,
 def test_tokens_that_are_no_rows_of_the_table_are_refused(tokens, table):
     with pytest.raises(ShapeError, match="input (is|has).*; expected"):
         GRU(I, H)(tokens, table=table)
+
+
+# Residual layers, and how long a memory is prepared for.
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 0, 3]], ids=["even", "ragged"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two"])
+def test_residual_layers_add_what_they_take(bidirectional, lengths):
+    torch.manual_seed(0)
+    layer = GRU(3, 4, 3, bidirectional=bidirectional, residual=True).double()
+    x = random(5, 3, 3, seed=1)
+    y, last = layer(x, lengths=lengths)
+    directions = 1 + bidirectional
+    wanted, states = x, []
+    for k in range(3):
+        alone = GRU(wanted.shape[-1], 4, bidirectional=bidirectional).double()
+        for i in range(directions):
+            for name, weight in layer.weights_of(k * directions + i).items():
+                setattr(alone, f"{name}_l0{'_reverse' if i else ''}", weight)
+        out, state = alone(wanted, lengths=lengths)
+        wanted = out + wanted if k else out
+        states.append(state)
+    assert_same([y, last], [wanted, torch.cat(states)])
+    with pytest.raises(OstinatoError, match="residual"):
+        Stream(GRU(3, 4, 2, residual=True))
+    if not bidirectional:
+        y_t, state = layer.step(x[0])
+        assert_same([y_t], [layer(x[:1])[0][0]])
+
+
+def test_residual_layers_must_be_of_one_size():
+    with pytest.raises(OstinatoError, match="takes 4 features and gives 5; give all layers one"):
+        LSTM(3, [4, 5], residual=True)
+    assert "residual=True" in repr(LSTM(3, 4, 2, residual=True))
+
+
+def test_chrono_prepares_layers_for_so_many_steps():
+    torch.manual_seed(0)
+    layer = LSTM(3, 500, 2, init="chrono", init_steps=50)
+    forget = torch.cat([layer.bias_ih_l0[500:1000], layer.bias_ih_l1[500:1000]]).exp()
+    assert forget.min() >= 1
+    assert 48 < forget.max() <= 49
+    with pytest.raises(OstinatoError, match="more than 2 steps"):
+        LSTM(3, 4, init="chrono", init_steps=2)

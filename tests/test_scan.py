@@ -1,6 +1,6 @@
 """The engine: its values, its gradients, and that it may be cut, padded and reversed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from laws import (
     BIASLESS,
     CELLS,
+    VARIANTS,
     Case,
     detached,
     equations_with_gradients,
@@ -19,10 +20,10 @@ from laws import (
 )
 from tolerances import TOLERANCES, assert_same
 
-from ostinato.recurrence.cells import Cell, RNNCell, RNNState
-from ostinato.recurrence.scan import mask_of, reverse_rows, scan
+from ostinato.recurrence.cells import Cell, RNNCell, RNNState, ZoneoutCell
+from ostinato.recurrence.scan import doubling, mask_of, reverse_rows, scan, stepwise
 
-EACH = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+EACH = pytest.mark.parametrize("cell", (CELLS | VARIANTS).values(), ids=CELLS | VARIANTS)
 BOTH_DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 RAGGED = torch.tensor([4, 0, 2])
@@ -37,7 +38,9 @@ def run(case, lengths=None, reverse=False):
 
 @BOTH_DIRECTIONS
 @pytest.mark.parametrize("lengths", [None, [4, 0, 2]], ids=["even", "ragged"])
-@pytest.mark.parametrize("cell", (CELLS | BIASLESS).values(), ids=CELLS | BIASLESS)
+@pytest.mark.parametrize(
+    "cell", (CELLS | BIASLESS | VARIANTS).values(), ids=CELLS | BIASLESS | VARIANTS
+)
 def test_scan_is_the_equations_in_values_and_gradients(cell, lengths, reverse):
     case = Case(cell)
     given = None if lengths is None else torch.tensor(lengths)
@@ -58,7 +61,11 @@ def test_the_state_starts_at_zero_unless_it_is_given(cell):
 )
 @EACH
 def test_scan_is_differentiable_twice(cell, lengths, reverse):
-    case = Case(cell.__class__(**{**vars(cell), "input_size": 2, "hidden_size": 3}), T=3, B=2)
+    if isinstance(cell, ZoneoutCell):
+        cell = replace(cell, inner=replace(cell.inner, input_size=2, hidden_size=3))
+    else:
+        cell = replace(cell, input_size=2, hidden_size=3)
+    case = Case(cell, T=3, B=2)
     lengths = None if lengths is None else torch.tensor(lengths)
     states = len(case.state)
 
@@ -265,3 +272,30 @@ def test_truncated_bptt_with_a_window_of_the_whole_is_full_bptt(cell):
     assert_same(truncated_autograd(case, window=8), full)
     short = truncated_autograd(case, window=2)
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(short, full, strict=True))
+
+
+# Cells whose state enters linearly.
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 8, 13])
+def test_a_parallel_scan_is_the_recurrence_step_by_step(T):
+    a, b, h = random(T, 2, 3, seed=1), random(T, 2, 3, seed=2), random(2, 3, seed=3)
+    wanted, now = [], h
+    for t in range(T):
+        now = a[t] * now + b[t]
+        wanted.append(now)
+    assert_same([stepwise(a, b, h), doubling(a, b, h)], [torch.stack(wanted)] * 2)
+
+
+@pytest.mark.parametrize("name", ["min-gru", "min-lstm"])
+def test_a_parallel_scan_takes_part_in_vmap_and_grad(name):
+    case = Case(VARIANTS[name])
+    w = {k: v.detach() for k, v in case.w.items()}
+
+    def last(x):
+        return scan(case.cell, w, x[:, None])[0].square().sum()
+
+    rows = case.x.detach().transpose(0, 1)  # (B, T, I)
+    x = rows.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(sum(last(row) for row in x), x)
+    assert_same([torch.func.vmap(torch.func.grad(last))(rows)], [wanted])

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from laws import leaves, random
+from laws import COMPILED_VARIANTS, VARIANTS, leaves, random
 
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
@@ -260,3 +260,14 @@ def test_a_chunk_and_a_state_of_the_wrong_shape_are_refused():
 def test_a_stream_is_forked_not_copied():
     with pytest.raises(TypeError):
         copy.deepcopy(Stream(GRU(3, 4)))
+
+
+@pytest.mark.parametrize("name", COMPILED_VARIANTS)
+def test_variants_that_the_core_knows_stream(name):
+    torch.manual_seed(0)
+    layer = Recurrent(VARIANTS[name], 2)
+    x = random(T, 2, 3, seed=1, dtype=torch.float32)
+    stream = Stream(layer, 2)
+    y, last = layer(x)
+    assert torch.equal(stream.run(x), y)
+    assert equal(stream.state, last)

@@ -1,7 +1,8 @@
 """The same equations on fast paths, and which path serves a call.
 
-- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, every cell of `cells`, rows
-  of equal or unequal length; its gradients once. Its results are the same to the last bit however
+- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells and those
+  that are one of them with tied weights (see `Cell.standard_cell`), rows of equal or unequal
+  length; its gradients once. Its results are the same to the last bit however
   a sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
 - ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
   length.
@@ -92,6 +93,7 @@ def _forced_now() -> Backend | None:
 
 def is_fused_by_torch(cell: Cell) -> bool:
     """Whether PyTorch has a fused operator for this cell's equations."""
+    cell = cell.standard_cell()
     if type(cell) is RNNCell:
         return cell.activation in ("tanh", "relu")
     if type(cell) is GRUCell:
@@ -101,7 +103,7 @@ def is_fused_by_torch(cell: Cell) -> bool:
 
 def compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
     """Why the core cannot serve a call; empty where it can."""
-    if not all(type(cell) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
+    if not all(type(cell.standard_cell()) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
         return "it has no equations for this cell"
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64 on a CPU, not in {x.dtype} on {x.device}"
@@ -191,6 +193,9 @@ def run(
             x, tokens = embedding(tokens, x), None
     if not torch.compiler.is_compiling():
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
+    if backend != "reference" and not (backend == "torch" and traces is not None):
+        weights = [cell.standard_weights(w) for w in weights]
+        cell = cell.standard_cell()
     if backend == "compiled":
         return _compiled(cell, weights, x, state, lengths, tokens, traces)
     if backend == "reference" or traces is not None:

@@ -69,6 +69,10 @@ class Recurrent(RNNBase):
             application of dropout in recurrent neural networks").
         weight_dropout: probability of zeroing a recurrent weight for a whole sequence (Merity,
             Keskar and Socher 2018, "Regularizing and optimizing LSTM language models").
+        init_steps: how long, in steps, the memory is that ``init="chrono"`` prepares for.
+        residual: every layer but the first adds what it takes to what it gives, so that gradients
+            reach the lowest of many layers (He et al. 2016; Wu et al. 2016, "Google's neural
+            machine translation system", section 3.1). Layers must be of one size.
 
     Called with ``(input, hx=None, *, lengths=None, return_gates=False, table=None)``, it returns
     ``(output, hx)``, and with ``return_gates`` the gates and states of every step as well:
@@ -98,6 +102,8 @@ class Recurrent(RNNBase):
     """
 
     cells: tuple[Cell, ...]
+    run_layer = staticmethod(kernels.run)
+    """What runs one layer; who wants to watch puts something in its place that gives the same."""
     _twins_sought = False
 
     def __init__(
@@ -111,8 +117,10 @@ class Recurrent(RNNBase):
         dtype: Any = None,
         *,
         init: Initialization = "pytorch",
+        init_steps: int = 100,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         directions = 2 if bidirectional else 1
         if isinstance(cell, Cell):
@@ -139,8 +147,10 @@ class Recurrent(RNNBase):
             device=device,
             dtype=dtype,
             init=init,
+            init_steps=init_steps,
             variational_dropout=variational_dropout,
             weight_dropout=weight_dropout,
+            residual=residual,
         )
 
     def _assemble(
@@ -153,8 +163,10 @@ class Recurrent(RNNBase):
         device: Any,
         dtype: Any,
         init: Initialization,
+        init_steps: int,
         variational_dropout: float,
         weight_dropout: float,
+        residual: bool,
     ) -> None:
         for name, rate in [
             ("dropout", dropout),
@@ -180,6 +192,15 @@ class Recurrent(RNNBase):
         self.init = init
         self.variational_dropout = float(variational_dropout)
         self.weight_dropout = float(weight_dropout)
+        self.init_steps = init_steps
+        self.residual = residual
+        for cell in cells[1:] if residual else ():
+            if cell.input_size != self._directions * cell.output_size:
+                raise OstinatoError(
+                    f"{type(self).__name__}: residual=True, and {cell!r} takes {cell.input_size} "
+                    f"features and gives {self._directions * cell.output_size}; give all layers "
+                    "one size."
+                )
         self._flat_weights_names: list[str] = []
         self._all_weights: list[list[str]] = []
         for layer, cell in enumerate(cells):
@@ -211,7 +232,9 @@ class Recurrent(RNNBase):
     def reset_parameters(self) -> None:
         """Draw all weights anew by the recipe that ``init`` names."""
         for i in range(self.num_layers * self._directions):
-            self.cells[i // self._directions].initialize(self.weights_of(i), self.init)
+            self.cells[i // self._directions].initialize(
+                self.weights_of(i), self.init, self.init_steps
+            )
         self._twins_sought = False
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
@@ -386,8 +409,10 @@ class Recurrent(RNNBase):
                     if "weight_hh" in w:
                         w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
             tokens = x if layer == 0 and table is not None else None
-            x = x if tokens is None or table is None else table
-            x, state = kernels.run(cell, weights, x, states[layer], lengths, tokens, traces)
+            taken = x if tokens is None or table is None else table
+            cell = cell.in_training() if self.training else cell
+            y, state = self.run_layer(cell, weights, taken, states[layer], lengths, tokens, traces)
+            x = y + x if self.residual and layer > 0 else y
             last.append(state)
         return x, last
 
@@ -489,7 +514,10 @@ class Recurrent(RNNBase):
         return ", ".join(map(repr, self.cells)) + self._extras()
 
     def _extras(self) -> str:
-        usual = {"init": "pytorch", "variational_dropout": 0.0, "weight_dropout": 0.0}
+        usual = {
+            "init": "pytorch", "init_steps": 100, "variational_dropout": 0.0, "weight_dropout": 0.0,
+            "residual": False,
+        }  # fmt: skip
         given = {name: getattr(self, name) for name in usual}
         return "".join(f", {n}={value}" for n, value in given.items() if value != usual[n])
 
@@ -506,7 +534,8 @@ class _DropIn(Recurrent):
     def _runs_whole(self) -> bool:
         """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
         drops = self.variational_dropout > 0 or self.weight_dropout > 0
-        return self._is_torchs and not (self.training and drops)
+        watched = "run_layer" in vars(self)
+        return self._is_torchs and not (self.training and drops) and not (self.residual or watched)
 
     def backend(
         self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
@@ -581,6 +610,8 @@ class RNN(_DropIn, TorchRNN):
         init: ``pytorch``, ``orthogonal``, or ``identity`` (for relu); see `Cell.initialize`.
         variational_dropout: dropout between layers with the same mask at every step.
         weight_dropout: dropout on the recurrent weights.
+        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
+        residual: whether layers add what they take to what they give; see `Recurrent`.
         rejected: an argument that only the LSTM has is refused as `torch.nn` refuses it.
 
     Example:
@@ -604,8 +635,10 @@ class RNN(_DropIn, TorchRNN):
         dtype: Any = None,
         *,
         init: Initialization = "pytorch",
+        init_steps: int = 100,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        residual: bool = False,
         **rejected: Any,
     ) -> None:
         sizes, activations = _one_a_layer(
@@ -628,8 +661,10 @@ class RNN(_DropIn, TorchRNN):
             device=device,
             dtype=dtype,
             init=init,
+            init_steps=init_steps,
             variational_dropout=variational_dropout,
             weight_dropout=weight_dropout,
+            residual=residual,
         )
         self.nonlinearity = nonlinearity if isinstance(nonlinearity, str) else tuple(activations)
 
@@ -648,9 +683,11 @@ class LSTM(_DropIn, TorchLSTM):
         proj_size: features of a projected ``h``; 0 for none.
         device: where the weights are made.
         dtype: type of the weights.
-        init: ``pytorch`` or ``orthogonal`` (with forget bias 1); see `Cell.initialize`.
+        init: ``pytorch``, ``orthogonal`` (with forget bias 1) or ``chrono``; see `Cell.initialize`.
         variational_dropout: dropout between layers with the same mask at every step.
         weight_dropout: dropout on the recurrent weights.
+        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
+        residual: whether layers add what they take to what they give; see `Recurrent`.
 
     Example:
         >>> layer = LSTM(3, 8, num_layers=2)
@@ -673,8 +710,10 @@ class LSTM(_DropIn, TorchLSTM):
         dtype: Any = None,
         *,
         init: Initialization = "pytorch",
+        init_steps: int = 100,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         (sizes,) = _one_a_layer("LSTM", num_layers, hidden_size=hidden_size)
         TorchLSTM(
@@ -690,8 +729,10 @@ class LSTM(_DropIn, TorchLSTM):
             device=device,
             dtype=dtype,
             init=init,
+            init_steps=init_steps,
             variational_dropout=variational_dropout,
             weight_dropout=weight_dropout,
+            residual=residual,
         )
 
 
@@ -710,9 +751,11 @@ class GRU(_DropIn, TorchGRU):
         dtype: type of the weights.
         reset_after: where the reset gate acts: after the recurrent product, as in PyTorch, or
             before it, as in Cho et al. 2014.
-        init: ``pytorch`` or ``orthogonal``; see `Cell.initialize`.
+        init: ``pytorch``, ``orthogonal`` or ``chrono``; see `Cell.initialize`.
         variational_dropout: dropout between layers with the same mask at every step.
         weight_dropout: dropout on the recurrent weights.
+        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
+        residual: whether layers add what they take to what they give; see `Recurrent`.
         rejected: an argument that only the LSTM has is refused as `torch.nn` refuses it.
 
     Example:
@@ -736,8 +779,10 @@ class GRU(_DropIn, TorchGRU):
         *,
         reset_after: bool = True,
         init: Initialization = "pytorch",
+        init_steps: int = 100,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        residual: bool = False,
         **rejected: Any,
     ) -> None:
         (sizes,) = _one_a_layer("GRU", num_layers, hidden_size=hidden_size)
@@ -754,8 +799,10 @@ class GRU(_DropIn, TorchGRU):
             device=device,
             dtype=dtype,
             init=init,
+            init_steps=init_steps,
             variational_dropout=variational_dropout,
             weight_dropout=weight_dropout,
+            residual=residual,
         )
         self.reset_after = reset_after
 

@@ -11,6 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.cells import (
+    Cell,
+    CoupledLSTMCell,
+    GRUCell,
+    IndRNNCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LSTMCell,
+    MGUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    ZoneoutCell,
+)
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Hidden, Recurrent
 from ostinato.recurrence.scan import mask_of
 
@@ -581,31 +596,62 @@ def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:
     return not (special or encode.scale_grad_by_freq or hooked)
 
 
-CellName = Literal["lstm", "gru", "gru-reset-before", "rnn", "rnn-relu"]
+CellName = Literal[
+    "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
+    "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
+]  # fmt: skip
+
+_VARIANTS: dict[str, type[Cell]] = {
+    "lstm-peephole": PeepholeLSTMCell,
+    "lstm-coupled": CoupledLSTMCell,
+    "lstm-norm": LayerNormLSTMCell,
+    "gru-norm": LayerNormGRUCell,
+    "mgu": MGUCell,
+    "indrnn": IndRNNCell,
+    "min-gru": MinGRUCell,
+    "min-lstm": MinLSTMCell,
+}
 
 
 def recurrent_layers(
     cell: CellName,
     input_size: int,
-    hidden_size: int | Sequence[int],
+    hidden_size: int,
     num_layers: int = 1,
+    zoneout: float = 0.0,
     **more: Any,
 ) -> Recurrent:
     """Recurrent layers by the name of their cell, ``(B, T, features)``.
 
     ``more`` goes to the layer. ``rnn-relu`` starts from the identity, which is what lets it learn.
+    With ``zoneout`` the cell is a `ZoneoutCell`.
 
     >>> recurrent_layers("gru", 8, 16)
     GRU(8, 16, batch_first=True)
+    >>> recurrent_layers("mgu", 8, 16).cells
+    (MGUCell(input_size=8, hidden_size=16, bias=True),)
     """
-    if cell == "lstm":
-        return LSTM(input_size, hidden_size, num_layers, batch_first=True, **more)
-    if cell in ("gru", "gru-reset-before"):
-        more["reset_after"] = cell == "gru"
-        return GRU(input_size, hidden_size, num_layers, batch_first=True, **more)
-    if cell == "rnn":
-        return RNN(input_size, hidden_size, num_layers, batch_first=True, **more)
+    if cell not in get_args(CellName):
+        raise OstinatoError(f"cell={cell!r}; expected one of {', '.join(get_args(CellName))}.")
     if cell == "rnn-relu":
-        more |= {"nonlinearity": "relu", "init": "identity"}
-        return RNN(input_size, hidden_size, num_layers, batch_first=True, **more)
-    raise OstinatoError(f"cell={cell!r}; expected one of {', '.join(get_args(CellName))}.")
+        more["init"] = "identity"
+    sizes = (input_size, hidden_size)
+    if zoneout or cell in _VARIANTS:
+        made: Cell
+        if cell in _VARIANTS:
+            made = _VARIANTS[cell](*sizes)
+        elif cell in ("rnn", "rnn-relu"):
+            made = RNNCell(*sizes, activation="relu" if cell == "rnn-relu" else "tanh")
+        else:
+            made = (
+                LSTMCell(*sizes) if cell == "lstm" else GRUCell(*sizes, reset_after=cell == "gru")
+            )
+        made = ZoneoutCell(made, zoneout) if zoneout else made
+        return Recurrent(made, num_layers, batch_first=True, **more)
+    if cell == "lstm":
+        return LSTM(*sizes, num_layers, batch_first=True, **more)
+    if cell in ("gru", "gru-reset-before"):
+        return GRU(*sizes, num_layers, batch_first=True, reset_after=cell == "gru", **more)
+    return RNN(
+        *sizes, num_layers, "relu" if cell == "rnn-relu" else "tanh", batch_first=True, **more
+    )

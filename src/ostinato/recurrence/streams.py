@@ -76,9 +76,12 @@ class Stream(_core.Stream):
                 f"Stream: threads={threads!r}; expected 1 to {torch.get_num_threads()}, "
                 "what torch.get_num_threads() says."
             )
-        weights = [layer.weights_of(i) for i in range(layer.num_layers)]
+        each = [(cell, layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
+        weights = [cell.standard_weights(w) for cell, w in each]
         like = next(iter(weights[0].values())).detach()
         lacks = kernels.compiled_lacks(layer.cells, like)
+        if layer.residual:
+            lacks = "its layers add what they take"
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
         if quantize and like.dtype != torch.float32:
@@ -88,7 +91,7 @@ class Stream(_core.Stream):
             )
         self._layer, self._like, self._batch_size = layer, like[:0], batch_size
         super().__init__(
-            tuple(kernels.shape_of(cell) for cell in layer.cells),
+            tuple(kernels.shape_of(cell.standard_cell()) for cell in layer.cells),
             tuple(t for w in weights for t in kernels.flat_weights(w)),
             batch_size or 1,
             (1 if _dot_products else 2) if quantize else 0,

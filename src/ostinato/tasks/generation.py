@@ -22,7 +22,7 @@ from ostinato.recurrence.networks import CellName, ManyToMany, Output, recurrent
 from ostinato.sequences.batches import ContiguousBatches, open_tokens, write_tokens
 from ostinato.sequences.text import TextSource
 from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
-from ostinato.training.estimators import Learning, NetworkEstimator
+from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode
 
 VALIDATION_TOKENS = 200_000
@@ -58,17 +58,20 @@ class TextGenerator(NetworkEstimator):
 
     Args:
         level: what the text is cut into: char, byte, word or bpe (byte pairs learnt from the text).
-        cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh), or
-            rnn-relu (starting from the identity).
+        cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh),
+            rnn-relu (starting from the identity); or a variant, slower: lstm-peephole,
+            lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru, min-lstm.
         hidden_size: hidden units of each layer.
         num_layers: recurrent layers.
         embedding_size: features of a token's vector; follows from the vocabulary if not given.
-        init: initialisation of the recurrent layers: pytorch, orthogonal or identity; rnn-relu
-            always starts from the identity.
+        init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
+            memories as long as the window; rnn-relu always starts from the identity.
         dropout: share of features dropped between layers and before the output, anew at each step.
         variational_dropout: share of features dropped between layers and after the embedding, the
             same at every step.
         weight_dropout: share of recurrent weights dropped.
+        zoneout: share of units that keep their state in a step.
+        residual: layers add what they take to what they give, so that many can be trained.
         window: steps of back-propagation through time; the state is carried beyond.
         vocabulary_size: most tokens of a word or bpe vocabulary.
         min_count: tokens rarer than this are unknown.
@@ -99,6 +102,8 @@ class TextGenerator(NetworkEstimator):
     dropout: float = 0.0
     variational_dropout: float = 0.0
     weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
     window: int = 64
     vocabulary_size: int | None = None
     min_count: int = 1
@@ -143,7 +148,7 @@ class TextGenerator(NetworkEstimator):
         for name in ["hidden_size", "num_layers", "window", "min_count", *optional]:
             if name not in optional or getattr(self, name) is not None:
                 self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
-        for name in ("dropout", "variational_dropout", "weight_dropout"):
+        for name in ("dropout", "variational_dropout", "weight_dropout", "zoneout"):
             self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
     def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
@@ -239,6 +244,9 @@ class TextGenerator(NetworkEstimator):
                 variational_dropout=self.variational_dropout,
                 weight_dropout=self.weight_dropout,
                 init=self.init,
+                init_steps=max(3, self.window),
+                zoneout=self.zoneout,
+                residual=self.residual,
             )
         embedding = nn.Embedding(V, width)
         nn.init.normal_(embedding.weight, std=width**-0.5)
@@ -453,6 +461,41 @@ class TextGenerator(NetworkEstimator):
         if first[0] == self.vocabulary_.unk_id:
             return len(word_tokens(text)[0]) if self.level == "word" else 1
         return len(self.vocabulary_.decode(first))
+
+    # Looking into it
+
+    def sample(
+        self, X: TextData, y: None = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Pieces of a text, each ``steps`` tokens long (a window, if not given)."""
+        check_is_fitted(self, "network_")
+        pieces = list(self.vocabulary_.encode_pieces(_source_of(X, "*.txt")))
+        return self._sampled(np.concatenate(pieces) if pieces else np.zeros(0), count, steps)
+
+    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+        """Pieces of a run's text; see `NetworkEstimator`."""
+        held_out = data / "validation.npy"
+        tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
+        return self._sampled(tokens, count, steps)
+
+    def _sampled(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
+        T = min(steps or self.window, len(tokens) - 1)
+        if T < 1:
+            raise DataError("TextGenerator: the text has fewer than two tokens; give more.")
+        count = min(count, (len(tokens) - 1) // T)
+        begins = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
+        rows = np.stack([np.asarray(tokens[b : b + T + 1], dtype=np.int64) for b in begins])
+        device = next(self.network_.parameters()).device
+        ids = torch.from_numpy(rows).to(device)
+        names = [[self.vocabulary_.decode([i]) for i in row[:-1].tolist()] for row in rows]
+        return Sample(ids[:, :-1], ids[:, 1:], names=names)
+
+    def reading(self, sequence: str) -> tuple[Tensor, list[str]]:
+        """A text as the network takes it; see `NetworkEstimator`."""
+        check_is_fitted(self, "network_")
+        ids = [int(i) for i in self.vocabulary_.encode(sequence)]
+        device = next(self.network_.parameters()).device
+        return torch.tensor([ids], device=device), [self.vocabulary_.decode([i]) for i in ids]
 
     # Keeping
 

@@ -20,6 +20,7 @@ from ostinato.recurrence.networks import CellName, ManyToMany, Output
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
 from ostinato.sequences.music import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.sequences.ragged import Examples, Ragged
+from ostinato.training.estimators import Sample
 from ostinato.training.supervised import Prepared, SequenceEstimator
 from ostinato.training.watching import ProgressMode
 
@@ -245,6 +246,20 @@ class MusicModel(SequenceEstimator):
         if out is not None:
             write_midi(np.concatenate([begun, roll]), out, self.steps_a_beat)
         return roll
+
+    def sample(
+        self, X: Pieces, y: None = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Some pieces; see `NetworkEstimator`."""
+        check_is_fitted(self, "network_")
+        pieces = _part(self._parts(X), "test")
+        examples = Examples(Ragged.of(map(_shifted, pieces)), Ragged.of(pieces))
+        return self._sampled(Prepared(examples, None), count, steps)
+
+    def reading(self, sequence: Any) -> tuple[Tensor, list[str]]:
+        """One piece as the network takes it; see `NetworkEstimator`."""
+        roll = _shifted(_roll(sequence, "sequence"))
+        return torch.from_numpy(roll)[None].float(), []
 
     def _documents(self) -> dict[str, Any]:
         return {}

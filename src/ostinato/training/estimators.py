@@ -9,12 +9,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.training import storage
@@ -36,6 +36,28 @@ class Learning(NamedTuple):
     counted: str = "tok"
 
 
+def _as_it_is(x: Tensor) -> Any:
+    return x
+
+
+class Sample(NamedTuple):
+    """Some data as a network takes them.
+
+    Attributes:
+        inputs: ``(B, T, ...)``.
+        targets: what is wanted of each row or step.
+        lengths: steps of each row ``(B,)``; None where they are equal.
+        encode: what makes of inputs, or of others like them, what the network takes.
+        names: what the steps of each row are called, where they have names.
+    """
+
+    inputs: Tensor
+    targets: Any
+    lengths: Tensor | None = None
+    encode: Callable[[Tensor], Any] = _as_it_is
+    names: Sequence[Sequence[str]] = ()
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class NetworkEstimator(TrainingSettings, BaseEstimator):
     """An estimator whose model is a network that the loop trains.
@@ -47,7 +69,10 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         network_: the trained network.
         training_: facts of the training run.
         chosen_: settings that were not given, and what the data made of them.
+        folder_: the folder of the run or model that it stems from; None if there is none.
     """
+
+    folder_: ClassVar[Path | None] = None
 
     # What a task adds
 
@@ -74,6 +99,25 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
     @abstractmethod
     def _take_documents(self, documents: Mapping[str, Any]) -> None:
         """The inverse of `_documents`."""
+
+    @abstractmethod
+    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+        """Some of the data as the network takes them, to look into it.
+
+        Args:
+            X: as in ``fit``.
+            y: as in ``fit``.
+            count: the most rows.
+            steps: the most steps of a row, where a row may be cut; None for what training takes.
+        """
+
+    @abstractmethod
+    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+        """The same of the data in a run's folder: of what it was validated on, where there is."""
+
+    @abstractmethod
+    def reading(self, sequence: Any) -> tuple[Any, list[str]]:
+        """One sequence as the network takes it, ``(1, T, ...)``, and what its steps are called."""
 
     def _finish(self, data: Path) -> None:
         """What is done once, when the network has its last weights."""
@@ -150,6 +194,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
     def _train_in(
         self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
     ) -> None:
+        self._from(run.path)
         watchers = [make_progress(progress), *run.watchers(tensorboard)]
         self._train(run.data, run.document["data"], run, watchers, resume=resume)
         if self.training_["ended"] != "interrupt":
@@ -199,6 +244,9 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             if outcome.ended != "interrupt":
                 self._finish(data)
 
+    def _from(self, folder: Path) -> None:
+        self.folder_ = folder  # type: ignore[misc]
+
     def _value(self, name: str) -> Any:
         """A setting as it was given, or else as it was chosen."""
         given = getattr(self, name)
@@ -246,6 +294,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         config, weights, documents = storage.load_model(path, cls.__name__)
         try:
             model = cls(**config["parameters"])
+            model._from(path)
             model.training_ = config["training"]
             model.chosen_ = config.get("chosen", {})
             model._take_documents(documents)

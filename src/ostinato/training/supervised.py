@@ -28,11 +28,11 @@ from ostinato.recurrence.networks import (
 )
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
 from ostinato.sequences.corpus import Corpus, Place, ReadingSettings
-from ostinato.sequences.features import ImageForm, WordTable, mean_and_scale
+from ostinato.sequences.features import ImageForm, WordTable, mean_and_scale, words_of
 from ostinato.sequences.inputs import Inputs, InputSettings
 from ostinato.sequences.ragged import Examples, Ragged
 from ostinato.sequences.reading import corpus_of, read_corpus
-from ostinato.training.estimators import Learning, NetworkEstimator
+from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode
 
 Memory = Literal["recurrent", "none"]
@@ -71,13 +71,18 @@ class SequenceEstimator(NetworkEstimator):
     """An estimator that learns from whole sequences, batches of them in a random order.
 
     Args:
-        cell: lstm, gru, gru-reset-before, rnn (tanh), or rnn-relu (starting from the identity).
+        cell: lstm, gru, gru-reset-before, rnn (tanh), rnn-relu (starting from the identity); or a
+            variant, slower: lstm-peephole, lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru,
+            min-lstm.
         hidden_size: hidden units of each layer and direction; by the size of the data if not given.
         num_layers: recurrent layers.
-        init: initialisation of the recurrent layers: pytorch, orthogonal or identity.
+        init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
+            memories as long as the longest sequence.
         dropout: share of features dropped before and between layers, the same at every step, and
             before the output; by the size of the data if not given.
         weight_dropout: share of recurrent weights dropped.
+        zoneout: share of units that keep their state in a step.
+        residual: layers add what they take to what they give, so that many can be trained.
     """
 
     cell: CellName = "gru"
@@ -86,6 +91,8 @@ class SequenceEstimator(NetworkEstimator):
     init: Initialization = "orthogonal"
     dropout: float | None = None
     weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
 
     _by_step = False
     """Whether each step has a target, not each sequence."""
@@ -98,7 +105,7 @@ class SequenceEstimator(NetworkEstimator):
         for name in ("hidden_size", "num_layers"):
             if getattr(self, name) is not None:
                 self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
-        for name in ("dropout", "weight_dropout"):
+        for name in ("dropout", "weight_dropout", "zoneout"):
             if getattr(self, name) is not None:
                 self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
@@ -124,6 +131,7 @@ class SequenceEstimator(NetworkEstimator):
             "patience": max(5, evaluations // 3) if self.validation_fraction != 0 else 0,
             "hidden_size": 64 if n < 500 else 128 if n < 200_000 else 256,
             "dropout": 0.5 if n < 20_000 else 0.3 if n < 200_000 else 0.1,
+            "init_steps": int(steps.max()) if self.init == "chrono" else None,
         }
 
     def _pieces(self, steps: NDArray[np.int64]) -> int:
@@ -141,6 +149,9 @@ class SequenceEstimator(NetworkEstimator):
             variational_dropout=self._value("dropout") if self.num_layers > 1 else 0.0,
             weight_dropout=self.weight_dropout,
             init=self.init,
+            init_steps=self.chosen_.get("init_steps") or 100,
+            zoneout=self.zoneout,
+            residual=self.residual,
         )
 
     # The loop
@@ -225,12 +236,46 @@ class SequenceEstimator(NetworkEstimator):
             self.network_.train(was_training)
         return found
 
+    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+        """Some of a run's data; see `NetworkEstimator`."""
+        prepared = _open(data, "validation") or _open(data, "training")
+        if prepared is None:
+            raise DataError("holds no data of a run.", path=data)
+        return self._sampled(prepared, count, steps)
+
+    def _sampled(self, prepared: Prepared, count: int, steps: int | None) -> Sample:
+        """Some rows, drawn at random; fewer where they are long."""
+        examples, table = prepared
+        if self._by_step:  # those with the most to look at
+            steps = steps or 200
+            rows = np.argsort(-examples.inputs.lengths, kind="stable")[:count]
+        else:
+            steps = int(examples.inputs.lengths.max(initial=1))
+            count = min(count, max(4, 20_000 // max(1, steps)))
+            rows = np.random.default_rng(self.seed % 2**32).permutation(len(examples.inputs))
+        rows = np.sort(rows[:count])
+        targets = examples.targets
+        inputs = [examples.inputs[row][:steps] for row in rows]
+        wanted = [
+            np.asarray(targets[row])[:steps] if self._by_step else targets[row] for row in rows
+        ]
+        device = next(self.network_.parameters()).device
+        chosen = Examples(
+            Ragged.of(inputs), Ragged.of(wanted) if self._by_step else np.array(wanted)
+        )
+        _, batch = next(SequenceBatches(chosen, len(rows)).in_order())
+
+        def encode(x: Tensor) -> Any:
+            return self._tensors(batch._replace(inputs=x), table, device)
+
+        return Sample(batch.inputs, batch.targets.to(device), batch.unequal, encode)
+
     def _said_of_choices(self) -> str:
         """What was chosen by the size of the data, as a line for a title."""
         chosen = {
             name: value
             for name, value in self.chosen_.items()
-            if getattr(self, name) is None and value is not None
+            if getattr(self, name, None) is None and value is not None
         }
         said = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         return f"\nby the size of the data: {said}" if said else ""
@@ -455,6 +500,30 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
         rows, table = self.inputs_.encode(corpus)
         examples = Examples(Ragged.of(rows), np.zeros(len(corpus)))
         return self._read_scores(Prepared(examples, table), read)
+
+    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+        """Some sequences and what is wanted of them; see `NetworkEstimator`."""
+        check_is_fitted(self, "network_")
+        corpus = self._corpus(X, y, labelled=True)
+        self._refuse_untargeted(corpus)
+        self.inputs_.refuse_others(corpus)
+        rows, table = self.inputs_.encode(corpus)
+        targets = self._encode_targets(corpus)
+        wanted = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
+        return self._sampled(Prepared(Examples(Ragged.of(rows), wanted), table), count, steps)
+
+    def reading(self, sequence: Any) -> tuple[Any, list[str]]:
+        """One sequence as the network takes it; see `NetworkEstimator`."""
+        check_is_fitted(self, "network_")
+        corpus = self._corpus([sequence], labelled=None)
+        self.inputs_.refuse_others(corpus)
+        rows, table = self.inputs_.encode(corpus)
+        examples = Examples(Ragged.of(rows), np.zeros(1))
+        _, batch = next(SequenceBatches(examples, 1).in_order())
+        words = corpus.inputs[0] if corpus.kind == "words" else []
+        words = words_of(corpus.inputs[0]) if corpus.kind == "text" else words
+        device = next(self.network_.parameters()).device
+        return self._tensors(batch, table, device), list(words)
 
     def _documents(self) -> dict[str, Any]:
         return {"inputs.json": self.inputs_.to_json()}

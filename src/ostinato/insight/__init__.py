@@ -1,0 +1,1 @@
+"""What a network learnt and how it learns: gradient flow, memory, gates, diagnosis, pictures."""

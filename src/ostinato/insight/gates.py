@@ -1,0 +1,214 @@
+"""What every gate and unit does at every step, and which unit follows what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ostinato.errors import OstinatoError
+from ostinato.insight.samples import judged
+from ostinato.training.estimators import NetworkEstimator
+
+LEFT, RIGHT = 0.1, 0.9
+"""Below and above these a gate counts as shut and as open (Karpathy et al. 2015, section 4.2)."""
+
+
+class Unit(NamedTuple):
+    """A unit, and how well it follows a label.
+
+    Attributes:
+        layer: its layer, by its name.
+        state: h, or c of an LSTM.
+        number: of the unit within the layer.
+        correlation: of the state with the label, -1 to 1.
+    """
+
+    layer: str
+    state: str
+    number: int
+    correlation: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGates:
+    """Gates and states of one layer in one direction, ``(T, H)`` each.
+
+    Attributes:
+        name: of the layer.
+        gates: by their letter, values in (0, 1); candidates, in (-1, 1), too.
+        states: h, and c where the cell has one.
+    """
+
+    name: str
+    gates: dict[str, NDArray[np.float64]]
+    states: dict[str, NDArray[np.float64]]
+
+    def saturation(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Of each gate, by unit: the share of steps at which it is shut, and is open."""
+        return {
+            letter: ((values < LEFT).mean(0), (values > RIGHT).mean(0))
+            for letter, values in self.gates.items()
+            if values.min(initial=0.0) >= 0
+        }
+
+    def dead(self) -> NDArray[np.int64]:
+        """Units whose state is the same at all steps."""
+        return np.flatnonzero(np.ptp(self.states["h"], axis=0) < 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """What `gates` found.
+
+    Attributes:
+        steps: what each step is called, such as a character.
+        layers: a `LayerGates` for each layer and direction.
+    """
+
+    steps: list[str]
+    layers: list[LayerGates]
+
+    def rank(self, labels: ArrayLike, most: int = 10) -> list[Unit]:
+        """The units whose state follows a label best, the best first.
+
+        Args:
+            labels: a number, or true and false, for each step: `inside_quotes` of a text, say.
+            most: how many.
+
+        Raises:
+            OstinatoError: if there are not as many labels as steps, or all are the same.
+        """
+        wanted = np.asarray(labels, dtype=np.float64)
+        if wanted.shape != (len(self.steps),):
+            raise OstinatoError(
+                f"Gates.rank: labels have shape {wanted.shape}; expected ({len(self.steps)},), "
+                "one for each step."
+            )
+        wanted = wanted - wanted.mean()
+        if not wanted.any():
+            raise OstinatoError("Gates.rank: all labels are the same; there is nothing to follow.")
+        wanted = wanted / np.linalg.norm(wanted)
+        units = []
+        for layer in self.layers:
+            for name, values in layer.states.items():
+                centred = values - values.mean(0)
+                norms = np.linalg.norm(centred, axis=0)
+                found = wanted @ centred / np.maximum(norms, 1e-12)
+                units += [Unit(layer.name, name, i, float(r)) for i, r in enumerate(found)]
+        return sorted(units, key=lambda unit: -abs(unit.correlation))[:most]
+
+    def of(self, unit: Unit) -> NDArray[np.float64]:
+        """The state of a unit at each step, ``(T,)``."""
+        layer = next(layer for layer in self.layers if layer.name == unit.layer)
+        return layer.states[unit.state][:, unit.number]
+
+    def __str__(self) -> str:
+        lines = []
+        for layer in self.layers:
+            parts = [f"{len(layer.dead())} of {layer.states['h'].shape[1]} units dead"]
+            for letter, (shut, open_) in layer.saturation().items():
+                shares = f"shut {shut.mean():.0%}, open {open_.mean():.0%}"
+                parts.append(f"{letter} {layer.gates[letter].mean():.2f} on average, {shares}")
+            lines.append(f"{layer.name}: " + "; ".join(parts))
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Means and shares, by layer."""
+        return {
+            layer.name: {
+                "dead": layer.dead().tolist(),
+                **{
+                    letter: {
+                        "mean": float(layer.gates[letter].mean()),
+                        "shut": float(shut.mean()),
+                        "open": float(open_.mean()),
+                    }
+                    for letter, (shut, open_) in layer.saturation().items()
+                },
+            }
+            for layer in self.layers
+        }
+
+
+def gates(model: Any, sequence: Any) -> Gates:
+    """Every gate and state by step and unit, as the network reads one sequence.
+
+    On the path that serves the network anyway, at its speed.
+
+    Args:
+        model: an estimator, or a network with recurrent layers.
+        sequence: a text for a `TextGenerator`; for other estimators one sequence as ``fit`` takes
+            many; for a network a tensor ``(T, ...)``.
+
+    Raises:
+        OstinatoError: if the network has no recurrent layers, or the sequence no steps.
+
+    Example:
+        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.networks import ManyToMany, Output
+        >>> network = ManyToMany(nn.Identity(), GRU(2, 5, batch_first=True), Output(5, 2))
+        >>> found = gates(network, torch.randn(7, 2))
+        >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), most=3))
+        ((7, 5), 3)
+    """
+    if isinstance(model, NetworkEstimator):
+        x, names = model.reading(sequence)
+        network: Any = model.network_
+    else:
+        network, x = model, sequence[None]
+        names = []
+    if not hasattr(network, "recurrent"):
+        raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
+    with judged(network), torch.no_grad():
+        v = network.encode(x)
+        if not v.shape[1]:
+            raise OstinatoError("gates: the sequence is empty; give one with steps.")
+        _, _, traces = network.recurrent(v, return_gates=True)
+    layers = []
+    directions = 1 + network.recurrent.bidirectional
+    for i, trace in enumerate(traces):
+        name = f"layer {i // directions}" + (" backward" if i % directions else "")
+        layers.append(LayerGates(name, _arrays(trace.gates), _arrays(trace.states)))
+    steps = list(names) or [str(t) for t in range(v.shape[1])]
+    return Gates(steps, layers)
+
+
+def _arrays(parts: Any) -> dict[str, NDArray[np.float64]]:
+    """Tensors ``(1, T, H)`` of a named tuple by name, as arrays ``(T, H)``."""
+    found: dict[str, Tensor] = {} if parts is None else parts._asdict()
+    return {name: t[0].double().cpu().numpy() for name, t in found.items()}
+
+
+def inside_quotes(text: str, marks: str = '"') -> NDArray[np.bool_]:
+    """For each character whether it stands within quotation marks, these included.
+
+    >>> "".join("x" if inside else "." for inside in inside_quotes('he "said" so'))
+    '...xxxxxx...'
+    """
+    inside, found = False, []
+    for character in text:
+        is_mark = character in marks
+        found.append(inside or is_mark)
+        inside ^= is_mark
+    return np.array(found, dtype=bool)
+
+
+def position_in_line(text: str) -> NDArray[np.int64]:
+    r"""For each character how many stand before it in its line.
+
+    >>> position_in_line("ab\ncd").tolist()
+    [0, 1, 2, 0, 1]
+    """
+    found, position = [], 0
+    for character in text:
+        found.append(position)
+        position = 0 if character == "\n" else position + 1
+    return np.array(found, dtype=np.int64)
+
+
+LABELS = {"quotes": inside_quotes, "line": position_in_line}
