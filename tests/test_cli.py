@@ -278,6 +278,8 @@ def another(option):
     if get_origin(option.annotation) is Literal:
         choice = [choice for choice in kinds if choice != option.default][-1]
         return choice, choice
+    if option.annotation is bool:
+        return str(not option.default), not option.default
     if str in kinds:
         return "x y", "x y"
     return ("7", 7) if int in kinds else ("0.25", 0.25)
@@ -322,7 +324,10 @@ def test_every_flag_reaches_the_estimator_as_its_argument(ostinato, asked):
     for option in FLAGS:
         written, meant = another(option)
         flag = f"--{option.name.replace('_', '-')}"
-        for words in ([flag, written], [f"{flag}={written}"]):
+        ways = [[flag, written], [f"{flag}={written}"]]
+        if option.annotation is bool:
+            ways = [[flag if meant else flag.replace("--", "--no-")]]
+        for words in ways:
             assert ostinato("train", "text", "a.txt", "--out", "run", *words).status == 0
             assert asked["settings"] == {option.name: meant}
             assert type(asked["settings"][option.name]) is type(meant)
@@ -374,7 +379,7 @@ def test_help_says_what_the_estimator_says(ostinato):
         assert (said.status, said.err) == (0, "")
         shown = " ".join(said.out.replace("│", " ").split())
         for option in options:
-            start = shown.index(f"--{option.name.replace('_', '-')} ")
+            start = shown.index(f" --{option.name.replace('_', '-')} ")
             assert option.help in shown[start:]
             if option.default not in (None, ""):
                 assert f"[default: {option.default}]" in shown[start:]

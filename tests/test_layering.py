@@ -25,7 +25,7 @@ RANKS = {
 }
 # `import ostinato` is for what stands above everything that the package offers by name.
 ROOT = 6.5
-RECURRENCE = ["cells", "scan", "kernels", "layers", "streams", "networks", "crf"]
+RECURRENCE = ["cells", "scan", "kernels", "layers", "streams", "networks", "crf", "recording"]
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -14,15 +14,29 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ostinato import insight as insight
     from ostinato.errors import DataError, MissingExtra, OstinatoError, ShapeError
+    from ostinato.insight.diagnosis import diagnose
+    from ostinato.insight.flow import gradient_flow
     from ostinato.recurrence.cells import (
         Cell,
+        CoupledLSTMCell,
         GRUCell,
         GRUState,
+        HigherOrderCell,
+        IndRNNCell,
+        JordanCell,
+        LayerNormGRUCell,
+        LayerNormLSTMCell,
         LSTMCell,
         LSTMState,
+        MGUCell,
+        MinGRUCell,
+        MinLSTMCell,
+        PeepholeLSTMCell,
         RNNCell,
         RNNState,
+        ZoneoutCell,
     )
     from ostinato.recurrence.crf import CRFOutput
     from ostinato.recurrence.kernels import use_backend
@@ -42,7 +56,12 @@ _HOME = {
     "errors": ["DataError", "MissingExtra", "OstinatoError", "ShapeError"],
     "recurrence.cells": [
         *["Cell", "RNNCell", "LSTMCell", "GRUCell", "RNNState", "LSTMState", "GRUState"],
+        *["PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell", "LayerNormGRUCell"],
+        *["MGUCell", "HigherOrderCell", "JordanCell", "IndRNNCell", "MinGRUCell", "MinLSTMCell"],
+        "ZoneoutCell",
     ],
+    "insight.diagnosis": ["diagnose"],
+    "insight.flow": ["gradient_flow"],
     "recurrence.kernels": ["use_backend"],
     "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
     "recurrence.networks": ["ManyToMany", "ManyToOne", "OneToOne", "Output"],
@@ -63,18 +82,28 @@ __all__ = [
     "RNN",
     "CRFOutput",
     "Cell",
+    "CoupledLSTMCell",
     "DataError",
     "GRUCell",
     "GRUState",
+    "HigherOrderCell",
+    "IndRNNCell",
+    "JordanCell",
     "LSTMCell",
     "LSTMState",
+    "LayerNormGRUCell",
+    "LayerNormLSTMCell",
+    "MGUCell",
     "ManyToMany",
     "ManyToOne",
+    "MinGRUCell",
+    "MinLSTMCell",
     "MissingExtra",
     "MusicModel",
     "OneToOne",
     "OstinatoError",
     "Output",
+    "PeepholeLSTMCell",
     "RNNCell",
     "RNNState",
     "Recurrent",
@@ -84,8 +113,11 @@ __all__ = [
     "ShapeError",
     "Stream",
     "TextGenerator",
+    "ZoneoutCell",
     "backend",
     "describe",
+    "diagnose",
+    "gradient_flow",
     "load",
     "scan",
     "use_backend",
@@ -105,6 +137,8 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "insight":
+        return importlib.import_module("ostinato.insight")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -1,4 +1,4 @@
-"""The command line: ``ostinato train|predict|evaluate|generate|compose|info``.
+"""The command line: ``ostinato train|predict|evaluate|generate|compose|diagnose|...``.
 
 Nothing is declared here twice: the flags of a command are the arguments of the estimator it
 drives, with their types, defaults and help. PyTorch is imported when a command needs it.
@@ -434,6 +434,126 @@ def info(
         print(f"\n{title}")
         for name, value in config[title].items():
             print(f"  {name:<22}{_shown(value)}")
+
+
+@app.command
+def diagnose(
+    run: Run,
+    *data: Paths,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder for words, figures and pictures; RUN/diagnosis if none."),
+    ] = None,
+    distance: Annotated[
+        int | None, Parameter(help="Steps over which the task needs its input, where it is known.")
+    ] = None,
+    json: JSON = False,
+) -> None:
+    """Say what ails a trained model, with figures, and what to do about it.
+
+    Looks at the gradients of the model on your data, or, without data, on what the run was
+    validated on; at its gates, its memory, and the records of its training.
+    """
+    model = ostinato.load(run)
+    sample = model.sample([Path(path) for path in data]) if data else None
+    found = ostinato.diagnose(model, sample, distance=distance)
+    folder = run / "diagnosis" if out is None else out
+    files = ostinato.insight.write_report(found, model.network_, folder, f"Diagnosis of {run}")
+    if json:
+        print_json(found.to_json())
+        return
+    print(found)
+    print(f"\nPage with pictures: {files[0]}")
+
+
+@app.command
+def memory(
+    run: Run,
+    *data: Paths,
+    steps: Annotated[int, Parameter(help="Steps of a text to look back over.")] = 256,
+    plot: Annotated[Path | None, Parameter(help="Effect by distance, as a PNG.")] = None,
+    json: JSON = False,
+) -> None:
+    """Say how far back what a model says depends on what it read: files, or a text as it is."""
+    model = ostinato.load(run)
+    if data:
+        sample = model.sample(_texts_or_files(model, data), steps=steps)
+    else:
+        sample = model.sample_of_run(run / "data", steps=steps)
+    found = ostinato.insight.memory(model, sample)
+    if plot is not None:
+        ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)
+    if json:
+        print_json(found.to_json())
+        return
+    print(f"{found}"[:1].upper() + f"{found}"[1:])
+    print("\n  steps back   change of the answer   rise of the loss")
+    shown = [i for i, lag in enumerate(found.lags) if lag < 4 or (lag + 1) & lag == 0]
+    for i in shown:
+        print(f"  {found.lags[i]:<12,} {found.effect[i]:<22.4f} {found.loss_rise[i]:+.4f}")
+
+
+@app.command
+def gates(
+    run: Run,
+    data: Paths,
+    /,
+    *,
+    unit: Annotated[int | None, Parameter(help="Number of a unit to show over the text.")] = None,
+    layer: Annotated[int, Parameter(help="Number of the layer of --unit and --gate.")] = 0,
+    gate: Annotated[str | None, Parameter(help="Letter of a gate to draw: i, f, o, z, ...")] = None,
+    label: Annotated[
+        str | None, Parameter(help="Name the units that follow it best: quotes or line.")
+    ] = None,
+    plot: Annotated[
+        Path | None, Parameter(help="The unit or gate over the text, as a PNG.")
+    ] = None,
+    json: JSON = False,
+) -> None:
+    """Look at every gate and unit while a model reads a text, or the first sequence of a file."""
+    model, looks = ostinato.load(run), ostinato.insight
+    given: Any = _texts_or_files(model, (data,))
+    if isinstance(given, list):
+        text = hasattr(model, "vocabulary_")
+        given = given[0].read_text(encoding="utf-8") if text else given[0]
+    found = looks.gates(model, given)
+    report = {"steps": len(found.steps), "layers": found.to_json()}
+    ranked = [] if label is None else found.rank(looks.labels_of(label, found.steps))
+    if ranked:
+        report["units"] = [each._asdict() for each in ranked]
+    chosen = ranked[:1] if unit is None else [found.unit(unit, layer)]
+    if chosen:
+        report["values"] = [round(float(v), 5) for v in found.of(chosen[0])]
+    if plot is not None:
+        if gate is not None:
+            axes = looks.plot_gate(found, gate, layer)
+        elif chosen:
+            axes = looks.plot_unit(found, chosen[0])
+        else:
+            raise OstinatoError(
+                "gates --plot: say what to draw: --unit N, --gate LETTER or --label."
+            )
+        axes.figure.savefig(plot, dpi=120)
+    if json:
+        print_json(report)
+        return
+    print(found)
+    if label is not None:
+        print(f"\nunits that follow {label}")
+        for each in ranked:
+            name = f"{each.layer}, {each.state} of unit {each.number}"
+            print(f"  {name:<32}correlation {each.correlation:+.3f}")
+    if chosen:
+        print()
+        print(looks.overlay(found, chosen[0], shutil.get_terminal_size((80, 24)).columns))
+
+
+def _texts_or_files(model: Any, data: tuple[str, ...]) -> Any:
+    """A text as it is, where a model of texts is given what names no file; else paths."""
+    paths = [Path(path) for path in data]
+    if hasattr(model, "vocabulary_") and not any(len(d) < 255 and Path(d).exists() for d in data):
+        return " ".join(data)
+    return paths
 
 
 def print_json(document: Any) -> None:

@@ -147,9 +147,10 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [str(finding) for finding in self.findings] or ["healthy: no ailment was found."]
-        return "\n".join([*lines, "", *self._figures()])
+        return "\n".join([*lines, "", *self.figures()])
 
-    def _figures(self) -> Iterator[str]:
+    def figures(self) -> Iterator[str]:
+        """The figures in words, line by line."""
         yield "figures"
         if math.isfinite(self.learnt):
             yield f"  learnt          {max(0.0, self.learnt):.0%} of the loss of a constant answer"
@@ -206,6 +207,7 @@ def diagnose(
         OstinatoError: if there is nothing to look at.
 
     Example:
+        >>> from torch import nn
         >>> from ostinato.recurrence.layers import RNN
         >>> from ostinato.recurrence.networks import ManyToOne, Output
         >>> network = ManyToOne(nn.Identity(), RNN(1, 16, batch_first=True), Output(16, 2))
@@ -276,8 +278,17 @@ class _Examination:
         return Diagnosis(findings, self.learnt, self.flow, self.memory, self.records)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the estimator, if there is one."""
-        return default if self.estimator is None else self.estimator._value(name)
+        """A setting of the estimator, if it has one."""
+        has = self.estimator is not None and hasattr(self.estimator, name)
+        return self.estimator._value(name) if has and self.estimator is not None else default
+
+    def cell(self) -> str:
+        """The cell by name: ``rnn``, ``rnn-relu``, or anything else for one with gates."""
+        cells = [cell for stack in self.layers for cell in stack.cells]
+        plain = next((cell for cell in cells if isinstance(cell, RNNCell)), None)
+        if plain is None:
+            return str(self.setting("cell", "gated" if cells else "rnn"))
+        return "rnn-relu" if plain.activation == "relu" else "rnn"
 
     # What can be seen of the weights
 
@@ -611,8 +622,7 @@ class _Examination:
     def _against_explosion(self) -> list[Remedy]:
         clip = self.setting("clip_norm")
         remedies = [] if clip else [Remedy("clip_norm", 1, "steps of a bounded length")]
-        cell = self.setting("cell", "")
-        if cell.startswith("rnn"):
+        if self.cell().startswith("rnn"):
             remedies.append(Remedy("init", "orthogonal", "recurrent weights that keep lengths"))
             remedies.append(Remedy("cell", "gru", "gates that keep gradients bounded"))
         remedies.append(
@@ -625,7 +635,7 @@ class _Examination:
         return remedies
 
     def _against_vanishing(self) -> list[Remedy]:
-        cell, steps = self.setting("cell", "rnn"), self.flow.steps
+        cell, steps = self.cell(), self.flow.steps
         remedies = []
         if cell.startswith("rnn"):
             remedies.append(Remedy("cell", "lstm", "a state that gradients pass unhindered"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,16 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import Data, Loss, judged, sample_of
-from ostinato.recurrence import kernels
-from ostinato.recurrence.cells import Cell, State, Trace, Weights
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, ManyToOne
-from ostinato.recurrence.scan import mask_of, reverse_rows
+from ostinato.recurrence.recording import Track, recording
 
 SMALL = 32
 """Hidden units up to which Jacobians are computed exactly."""
@@ -164,7 +158,9 @@ def gradient_flow(
         seed: of those.
 
     Example:
-        >>> from ostinato.recurrence.networks import Output
+        >>> from torch import nn
+        >>> from ostinato.recurrence.layers import RNN
+        >>> from ostinato.recurrence.networks import ManyToOne, Output
         >>> recurrent = RNN(1, 8, batch_first=True, init="orthogonal")
         >>> network = ManyToOne(nn.Identity(), recurrent, Output(8, 2))
         >>> flow = gradient_flow(network, (torch.randn(4, 30, 1), torch.tensor([0, 1, 0, 1])))
@@ -199,35 +195,23 @@ def gradient_flow(
         layers = []
         for track in tracks:
             gradients = [next(rest) for _ in track.tensors]
-            products = track.jacobian(random) if jacobian else (None, None)
-            layers.append(track.flow(gradients, *products))
+            lags = _Lags(track)
+            products = lags.jacobian(random) if jacobian else (None, None)
+            layers.append(lags.flow(gradients, *products))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
 
 
 @dataclass
-class Track:
-    """The states of one layer in one direction, step by step, as nodes of the graph.
+class _Lags:
+    """What the gradients of a track's states come to, by lag."""
 
-    Attributes:
-        name: of the layer.
-        states: after each step, in the order of reading; tensors ``(B, size)``.
-        ends: steps of each row.
-    """
-
-    name: str
-    states: list[State]
-    ends: Tensor
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors of all states."""
-        return [tensor for state in self.states for tensor in cast("tuple[Tensor, ...]", state)]
+    track: Track
 
     def by_lag(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
         """``(T, B)`` by step as ``(T, B)`` by lag, NaN where there is no such step."""
         T, B = norms.shape
-        ends = self.ends.cpu().numpy()
+        ends = self.track.ends.cpu().numpy()
         source = ends[None] - 1 - np.arange(T)[:, None]
         return np.where(source >= 0, norms[source.clip(0), np.arange(B)], np.nan)
 
@@ -238,20 +222,20 @@ class Track:
         largest: NDArray[np.float64] | None,
     ) -> LayerFlow:
         """The gradients of `tensors` as a `LayerFlow`."""
-        parts = len(cast("tuple[Tensor, ...]", self.states[0]))
+        parts = len(cast("tuple[Tensor, ...]", self.track.states[0]))
 
         def stacked(part: int) -> Tensor:
-            found = zip(gradients[part::parts], self.tensors[part::parts], strict=True)
+            found = zip(gradients[part::parts], self.track.tensors[part::parts], strict=True)
             return torch.stack([torch.zeros_like(t) if g is None else g for g, t in found])
 
         h = stacked(0)  # (T, B, size)
-        fields = getattr(type(self.states[0]), "_fields", ("h",))
+        fields = getattr(type(self.track.states[0]), "_fields", ("h",))
         c = stacked(fields.index("c")) if "c" in fields else None
         t = torch.arange(len(h), device=h.device)[:, None]
-        earlier = (t < self.ends.to(h.device) - 1)[..., None].expand_as(h)
+        earlier = (t < self.track.ends.to(h.device) - 1)[..., None].expand_as(h)
         under = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
         return LayerFlow(
-            self.name,
+            self.track.name,
             self.by_lag(_norms(h)),
             None if c is None else self.by_lag(_norms(c)),
             jacobian,
@@ -263,17 +247,17 @@ class Track:
         self, random: torch.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Root mean square, and largest, singular value of dh_T/dh_t by lag and row."""
-        last = self.states[-1].h
+        last = self.track.states[-1].h
         B, H = last.shape
         exact = H <= SMALL
         if exact:
             vectors = list(torch.eye(H, dtype=last.dtype))
         else:
             vectors = list(torch.randn(DRAWS, H, generator=random, dtype=last.dtype))
-        fields = getattr(type(self.states[0]), "_fields", ("h",))
+        fields = getattr(type(self.track.states[0]), "_fields", ("h",))
         kinds = [k for k, name in enumerate(fields) if name in ("h", "c")]
         parts = len(fields)
-        tensors = [self.tensors[k::parts] for k in kinds]
+        tensors = [self.track.tensors[k::parts] for k in kinds]
         flat = [t for each in tensors for t in each]
         squares: list[Any] = [0.0] * len(kinds)
         rows: list[list[Tensor]] = [[] for _ in kinds]
@@ -282,7 +266,7 @@ class Track:
             found = torch.autograd.grad(last, flat, seed, retain_graph=True, allow_unused=True)
             pairs = zip(found, flat, strict=True)
             filled = [torch.zeros_like(t) if g is None else g for g, t in pairs]
-            T = len(self.states)
+            T = len(self.track.states)
             for k in range(len(kinds)):
                 product = torch.stack(filled[k * T : (k + 1) * T])  # v^T dh_T/d(h or c)_t
                 if exact:
@@ -297,116 +281,6 @@ class Track:
             ]
             largest = self.by_lag(torch.stack(values).amax(0).cpu().numpy())
         return self.by_lag(gains), largest
-
-
-@contextmanager
-def recording(network: nn.Module) -> Iterator[list[Track]]:
-    """Run recurrent layers a step at a time while in here, and keep every state.
-
-    Layers of `torch.nn` are served by ours with their weights. Yields a list that fills with a
-    `Track` for each layer and direction as the network is called.
-    """
-    tracks: list[Track] = []
-    changed: list[tuple[nn.Module, str]] = []
-    chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
-    try:
-        for name, module in chosen.named_modules():
-            ours = module if isinstance(module, Recurrent) else _twin(module)
-            if ours is None:
-                continue
-            ours.run_layer = _stepwise(tracks, name, ours)
-            changed.append((ours, "run_layer"))
-            if ours is not module:
-                module.forward = ours.forward
-                changed.append((module, "forward"))
-        yield tracks
-    finally:
-        for module, attribute in changed:
-            delattr(module, attribute)
-
-
-def _twin(module: nn.Module) -> Recurrent | None:
-    """A layer of ours with the very weights of a layer of `torch.nn`; None for anything else."""
-    made: Any = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}.get(type(module))
-    if made is None:
-        return None
-    theirs = cast(nn.RNNBase, module)
-    more: dict[str, Any] = {}
-    if isinstance(theirs, nn.RNN):
-        more["nonlinearity"] = theirs.nonlinearity
-    if theirs.proj_size:
-        more["proj_size"] = theirs.proj_size
-    ours: Recurrent = made(
-        theirs.input_size,
-        theirs.hidden_size,
-        theirs.num_layers,
-        bias=theirs.bias,
-        batch_first=theirs.batch_first,
-        dropout=theirs.dropout,
-        bidirectional=theirs.bidirectional,
-        device="meta",
-        **more,
-    )
-    for name, weight in theirs.named_parameters():
-        setattr(ours, name, weight)
-    ours.train(theirs.training)
-    return ours
-
-
-def _stepwise(tracks: list[Track], name: str, layer: Recurrent) -> Callable[..., Any]:
-    """What stands in for `kernels.run` in a layer that is recorded."""
-    calls = 0
-
-    def run(
-        cell: Cell,
-        weights: Sequence[Weights],
-        x: Tensor,
-        state: State | None = None,
-        lengths: Tensor | None = None,
-        tokens: Tensor | None = None,
-        traces: list[Trace] | None = None,
-    ) -> tuple[Tensor, State]:
-        nonlocal calls
-        number, calls = calls % layer.num_layers, calls + 1
-        x = x if tokens is None else embedding(tokens, x)
-        T, B = x.shape[:2]
-        ends = torch.full((B,), T) if lengths is None else lengths
-        outputs, lasts = [], []
-        for direction, w in enumerate(weights):
-            steps = reverse_rows(x, lengths) if direction else x
-            parts = cell.zero_state(B, like=x) if state is None else state
-            now = cell.state_type(
-                *((s if state is None else s[direction]) for s in cast("tuple[Tensor, ...]", parts))
-            )
-            states = []
-            for t in range(T):
-                # Gradients flow to a state even where all weights are frozen.
-                before = cell.state_type(*(_node(s)[None] for s in cast("tuple[Tensor]", now)))
-                going = None if lengths is None else (t < lengths).long()
-                _, new = kernels.run(cell, [w], steps[t : t + 1], before, going)
-                now = cell.state_type(*(s[0] for s in cast("tuple[Tensor, ...]", new)))
-                states.append(now)
-            if states:
-                title = ".".join(filter(None, [name, f"layer {number}"]))
-                title += " backward" if direction else ""
-                tracks.append(Track(title, states, ends))
-            y = (
-                torch.stack([s.h for s in states])
-                if states
-                else x.new_zeros(0, B, cell.output_size)
-            )
-            if lengths is not None:
-                y = torch.where(mask_of(lengths, T), y, 0.0)
-            outputs.append(reverse_rows(y, lengths) if direction else y)
-            lasts.append(now)
-        y = torch.cat(outputs, dim=-1)
-        return y, cell.state_type(*(torch.stack(parts) for parts in zip(*lasts, strict=True)))
-
-    return run
-
-
-def _node(tensor: Tensor) -> Tensor:
-    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def growth_of(curves: NDArray[np.float64]) -> Growth:

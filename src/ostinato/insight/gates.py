@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,6 +103,21 @@ class Gates:
                 units += [Unit(layer.name, name, i, float(r)) for i, r in enumerate(found)]
         return sorted(units, key=lambda unit: -abs(unit.correlation))[:most]
 
+    def unit(self, number: int, layer: int = 0, state: str = "h") -> Unit:
+        """A unit by its number; of an LSTM ``c`` is another state than ``h``.
+
+        Raises:
+            OstinatoError: if there is none.
+        """
+        if not 0 <= layer < len(self.layers):
+            raise OstinatoError(f"there is no layer {layer}; expected 0 to {len(self.layers) - 1}.")
+        H = self.layers[layer].states[state].shape[1]
+        if not 0 <= number < H:
+            raise OstinatoError(
+                f"{self.layers[layer].name} has no unit {number}; expected 0 to {H - 1}."
+            )
+        return Unit(self.layers[layer].name, state, number, float("nan"))
+
     def of(self, unit: Unit) -> NDArray[np.float64]:
         """The state of a unit at each step, ``(T,)``."""
         layer = next(layer for layer in self.layers if layer.name == unit.layer)
@@ -135,6 +151,19 @@ class Gates:
         }
 
 
+def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
+    """What was read, line by line, and below each step the state of a unit, from low to high."""
+    shown = [step.replace("\n", "⏎").replace("\t", "⇥") or "∅" for step in found.steps]
+    marks = sparkline(found.of(unit))
+    lines, above, below = [], "", ""
+    for step, mark in zip(shown, marks, strict=True):
+        if len(above) + len(step) > width:
+            lines += [above, below, ""]
+            above = below = ""
+        above, below = above + step, below + mark * len(step)
+    return "\n".join([*lines, above, below])
+
+
 def gates(model: Any, sequence: Any) -> Gates:
     """Every gate and state by step and unit, as the network reads one sequence.
 
@@ -149,6 +178,7 @@ def gates(model: Any, sequence: Any) -> Gates:
         OstinatoError: if the network has no recurrent layers, or the sequence no steps.
 
     Example:
+        >>> from torch import nn
         >>> from ostinato.recurrence.layers import GRU
         >>> from ostinato.recurrence.networks import ManyToMany, Output
         >>> network = ManyToMany(nn.Identity(), GRU(2, 5, batch_first=True), Output(5, 2))
@@ -211,4 +241,33 @@ def position_in_line(text: str) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-LABELS = {"quotes": inside_quotes, "line": position_in_line}
+LABELS: dict[str, Callable[[str], NDArray[Any]]] = {
+    "quotes": inside_quotes,
+    "line": position_in_line,
+}
+"""What a character can be labelled with, by name."""
+
+
+def labels_of(name: str, steps: list[str]) -> NDArray[Any]:
+    """A label of `LABELS` for each step of a text: that of its first character.
+
+    >>> labels_of("line", ["ab", "-", "c"]).tolist()
+    [0, 2, 3]
+    """
+    if name not in LABELS:
+        raise OstinatoError(f"label {name!r}; expected one of {', '.join(LABELS)}.")
+    of_characters = LABELS[name]("".join(steps))
+    begins = np.cumsum([0, *(len(step) for step in steps[:-1])])
+    return np.asarray(of_characters[np.minimum(begins, len(of_characters) - 1)])
+
+
+def sparkline(values: NDArray[np.float64]) -> str:
+    """Values as marks from low to high, one each.
+
+    >>> sparkline(np.array([0.0, 0.5, 1.0]))
+    '▁▅█'
+    """
+    marks = "▁▂▃▄▅▆▇█"
+    low, high = float(values.min()), float(values.max())
+    places = (values - low) / max(high - low, 1e-12) * (len(marks) - 1)
+    return "".join(marks[int(place + 0.5)] for place in places)

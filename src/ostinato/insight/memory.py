@@ -65,12 +65,14 @@ class Memory:
         return int(self.contexts[enough[0]]) if gain > 0 and len(enough) else 1
 
     def __str__(self) -> str:
-        half = f"{self.half_life:.0f}" if math.isfinite(self.half_life) else "more than all"
+        half = "never falls to half"
+        if math.isfinite(self.half_life):
+            half = f"falls to half in {_counted(int(self.half_life))}"
         return (
-            f"A change of the input is felt {self.reach} steps later, and half as much after "
-            f"{half} steps. The last {self.useful} steps give 95 % of what all give: the loss of "
-            f"the last step is {self.context_loss[0]:.3f} knowing it alone, {self.loss:.3f} "
-            f"knowing all {self.contexts[-1]}."
+            f"a change of the input is felt up to {_counted(self.reach)} later; its effect {half}. "
+            f"The loss of the last step is {self.context_loss[0]:.3f} knowing that step alone, "
+            f"{self.loss:.3f} knowing all {self.contexts[-1]}; the last {_counted(self.useful)} "
+            "give 95 % of the gain."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +140,10 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
         lags, np.array(effect), np.array(rise), gradient, contexts, np.array(given),
         float(losses.mean()),
     )  # fmt: skip
+
+
+def _counted(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps:,} steps"
 
 
 def spread(T: int) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from sklearn.base import BaseEstimator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.training import storage
+from ostinato.training.health import GradientHealth
 from ostinato.training.loop import Batches, Objective, Trainer, Validation, device_of
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
@@ -72,7 +73,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         folder_: the folder of the run or model that it stems from; None if there is none.
     """
 
-    folder_: ClassVar[Path | None] = None
+    folder_ = cast("Path | None", None)
 
     # What a task adds
 
@@ -218,6 +219,10 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             self.network_: Any = self._make_network().to(device)
             learning = self._learning(data, facts, device)
             self.training_: dict[str, Any] = dict(facts)
+            if self.health:
+                health = GradientHealth(self.network_, self.clip_norm, watchers)
+                learning = learning._replace(objective=health.heard(learning.objective))
+                watchers = [*watchers, health]
 
             def keep_best() -> None:
                 self.training_ |= self._facts_of(trainer.outcome())
@@ -245,7 +250,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
                 self._finish(data)
 
     def _from(self, folder: Path) -> None:
-        self.folder_ = folder  # type: ignore[misc]
+        self.folder_ = folder
 
     def _value(self, name: str) -> Any:
         """A setting as it was given, or else as it was chosen."""

@@ -1,10 +1,11 @@
-"""What ails a run: numbers that are not finite, gradients that explode, a loss that oscillates."""
+"""What ails a run: numbers not finite, gradients that explode or vanish, a loss that oscillates."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
+from ostinato.recurrence.networks import ManyToOne
+from ostinato.recurrence.recording import recording
+from ostinato.training.watching import Run, Watcher
 
 
 class NonFiniteError(OstinatoError):
@@ -108,6 +112,151 @@ class Monitor:
             return []
         self._said[kind] = step
         return [message]
+
+
+class GradientHealth(Watcher):
+    """Measures, now and then, what of the gradient comes back through time, and tells others.
+
+    Of a few rows of the latest batch, started anew, each recurrent layer is run a step at a time.
+    It takes no part in training: take it away, and the same weights come out.
+
+    Args:
+        network: that is trained.
+        clip_norm: the norm that gradients are clipped to; 0 for none.
+        others: watchers to tell.
+        share: of the time spent training that it may take.
+        every: steps between two measurements, at the least.
+
+    `heard` is to be called in place of the objective of the loop.
+    """
+
+    ROWS = 4
+    MOST_STEPS = 1000
+
+    def __init__(
+        self,
+        network: nn.Module,
+        clip_norm: float = 0.0,
+        others: Sequence[Watcher] = (),
+        *,
+        share: float = 0.02,
+        every: int = 50,
+    ) -> None:
+        self.network = network
+        self.clip_norm = clip_norm
+        self.others = others
+        self.share = share
+        self.every = every
+        self._objective: Callable[[Any, Any], tuple[Tensor, Any]] | None = None
+        self._batch: Any = None
+        self._norms: deque[float] = deque(maxlen=every)
+        self._spent = self._begun = self._cost = 0.0
+        self._said = False
+
+    def heard(
+        self, objective: Callable[[Any, Any], tuple[Tensor, Any]]
+    ) -> Callable[[Any, Any], tuple[Tensor, Any]]:
+        """The objective, and what it was called with last is remembered."""
+        self._objective = objective
+
+        def listening(batch: Any, state: Any) -> tuple[Tensor, Any]:
+            self._batch = batch
+            return objective(batch, state)
+
+        return listening
+
+    def begin(self, run: Run) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Measure, if it is time and affordable."""
+        self._norms.append(record["gradient_norm"])
+        if record["step"] % self.every or self._batch is None:
+            return
+        now = time.perf_counter()
+        if self._spent + self._cost > self.share * (now - self._begun):
+            return
+        found = self.measure()
+        self._cost = time.perf_counter() - now
+        self._spent += self._cost
+        if not found:
+            return
+        clipped = sum(norm > self.clip_norm for norm in self._norms) / len(self._norms)
+        health: dict[str, Any] = {"step": record["step"], "health": found}
+        if self.clip_norm:
+            found["clipped"] = round(clipped, 3)
+        for watcher in self.others:
+            watcher.health(health)
+        if found["growth"] > EXPLODES and not self._said:
+            self._said = True
+            for watcher in self.others:
+                watcher.say(
+                    f"step {record['step']}: gradients explode: over {found['steps']} steps back "
+                    f"they grow {found['growth']:.2g} times; try a lower learning_rate, "
+                    "cell='gru', or a shorter window"
+                )
+
+    def measure(self) -> dict[str, Any]:
+        """The gradient by lag, as shares of that at the last step; nothing where none flows.
+
+        Of a network that answers at every step, the loss of the last step is what flows back; of
+        one that answers once, its loss.
+        """
+        assert self._objective is not None
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            with recording(self.network) as tracks:
+                loss, _ = self._objective(_few(self._batch, self.ROWS), None)
+            tracks = [t for t in tracks if 1 < len(t.states) <= self.MOST_STEPS]
+            if not tracks or not loss.requires_grad:
+                return {}
+            top, states = tracks[-1], [s.h for t in tracks for s in t.states]
+            seed: tuple[list[Tensor], list[Tensor] | None] = [loss], None
+            if not isinstance(self.network, ManyToOne):
+                last = top.states[-1].h
+                (g,) = torch.autograd.grad(loss, last, retain_graph=True, allow_unused=True)
+                if g is None:
+                    return {}
+                seed = [last], [g]
+            gradients = torch.autograd.grad(seed[0], states, seed[1], allow_unused=True)
+        T = len(top.states)
+        norms = [0.0] * T  # by lag; of the layer that carries most
+        rest = iter(gradients)
+        for track in tracks:
+            found = [next(rest) for _ in track.states]
+            for lag, g in enumerate(reversed(found)):
+                if g is not None and lag < T:
+                    norms[lag] = max(norms[lag], float(g.double().norm()))
+        if not (norms[0] > 0 and math.isfinite(sum(norms))):
+            return {}
+        shares = [norm / norms[0] for norm in norms]
+        lags = sorted({*(2**k for k in range(T.bit_length()) if 2**k < T), T - 1})
+        felt = max(lag for lag in range(T) if shares[lag] >= FELT)
+        return {
+            "steps": T - 1,
+            "reach": felt,
+            "growth": float(f"{max(shares[T // 2 :]):.3g}"),
+            "gradient_by_lag": {str(lag): float(f"{shares[lag]:.3g}") for lag in lags},
+        }
+
+
+FELT = 1e-3
+"""Share of the gradient at the last step below which a lag counts as out of reach."""
+
+EXPLODES = 1e3
+"""Growth over half a sequence from which on gradients are said to explode."""
+
+
+def _few(batch: Any, rows: int) -> Any:
+    """The first rows of a batch."""
+    parts = {name: getattr(batch, name)[:rows] for name in batch._fields
+             if isinstance(getattr(batch, name), Tensor)}  # fmt: skip
+    if "lengths" in parts and len(parts["lengths"]):
+        longest = int(parts["lengths"].max())
+        parts["inputs"] = parts["inputs"][:, :longest]
+        if parts["targets"].shape[1:2] == batch.inputs.shape[1:2] and batch.targets.dim() > 1:
+            parts["targets"] = parts["targets"][:, :longest]
+    return batch._replace(**parts)
 
 
 def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:

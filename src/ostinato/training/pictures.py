@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from ostinato.errors import require
 
+# Okabe and Ito 2008, "Color universal design": told apart by colour-blind readers.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 
-def _figure(width: float, height: float, what: str) -> tuple[Any, Any]:
-    """A figure of so many inches with axes, that no window shows."""
+
+def new_axes(width: float, height: float, what: str) -> Any:
+    """Axes in a figure of their own, of so many inches, that no window shows."""
     require("matplotlib", "plots", what)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure.subplots()
 
 
 def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> None:
     """Draw the losses in a metrics file as a PNG."""
     with open(metrics, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    steps = [r for r in records if "loss" in r]
+    axes = new_axes(8, 4.5, "a learning curve")
+    plot_losses(records, axes, unit)
+    axes.figure.savefig(picture, dpi=120)
+
+
+def plot_losses(records: Sequence[Mapping[str, Any]], axes: Any, unit: str = "nats") -> None:
+    """Draw training and validation loss by step, and mark spikes of the gradient norm.
+
+    Args:
+        records: of steps and evaluations, as in a metrics file.
+        axes: where to draw.
+        unit: of the loss.
+    """
+    steps = [r for r in records if r.get("loss") is not None]
     evaluations = [r for r in records if r.get("validation_loss") is not None]
-    figure, axes = _figure(8, 4.5, "a learning curve")
     x, y = [r["step"] for r in steps], [r["loss"] for r in steps]
-    axes.plot(x, y, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(x, _smoothed(y), color="tab:blue", label="training")
+    smooth = _smoothed(y)
+    axes.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+    axes.plot(x, smooth, color=COLOURS[0], label="training")
     if evaluations:
         xv = [r["step"] for r in evaluations]
         yv = [r["validation_loss"] for r in evaluations]
-        axes.plot(xv, yv, "o-", color="tab:orange", label="validation")
+        axes.plot(xv, yv, "o-", color=COLOURS[1], label="validation")
         best = min(range(len(yv)), key=yv.__getitem__)
         axes.annotate(
             f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
         )
+    spikes = spiked(steps)
+    if spikes:
+        at, marks = [x[i] for i in spikes], [smooth[i] for i in spikes]
+        label = f"gradient spikes ({len(spikes)})"
+        axes.plot(at, marks, "^", color=COLOURS[3], markersize=6, label=label)
     # The first steps fall from far above; the picture is about what comes after.
-    settled = sorted([*_smoothed(y)[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
+    settled = sorted([*smooth[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
     if settled and settled[-1] > settled[0]:
         room = 0.1 * (settled[-1] - settled[0])
         axes.set_ylim(settled[0] - room, settled[-1] + room)
@@ -51,7 +73,16 @@ def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> Non
     axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=120)
+
+
+def spiked(steps: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Which records of steps have a gradient norm ten times the median of the 50 before them."""
+    norms = [r.get("gradient_norm") or 0.0 for r in steps]
+    return [
+        i
+        for i in range(20, len(norms))
+        if norms[i] > 10 * max(median(norms[max(0, i - 50) : i]), median(norms[:20])) > 0
+    ]
 
 
 def _smoothed(values: list[float]) -> list[float]:
@@ -76,9 +107,9 @@ def draw_confusion(
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     K = len(classes)
     size = min(16.0, 2.5 + 0.45 * K)
-    figure, axes = _figure(size + 0.8, size, "a confusion matrix")
+    axes = new_axes(size + 0.8, size, "a confusion matrix")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     names = [str(name) for name in classes]
     crowded = K * max(map(len, names)) > 60
     axes.set_xticks(range(K), names, rotation=90 if crowded else 0)
@@ -94,4 +125,4 @@ def draw_confusion(
             )  # fmt: skip
     right = np.trace(counts) / max(1, counts.sum())
     axes.set_title(f"{right:.1%} of {counts.sum():,} right")
-    figure.savefig(picture, dpi=120)
+    axes.figure.savefig(picture, dpi=120)

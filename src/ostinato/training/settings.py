@@ -49,6 +49,8 @@ class TrainingSettings:
         on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
             or rollback to the last good checkpoint with half the learning rate.
         checkpoint_minutes: interval of checkpoints.
+        health: whether to measure now and then how much gradient comes back through time, in at
+            most a fiftieth of the time.
         seed: seed of everything random.
         device: auto (CUDA where there is one), cpu, cuda.
     """
@@ -73,6 +75,7 @@ class TrainingSettings:
     patience: int | None = None
     on_nonfinite: Remedy = "stop"
     checkpoint_minutes: float = 1.0
+    health: bool = True
     seed: int = 0
     device: str = "auto"
 
@@ -85,6 +88,8 @@ class TrainingSettings:
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 self._refuse(name, "a whole number")
+            if hint is bool and not isinstance(getattr(self, name), bool):
+                self._refuse(name, "true or false")
         choices = {
             "optimizer": get_args(OptimizerName),
             "schedule": get_args(ScheduleName),

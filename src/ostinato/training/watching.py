@@ -69,6 +69,9 @@ class Watcher:
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
         """The network was evaluated."""
 
+    def health(self, record: dict[str, Any]) -> None:
+        """Gradients were measured; see `GradientHealth`."""
+
     def say(self, message: str) -> None:
         """Something a person should know now."""
 
@@ -123,6 +126,10 @@ class MetricsFile(Watcher):
     def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
         """Add a line with the evaluation and its sample."""
         self._write(record if sample is None else record | {"sample": sample})
+
+    def health(self, record: dict[str, Any]) -> None:
+        """Add a line with what was measured."""
+        self._write(record)
 
     def saving(self) -> None:
         """See to it that all records are on disk."""
@@ -248,6 +255,7 @@ class Bar(Watcher):
         )
         self._task = self._bar.add_task("", total=None, where="", numbers="starting")
         self._drawn = 0.0
+        self._ailment = ""
 
     def begin(self, run: Run) -> None:
         """Draw the bar."""
@@ -274,6 +282,8 @@ class Bar(Watcher):
             "grad": f"grad {record['gradient_norm']:.2g}",
             "speed": f"{_in_short((run.tokens - tokens) / (now - begun))} {run.counted}/s",
         }
+        if self._ailment:
+            numbers["health"] = self._ailment
         if total:
             left = _clock((total - step) * run.seconds / step)
             numbers["left"] = f"{left} left" if self._wide else left
@@ -295,6 +305,15 @@ class Bar(Watcher):
         self._console.print(_in_words(record, self._run.loss_unit), style="bold", markup=False)
         if sample is not None:
             self._console.print(_indented(sample), style="dim", markup=False)
+
+    def health(self, record: dict[str, Any]) -> None:
+        """Show what has turned bad."""
+        found = record["health"]
+        self._ailment = ""
+        if found["growth"] > 10:
+            self._ailment = f"gradients grow {found['growth']:.2g}x"
+        elif found["reach"] < found["steps"] / 4:
+            self._ailment = f"gradients reach {found['reach']} of {found['steps']}"
 
     def say(self, message: str) -> None:
         """Print a warning above the bar."""

@@ -1,0 +1,325 @@
+"""Pictures of gradients, memory, gates and units. Each needs ``ostinato[plots]``.
+
+Every function draws into axes of matplotlib, its own if none are given, and returns them. Colours
+are those of Okabe and Ito 2008, which colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ostinato.errors import OstinatoError
+from ostinato.insight.diagnosis import Thresholds
+from ostinato.insight.flow import GradientFlow
+from ostinato.insight.gates import Gates, Unit
+from ostinato.insight.memory import Memory
+from ostinato.recurrence.layers import Recurrent
+from ostinato.training.pictures import COLOURS, new_axes, plot_losses
+
+__all__ = [
+    "plot_curve",
+    "plot_flow",
+    "plot_gate",
+    "plot_layers",
+    "plot_memory",
+    "plot_unfolded",
+    "plot_unit",
+]
+
+NARROW = "monospace"
+
+
+def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | None = None) -> Any:
+    """The gradient by lag, a line a layer, on a log scale, with bands for what has vanished.
+
+    Args:
+        flow: what `gradient_flow` found.
+        axes: where to draw.
+        thresholds: where the bands begin.
+    """
+    axes = new_axes(8, 4.5, "a picture of gradients") if axes is None else axes
+    limits = thresholds or Thresholds()
+    curves = {layer.name: layer.norms for layer in flow.layers}
+    first = max((float(np.nanmax(c)) for c in curves.values()), default=1.0) or 1.0
+    lowest = 1.0
+    styles = ["-", "--", "-.", ":"]
+    for k, (name, curve) in enumerate(curves.items()):
+        share = np.where(curve > 0, curve / first, np.nan)
+        lowest = min(lowest, float(np.nanmin(share, initial=1.0)))
+        growth = flow.layers[k].growth().factor
+        axes.plot(
+            share, styles[k // len(COLOURS) % 4], color=COLOURS[k % len(COLOURS)], linewidth=2,
+            label=f"{name}: times {growth:.3g} a step",
+        )  # fmt: skip
+    top = max(10.0, 3 * max(float(np.nanmax(c) / first) for c in curves.values()))
+    floor = max(1e-40, min(limits.vanished / 30, lowest / 3))
+    axes.set_yscale("log")
+    _plain_ticks(axes.yaxis)
+    axes.set_ylim(floor, top)
+    axes.set_xlim(flow.steps - 1 if flow.steps > 1 else 1, 0)
+    axes.axhspan(floor, limits.vanished, color="0.85", zorder=0)
+    axes.text(
+        0.01, limits.vanished, f"vanished: below {limits.vanished:g} of the largest ", va="top",
+        transform=axes.get_yaxis_transform(), fontsize=9, color="0.25",
+    )  # fmt: skip
+    axes.set_xlabel("steps back from the last one")
+    axes.set_ylabel("gradient of the state, share of the largest")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8 if len(curves) > 4 else 10)
+    axes.set_title("What of the gradient comes back through time")
+    return axes
+
+
+def plot_layers(flow: GradientFlow, axes: Any = None) -> Any:
+    """The gradient by layer and lag as a heat map, on a log scale."""
+    axes = (
+        new_axes(8, 1.8 + 0.35 * len(flow.layers), "a picture of gradients")
+        if axes is None
+        else axes
+    )
+    width = max(len(layer.norms) for layer in flow.layers)
+    rows = [np.pad(layer.norms, (0, width - len(layer.norms)), constant_values=np.nan)
+            for layer in flow.layers]  # fmt: skip
+    with np.errstate(divide="ignore"):
+        values = np.log10(np.maximum(np.stack(rows), 1e-45))
+    top = float(np.nanmax(values))
+    low, extent = (
+        max(float(np.nanmin(values)), top - 12),
+        (width - 0.5, -0.5, -0.5, len(rows) - 0.5),
+    )
+    image = axes.imshow(
+        values[::-1, ::-1], aspect="auto", cmap="viridis", vmin=low, vmax=top, extent=extent,
+        interpolation="nearest",
+    )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [layer.name for layer in flow.layers])
+    axes.set_xlabel("steps back from the last one")
+    axes.set_title("Gradient by layer and step")
+    axes.figure.colorbar(image, ax=axes, label="log10 of its norm")
+    return axes
+
+
+def plot_memory(found: Memory, axes: Any = None) -> Any:
+    """How much the answer depends on the input so many steps ago."""
+    axes = new_axes(8, 4.5, "a picture of memory") if axes is None else axes
+    top = found.effect.max() or 1.0
+    shares = np.where(found.effect > 0, found.effect / top, np.nan)
+    axes.plot(found.lags + 1, shares, "o-", color=COLOURS[0], markersize=3,
+              label="change of the answer when the input is swapped")  # fmt: skip
+    pull = found.gradient / (found.gradient.max() or 1.0)
+    axes.plot(found.lags + 1, np.where(pull > 0, pull, np.nan), "--", color=COLOURS[1],
+              label="gradient by the input")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_ticks(axes.xaxis, axes.yaxis)
+    axes.set_ylim(1e-4, 2)
+    axes.axhspan(1e-4, 0.01, color="0.85", zorder=0)
+    axes.text(0.99, 0.01, "not felt ", va="top", ha="right", fontsize=9, color="0.25",
+              transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.axvline(found.reach + 1, color=COLOURS[2], linestyle=":",
+                 label=f"felt {found.reach} steps later")  # fmt: skip
+    axes.set_xlabel("steps before the answer (1: the last input)")
+    axes.set_ylabel("share of the largest")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.set_title("How far back the answer depends on the input")
+    return axes
+
+
+def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, most: int = 100) -> Any:
+    """How far a gate is open, by unit and step, with what was read on the axis.
+
+    Args:
+        found: what `gates` found.
+        letter: of the gate.
+        layer: number of the layer.
+        axes: where to draw.
+        most: steps that are drawn at most.
+    """
+    held = found.layers[layer].gates
+    if letter not in held:
+        raise OstinatoError(
+            f"plot_gate: {found.layers[layer].name} has no gate {letter!r}; expected one of "
+            f"{', '.join(held) or 'none'}."
+        )
+    axes = new_axes(12, 4.5, "a picture of gates") if axes is None else axes
+    values = held[letter][:most]
+    order = np.argsort(values.mean(0))
+    is_gate = values.min() >= 0
+    image = axes.imshow(
+        values[:, order].T, aspect="auto", interpolation="nearest", origin="lower",
+        cmap="cividis" if is_gate else "PuOr", vmin=0 if is_gate else -1, vmax=1,
+    )  # fmt: skip
+    steps = [_shown(step) for step in found.steps[:most]]
+    axes.set_xticks(range(len(steps)), steps, family=NARROW, fontsize=8,
+                    rotation=90 if max(map(len, steps)) > 2 else 0)  # fmt: skip
+    axes.set_ylabel("units, by how open on average")
+    label = "0 shut, 1 open" if is_gate else "-1 to 1"
+    axes.figure.colorbar(image, ax=axes, label=label)
+    axes.set_title(f"Gate {letter} of {found.layers[layer].name}")
+    return axes
+
+
+def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> Any:
+    """The text that was read, each step coloured by the state of one unit.
+
+    Args:
+        found: what `gates` found.
+        unit: which, as `Gates.rank` names it.
+        axes: where to draw.
+        width: characters in a line.
+    """
+    values = found.of(unit)
+    lines: list[list[tuple[str, float]]] = [[]]
+    used = 0
+    for step, value in zip(found.steps, values, strict=True):
+        ends = "\n" in step
+        text = _shown(step)
+        if used + len(text) > width:
+            lines.append([])
+            used = 0
+        lines[-1].append((text, float(value)))
+        used += len(text)
+        if ends:
+            lines.append([])
+            used = 0
+    lines = [line for line in lines if line][:40]
+    axes = new_axes(12, 0.9 + 0.25 * len(lines), "a picture of a unit") if axes is None else axes
+    bound = float(np.abs(values).max()) or 1.0
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = ScalarMappable(Normalize(-bound, bound), "PuOr")
+    for row, line in enumerate(lines):
+        at = 0
+        for text, value in line:
+            axes.add_patch(_box(at, row, len(text), colours.to_rgba(np.asarray(value))))
+            ink = "white" if abs(value) > 0.7 * bound else "black"
+            middle = at + len(text) / 2
+            axes.text(middle, row, text, ha="center", va="center", family=NARROW, size=9, color=ink)
+            at += len(text)
+    axes.set_xlim(0, width)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.axis("off")
+    axes.figure.colorbar(colours, ax=axes, label=f"{unit.state} of unit {unit.number}", shrink=0.9)
+    follows = f": correlation {unit.correlation:+.2f}" if np.isfinite(unit.correlation) else ""
+    axes.set_title(f"{unit.layer}, {unit.state} of unit {unit.number}{follows}")
+    return axes
+
+
+def _box(x: float, y: float, width: float, colour: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y - 0.5), width, 1, color=colour, linewidth=0)
+
+
+def _shown(step: str) -> str:
+    """What stands for a step in a picture: white space is made visible."""
+    return step.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
+
+
+def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str = "nats") -> Any:
+    """The learning curve, with spikes of the gradient norm marked.
+
+    Args:
+        records: as in ``metrics.jsonl``.
+        axes: where to draw.
+        unit: of the loss.
+    """
+    axes = new_axes(8, 4.5, "a learning curve") if axes is None else axes
+    plot_losses(records, axes, unit)
+    return axes
+
+
+def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: str = "B") -> Any:
+    """The network unfolded in time: one column a step, with the shapes of what flows.
+
+    Weights are the same in every column; they are named once, on the arrows of the first.
+
+    Args:
+        network: with a recurrent layer of ours.
+        axes: where to draw.
+        steps: columns.
+        batch: what the rows of a batch are called.
+    """
+    stack = next((m for m in network.modules() if isinstance(m, Recurrent)), None)
+    if stack is None:
+        raise OstinatoError(f"plot_unfolded: {type(network).__name__} has no recurrent layer.")
+    L = stack.num_layers
+    axes = (
+        new_axes(3.4 * (steps + 1), 1.5 * (L + 2.6), "an unfolded network")
+        if axes is None
+        else axes
+    )
+    output = getattr(getattr(network, "output", None), "linear", None)
+    pooled = hasattr(network, "pooling")
+    for t in range(steps):
+        _node(axes, t, 0, f"x{_low(t + 1)}\n({batch}, {stack.input_size})", COLOURS[5])
+        for layer, cell in enumerate(stack.cells):
+            sizes = ", ".join(
+                f"{name} ({batch}, {size})"
+                for name, size in zip(_fields(cell), cell.state_sizes, strict=True)
+            )
+            _node(axes, t, layer + 1, f"layer {layer}\n{sizes}", COLOURS[0])
+            own = "shared " if t else ""
+            weight = f"{own}W_ih" + (f" {tuple(stack.weights_of(0)['weight_ih'].shape)}"
+                                           if not t and layer == 0 else "")  # fmt: skip
+            _arrow(axes, (t, layer), (t, layer + 1), weight)
+            both = "<->" if stack.bidirectional else "->"
+            name = "weight_hh"
+            held = stack.weights_of(layer * (1 + stack.bidirectional))
+            shape = f" {tuple(held[name].shape)}" if name in held and t == 0 else ""
+            label = f"{own}W_hh{shape}" if name in held else f"{own}decay"
+            _arrow(axes, (t, layer + 1), (t + 1, layer + 1), label, both)
+        if output is not None and (not pooled or t == steps - 1):
+            _node(axes, t, L + 1, f"y{_low(t + 1)}\n({batch}, {output.out_features})", COLOURS[1])
+            _arrow(axes, (t, L), (t, L + 1), f"{'shared ' if t and not pooled else ''}W_hy")
+    for layer in range(L):
+        axes.text(steps - 0.05, layer + 1, "...", fontsize=16, va="center", ha="left")
+    axes.set_xlim(-0.6, steps + 0.3)
+    axes.set_ylim(-0.5, L + (1.6 if output is not None else 0.6))
+    axes.axis("off")
+    axes.set_title(f"{type(network).__name__}, unfolded: the same weights in every column")
+    return axes
+
+
+def _low(number: int) -> str:
+    """A number as a subscript."""
+    return "".join(chr(0x2080 + int(digit)) for digit in str(number))
+
+
+def _plain_ticks(*axis: Any) -> None:
+    """Powers of ten as numbers that every font has."""
+    for each in axis:
+        each.set_major_formatter(lambda value, _: f"{value:g}")
+        each.set_minor_formatter(lambda value, _: "")
+
+
+def _fields(cell: Any) -> tuple[str, ...]:
+    state_type = cell.state_type
+    return tuple(getattr(state_type, "_fields", ("h",)))
+
+
+def _node(axes: Any, x: float, y: float, text: str, colour: str) -> None:
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, zorder=3, bbox=box)
+
+
+def _arrow(
+    axes: Any, start: tuple[float, float], end: tuple[float, float], text: str, style: str = "->"
+) -> None:
+    upward = start[0] == end[0]
+    gap = (0, 0.3) if upward else (0.3, 0)
+    axes.annotate(
+        "", (end[0] - gap[0], end[1] - gap[1]), (start[0] + gap[0], start[1] + gap[1]),
+        arrowprops={"arrowstyle": style, "color": "0.4"},
+    )  # fmt: skip
+    middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    shift = (0.03, 0.0) if upward else (0.0, 0.09)
+    axes.text(
+        middle[0] + shift[0], middle[1] + shift[1], text, fontsize=7.5, color="0.3",
+        ha="left" if upward else "center", va="center" if upward else "bottom",
+    )  # fmt: skip
