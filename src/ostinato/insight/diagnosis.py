@@ -27,10 +27,10 @@ from ostinato.training.estimators import NetworkEstimator
 Ailment = Literal[
     "identical layers",
     "not finite",
-    "dead units",
-    "saturated gates",
     "exploding",
     "oscillating",
+    "dead units",
+    "saturated gates",
     "vanishing over layers",
     "vanishing over time",
     "short memory",
@@ -52,14 +52,23 @@ class Thresholds:
         growth: factor a step from which on growth is called exploding, if its interval is above 1.
         spikes: share of training steps with a gradient norm above ten times the usual.
         norm: gradient norm before clipping that counts as exploded however usual it is.
+        alike: correlation of the weights of two layers from which on they count as one.
         dead: share of a layer's rectified units that are zero at all steps of all sequences.
         saturated: share of the values of a gate, or of a tanh layer, at an end of their range.
         shut: mean of a gate that keeps, or lets pass, below which nothing passes.
+        forgets: mean of a forget gate below which nothing is kept: of what the cell holds, less
+            than a hundredth is left after three steps.
         oscillation: share of the second half of training in which the loss swings by more than a
             fifth of itself around a level above its best.
+        overshoot: factor by which the mean of 10 losses exceeds the first loss, after which steps
+            count as too long.
+        gain: size of recurrent weights, as the root of the mean sum of squares of a row; drawn
+            anew they have 0.6 to 1.
         learnt: share of the loss of a constant answer that the network has learnt away, from which
             on a gradient that vanishes is no ailment: what was there to learn was near.
-        overfitted: factor by which the last validation loss exceeds the best.
+        well: the same, from which on spikes of the gradient norm and gates nearly shut did no harm.
+        all: the same, from which on a loss that swings has little left to swing by.
+        overfitted: by what share of the first validation loss the last exceeds the best.
         felt: share of the largest effect of an input below which it counts as forgotten.
     """
 
@@ -69,12 +78,18 @@ class Thresholds:
     growth: float = 1.02
     spikes: float = 0.02
     norm: float = 1e3
-    dead: float = 0.4
+    alike: float = 0.25
+    dead: float = 0.6
     saturated: float = 0.9
-    shut: float = 0.05
+    shut: float = 0.02
+    forgets: float = 0.2
     oscillation: float = 0.5
-    learnt: float = 0.3
-    overfitted: float = 1.3
+    overshoot: float = 1.5
+    gain: float = 3.0
+    learnt: float = 0.15
+    well: float = 0.5
+    all: float = 0.9
+    overfitted: float = 0.1
     felt: float = 0.01
 
 
@@ -123,6 +138,10 @@ class Diagnosis:
     Attributes:
         findings: ailments, the one to begin with first; none of a healthy network.
         healthy: whether there is none.
+        overshoot: factor by which the mean of 10 losses exceeds the first loss, after which steps
+            count as too long.
+        gain: size of recurrent weights, as the root of the mean sum of squares of a row; drawn
+            anew they have 0.6 to 1.
         learnt: share of the loss of a constant answer that is learnt away; NaN if not known.
         flow: the gradients.
         memory: how far back the answer depends on the input, where that could be measured.
@@ -265,10 +284,10 @@ class _Examination:
         checks: list[Callable[[], Iterator[Finding]]] = [
             self.identical_layers,
             self.not_finite,
-            self.dead_units,
-            self.saturated,
             self.exploding,
             self.oscillating,
+            self.dead_units,
+            self.saturated,
             self.vanishing_over_layers,
             self.vanishing_over_time,
             self.short_memory,
@@ -298,14 +317,16 @@ class _Examination:
                 a, b = ([w for w in stack.weights_of(k).values() if w.dim() > 1] for k in (i, j))
                 if len(a) != len(b) or any(v.shape != w.shape for v, w in zip(a, b, strict=True)):
                     continue
-                apart = max(float((v - w).detach().abs().max()) for v, w in zip(a, b, strict=True))
-                size = max(float(v.detach().abs().max()) for v in a)
-                if apart <= 1e-4 * size:
+                alike = min(_correlation(v, w) for v, w in zip(a, b, strict=True))
+                # Weights drawn apart have a correlation of 1 / sqrt(number of weights) by chance.
+                chance = min(v.numel() for v in a) ** -0.5
+                if alike > min(0.95, max(self.thresholds.alike, 5 * chance)):
                     yield Finding(
                         "identical layers",
-                        f"layers {i} and {j} have the same weights: they differ by {apart:.2g} at "
-                        f"most, so that they learn the same and give no more than one.",
-                        {"difference": apart},
+                        f"layers {i} and {j} have nearly the same weights, with a correlation of "
+                        f"{alike:.3f} where layers drawn apart have about 0: they began as one, "
+                        "and do little more than one does.",
+                        {"correlation": alike},
                         [
                             Remedy("seed", 1, "draw them anew, each by itself"),
                             Remedy("num_layers", 1, "one layer does what the two do"),
@@ -365,7 +386,9 @@ class _Examination:
                 stuck = {"f": "it forgets everything at once, whatever came before"}.get(
                     letter, "next to nothing passes it, in either direction"
                 )
-                if passes < t.shut or (keeps and shut > t.saturated):
+                harmless = self.learnt > t.well and not keeps
+                low = passes < (t.forgets if keeps else t.shut)
+                if (low or (keeps and shut > t.saturated)) and not harmless:
                     yield Finding(
                         "saturated gates",
                         f"{name}: gate {letter} is {mean:.3f} on average, and below 0.05 at "
@@ -447,10 +470,12 @@ class _Examination:
                 return
         norms = [r["gradient_norm"] for r in self._steps() if r.get("gradient_norm") is not None]
         if len(norms) >= 40:
-            usual = median(norms)
+            # Once all is learnt, gradients are small, and a common one looks large beside them.
+            usual = max(median(norms), median(norms[:20]))
             spiked = sum(n > 10 * usual for n in norms) / len(norms)
             worst = max(norms)
-            if (spiked > t.spikes and worst > 100 * usual) or usual > t.norm:
+            matters = not self.learnt > t.well
+            if matters and ((spiked > t.spikes and worst > 100 * usual) or usual > t.norm):
                 yield Finding(
                     "exploding",
                     f"the gradient norm was above ten times its usual {usual:.2g} at {spiked:.1%} "
@@ -461,7 +486,38 @@ class _Examination:
 
     def oscillating(self) -> Iterator[Finding]:
         losses = [r["loss"] for r in self._steps() if r.get("loss") is not None]
-        swings = oscillation(losses)
+        remedies = [
+            Remedy("learning_rate", self._lower(), "shorter steps"),
+            Remedy("clip_norm", self.setting("clip_norm") or 1, "no step longer than the usual"),
+            Remedy("batch_size", 2 * (self.setting("batch_size") or 32), "steadier gradients"),
+        ]
+        if len(losses) >= 20 and not self.learnt > self.thresholds.well:
+            first = fmean(losses[:2])
+            highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
+            if first > 0 and highest > self.thresholds.overshoot * first:
+                yield Finding(
+                    "oscillating",
+                    f"the loss began at {first:.3g} and rose to {highest:.3g} over 10 steps: its "
+                    "steps are too long, and threw the network to where it learns nothing.",
+                    {"first": first, "highest": highest},
+                    remedies,
+                )
+                return
+        gain, weight = self._largest()
+        if (
+            len(losses) >= 20
+            and self.learnt < self.thresholds.learnt
+            and gain > self.thresholds.gain
+        ):
+            yield Finding(
+                "oscillating",
+                f"nothing was learnt, and {weight} has grown to {gain:.1f} times the size that "
+                "keeps what passes through it as large as it is: steps too long threw it there.",
+                {"gain": gain},
+                remedies,
+            )
+            return
+        swings = oscillation(losses) if not self.learnt > self.thresholds.all else None
         if swings is not None and swings[0] > self.thresholds.oscillation:
             share, swing, level, best = swings
             yield Finding(
@@ -470,16 +526,18 @@ class _Examination:
                 f"above its best: by {swing:.2g} from step to step, around {level:.3g}, where it "
                 f"was at {best:.3g}. Its steps are too long.",
                 {"share": share, "swing": swing, "level": level, "best": best},
-                [
-                    Remedy("learning_rate", self._lower(), "shorter steps"),
-                    Remedy(
-                        "clip_norm", self.setting("clip_norm") or 1, "no step longer than the usual"
-                    ),
-                    Remedy(
-                        "batch_size", 2 * (self.setting("batch_size") or 32), "steadier gradients"
-                    ),
-                ],
+                remedies,
             )
+
+    def _largest(self) -> tuple[float, str]:
+        """The largest recurrent weights: root mean square times the root of their inputs."""
+        sizes = [
+            (float(p.detach().double().square().mean().sqrt()) * p.shape[1] ** 0.5, name)
+            for stack in self.layers
+            for name, p in stack.named_parameters()
+            if name.startswith("weight_hh") and p.dim() == 2
+        ]
+        return max(sizes, default=(0.0, ""))
 
     def vanishing_over_layers(self) -> Iterator[Finding]:
         sizes = [layer.size for layer in self.flow.layers if "backward" not in layer.name]
@@ -541,24 +599,24 @@ class _Examination:
     def overfitting(self) -> Iterator[Finding]:
         found = [r for r in self.records if r.get("validation_loss") is not None]
         steps = self._steps()
-        if len(found) < 3 or not steps:
+        if len(found) < 3 or not steps or self.learnt > self.thresholds.all:
             return
         best = min(found, key=lambda r: r["validation_loss"])
-        last = found[-1]
-        ratio = last["validation_loss"] / best["validation_loss"]
+        last = min(found[-2:], key=lambda r: r["validation_loss"])  # one may be an accident
+        rise = (last["validation_loss"] - best["validation_loss"]) / found[0]["validation_loss"]
 
         def training(step: int) -> float:
             near = [r["loss"] for r in steps if r["step"] <= step][-50:]
             return fmean(near) if near else math.nan
 
         fell = training(last["step"]) / training(best["step"])
-        if ratio > self.thresholds.overfitted and fell < 0.8:
+        if rise > self.thresholds.overfitted and fell < 0.8:
             yield Finding(
                 "overfitting",
                 f"the validation loss rose from {best['validation_loss']:.3g} at step "
                 f"{best['step']} to {last['validation_loss']:.3g}, while the training loss fell "
                 f"to {fell:.0%} of what it was. The weights kept are those of step {best['step']}.",
-                {"rise": ratio, "training": fell},
+                {"rise": rise, "training": fell},
                 [
                     Remedy("dropout", 0.5, "features that must not rely on each other"),
                     Remedy("weight_dropout", 0.3, "the same for recurrent weights"),
@@ -670,9 +728,15 @@ def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | 
         for i in half
         if swings[i] > max(0.2 * abs(means[i]), noise)
         and means[i] > level + max(0.1 * abs(level), noise)
+        and abs(means[i]) > 0.05 * abs(means[0])  # what is left to learn is worth a word
     ]
     worst = max(bad or half, key=swings.__getitem__)
     return len(bad) / len(half), swings[worst], means[worst], level
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    v, w = (t.detach().double().flatten() - t.detach().double().mean() for t in (a, b))
+    return float(v @ w / (v.norm() * w.norm()).clamp(min=1e-300))
 
 
 def _far(layer: LayerFlow) -> float:
