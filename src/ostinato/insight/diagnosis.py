@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow
+from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
 from ostinato.insight.memory import Memory, memory
 from ostinato.insight.samples import Data, Examined, Loss, judged, sample_of
 from ostinato.recurrence.cells import RNNCell
@@ -66,6 +66,7 @@ class Thresholds:
             anew they have 0.6 to 1.
         learnt: share of the loss of a constant answer that the network has learnt away, from which
             on a gradient that vanishes is no ailment: what was there to learn was near.
+        begun: the same of a network that answers at every step, for which much is near.
         well: the same, from which on spikes of the gradient norm and gates nearly shut did no harm.
         all: the same, from which on a loss that swings has little left to swing by.
         overfitted: by what share of the first validation loss the last exceeds the best.
@@ -87,6 +88,7 @@ class Thresholds:
     overshoot: float = 1.5
     gain: float = 3.0
     learnt: float = 0.15
+    begun: float = 0.05
     well: float = 0.5
     all: float = 0.9
     overfitted: float = 0.1
@@ -172,14 +174,14 @@ class Diagnosis:
         """The figures in words, line by line."""
         yield "figures"
         if math.isfinite(self.learnt):
-            yield f"  learnt          {max(0.0, self.learnt):.0%} of the loss of a constant answer"
+            yield f"  {'learnt':<18}{max(0.0, self.learnt):.0%} of the loss of a constant answer"
         for layer in self.flow.layers:
             growth = layer.growth()
             half = growth.half_life
             life = f"half in {half:.1f} steps" if math.isfinite(half) else "does not shrink"
-            yield f"  {layer.name:<16}gradient {layer.size:.2g}, {growth}, {life}"
+            yield f"  {layer.name:<18}gradient {layer.size:.2g}, {growth}, {life}"
         if self.memory is not None:
-            yield f"  memory          {self.memory}"
+            yield f"  {'memory':<18}{self.memory}"
 
     def to_json(self) -> dict[str, Any]:
         """All of it, for machines."""
@@ -189,12 +191,12 @@ class Diagnosis:
                 {
                     "ailment": f.ailment,
                     "said": f.said,
-                    "figures": dict(f.figures),
+                    "figures": {name: number(value) for name, value in f.figures.items()},
                     "remedies": [{"flag": r.flag, "why": r.why} for r in f.remedies],
                 }
                 for f in self.findings
             ],
-            "learnt": self.learnt if math.isfinite(self.learnt) else None,
+            "learnt": number(self.learnt),
             "flow": self.flow.to_json(),
             "memory": None if self.memory is None else self.memory.to_json(),
         }
@@ -277,7 +279,8 @@ class _Examination:
         self.flow = gradient_flow(network, looked.sample, loss=loss)
         self.learnt = math.nan if loss is not None else self._learnt()
         ours = hasattr(network, "encode") and loss is None
-        self.memory = memory(network, looked.sample) if ours else None
+        sound = math.isfinite(self.flow.loss)
+        self.memory = memory(network, looked.sample) if ours and sound else None
 
     def diagnosis(self) -> Diagnosis:
         """All checks, one after the other."""
@@ -293,7 +296,11 @@ class _Examination:
             self.short_memory,
             self.overfitting,
         ]
-        findings = [finding for check in checks for finding in check()]
+        findings = []
+        for check in checks:
+            findings += list(check())
+            if findings and findings[-1].ailment == "not finite":
+                break  # nothing else that is measured has a meaning
         return Diagnosis(findings, self.learnt, self.flow, self.memory, self.records)
 
     def setting(self, name: str, default: Any = None) -> Any:
@@ -559,7 +566,9 @@ class _Examination:
             )
 
     def vanishing_over_time(self) -> Iterator[Finding]:
-        if not self.flow.layers or self.learnt > self.thresholds.learnt:
+        t = self.thresholds
+        enough = t.begun if isinstance(self.looked.network, ManyToMany) else t.learnt
+        if not self.flow.layers or self.learnt > enough:
             return
         best = max(self.flow.layers, key=self._left)
         left, growth = self._left(best), best.growth()

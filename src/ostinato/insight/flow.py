@@ -116,19 +116,21 @@ class GradientFlow:
     def to_json(self) -> dict[str, Any]:
         """The figures, without rows."""
         return {
-            "loss": self.loss,
+            "loss": number(self.loss),
             "steps": self.steps,
             "layers": [
                 {
                     "name": layer.name,
-                    "gradient_by_lag": _plain(layer.norms),
-                    "jacobian_by_lag": None if layer.gains is None else _plain(layer.gains),
-                    "growth": layer.growth().__dict__,
+                    "gradient_by_lag": [number(norm) for norm in layer.norms],
+                    "jacobian_by_lag": (
+                        None if layer.gains is None else [number(gain) for gain in layer.gains]
+                    ),
+                    "growth": {k: number(v) for k, v in vars(layer.growth()).items()},
                     "underflow": layer.underflow,
                 }
                 for layer in self.layers
             ],
-            "weights": self.weights,
+            "weights": {name: number(norm) for name, norm in self.weights.items()},
         }
 
 
@@ -276,10 +278,10 @@ class _Lags:
         gains = np.sqrt(np.maximum.reduce(squares) / scale)
         largest = None
         if exact:
-            values = [
-                torch.linalg.matrix_norm(torch.stack(each, dim=-2).double(), ord=2) for each in rows
-            ]
-            largest = self.by_lag(torch.stack(values).amax(0).cpu().numpy())
+            matrices = [torch.stack(each, dim=-2).double() for each in rows]
+            if all(bool(torch.isfinite(m).all()) for m in matrices):
+                values = [torch.linalg.matrix_norm(m, ord=2) for m in matrices]
+                largest = self.by_lag(torch.stack(values).amax(0).cpu().numpy())
         return self.by_lag(gains), largest
 
 
@@ -322,5 +324,6 @@ def _mean(by_row: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(there.any(1), total / np.maximum(1, there.sum(1)), np.nan)
 
 
-def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
+def number(value: float) -> float | None:
+    """A number as JSON can hold it, to five digits: None where it is not finite."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None

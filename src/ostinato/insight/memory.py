@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ostinato.insight.flow import number
 from ostinato.insight.samples import Data, Examined, judged, sample_of
 
 MOST_LAGS = 64
@@ -71,8 +72,8 @@ class Memory:
         return (
             f"a change of the input is felt up to {_counted(self.reach)} later; its effect {half}. "
             f"The loss of the last step is {self.context_loss[0]:.3f} knowing that step alone, "
-            f"{self.loss:.3f} knowing all {self.contexts[-1]}; the last {_counted(self.useful)} "
-            "give 95 % of the gain."
+            f"{self.loss:.3f} knowing all {self.contexts[-1]}, and nearly that knowing the last "
+            f"{_counted(self.useful)}."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -81,9 +82,9 @@ class Memory:
             "half_life": self.half_life if math.isfinite(self.half_life) else None,
             "reach": self.reach,
             "useful": self.useful,
-            "loss": self.loss,
+            "loss": number(self.loss),
             **{
-                name: [float(f"{v:.5g}") for v in getattr(self, name)]
+                name: [number(v) for v in getattr(self, name)]
                 for name in ("lags", "effect", "loss_rise", "gradient", "contexts", "context_loss")
             },
         }

@@ -44,7 +44,7 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
     axes = new_axes(8, 4.5, "a picture of gradients") if axes is None else axes
     limits = thresholds or Thresholds()
     curves = {layer.name: layer.norms for layer in flow.layers}
-    first = max((float(np.nanmax(c)) for c in curves.values()), default=1.0) or 1.0
+    first = max((float(np.nanmax(c, initial=0.0)) for c in curves.values()), default=0.0) or 1.0
     lowest = 1.0
     styles = ["-", "--", "-.", ":"]
     for k, (name, curve) in enumerate(curves.items()):
@@ -55,7 +55,7 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
             share, styles[k // len(COLOURS) % 4], color=COLOURS[k % len(COLOURS)], linewidth=2,
             label=f"{name}: times {growth:.3g} a step",
         )  # fmt: skip
-    top = max(10.0, 3 * max(float(np.nanmax(c) / first) for c in curves.values()))
+    top = max(10.0, 3 * max(float(np.nanmax(c, initial=0.0) / first) for c in curves.values()))
     floor = max(1e-40, min(limits.vanished / 30, lowest / 3))
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
@@ -86,9 +86,9 @@ def plot_layers(flow: GradientFlow, axes: Any = None) -> Any:
             for layer in flow.layers]  # fmt: skip
     with np.errstate(divide="ignore"):
         values = np.log10(np.maximum(np.stack(rows), 1e-45))
-    top = float(np.nanmax(values))
+    top = float(np.nanmax(values, initial=-45.0))
     low, extent = (
-        max(float(np.nanmin(values)), top - 12),
+        max(float(np.nanmin(values, initial=top)), top - 12),
         (width - 0.5, -0.5, -0.5, len(rows) - 0.5),
     )
     image = axes.imshow(

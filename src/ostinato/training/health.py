@@ -200,8 +200,7 @@ class GradientHealth(Watcher):
     def measure(self) -> dict[str, Any]:
         """The gradient by lag, as shares of that at the last step; nothing where none flows.
 
-        Of a network that answers at every step, the loss of the last step is what flows back; of
-        one that answers once, its loss.
+        What flows back is the part of the loss's gradient that enters at the last step.
         """
         assert self._objective is not None
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -211,14 +210,11 @@ class GradientHealth(Watcher):
             if not tracks or not loss.requires_grad:
                 return {}
             top, states = tracks[-1], [s.h for t in tracks for s in t.states]
-            seed: tuple[list[Tensor], list[Tensor] | None] = [loss], None
-            if not isinstance(self.network, ManyToOne):
-                last = top.states[-1].h
-                (g,) = torch.autograd.grad(loss, last, retain_graph=True, allow_unused=True)
-                if g is None:
-                    return {}
-                seed = [last], [g]
-            gradients = torch.autograd.grad(seed[0], states, seed[1], allow_unused=True)
+            last = top.states[-1].h
+            (g,) = torch.autograd.grad(loss, last, retain_graph=True, allow_unused=True)
+            if g is None:
+                return {}
+            gradients = torch.autograd.grad(last, states, g, allow_unused=True)
         T = len(top.states)
         norms = [0.0] * T  # by lag; of the layer that carries most
         rest = iter(gradients)
@@ -232,6 +228,8 @@ class GradientHealth(Watcher):
         shares = [norm / norms[0] for norm in norms]
         lags = sorted({*(2**k for k in range(T.bit_length()) if 2**k < T), T - 1})
         felt = max(lag for lag in range(T) if shares[lag] >= FELT)
+        if isinstance(self.network, ManyToOne) and self.network.pooling != "last":
+            felt = T - 1  # pooling has a short way to every step
         return {
             "steps": T - 1,
             "reach": felt,

@@ -515,7 +515,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
     def reading(self, sequence: Any) -> tuple[Any, list[str]]:
         """One sequence as the network takes it; see `NetworkEstimator`."""
         check_is_fitted(self, "network_")
-        corpus = self._corpus([sequence], labelled=None)
+        corpus = self._corpus([sequence], labelled=None).take([0])
         self.inputs_.refuse_others(corpus)
         rows, table = self.inputs_.encode(corpus)
         examples = Examples(Ragged.of(rows), np.zeros(1))
