@@ -25,17 +25,18 @@ LAWS = ["cells", "scan", "kernels", "layers", "networks", "crf"]
 AT_ONCE = 2
 SECONDS = 240  # for one fault: one that makes the laws run for ever is no better noticed
 
-# The module, what is wrong, the piece of its source and what stands there instead.
+# The module, perhaps a class in it, what is wrong, the piece of its source and what stands there
+# instead.
 FAULTS = """
-cells: LSTM: i and f swapped
+cells LSTMCell: LSTM: i and f swapped
 - i, f, g, o = (x_t
 + f, i, g, o = (x_t
 
-cells: LSTM: g and o swapped
+cells LSTMCell: LSTM: g and o swapped
 - i, f, g, o = (x_t
 + i, f, o, g = (x_t
 
-cells: LSTM: candidate without tanh
+cells LSTMCell: LSTM: candidate without tanh
 - g.tanh(), o.sigmoid()
 + g, o.sigmoid()
 
@@ -43,25 +44,25 @@ cells: LSTM: h without tanh
 - h = o * c.tanh()
 + h = o * c
 
-cells: LSTM: h is the cell
+cells LSTMCell: LSTM: h is the cell
 - if self.proj_size else h, c)
 + if self.proj_size else c, c)
 
-cells: LSTM: c is cut off
+cells LSTMCell: LSTM: c is cut off
 - cast(LSTMState, state).c
 + state.c.detach()
 
-cells: LSTM: projection dropped
+cells LSTMCell: LSTM: projection dropped
 - linear(h, w["weight_hr"])
 + h[..., : self.proj_size]
 
-cells: LSTM: forget gate starts shut
-- 2 * self.hidden_size] = 1.0
-+ 2 * self.hidden_size] = 0.0
+cells LSTMCell: LSTM: forget gate starts shut
+- [self._forget_block].fill_(1.0)
++ [self._forget_block].fill_(0.0)
 
-cells: LSTM: the input gate starts open
-- [self.hidden_size : 2 * self.hidden_size] = 1.0
-+ [: self.hidden_size] = 1.0
+cells LSTMCell: LSTM: the input gate starts open
+- _forget_block: ClassVar[int] = 1
++ _forget_block: ClassVar[int] = 0
 
 cells: RNN: h is cut off
 - f(x_t + linear(state.h,
@@ -91,13 +92,81 @@ cells: GRU: no reset before the product
 - linear(r * h, w_n, b_n)
 + linear(h, w_n, b_n)
 
-cells: bias_ih dropped
+cells _GatedCell: bias_ih dropped
 - w["weight_ih"], w.get("bias_ih"))
 + w["weight_ih"])
 
 cells: orthogonal as a whole, not gate by gate
 - return list(torch.split(weight, rows))
 + return [weight]
+
+cells: peephole: the output gate sees the cell before
+- + p_o * (f * c + i * g)).sigmoid())
++ + p_o * c).sigmoid())
+
+cells: peephole: one for both gates
+- i, f, g = (i + p_i * c).sigmoid(), (f + p_f * c)
++ i, f, g = (i + p_i * c).sigmoid(), (f + p_i * c)
+
+cells: coupled: the core's input gate is the forget gate
+- torch.cat([-t[:H], t]) for n
++ torch.cat([t[:H], t]) for n
+
+cells: MGU: the core keeps where it should let in
+- torch.cat([t[:H], -t[:H], t[H:]]) for
++ torch.cat([t[:H], t[:H], t[H:]]) for
+
+cells: layer norm: the cell is not normalised
+- h = o * _normalized(c, w["gain_c"], w.get("bias_c")).tanh()
++ h = o * c.tanh()
+
+cells: layer norm: one mean for gates and candidate of the GRU
+- return torch.cat([first, second], dim=-1)
++ return _normalized(a, gain, bias)
+
+cells: layer norm: gains start anywhere
+- weight.fill_(1.0)
++ weight.mul_(1.0)
+
+cells: higher order: the oldest state is kept, the newest dropped
+- before[..., : self.state_sizes[1]])
++ before[..., self.hidden_size :])
+
+cells: Jordan: hidden units never fed back
+- a = a + linear(cast(JordanState, state).s, w["weight_hh"])
++ pass
+
+cells: minimal LSTM: gates not divided by their sum
+- MinLSTMGates(f / (f + i), i / (f + i), n)
++ MinLSTMGates(f, i, n)
+
+cells: minimal GRU: keeps what it lets in
+- return (-z).sigmoid(), z.sigmoid() * n
++ return z.sigmoid(), z.sigmoid() * n
+
+cells: zoneout: keeps the new
+- mixed.append(m * s + (1 - m) * n)
++ mixed.append((1 - m) * s + m * n)
+
+cells: chrono: gates that let in begin open
+- = sign * times
++ = times
+
+scan: a linear recurrence's gradient takes this step's factor
+- later = torch.cat([a[1:], torch.zeros_like(a[:1])])
++ later = torch.cat([torch.zeros_like(a[:1]), a[1:]])
+
+scan: a linear recurrence forgets the state before
+- before = torch.cat([h0[None], y[:-1]])
++ before = y
+
+scan: doubling stops a round too early
+- while reach < len(a):
++ while 2 * reach < len(a):
+
+layers: residual from the first layer on is lost
+- x = y + x if self.residual and layer > 0 else y
++ x = y
 
 scan: state not carried
 - state = new
@@ -172,7 +241,7 @@ kernels: derived cells taken for their parent
 + return isinstance(cell, LSTMCell)
 
 kernels: derived cells sent to the core
-- type(cell) in (RNNCell, LSTMCell, GRUCell) for
+- type(cell.standard_cell()) in (RNNCell, LSTMCell, GRUCell) for
 + isinstance(cell, (RNNCell, LSTMCell, GRUCell)) for
 
 kernels: every RNN of the core is one of tanh
@@ -232,8 +301,8 @@ layers: second direction has the weights of the first
 + weights = [self.weights_of(layer * D) for
 
 layers: states of layers change places
-- kernels.run(cell, weights, x, states[layer],
-+ kernels.run(cell, weights, x, states[-1 - layer],
+- self.run_layer(cell, weights, taken, states[layer],
++ self.run_layer(cell, weights, taken, states[-1 - layer],
 
 layers: lengths ignored
 - self._checked_lengths(lengths, x), traces
@@ -387,6 +456,7 @@ crf: the best last tag without its score
 
 class Mutant(NamedTuple):
     module: str
+    within: str
     fault: str
     sound: str
     faulty: str
@@ -399,11 +469,14 @@ class Mutant(NamedTuple):
         return SOURCES / f"{self.module}.py"
 
     def source(self):
-        """The faulty module; the place must be there, and only once."""
+        """The faulty module; the place must be there, and only once in its class."""
         text = self.path.read_text(encoding="utf-8")
-        count = text.count(self.sound)
+        begin = text.index(f"\nclass {self.within}(") if self.within else 0
+        end = text.find("\nclass ", begin + 1) if self.within else -1
+        end = len(text) if end < 0 else end
+        count = text[begin:end].count(self.sound)
         assert count == 1, f"{self}: {self.sound!r} stands {count} times in {self.path.name}"
-        return text.replace(self.sound, self.faulty)
+        return text[:begin] + text[begin:end].replace(self.sound, self.faulty) + text[end:]
 
     def diff(self):
         before, after = self.path.read_text(encoding="utf-8"), self.source()
@@ -414,8 +487,9 @@ class Mutant(NamedTuple):
 def mutants():
     for block in FAULTS.strip().split("\n\n"):
         title, sound, faulty = block.splitlines()
-        module, _, fault = title.partition(": ")
-        yield Mutant(module, fault, sound.removeprefix("- "), faulty.removeprefix("+ "))
+        place, _, fault = title.partition(": ")
+        module, _, within = place.partition(" ")
+        yield Mutant(module, within, fault, sound.removeprefix("- "), faulty.removeprefix("+ "))
 
 
 MUTANTS = list(mutants())

@@ -7,7 +7,7 @@ import pytest
 from test_cli import assert_refused, everything, here, ostinato  # noqa: F401
 from test_readme import write_data
 
-from ostinato import SequenceClassifier, SequenceRegressor, SequenceTagger
+from ostinato import SequenceClassifier, SequenceRegressor, SequenceTagger, TextGenerator
 from ostinato.cli import _negative
 from ostinato.signatures import options_of
 
@@ -127,3 +127,73 @@ def test_what_is_on_can_be_turned_off():
     assert _negative(options["header"]) == ("--no-header",)
     assert _negative(options["crf"]) == ()
     assert SequenceRegressor().get_params().keys() == SequenceClassifier().get_params().keys()
+
+
+# Looking inside
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A small run on a text."""
+    folder = tmp_path_factory.mktemp("written")
+    text = 'he said "no" and left.\n' * 80
+    TextGenerator(hidden_size=12, steps=40, window=20, cell="lstm").fit(text, out=folder / "run")
+    return folder / "run"
+
+
+def test_a_run_is_diagnosed_in_words_figures_and_pictures(written, ostinato, tmp_path):  # noqa: F811
+    said = ostinato(f"diagnose {written} --out {tmp_path}/seen")
+    assert (said.status, said.err) == (0, "")
+    assert "figures\n  learnt " in said.out
+    assert f"Page with pictures: {tmp_path}/seen/index.html" in said.out
+    assert {"index.html", "diagnosis.json", "memory.png", "learning_curve.png"} <= {
+        file.name for file in (tmp_path / "seen").iterdir()
+    }
+    (tmp_path / "new.txt").write_text('and he left, "no".\n'.replace(",", "") * 3)
+    said = ostinato(f"diagnose {written} {tmp_path}/new.txt --json")
+    assert set(json.loads(said.out)) == {"healthy", "findings", "learnt", "flow", "memory"}
+    assert (written / "diagnosis" / "index.html").exists()
+
+
+def test_memory_is_told_of_a_text_a_file_or_the_run(written, ostinato, tmp_path):  # noqa: F811
+    said = ostinato(f"memory {written} --plot {tmp_path}/memory.png")
+    assert said.out.startswith("A change of the input is felt up to ")
+    assert "\n  0  " in said.out and (tmp_path / "memory.png").exists()
+    (tmp_path / "a.txt").write_text("he said and left.\n" * 5)
+    by_file = json.loads(ostinato(f"memory {written} {tmp_path}/a.txt --steps 30 --json").out)
+    assert by_file["contexts"][-1] == 30
+    by_text = json.loads(ostinato("memory", written, "he said and left", "--json").out)
+    assert by_text["contexts"][-1] == 15
+
+
+def test_gates_are_shown_over_a_text(written, ostinato, tmp_path):  # noqa: F811
+    text = 'he "said" no'
+    said = ostinato("gates", written, text, "--label", "quotes", "--plot", tmp_path / "unit.png")
+    assert said.out.startswith("layer 0: ")
+    assert said.out.count("correlation") == 10
+    assert text in said.out and (tmp_path / "unit.png").exists()
+    found = json.loads(ostinato("gates", written, text, "--unit", "3", "--json").out)
+    assert found["steps"] == len(found["values"]) == len(text)
+    (tmp_path / "a.txt").write_text("he left.")
+    assert (
+        ostinato(f"gates {written} {tmp_path}/a.txt --gate f --plot {tmp_path}/f.png").status == 0
+    )
+    for wrong, message in {
+        "--label vowels": "label 'vowels'; expected one of quotes, line",
+        "--unit 12": "has no unit 12; expected 0 to 11",
+        "--layer 1 --unit 0": "there is no layer 1",
+        f"--plot {tmp_path}/x.png": "say what to draw",
+        f"--gate z --plot {tmp_path}/x.png": "has no gate 'z'",
+    }.items():
+        assert_refused(ostinato("gates", written, "he left", *wrong.split()), message)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_labelled_sequences_are_looked_at_too(data, ostinato):  # noqa: F811
+    assert ostinato(f"train classify reviews.csv --out run {QUICK}").status == 0
+    assert "figures" in ostinato("diagnose run").out
+    assert "figures" in ostinato("diagnose run test.csv").out
+    assert "steps back" in ostinato("memory run test.csv").out
+    assert ostinato("gates run new.txt").out.startswith("layer 0: ")
+    assert_refused(ostinato("diagnose none"), "none: no such folder")
+    assert_refused(ostinato("diagnose run new.txt"), "new.txt")

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -60,3 +60,35 @@ def test_words_are_counted_as_real_or_invented(tmp_path: Path):
     done = subprocess.run([*count, "--length", "500"], capture_output=True, text=True, check=True)
     share = float(done.stdout.partition("%")[0].split()[-1])
     assert share > 80
+
+
+@pytest.mark.thorough
+def test_a_unit_keeps_the_number_of_the_subject_until_its_verb():
+    share, unit, seen = load("agreement").main()
+    assert share > 0.98
+    assert abs(unit.correlation) > 0.9
+    assert len(seen.of(unit)) == len(seen.steps)
+
+
+@pytest.mark.thorough
+def test_a_vanishing_gradient_is_named_and_its_remedy_learns(tmp_path: Path):
+    adding = load("vanishing/adding")
+    courses = {(40, cell): adding.course(cell, 40, N=6000) for cell in adding.CELLS}
+    first, *_, last = courses[40, "rnn"]
+    assert first[1].first == "vanishing over time"
+    assert first[2] > 0.15
+    assert last[0]["cell"] == "lstm"
+    for settings, _, error in [rounds[-1] for rounds in courses.values()]:
+        assert error < adding.SOLVED, settings
+    adding.draw(courses, tmp_path / "vanishing.png")
+    assert (tmp_path / "vanishing.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.thorough
+def test_an_explosion_is_noticed_named_clipped_and_trained(capsys: Any):
+    found, without, clipped = load("vanishing/exploding").main()
+    assert found.first == "exploding"
+    assert found.findings[0].remedies[0].flag == "--clip-norm 1"
+    assert "exploding gradients; clip_norm=" in capsys.readouterr().out
+    assert without < 0.5
+    assert clipped > 0.95

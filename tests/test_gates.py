@@ -52,6 +52,10 @@ def test_the_unit_that_follows_a_label_is_found():
     np.testing.assert_array_equal(found.of(first), inside)
     assert found.layers[0].dead().tolist() == [2]
     assert len(found.rank(inside, most=1)) == 1
+    half = torch.where(torch.arange(12) < 8, inside, torch.nan)
+    wrong = torch.where(torch.arange(12) < 8, inside, -99.0)
+    assert found.rank(half)[0].correlation == pytest.approx(1)
+    assert abs(found.rank(wrong)[0].correlation) < 0.9
 
 
 def test_saturation_is_the_share_of_steps_at_an_end():

@@ -78,7 +78,8 @@ class Gates:
         """The units whose state follows a label best, the best first.
 
         Args:
-            labels: a number, or true and false, for each step: `inside_quotes` of a text, say.
+            labels: a number, or true and false, for each step: `inside_quotes` of a text, say;
+                NaN at steps that do not count.
             most: how many.
 
         Raises:
@@ -90,14 +91,15 @@ class Gates:
                 f"Gates.rank: labels have shape {wanted.shape}; expected ({len(self.steps)},), "
                 "one for each step."
             )
-        wanted = wanted - wanted.mean()
+        counts = np.isfinite(wanted)
+        wanted = wanted[counts] - wanted[counts].mean() if counts.any() else np.zeros(0)
         if not wanted.any():
             raise OstinatoError("Gates.rank: all labels are the same; there is nothing to follow.")
         wanted = wanted / np.linalg.norm(wanted)
         units = []
         for layer in self.layers:
             for name, values in layer.states.items():
-                centred = values - values.mean(0)
+                centred = values[counts] - values[counts].mean(0)
                 norms = np.linalg.norm(centred, axis=0)
                 found = wanted @ centred / np.maximum(norms, 1e-12)
                 units += [Unit(layer.name, name, i, float(r)) for i, r in enumerate(found)]

@@ -53,33 +53,33 @@ def scan(
     """
     T, B = x.shape[:2]
     state = cell.zero_state(B, like=x) if state is None else state
+    if not T:
+        return x.new_zeros(0, B, cell.output_size), state
     running = None if lengths is None else mask_of(lengths, T)  # (T, B, 1)
     if running is not None:
         x = x.masked_fill(~running, 0.0)
     if reverse:
         x = reverse_rows(x, lengths)
-    if isinstance(cell, LinearCell) and observe is None and T:
-        a, b = cell.coefficients(cell.project(w, x))
+    projected = cell.project(w, x)
+    if isinstance(cell, LinearCell) and observe is None:
+        a, b = cell.coefficients(projected)
         if running is not None:
             a, b = torch.where(running, a, 1.0), torch.where(running, b, 0.0)
-        y = linear_recurrence(a, b, state.h)
+        y = linear_recurrence(a, b, state.h)  # (T, B, H)
         state = cell.state_type(y[-1])
-        y = y if running is None else torch.where(running, y, 0.0)
-        return (reverse_rows(y, lengths) if reverse else y), state
-    outputs = []
-    for t, x_t in enumerate(cell.project(w, x).unbind(0)):
-        new = cell.step(w, x_t, state)
-        if running is not None:
-            new = cell.state_type(
-                *(torch.where(running[t], n, s) for n, s in zip(new, state, strict=True))  # type: ignore[call-overload]
-            )
-        outputs.append(new.h)
-        if observe is not None:
-            observe(x_t, state, new)
-        state = new
-    if not outputs:
-        return x.new_zeros(0, B, cell.output_size), state
-    y = torch.stack(outputs)  # (T, B, H)
+    else:
+        outputs = []
+        for t, x_t in enumerate(projected.unbind(0)):
+            new = cell.step(w, x_t, state)
+            if running is not None:
+                new = cell.state_type(
+                    *(torch.where(running[t], n, s) for n, s in zip(new, state, strict=True))  # type: ignore[call-overload]
+                )
+            outputs.append(new.h)
+            if observe is not None:
+                observe(x_t, state, new)
+            state = new
+        y = torch.stack(outputs)
     if running is not None:
         y = torch.where(running, y, 0.0)
     return (reverse_rows(y, lengths) if reverse else y), state

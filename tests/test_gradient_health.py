@@ -1,0 +1,180 @@
+"""Gradients measured while a network trains: what is said of them, at no cost to training."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ostinato import SequenceClassifier, TextGenerator
+from ostinato.insight import gradient_flow
+from ostinato.recurrence.layers import GRU, LSTM, RNN
+from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
+from ostinato.sequences.batches import SequenceBatch
+from ostinato.training.health import GradientHealth
+from ostinato.training.watching import Bar, Watcher
+
+TEXT = "to be or not to be, that is the question. " * 100
+
+
+class Heard(Watcher):
+    def __init__(self):
+        self.found, self.said = [], []
+
+    def health(self, record):
+        self.found.append(record)
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def batch(T=20, B=6, ragged=False, by_step=False):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(B, T, 3, generator=generator)
+    y = torch.arange(B) % 2
+    lengths = torch.full((B,), T)
+    if ragged:
+        lengths[:4] = torch.tensor([T - 2, 5, 3, 1])
+    if by_step:
+        y = y[:, None].expand(B, T).contiguous()
+    return SequenceBatch(x, lengths, y, 0)
+
+
+def measured(network, given, every=1, steps=1, clip_norm=0.0, share=100.0):
+    heard = Heard()
+    health = GradientHealth(network, clip_norm, [heard], share=share, every=every)
+
+    def objective(some, state):
+        return network.loss(some.inputs, some.targets, lengths=some.unequal)
+
+    listening = health.heard(objective)
+    health.begin(None)
+    for step in range(1, steps + 1):
+        listening(given, None)
+        health.step({"step": step, "gradient_norm": float(step)})
+    return heard, health
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
+@pytest.mark.parametrize("make", [RNN, LSTM, GRU])
+def test_what_is_measured_is_the_gradient_flow_of_the_first_rows(make, ragged):
+    torch.manual_seed(0)
+    network = ManyToOne(nn.Identity(), make(3, 8, batch_first=True), Output(8, 2))
+    given = batch(ragged=ragged)
+    heard, _ = measured(network, given)
+    (record,) = heard.found
+    T = int(given.lengths[:4].max())
+    found = record["health"]
+    assert record["step"] == 1 and found["steps"] == T - 1
+    rows = given.inputs[:4, :T], given.targets[:4], given.lengths[:4]
+    flow = gradient_flow(network, rows if ragged else rows[:2], jacobian=False).layers[0]
+    if not ragged:  # there a lag counts from the end of the batch, here from that of each row
+        norms = np.sqrt((flow.h**2).sum(1))
+        for lag, share in found["gradient_by_lag"].items():
+            assert share == pytest.approx(norms[int(lag)] / norms[0], rel=1e-2)
+        assert found["reach"] == max(np.flatnonzero(norms >= 1e-3 * norms[0]))
+    assert found["gradient_by_lag"].keys() == {"1", "2", "4", "8", "16", str(T - 1)} - (
+        set() if T > 16 else {"16"}
+    )
+
+
+def test_a_network_that_answers_at_every_step_is_judged_by_its_last_answer():
+    torch.manual_seed(0)
+    network = ManyToMany(nn.Identity(), RNN(3, 8, batch_first=True), Output(8, 2))
+    given = batch(by_step=True)
+    heard, _ = measured(network, given)
+    x, y = given.inputs[:4], given.targets[:4]
+    norms = np.sqrt((gradient_flow(network, (x, y), jacobian=False).layers[0].h ** 2).sum(1))
+    for lag, share in heard.found[0]["health"]["gradient_by_lag"].items():
+        assert share == pytest.approx(norms[int(lag)] / norms[0], rel=1e-2)
+
+
+def test_pooling_reaches_every_step_and_explosion_is_said_once():
+    torch.manual_seed(0)
+    short = ManyToOne(nn.Identity(), RNN(3, 8, batch_first=True), Output(8, 2), "mean")
+    heard, _ = measured(short, batch(T=60))
+    assert heard.found[0]["health"]["reach"] == 59
+    layer = RNN(3, 8, nonlinearity="identity", init="orthogonal", batch_first=True)
+    with torch.no_grad():
+        layer.weight_hh_l0 *= 1.5
+    network = ManyToOne(nn.Identity(), layer, Output(8, 1, "number"))
+    given = batch(T=60)
+    heard, _ = measured(network, given._replace(targets=given.targets[:, None].float()), steps=3)
+    assert heard.found[0]["health"]["growth"] == pytest.approx(1.5**59, rel=0.5)
+    assert len(heard.said) == 1
+    assert "gradients explode: over 59 steps back they grow" in heard.said[0]
+
+
+def test_the_share_of_clipped_steps_is_told():
+    network = ManyToOne(nn.Identity(), GRU(3, 8, batch_first=True), Output(8, 2))
+    heard, _ = measured(network, batch(), every=10, steps=20, clip_norm=15.0)
+    assert [record["health"]["clipped"] for record in heard.found] == [0.0, 0.5]
+
+
+def test_it_waits_until_it_can_afford_to():
+    network = ManyToOne(nn.Identity(), LSTM(3, 32, batch_first=True), Output(32, 2))
+    heard, health = measured(network, batch(T=100), steps=50, share=1e-9)
+    assert len(heard.found) <= 1  # the first, whose cost is not known
+    begun = time.perf_counter()
+    health._begun, health.share = begun, 0.5
+    for step in range(51, 151):
+        health.step({"step": step, "gradient_norm": 1.0})
+        time.sleep(0.002)
+    spent = health._spent
+    assert spent < 0.6 * (time.perf_counter() - begun) + health._cost
+
+
+@pytest.mark.parametrize("task", ["text", "classes"])
+def test_training_gives_the_same_bits_with_it_and_without(task):
+    models = []
+    for health in (True, False):
+        if task == "text":
+            model = TextGenerator(
+                hidden_size=12, steps=160, window=20, dropout=0.2, health=health, num_layers=2
+            ).fit(TEXT)
+        else:
+            X = [np.random.default_rng(i).normal(size=(5 + i % 7, 2)) for i in range(60)]
+            model = SequenceClassifier(hidden_size=8, epochs=10, health=health)
+            model.fit(X, ["a", "b"] * 30)
+        models.append(model.network_.state_dict())
+    assert all(map(torch.equal, models[0].values(), models[1].values()))
+
+
+def test_a_run_records_it(tmp_path):
+    model = TextGenerator(hidden_size=12, steps=400, window=16, cell="rnn")
+    model.fit(TEXT, out=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    found = [record for record in records if "health" in record]
+    assert found, "a measurement in 400 steps"
+    assert all(record["step"] % 50 == 0 for record in found)
+    assert set(found[0]["health"]) == {"steps", "reach", "growth", "gradient_by_lag", "clipped"}
+    assert len([record for record in records if "loss" in record]) == 400
+
+
+def test_the_bar_shows_what_has_turned_bad(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    bar = Bar()
+
+    class Run:
+        title, step, total, tokens, seconds, counted, loss_unit = "t", 3, 10, 5, 1.0, "tok", "nats"
+
+        def units(self, loss):
+            return {}
+
+    bar.begin(Run())
+    record = {"step": 3, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}
+
+    def shown(**health):
+        bar.health({"step": 3, "health": {"steps": 63, "reach": 63, "growth": 0.5, **health}})
+        bar._drawn = 0.0
+        bar.step(record)
+        return bar._bar.tasks[0].fields["numbers"]
+
+    assert "gradients" not in shown()
+    assert "gradients reach 9 of 63" in shown(reach=9)
+    assert "gradients grow 2.5e+03x" in shown(growth=2500.0)
+    assert "gradients" not in shown()
+    bar.close()
