@@ -251,6 +251,10 @@ def test_a_module_of_ones_own_is_diagnosed_with_its_loss():
     found = diagnose(Mine(), data(), loss=loss)
     assert found.first == "vanishing over time"
     assert math.isnan(found.learnt)
+    stuck = Mine()
+    with torch.no_grad():
+        stuck.layer.bias_ih_l0.fill_(9.0)
+    assert diagnose(stuck, data(), loss=loss).first == "saturated gates"
 
 
 def test_each_step_of_a_sequence_may_have_its_answer():

@@ -18,7 +18,7 @@ def test_gates_and_states_are_those_of_the_equations(make):
     torch.manual_seed(0)
     layer = make(3, 5, 2, batch_first=True, bidirectional=True).double()
     x = torch.randn(9, 3, dtype=torch.float64)
-    found = gates(ManyToMany(nn.Identity(), layer, Output(10, 2)), x)
+    found = gates(ManyToMany(nn.Identity(), layer, Output(10, 2)).double(), x)
     names = ["layer 0", "layer 0 backward", "layer 1", "layer 1 backward"]
     assert [each.name for each in found.layers] == names
     for d in range(2):
@@ -27,6 +27,25 @@ def test_gates_and_states_are_those_of_the_equations(make):
             np.testing.assert_allclose(found.layers[d].gates[letter], values[:, 0], atol=1e-12)
         for name, values in seen.states._asdict().items():
             np.testing.assert_allclose(found.layers[d].states[name], values[:, 0], atol=1e-12)
+
+
+def test_layers_of_torch_are_looked_into_too():
+    torch.manual_seed(0)
+
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory = nn.LSTM(3, 5, batch_first=True)
+
+        def forward(self, x):
+            return self.memory(x)[0].sum()
+
+    mine, x = Mine(), torch.randn(9, 3)
+    (found,) = gates(mine, x).layers
+    assert found.name == "memory.layer 0"
+    y, _ = mine.memory(x[None])
+    np.testing.assert_allclose(found.states["h"], y[0].detach(), atol=1e-6)
+    assert set(found.gates) == {"i", "f", "g", "o"}
 
 
 def counter():
@@ -111,7 +130,7 @@ def test_what_cannot_be_is_refused():
         found.unit(3)
     with pytest.raises(OstinatoError, match="no layer 1; expected 0 to 0"):
         found.unit(0, layer=1)
-    with pytest.raises(OstinatoError, match="has no recurrent layers"):
+    with pytest.raises(OstinatoError, match="Linear has no recurrent layers"):
         gates(nn.Linear(2, 2), torch.randn(4, 2))
     with pytest.raises(OstinatoError, match="the sequence is empty"):
         gates(counter(), torch.randn(0, 2))

@@ -20,8 +20,8 @@ from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
 from ostinato.insight.memory import Memory, memory
 from ostinato.insight.samples import Data, Examined, Loss, judged, sample_of
 from ostinato.recurrence.cells import RNNCell
-from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.networks import ManyToMany, ManyToOne
+from ostinato.recurrence.recording import Traced, stacks_of, tracing
 from ostinato.training.estimators import NetworkEstimator
 
 Ailment = Literal[
@@ -274,9 +274,14 @@ class _Examination:
         self.distance = distance
         self.thresholds = thresholds
         network = looked.network
-        chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
-        self.layers = [m for m in chosen.modules() if isinstance(m, Recurrent)]
+        self.layers = [stack for _, _, stack in stacks_of(network)]
         self.flow = gradient_flow(network, looked.sample, loss=loss)
+        with judged(network), torch.no_grad(), tracing(network) as seen:
+            if loss is None:
+                looked.loss()
+            else:
+                loss(network, looked.inputs, looked.targets, looked.lengths)
+        self.traces = list(map(_true_steps, seen))
         self.learnt = math.nan if loss is not None else self._learnt()
         ours = hasattr(network, "encode") and loss is None
         sound = math.isfinite(self.flow.loss)
@@ -358,10 +363,10 @@ class _Examination:
     # What can be seen of states and gates
 
     def dead_units(self) -> Iterator[Finding]:
-        for name, cell, h, _ in self._traces():
+        for name, cell, h, _ in self.traces:
             if not isinstance(cell, RNNCell) or cell.activation != "relu":
                 continue
-            dead = float((h.abs().amax(dim=(0, 1)) == 0).double().mean())
+            dead = float((h.abs().amax(0) == 0).double().mean())
             if dead > self.thresholds.dead:
                 yield Finding(
                     "dead units",
@@ -378,7 +383,7 @@ class _Examination:
 
     def saturated(self) -> Iterator[Finding]:
         t = self.thresholds
-        for name, cell, h, gates in self._traces():
+        for name, cell, h, gates in self.traces:
             letters = {} if gates is None else gates._asdict()
             for letter, values in letters.items():
                 if letter not in ("i", "f", "o", "z", "r") or values.min() < 0:
@@ -426,37 +431,6 @@ class _Examination:
                         ],
                     )
                     return
-
-    def _traces(self) -> list[tuple[str, Any, Tensor, Any]]:
-        """Name, cell, states and gates of each layer and direction, true steps alone."""
-        if self._seen is None:
-            self._seen = self._look()
-        return self._seen
-
-    _seen: list[tuple[str, Any, Tensor, Any]] | None = None
-
-    def _look(self) -> list[tuple[str, Any, Tensor, Any]]:
-        network: Any = self.looked.network
-        if len(self.layers) != 1 or not hasattr(network, "encode"):
-            return []
-        (stack,) = self.layers
-        found = []
-        lengths = self.looked.lengths
-        with judged(network), torch.no_grad():
-            v = network.encode(self.looked.inputs)
-            _, _, traces = stack(v, lengths=lengths, return_gates=True)
-        directions = 1 + stack.bidirectional
-        ends = self.looked.ends.to(v.device)
-        there = torch.arange(v.shape[1], device=v.device)[None] < ends[:, None]  # (B, T)
-
-        def true(t: Tensor) -> Tensor:
-            return t[there][None]  # (1, steps, H)
-
-        for i, trace in enumerate(traces):
-            name = f"layer {i // directions}" + (" backward" if i % directions else "")
-            gates = None if trace.gates is None else type(trace.gates)(*map(true, trace.gates))
-            found.append((name, stack.cells[i // directions], true(trace.states.h), gates))
-        return found
 
     # What can be seen of gradients
 
@@ -741,6 +715,19 @@ def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | 
     ]
     worst = max(bad or half, key=swings.__getitem__)
     return len(bad) / len(half), swings[worst], means[worst], level
+
+
+def _true_steps(seen: Traced) -> tuple[str, Any, Tensor, Any]:
+    """Name, cell, states ``(steps, H)`` and gates of a layer, padding left out."""
+    T = seen.trace.states.h.shape[0]
+    there = torch.arange(T)[:, None] < seen.ends.cpu()  # (T, B)
+
+    def true(t: Tensor) -> Tensor:
+        return t.cpu()[there]
+
+    gates = seen.trace.gates
+    shown = None if gates is None else type(gates)(*map(true, gates))
+    return seen.name, seen.cell, true(seen.trace.states.h), shown
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import judged
+from ostinato.recurrence.recording import tracing
 from ostinato.training.estimators import NetworkEstimator
 
 LEFT, RIGHT = 0.1, 0.9
@@ -172,9 +173,10 @@ def gates(model: Any, sequence: Any) -> Gates:
     On the path that serves the network anyway, at its speed.
 
     Args:
-        model: an estimator, or a network with recurrent layers.
+        model: an estimator, or any module with recurrent layers of ours or of `torch.nn`.
         sequence: a text for a `TextGenerator`; for other estimators one sequence as ``fit`` takes
-            many; for a network a tensor ``(T, ...)``.
+            many; for a network a tensor ``(T, ...)``, which it is
+            given as a batch of one.
 
     Raises:
         OstinatoError: if the network has no recurrent layers, or the sequence no steps.
@@ -194,26 +196,24 @@ def gates(model: Any, sequence: Any) -> Gates:
     else:
         network, x = model, sequence[None]
         names = []
-    if not hasattr(network, "recurrent"):
+    T = x.shape[1]
+    if not T:
+        raise OstinatoError("gates: the sequence is empty; give one with steps.")
+    with judged(network), torch.no_grad(), tracing(network) as seen:
+        network(x)
+    if not seen:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
-    with judged(network), torch.no_grad():
-        v = network.encode(x)
-        if not v.shape[1]:
-            raise OstinatoError("gates: the sequence is empty; give one with steps.")
-        _, _, traces = network.recurrent(v, return_gates=True)
-    layers = []
-    directions = 1 + network.recurrent.bidirectional
-    for i, trace in enumerate(traces):
-        name = f"layer {i // directions}" + (" backward" if i % directions else "")
-        layers.append(LayerGates(name, _arrays(trace.gates), _arrays(trace.states)))
-    steps = list(names) or [str(t) for t in range(v.shape[1])]
-    return Gates(steps, layers)
+    layers = [
+        LayerGates(each.name, _arrays(each.trace.gates), _arrays(each.trace.states))
+        for each in seen
+    ]
+    return Gates(list(names) or [str(t) for t in range(T)], layers)
 
 
 def _arrays(parts: Any) -> dict[str, NDArray[np.float64]]:
-    """Tensors ``(1, T, H)`` of a named tuple by name, as arrays ``(T, H)``."""
+    """Tensors ``(T, 1, H)`` of a named tuple by name, as arrays ``(T, H)``."""
     found: dict[str, Tensor] = {} if parts is None else parts._asdict()
-    return {name: t[0].double().cpu().numpy() for name, t in found.items()}
+    return {name: t[:, 0].double().cpu().numpy() for name, t in found.items()}
 
 
 def inside_quotes(text: str, marks: str = '"') -> NDArray[np.bool_]:

@@ -1,11 +1,11 @@
-"""Recurrent layers run a step at a time, every state kept as a node of the graph."""
+"""Recurrent layers watched at work: every state a node of the graph, or every gate in view."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,27 +38,71 @@ class Track:
         return [tensor for state in self.states for tensor in cast("tuple[Tensor, ...]", state)]
 
 
+class Traced(NamedTuple):
+    """What one layer did in one direction.
+
+    Attributes:
+        name: of the layer.
+        cell: its equations.
+        trace: gates and states, tensors ``(T, B, size)``.
+        ends: steps of each row.
+    """
+
+    name: str
+    cell: Cell
+    trace: Trace
+    ends: Tensor
+
+
+def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
+    """The recurrent layers of a network: name, the module, and what serves it.
+
+    Of our arrangements those after the encoder. Layers of `torch.nn` are served by ours with their
+    very weights.
+    """
+    chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
+    found = []
+    for name, module in chosen.named_modules():
+        ours = module if isinstance(module, Recurrent) else _twin(module)
+        if ours is not None:
+            found.append((name, module, ours))
+    return found
+
+
 @contextmanager
 def recording(network: nn.Module) -> Iterator[list[Track]]:
     """Run recurrent layers a step at a time while in here, and keep every state.
 
-    Layers of `torch.nn` are served by ours with their weights. Yields a list that fills with a
-    `Track` for each layer and direction as the network is called.
+    Yields a list that fills with a `Track` for each layer and direction as the network is called.
     """
     tracks: list[Track] = []
+    with _served(network, lambda name, layer: _stepwise(tracks, name, layer)):
+        yield tracks
+
+
+@contextmanager
+def tracing(network: nn.Module) -> Iterator[list[Traced]]:
+    """Keep gates and states of recurrent layers while in here, at their usual speed.
+
+    Yields a list that fills with a `Traced` for each layer and direction.
+    """
+    seen: list[Traced] = []
+    with _served(network, lambda name, layer: _observed(seen, name, layer)):
+        yield seen
+
+
+@contextmanager
+def _served(network: nn.Module, runner: Callable[[str, Recurrent], Any]) -> Iterator[None]:
+    """Another function in the place of `kernels.run` in all recurrent layers."""
     changed: list[tuple[nn.Module, str]] = []
-    chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
     try:
-        for name, module in chosen.named_modules():
-            ours = module if isinstance(module, Recurrent) else _twin(module)
-            if ours is None:
-                continue
-            ours.run_layer = _stepwise(tracks, name, ours)
+        for name, module, ours in stacks_of(network):
+            ours.run_layer = runner(name, ours)
             changed.append((ours, "run_layer"))
             if ours is not module:
                 module.forward = ours.forward
                 changed.append((module, "forward"))
-        yield tracks
+        yield
     finally:
         for module, attribute in changed:
             delattr(module, attribute)
@@ -90,6 +134,40 @@ def _twin(module: nn.Module) -> Recurrent | None:
         setattr(ours, name, weight)
     ours.train(theirs.training)
     return ours
+
+
+def _title(name: str, number: int, direction: int) -> str:
+    title = ".".join(filter(None, [name, f"layer {number}"]))
+    return f"{title} backward" if direction else title
+
+
+def _observed(seen: list[Traced], name: str, layer: Recurrent) -> Callable[..., Any]:
+    """What stands in for `kernels.run` in a layer that is traced."""
+    calls = 0
+
+    def run(
+        cell: Cell,
+        weights: Sequence[Weights],
+        x: Tensor,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        tokens: Tensor | None = None,
+        traces: list[Trace] | None = None,
+    ) -> tuple[Tensor, State]:
+        nonlocal calls
+        number, calls = calls % layer.num_layers, calls + 1
+        own: list[Trace] = []
+        y, last = kernels.run(cell, weights, x, state, lengths, tokens, own)
+        T, B = y.shape[:2]
+        ends = torch.full((B,), T) if lengths is None else lengths
+        seen.extend(
+            Traced(_title(name, number, d), cell, trace, ends) for d, trace in enumerate(own)
+        )
+        if traces is not None:
+            traces += own
+        return y, last
+
+    return run
 
 
 def _stepwise(tracks: list[Track], name: str, layer: Recurrent) -> Callable[..., Any]:
@@ -126,9 +204,7 @@ def _stepwise(tracks: list[Track], name: str, layer: Recurrent) -> Callable[...,
                 now = cell.state_type(*(s[0] for s in cast("tuple[Tensor, ...]", new)))
                 states.append(now)
             if states:
-                title = ".".join(filter(None, [name, f"layer {number}"]))
-                title += " backward" if direction else ""
-                tracks.append(Track(title, states, ends))
+                tracks.append(Track(_title(name, number, direction), states, ends))
             y = (
                 torch.stack([s.h for s in states])
                 if states
