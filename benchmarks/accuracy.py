@@ -273,7 +273,8 @@ def copy(data: Path) -> Any:
             dropout=0.0,
             word_dropout=0.0,
             spelling_size=0,
-            epochs=60,
+            learning_rate=0.01,
+            epochs=40,
             patience=0,
         )
         guess = model.fit(X, y).predict(X_test)

@@ -25,7 +25,10 @@ RANKS = {
 }
 # `import ostinato` is for what stands above everything that the package offers by name.
 ROOT = 6.5
-RECURRENCE = ["cells", "scan", "kernels", "layers", "streams", "networks", "crf", "recording"]
+RECURRENCE = [
+    "cells", "scan", "kernels", "layers", "streams", "networks", "crf", "recording",
+    "encoder_decoder", "ctc", "decoding",
+]  # fmt: skip
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from ostinato.tasks.generation import TextGenerator
     from ostinato.tasks.many_to_one import SequenceClassifier, SequenceRegressor
     from ostinato.tasks.music import MusicModel
+    from ostinato.tasks.summarization import Summarizer
     from ostinato.tasks.tagging import SequenceTagger
+    from ostinato.tasks.translation import Translator
     from ostinato.training.runs import describe
 
 __version__ = version("ostinato")
@@ -71,7 +73,9 @@ _HOME = {
     "tasks.generation": ["TextGenerator"],
     "tasks.many_to_one": ["SequenceClassifier", "SequenceRegressor"],
     "tasks.music": ["MusicModel"],
+    "tasks.summarization": ["Summarizer"],
     "tasks.tagging": ["SequenceTagger"],
+    "tasks.translation": ["Translator"],
     "training.runs": ["describe"],
 }
 _MODULE_OF = {name: f"ostinato.{module}" for module, names in _HOME.items() for name in names}
@@ -112,7 +116,9 @@ __all__ = [
     "SequenceTagger",
     "ShapeError",
     "Stream",
+    "Summarizer",
     "TextGenerator",
+    "Translator",
     "ZoneoutCell",
     "backend",
     "describe",

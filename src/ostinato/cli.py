@@ -29,6 +29,7 @@ from ostinato.signatures import REQUIRED, Option, options_of
 
 GENERATION = "ostinato.tasks.generation"
 MUSIC = "ostinato.tasks.music"
+WRITING = "ostinato.training.writing"
 
 app = App(
     name="ostinato",
@@ -169,6 +170,8 @@ def _titled(owner: str) -> str:
         "SupervisedEstimator": "Network, further",
         "_OneAnswer": "Answers",
         "SequenceTagger": "Labels",
+        "PairSettings": "Reading files",
+        "WritingEstimator": "Reading and writing",
         "MusicModel": "Music",
         "TextGenerator": "Network and text",
     }.get(owner, "Controls")
@@ -295,6 +298,8 @@ def _train(
 
 
 NEXT = {
+    "translate": "ostinato translate {run} FILE   (or evaluate, with translations)",
+    "summarize": "ostinato summarize {run} FILE   (or evaluate, with summaries)",
     "text": "ostinato generate {run} --length 500",
     "classify": "ostinato predict {run} FILES   (or evaluate, with labels)",
     "regress": "ostinato predict {run} FILES   (or evaluate, with numbers)",
@@ -434,6 +439,38 @@ def info(
         print(f"\n{title}")
         for name, value in config[title].items():
             print(f"  {name:<22}{_shown(value)}")
+
+
+def _writing_command(verb: str) -> Callable[..., None]:
+    """The command by which a trained model writes a text for each line that it is given."""
+
+    def command(
+        run: Run,
+        *inputs: Paths,
+        scores: Annotated[bool, Parameter(help="Print log-probabilities too.")] = False,
+        attention: Annotated[
+            Path | None, Parameter(help="What the first text attends to, as a PNG.")
+        ] = None,
+        json: JSON = False,
+        **controls: Any,
+    ) -> None:
+        model = _load(run, "write")
+        read = model.sources([Path(path) for path in inputs] or [Path("-")])
+        if attention is not None:
+            model.plot_attention(read.sources[0], attention)
+        for place, several in zip(read.places, model.write(read, **controls), strict=True):
+            if json:
+                facts = [{"text": t.text, "score": t.score, "log_p": t.log_p} for t in several]
+                print_json({"place": str(place), "texts": facts})
+                continue
+            for each in several:
+                print(f"{each.log_p:.3f}\t{each.text}" if scores else each.text, flush=True)
+
+    command.__doc__ = f"""{verb.capitalize()} files, a text a line, or standard input.
+
+    Prints a line for each, an empty one for an empty one; with --n-best several.
+    """
+    return command
 
 
 @app.command
@@ -604,6 +641,24 @@ for verb, (home, estimator, said) in {
     From sentences (CoNLL, CoNLL-U) or tables with a row for every step.
     """,
     ),
+    "translate": (
+        "translation",
+        "Translator",
+        """Learn to translate.
+
+    From two parallel files, a text a line: first the sources, then their translations; or tables
+    (CSV, TSV, JSON lines) with a column of each. Files may be compressed (.gz).
+    """,
+    ),
+    "summarize": (
+        "summarization",
+        "Summarizer",
+        """Learn to summarise.
+
+    From tables (JSON lines, TSV, CSV) with a column of documents and one of summaries, of which
+    there may be several to a document.
+    """,
+    ),
     "music": (
         "music",
         "MusicModel",
@@ -617,6 +672,9 @@ for verb, (home, estimator, said) in {
     command = _data_command(verb, estimator, options)
     command.__doc__ = said
     train.command(_with_options(command, options), name=verb)
+for verb in ("translate", "summarize"):
+    options = [o for o in options_of(WRITING, "WritingEstimator.write") if o.name != "X"]
+    app.command(_with_options(_writing_command(verb), options), name=verb)
 
 if __name__ == "__main__":
     main()

@@ -283,7 +283,7 @@ class _Examination:
                 loss(network, looked.inputs, looked.targets, looked.lengths)
         self.traces = list(map(_true_steps, seen))
         self.learnt = math.nan if loss is not None else self._learnt()
-        ours = hasattr(network, "encode") and loss is None
+        ours = hasattr(network, "encode") and hasattr(network.output, "kind") and loss is None
         sound = math.isfinite(self.flow.loss)
         self.memory = memory(network, looked.sample) if ours and sound else None
 

@@ -65,7 +65,7 @@ class Examined:
                 f"{type(network).__name__} has no method loss(x, y, lengths=...); "
                 "say what the loss is: loss=lambda model, x, y, lengths: ..."
             )
-        more: dict[str, Any] = {"lengths": self.lengths}
+        more: dict[str, Any] = {"lengths": self.lengths, **self.sample.more}
         judged_by_step = isinstance(network, ManyToMany) and not self._is_judged_together()
         if last and judged_by_step:
             more["steps"] = "last"

@@ -252,9 +252,11 @@ class SequenceBatch(NamedTuple):
     Attributes:
         inputs: ``(B, T, ...)``, zeros in padding.
         lengths: steps of each, int64 ``(B,)``.
-        targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps.
+        targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps; or
+            sequences of lengths of their own.
         epoch: passes completed before this one.
         fresh: True: no state is carried from one batch to the next.
+        target_lengths: steps of each target, int64 ``(B,)``, where they are of their own.
     """
 
     inputs: Tensor
@@ -262,6 +264,7 @@ class SequenceBatch(NamedTuple):
     targets: Tensor
     epoch: int
     fresh: bool = True
+    target_lengths: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -282,6 +285,7 @@ class SequenceBatches:
         batch_size: B, the most in a batch.
         window: sequences of steps that are longer are cut into windows of so many, at other places
             in every epoch; only where targets are of steps. None for whole ones.
+        apart: targets are sequences too, of lengths of their own.
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
         seed: of the order and of the shifts.
@@ -303,6 +307,8 @@ class SequenceBatches:
         window: int | None = None,
         shift: int = 0,
         seed: int = 0,
+        *,
+        apart: bool = False,
     ) -> None:
         call = f"SequenceBatches(batch_size={batch_size!r}, window={window!r})"
         for name, value in (("batch_size", batch_size), ("window", window or 1)):
@@ -315,7 +321,10 @@ class SequenceBatches:
         self.window = window
         self.shift = shift
         self.seed = seed
+        self.apart = apart
         self._lengths = examples.inputs.lengths
+        targets = examples.targets
+        self._target_lengths = targets.lengths if apart and isinstance(targets, Ragged) else None
         pieces = np.ones_like(self._lengths)
         if window is not None:  # the first window of a long sequence may be short
             pieces = np.where(self._lengths > window, -(-self._lengths // window) + 1, 1)
@@ -342,7 +351,8 @@ class SequenceBatches:
 
     def in_order(self) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
         """All whole sequences once, by length, with their numbers: for evaluation."""
-        order = np.argsort(self._lengths, kind="stable")
+        further = self._target_lengths
+        order = np.argsort(self._lengths + (0 if further is None else further), kind="stable")
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
             yield rows, self._batch([(int(row), 0) for row in rows], 0, whole=True)
@@ -363,7 +373,7 @@ class SequenceBatches:
         pool = POOL * self.batch_size
         batches: list[list[tuple[int, int]]] = []
         for begin in range(0, len(pieces), pool):
-            some = sorted(pieces[begin : begin + pool], key=lambda piece: self._steps(*piece))
+            some = sorted(pieces[begin : begin + pool], key=lambda piece: self._size(*piece))
             batches += [some[i : i + self.batch_size] for i in range(0, len(some), self.batch_size)]
         return [batches[i] for i in random.permutation(len(batches))]
 
@@ -371,6 +381,11 @@ class SequenceBatches:
         """Steps of a piece; one that begins before the sequence is a first, shorter window."""
         end = int(self._lengths[row]) if self.window is None else begin + self.window
         return min(end, int(self._lengths[row])) - max(begin, 0)
+
+    def _size(self, row: int, begin: int) -> int:
+        """What pieces are sorted by: their steps, those of their targets included."""
+        further = 0 if self._target_lengths is None else int(self._target_lengths[row])
+        return self._steps(row, begin) + further
 
     def _batch(
         self, pieces: list[tuple[int, int]], epoch: int, *, whole: bool = False
@@ -384,11 +399,15 @@ class SequenceBatches:
         longest = max(steps)
         inputs = self.examples.inputs.padded(rows, begins, longest)
         targets = self.examples.targets
-        wanted = (
+        lengths = torch.tensor(steps)
+        if self._target_lengths is not None and isinstance(targets, Ragged):
+            own = torch.from_numpy(self._target_lengths[rows])
+            wanted = _tensor(targets.padded(rows))
+            return SequenceBatch(_tensor(inputs), lengths, wanted, epoch, target_lengths=own)
+        wanted = _tensor(
             targets.padded(rows, begins, longest) if isinstance(targets, Ragged) else targets[rows]
         )
-        lengths = torch.tensor(steps)
-        return SequenceBatch(_tensor(inputs), lengths, _tensor(wanted), epoch)
+        return SequenceBatch(_tensor(inputs), lengths, wanted, epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where `next_batch` stands, and what gives it a meaning."""

@@ -50,6 +50,7 @@ class Sample(NamedTuple):
         lengths: steps of each row ``(B,)``; None where they are equal.
         encode: what makes of inputs, or of others like them, what the network takes.
         names: what the steps of each row are called, where they have names.
+        more: further arguments of the network's loss.
     """
 
     inputs: Tensor
@@ -57,6 +58,7 @@ class Sample(NamedTuple):
     lengths: Tensor | None = None
     encode: Callable[[Tensor], Any] = _as_it_is
     names: Sequence[Sequence[str]] = ()
+    more: Mapping[str, Any] = {}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -126,3 +126,23 @@ def draw_confusion(
     right = np.trace(counts) / max(1, counts.sum())
     axes.set_title(f"{right:.1%} of {counts.sum():,} right")
     axes.figure.savefig(picture, dpi=120)
+
+
+def draw_attention(
+    weights: Any, read: Sequence[str], written: Sequence[str], picture: Path
+) -> None:
+    """Draw what each written piece attended to as a PNG: rows are written, columns were read.
+
+    Args:
+        weights: ``(written, read)``, rows that add up to 1.
+        read: pieces of the source.
+        written: pieces of the target.
+        picture: the file.
+    """
+    size = 1.5 + 0.3 * len(read), 1.5 + 0.3 * len(written)
+    axes = new_axes(*size, "a picture of attention")
+    axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(read)), read, rotation=90)
+    axes.set_yticks(range(len(written)), written)
+    axes.xaxis.tick_top()
+    axes.figure.savefig(picture, dpi=120)

@@ -200,14 +200,22 @@ class SequenceEstimator(NetworkEstimator):
         examples, table = self._validation
         sums: dict[str, float] = defaultdict(float)
         count = 0
-        for _, batch in SequenceBatches(examples, 64).in_order():
-            weight = batch.steps if self._by_step else len(batch.lengths)
+        for _, batch in self._in_order(examples):
+            weight = self._weight(batch)
             x = self._tensors(batch, table, device)
             for name, value in self._judge(x, batch, batch.targets.to(device)).items():
                 sums[name] += weight * value
             count += weight
         figures = {name: total / max(1, count) for name, total in sums.items()}
         return figures.pop("loss"), figures
+
+    def _weight(self, batch: SequenceBatch) -> int:
+        """What the mean loss of a batch is a mean over, counted."""
+        return batch.steps if self._by_step else len(batch.lengths)
+
+    def _in_order(self, examples: Examples) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
+        """All examples once, to look at them."""
+        return SequenceBatches(examples, 64).in_order()
 
     def _finish(self, data: Path) -> None:
         """Note what the last weights come to on the validation examples."""
@@ -260,15 +268,16 @@ class SequenceEstimator(NetworkEstimator):
             np.asarray(targets[row])[:steps] if self._by_step else targets[row] for row in rows
         ]
         device = next(self.network_.parameters()).device
-        chosen = Examples(
-            Ragged.of(inputs), Ragged.of(wanted) if self._by_step else np.array(wanted)
-        )
-        _, batch = next(SequenceBatches(chosen, len(rows)).in_order())
+        ragged = isinstance(targets, Ragged)
+        chosen = Examples(Ragged.of(inputs), Ragged.of(wanted) if ragged else np.array(wanted))
+        _, batch = next(self._in_order(chosen))
 
         def encode(x: Tensor) -> Any:
             return self._tensors(batch._replace(inputs=x), table, device)
 
-        return Sample(batch.inputs, batch.targets.to(device), batch.unequal, encode)
+        apart = batch.target_lengths
+        more = {} if apart is None else {"target_lengths": apart}
+        return Sample(batch.inputs, batch.targets.to(device), batch.unequal, encode, more=more)
 
     def _said_of_choices(self) -> str:
         """What was chosen by the size of the data, as a line for a title."""

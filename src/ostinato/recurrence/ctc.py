@@ -1,0 +1,147 @@
+"""Many to many, unaligned but in order: connectionist temporal classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.layers import Hidden, Recurrent
+from ostinato.recurrence.networks import Lengths, drop
+
+
+class CTC(nn.Module):
+    """Reads frames, and says at every few of them a token or nothing.
+
+    A. Graves, S. Fernández, F. Gomez and J. Schmidhuber 2006, "Connectionist temporal
+    classification: labelling unsegmented sequence data with recurrent neural networks". The blank
+    is the last of the scores.
+
+    Args:
+        encode: what makes vectors ``(B, T, I)`` of the input.
+        recurrent: the layers, with ``batch_first=True``, of ``stacked * I`` features.
+        tokens: V.
+        stacked: frames that are read at once: fewer steps, and each knows more.
+        dropout: probability of zeroing a feature of the encoded input, the same over time, and of
+            the hidden states.
+
+    Example:
+        >>> from ostinato.recurrence.layers import GRU
+        >>> network = CTC(nn.Identity(), GRU(6, 8, batch_first=True), tokens=5, stacked=2)
+        >>> x, y = torch.randn(2, 9, 3), torch.randint(5, (2, 3))
+        >>> scores, _ = network(x, lengths=[9, 6])
+        >>> loss, _ = network.loss(x, y, lengths=[9, 6], target_lengths=[3, 1])
+        >>> scores.shape, loss.shape
+        (torch.Size([2, 5, 6]), torch.Size([]))
+    """
+
+    def __init__(
+        self,
+        encode: nn.Module,
+        recurrent: Recurrent,
+        tokens: int,
+        stacked: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not recurrent.batch_first or stacked < 1 or recurrent.input_size % stacked:
+            raise OstinatoError(
+                f"CTC: recurrent is {recurrent}, stacked={stacked}; expected batch_first=True and "
+                "an input size that is stacked times the features of a frame."
+            )
+        self.encode = encode
+        self.recurrent = recurrent
+        self.tokens = tokens
+        self.stacked = stacked
+        self.dropout = dropout
+        self.output = nn.Linear(recurrent.output_size, tokens + 1)
+
+    @property
+    def blank(self) -> int:
+        """The number that stands for no token."""
+        return self.tokens
+
+    def steps(self, lengths: Tensor) -> Tensor:
+        """Steps of the output for so many frames."""
+        return (lengths + self.stacked - 1) // self.stacked
+
+    def forward(
+        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Scores ``(B, ceil(T / stacked), V + 1)`` of frames ``(B, T, ...)``, and the state.
+
+        In a stream give a multiple of ``stacked`` frames at a time.
+        """
+        v: Tensor = self.encode(x)  # (B, T, I)
+        B, T, I = v.shape
+        if lengths is not None:
+            there = (
+                torch.arange(T, device=v.device) < torch.as_tensor(lengths).to(v.device)[:, None]
+            )
+            v = torch.where(there[..., None], v, 0.0)
+        v = F.pad(v, (0, 0, 0, -T % self.stacked)).reshape(B, -1, self.stacked * I)
+        if self.training and self.dropout:
+            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
+        ends = None if lengths is None else self.steps(torch.as_tensor(lengths))
+        h, state = self.recurrent(v, state, lengths=ends)
+        h = drop(h, self.dropout) if self.training and self.dropout else h
+        return self.output(h), state
+
+    def loss(
+        self,
+        x: Any,
+        targets: Tensor,
+        state: Hidden = None,
+        *,
+        lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> tuple[Tensor, Hidden]:
+        """Negative log-likelihood of the targets, in nats a token, and the state.
+
+        A target that no alignment of its frames can spell takes no part.
+
+        Args:
+            x: frames ``(B, T, ...)``.
+            targets: tokens ``(B, U)``.
+            state: before the first frame.
+            lengths: frames of each row ``(B,)``.
+            target_lengths: tokens of each row ``(B,)``.
+        """
+        if targets.dim() != 2 or targets.is_floating_point():
+            raise ShapeError(
+                f"CTC.loss: targets are {targets.dtype} {tuple(targets.shape)}; expected whole "
+                "numbers (B, U)."
+            )
+        losses, counts, state = self._losses(x, targets, state, lengths, target_lengths)
+        return losses.sum() / counts.sum().clamp(min=1), state
+
+    def likelihoods(
+        self, x: Any, targets: Tensor, *, lengths: Lengths = None, target_lengths: Lengths = None
+    ) -> Tensor:
+        """Natural log of the probability of each row's target, ``(B,)``."""
+        losses, _, _ = self._losses(x, targets, None, lengths, target_lengths, impossible=True)
+        return -losses
+
+    def _losses(
+        self,
+        x: Any,
+        targets: Tensor,
+        state: Hidden,
+        lengths: Lengths,
+        target_lengths: Lengths,
+        *,
+        impossible: bool = False,
+    ) -> tuple[Tensor, Tensor, Hidden]:
+        y, state = self(x, state, lengths=lengths)
+        B, T = y.shape[:2]
+        ends = torch.full((B,), T) if lengths is None else self.steps(torch.as_tensor(lengths))
+        full = torch.full((B,), targets.shape[1])
+        counts = full if target_lengths is None else torch.as_tensor(target_lengths)
+        losses = F.ctc_loss(
+            y.log_softmax(-1).transpose(0, 1), targets, ends.cpu(), counts.cpu(), self.blank,
+            reduction="none", zero_infinity=not impossible,
+        )  # fmt: skip
+        return losses, counts.to(losses.device), state

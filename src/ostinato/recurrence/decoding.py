@@ -1,0 +1,359 @@
+"""From probabilities to sequences: greedy, sampled, by beam, and from the alignments of CTC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.encoder_decoder import EncoderDecoder
+from ostinato.recurrence.networks import Lengths
+
+
+class Hypothesis(NamedTuple):
+    """A sequence that a network may have meant.
+
+    Attributes:
+        tokens: its numbers, without the end.
+        score: what hypotheses are compared by: the log-probability over a norm of the length.
+        log_p: natural log of its probability, the end included.
+        attention: on the source at each of its tokens, ``(tokens, S)``; None where there is none.
+    """
+
+    tokens: list[int]
+    score: float
+    log_p: float
+    attention: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """How sequences are sought.
+
+    Args:
+        beam: hypotheses kept at a time; 1 takes the likeliest token at every step.
+        length_penalty: exponent of the norm ((5 + length) / 6) that log-probabilities are divided
+            by; 0 prefers short sequences, 1 does not (Wu et al. 2016, eq. 14).
+        n_best: hypotheses given of each source, the best first.
+        max_length: most tokens, ``max_factor`` times the source's steps and so many more.
+        max_factor: see ``max_length``.
+        min_length: fewest tokens.
+        temperature: where sequences are drawn, not sought: below 1 unlikely tokens become rarer.
+        no_repeat: tokens that must not follow each other twice in the same order; 0 for any.
+    """
+
+    beam: int = 5
+    length_penalty: float = 1.0
+    n_best: int = 1
+    max_length: int = 20
+    max_factor: float = 2.0
+    min_length: int = 0
+    temperature: float = 1.0
+    no_repeat: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("beam", 1), ("n_best", 1), ("max_length", 1), ("min_length", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise OstinatoError(
+                    f"Search: {name}={value!r}; expected a whole number, {least} or more."
+                )
+        if self.n_best > self.beam:
+            raise OstinatoError(
+                f"Search: n_best={self.n_best} of beam={self.beam}; a beam gives at most as many "
+                "as it keeps."
+            )
+
+    def norm(self, length: Any) -> Any:
+        """What a log-probability of so many tokens is divided by."""
+        return ((5 + length) / 6) ** self.length_penalty
+
+
+def beam_search(
+    network: EncoderDecoder, x: Any, lengths: Lengths = None, search: Search | None = None
+) -> list[list[Hypothesis]]:
+    """The best hypotheses of each source, all sources of a batch at once.
+
+    At each step every source keeps its ``beam`` best beginnings; a beginning that ends is put
+    aside, and a source is done when nothing that is left can become better than what it has. The
+    state of the decoder is a value, whose rows are reordered with the beginnings.
+
+    Args:
+        network: what writes.
+        x: sources, as its encoder takes them.
+        lengths: steps of each source, ``(B,)``.
+        search: how to seek.
+
+    Returns:
+        for each source at most ``n_best`` hypotheses, the best first.
+    """
+    how = search or Search()
+    K = how.beam
+    with torch.inference_mode():
+        encoded, state, keys = network.start(x, lengths)
+        B = len(encoded.there)
+        device = encoded.memory.device
+        most = (how.max_factor * encoded.there.sum(1) + how.max_length).long()  # (B,)
+        each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
+        encoded, state = encoded.rows(each), state.rows(each)
+        keys = None if keys is None else keys[each]
+        end, V = network.decoder.end, network.decoder.tokens + 1
+        token = torch.full((B * K,), network.decoder.begin, device=device)
+        # The beginnings of a source are all the same at first: only one of them counts.
+        total = torch.full((B, K), -torch.inf, dtype=torch.float64, device=device)
+        total[:, 0] = 0.0
+        done: list[list[Hypothesis]] = [[] for _ in range(B)]
+        sources = list(range(B))  # numbers of those still sought
+        tokens = torch.empty(B * K, 0, dtype=torch.long, device=device)
+        seen: list[Tensor] = []  # attention of every row at every step
+        for t in range(int(most.max()) + 1 if B else 0):
+            log_p, state, weights = network.step(token, encoded, state, keys)
+            log_p = log_p.double()
+            if t < how.min_length:
+                log_p[:, end] = -torch.inf
+            last = t >= most.repeat_interleave(K)
+            log_p[last, :end] = -torch.inf  # what is too long ends now
+            if how.no_repeat:
+                _forbid(log_p, tokens, how.no_repeat)
+            n = len(sources)
+            options = (total.view(n * K, 1) + log_p).view(n, K * V)
+            best = options.topk(min(2 * K, K * V), dim=1)  # K of these go on, whatever ends
+            if weights is not None:
+                seen.append(weights)
+            values, indices = best.values.tolist(), best.indices.tolist()
+            kept_rows, kept_tokens, kept_totals, going = [], [], [], []
+            for i, source in enumerate(sources):
+                rows: list[int] = []
+                new: list[int] = []
+                totals: list[float] = []
+                for rank, (value, index) in enumerate(zip(values[i], indices[i], strict=True)):
+                    if value == -math.inf or len(rows) == K:
+                        break
+                    row, number = i * K + index // V, index % V
+                    if number != end:
+                        rows.append(row)
+                        new.append(number)
+                        totals.append(value)
+                    elif rank < K:
+                        found = tokens[row].tolist()
+                        score = value / how.norm(t + 1)
+                        done[source].append(Hypothesis(found, score, value, _at(seen[:t], row)))
+                done[source].sort(key=lambda h: -h.score)
+                del done[source][K:]
+                if not rows or _is_settled(done[source], totals[0], t, int(most[i]), how):
+                    continue
+                short = K - len(rows)
+                kept_rows += rows + rows[:1] * short
+                kept_tokens += new + new[:1] * short
+                kept_totals.append(totals + [-math.inf] * short)
+                going.append(i)
+            if not going:
+                break
+            index = torch.tensor(kept_rows, device=device)
+            token = torch.tensor(kept_tokens, device=device)
+            total = torch.tensor(kept_totals, dtype=torch.float64, device=device)
+            tokens = torch.cat([tokens[index], token[:, None]], 1)
+            seen = [w[index] for w in seen]
+            state = state.rows(index)
+            if len(going) < len(sources):
+                encoded = encoded.rows(index)
+                keys = None if keys is None else keys[index]
+                most = most[torch.tensor(going, device=device)]
+                sources = [sources[i] for i in going]
+    return [found[: how.n_best] for found in done]
+
+
+def _at(seen: list[Tensor], row: int) -> NDArray[np.float32] | None:
+    """Attention of one row at every step, ``(steps, S)``."""
+    if not seen:
+        return None
+    return np.asarray(torch.stack([weights[row] for weights in seen]).float().cpu().numpy())
+
+
+def _is_settled(done: list[Hypothesis], best: float, t: int, most: int, how: Search) -> bool:
+    """Whether no beginning that is left can become better than what there is."""
+    if len(done) < how.n_best:
+        return False
+    # With a penalty a longer one is divided by more, the longest by the most.
+    ceiling = best / how.norm(most + 1 if how.length_penalty > 0 else t + 2)
+    return len(done) >= how.beam or done[how.n_best - 1].score >= ceiling
+
+
+def _forbid(log_p: Tensor, tokens: Tensor, n: int) -> None:
+    """Rule out what would repeat n tokens in their order."""
+    if tokens.shape[1] < n:
+        return
+    for row, written in enumerate(tokens.tolist()):
+        begun = written[len(written) - n + 1 :]
+        for i in range(len(written) - n + 1):
+            if written[i : i + n - 1] == begun:
+                log_p[row, written[i + n - 1]] = -torch.inf
+
+
+def sample(
+    network: EncoderDecoder,
+    x: Any,
+    lengths: Lengths = None,
+    search: Search | None = None,
+    generator: torch.Generator | None = None,
+) -> list[Hypothesis]:
+    """A sequence for each source, drawn token by token from the network's probabilities."""
+    how = search or Search()
+    with torch.inference_mode():
+        encoded, state, keys = network.start(x, lengths)
+        B = len(encoded.there)
+        end = network.decoder.end
+        most = (how.max_factor * encoded.there.sum(1) + how.max_length).long()
+        token = torch.full((B,), network.decoder.begin, device=encoded.memory.device)
+        log_p = torch.zeros(B, dtype=torch.float64)
+        written: list[list[int]] = [[] for _ in range(B)]
+        going = torch.ones(B, dtype=torch.bool)
+        for t in range(int(most.max()) + 1 if B else 0):
+            scores, state, _ = network.step(token, encoded, state, keys)
+            p = scores.double().cpu()
+            if t < how.min_length:
+                p[:, end] = -torch.inf
+            p[t >= most.cpu(), :end] = -torch.inf
+            drawn = torch.multinomial(
+                (p / max(how.temperature, 1e-6)).softmax(-1), 1, generator=generator
+            )[:, 0]
+            drawn = torch.where(going, drawn, end)
+            log_p += torch.where(going, p.gather(1, drawn[:, None])[:, 0], 0.0)
+            going &= drawn != end
+            for row in torch.nonzero(going)[:, 0].tolist():
+                written[row].append(int(drawn[row]))
+            if not going.any():
+                break
+            token = drawn.clamp(max=end).to(token.device)
+    return [
+        Hypothesis(tokens, float(lp) / how.norm(len(tokens) + 1), float(lp))
+        for tokens, lp in zip(written, log_p, strict=True)
+    ]
+
+
+# CTC: A. Graves, S. Fernández, F. Gomez and J. Schmidhuber 2006, "Connectionist temporal
+# classification". The blank is the last number.
+
+
+def ctc_greedy(log_p: NDArray[np.float64]) -> Hypothesis:
+    """The likeliest alignment ``(T, V + 1)``, repetitions and blanks taken out.
+
+    >>> log_p = np.log([[0.8, 0.1, 0.1], [0.7, 0.1, 0.2], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]])
+    >>> ctc_greedy(log_p).tokens
+    [0, 0]
+    """
+    best = log_p.argmax(-1)
+    blank = log_p.shape[-1] - 1
+    tokens = [
+        int(token)
+        for t, token in enumerate(best)
+        if token != blank and (t == 0 or token != best[t - 1])
+    ]
+    value = float(log_p.max(-1).sum()) if len(log_p) else 0.0
+    return Hypothesis(tokens, value, value)
+
+
+LanguageModel = Callable[[tuple[int, ...]], Mapping[int, float] | NDArray[np.float64]]
+"""Natural log-probabilities of the next token after some tokens, by its number."""
+
+
+def ctc_beam(
+    log_p: NDArray[np.float64],
+    beam: int = 16,
+    *,
+    n_best: int = 1,
+    language: LanguageModel | None = None,
+    weight: float = 0.5,
+    bonus: float = 0.0,
+    floor: float = -12.0,
+) -> list[Hypothesis]:
+    """The likeliest texts of alignments ``(T, V + 1)``: all alignments of a text count.
+
+    Prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech
+    recognition using bi-directional recurrent DNNs").
+
+    Args:
+        log_p: log-probabilities of tokens and, last, the blank.
+        beam: texts kept at a time.
+        n_best: texts given.
+        language: what follows what, in general.
+        weight: of the language model's log-probabilities.
+        bonus: for every token, against the shortness that a language model prefers.
+        floor: tokens less likely than this at a step are not tried.
+
+    >>> log_p = np.log([[0.4, 0.6], [0.4, 0.6]])   # a, a- and -a together beat --
+    >>> ctc_beam(log_p)[0].tokens, round(float(np.exp(ctc_beam(log_p)[0].log_p)), 2)
+    ([0], 0.64)
+    """
+    blank = log_p.shape[-1] - 1
+    # Of each text: log-probability of its alignments that end in a blank, and in its last token.
+    texts: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    general: dict[tuple[int, ...], float] = {(): 0.0}
+
+    def worth(text: tuple[int, ...], parts: tuple[float, float]) -> float:
+        return _add(*parts) + weight * general[text] + bonus * len(text)
+
+    for step in log_p:
+        likely = np.flatnonzero(step[:blank] > max(floor, float(step.max()) + floor)).tolist()
+        new: dict[tuple[int, ...], tuple[float, float]] = {}
+        for text, (in_blank, in_token) in texts.items():
+            _put(new, text, _add(in_blank, in_token) + float(step[blank]), -math.inf)
+            if text:
+                _put(new, text, -math.inf, in_token + float(step[text[-1]]))
+            said = language(text) if language is not None else None
+            for token in likely:
+                before = in_blank if text and text[-1] == token else _add(in_blank, in_token)
+                if before == -math.inf:
+                    continue
+                longer = (*text, token)
+                if longer not in general:
+                    general[longer] = general[text] + (0.0 if said is None else float(said[token]))
+                _put(new, longer, -math.inf, before + float(step[token]))
+        best = sorted(new, key=lambda text: -worth(text, new[text]))[:beam]
+        texts = {text: new[text] for text in best}
+    ordered = sorted(texts, key=lambda text: -worth(text, texts[text]))[:n_best]
+    return [Hypothesis(list(t), worth(t, texts[t]), _add(*texts[t])) for t in ordered]
+
+
+def _put(
+    texts: dict[tuple[int, ...], tuple[float, float]],
+    text: tuple[int, ...],
+    in_blank: float,
+    in_token: float,
+) -> None:
+    """Add alignments of a text, by how they end."""
+    a, b = texts.get(text, (-math.inf, -math.inf))
+    texts[text] = (_add(a, in_blank), _add(b, in_token))
+
+
+def _add(a: float, b: float) -> float:
+    """log(e^a + e^b)."""
+    if a == -math.inf:
+        return b
+    if b == -math.inf:
+        return a
+    high, low = (a, b) if a > b else (b, a)
+    return high + math.log1p(math.exp(low - high))
+
+
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Fewest insertions, deletions and replacements that make one sequence the other.
+
+    Levenshtein 1966.
+
+    >>> edit_distance("kitten", "sitting")
+    3
+    """
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]

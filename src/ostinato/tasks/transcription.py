@@ -1,0 +1,226 @@
+"""Speech to text: learn from recordings and what is said in them, and write down others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ostinato.errors import DataError, OstinatoError
+from ostinato.recurrence.ctc import CTC
+from ostinato.recurrence.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
+from ostinato.sequences.batches import SequenceBatch, SequenceBatches
+from ostinato.sequences.corpus import Corpus
+from ostinato.sequences.ragged import Examples
+from ostinato.sequences.text import TextSource
+from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.training.supervised import Answer, SupervisedEstimator
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Transcriber(SupervisedEstimator):
+    """A recurrent network that writes down what is said, by connectionist temporal classification.
+
+    It reads recordings, or series of measurements such as handwriting, and needs no alignment.
+
+    Args:
+        level: what is written: char, or word.
+        stacked: frames of a hundredth of a second that are read at once.
+        bidirectional: as in `SupervisedEstimator`; False can follow a stream.
+
+    Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
+    `TrainingSettings`.
+
+    Attributes:
+        vocabulary_: characters or words.
+        inputs_: what is known of the inputs.
+        network_: the trained network.
+        training_: facts of the training run.
+        chosen_: settings that were not given, and what the data made of them.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> shapes = {"a": [3.0, 0.0], "b": [0.0, 3.0]}
+        >>> y = ["ab", "ba", "a", "b", "aa", "bb"] * 20
+        >>> X = [np.concatenate([[shapes[c]] * 3 + [[0.0, 0.0]] * 2 for c in text]) for text in y]
+        >>> X = [x + 0.1 * rng.normal(size=x.shape) for x in X]
+        >>> model = Transcriber(hidden_size=16, stacked=1, epochs=15, learning_rate=0.02).fit(X, y)
+        >>> model.predict(X[:3])
+        ['ab', 'ba', 'a']
+    """
+
+    level: Level = "char"
+    stacked: int = 3
+
+    def check_settings(self) -> None:
+        """Refuse what cannot be meant; see `TrainingSettings`."""
+        super().check_settings()
+        self._want_one_of("level", ("char", "word"))
+        self._want("stacked", lambda n: 0 < n <= 100, "a number of frames, 1 to 100")
+        if self.memory == "none":
+            raise OstinatoError("Transcriber: memory='none'; it has no form without recurrence.")
+
+    # Learning
+
+    def _learn_targets(self, training: Corpus, held_out: Corpus | None) -> None:
+        texts = [_said(corpus, i) for corpus in (training,) for i in range(len(corpus))]
+        source = TextSource.from_text("\n".join(texts))
+        unknown = "<unk>" if self.level == "word" else "\ufffd"
+        self.vocabulary_ = build_vocabulary(self.level, source, unknown=unknown)
+
+    def _encode_targets(self, corpus: Corpus) -> Iterator[NDArray[Any]]:
+        return (self.vocabulary_.encode(_said(corpus, i)) for i in range(len(corpus)))
+
+    def _assemble(self, encode: nn.Module, features: int) -> nn.Module:
+        if self.inputs_.lexicon is not None:
+            raise DataError("Transcriber: the inputs are texts; expected recordings or series.")
+        recurrent = self._recurrent(self.stacked * features, bidirectional=self.bidirectional)
+        dropout = self._value("dropout")
+        return CTC(encode, recurrent, len(self.vocabulary_), self.stacked, dropout)
+
+    def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
+        chosen = super()._choose(steps)
+        return chosen | {"dropout": min(0.3, chosen["dropout"])}
+
+    def _batches(self, examples: Examples) -> SequenceBatches:
+        return SequenceBatches(examples, self._value("batch_size"), seed=self.seed, apart=True)
+
+    def _in_order(self, examples: Examples) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
+        return SequenceBatches(examples, 64, apart=True).in_order()
+
+    def _weight(self, batch: SequenceBatch) -> int:
+        assert batch.target_lengths is not None
+        return int(batch.target_lengths.sum())
+
+    def _loss(self, batch: SequenceBatch, table: Any, device: torch.device) -> Tensor:
+        loss: Tensor
+        loss, _ = self.network_.loss(
+            self._tensors(batch, table, device),
+            batch.targets.to(device),
+            lengths=batch.unequal,
+            target_lengths=batch.target_lengths,
+        )
+        return loss
+
+    def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
+        more = {"lengths": batch.unequal, "target_lengths": batch.target_lengths}
+        loss, _ = self.network_.loss(x, targets, **more)
+        y, _ = self.network_(x, lengths=batch.unequal)
+        log_p = y.double().log_softmax(-1).cpu().numpy()
+        wrong = letters = 0
+        ends = self.network_.steps(batch.lengths).tolist()
+        assert batch.target_lengths is not None
+        for row, (n, m) in enumerate(zip(ends, batch.target_lengths.tolist(), strict=True)):
+            wrong += edit_distance(ctc_greedy(log_p[row, :n]).tokens, targets[row, :m].tolist())
+            letters += m
+        return {"loss": float(loss), "error_rate": wrong / max(1, letters)}
+
+    def _aim(self) -> str:
+        return f"{len(self.vocabulary_):,} " + ("letters" if self.level == "char" else "words")
+
+    # Using
+
+    def predict(
+        self, X: Any, *, beam: int = 16, language: LanguageModel | None = None, weight: float = 0.5
+    ) -> list[str]:
+        """What is said in each recording.
+
+        Args:
+            X: as in `fit`.
+            beam: texts kept at a time; 1 takes the likeliest alignment.
+            language: log-probabilities of the next token after some tokens; see `ctc_beam`.
+            weight: of the language model.
+        """
+        corpus = self._corpus(X, labelled=None)
+
+        def read(y: Tensor, batch: SequenceBatch) -> Iterator[str]:
+            log_p = y.double().log_softmax(-1).cpu().numpy()
+            for row, n in zip(log_p, self.network_.steps(batch.lengths).tolist(), strict=True):
+                if beam == 1:
+                    found = ctc_greedy(row[:n])
+                else:
+                    (found,) = ctc_beam(row[:n], beam, language=language, weight=weight)
+                yield self.vocabulary_.decode(found.tokens)
+
+        return self._scored(corpus, read)
+
+    def answers(self, X: Any, *, probabilities: bool = False) -> Iterator[Answer]:
+        """What the model says of each recording; see `predict`."""
+        corpus = self._corpus(X, labelled=None)
+        for place, text in zip(corpus.places, self.predict(corpus), strict=True):
+            yield Answer(place, f"{text}\t{place}", {"text": text})
+
+    def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Which of some texts is said in each recording, and how likely it is among them.
+
+        Spoken commands, and search by voice: what is not among the texts cannot be found.
+        """
+        if not texts:
+            raise OstinatoError("Transcriber.find: texts is empty; give some to find.")
+        corpus = self._corpus(X, labelled=None)
+        ids = [torch.from_numpy(self.vocabulary_.encode(text)) for text in texts]
+        network: Any = self.network_
+
+        def read(y: Tensor, batch: SequenceBatch) -> Iterator[tuple[str, float]]:
+            log_p, ends = y.double().log_softmax(-1).cpu(), network.steps(batch.lengths)
+            for row, n in zip(log_p, ends.tolist(), strict=True):
+                frames = row[:n, None].expand(-1, len(ids), -1)
+                losses = torch.nn.functional.ctc_loss(
+                    frames, torch.cat(ids), torch.full((len(ids),), n),
+                    torch.tensor([len(i) for i in ids]), network.blank, reduction="none",
+                )  # fmt: skip
+                shares = (-losses).softmax(0)
+                best = int(losses.argmin())
+                yield texts[best], float(torch.nan_to_num(shares)[best])
+
+        return self._scored(corpus, read)
+
+    def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
+        """How well recordings are written down.
+
+        Returns:
+            cer, wer: errors a character and a word (insertions, deletions and replacements over
+            what is there); exact, the share without any; recordings.
+        """
+        corpus = self._corpus(X, y, labelled=True)
+        self._refuse_untargeted(corpus)
+        truth = [_said(corpus, i) for i in range(len(corpus))]
+        guess = self.predict(corpus, **search)
+        pairs = list(zip(guess, truth, strict=True))
+        return {
+            "cer": _rate([(g, t) for g, t in pairs]),
+            "wer": _rate([(g.split(), t.split()) for g, t in pairs]),
+            "exact": float(np.mean([g == t for g, t in pairs])),
+            "recordings": len(pairs),
+        }
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """1 less the errors a character."""
+        return 1.0 - float(self.evaluate(X, y)["cer"])
+
+    def _documents(self) -> dict[str, Any]:
+        return {**super()._documents(), "vocabulary.json": self.vocabulary_.to_json()}
+
+    def _take_documents(self, documents: Mapping[str, Any]) -> None:
+        super()._take_documents(documents)
+        self.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
+
+
+def _said(corpus: Corpus, i: int) -> str:
+    """The text of a recording."""
+    target = (corpus.targets or [])[i]
+    if isinstance(target, list | tuple | np.ndarray):
+        raise corpus.places[i].error(f"has the label {target!r:.40}; expected a text.")
+    text = " ".join(str(target).split())
+    if not text:
+        raise corpus.places[i].error("has no text; what is said in it must be known.")
+    return text
+
+
+def _rate(pairs: Sequence[tuple[Any, Any]]) -> float:
+    return sum(edit_distance(g, t) for g, t in pairs) / max(1, sum(len(t) for _, t in pairs))

@@ -1,0 +1,271 @@
+"""Encoders, attention and decoders: the equations by hand, step by step as all at once."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from laws import random
+from tolerances import assert_same
+from torch import nn
+
+from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.encoder_decoder import (
+    Attention,
+    Decoder,
+    EncoderDecoder,
+    ImageEncoder,
+    RecurrentEncoder,
+    VectorEncoder,
+)
+from ostinato.recurrence.layers import GRU, LSTM
+
+V, S, B, W, H = 7, 5, 3, 4, 6
+LENGTHS = torch.tensor([5, 1, 3])
+TARGET_LENGTHS = torch.tensor([2, 4, 0])
+
+KINDS = {
+    "plain": {"attention": None},
+    "multiplicative": {"attention": "multiplicative"},
+    "additive": {"attention": "additive"},
+    "fed": {"attention": "multiplicative", "input_feeding": True},
+    "covering": {"attention": "additive", "coverage": True},
+    "copying": {"attention": "additive", "copying": True},
+    "all": {"attention": "additive", "coverage": True, "copying": True, "input_feeding": True},
+    "untied": {"attention": "multiplicative", "tied": False},
+}
+EACH = pytest.mark.parametrize("kind", KINDS)
+
+
+def network(kind="multiplicative", layer=LSTM, layers=2, **more):
+    torch.manual_seed(0)
+    settings = KINDS[kind]
+    reader = layer(W, 4, batch_first=True, bidirectional=True)
+    encoder = RecurrentEncoder(nn.Embedding(V, W), reader, tied=True)
+    fed = H if settings.get("input_feeding") else 0
+    writer = layer(W + fed, H, layers, batch_first=True)
+    decoder = Decoder(V, writer, encoder.output_size, W, **settings)
+    return EncoderDecoder(encoder, decoder, **more).double()
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(V, (B, S), generator=generator)
+    y = torch.randint(V, (B, 4), generator=generator)
+    return x, y
+
+
+@pytest.mark.parametrize("layer", [GRU, LSTM])
+@EACH
+def test_step_by_step_is_all_at_once(kind, layer):
+    net = network(kind, layer).eval()
+    x, y = batch()
+    inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
+    written, _ = net(x, inputs, lengths=LENGTHS)
+    encoded, state, keys = net.start(x, LENGTHS)
+    for t in range(inputs.shape[1]):
+        log_p, state, weights = net.step(inputs[:, t], encoded, state, keys)
+        assert_same([log_p], [written.log_p[:, t]])
+        if weights is not None:
+            assert_same([weights], [written.weights[:, t]])
+    assert_same([state.fed, state.coverage], [written.state.fed, written.state.coverage])
+
+
+@EACH
+def test_probabilities_are_of_all_tokens_and_the_end(kind):
+    net = network(kind)
+    x, y = batch()
+    written, _ = net(x, y, lengths=LENGTHS)
+    assert written.log_p.shape == (B, 4, V + 1)
+    assert_same([written.log_p.exp().sum(-1)], [torch.ones(B, 4).double()])
+
+
+@EACH
+def test_what_stands_in_padding_matters_to_nothing(kind):
+    net = network(kind)
+    x, y = batch()
+    other_x, other_y = x.clone(), y.clone()
+    for row in range(B):
+        other_x[row, LENGTHS[row] :] = 1 + (x[row, LENGTHS[row] :] + 2) % (V - 1)
+        other_y[row, TARGET_LENGTHS[row] :] = (y[row, TARGET_LENGTHS[row] :] + 3) % V
+    more = {"lengths": LENGTHS, "target_lengths": TARGET_LENGTHS}
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    found = []
+    for a, b in ((x, y), (other_x, other_y)):
+        loss, _ = net.loss(a, b, **more)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append([loss, *(g for g in gradients if g is not None)])
+    assert_same(*found)
+    # And a row alone is the row in the batch.
+    for row in range(B):
+        n, m = int(LENGTHS[row]), int(TARGET_LENGTHS[row])
+        alone, _ = net(x[row : row + 1, :n], y[row : row + 1, : max(1, m)])
+        together, _ = net(x, y, lengths=LENGTHS)
+        assert_same([alone.log_p[0]], [together.log_p[row, : max(1, m)]])
+
+
+@EACH
+def test_the_loss_is_the_mean_over_tokens_and_ends(kind):
+    net = network(kind).eval()
+    x, y = batch()
+    loss, _ = net.loss(x, y, lengths=LENGTHS, target_lengths=TARGET_LENGTHS)
+    total, count = 0.0, 0
+    for row in range(B):
+        n, m = int(LENGTHS[row]), int(TARGET_LENGTHS[row])
+        encoded, state, keys = net.start(x[row : row + 1, :n])
+        token = torch.tensor([net.decoder.begin])
+        for wanted in [*y[row, :m].tolist(), net.decoder.end]:
+            log_p, state, _ = net.step(token, encoded, state, keys)
+            total -= log_p[0, wanted].item()
+            count += 1
+            token = torch.tensor([wanted])
+    assert float(loss) == pytest.approx(total / count, rel=1e-10)
+    wanted = torch.full((B,), 4)
+    assert_same([net.loss(x, y)[0]], [net.loss(x, y, target_lengths=wanted)[0]])
+
+
+def test_smoothed_labels_are_those_of_pytorch():
+    net = network(label_smoothing=0.2).train()
+    x, y = batch()
+    loss, _ = net.loss(x, y)
+    inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
+    wanted = torch.cat([y, torch.full((B, 1), net.decoder.end)], 1)
+    log_p = net(x, inputs)[0].log_p
+    theirs = nn.functional.cross_entropy(log_p.flatten(0, 1), wanted.flatten(), label_smoothing=0.2)
+    assert_same([loss], [theirs])
+    assert float(net.eval().loss(x, y)[0]) != pytest.approx(float(loss))
+
+
+def test_attending_twice_costs_in_training():
+    net = network("covering", coverage_weight=0.5).train()
+    x, y = batch()
+    with_cost = float(net.loss(x, y)[0])
+    net.coverage_weight = 0.0
+    without = float(net.loss(x, y)[0])
+    inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
+    weights = net(x, inputs)[0].weights
+    covered = torch.zeros(B, S).double()
+    cost = 0.0
+    for t in range(5):
+        cost += float(torch.minimum(weights[:, t], covered).sum())
+        covered += weights[:, t]
+    assert with_cost - without == pytest.approx(0.5 * cost / (5 * B), rel=1e-9)
+    assert cost > 0
+
+
+@pytest.mark.parametrize("kind", ["additive", "multiplicative"])
+def test_attention_is_its_equation(kind):
+    torch.manual_seed(0)
+    attend = Attention(4, 3, kind).double()
+    query, memory = random(2, 2, 4, seed=1), random(2, 5, 3, seed=2)
+    there = torch.tensor([[True] * 5, [True, True, False, True, False]])
+    context, weights = attend(query, attend.keys(memory), memory, there)
+    Wm = attend.memory.weight.detach().numpy()
+    for b, t in product(range(2), range(2)):
+        q = query[b, t].numpy()
+        e = []
+        for s in range(5):
+            m = memory[b, s].numpy()
+            if kind == "additive":
+                a = attend.query.weight.detach().numpy() @ q + attend.query.bias.detach().numpy()
+                e.append(float(attend.score.weight.detach().numpy()[0] @ np.tanh(a + Wm @ m)))
+            else:
+                e.append(float(q @ (Wm @ m)) / math.sqrt(4))
+        p = np.where(there[b], np.exp(e), 0)
+        p = p / p.sum()
+        np.testing.assert_allclose(weights[b, t].detach(), p, rtol=1e-10)
+        np.testing.assert_allclose(context[b, t].detach(), p @ memory[b].numpy(), rtol=1e-10)
+
+
+def test_a_source_without_steps_is_attended_to_by_zeros():
+    net = network()
+    x, y = batch()
+    loss, _ = net.loss(x, y, lengths=torch.tensor([5, 0, 3]))
+    gradients = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(g).all() for g in gradients if g is not None)
+
+
+def test_copying_puts_the_attention_on_the_sources_tokens():
+    net = network("copying").eval()
+    with torch.no_grad():
+        net.decoder.copying.bias.fill_(-30.0)  # copies only
+    x, y = batch()
+    written, _ = net(x, y, lengths=LENGTHS)
+    for b, t in product(range(B), range(4)):
+        wanted = np.zeros(V + 1)
+        for s in range(int(LENGTHS[b])):
+            wanted[x[b, s]] += float(written.weights[b, t, s])
+        np.testing.assert_allclose(written.log_p[b, t].exp().detach(), wanted, atol=1e-9)
+
+
+def test_scheduled_sampling_feeds_the_networks_own_words():
+    net = network().train()
+    x, y = batch()
+    torch.manual_seed(1)
+    none = float(net.loss(x, y)[0])
+    assert float(net.loss(x, y, sampled=0.0)[0]) == none
+    own = float(net.loss(x, y, sampled=1.0 - 1e-12)[0])
+    inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
+    said = net(x, inputs)[0].log_p.argmax(-1)[:, :-1]
+    said[said == net.decoder.end] = 0
+    log_p = net(x, torch.cat([inputs[:, :1], said], 1))[0].log_p
+    wanted = torch.cat([y, torch.full((B, 1), net.decoder.end)], 1)
+    theirs = nn.functional.cross_entropy(log_p.flatten(0, 1), wanted.flatten())
+    assert own == pytest.approx(float(theirs))
+    assert float(net.eval().loss(x, y, sampled=0.5)[0]) == pytest.approx(none)
+
+
+@pytest.mark.parametrize("kind", ["all", "plain", "multiplicative"])
+def test_every_weight_learns(kind):
+    net = network(kind).train()
+    x, y = batch()
+    loss, _ = net.loss(x, y, lengths=LENGTHS)
+    torch.autograd.backward(loss)
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+def test_one_to_many_starts_from_a_vector_or_an_image():
+    torch.manual_seed(0)
+    vector = VectorEncoder(9)
+    decoder = Decoder(V, GRU(W, H, batch_first=True), 9, W, None)
+    net = EncoderDecoder(vector, decoder)
+    y = torch.randint(V, (B, 4))
+    x = torch.randn(B, 9)
+    loss, _ = net.loss(x, y)
+    assert float(loss) != pytest.approx(float(net.loss(x + 1, y)[0]))
+    image = ImageEncoder(3, 16, blocks=2)
+    net = EncoderDecoder(image, Decoder(V, GRU(W, H, batch_first=True), 16, W, "additive"))
+    pictures = torch.rand(B, 3, 9, 14)
+    encoded = image(pictures)
+    assert encoded.memory.shape == (B, 3 * 4, 16) and bool(encoded.there.all())
+    loss, _ = net.loss(pictures, y)
+    assert torch.isfinite(loss)
+    # What is where makes a difference: the same image, turned round, is another memory.
+    turned = image(pictures.flip(-1))
+    assert not torch.allclose(turned.summary, image(pictures).summary)
+
+
+def test_what_does_not_fit_is_refused():
+    reader = GRU(W, H, batch_first=True)
+    with pytest.raises(OstinatoError, match="expected batch_first=True, one direction, and 4"):
+        Decoder(V, GRU(W, H, batch_first=True, bidirectional=True), 8, W)
+    with pytest.raises(OstinatoError, match="and 10 input features: width and H, for input feed"):
+        Decoder(V, GRU(W, H, batch_first=True), 8, W, input_feeding=True)
+    with pytest.raises(OstinatoError, match="coverage and copying need attention"):
+        Decoder(V, reader, 8, W, None, copying=True)
+    with pytest.raises(OstinatoError, match="coverage=True is for kind='additive'"):
+        Decoder(V, reader, 8, W, "multiplicative", coverage=True)
+    with pytest.raises(OstinatoError, match="kind='dot'; expected one of additive, multipl"):
+        Attention(3, 4, "dot")
+    with pytest.raises(OstinatoError, match="label_smoothing=1; expected 0 to below 1"):
+        network(label_smoothing=1)
+    net = network()
+    with pytest.raises(ShapeError, match=r"targets are torch.float64 \(3, 5\)"):
+        net.loss(batch()[0], torch.randn(3, 5).double())
+    net = network("copying")
+    net.encoder.tied = False
+    with pytest.raises(OstinatoError, match="build the encoder with tied=True"):
+        net.loss(*batch())
