@@ -120,7 +120,7 @@ def test_the_loss_is_the_mean_over_tokens_and_ends(kind):
             total -= log_p[0, wanted].item()
             count += 1
             token = torch.tensor([wanted])
-    assert float(loss) == pytest.approx(total / count, rel=1e-10)
+    assert loss.item() == pytest.approx(total / count, rel=1e-10)
     wanted = torch.full((B,), 4)
     assert_same([net.loss(x, y)[0]], [net.loss(x, y, target_lengths=wanted)[0]])
 
@@ -134,21 +134,21 @@ def test_smoothed_labels_are_those_of_pytorch():
     log_p = net(x, inputs)[0].log_p
     theirs = nn.functional.cross_entropy(log_p.flatten(0, 1), wanted.flatten(), label_smoothing=0.2)
     assert_same([loss], [theirs])
-    assert float(net.eval().loss(x, y)[0]) != pytest.approx(float(loss))
+    assert net.eval().loss(x, y)[0].item() != pytest.approx(loss.item())
 
 
 def test_attending_twice_costs_in_training():
     net = network("covering", coverage_weight=0.5).train()
     x, y = batch()
-    with_cost = float(net.loss(x, y)[0])
+    with_cost = net.loss(x, y)[0].item()
     net.coverage_weight = 0.0
-    without = float(net.loss(x, y)[0])
+    without = net.loss(x, y)[0].item()
     inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
     weights = net(x, inputs)[0].weights
     covered = torch.zeros(B, S).double()
     cost = 0.0
     for t in range(5):
-        cost += float(torch.minimum(weights[:, t], covered).sum())
+        cost += torch.minimum(weights[:, t], covered).sum().item()
         covered += weights[:, t]
     assert with_cost - without == pytest.approx(0.5 * cost / (5 * B), rel=1e-9)
     assert cost > 0
@@ -196,7 +196,7 @@ def test_copying_puts_the_attention_on_the_sources_tokens():
     for b, t in product(range(B), range(4)):
         wanted = np.zeros(V + 1)
         for s in range(int(LENGTHS[b])):
-            wanted[x[b, s]] += float(written.weights[b, t, s])
+            wanted[x[b, s]] += written.weights[b, t, s].item()
         np.testing.assert_allclose(written.log_p[b, t].exp().detach(), wanted, atol=1e-9)
 
 
@@ -204,17 +204,17 @@ def test_scheduled_sampling_feeds_the_networks_own_words():
     net = network().train()
     x, y = batch()
     torch.manual_seed(1)
-    none = float(net.loss(x, y)[0])
-    assert float(net.loss(x, y, sampled=0.0)[0]) == none
-    own = float(net.loss(x, y, sampled=1.0 - 1e-12)[0])
+    none = net.loss(x, y)[0].item()
+    assert net.loss(x, y, sampled=0.0)[0].item() == none
+    own = net.loss(x, y, sampled=1.0 - 1e-12)[0].item()
     inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
     said = net(x, inputs)[0].log_p.argmax(-1)[:, :-1]
     said[said == net.decoder.end] = 0
     log_p = net(x, torch.cat([inputs[:, :1], said], 1))[0].log_p
     wanted = torch.cat([y, torch.full((B, 1), net.decoder.end)], 1)
     theirs = nn.functional.cross_entropy(log_p.flatten(0, 1), wanted.flatten())
-    assert own == pytest.approx(float(theirs))
-    assert float(net.eval().loss(x, y, sampled=0.5)[0]) == pytest.approx(none)
+    assert own == pytest.approx(theirs.item())
+    assert net.eval().loss(x, y, sampled=0.5)[0].item() == pytest.approx(none)
 
 
 @pytest.mark.parametrize("kind", ["all", "plain", "multiplicative"])
@@ -235,7 +235,7 @@ def test_one_to_many_starts_from_a_vector_or_an_image():
     y = torch.randint(V, (B, 4))
     x = torch.randn(B, 9)
     loss, _ = net.loss(x, y)
-    assert float(loss) != pytest.approx(float(net.loss(x + 1, y)[0]))
+    assert loss.item() != pytest.approx(net.loss(x + 1, y)[0].item())
     image = ImageEncoder(3, 16, blocks=2)
     net = EncoderDecoder(image, Decoder(V, GRU(W, H, batch_first=True), 16, W, "additive"))
     pictures = torch.rand(B, 3, 9, 14)
