@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ostinato.tasks.music import MusicModel
     from ostinato.tasks.summarization import Summarizer
     from ostinato.tasks.tagging import SequenceTagger
+    from ostinato.tasks.transcription import Transcriber
     from ostinato.tasks.translation import Translator
     from ostinato.training.runs import describe
 
@@ -75,6 +76,7 @@ _HOME = {
     "tasks.music": ["MusicModel"],
     "tasks.summarization": ["Summarizer"],
     "tasks.tagging": ["SequenceTagger"],
+    "tasks.transcription": ["Transcriber"],
     "tasks.translation": ["Translator"],
     "training.runs": ["describe"],
 }
@@ -118,6 +120,7 @@ __all__ = [
     "Stream",
     "Summarizer",
     "TextGenerator",
+    "Transcriber",
     "Translator",
     "ZoneoutCell",
     "backend",

@@ -299,6 +299,7 @@ def _train(
 
 NEXT = {
     "translate": "ostinato translate {run} FILE   (or evaluate, with translations)",
+    "transcribe": "ostinato transcribe {run} FILES   (or evaluate, with texts)",
     "summarize": "ostinato summarize {run} FILE   (or evaluate, with summaries)",
     "text": "ostinato generate {run} --length 500",
     "classify": "ostinato predict {run} FILES   (or evaluate, with labels)",
@@ -439,6 +440,40 @@ def info(
         print(f"\n{title}")
         for name, value in config[title].items():
             print(f"  {name:<22}{_shown(value)}")
+
+
+@app.command
+def transcribe(
+    run: Run,
+    *recordings: Paths,
+    beam: Annotated[int, Parameter(help="Texts kept at a time; 1 is the fastest.")] = 16,
+    find: Annotated[
+        Path | None, Parameter(help="File of texts, one a line: say which of them is spoken.")
+    ] = None,
+    language: Annotated[
+        Path | None, Parameter(help="Run of train text --level char: what is written in general.")
+    ] = None,
+    weight: Annotated[float, Parameter(help="How much --language weighs.")] = 0.5,
+    json: JSON = False,
+) -> None:
+    """Write down what is said in recordings: files, or folders of them."""
+    model = _load(run, "transcribe")
+    paths = [Path(path) for path in recordings]
+    if not paths:
+        raise OstinatoError("transcribe: name the recordings, or folders of them.")
+    read = model.recordings(paths)
+    if find is not None:
+        known = [line for line in find.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [{"text": t, "probability": round(p, 4)} for t, p in model.find(read, known)]
+    else:
+        general = None if language is None else ostinato.TextGenerator.load(language)
+        texts = model.transcribe(read, beam=beam, language=general, weight=weight)
+        found = [{"text": text} for text in texts]
+    for place, facts in zip(read.places, found, strict=True):
+        if json:
+            print_json({"place": str(place), **facts})
+        else:
+            print("\t".join([*map(str, facts.values()), str(place)]))
 
 
 def _writing_command(verb: str) -> Callable[..., None]:
@@ -657,6 +692,15 @@ for verb, (home, estimator, said) in {
 
     From tables (JSON lines, TSV, CSV) with a column of documents and one of summaries, of which
     there may be several to a document.
+    """,
+    ),
+    "transcribe": (
+        "transcription",
+        "Transcriber",
+        """Learn to write down what is said.
+
+    From a table with a column of sound files and one of texts (--text, --label), or a folder of
+    recordings whose names tell: --pattern "{label}_{speaker}.wav".
     """,
     ),
     "music": (

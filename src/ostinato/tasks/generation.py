@@ -448,6 +448,26 @@ class TextGenerator(NetworkEstimator):
                 parts.append(log_p.gather(1, batch.targets.T).flatten())
         return torch.cat(parts).numpy()
 
+    def next_log_probs(self, text: str) -> dict[str, float]:
+        """Natural log of the probability of each token to follow a text, by the token's text.
+
+        An empty text stands for the start of a line; unknown characters are passed over.
+        """
+        check_is_fitted(self, "network_")
+        known = self.vocabulary_
+        ids: list[int] = []
+        for character in text:
+            try:
+                ids += [int(i) for i in known.encode(character)]
+            except DataError:
+                continue
+        start = self._encode_prompt("")
+        device = next(self.network_.parameters()).device
+        with torch.inference_mode():
+            h, _ = self.network_.hidden(torch.tensor([[*start, *ids]], device=device))
+            log_p = self.network_.output(h[0, -1]).double().log_softmax(-1).tolist()
+        return {known.decode([i]): value for i, value in enumerate(log_p)}
+
     def score(self, text: str, y: None = None) -> Score:
         """How well the model predicts ``text``: nats a token, bits a character, perplexity."""
         log_p = self.log_probs(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from ostinato.sequences.ragged import Examples
 from ostinato.sequences.text import TextSource
 from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.training.supervised import Answer, SupervisedEstimator
+
+LETTER_UNKNOWN = -20.0
+"""Natural log of the probability of a letter that a language model does not know."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -125,18 +129,29 @@ class Transcriber(SupervisedEstimator):
 
     # Using
 
-    def predict(
-        self, X: Any, *, beam: int = 16, language: LanguageModel | None = None, weight: float = 0.5
+    def recordings(self, X: Any) -> Corpus:
+        """Recordings as they are read from memory, files or folders."""
+        return self._corpus(X, labelled=None)
+
+    def predict(self, X: Any) -> list[str]:
+        """What is said in each recording."""
+        return self.transcribe(X)
+
+    def transcribe(
+        self, X: Any, *, beam: int = 16, language: Any = None, weight: float = 0.5
     ) -> list[str]:
         """What is said in each recording.
 
         Args:
             X: as in `fit`.
             beam: texts kept at a time; 1 takes the likeliest alignment.
-            language: log-probabilities of the next token after some tokens; see `ctc_beam`.
-            weight: of the language model.
+            language: what is written in general: a `TextGenerator` of characters; or
+                log-probabilities of the next token after some tokens, see `ctc_beam`.
+            weight: of the language.
         """
         corpus = self._corpus(X, labelled=None)
+        if hasattr(language, "next_log_probs"):
+            language = self._as_language(language)
 
         def read(y: Tensor, batch: SequenceBatch) -> Iterator[str]:
             log_p = y.double().log_softmax(-1).cpu().numpy()
@@ -148,6 +163,17 @@ class Transcriber(SupervisedEstimator):
                 yield self.vocabulary_.decode(found.tokens)
 
         return self._scored(corpus, read)
+
+    def _as_language(self, model: Any) -> LanguageModel:
+        """A model of texts by its characters, as log-probabilities of our tokens."""
+        letters = [self.vocabulary_.decode([i]) for i in range(len(self.vocabulary_))]
+
+        @lru_cache(maxsize=100_000)
+        def after(tokens: tuple[int, ...]) -> NDArray[np.float64]:
+            known: Mapping[str, float] = model.next_log_probs(self.vocabulary_.decode(tokens))
+            return np.array([known.get(letter, LETTER_UNKNOWN) for letter in letters])
+
+        return after
 
     def answers(self, X: Any, *, probabilities: bool = False) -> Iterator[Answer]:
         """What the model says of each recording; see `predict`."""
@@ -190,7 +216,7 @@ class Transcriber(SupervisedEstimator):
         corpus = self._corpus(X, y, labelled=True)
         self._refuse_untargeted(corpus)
         truth = [_said(corpus, i) for i in range(len(corpus))]
-        guess = self.predict(corpus, **search)
+        guess = self.transcribe(corpus, **search)
         pairs = list(zip(guess, truth, strict=True))
         return {
             "cer": _rate([(g, t) for g, t in pairs]),
