@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,142 @@ def copy(data: Path) -> Any:
         found[cell] = float(np.mean(right))
     words = ", ".join(f"{cell} {percent(value)}" for cell, value in found.items())
     return max(found["gru"], found["lstm"]), f"symbols right: {words}", model
+
+
+def multi30k(data: Path, source: str, target: str) -> Any:
+    """Captions in one language into the other, from scratch."""
+    files = there(data / "multi30k-en-de")
+
+    def pair(part: str) -> list[Path]:
+        return [files / f"{part}.{language}.gz" for language in (source, target)]
+
+    model = ostinato.Translator().fit(pair("train"), validation=pair("val"))
+    found = model.evaluate(pair("test_2016_flickr"))
+    words = f"BLEU {found['bleu']:.1f}, chrF {found['chrf']:.1f} ({found['bleu_signature']})"
+    return found["bleu"], words, model
+
+
+@row("multi30k-en-de", "BLEU 32", 32.0)
+def multi30k_en_de(data: Path) -> Any:
+    """English to German, test 2016."""
+    return multi30k(data, "en", "de")
+
+
+@row("multi30k-de-en", "printed", 0.0)
+def multi30k_de_en(data: Path) -> Any:
+    """German to English, the same recipe."""
+    return multi30k(data, "de", "en")
+
+
+SPELLED = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@row("spelled", "3 % of characters", 0.03, less=True)
+def spelled(data: Path) -> Any:
+    """Spoken digits written as words; and strings of two to five of them, joined."""
+    files = recordings(data)
+    training = [r for r in files if r[3] >= 5]
+    test = [r for r in files if r[3] < 5]
+    from ostinato.sequences.features import Spectrogram, read_sound
+
+    sounds = {r[0]: read_sound(r[0]) for r in files}
+    random = np.random.default_rng(0)
+
+    def features(some: list[Any]) -> Any:
+        rate = sounds[some[0][0]][1]
+        return Spectrogram(rate)(np.concatenate([sounds[r[0]][0] for r in some]), rate)
+
+    def joined(given: list[Any], N: int) -> tuple[list[Any], list[str]]:
+        drawn = [random.integers(0, len(given), random.integers(2, 6)) for _ in range(N)]
+        rows = [[given[i] for i in each] for each in drawn]
+        return list(map(features, rows)), [" ".join(SPELLED[int(r[1])] for r in x) for x in rows]
+
+    def alone(given: list[Any]) -> tuple[list[Any], list[str]]:
+        return [features([r]) for r in given], [SPELLED[int(r[1])] for r in given]
+
+    (X, y), (X_joined, y_joined) = alone(training), joined(training, 2000)
+    model = ostinato.Transcriber().fit(X + X_joined, y + y_joined)
+    single, several = model.evaluate(*alone(test)), model.evaluate(*joined(test, 300))
+    words = f"characters wrong: digits {percent(single['cer'])}, strings {percent(several['cer'])}"
+    return single["cer"], words, model
+
+
+def strings(N: int, low: int, high: int, seed: int) -> list[str]:
+    """Letters in a random order, with spaces between them."""
+    random = np.random.default_rng(seed)
+    return [
+        " ".join(random.choice(list("abcdefghij"), random.integers(low, high + 1)))
+        for _ in range(N)
+    ]
+
+
+@row("reverse", "99 %", 0.99)
+def reverse(data: Path) -> Any:
+    """Strings of length up to 30 reversed, and sorted; tested at 31 to 40 too."""
+    found, best = [], 1.0
+    for name, made in (
+        ("reversed", lambda text: " ".join(reversed(text.split()))),
+        ("sorted", lambda text: " ".join(sorted(text.split()))),
+    ):
+        X = strings(20_000, 1, 30, seed=1)
+        model = ostinato.Translator(level="word", hidden_size=128, label_smoothing=0.0, dropout=0.0)
+        model.fit(X, [made(text) for text in X])
+        shares = []
+        for low, high in ((1, 30), (31, 40)):
+            test = strings(300, low, high, seed=2)
+            guess = model.translate(test, beam=1)
+            right = [
+                a == b
+                for g, text in zip(guess, test, strict=True)
+                for a, b in zip_longest(g.split(), made(text).split())
+            ]
+            shares.append(float(np.mean(right)))
+        found.append(f"{name} {percent(shares[0])}, at 31 to 40 {percent(shares[1])}")
+        best = min(best, shares[0])
+    return best, "; ".join(found), model
+
+
+@row("scitldr", "printed", 0.0)
+def scitldr(data: Path) -> Any:
+    """Abstracts into one sentence, beside their first and a random one."""
+    files = there(data / "scitldr-a")
+    found, best = [], 0.0
+    for copying in (True, False):
+        model = ostinato.Summarizer(copying=copying, target="target", minutes=8)
+        model.fit(files / "train.jsonl", validation=files / "dev.jsonl")
+        scores = model.evaluate(files / "test.jsonl")
+        name = "copying" if copying else "without"
+        shown = "/".join(f"{scores[k]:.1f}" for k in ("rouge1", "rouge2", "rougeL"))
+        found.append(f"{name} {shown}")
+        best = max(best, scores["rougeL"])
+    lead = "/".join(f"{scores[f'lead_{k}']:.1f}" for k in ("rouge1", "rouge2", "rougeL"))
+    return best, f"ROUGE-1/2/L {'; '.join(found)}; first sentence {lead}", model
+
+
+@row("nlvr", "above the nearest", 0.0)
+def nlvr(data: Path) -> Any:
+    """Captions of drawn shapes, beside that of the nearest training image."""
+    import sacrebleu
+    from PIL import Image
+
+    def read(split: str) -> tuple[list[Path], list[str]]:
+        folder = there(data / "nlvr" / split)
+        lines = (folder / f"{split}.json").read_text().splitlines()
+        examples = [json.loads(line) for line in lines if line.strip()]
+        true = [e for e in examples if str(e["label"]).lower() == "true"]
+        found = {path.name: path for path in (folder / "images").rglob("*.png")}
+        names = [f"{split}-{e['identifier']}-0.png" for e in true]
+        return [found[name] for name in names], [e["sentence"] for e in true]
+
+    X, y = (a + b for a, b in zip(read("dev"), read("hidden"), strict=True))
+    test, truth = read("test")
+    model = ostinato.Captioner().fit(X, y)
+    ours = model.evaluate(test, truth)["bleu"]
+    small = [np.asarray(Image.open(p).convert("RGB").resize((64, 16))) / 255.0 for p in [*X, *test]]
+    flat = np.stack(small).reshape(len(small), -1)
+    nearest = [y[((flat[: len(X)] - each) ** 2).sum(1).argmin()] for each in flat[len(X) :]]
+    theirs = sacrebleu.BLEU().corpus_score(nearest, [truth]).score
+    return ours - theirs, f"BLEU {ours:.1f}; caption of the nearest image {theirs:.1f}", model
 
 
 def clock(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Every block of code in the README does what the README says."""
 
+import json
 import os
 import re
 import shlex
@@ -42,7 +43,18 @@ def write_data(folder: Path) -> None:
         f"{i}\t{word}\t{word}\t{tag}\t_\t_\t0\troot\t_\t_\n"
         for i, (word, tag) in enumerate([("the", "DET"), ("dog", "NOUN"), ("barks", "VERB")], 1)
     )
+    english = ["one two three", "two one", "three three one", "two two two one"] * 10
+    german = {"one": "eins", "two": "zwei", "three": "drei"}
+    papers = [
+        json.dumps({"document": f"{line} and so on. It goes on.", "summary": line})
+        for line in english
+    ]
     files = {
+        "train.en": "\n".join(english),
+        "train.de": "\n".join(" ".join(german[w] for w in line.split()) for line in english),
+        "new.en": "one three\n\ntwo\n",
+        "papers.jsonl": "\n".join(papers),
+        "commands.txt": "yes\nno\n",
         "book.txt": "It was the best of times, it was the worst of times. " * 60,
         "reviews.csv": "\n".join(["text,label", *reviews]),
         "test.csv": "\n".join(["text,label", *reviews[:6]]),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ostinato.recurrence.networks import ManyToMany, ManyToOne, OneToOne, Output
     from ostinato.recurrence.scan import scan
     from ostinato.recurrence.streams import Stream
+    from ostinato.tasks.captioning import Captioner
     from ostinato.tasks.generation import TextGenerator
     from ostinato.tasks.many_to_one import SequenceClassifier, SequenceRegressor
     from ostinato.tasks.music import MusicModel
@@ -71,6 +72,7 @@ _HOME = {
     "recurrence.crf": ["CRFOutput"],
     "recurrence.scan": ["scan"],
     "recurrence.streams": ["Stream"],
+    "tasks.captioning": ["Captioner"],
     "tasks.generation": ["TextGenerator"],
     "tasks.many_to_one": ["SequenceClassifier", "SequenceRegressor"],
     "tasks.music": ["MusicModel"],
@@ -87,6 +89,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "CRFOutput",
+    "Captioner",
     "Cell",
     "CoupledLSTMCell",
     "DataError",

@@ -299,6 +299,7 @@ def _train(
 
 NEXT = {
     "translate": "ostinato translate {run} FILE   (or evaluate, with translations)",
+    "caption": "ostinato predict {run} IMAGES   (or evaluate, with captions)",
     "transcribe": "ostinato transcribe {run} FILES   (or evaluate, with texts)",
     "summarize": "ostinato summarize {run} FILE   (or evaluate, with summaries)",
     "text": "ostinato generate {run} --length 500",
@@ -701,6 +702,14 @@ for verb, (home, estimator, said) in {
 
     From a table with a column of sound files and one of texts (--text, --label), or a folder of
     recordings whose names tell: --pattern "{label}_{speaker}.wav".
+    """,
+    ),
+    "caption": (
+        "captioning",
+        "Captioner",
+        """Learn to say what is to be seen on images.
+
+    From a table (CSV, TSV, JSON lines) with a column of image files and one of captions.
     """,
     ),
     "music": (

@@ -473,7 +473,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
         return self.inputs_.tensors(batch, table, device)
 
     def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
-        encode = self.network_.encode
+        encode = getattr(self.network_, "encode", None)
         if isinstance(encode, Standardize):
             rows = Ragged.open(data / "training.inputs.npy")
             mean, scale = mean_and_scale(rows, each=self.inputs_.kind != "image")
