@@ -26,7 +26,7 @@ def main(drawn: int = 200) -> dict[str, dict[str, int]]:
     """What was written after each first word, and how often."""
     order = random.Random(1)
     lines = [order.choice(SENTENCES) for _ in range(1500)]
-    model = TextGenerator(level="word", cell="lstm", hidden_size=32, steps=300, learning_rate=0.02,
+    model = TextGenerator(level="word", cell="lstm", hidden_size=48, steps=1500, learning_rate=0.01,
                           window=24, validation_fraction=0.1)  # fmt: skip
     model.fit("\n".join(lines) + "\n")
     written: dict[str, dict[str, int]] = {}
@@ -34,7 +34,7 @@ def main(drawn: int = 200) -> dict[str, dict[str, int]]:
         first = sentence.split()[0]
         counts: dict[str, int] = {}
         for seed in range(drawn):
-            rest = model.generate(first, length=20, seed=seed, stop="\n")
+            rest = model.generate(f"\n{first}", length=20, seed=seed, stop="\n", temperature=0.5)
             counts[first + rest] = counts.get(first + rest, 0) + 1
         written[first] = counts
     for first, counts in written.items():

@@ -1,5 +1,6 @@
 """The command line on data with labels: from files to answers, and every mistake is one line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -197,3 +198,63 @@ def test_labelled_sequences_are_looked_at_too(data, ostinato):  # noqa: F811
     assert ostinato("gates run new.txt").out.startswith("layer 0: ")
     assert_refused(ostinato("diagnose none"), "none: no such folder")
     assert_refused(ostinato("diagnose run new.txt"), "new.txt")
+
+
+# Writing
+
+
+def test_texts_are_translated_line_by_line(data, ostinato, monkeypatch):  # noqa: F811
+    said = ostinato(
+        "train translate train.en train.de --out run --level word --epochs 8 --hidden-size 32 "
+        "--dropout 0 --learning-rate 0.02"
+    )
+    assert said.status == 0, said
+    assert "32 pairs to learn from, 8 to validate on" in said.out
+    assert "Next:      ostinato translate run FILE" in said.out
+    lines = ostinato("translate run new.en").out.splitlines()
+    assert len(lines) == 3 and lines[1] == ""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"two one\n")))
+    assert ostinato("translate run --beam 2").out.count("\n") == 1
+    several = ostinato("translate run new.en --n-best 2 --beam 3 --scores").out.splitlines()
+    assert len(several) == 5 and float(several[0].split("\t")[0]) <= 0
+    machine = [
+        json.loads(line) for line in ostinato("translate run new.en --json").out.splitlines()
+    ]
+    assert [each["place"] for each in machine] == ["new.en:1", "new.en:2", "new.en:3"]
+    assert machine[0]["texts"][0]["text"] == lines[0]
+    assert ostinato("translate run new.en --attention seen.png").status == 0
+    assert (data / "seen.png").exists()
+    assert "bleu signature" in ostinato("evaluate run train.en train.de").out
+    assert "figures" in ostinato("diagnose run").out
+
+
+def test_documents_are_summarised_and_recordings_written_down(data, ostinato):  # noqa: F811
+    small = "--epochs 2 --hidden-size 16"
+    assert ostinato(f"train summarize papers.jsonl --out short {small}").status == 0
+    assert len(ostinato("summarize short papers.jsonl").out.splitlines()) == 40
+    assert "lead rougeL" in ostinato("evaluate short papers.jsonl").out
+    assert ostinato(f"train transcribe recordings --out ears {small}").status == 0
+    assert ostinato("transcribe ears recordings").out.count("\n") == 16
+    found = ostinato("transcribe ears recordings --find commands.txt").out.splitlines()
+    assert {line.split("\t")[0] for line in found} <= {"yes", "no"}
+    assert "cer" in ostinato("evaluate ears recordings").out
+    assert ostinato("train text book.txt --out letters --steps 5 --hidden-size 8").status == 0
+    assert ostinato("transcribe ears recordings --language letters --beam 2").status == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train translate train.en --out run", "expected two parallel files"),
+        ("train translate train.en new.en --out run", "train.en: has 40 lines, and new.en has 3"),
+        ("train translate reviews.csv --out run --source words", "has no column 'words' for the s"),
+        ("train summarize train.en none.de --out run", "none.de: "),
+        ("train transcribe reviews.csv --out run", "the inputs are texts; expected recordings"),
+        ("train caption recordings --out run", "expected images"),
+        ("translate none new.en", "none: no such folder"),
+    ],
+)
+def test_mistakes_of_pairs_are_one_line(data, ostinato, command, message):  # noqa: F811
+    before = everything(data)
+    assert_refused(ostinato(command), message)
+    assert everything(data) == before

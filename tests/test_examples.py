@@ -92,3 +92,13 @@ def test_an_explosion_is_noticed_named_clipped_and_trained(capsys: Any):
     assert "exploding gradients; clip_norm=" in capsys.readouterr().out
     assert without < 0.5
     assert clipped > 0.95
+
+
+@pytest.mark.thorough
+def test_of_the_food_chain_only_sense_comes_out():
+    chain = load("food_chain")
+    written = chain.main(drawn=40)
+    assert set(written) == {sentence.split()[0] for sentence in chain.SENTENCES}
+    for counts in written.values():
+        assert set(counts) <= set(chain.SENTENCES)
+        assert sum(counts.values()) == 40
