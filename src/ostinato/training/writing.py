@@ -210,11 +210,8 @@ class WritingEstimator(PairSettings, SequenceEstimator):
 
     def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
         n = len(steps)
-        chosen = super()._choose(steps)
-        epochs = chosen["epochs"]
-        return chosen | {
+        return super()._choose(steps) | {
             "hidden_size": 128 if n < 2000 else 256 if n < 10_000 else 512,
-            "epochs": None if epochs is None else max(epochs, 25.0),
             "dropout": 0.3,
         }
 
