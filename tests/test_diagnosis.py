@@ -235,6 +235,17 @@ def test_the_remedy_for_a_cell_is_another_cell_and_for_a_gated_one_its_start():
     assert "up to 60 steps" in gated[0].why
 
 
+def test_a_remedy_that_is_in_use_already_is_not_named():
+    X = [torch.randn(20, 2).numpy() for _ in range(40)]
+    model = SequenceClassifier(cell="rnn-relu", bidirectional=False, epochs=1, hidden_size=16)
+    model.fit(X, ["a", "b"] * 20)
+    with torch.no_grad():
+        model.network_.recurrent.bias_ih_l0.fill_(-50.0)
+    found = diagnose(model, (X, ["a", "b"] * 20))
+    assert found.first == "dead units"
+    assert found.findings[0].remedies[0].flag == "--learning-rate 0.0003"
+
+
 def test_a_module_of_ones_own_is_diagnosed_with_its_loss():
     class Mine(nn.Module):
         def __init__(self):

@@ -373,11 +373,7 @@ class _Examination:
                     f"{name}: {dead:.0%} of its rectified units are zero at every step of every "
                     "sequence looked at; no gradient reaches them, and they never learn.",
                     {"dead": dead},
-                    [
-                        Remedy("init", "identity", "start from biases of zero"),
-                        Remedy("learning_rate", self._lower(), "steps that do not throw units out"),
-                        Remedy("cell", "gru", "units that cannot die"),
-                    ],
+                    self._against_death(),
                 )
                 return
 
@@ -674,6 +670,16 @@ class _Examination:
                 Remedy("window", max(1, self.setting("window") // 2), "shorter ways back")
             )
         return remedies
+
+    def _against_death(self) -> list[Remedy]:
+        remedies = [
+            Remedy("init", "identity", "start from biases of zero"),
+            Remedy("learning_rate", self._lower(), "steps that do not throw units out"),
+            Remedy("cell", "gru", "units that cannot die"),
+        ]
+        # The estimators' rnn-relu starts from the identity whatever is asked.
+        begins_so = self.setting("cell") == "rnn-relu"
+        return remedies[1:] if begins_so else remedies
 
     def _against_vanishing(self) -> list[Remedy]:
         cell, steps = self.cell(), self.flow.steps
