@@ -243,7 +243,10 @@ def test_a_remedy_that_is_in_use_already_is_not_named():
         model.network_.recurrent.bias_ih_l0.fill_(-50.0)
     found = diagnose(model, (X, ["a", "b"] * 20))
     assert found.first == "dead units"
-    assert found.findings[0].remedies[0].flag == "--learning-rate 0.0003"
+    first = found.findings[0].remedies[0]
+    assert first.flag == "--learning-rate 0.0003"
+    for remedy in found.findings[0].remedies:  # each can be set as it is
+        SequenceClassifier(**{remedy.setting: remedy.value}).check_settings()
 
 
 def test_a_module_of_ones_own_is_diagnosed_with_its_loss():

@@ -652,9 +652,8 @@ class _Examination:
 
     # Remedies
 
-    def _lower(self) -> str:
-        rate = self.setting("learning_rate", 0.003)
-        return f"{rate / 10:.2g}"
+    def _lower(self) -> float:
+        return float(f"{self.setting('learning_rate', 0.003) / 10:.2g}")
 
     def _against_explosion(self) -> list[Remedy]:
         clip = self.setting("clip_norm")
