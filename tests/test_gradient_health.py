@@ -13,7 +13,7 @@ from ostinato.insight import gradient_flow
 from ostinato.recurrence.layers import GRU, LSTM, RNN
 from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 from ostinato.sequences.batches import SequenceBatch
-from ostinato.training.health import GradientHealth
+from ostinato.training.health import GradientHealth, _few
 from ostinato.training.watching import Bar, Watcher
 
 TEXT = "to be or not to be, that is the question. " * 100
@@ -105,6 +105,16 @@ def test_pooling_reaches_every_step_and_explosion_is_said_once():
     assert heard.found[0]["health"]["growth"] == pytest.approx(1.5**59, rel=0.5)
     assert len(heard.said) == 1
     assert "gradients explode: over 59 steps back they grow" in heard.said[0]
+
+
+def test_targets_with_steps_of_their_own_are_not_cut_to_the_inputs():
+    lengths = torch.tensor([3, 2, 2, 1, 6, 6])
+    x, y = torch.randn(6, 6, 3), torch.randint(2, (6, 6))
+    own = torch.full((6,), 6)
+    few = _few(SequenceBatch(x, lengths, y, 0, target_lengths=own), 4)
+    assert few.inputs.shape == (4, 3, 3)
+    assert torch.equal(few.targets, y[:4]) and torch.equal(few.target_lengths, own[:4])
+    assert _few(SequenceBatch(x, lengths, y, 0), 4).targets.shape == (4, 3)
 
 
 def test_the_share_of_clipped_steps_is_told():

@@ -433,9 +433,8 @@ class _Examination:
     def exploding(self) -> Iterator[Finding]:
         t = self.thresholds
         for layer in self.flow.layers:
-            growth, ratio = layer.growth(), _far(layer)
-            gains = layer.gains
-            gain = float(np.nanmax(gains)) if gains is not None else ratio
+            growth = layer.growth()
+            gain = 0.0 if layer.gains is None else float(np.nanmax(layer.gains))
             if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
                 yield Finding(
                     "exploding",
@@ -738,12 +737,6 @@ def _true_steps(seen: Traced) -> tuple[str, Any, Tensor, Any]:
 def _correlation(a: Tensor, b: Tensor) -> float:
     v, w = (t.detach().double().flatten() - t.detach().double().mean() for t in (a, b))
     return float(v @ w / (v.norm() * w.norm()).clamp(min=1e-300))
-
-
-def _far(layer: LayerFlow) -> float:
-    """Factor from the last step to the first."""
-    norms = layer.norms[np.isfinite(layer.norms)]
-    return float(norms[-1] / norms[0]) if len(norms) and norms[0] > 0 else 0.0
 
 
 def _records(history: Any) -> list[dict[str, Any]]:

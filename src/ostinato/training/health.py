@@ -252,7 +252,9 @@ def _few(batch: Any, rows: int) -> Any:
     if "lengths" in parts and len(parts["lengths"]):
         longest = int(parts["lengths"].max())
         parts["inputs"] = parts["inputs"][:, :longest]
-        if parts["targets"].shape[1:2] == batch.inputs.shape[1:2] and batch.targets.dim() > 1:
+        apart = "target_lengths" in parts  # then they have steps of their own
+        by_step = batch.targets.dim() > 1 and batch.targets.shape[1] == batch.inputs.shape[1]
+        if by_step and not apart:
             parts["targets"] = parts["targets"][:, :longest]
     return batch._replace(**parts)
 
