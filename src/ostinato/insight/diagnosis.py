@@ -68,7 +68,7 @@ class Thresholds:
             on a gradient that vanishes is no ailment: what was there to learn was near.
         begun: the same of a network that answers at every step, for which much is near.
         well: the same, from which on spikes of the gradient norm and gates nearly shut did no harm.
-        all: the same, from which on a loss that swings has little left to swing by.
+        mastered: the same, from which on a loss that swings has little left to swing by.
         overfitted: by what share of the first validation loss the last exceeds the best.
         felt: share of the largest effect of an input below which it counts as forgotten.
     """
@@ -90,7 +90,7 @@ class Thresholds:
     learnt: float = 0.15
     begun: float = 0.05
     well: float = 0.5
-    all: float = 0.9
+    mastered: float = 0.9
     overfitted: float = 0.1
     felt: float = 0.01
 
@@ -278,9 +278,9 @@ class _Examination:
         self.flow = gradient_flow(network, looked.sample, loss=loss)
         with judged(network), torch.no_grad(), tracing(network) as seen:
             if loss is None:
-                looked.loss()
+                self.loss = float(looked.loss())
             else:
-                loss(network, looked.inputs, looked.targets, looked.lengths)
+                self.loss = float(loss(network, looked.inputs, looked.targets, looked.lengths))
         self.traces = list(map(_true_steps, seen))
         self.learnt = math.nan if loss is not None else self._learnt()
         ours = hasattr(network, "encode") and hasattr(network.output, "kind") and loss is None
@@ -493,7 +493,7 @@ class _Examination:
                 remedies,
             )
             return
-        swings = oscillation(losses) if not self.learnt > self.thresholds.all else None
+        swings = oscillation(losses) if not self.learnt > self.thresholds.mastered else None
         if swings is not None and swings[0] > self.thresholds.oscillation:
             share, swing, level, best = swings
             yield Finding(
@@ -577,7 +577,7 @@ class _Examination:
     def overfitting(self) -> Iterator[Finding]:
         found = [r for r in self.records if r.get("validation_loss") is not None]
         steps = self._steps()
-        if len(found) < 3 or not steps or self.learnt > self.thresholds.all:
+        if len(found) < 3 or not steps or self.learnt > self.thresholds.mastered:
             return
         best = min(found, key=lambda r: r["validation_loss"])
         last = min(found[-2:], key=lambda r: r["validation_loss"])  # one may be an accident
@@ -627,9 +627,7 @@ class _Examination:
         else:
             p = targets.mean(0).clamp(1e-9, 1 - 1e-9)
             constant = float(-(p * p.log() + (1 - p) * (1 - p).log()).sum())
-        with judged(self.looked.network), torch.no_grad():
-            loss = float(self.looked.loss())
-        return 1 - loss / constant if constant > 0 else math.nan
+        return 1 - self.loss / constant if constant > 0 else math.nan
 
     def _needed(self, layer: LayerFlow) -> int:
         """The lag at which a gradient is asked for: the task's, or two thirds of the sequence."""
