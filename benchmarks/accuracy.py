@@ -401,28 +401,40 @@ def scitldr(data: Path) -> Any:
 
 @row("nlvr", "above the nearest", 0.0)
 def nlvr(data: Path) -> Any:
-    """Captions of drawn shapes, beside that of the nearest training image."""
+    """Captions of drawn shapes, beside that of the nearest training image, and which are true."""
     import sacrebleu
     from PIL import Image
+    from scenes import judge
 
-    def read(split: str) -> tuple[list[Path], list[str]]:
+    def read(split: str) -> tuple[list[Path], list[str], list[Any]]:
         folder = there(data / "nlvr" / split)
         lines = (folder / f"{split}.json").read_text().splitlines()
         examples = [json.loads(line) for line in lines if line.strip()]
         true = [e for e in examples if str(e["label"]).lower() == "true"]
         found = {path.name: path for path in (folder / "images").rglob("*.png")}
         names = [f"{split}-{e['identifier']}-0.png" for e in true]
-        return [found[name] for name in names], [e["sentence"] for e in true]
+        return (
+            [found[name] for name in names],
+            [e["sentence"] for e in true],
+            [e["structured_rep"] for e in true],
+        )
 
-    X, y = (a + b for a, b in zip(read("dev"), read("hidden"), strict=True))
-    test, truth = read("test")
+    X, y, _ = (a + b for a, b in zip(read("dev"), read("hidden"), strict=True))
+    test, truth, scenes = read("test")
     model = ostinato.Captioner().fit(X, y)
-    ours = model.evaluate(test, truth)["bleu"]
     small = [np.asarray(Image.open(p).convert("RGB").resize((64, 16))) / 255.0 for p in [*X, *test]]
     flat = np.stack(small).reshape(len(small), -1)
     nearest = [y[((flat[: len(X)] - each) ** 2).sum(1).argmin()] for each in flat[len(X) :]]
-    theirs = sacrebleu.BLEU().corpus_score(nearest, [truth]).score
-    return ours - theirs, f"BLEU {ours:.1f}; caption of the nearest image {theirs:.1f}", model
+    bleu, words = {}, []
+    for name, said in (("network", model.predict(test)), ("nearest image's", nearest)):
+        bleu[name] = sacrebleu.BLEU().corpus_score(said, [truth]).score
+        judged = [judge(text, scene) for text, scene in zip(said, scenes, strict=True)]
+        clear = [found for found in judged if found is not None]
+        words.append(
+            f"{name} BLEU {bleu[name]:.1f}, true {percent(np.mean(clear))} of the {len(clear)} of "
+            f"{len(said)} that can be judged"
+        )
+    return bleu["network"] - bleu["nearest image's"], "; ".join(words), model
 
 
 def clock(seconds: float) -> str:

@@ -115,28 +115,32 @@ def beam_search(
         seen: list[Tensor] = []  # attention of every row at every step
         for t in range(int(most.max()) + 1 if B else 0):
             log_p, state, weights = network.step(token, encoded, state, keys)
-            log_p = log_p.double()
             if t < how.min_length:
                 log_p[:, end] = -torch.inf
-            last = t >= most.repeat_interleave(K)
-            log_p[last, :end] = -torch.inf  # what is too long ends now
+            last = t >= most
+            if last.any():  # what is too long ends now
+                log_p[last.repeat_interleave(K), :end] = -torch.inf
             if how.no_repeat:
                 _forbid(log_p, tokens, how.no_repeat)
-            n = len(sources)
-            options = (total.view(n * K, 1) + log_p).view(n, K * V)
-            best = options.topk(min(2 * K, K * V), dim=1)  # K of these go on, whatever ends
+            # K of the best 2 K go on, whatever ends; no row gives more of these than 2 K.
+            n, wide = len(sources), min(2 * K, V)
+            each_best = log_p.topk(wide, dim=1)
+            options = (total.view(n * K, 1) + each_best.values.double()).view(n, K * wide)
+            best = options.topk(min(2 * K, K * wide), dim=1)
+            numbers = each_best.indices.view(n, -1).gather(1, best.indices).tolist()
             if weights is not None:
                 seen.append(weights)
-            values, indices = best.values.tolist(), best.indices.tolist()
+            values, parents = best.values.tolist(), (best.indices // wide).tolist()
             kept_rows, kept_tokens, kept_totals, going = [], [], [], []
             for i, source in enumerate(sources):
                 rows: list[int] = []
                 new: list[int] = []
                 totals: list[float] = []
-                for rank, (value, index) in enumerate(zip(values[i], indices[i], strict=True)):
+                ranked = zip(values[i], parents[i], numbers[i], strict=True)
+                for rank, (value, parent, number) in enumerate(ranked):
                     if value == -math.inf or len(rows) == K:
                         break
-                    row, number = i * K + index // V, index % V
+                    row = i * K + parent
                     if number != end:
                         rows.append(row)
                         new.append(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -199,11 +200,12 @@ class Captioner(SupervisedEstimator):
         rows, _ = self.inputs_.encode(corpus)
         device = next(self.network_.parameters()).device
         network: Any = self.network_.eval()
-        found = []
-        for row in rows:
-            x = torch.from_numpy(np.asarray(row))[None].float().to(device)
-            ((*several,),) = beam_search(network, x, None, search)
-            found.append([self.vocabulary_.decode(h.tokens) for h in several])
+        found: list[list[str]] = []
+        rows = iter(rows)
+        while some := [np.asarray(row) for row in islice(rows, 64)]:
+            x = torch.from_numpy(np.stack(some)).float().to(device)
+            for several in beam_search(network, x, None, search):
+                found.append([self.vocabulary_.decode(h.tokens) for h in several])
         return found
 
     def predict(self, X: Any) -> list[str]:
