@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ostinato import Captioner, load
@@ -43,6 +44,25 @@ def test_an_image_alone_gets_the_caption_it_gets_among_others(model):
     assert [model.predict([image])[0] for image in X[:3]] + model.predict(X[3:]) == model.predict(X)
     for several in model.caption(X[:3], n_best=3, beam=4):
         assert len(set(several)) == 3
+
+
+def test_a_mirrored_image_is_learnt_only_where_asked_and_never_when_used():
+    X, y = drawn(60, seed=5)
+    settings = {**SMALL, "epochs": 1, "seed": 1}
+    plain, mirrored = (Captioner(**settings, mirror=m).fit(X, y) for m in (False, True))
+    pairs = zip(plain.network_.parameters(), mirrored.network_.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+    pictures = mirrored.network_.encoder
+    x = torch.rand(64, 1, 16 * 32 * 3) * 255
+    seen = []
+    pictures.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.no_grad():
+        pictures.eval()(x), pictures.train()(x)
+    straight, drawn_anew = seen
+    turned = (drawn_anew == straight.flip(-1)).flatten(1).all(1)
+    kept = (drawn_anew == straight).flatten(1).all(1)
+    assert (turned ^ kept).all() and 10 < turned.sum() < 54
+    assert torch.equal(straight[0], x[0].view(16, 32, 3).permute(2, 0, 1) / 255)
 
 
 def test_files_and_their_captions_are_read_and_the_model_is_stored(tmp_path, model):

@@ -38,17 +38,22 @@ class Pictures(nn.Module):
     Args:
         shape: height, width, channels.
         encoder: what reads them, ``(B, channels, height, width)`` of numbers from 0 to 1.
+        mirror: whether half of them are mirrored while training.
     """
 
-    def __init__(self, shape: Sequence[int], encoder: ImageEncoder) -> None:
+    def __init__(self, shape: Sequence[int], encoder: ImageEncoder, mirror: bool = False) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.mirror = mirror
         self.encoder = encoder
         self.output_size = encoder.output_size
 
     def forward(self, x: Tensor, lengths: Lengths = None) -> Encoded:
         """Encode a batch."""
-        images = x.reshape(len(x), *self.shape).permute(0, 3, 1, 2) / 255
+        images = x.reshape(len(x), *self.shape).permute(0, 3, 1, 2) / 255  # (B, C, height, width)
+        if self.training and self.mirror:
+            turned = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+            images = torch.where(turned, images.flip(-1), images)
         encoded: Encoded = self.encoder(images)
         return encoded
 
@@ -65,6 +70,8 @@ class Captioner(SupervisedEstimator):
         level: what captions are cut into: word, bpe, char.
         blocks: convolutions, each of which halves the image.
         label_smoothing: share of the probability that is asked of all words alike.
+        mirror: mirror half of the images while training, drawn anew each time; not where captions
+            tell left from right.
         image: must be whole.
 
     Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
@@ -89,6 +96,7 @@ class Captioner(SupervisedEstimator):
     level: Level = "word"
     blocks: int = 4
     label_smoothing: float = 0.1
+    mirror: bool = False
     image: ImageForm = "whole"
 
     def check_settings(self) -> None:
@@ -145,7 +153,8 @@ class Captioner(SupervisedEstimator):
         decoder = Decoder(
             len(self.vocabulary_), self._recurrent(width), H, width, self.attention, dropout=dropout
         )
-        return EncoderDecoder(Pictures(self.inputs_.shape, images), decoder, self.label_smoothing)
+        pictures = Pictures(self.inputs_.shape, images, self.mirror)
+        return EncoderDecoder(pictures, decoder, self.label_smoothing)
 
     def _batches(self, examples: Examples) -> SequenceBatches:
         return SequenceBatches(examples, self._value("batch_size"), seed=self.seed, apart=True)
