@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src" / "ostinato" / "recurrence"
-LAWS = ["cells", "scan", "kernels", "layers", "networks", "crf"]
+LAWS = [
+    "cells", "scan", "kernels", "layers", "networks", "crf", "encoder_decoder", "decoding", "ctc",
+]  # fmt: skip
 AT_ONCE = 2
 SECONDS = 240  # for one fault: one that makes the laws run for ever is no better noticed
 
@@ -451,6 +453,114 @@ crf: the best tags go on through padding
 crf: the best last tag without its score
 - tag = (total + self.last).argmax(-1)
 + tag = total.argmax(-1)
+
+encoder_decoder: the summary counts padding
+- there.sum(1, keepdim=True).clamp(min=1)
++ there.shape[1]
+
+encoder_decoder Attention: padding is attended to
+- e = e.masked_fill(~there[:, None], -torch.inf)
++ e = e.masked_fill(~there[:, None], 0.0)
+
+encoder_decoder Attention: additive attention without tanh
+- e = self.score(a.tanh())[..., 0]
++ e = self.score(a)[..., 0]
+
+encoder_decoder Attention: coverage does not reach the attention
+- a = a + self.covered(coverage[..., None])[:, None]
++ pass
+
+encoder_decoder Attention: the query does not reach the attention
+- a = self.query(query)[:, :, None] + keys[:, None]
++ a = self.query(0 * query)[:, :, None] + keys[:, None]
+
+encoder_decoder Decoder: coverage forgets what was before
+- coverage = coverage + weights[:, 0]
++ coverage = weights[:, 0]
+
+encoder_decoder Decoder: what is fed is not carried on
+- state = DecoderState(hidden, a[:, 0], coverage)
++ state = DecoderState(hidden, state.fed, coverage)
+
+encoder_decoder Decoder: the attentional vector does not see the context
+- a = self.combine(torch.cat([h, context], -1)).tanh()
++ a = self.combine(torch.cat([h, 0 * context], -1)).tanh()
+
+encoder_decoder Decoder: the state is not carried from step to step
+- h, hidden = self.recurrent(v, state.hidden)
++ h, hidden = self.recurrent(v, None)
+
+encoder_decoder Decoder: what is copied counts in full
+- F.logsigmoid(-g) + copied.clamp(min=tiny).log()
++ copied.clamp(min=tiny).log()
+
+encoder_decoder EncoderDecoder: the end of a target is not asked for
+- return inputs, wanted, t <= ends
++ return inputs, wanted, t < ends
+
+encoder_decoder EncoderDecoder: the decoder sees the token that it is asked for
+- inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
++ inputs = torch.cat([targets, first], 1).masked_fill(t > ends, 0)
+
+encoder_decoder EncoderDecoder: labels are not smoothed
+- loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
++ loss = loss + 0 * even
+
+encoder_decoder: rows of a state keep their order
+- return state[:, index]  # (L, B, H)
++ return state[:, : len(index)]
+
+decoding: the state does not follow the hypotheses
+- state = state.rows(index)
++ pass
+
+decoding: the tokens do not follow the hypotheses
+- tokens = torch.cat([tokens[index], token[:, None]], 1)
++ tokens = torch.cat([tokens, token[:, None]], 1)
+
+decoding: all beginnings count at first
+- total[:, 0] = 0.0
++ total[:, :] = 0.0
+
+decoding: the number of a row's token is taken from another row
+- numbers = each_best.indices.view(n, -1).gather(1, best.indices).tolist()
++ numbers = (best.indices % wide).tolist()
+
+decoding: the score is without its norm
+- score = value / how.norm(t + 1)
++ score = value
+
+decoding: a search stops at the first end
+- return len(done) >= how.beam or done[how.n_best - 1].score >= ceiling
++ return True
+
+decoding: prefix beam, a repeated token joins without a blank
+- before = in_blank if text and text[-1] == token else _add(in_blank, in_token)
++ before = _add(in_blank, in_token)
+
+decoding: prefix beam, a text that goes on in its last token is forgotten
+- _put(new, text, -math.inf, in_token + float(step[text[-1]]))
++ pass
+
+decoding: greedy keeps repetitions
+- if token != blank and (t == 0 or token != best[t - 1])
++ if token != blank
+
+ctc CTC: padding is stacked with what is there
+- v = torch.where(there[..., None], v, 0.0)
++ pass
+
+ctc CTC: too few steps of the last frames
+- return (lengths + self.stacked - 1) // self.stacked
++ return lengths // self.stacked
+
+ctc CTC: the blank is the first token
+- y.log_softmax(-1).transpose(0, 1), targets, ends.cpu(), counts.cpu(), self.blank,
++ y.log_softmax(-1).transpose(0, 1), targets, ends.cpu(), counts.cpu(), 0,
+
+ctc CTC: the state is dropped
+- h, state = self.recurrent(v, state, lengths=ends)
++ h, state = self.recurrent(v, None, lengths=ends)
 """
 
 

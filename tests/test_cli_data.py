@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 from test_cli import assert_refused, everything, here, ostinato  # noqa: F401
 from test_readme import write_data
 
@@ -238,8 +239,22 @@ def test_documents_are_summarised_and_recordings_written_down(data, ostinato):  
     found = ostinato("transcribe ears recordings --find commands.txt").out.splitlines()
     assert {line.split("\t")[0] for line in found} <= {"yes", "no"}
     assert "cer" in ostinato("evaluate ears recordings").out
+    assert_refused(ostinato("transcribe ears --live"), "needs the future")
     assert ostinato("train text book.txt --out letters --steps 5 --hidden-size 8").status == 0
     assert ostinato("transcribe ears recordings --language letters --beam 2").status == 0
+
+
+def test_sound_is_written_down_live(data, ostinato, monkeypatch):  # noqa: F811
+    said = ostinato("train transcribe recordings --out ears --epochs 8 --no-bidirectional")
+    assert said.status == 0, said
+    (file, *_) = sorted((data / "recordings").glob("**/*.wav"))
+    sound, rate = soundfile.read(file, dtype="int16")
+    raw = sound.astype("<i2").tobytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw))))
+    live = ostinato("transcribe ears --live")
+    assert live.status == 0 and f"listening: {rate:,} samples a second" in live.err
+    assert live.out.strip() == ostinato(f"transcribe ears {file} --beam 1").out.split("\t")[0]
+    assert_refused(ostinato(f"transcribe ears {file} --live"), "--live takes no files")
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,24 @@ def test_copying_puts_the_attention_on_the_sources_tokens():
         np.testing.assert_allclose(written.log_p[b, t].exp().detach(), wanted, atol=1e-9)
 
 
+def test_what_is_fed_is_the_attentional_vector_of_the_step_before():
+    net = network("fed", GRU, 1).eval()
+    decoder = net.decoder
+    x, y = batch(6)
+    with torch.no_grad():
+        written, encoded = net(x, y, lengths=LENGTHS)
+        keys, hidden = decoder.keys_of(encoded), decoder.begun(encoded).hidden
+        fed = torch.zeros(B, H, dtype=torch.float64)
+        for t in range(4):
+            v = torch.cat([decoder.embedding(y[:, t]), fed], -1)
+            h, hidden = decoder.recurrent(v[:, None], hidden)
+            context, _ = decoder.attention(h, keys, encoded.memory, encoded.there)
+            both = torch.cat([h[:, 0], context[:, 0]], -1)
+            fed = (both @ decoder.combine.weight.T + decoder.combine.bias).tanh()
+            scores = decoder.shape(fed) @ decoder.embedding.weight[: V + 1].T + decoder.output.bias
+            assert_same([written.log_p[:, t]], [scores.log_softmax(-1)])
+
+
 def test_scheduled_sampling_feeds_the_networks_own_words():
     net = network().train()
     x, y = batch()

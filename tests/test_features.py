@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.errors import DataError
+from ostinato.errors import DataError, OstinatoError
 from ostinato.sequences.batches import SequenceBatch
 from ostinato.sequences.corpus import Place
 from ostinato.sequences.features import (
     Lexicon,
     Spectrogram,
+    SpectrogramStream,
     image_as_steps,
     image_shape,
     mean_and_scale,
@@ -210,3 +211,42 @@ def test_sequences_of_another_kind_are_refused():
     with pytest.raises(DataError, match=r"X\[0\]: holds a number too large for 32 bits"):
         list(Inputs.learn(large, InputSettings()).encode(large)[0])
     assert str(Place("a.csv", 3)) == "a.csv:3"
+
+
+def test_a_causal_spectrogram_knows_nothing_of_what_comes():
+    spectrum = Spectrogram(8000, causal=True)
+    rng = np.random.default_rng(0)
+    sound = rng.normal(size=6000).astype("f4") * np.linspace(0, 1, 6000, dtype="f4")
+    other = sound.copy()
+    other[3000:] = 5 * rng.normal(size=3000)
+    whole, changed = spectrum(sound, 8000), spectrum(other, 8000)
+    # Row t looks at 100 samples on each side of sample 80 t.
+    last = (3000 - 100) // 80 + 1
+    np.testing.assert_array_equal(whole[:last], changed[:last])
+    assert np.abs(whole[last + 1 :] - changed[last + 1 :]).max() > 1
+    assert not np.allclose(Spectrogram(8000)(sound, 8000)[:last], Spectrogram(8000)(other, 8000)[:last])
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_a_spectrogram_in_pieces_is_that_of_the_whole(rate):
+    spectrum = Spectrogram(rate, bands=13, causal=True)
+    rng = np.random.default_rng(1)
+    sound = rng.normal(size=5000).astype("f4")
+    stream, parts, begin = SpectrogramStream(spectrum), [], 0
+    while begin < len(sound):
+        n = int(rng.integers(1, 700))
+        parts.append(stream.feed(sound[begin : begin + n]))
+        begin += n
+    parts.append(stream.finish())
+    whole = spectrum(sound, rate)
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    # Each band, by hand: its mean so far, of which what is three seconds old counts 1 / e.
+    plain = Spectrogram(rate, bands=13)
+    energy = plain.energy(np.pad(sound, plain.fft // 2))
+    mel = np.log(np.maximum(energy, 1e-10))
+    t = 7
+    weights = np.exp(-0.01 / 3 * np.arange(t, -1, -1))
+    mean = (weights[:, None] * mel[: t + 1]).sum(0) / weights.sum()
+    np.testing.assert_allclose(whole[t], mel[t] - mean, atol=1e-4)
+    with pytest.raises(OstinatoError, match="expected causal=True"):
+        SpectrogramStream(plain)

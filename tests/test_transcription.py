@@ -1,95 +1,13 @@
-"""CTC: its likelihood against all alignments; what was said, written down and found."""
+"""Speech to text: what was said, written down, found among texts, and followed live."""
 
 import math
-from itertools import groupby, product
 
 import numpy as np
 import pytest
-import torch
-from laws import random
-from tolerances import assert_same
-from torch import nn
+import soundfile
 
 from ostinato import TextGenerator, Transcriber, load
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.ctc import CTC
-from ostinato.recurrence.layers import GRU
-
-V, I = 2, 3
-
-
-def network(stacked=1, bidirectional=False, **more):
-    torch.manual_seed(0)
-    layer = GRU(stacked * I, 4, batch_first=True, bidirectional=bidirectional)
-    return CTC(nn.Identity(), layer, V, stacked, **more).double()
-
-
-@pytest.mark.parametrize("stacked", [1, 2])
-def test_the_loss_is_minus_the_log_of_all_alignments(stacked):
-    net = network(stacked).eval()
-    x = random(3, 5, I, seed=1)
-    lengths, target_lengths = torch.tensor([5, 4, 2]), torch.tensor([2, 0, 1])
-    y = torch.tensor([[0, 1], [1, 1], [1, 0]])
-    with torch.no_grad():
-        scores, _ = net(x, lengths=lengths)
-        loss, _ = net.loss(x, y, lengths=lengths, target_lengths=target_lengths)
-        likely = net.likelihoods(x, y, lengths=lengths, target_lengths=target_lengths)
-    total = 0.0
-    for row in range(3):
-        T = math.ceil(int(lengths[row]) / stacked)
-        p = scores[row, :T].softmax(-1).numpy()
-        wanted = y[row, : target_lengths[row]].tolist()
-        share = sum(
-            np.prod([p[t, token] for t, token in enumerate(path)])
-            for path in product(range(V + 1), repeat=T)
-            if [token for token, _ in groupby(path) if token != net.blank] == wanted
-        )
-        assert likely[row].item() == pytest.approx(math.log(share), rel=1e-9)
-        total -= math.log(share)
-    assert loss.item() == pytest.approx(total / 3)
-
-
-def test_padding_reaches_nothing_and_frames_are_stacked():
-    net = network(2, bidirectional=True)
-    x = random(2, 5, I, seed=2)
-    other = x.clone()
-    other[1, 3:] = torch.nan
-    lengths = torch.tensor([5, 3])
-    ours, _ = net(x, lengths=lengths)
-    theirs, _ = net(other, lengths=lengths)
-    assert ours.shape == (2, 3, V + 1)
-    assert_same([ours[0], ours[1, :2]], [theirs[0], theirs[1, :2]])
-    alone, _ = net(x[1:, :3])
-    assert_same([alone[0]], [ours[1, :2]])
-
-
-def test_a_stream_of_frames_says_the_same():
-    net = network(2).eval()
-    x = random(1, 12, I, seed=3)
-    whole, _ = net(x)
-    state, parts = None, []
-    for begin in range(0, 12, 4):
-        y, state = net(x[:, begin : begin + 4], state)
-        parts.append(y)
-    assert_same([torch.cat(parts, 1)], [whole])
-
-
-def test_a_target_that_cannot_be_spelled_takes_no_part():
-    net = network()
-    x, y = random(2, 2, I, seed=4), torch.tensor([[0, 0], [1, 0]])
-    loss, _ = net.loss(x, y)  # "00" needs three frames
-    assert torch.isfinite(loss)
-    torch.autograd.backward(loss)
-    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
-    assert net.likelihoods(x, y)[0] == -torch.inf
-
-
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(OstinatoError, match="stacked=2; expected batch_first=True and an input"):
-        CTC(nn.Identity(), GRU(3, 4, batch_first=True), V, 2)
-    with pytest.raises(ShapeError, match=r"CTC.loss: targets are torch.int64 \(3,\)"):
-        network().loss(random(3, 4, I, seed=1), torch.tensor([0, 1, 0]))
-
 
 SHAPES = {"a": [3.0, 0.0], "b": [0.0, 3.0], "c": [-3.0, 0.0], " ": [0.0, -3.0]}
 
@@ -155,6 +73,54 @@ def test_a_stored_model_writes_the_same(model, tmp_path):
     assert load(tmp_path / "model").predict(X) == model.predict(X)
     (answer, *_) = model.answers(X)
     assert answer.to_json()["text"] == model.predict(X)[0]
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """Recordings of high and low tones, and the letters that they stand for."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng, t = np.random.default_rng(0), np.arange(960) / 8000
+    lines = ["file,text"]
+    for i in range(80):
+        text = "".join(rng.choice(["h", "l"], rng.integers(1, 4)))
+        parts = [np.sin(2 * np.pi * {"h": 1200, "l": 300}[c] * t) for c in text]
+        gap = np.zeros(rng.integers(300, 900))
+        sound = np.concatenate([part for p in parts for part in (gap, p)] + [gap])
+        soundfile.write(folder / f"{i}.wav", 0.5 * sound + 0.01 * rng.normal(size=len(sound)), 8000)
+        lines.append(f"{i}.wav,{text}")
+    (folder / "texts.csv").write_text("\n".join(lines))
+    settings = {"hidden_size": 16, "bands": 12, "epochs": 12, "learning_rate": 0.02}
+    return Transcriber(bidirectional=False, **settings).fit(folder / "texts.csv"), folder
+
+
+def test_sound_is_written_down_while_it_comes_as_the_whole_would_be(tones):
+    model, folder = tones
+    assert model.evaluate(folder / "texts.csv")["cer"] < 0.2
+    rng = np.random.default_rng(1)
+    for name in ("3.wav", "7.wav"):
+        whole = model.transcribe([folder / name], beam=1)[0]
+        sound, rate = soundfile.read(folder / name, dtype="float32")
+        stream = model.stream()
+        assert stream.rate == rate and whole
+        parts, begin, early = [], 0, 0
+        while begin < len(sound):
+            n = int(rng.integers(1, 500))
+            parts.append(stream.feed(sound[begin : begin + n]))
+            begin += n
+            early += begin < 0.8 * len(sound) and bool(parts[-1])
+        assert "".join([*parts, stream.finish()]) == whole
+        assert early  # something is written before the end
+
+
+def test_a_stream_refuses_what_it_cannot_take(tones, model):
+    with pytest.raises(OstinatoError, match="needs the future; train it with bidirectional=False"):
+        Transcriber(epochs=0.1, hidden_size=4).fit([spoken("ab")] * 10, ["ab"] * 10).stream()
+    with pytest.raises(ShapeError, match=r"x has shape \(3, 2\); expected samples \(n,\)"):
+        tones[0].stream().feed(np.zeros((3, 2)))
+    with pytest.raises(ShapeError, match="of finite numbers"):
+        tones[0].stream().feed(np.array([np.nan]))
+    with pytest.raises(ShapeError, match=r"expected rows \(n, I\)"):
+        model.stream().feed(np.zeros(3))
 
 
 def test_words_can_be_written_too():

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tomllib
 import warnings
+from array import array
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -455,11 +456,23 @@ def transcribe(
         Path | None, Parameter(help="Run of train text --level char: what is written in general.")
     ] = None,
     weight: Annotated[float, Parameter(help="How much --language weighs.")] = 0.5,
+    live: Annotated[
+        bool, Parameter(help="Sound from standard input, written down while it comes.")
+    ] = False,
     json: JSON = False,
 ) -> None:
-    """Write down what is said in recordings: files, or folders of them."""
+    """Write down what is said in recordings: files, or folders of them.
+
+    With --live, raw sound from standard input: 16-bit little-endian samples of one channel, as many
+    a second as the model was trained on; the model must have been trained with --no-bidirectional.
+    """
     model = _load(run, "transcribe")
     paths = [Path(path) for path in recordings]
+    if live:
+        if paths or find or language or json:
+            raise OstinatoError("transcribe: --live takes no files and none of the other options.")
+        _transcribe_live(model)
+        return
     if not paths:
         raise OstinatoError("transcribe: name the recordings, or folders of them.")
     read = model.recordings(paths)
@@ -475,6 +488,23 @@ def transcribe(
             print_json({"place": str(place), **facts})
         else:
             print("\t".join([*map(str, facts.values()), str(place)]))
+
+
+def _transcribe_live(model: Any) -> None:
+    """Write down what comes on standard input, for as long as it comes."""
+    stream = model.stream()
+    if stream.rate is None:
+        raise OstinatoError("transcribe --live: the model reads series, not sound.")
+    print(f"listening: {stream.rate:,} samples a second", file=sys.stderr)
+    odd = b""
+    while sound := sys.stdin.buffer.read1(1 << 16):
+        sound = odd + sound
+        odd = sound[len(sound) // 2 * 2 :]
+        samples = array("h", sound[: len(sound) // 2 * 2])
+        if sys.byteorder == "big":
+            samples.byteswap()
+        print(stream.feed([sample / 32768 for sample in samples]), end="", flush=True)
+    print(stream.finish())
 
 
 def _writing_command(verb: str) -> Callable[..., None]:

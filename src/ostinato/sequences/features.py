@@ -22,6 +22,7 @@ from ostinato.sequences.vocabulary import word_tokens
 __all__ = [
     "Lexicon",
     "Spectrogram",
+    "SpectrogramStream",
     "WordTable",
     "mean_and_scale",
     "read_image",
@@ -139,13 +140,16 @@ class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
     Each band has its mean over the recording taken away, so that loudness and the microphone's
-    colour do not matter.
+    colour do not matter; where rows must not know what comes after them, its mean so far, of which
+    what is three seconds old counts for a third.
 
     Args:
         rate: samples a second that it works on; others are converted.
         bands: bands, from 0 to half the rate.
         window: of a row, in seconds.
         hop: from row to row, in seconds.
+        causal: whether a row knows no more than the sound up to the end of its window; see
+            `SpectrogramStream`.
 
     >>> t = np.arange(8000) / 8000
     >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
@@ -157,32 +161,109 @@ class Spectrogram:
     bands: int = 40
     window: float = 0.025
     hop: float = 0.01
+    causal: bool = False
 
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Features ``(T, bands)`` of samples ``(n,)`` at a rate."""
         if rate != self.rate:
             samples = _resampled(samples, rate, self.rate)
-        size = max(2, round(self.window * self.rate))
-        fft = 1 << (size - 1).bit_length()
+        if self.causal:
+            stream = SpectrogramStream(self)
+            return np.concatenate([stream.feed(samples), stream.finish()])
+        around = np.zeros(self.fft // 2, dtype=np.float32)
+        energy = self.energy(np.concatenate([around, samples, around]))
+        # What is 80 dB below the loudest is silence.
+        mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
+        centred: NDArray[np.float32] = mel - mel.mean(0)
+        return centred
+
+    @property
+    def size(self) -> int:
+        """Samples of a row."""
+        return max(2, round(self.window * self.rate))
+
+    @property
+    def fft(self) -> int:
+        """Samples that are transformed at a time: those of a row with silence around them."""
+        return 1 << (self.size - 1).bit_length()
+
+    @property
+    def step(self) -> int:
+        """Samples from row to row."""
+        return max(1, round(self.hop * self.rate))
+
+    def energy(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Energy in each band ``(T, bands)`` of every stretch of ``fft`` samples that is whole."""
         spectrum = torch.stft(
             torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)),
-            fft,
-            max(1, round(self.hop * self.rate)),
-            size,
-            torch.hann_window(size),
-            center=True,
-            pad_mode="constant",
+            self.fft,
+            self.step,
+            self.size,
+            torch.hann_window(self.size),
+            center=False,
             return_complex=True,
         )
         energy = spectrum.abs().square()  # (fft / 2 + 1, T)
-        mel = (_mel_bands(self.rate, fft, self.bands) @ energy).T
-        # What is 80 dB below the loudest is silence.
-        mel = mel.clamp(min=max(1e-10, float(mel.max()) * 1e-8)).log()
-        return (mel - mel.mean(0)).numpy()
+        return (_mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
 
     def to_json(self) -> dict[str, Any]:
         """All that makes it, as JSON."""
         return asdict(self)
+
+
+class SpectrogramStream:
+    """What a causal `Spectrogram` makes of a recording, as it comes.
+
+    Args:
+        spectrogram: with ``causal=True``.
+
+    >>> spectrogram = Spectrogram(rate=8000, causal=True)
+    >>> sound = np.random.default_rng(0).normal(size=4000).astype("f4")
+    >>> stream = SpectrogramStream(spectrogram)
+    >>> parts = [stream.feed(sound[:1500]), stream.feed(sound[1500:]), stream.finish()]
+    >>> [len(part) for part in parts]
+    [18, 31, 2]
+    >>> np.allclose(np.concatenate(parts), spectrogram(sound, 8000), atol=1e-5)
+    True
+    """
+
+    FORGETTING = 3.0
+    """Seconds after which what a band's mean was made of counts 1/e."""
+
+    def __init__(self, spectrogram: Spectrogram) -> None:
+        if not spectrogram.causal:
+            raise OstinatoError(f"SpectrogramStream: {spectrogram}; expected causal=True.")
+        self.spectrogram = spectrogram
+        # The first row's window has silence before it.
+        self._samples = np.zeros(spectrogram.fft // 2, dtype=np.float32)
+        self._loudest = 0.0
+        self._sum = np.zeros(spectrogram.bands)
+        self._weight = 0.0
+
+    def feed(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows ``(T, bands)`` that are complete with these samples ``(n,)``."""
+        how = self.spectrogram
+        held = np.concatenate([self._samples, np.asarray(samples, dtype=np.float32)])
+        rows = max(0, (len(held) - how.fft) // how.step + 1)
+        if not rows:
+            self._samples = held
+            return np.zeros((0, how.bands), dtype=np.float32)
+        self._samples = held[rows * how.step :]
+        energy = how.energy(held[: (rows - 1) * how.step + how.fft])
+        loudest = np.maximum.accumulate(np.maximum(energy.max(1), self._loudest))
+        self._loudest = float(loudest[-1])
+        mel = np.log(np.maximum(energy, np.maximum(1e-10, loudest * 1e-8)[:, None]))
+        keep = float(np.exp(-how.hop / self.FORGETTING))
+        found = np.empty_like(mel)
+        for t, row in enumerate(mel):
+            self._sum = keep * self._sum + row
+            self._weight = keep * self._weight + 1
+            found[t] = row - self._sum / self._weight
+        return found
+
+    def finish(self) -> NDArray[np.float32]:
+        """The last rows, whose windows have silence after them."""
+        return self.feed(np.zeros(self.spectrogram.fft // 2, dtype=np.float32))
 
 
 def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:

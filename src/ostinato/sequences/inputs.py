@@ -73,8 +73,14 @@ class Inputs:
     variables: Sequence[str] = ()
 
     @classmethod
-    def learn(cls, corpus: Corpus, settings: InputSettings) -> Self:
-        """What training data tell of the inputs."""
+    def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
+        """What training data tell of the inputs.
+
+        Args:
+            corpus: training data.
+            settings: how inputs become numbers.
+            causal: whether a step must not know what comes after it.
+        """
         if corpus.kind in ("text", "words"):
             lexicon = Lexicon.learn(
                 _sentences(corpus),
@@ -86,7 +92,8 @@ class Inputs:
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
             rates = Counter(sound_rate(path) for path in corpus.inputs)
-            spectrogram = Spectrogram(rates.most_common(1)[0][0], settings.bands)
+            rate = rates.most_common(1)[0][0]
+            spectrogram = Spectrogram(rate, settings.bands, causal=causal)
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
             shapes = Counter(

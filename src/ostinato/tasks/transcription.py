@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.errors import DataError, OstinatoError
+from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.recurrence.ctc import CTC
 from ostinato.recurrence.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
+from ostinato.recurrence.layers import Hidden
 from ostinato.sequences.batches import SequenceBatch, SequenceBatches
 from ostinato.sequences.corpus import Corpus
+from ostinato.sequences.features import SpectrogramStream
 from ostinato.sequences.ragged import Examples
 from ostinato.sequences.text import TextSource
 from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
@@ -35,7 +38,7 @@ class Transcriber(SupervisedEstimator):
     Args:
         level: what is written: char, or word.
         stacked: frames of a hundredth of a second that are read at once.
-        bidirectional: as in `SupervisedEstimator`; False can follow a stream.
+        bidirectional: as in `SupervisedEstimator`; False can follow a stream, see `stream`.
 
     Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
     `TrainingSettings`.
@@ -175,6 +178,15 @@ class Transcriber(SupervisedEstimator):
 
         return after
 
+    def stream(self) -> TranscriptionStream:
+        """Write down what is said while it is said; for a model with ``bidirectional=False``.
+
+        Raises:
+            OstinatoError: if the model needs the future.
+        """
+        check_is_fitted(self, "network_")
+        return TranscriptionStream(self)
+
     def answers(self, X: Any, *, probabilities: bool = False) -> Iterator[Answer]:
         """What the model says of each recording; see `predict`."""
         corpus = self._corpus(X, labelled=None)
@@ -250,3 +262,76 @@ def _said(corpus: Corpus, i: int) -> str:
 
 def _rate(pairs: Sequence[tuple[Any, Any]]) -> float:
     return sum(edit_distance(g, t) for g, t in pairs) / max(1, sum(len(t) for _, t in pairs))
+
+
+class TranscriptionStream:
+    """What is said, written down as it comes, in constant memory and time.
+
+    It takes the likeliest token at every step, as `Transcriber.transcribe` with ``beam=1`` does of
+    the whole, and knows no more than has been heard.
+
+    Args:
+        model: a `Transcriber` with ``bidirectional=False``.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> X = [rng.normal(size=(12, 2)) for _ in range(40)]
+        >>> y = ["a" if x[:6].sum() > 0 else "b" for x in X]
+        >>> model = Transcriber(bidirectional=False, hidden_size=8, epochs=2).fit(X, y)
+        >>> stream = model.stream()
+        >>> text = "".join([stream.feed(X[0][:7]), stream.feed(X[0][7:]), stream.finish()])
+        >>> text == model.transcribe(X[:1], beam=1)[0]
+        True
+    """
+
+    def __init__(self, model: Transcriber) -> None:
+        if model.bidirectional:
+            raise OstinatoError(
+                "Transcriber.stream: the model reads in both directions and needs the future; "
+                "train it with bidirectional=False (--no-bidirectional)."
+            )
+        self._network: CTC = model.network_.eval()
+        self._decode = model.vocabulary_.decode
+        spectrogram = model.inputs_.spectrogram
+        self._sound = None if spectrogram is None else SpectrogramStream(spectrogram)
+        self.rate = None if spectrogram is None else spectrogram.rate
+        """Samples a second that `feed` takes; None where it takes rows of measurements."""
+        self._rows = np.zeros((0, model.inputs_.features), dtype=np.float32)
+        self._state: Hidden = None
+        self._last = self._network.blank
+
+    def feed(self, x: NDArray[Any]) -> str:
+        """What is written because of some more sound: samples ``(n,)`` from -1 to 1, at `rate`.
+
+        Of a model of series, rows of measurements ``(n, I)``.
+        """
+        x = np.asarray(x, dtype=np.float32)
+        if x.ndim != (2 if self._sound is None else 1) or not np.isfinite(x).all():
+            wanted = "rows (n, I)" if self._sound is None else "samples (n,)"
+            raise ShapeError(
+                f"TranscriptionStream.feed: x has shape {x.shape}; expected {wanted} of finite "
+                "numbers."
+            )
+        return self._read(x if self._sound is None else self._sound.feed(x))
+
+    def finish(self) -> str:
+        """What is left to write at the end."""
+        rest = self._rows[:0] if self._sound is None else self._sound.finish()
+        return self._read(rest, last=True)
+
+    def _read(self, rows: NDArray[np.float32], *, last: bool = False) -> str:
+        rows = np.concatenate([self._rows, rows])
+        whole = len(rows) if last else len(rows) - len(rows) % self._network.stacked
+        self._rows = rows[whole:]
+        if not whole:
+            return ""
+        weight = self._network.output.weight
+        x = torch.from_numpy(rows[None, :whole]).to(weight)
+        with torch.inference_mode():
+            y, self._state = self._network(x, self._state)
+        tokens = []
+        for token in y[0].argmax(-1).tolist():
+            if token != self._last and token != self._network.blank:
+                tokens.append(token)
+            self._last = token
+        return self._decode(tokens)

@@ -375,7 +375,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
         elif self.validation_fraction != 0:
             training, held_out = self._split(training)
         self._learn_targets(training, held_out)
-        self.inputs_ = Inputs.learn(training, self)
+        self.inputs_ = Inputs.learn(training, self, causal=not self.bidirectional)
         parts = {"training": training, "validation": held_out}
         for name, corpus in parts.items():
             if corpus is not None:
