@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 Item = dict[str, Any]
@@ -48,8 +49,9 @@ def _counts(found: dict[str, str | None], name: str) -> Callable[[int], bool]:
 def _is(found: dict[str, str | None], name: str) -> Callable[[Item], bool]:
     """Whether an item is of the kind that the words say."""
     color, noun = found[name + "color"], found[name + "noun"]
-    return lambda item: (color is None or item["color"].lower() == COLORS[color]) and (
-        noun in ("item", "block") or item["type"] == noun
+    return lambda item: (
+        (color is None or item["color"].lower() == COLORS[color])
+        and (noun in ("item", "block") or item["type"] == noun)
     )
 
 
@@ -112,11 +114,7 @@ def _upon(found: dict[str, str | None], scene: list[Box]) -> bool:
     if found["order"] == "below":
         above, below = below, above
     stacks = [_stacked(box) for box in scene]
-    return any(
-        below(a) and above(b)
-        for stack in stacks
-        for a, b in zip(stack, stack[1:], strict=False)
-    )
+    return any(below(a) and above(b) for stack in stacks for a, b in pairwise(stack))
 
 
 def _plain(found: dict[str, str | None], scene: list[Box]) -> bool:

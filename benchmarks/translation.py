@@ -183,7 +183,11 @@ def main() -> None:
     with gzip.open(files / "val.en.gz", "rt", encoding="utf-8") as file:
         texts = [line.strip() for line in file][: arguments.sentences]
     taken = measure(sides(model, texts, arguments.batch), arguments.turns)
-    found: dict[str, Any] = {"machine": machine(torch.get_num_threads()), "sentences": len(texts), "sides": {}}
+    found: dict[str, Any] = {
+        "machine": machine(torch.get_num_threads()),
+        "sentences": len(texts),
+        "sides": {},
+    }
     print(f"{len(texts)} sentences, beam {BEAM}, {torch.get_num_threads()} threads")
     for name, seconds in taken.items():
         # Ratios of neighbours in time: what slows one slows the other.

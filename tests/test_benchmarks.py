@@ -24,7 +24,7 @@ def bench():
     sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("module", ["settings", "report", "end_to_end"])
+@pytest.mark.parametrize("module", ["settings", "report", "end_to_end", "scenes"])
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
     assert found.attempted > 0
@@ -227,3 +227,37 @@ def test_every_contender_gets_its_turns(bench):
     assert calls["quick"] > calls["slow"]
     summary = speed.summary(times[1])
     assert summary["low"] <= summary["median"] <= summary["high"]
+
+
+def test_the_plain_loop_translates_as_the_library_does(bench):
+    from ostinato import Translator
+
+    words = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier"}
+    rng = np.random.default_rng(0)
+    X = [" ".join(rng.choice(list(words), rng.integers(1, 6))) for _ in range(120)]
+    y = [" ".join(words[word] for word in reversed(text.split())) for text in X]
+    model = Translator(
+        cell="lstm", hidden_size=32, level="word", epochs=8, learning_rate=0.02, dropout=0.0
+    ).fit(X, y)
+    sides = bench("translation").sides(model, X[:40], 8)
+    said = {name: run() for name, run in sides.items()}
+    assert len(said) == 3 and len(set(said["ostinato"])) > 5
+    assert all(texts == said["ostinato"] for texts in said.values())
+    taken = bench("translation").measure(sides, turns=1)
+    assert all(len(seconds) == 1 for seconds in taken.values())
+    with pytest.raises(RuntimeError, match="says 40 of 40 sentences otherwise"):
+        bench("translation").measure({**sides, "other": lambda: ["?"] * 40}, turns=1)
+
+
+def test_sentences_about_scenes_are_judged_as_people_judged_them(bench):
+    judge = bench("scenes").judge
+    files = sorted((BENCHMARKS.parent.parent / "shared/data/nlvr").glob("*/*.json"))
+    if not files:
+        pytest.skip("there is no ../shared/data/nlvr")
+    lines = [line for file in files for line in file.read_text().splitlines() if line.strip()]
+    agree = []
+    for example in map(json.loads, lines):
+        found = judge(example["sentence"], example["structured_rep"])
+        if found is not None:
+            agree.append(found == (str(example["label"]).lower() == "true"))
+    assert len(agree) > 0.45 * len(lines) and np.mean(agree) > 0.98

@@ -224,7 +224,9 @@ def test_a_causal_spectrogram_knows_nothing_of_what_comes():
     last = (3000 - 100) // 80 + 1
     np.testing.assert_array_equal(whole[:last], changed[:last])
     assert np.abs(whole[last + 1 :] - changed[last + 1 :]).max() > 1
-    assert not np.allclose(Spectrogram(8000)(sound, 8000)[:last], Spectrogram(8000)(other, 8000)[:last])
+    assert not np.allclose(
+        Spectrogram(8000)(sound, 8000)[:last], Spectrogram(8000)(other, 8000)[:last]
+    )
 
 
 @pytest.mark.parametrize("rate", [8000, 11025])

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_features import sine, write_wav
 
 from ostinato.sequences.music import roll_of, write_midi
@@ -68,6 +69,14 @@ def write_data(folder: Path) -> None:
         path = folder / "recordings" / ("yes", "no")[i % 2] / f"{i}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, sine((300, 2000)[i % 2], 8000, 0.1), 8000)
+    (folder / "images").mkdir()
+    shades = {f"{i}.png": (0, 255)[i % 2] for i in range(12)}
+    for name, shade in shades.items():
+        Image.new("L", (16, 16), shade).save(folder / "images" / name)
+    lines = [
+        f"images/{name},it is {'bright' if shade else 'dark'}" for name, shade in shades.items()
+    ]
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *lines]))
     (folder / "chorales").mkdir()
     for i in range(4):
         write_midi(roll_of([[60 + i], [64 + i], [67 + i]] * 4), folder / "chorales" / f"{i}.mid")

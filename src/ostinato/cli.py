@@ -497,7 +497,7 @@ def _transcribe_live(model: Any) -> None:
         raise OstinatoError("transcribe --live: the model reads series, not sound.")
     print(f"listening: {stream.rate:,} samples a second", file=sys.stderr)
     odd = b""
-    while sound := sys.stdin.buffer.read1(1 << 16):
+    while sound := cast(io.BufferedReader, sys.stdin.buffer).read1(1 << 16):
         sound = odd + sound
         odd = sound[len(sound) // 2 * 2 :]
         samples = array("h", sound[: len(sound) // 2 * 2])
