@@ -237,7 +237,7 @@ def test_the_plain_loop_translates_as_the_library_does(bench):
     X = [" ".join(rng.choice(list(words), rng.integers(1, 6))) for _ in range(120)]
     y = [" ".join(words[word] for word in reversed(text.split())) for text in X]
     model = Translator(
-        cell="lstm", hidden_size=32, level="word", epochs=8, learning_rate=0.02, dropout=0.0
+        cell="lstm", hidden_size=48, level="word", epochs=8, learning_rate=0.02, dropout=0.0
     ).fit(X, y)
     sides = bench("translation").sides(model, X[:40], 8)
     said = {name: run() for name, run in sides.items()}
