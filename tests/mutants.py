@@ -506,9 +506,9 @@ encoder_decoder EncoderDecoder: labels are not smoothed
 - loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
 + loss = loss + 0 * even
 
-encoder_decoder: rows of a state keep their order
-- return state[:, index]  # (L, B, H)
-+ return state[:, : len(index)]
+layers: rows of a state keep their order
+- return _each_tensor(lambda t: t[:, index], state)
++ return _each_tensor(lambda t: t[:, : len(index)], state)
 
 decoding: the state does not follow the hypotheses
 - state = state.rows(index)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.layers import Hidden, Recurrent
+from ostinato.recurrence.layers import Hidden, Recurrent, state_rows
 from ostinato.recurrence.networks import Lengths, drop, running
 
 AttentionKind = Literal["additive", "multiplicative"]
@@ -251,14 +251,7 @@ class DecoderState(NamedTuple):
 
     def rows(self, index: Tensor) -> DecoderState:
         """The state of other rows, ``index (N,)``."""
-        return DecoderState(_rows(self.hidden, index), self.fed[index], self.coverage[index])
-
-
-def _rows(state: Any, index: Tensor) -> Any:
-    if isinstance(state, Tensor):
-        return state[:, index]  # (L, B, H)
-    parts = [_rows(part, index) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+        return DecoderState(state_rows(self.hidden, index), self.fed[index], self.coverage[index])
 
 
 class Written(NamedTuple):

@@ -817,11 +817,17 @@ def backend(
     return layer.backend(input, lengths=lengths)
 
 
+def state_rows(state: Hidden, index: Tensor) -> Hidden:
+    """The state of a layer stack for other rows of the batch, ``index (N,)``."""
+    return _each_tensor(lambda t: t[:, index], state)  # (L, B, H)
+
+
 def _each_tensor(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """The same named tuples with f of every tensor."""
+    """The same tuples, named or not, with f of every tensor."""
     if tree is None or isinstance(tree, Tensor):
         return None if tree is None else f(tree)
-    return type(tree)(*(_each_tensor(f, part) for part in tree))
+    parts = [_each_tensor(f, part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 
 
 def _autocasts(x: Tensor) -> bool:

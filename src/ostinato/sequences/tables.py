@@ -146,7 +146,7 @@ class Table:
         """Whether most cells of a column are numbers (those that are not are mistakes)."""
         if column not in self._numeric:
             some = self.cells(column)[:1000]
-            filled = [cell for cell in some if not _is_missing(cell)]
+            filled = [cell for cell in some if not is_missing(cell)]
             good = sum(as_number(cell) is not None for cell in filled)
             self._numeric[column] = good > 0.5 * len(filled) or not filled
         return self._numeric[column]
@@ -160,8 +160,11 @@ class Table:
             raise self.place(row).error(f"{self.names[column]!r} is no text but {cell!r:.40}.")
         return cell if isinstance(cell, str) else json.dumps(cell)
 
-    def numbers(self, columns: Sequence[int]) -> NDArray[np.float64]:
-        """Columns of numbers, ``(rows, columns)``; a `DataError` at the first that is none."""
+    def numbers(self, columns: Sequence[int], *, missing: bool = False) -> NDArray[np.float64]:
+        """Columns of numbers, ``(rows, columns)``; a `DataError` at the first that is none.
+
+        With ``missing`` a cell that says nothing is NaN.
+        """
         found = np.empty((len(self.rows), len(columns)))
         for k, column in enumerate(columns):
             cells = self.cells(column)
@@ -173,8 +176,10 @@ class Table:
                 pass
             for row, cell in enumerate(cells):
                 number = as_number(cell)
-                if number is None or not math.isfinite(number):
-                    what = "is missing" if _is_missing(cell) else f"is {cell!r:.40}, no number"
+                if missing and is_missing(cell):
+                    number = math.nan
+                elif number is None or not math.isfinite(number):
+                    what = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
                     raise self.place(row).error(
                         f"{self.names[column]!r} {what}; fill it in, or leave the row out."
                     )
@@ -182,7 +187,7 @@ class Table:
         return found
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
     if isinstance(cell, float) and math.isnan(cell):
         return True
     return cell is None or (
@@ -295,7 +300,7 @@ def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
         if isinstance(cell, list):
             found.append([str(each) for each in cell])
         elif settings.separator is not None:
-            parts = [] if _is_missing(cell) else str(cell).split(settings.separator)
+            parts = [] if is_missing(cell) else str(cell).split(settings.separator)
             found.append([part.strip() for part in parts if part.strip()])
         else:
             found.append(table.text(row, column).strip())
@@ -393,7 +398,7 @@ def _measured(table: Table, settings: ReadingSettings, among: Sequence[int]) -> 
         return [table.column(name, "a variable") for name in names]
     for i in among:
         if not table.is_numeric(i):
-            cell = next(c for c in table.cells(i) if not _is_missing(c) and as_number(c) is None)
+            cell = next(c for c in table.cells(i) if not is_missing(c) and as_number(c) is None)
             raise DataError(
                 f"column {table.names[i]!r} holds no numbers but, say, {cell!r:.40}; name the "
                 f"columns to use with variables, separated by commas: {table.columns()}.",

@@ -1,0 +1,224 @@
+"""Forecasts, what they turned out to be worth, and what a simple rule would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.distributions import Distribution
+from ostinato.sequences.timeseries import Panel
+from ostinato.sequences.windows import Origin, Units
+
+Array = NDArray[np.float64]
+
+LEVELS = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
+"""Levels that the continuous ranked probability score is had from."""
+
+
+class Answer(NamedTuple):
+    """What is foretold of one step of a series.
+
+    Attributes:
+        series: its name.
+        time: of the step.
+        median: of what is foretold.
+        quantiles: by level.
+    """
+
+    series: str
+    time: str
+    median: float
+    quantiles: dict[float, float]
+
+
+@dataclass
+class Forecast:
+    """What is foretold of some series: a distribution for every step ahead.
+
+    Args:
+        panel: the series.
+        origins: the moments that were forecast from.
+        distribution: the family; None where there are paths.
+        p: parameters ``(N, A, K)``.
+        units: of each window.
+        paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
+    """
+
+    panel: Panel
+    origins: Sequence[Origin]
+    distribution: Distribution
+    p: Array
+    units: Units
+    paths: Array | None = None
+
+    @property
+    def ahead(self) -> int:
+        """Steps ahead, A."""
+        return int(self.p.shape[1] if self.paths is None else self.paths.shape[2])
+
+    def _units(self) -> tuple[Array, Array]:
+        return self.units.location[:, None], self.units.scale[:, None]
+
+    def quantiles(self, levels: Sequence[float]) -> Array:
+        """The numbers below which shares ``levels`` of the futures lie, ``(N, A, levels)``."""
+        wanted = np.asarray(levels, dtype=np.float64)
+        if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
+            raise OstinatoError(
+                f"Forecast.quantiles: levels={levels!r}; expected numbers between 0 and 1."
+            )
+        if self.paths is not None:
+            return np.moveaxis(np.quantile(self.paths, wanted, axis=1), 0, -1)
+        return self.distribution.quantiles(self.p, *self._units(), wanted.tolist())
+
+    @property
+    def median(self) -> Array:
+        """The middle, ``(N, A)``."""
+        return self.quantiles([0.5])[..., 0]
+
+    @property
+    def mean(self) -> Array:
+        """The mean, ``(N, A)``."""
+        if self.paths is not None:
+            return np.asarray(self.paths.mean(1))
+        return self.distribution.mean(self.p, *self._units())
+
+    def sample(self, count: int, seed: int | None = None) -> Array:
+        """Futures ``(N, count, A)``.
+
+        Of a model with ``method="direct"`` each step is drawn by itself: right for every step, not
+        for sums over several.
+        """
+        random = np.random.default_rng(seed)
+        if self.paths is not None:
+            rows = random.integers(0, self.paths.shape[1], count)
+            return np.asarray(self.paths[:, rows])
+        p = np.repeat(self.p[:, None], count, axis=1)
+        location, scale = (unit[:, None] for unit in self._units())
+        return self.distribution.sample(p, location, scale, random)
+
+    def rises(self) -> Array:
+        """The probability that the next value is above the last that is known, ``(N,)``."""
+        last = np.array([_last(self._past(origin)) for origin in self.origins])
+        if self.paths is not None:
+            first = self.paths[:, :, 0]
+            even = (first == last[:, None]).mean(1)
+            return np.asarray((first > last[:, None]).mean(1) + even / 2)
+        first_p, location, scale = self.p[:, 0], self.units.location, self.units.scale
+        return np.asarray(1 - self.distribution.below(first_p, last, location, scale))
+
+    def answers(self, levels: Sequence[float] = (0.1, 0.9)) -> Iterator[Answer]:
+        """What is foretold, a step at a time."""
+        median, quantiles = self.median, self.quantiles(levels)
+        for n, (i, known) in enumerate(self.origins):
+            series = self.panel.series[i]
+            for k in range(self.ahead):
+                time = self.panel.grid.shown(series.start + known + k)
+                found = dict(zip(levels, quantiles[n, k].tolist(), strict=True))
+                yield Answer(series.name, time, float(median[n, k]), found)
+
+    # How good it was
+
+    def _past(self, origin: Origin) -> Array:
+        return self.panel.series[origin.series].values[: origin.known]
+
+    def truth(self) -> Array:
+        """What came, as far as it is known, ``(N, A)``; NaN where not."""
+        found = np.full((len(self.origins), self.ahead), np.nan)
+        for n, (i, known) in enumerate(self.origins):
+            future = self.panel.series[i].values[known : known + self.ahead]
+            found[n, : len(future)] = future
+        return found
+
+    def naive(self, season: int) -> Array:
+        """What was a season before each step; with a season of 1, the last value. ``(N, A)``."""
+        return np.stack(
+            [repeated(self._past(origin), self.ahead, season) for origin in self.origins]
+        )
+
+    def scores(self, season: int) -> dict[str, float]:
+        """How good the forecasts are, beside those of the naive and the seasonal naive.
+
+        Returns:
+            mase, mean absolute error over that of the seasonal naive within the known past of the
+            series (Hyndman and Koehler 2006); smape, in per cent (Makridakis and Hibon 2000); mae;
+            crps, the continuous ranked probability score by the quantiles of `LEVELS` (Gneiting and
+            Raftery 2007), in the units of the data, and scaled_crps, over what mase divides by;
+            pinball_10 and pinball_90; coverage_80 and coverage_95, shares of what came within such
+            intervals; mase and smape of naive and seasonal_naive; and how many forecasts.
+        """
+        truth, median = self.truth(), self.median
+        there = ~np.isnan(truth)
+        steps = np.array([typical_step(self._past(o), season) for o in self.origins])[:, None]
+        wanted = (0.025, 0.1, 0.9, 0.975, *LEVELS)
+        bounds = self.quantiles(wanted)
+        low, tenth, ninth, high = np.moveaxis(bounds[..., :4], -1, 0)
+        off = truth[..., None] - bounds
+        loss = np.maximum(np.asarray(wanted) * off, (np.asarray(wanted) - 1) * off)
+        crps = 2 * loss[..., 4:].mean(-1)
+        naive, seasonal = self.naive(1), self.naive(season)
+
+        def mean(values: Array) -> float:
+            good = np.where(there & np.isfinite(values), values, np.nan)
+            return float(np.nanmean(good)) if np.isfinite(good).any() else float("nan")
+
+        def smape(said: Array) -> Array:
+            size = np.abs(truth) + np.abs(said)
+            return 200 * np.abs(truth - said) / np.where(size > 0, size, 1.0)
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "mase": mean(np.abs(truth - median) / steps),
+                "naive_mase": mean(np.abs(truth - naive) / steps),
+                "seasonal_naive_mase": mean(np.abs(truth - seasonal) / steps),
+                "smape": mean(smape(median)),
+                "naive_smape": mean(smape(naive)),
+                "seasonal_naive_smape": mean(smape(seasonal)),
+                "mae": mean(np.abs(truth - median)),
+                "crps": mean(crps),
+                "scaled_crps": mean(crps / steps),
+                "pinball_10": mean(loss[..., 1]),
+                "pinball_90": mean(loss[..., 2]),
+                "coverage_80": mean(((tenth <= truth) & (truth <= ninth)).astype(float)),
+                "coverage_95": mean(((low <= truth) & (truth <= high)).astype(float)),
+                "forecasts": int(there.any(1).sum()),
+            }
+
+
+def _last(past: Array) -> float:
+    seen = past[~np.isnan(past)]
+    return float(seen[-1]) if len(seen) else float("nan")
+
+
+def repeated(past: Array, ahead: int, season: int) -> Array:
+    """The last season of a series again and again, ``(ahead,)``; of what is missing, one earlier.
+
+    >>> repeated(np.array([1.0, 2.0, 3.0, np.nan]), 3, season=2).tolist()
+    [3.0, 2.0, 3.0]
+    """
+    found = np.full(ahead, _last(past))
+    for k in range(ahead):
+        for at in range(len(past) + k % season - season, -1, -season):
+            if at < len(past) and not np.isnan(past[at]):
+                found[k] = past[at]
+                break
+    return found
+
+
+def typical_step(past: Array, season: int) -> float:
+    """Mean absolute difference of values a season apart; NaN where it is 0 or cannot be had."""
+    if len(past) <= season:
+        season = 1
+    off = np.abs(past[season:] - past[:-season])
+    off = off[~np.isnan(off)]
+    found = float(off.mean()) if len(off) else 0.0
+    return found if found > 0 else float("nan")
+
+
+def as_table(scores: dict[str, float]) -> dict[str, Any]:
+    """Scores with so many digits as mean something."""
+    return {k: v if isinstance(v, int) else float(f"{v:.4g}") for k, v in scores.items()}
