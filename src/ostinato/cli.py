@@ -172,6 +172,8 @@ def _titled(owner: str) -> str:
         "_OneAnswer": "Answers",
         "SequenceTagger": "Labels",
         "PairSettings": "Reading files",
+        "SeriesSettings": "Reading series",
+        "Forecaster": "Forecasts",
         "WritingEstimator": "Reading and writing",
         "MusicModel": "Music",
         "TextGenerator": "Network and text",
@@ -303,6 +305,7 @@ NEXT = {
     "caption": "ostinato predict {run} IMAGES   (or evaluate, with captions)",
     "transcribe": "ostinato transcribe {run} FILES   (or evaluate, with texts)",
     "summarize": "ostinato summarize {run} FILE   (or evaluate, with summaries)",
+    "forecast": "ostinato forecast {run} --plot forecast.png   (or evaluate)",
     "text": "ostinato generate {run} --length 500",
     "classify": "ostinato predict {run} FILES   (or evaluate, with labels)",
     "regress": "ostinato predict {run} FILES   (or evaluate, with numbers)",
@@ -335,15 +338,29 @@ def predict(
 def evaluate(
     run: Run,
     *data: Paths,
-    plot: Annotated[Path | None, Parameter(help="Confusion matrix, as a PNG.")] = None,
+    plot: Annotated[
+        Path | None, Parameter(help="Confusion matrix, or forecasts and what came, as a PNG.")
+    ] = None,
+    origins: Annotated[int, Parameter(help="Of forecasts: moments of each series.")] = 1,
     json: JSON = False,
 ) -> None:
-    """Say how well a trained model predicts files whose labels are known."""
+    """Say how well a trained model predicts files whose labels are known.
+
+    Of forecasts: how well it foretells the last steps of each series, of the files or, without
+    any, of those that it was trained on.
+    """
     model = _load(run, "evaluate")
-    if not data:
-        raise OstinatoError("evaluate: name the files to evaluate on.")
     paths = [Path(path) for path in data]
-    found = model.evaluate(paths)
+    if hasattr(model, "rolled"):
+        rolled = model.rolled(paths or None, origins=origins)
+        found = rolled.scores(model._value("season"))
+        if plot is not None:
+            model.plot(rolled, plot)
+            plot = None
+    elif not data:
+        raise OstinatoError("evaluate: name the files to evaluate on.")
+    else:
+        found = model.evaluate(paths)
     if plot is not None:
         if "confusion" not in found:
             raise OstinatoError(
@@ -357,7 +374,7 @@ def evaluate(
         if name == "confusion":
             _print_confusion(model.classes_.tolist(), value)
         else:
-            print(f"{name.replace('_', ' '):<18}{_shown(value)}")
+            print(f"{name.replace('_', ' '):<21}{_shown(value)}")
 
 
 def _load(run: Path, method: str) -> Any:
@@ -442,6 +459,66 @@ def info(
         print(f"\n{title}")
         for name, value in config[title].items():
             print(f"  {name:<22}{_shown(value)}")
+
+
+@app.command
+def forecast(
+    run: Run,
+    *data: Paths,
+    horizon: Annotated[int | None, Parameter(help="Steps ahead; as in training.")] = None,
+    levels: Annotated[str, Parameter(help="Quantiles to print.")] = "0.1,0.9",
+    paths: Annotated[int, Parameter(help="Futures drawn, of a model with --method paths.")] = 1000,
+    plot: Annotated[Path | None, Parameter(help="A fan chart, as a PNG.")] = None,
+    csv: Annotated[bool, Parameter(help="A table with commas.")] = False,
+    json: JSON = False,
+) -> None:
+    """Say what comes next of each series, and how sure that is.
+
+    Of the series that the model was trained on, or of others in files like theirs.
+    """
+    model = _load(run, "forecast")
+    try:
+        wanted = [float(level) for level in levels.split(",")]
+    except ValueError:
+        raise OstinatoError(
+            f"forecast: --levels {levels}; expected numbers between 0 and 1, as in 0.1,0.9."
+        ) from None
+    found = model.forecast([Path(path) for path in data] or None, horizon, paths=paths)
+    answers = list(found.answers(wanted))
+    if plot is not None:
+        model.plot(found, plot)
+    named = len(found.panel) > 1 or csv
+    heads = ["series"] * named + ["time", "median"]
+    heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in wanted]
+    rows = [
+        [a.series] * named + [a.time, *map(_figure, (a.median, *a.quantiles.values()))]
+        for a in answers
+    ]
+    if json:
+        for a in answers:
+            facts = {str(level): value for level, value in a.quantiles.items()}
+            said = {"series": a.series, "time": a.time, "median": a.median}
+            print_json(said | {"quantiles": facts})
+    elif csv:
+        for row in [heads, *rows]:
+            print(",".join(map(_quoted, row)))
+    else:
+        widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
+        for row in [heads, *rows]:
+            print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    if not named and not csv and not json:
+        chance = float(found.rises()[0])
+        print(f"\n{answers[0].time} is above the last value with a probability of {chance:.2f}.")
+
+
+def _figure(value: float) -> str:
+    """A number with six digits that mean something."""
+    return f"{value:.6g}"
+
+
+def _quoted(cell: str) -> str:
+    """A cell of a table with commas."""
+    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n') else cell
 
 
 @app.command
@@ -740,6 +817,15 @@ for verb, (home, estimator, said) in {
         """Learn to say what is to be seen on images.
 
     From a table (CSV, TSV, JSON lines) with a column of image files and one of captions.
+    """,
+    ),
+    "forecast": (
+        "forecasting",
+        "Forecaster",
+        """Learn to forecast series: prices, sales, sensors.
+
+    From tables (CSV, TSV, JSON lines, Parquet) with a column of times and one of values (--target);
+    several series in several columns, or told apart by --id. Missing values may be left empty.
     """,
     ),
     "music": (

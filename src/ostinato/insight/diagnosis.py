@@ -581,19 +581,24 @@ class _Examination:
             return
         best = min(found, key=lambda r: r["validation_loss"])
         last = min(found[-2:], key=lambda r: r["validation_loss"])  # one may be an accident
-        rise = (last["validation_loss"] - best["validation_loss"]) / found[0]["validation_loss"]
+        # Losses of densities have no natural zero: how far they fell is what they are measured by.
+        floor = min(0.0, best["validation_loss"], *(r["loss"] for r in steps))
+        first = found[0]["validation_loss"] - floor
+        rise = (last["validation_loss"] - best["validation_loss"]) / first
 
         def training(step: int) -> float:
             near = [r["loss"] for r in steps if r["step"] <= step][-50:]
             return fmean(near) if near else math.nan
 
-        fell = training(last["step"]) / training(best["step"])
+        before, after = training(best["step"]), training(last["step"])
+        fell = (after - floor) / (before - floor)
         if rise > self.thresholds.overfitted and fell < 0.8:
             yield Finding(
                 "overfitting",
                 f"the validation loss rose from {best['validation_loss']:.3g} at step "
                 f"{best['step']} to {last['validation_loss']:.3g}, while the training loss fell "
-                f"to {fell:.0%} of what it was. The weights kept are those of step {best['step']}.",
+                f"from {before:.3g} to {after:.3g}. The weights kept are those of step "
+                f"{best['step']}.",
                 {"rise": rise, "training": fell},
                 [
                     Remedy("dropout", 0.5, "features that must not rely on each other"),

@@ -29,8 +29,8 @@ NAMES = {
     "years": "y", "yearly": "y", "a": "y", "ys": "y", "ye": "y", "business": "b", "bd": "b",
 }  # fmt: skip
 
-# Steps after which the calendar repeats, the shortest that is longer than a step, by its seconds.
-SEASONS = ((60, 1), (3600, 60), (86_400, 3600), (604_800, 86_400), (31_557_600, 604_800))
+# Seconds of a season, and of the longest step that has it: a minute, an hour, a day, a week.
+SEASONS = ((60, 1), (3600, 60), (86_400, 43_200), (604_800, 86_400))
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,6 @@ class Grid:
                 return 52
             for period, longest in SEASONS:
                 if self.n <= longest and period % self.n == 0:
-                    return period // self.n
-            for period in (86_400, 604_800):
-                if self.n < period and period % self.n == 0:
                     return period // self.n
         return 1
 

@@ -351,14 +351,14 @@ def _times(table: Table, column: int | None) -> Any:
     if column is None:
         return None
     cells = table.cells(column)
-    whole = [as_number(cell) for cell in cells[:100]]
-    if all(n is not None and n == int(n) and abs(n) < 10_000_000 for n in whole):
+    some = [as_number(cell) for cell in cells[:100]]
+    if all(n is not None and abs(n) < 10_000_000 for n in some):  # 20200131 is a date
         numbers = table.numbers([column])[:, 0]
         odd = np.flatnonzero(numbers != np.round(numbers))
         if len(odd):
             raise table.place(int(odd[0])).error(
-                f"{table.names[column]!r} is {cells[odd[0]]!r:.40}; expected a whole number, as in "
-                "the other rows."
+                f"{table.names[column]!r} is {cells[odd[0]]!r:.40}; expected a whole number, or a "
+                "date."
             )
         return numbers.astype(np.int64)
     stamps = parse_times(cells)
@@ -407,7 +407,7 @@ def _of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel:
     if isinstance(X, Mapping):
         named = {str(name): values for name, values in X.items()}
     else:
-        one = np.ndim(X) == 1 and not any(np.ndim(each) for each in list(X)[:1])
+        one = not any(np.ndim(each) for each in X)
         named = {"": X} if one else {str(i): values for i, values in enumerate(X)}
     raw = []
     for name, given in named.items():

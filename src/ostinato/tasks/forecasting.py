@@ -19,10 +19,11 @@ from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.distributions import DISTRIBUTIONS, Distribution, DistributionName
 from ostinato.recurrence.forecasting import ForecastNetwork, Window
 from ostinato.recurrence.layers import state_rows
-from ostinato.sequences.timeseries import Panel, SeriesSettings, read_panel
+from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.sequences.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
 from ostinato.training.forecasts import Forecast
+from ostinato.training.pictures import draw_forecast
 from ostinato.training.supervised import SequenceEstimator
 from ostinato.training.watching import ProgressMode
 
@@ -511,6 +512,18 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             None if paths[0] is None else np.concatenate(cast(Any, paths)),
         )
 
+    def plot(self, forecast: Forecast, picture: str | os.PathLike[str]) -> None:
+        """Draw forecasts as fans over the series, as a PNG. Needs ``ostinato[plots]``."""
+        draw_forecast(forecast, Path(picture), season=self._value("season"))
+
+    def stream(self, X: Any = None) -> ForecastStream:
+        """Forecasts that go on with every observation, from the end of one series.
+
+        Args:
+            X: its past, as in `fit`; if not given, the series that was learnt from.
+        """
+        return ForecastStream(self, self._panel(X))
+
     # Looking into it
 
     def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
@@ -547,3 +560,63 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         self.covariates_ = Covariates.from_json(documents["covariates.json"])
         data = self.folder_ / "data" / "panel.npz" if self.folder_ else None
         self.panel_ = Panel.load(data if data and data.exists() else None, documents["series.json"])
+
+
+class ForecastStream:
+    """One series as it goes on: an observation in, the next forecast out, in constant time.
+
+    What it says is what `Forecaster.forecast` says of the series so far, to the bit. It keeps as
+    many values as the network reads.
+
+    Args:
+        model: a trained `Forecaster`, without covariates other than the calendar.
+        panel: the past of one series.
+
+    Example:
+        >>> model = Forecaster(horizon=2, season=4, hidden_size=8, epochs=1)
+        >>> past = np.sin(np.arange(60))
+        >>> stream = model.fit(past[:50]).stream()
+        >>> for value in past[50:]:
+        ...     forecast = stream.observe(value)
+        >>> np.array_equal(forecast.median, model.predict(past))
+        True
+    """
+
+    def __init__(self, model: Forecaster, panel: Panel) -> None:
+        if panel.known or panel.observed:
+            raise OstinatoError(
+                "Forecaster.stream: the model reads covariates beside the series; give forecast() "
+                "the series with them instead."
+            )
+        if len(panel) != 1:
+            raise OstinatoError(f"Forecaster.stream: X holds {len(panel)} series; expected one.")
+        self._model = model
+        self._keep = model._value("context")
+        self._panel = panel.of([_newest(panel.series[0], self._keep)])
+
+    def observe(self, value: float | None = None, *, paths: int = 1000, seed: int = 0) -> Forecast:
+        """What comes after one more value; None for one that is missing."""
+        series = self._panel.series[0]
+        new = float("nan") if value is None else float(value)
+        if np.isinf(new):
+            raise OstinatoError(f"ForecastStream.observe: value={value!r}; expected a number.")
+        nothing = np.zeros((1, 0))
+        longer = series._replace(
+            values=np.append(series.values, new),
+            known=np.concatenate([series.known[: len(series.values)], nothing]),
+            observed=np.concatenate([series.observed, nothing]),
+        )
+        self._panel = self._panel.of([_newest(longer, self._keep)])
+        now = Origin(0, len(self._panel.series[0].values))
+        return self._model._foretold(self._panel, [now], None, paths, seed)
+
+
+def _newest(series: Series, keep: int) -> Series:
+    """The last values of a series."""
+    left = max(0, len(series.values) - keep)
+    return series._replace(
+        start=series.start + left,
+        values=series.values[left:],
+        known=series.known[left:],
+        observed=series.observed[left:],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,8 +217,3 @@ def typical_step(past: Array, season: int) -> float:
     off = off[~np.isnan(off)]
     found = float(off.mean()) if len(off) else 0.0
     return found if found > 0 else float("nan")
-
-
-def as_table(scores: dict[str, float]) -> dict[str, Any]:
-    """Scores with so many digits as mean something."""
-    return {k: v if isinstance(v, int) else float(f"{v:.4g}") for k, v in scores.items()}

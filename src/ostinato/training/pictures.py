@@ -17,15 +17,15 @@ from ostinato.errors import require
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 
 
-def new_axes(width: float, height: float, what: str) -> Any:
-    """Axes in a figure of their own, of so many inches, that no window shows."""
+def new_axes(width: float, height: float, what: str, rows: int = 1, columns: int = 1) -> Any:
+    """Axes in a figure of their own, of so many inches, that no window shows; several in a grid."""
     require("matplotlib", "plots", what)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.subplots()
+    return figure.subplots(rows, columns)
 
 
 def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> None:
@@ -146,3 +146,51 @@ def draw_attention(
     axes.set_yticks(range(len(written)), written)
     axes.xaxis.tick_top()
     axes.figure.savefig(picture, dpi=120)
+
+
+def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 6) -> None:
+    """Draw forecasts as fans over what came before, and after where it is known, as a PNG.
+
+    Args:
+        forecast: a `Forecast`, from one moment of each series or from several.
+        picture: the file.
+        season: steps of a season; some of them are shown.
+        most: series that are drawn, the first.
+    """
+    by_series: dict[int, list[int]] = {}
+    for n, origin in enumerate(forecast.origins):
+        by_series.setdefault(origin.series, []).append(n)
+    drawn = list(by_series.items())[:most]
+    A, grid = forecast.ahead, forecast.panel.grid
+    levels = [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]
+    quantiles = forecast.quantiles(levels)
+    columns = 1 if len(drawn) == 1 else 2
+    rows = -(-len(drawn) // columns)
+    panes = new_axes(9 if columns == 1 else 12, 4.2 * rows, "a forecast", rows, columns)
+    panes = np.atleast_1d(panes).ravel()
+    for axes, (i, some) in zip(panes, drawn, strict=False):
+        series = forecast.panel.series[i]
+        first = min(forecast.origins[n].known for n in some)
+        begin = max(0, first - max(3 * season, 2 * A, 20))
+        end = max(len(series.values), max(forecast.origins[n].known for n in some) + A)
+        times = grid.times(series.start + np.arange(begin, end))
+        known = series.values[begin:]
+        axes.plot(times[: len(known)], known, color="black", linewidth=1, label="known")
+        for n in some:
+            at = forecast.origins[n].known - begin
+            x = times[at : at + A]
+            for low, share in ((0, "95 %"), (1, "80 %"), (2, "50 %")):
+                label = share if n == some[0] else None
+                axes.fill_between(
+                    x, quantiles[n, :, low], quantiles[n, :, -1 - low],
+                    color=COLOURS[0], alpha=0.2, linewidth=0, label=label,
+                )  # fmt: skip
+            label = "median" if n == some[0] else None
+            axes.plot(x, quantiles[n, :, 3], color=COLOURS[0], label=label)
+        axes.set_title(series.name or forecast.panel.target)
+        axes.grid(alpha=0.3)
+        axes.tick_params(axis="x", rotation=30)
+    for axes in panes[len(drawn) :]:
+        axes.remove()
+    panes[0].legend(loc="upper left")
+    panes[0].figure.savefig(picture, dpi=120)
