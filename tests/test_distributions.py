@@ -1,0 +1,122 @@
+"""Distributions of forecasts: against SciPy, against each other, and against what is drawn."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ostinato.recurrence.distributions import DISTRIBUTIONS, Quantiles
+
+LEVELS = [0.05, 0.2, 0.5, 0.8, 0.95]
+NAMES = list(DISTRIBUTIONS)
+
+
+def parameters(name, N=6, seed=0):
+    """Random outputs of a network, and units."""
+    rng = np.random.default_rng(seed)
+    family = DISTRIBUTIONS[name]
+    p = rng.normal(size=(N, family.size))
+    location = rng.normal(size=N) * 10 if family.centred else np.zeros(N)
+    return family, p, location, rng.uniform(2, 30, N)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x)) + 1e-4
+
+
+def oracle(name, p, location, scale):
+    """The same distribution of SciPy's."""
+    if name == "gaussian":
+        return stats.norm(location + scale * p[..., 0], scale * softplus(p[..., 1]))
+    if name == "student":
+        middle, sigma = location + scale * p[..., 0], scale * softplus(p[..., 1])
+        return stats.t(2 + softplus(p[..., 2]), middle, sigma)
+    mean, r = scale * softplus(p[..., 0]), softplus(p[..., 1])
+    return stats.nbinom(r, r / (r + mean))
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_loss_quantiles_mean_and_probabilities_are_those_of_scipy(name):
+    family, p, location, scale = parameters(name)
+    ours = oracle(name, p, location, scale)
+    y = np.round(location + scale * np.abs(np.random.default_rng(1).normal(size=6)))
+    z = torch.from_numpy((y - location) / scale)
+    p_t, scale_t = torch.from_numpy(p), torch.from_numpy(scale)
+    loss = family.loss(p_t, z, scale_t).numpy()
+    if name == "negative-binomial":
+        np.testing.assert_allclose(loss, -ours.logpmf(y), rtol=1e-8)
+        below = ours.cdf(y) - ours.pmf(y) / 2
+    else:
+        np.testing.assert_allclose(loss, -ours.logpdf(y) - np.log(scale), rtol=1e-8)
+        below = ours.cdf(y)
+    np.testing.assert_allclose(family.below(p, y, location, scale), below, rtol=1e-8)
+    wanted = np.stack([ours.ppf(level) for level in LEVELS], -1)
+    np.testing.assert_allclose(family.quantiles(p, location, scale, LEVELS), wanted, rtol=1e-8)
+    np.testing.assert_allclose(family.mean(p, location, scale), ours.mean(), rtol=1e-8)
+    if name != "negative-binomial":
+        point = location + scale * family.point(p_t, scale_t).numpy()
+        np.testing.assert_allclose(point, ours.median(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_drawn_has_the_quantiles_and_the_mean(name):
+    family, p, location, scale = parameters(name, N=3)
+    rng = np.random.default_rng(2)
+    many = [np.broadcast_to(each, (40_000, *each.shape)) for each in (p, location, scale)]
+    drawn = family.sample(*many, rng)
+    quantiles = family.quantiles(p, location, scale, LEVELS)
+    for k, level in enumerate(LEVELS):
+        share = (drawn < quantiles[:, k]).mean(0) + (drawn == quantiles[:, k]).mean(0) / 2
+        if name == "negative-binomial":  # whole numbers: a quantile may be common
+            low, high = (drawn < quantiles[:, k]).mean(0), (drawn <= quantiles[:, k]).mean(0)
+            assert (low <= level + 0.01).all() and (high >= level - 0.01).all()
+        else:
+            np.testing.assert_allclose(share, level, atol=0.01)
+    if name != "student":  # of few degrees of freedom the mean converges slowly
+        np.testing.assert_allclose(
+            drawn.mean(0), family.mean(p, location, scale), atol=0.05 * scale.max()
+        )
+    half = family.below(p, np.median(drawn, 0), location, scale)
+    np.testing.assert_allclose(half, 0.5, atol=0.06 if name == "negative-binomial" else 0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_differences(name):
+    family, p, _, scale = parameters(name)
+    z = torch.from_numpy(np.abs(np.random.default_rng(3).normal(size=6)))
+    p_t = torch.from_numpy(p).requires_grad_()
+    assert torch.autograd.gradcheck(lambda q: family.loss(q, z, torch.from_numpy(scale)), p_t)
+
+
+def test_quantiles_never_cross_and_their_loss_is_the_pinball_loss():
+    family, p, location, scale = parameters("quantiles")
+    values = family.quantiles(p, location, scale, Quantiles.LEVELS)
+    assert (np.diff(values, axis=-1) > 0).all()
+    z = np.random.default_rng(4).normal(size=6)
+    y = location + scale * z
+    total = np.zeros(6)
+    for k, level in enumerate(Quantiles.LEVELS):
+        off = (y - values[:, k]) / scale
+        total += np.where(off > 0, level * off, (level - 1) * off)
+    loss = family.loss(*(torch.from_numpy(each) for each in (p, z, scale)))
+    np.testing.assert_allclose(loss.numpy(), 2 * total / len(Quantiles.LEVELS), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_truth_has_the_least_loss(name):
+    """A proper score: of many shifts and stretches that of the distribution itself is the best."""
+    family, p, location, scale = parameters(name, N=1, seed=5)
+    many = [np.broadcast_to(each, (20_000, *each.shape)) for each in (p, location, scale)]
+    drawn = family.sample(*many, np.random.default_rng(6))
+    z = torch.from_numpy((drawn - location) / scale)[:, 0]
+
+    def mean_loss(q):
+        q = torch.from_numpy(np.broadcast_to(q, (20_000, family.size)).copy())
+        return family.loss(q, z, torch.full((20_000,), float(scale[0]))).mean().item()
+
+    own = mean_loss(p[0])
+    for k in range(2):
+        for off in (-0.5, 0.5):
+            other = p[0].copy()
+            other[k] += off
+            assert mean_loss(other) > own
