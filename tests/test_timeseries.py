@@ -54,9 +54,14 @@ def test_a_long_table_holds_a_series_for_each_id(file):
 def test_a_wide_table_holds_a_series_in_each_column(file):
     path = file("time,a,b\n1,1,5\n2,2,6\n3,3,7\n")
     panel = read(path, target="*")
-    assert [(s.name, s.values.tolist()) for s in panel.series] == [("a", [1, 2, 3]), ("b", [5, 6, 7])]
+    assert [(s.name, s.values.tolist()) for s in panel.series] == [
+        ("a", [1, 2, 3]),
+        ("b", [5, 6, 7]),
+    ]
     assert [s.name for s in read(path, target="b").series] == [""]
-    with pytest.raises(DataError, match="which column is to be forecast is not clear; name it with"):
+    with pytest.raises(
+        DataError, match="which column is to be forecast is not clear; name it with"
+    ):
         read(path)
 
 
@@ -110,7 +115,9 @@ def test_a_panel_is_stored_and_more_of_it_is_read_on_its_grid(file, tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(one[1:5], other[1:5], strict=True))
     two = file("id,time,y,x\n0,2020-01-02 00:00,5,1\n0,2020-01-02 05:00,6,1\n", "two.csv")
     assert read(two, like=panel, target="y", known="x").series[0].values.shape == (6,)
-    with pytest.raises(DataError, match="has other covariates than the model was trained on: known x"):
+    with pytest.raises(
+        DataError, match="has other covariates than the model was trained on: known x"
+    ):
         read(file("time,y\n2020-01-02,5\n2020-01-03,6\n", "bare.csv"), like=panel)
     with pytest.raises(DataError, match="has other times than the model was trained on: every 1 h"):
         read([1.0, 2.0], like=panel)

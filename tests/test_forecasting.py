@@ -1,0 +1,278 @@
+"""Forecasts from data to scores: nothing of the future, gaps, covariates, streams, storing."""
+
+import numpy as np
+import pytest
+import torch
+
+from ostinato import Forecaster, diagnose, load
+from ostinato.errors import DataError, OstinatoError
+from ostinato.recurrence.distributions import DISTRIBUTIONS
+from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
+from ostinato.sequences.windows import Origin, Units, Windows
+from ostinato.training.forecasts import LEVELS, Forecast, repeated, typical_step
+
+SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01}
+
+
+def waves(N=6, T=120, seed=0, noise=0.1):
+    """Series of a season of 12, of sizes that differ a thousandfold."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(T)
+    found = {}
+    for i in range(N):
+        size, phase = 10.0 ** (i % 4), rng.uniform(0, 6)
+        y = 5 + 0.02 * t + np.sin(2 * np.pi * t / 12 + phase) + noise * rng.normal(size=T)
+        found[f"s{i}"] = size * y
+    return found
+
+
+@pytest.fixture(scope="module", params=["direct", "paths"])
+def model(request):
+    cut = {name: y[:-12] for name, y in waves().items()}
+    output = "quantiles" if request.param == "direct" else "student"
+    return Forecaster(horizon=12, season=12, method=request.param, output=output, **SMALL).fit(cut)
+
+
+def test_series_of_all_sizes_are_foretold_better_than_by_rules(model):
+    found = model.evaluate(waves())
+    assert found["mase"] < 0.8 * found["seasonal_naive_mase"] < found["naive_mase"]
+    assert found["forecasts"] == 6 and 0.5 < found["coverage_80"] <= 1
+    assert model.score(waves()) == pytest.approx(1 - found["mase"] / found["seasonal_naive_mase"])
+    assert model.predict().shape == (6, 12)
+    quantiles = model.predict_quantiles(levels=[0.1, 0.5, 0.9])
+    assert (np.diff(quantiles, axis=-1) > 0).all()
+    assert model.sample_paths(count=50).shape == (6, 50, 12)
+    means = model.predict(point="mean")
+    np.testing.assert_allclose(means, model.predict(), rtol=0.2)
+
+
+def test_a_stored_model_goes_on_where_it_ended(model, tmp_path):
+    again = type(model)(**model.get_params()).fit(waves(), out=tmp_path / "run")
+    stored = load(tmp_path / "run")
+    np.testing.assert_array_equal(stored.predict(), again.predict())
+    again.save(tmp_path / "bare")
+    bare = load(tmp_path / "bare")
+    with pytest.raises(OstinatoError, match="stored without its data; give the series"):
+        bare.predict()
+    np.testing.assert_array_equal(bare.predict(waves()), again.predict(waves()))
+    resumed = Forecaster.resume(tmp_path / "run")
+    np.testing.assert_array_equal(resumed.predict(), again.predict())
+    assert diagnose(again, (waves(),)).flow.layers
+
+
+def depends_on_the_future(model):
+    """Whether a backtest changes where only what comes later changes."""
+    y = np.sin(np.arange(80) / 3) + 0.1 * np.random.default_rng(0).normal(size=80)
+    other = y.copy()
+    other[-4:] += 5.0
+    one, two = (model.backtest(each, origins=3) for each in (y, other))
+    assert [o.known for o in one.origins] == [68, 72, 76]
+    return not np.array_equal(one.median, two.median)
+
+
+@pytest.mark.parametrize("method", ["direct", "paths"])
+def test_a_backtest_sees_nothing_of_the_future_and_a_leak_is_caught(method, monkeypatch):
+    model = Forecaster(horizon=4, season=4, method=method, epochs=1, hidden_size=4)
+    assert not depends_on_the_future(model)
+    take = Windows.take
+
+    def leaking(self, origins):
+        later = [Origin(i, min(now + 1, len(self.panel.series[i].values))) for i, now in origins]
+        return take(self, later)
+
+    monkeypatch.setattr(Windows, "take", leaking)
+    assert depends_on_the_future(model)
+
+
+def test_each_refit_learns_from_what_was_known_then():
+    y = np.sin(np.arange(60) / 2)
+    seen = []
+
+    class Watched(Forecaster):
+        def fit(self, X, *more, **named):
+            seen.append(len(X.series[0].values))
+            return super().fit(X, *more, **named)
+
+    model = Watched(horizon=5, season=3, epochs=0.5, hidden_size=4)
+    model.backtest(y, origins=3, stride=4)
+    model.backtest(y, origins=3, stride=4, refit=True)
+    assert seen == [47, 47, 51, 55]
+
+
+def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():
+    y = np.concatenate([np.arange(10.0), [np.nan], 11 + np.arange(9.0)])
+    known = np.arange(24.0)[:, None]
+    series = Series("a", 5, y, known, y[:, None] * 2, ("x",))
+    panel = Panel([series, series._replace(values=y[:4])], read_panel([1.0], SeriesSettings()).grid,
+                  known=["k"], observed=["o"], static=["s"])  # fmt: skip
+    from ostinato.sequences.windows import Covariates
+
+    covariates = Covariates.learn(panel)
+    windows = Windows(panel, covariates, 6, 3, season=4)
+    x, wanted, units = windows.take([Origin(0, 12), Origin(1, 3)])
+    past = y[6:12]
+    assert units.location[0] == np.median(past[[1, 2, 3, 5]])
+    value = x[0, :6, 0].numpy() * units.scale[0] + units.location[0]
+    np.testing.assert_allclose(value[[0, 1, 2, 3, 5]], past[[0, 1, 2, 3, 5]], rtol=1e-6)
+    assert x[0, :, 1].tolist() == [1, 1, 1, 1, 0, 1, 0, 0, 0] and x[0, :, 2].tolist() == [1] * 9
+    assert x[0, 6:, 0].tolist() == [0, 0, 0] and x[0, 6:, 5].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(
+        x[0, :, 4].numpy(), (known[6:15, 0] - known.mean()) / known.std(), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        wanted[0].numpy() * units.scale[0] + units.location[0], y[12:15], rtol=1e-6
+    )
+    # A series that is shorter than a window stands at its end, and nothing before it.
+    assert x[1, :, 2].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1] and not x[1, :3].any()
+    assert wanted[1].isnan().tolist() == [False, True, True]
+    # An outlier moves the units no more than ten usual distances would.
+    calm = np.array([1.0, 2, 3, 2, 1, 2, 3, 2, 1, 2])
+    wild = np.append(calm, 1e9)
+    assert windows.units(wild)[1] < 3 * windows.units(calm)[1]
+    assert windows.units(np.full(5, 7.0)) == (7.0, pytest.approx(0.07))
+    assert windows.units(np.full(3, np.nan)) == (0.0, 1.0)
+
+
+def test_scores_are_their_definitions():
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=20) + 5, rng.normal(size=15) * 3]
+    panel = read_panel(values, SeriesSettings())
+    origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
+    p = rng.normal(size=(3, 3, 2))
+    units = Units(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 4.0]))
+    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p, units)
+    found = forecast.scores(4)
+    off, smape, naive, crps, inside = [], [], [], [], []
+    for n, (i, now) in enumerate(origins):
+        y, past = values[i][now : now + 3], values[i][:now]
+        steps = np.abs(past[4:] - past[:-4]).mean()
+        said = units.location[n] + units.scale[n] * p[n, :, 0]
+        off += [*(np.abs(y - said) / steps)]
+        smape += [*(200 * np.abs(y - said) / (np.abs(y) + np.abs(said)))]
+        naive += [*(np.abs(y - past[-4:-1]) / steps)]
+        bounds = forecast.quantiles(LEVELS)[n]
+        for k in range(3):
+            losses = [max(a * (y[k] - q), (a - 1) * (y[k] - q))
+                      for a, q in zip(LEVELS, bounds[k], strict=True)]  # fmt: skip
+            crps.append(2 * np.mean(losses))
+        low, high = forecast.quantiles([0.1, 0.9])[n].T
+        inside += [*((low <= y) & (y <= high))]
+    wanted = {"mase": off, "smape": smape, "seasonal_naive_mase": naive, "crps": crps,
+              "coverage_80": inside}  # fmt: skip
+    for name, each in wanted.items():
+        assert found[name] == pytest.approx(np.mean(each)), name
+    chance = 1 - DISTRIBUTIONS["gaussian"].below(
+        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units
+    )
+    np.testing.assert_allclose(forecast.rises(), chance)
+
+
+def test_rules_go_round_what_is_missing():
+    past = np.array([1.0, 2, 3, 4, np.nan, 6])
+    assert repeated(past, 5, 3).tolist() == [4, 2, 6, 4, 2]
+    assert repeated(past, 2, 1).tolist() == [6, 6]
+    assert typical_step(past, 3) == pytest.approx(np.mean([3, 3]))
+    assert np.isnan(typical_step(np.ones(8), 2))
+    constant = Forecaster(horizon=2, season=2, epochs=0.5, hidden_size=4).fit(np.ones(30))
+    assert np.isnan(constant.evaluate()["mase"]) and constant.evaluate()["smape"] < 5
+
+
+def test_what_is_known_ahead_is_heeded(tmp_path):
+    rng = np.random.default_rng(1)
+    price = rng.integers(0, 2, 206).astype(float)
+    y = 10 - 5 * price[:200] + 0.1 * rng.normal(size=200)
+    lines = ["t,y,price"]
+    lines += [f"{t},{y[t] if t < 200 else ''},{price[t]}" for t in range(206)]
+    file = tmp_path / "shop.csv"
+    file.write_text("\n".join(lines))
+    for method in ("direct", "paths"):
+        settings = {"horizon": 6, "season": 1, "method": method, "target": "y", **SMALL}
+        model = Forecaster(known="price", **{**settings, "epochs": 20}).fit(file)
+        np.testing.assert_allclose(model.predict()[0], 10 - 5 * price[200:], atol=1.0)
+    file.write_text("\n".join(lines[:-3]))
+    with pytest.raises(DataError, match=r"what is known ahead \(price\) ends 3 steps after"):
+        model.predict(file)
+
+
+@pytest.mark.parametrize("method", ["direct", "paths"])
+def test_a_missed_day_is_made_up_from_the_networks_own_forecast(method):
+    """A timetable of three subjects: with days missed, and with all of them."""
+    rng = np.random.default_rng(0)
+    days = np.tile([1.0, 2.0, 3.0], 60)
+    gaps = days.copy()
+    gaps[5 + np.flatnonzero(rng.random(170) < 0.1)] = np.nan
+    settings = {"horizon": 6, "season": 1, "context": 24, "method": method, **SMALL}
+    model = Forecaster(**{**settings, "epochs": 20}).fit(gaps)
+    for end in (90, 91, 92):
+        whole = days[:end]
+        missed = whole.copy()
+        missed[-2] = np.nan
+        last = np.append(whole[:-1], np.nan)  # the last day is missed: it is foretold, too
+        right = np.tile([1.0, 2.0, 3.0], 40)[end : end + 6]
+        for past in (whole, missed):
+            assert np.round(model.predict(past)[0]).tolist() == right.tolist()
+        stream = model.stream(whole[:-1])
+        assert np.round(stream.observe(None).median[0]).tolist() == right.tolist(), last
+
+
+def test_a_stream_says_what_the_whole_would(model):
+    (y,) = waves(1).values()
+    one = Forecaster(horizon=3, season=12, epochs=1, hidden_size=8, method=model.method).fit(y)
+    stream = one.stream(y[:60])
+    for t in range(60, 70):
+        found = stream.observe(y[t])
+        np.testing.assert_array_equal(found.median, one.forecast(y[: t + 1]).median)
+    with pytest.raises(OstinatoError, match="X holds 2 series; expected one"):
+        one.stream([y, y])
+    with pytest.raises(OstinatoError, match="value=inf; expected a number"):
+        stream.observe(np.inf)
+
+
+@pytest.mark.parametrize("output", ["gaussian", "student", "negative-binomial", "quantiles"])
+@pytest.mark.parametrize("method", ["direct", "paths"])
+def test_counts_are_foretold_by_every_family(output, method):
+    rng = np.random.default_rng(2)
+    t = np.arange(300)
+    y = rng.poisson(5 + 4 * np.sin(2 * np.pi * t / 7)).astype(float)
+    y[40:44] = np.nan
+    model = Forecaster(horizon=7, season=7, output=output, method=method, **SMALL).fit(y[:-7])
+    found = model.evaluate(y)
+    assert found["scaled_crps"] < found["naive_mase"]
+    if output == "negative-binomial":
+        quantiles = model.predict_quantiles()
+        assert (quantiles >= 0).all() and (quantiles == np.round(quantiles)).all()
+
+
+def test_settings_and_data_that_cannot_be_are_refused(model):
+    y = np.arange(40.0)
+    for settings, X, message in (
+        ({"horizon": 0}, y, "horizon=0; expected a number of steps"),
+        ({"method": "magic"}, y, "method='magic'; expected one of direct, paths"),
+        ({"output": "cauchy"}, y, "output='cauchy'; expected one of gaussian"),
+        ({"horizon": 50}, y, "the longest series has 40 steps, too few to learn to forecast 50"),
+        ({}, ["a"], "expected numbers"),
+    ):
+        with pytest.raises(OstinatoError, match=message):
+            Forecaster(**settings).fit(X)
+    with pytest.raises(OstinatoError, match="y and validation are not for forecasts"):
+        Forecaster().fit(y, y)
+    if model.method == "direct":
+        with pytest.raises(OstinatoError, match="horizon=13; the model forecasts 12 steps"):
+            model.predict(horizon=13)
+    else:
+        assert model.predict(horizon=20).shape == (6, 20)
+    with pytest.raises(OstinatoError, match="horizon=0; expected 1 or more"):
+        model.forecast(horizon=0)
+    with pytest.raises(OstinatoError, match=r"levels=\[1.5\]; expected numbers between"):
+        model.predict_quantiles(levels=[1.5])
+    with pytest.raises(OstinatoError, match="point='mode'"):
+        model.predict(point="mode")
+    with pytest.raises(DataError, match="no series is longer than the 60 steps"):
+        Forecaster(horizon=20, season=2).backtest(y, origins=3)
+
+
+def test_a_model_of_the_same_seed_is_the_same():
+    y = np.sin(np.arange(60) / 2)
+    one, two = (Forecaster(horizon=3, season=6, epochs=1, hidden_size=8).fit(y) for _ in range(2))
+    for a, b in zip(one.network_.parameters(), two.network_.parameters(), strict=True):
+        assert torch.equal(a, b)
