@@ -45,8 +45,8 @@ def by_hand(net, x, wanted=None):
     """Outputs for each step ahead, one step and one row at a time."""
     found = []
     for b in range(len(x)):
-        values = [0.0] * C
-        state, rows = None, []
+        values: list = []
+        state, rows, h = None, [], None
 
         def output(h, values, t, k=0, b=b):
             lags = [values[t - REACH + i] if t - REACH + i >= 0 else 0.0 for i in range(REACH)]
