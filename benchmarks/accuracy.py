@@ -459,6 +459,144 @@ def nlvr(data: Path) -> Any:
     return bleu["network"] - bleu["nearest image's"], "; ".join(words), model
 
 
+def shown(scores: dict[str, float]) -> str:
+    """Scores of forecasts in words."""
+    return (
+        f"MASE {scores['mase']:.3f} (naive {scores['naive_mase']:.3f}, seasonal "
+        f"{scores['seasonal_naive_mase']:.3f}), sMAPE {scores['smape']:.2f}, CRPS over MASE's "
+        f"steps {scores['scaled_crps']:.3f}, 80 % intervals hold {percent(scores['coverage_80'])}"
+    )
+
+
+def forecasts(data: Path, name: str, origins: int, stride: int, **settings: Any) -> Any:
+    """A series foretold from several moments, learnt from what was known at the first."""
+    file = there(data / "timeseries" / name)
+    model = ostinato.Forecaster(**settings)
+    found = model.backtest(file, origins=origins, stride=stride)
+    scores = found.scores(settings.get("season") or found.panel.grid.season)
+    least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
+    return scores["mase"] / least, shown(scores), model
+
+
+def forecast_row(name: str) -> Any:
+    """Declare a row whose figure is the error over that of the better of the two rules."""
+    return row(name, "below both rules", 1.0, less=True)
+
+
+@forecast_row("air")
+def air(data: Path) -> Any:
+    """Passengers of airlines, the last two years."""
+    return forecasts(data, "airline-passengers.csv", 13, 1, horizon=12)
+
+
+@forecast_row("sunspots")
+def sunspots(data: Path) -> Any:
+    """Sunspots a month, the last twenty years."""
+    return forecasts(data, "monthly-sunspots.csv", 20, 12, horizon=12)
+
+
+@forecast_row("temperatures")
+def temperatures(data: Path) -> Any:
+    """The coldest of each day in Melbourne, the last year."""
+    return forecasts(data, "daily-min-temperatures.csv", 13, 28, horizon=28)
+
+
+def ett(data: Path, ahead: int, stride: int) -> Any:
+    """Oil temperature of a transformer: of 20 months of 30 days the last four are the test."""
+    file = there(data / "timeseries" / "ETTh1.csv")
+    from ostinato.sequences.timeseries import SeriesSettings, read_panel
+
+    whole = read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
+    model = ostinato.Forecaster(horizon=ahead, season=24)
+    origins = (4 * 30 * 24 - ahead) // stride + 1
+    found = model.backtest(whole, origins=origins, stride=stride)
+    scores = found.scores(24)
+    least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
+    return scores["mase"] / least, shown(scores), model
+
+
+@forecast_row("etth1-24")
+def etth1_24(data: Path) -> Any:
+    """Oil temperature, a day ahead."""
+    return ett(data, 24, 24)
+
+
+@forecast_row("etth1-168")
+def etth1_168(data: Path) -> Any:
+    """Oil temperature, a week ahead."""
+    return ett(data, 168, 24)
+
+
+def m3_monthly(data: Path) -> dict[str, Any]:
+    """The monthly series of the M3 competition."""
+    import xlrd
+
+    sheet = xlrd.open_workbook(there(data / "m3" / "M3C.xls")).sheet_by_name("M3Month")
+    rows = (sheet.row_values(r) for r in range(1, sheet.nrows))
+    return {row[0].strip(): np.array(row[6 : 6 + int(row[1])], dtype=float) for row in rows}
+
+
+@row(
+    "m3-monthly", "sMAPE 16.9", 16.9,
+    "Naive2 16.91, Theta 13.85, ForecastPro 13.86 (Makridakis and Hibon 2000, table 6)", less=True,
+)  # fmt: skip
+def m3(data: Path) -> Any:
+    """1,428 series, 18 months ahead."""
+    series = m3_monthly(data)
+    model = ostinato.Forecaster(horizon=18, season=12)
+    scores = model.backtest(series, origins=1).scores(12)
+    return scores["smape"], shown(scores), model
+
+
+@row("vix", "no worse than the base rate", 0.0)
+def vix(data: Path) -> Any:
+    """Whether the VIX closes higher on the next day of trading: the last 1,000 days."""
+    file = there(data / "timeseries" / "vix-daily.csv")
+    from scipy.stats import binomtest
+
+    from ostinato.sequences.timeseries import Panel, SeriesSettings, read_panel
+    from ostinato.sequences.windows import Origin
+
+    values = read_panel(file, SeriesSettings(target="CLOSE")).series[0].values
+    values = values[~np.isnan(values)]  # days of trading
+    days = 1000
+    panel: Panel = read_panel(values, SeriesSettings())
+    model = ostinato.Forecaster(horizon=1, season=5, context=60).fit(values[:-days])
+    moments = [Origin(0, len(values) - days + k) for k in range(days)]
+    found = model._foretold(panel, moments, None, 400, 0)
+    rose = np.diff(values[-days - 1 :]) > 0
+    p = np.clip(found.rises(), 0.01, 0.99)
+    base = float((np.diff(values[:-days]) > 0).mean())
+    log_score = float(np.mean(np.log(np.where(rose, p, 1 - p))))
+    base_score = float(np.mean(np.log(np.where(rose, base, 1 - base))))
+    right = int(((p > 0.5) == rose).sum())
+    interval = binomtest(right, days).proportion_ci()
+    majority = max(float(rose.mean()), 1 - float(rose.mean()))
+    words = (
+        f"right {percent(right / days)} (95 %: {percent(interval.low)} to "
+        f"{percent(interval.high)}); majority {percent(majority)}; log score {log_score:.4f}, base "
+        f"rate {base_score:.4f}; 80 % intervals hold {percent(found.scores(5)['coverage_80'])}"
+    )
+    return log_score - base_score, words, model
+
+
+@row("timetable", "every day right", 1.0)
+def timetable(data: Path) -> Any:
+    """Mathematics, science, English, and again; one day is missed."""
+    random = np.random.default_rng(0)
+    days = np.tile([1.0, 2.0, 3.0], 100)
+    gaps = days.copy()
+    gaps[5 + np.flatnonzero(random.random(290) < 0.1)] = np.nan
+    model = ostinato.Forecaster(horizon=30, season=1, context=24).fit(gaps)
+    right = []
+    for end in range(60, 90):
+        missed = days[:end].copy()
+        missed[-2] = np.nan
+        for past in (days[:end], missed):
+            right.append((np.round(model.predict(past)[0]) == days[end : end + 30]).mean())
+    return float(np.mean(right)), f"days right {percent(np.mean(right))}", model
+
+
 def clock(seconds: float) -> str:
     """Minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
