@@ -46,11 +46,12 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     Args:
         horizon: steps ahead; a season if not given, or 12 where there is none.
-        method: direct, all steps ahead at once; or paths, one after the other, each from what the
-            steps before it came to in thousands of futures.
-        output: what is foretold of each step: quantiles; student or gaussian, for a distribution of
-            this name; negative-binomial, for counts.
+        method: paths, one step after the other, each from what the steps before it came to in a
+            thousand futures; or direct, all steps ahead at once, which is faster.
+        output: what is foretold of each step: student or gaussian, for a distribution of this name;
+            negative-binomial, for counts; quantiles, for none.
         context: steps of the past that are read; by season, horizon and data if not given.
+        learning_rate: the highest learning rate of the schedule.
         hidden_size: hidden units of each layer; by the size of the data if not given.
         dropout: share of features dropped before the output; by the size of the data if not given.
 
@@ -65,7 +66,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     Example:
         >>> t = np.arange(120)
-        >>> model = Forecaster(horizon=6, season=12, hidden_size=16, epochs=10)
+        >>> model = Forecaster(horizon=6, season=12, hidden_size=16, epochs=10, learning_rate=0.01)
         >>> model = model.fit(10 + 0.1 * t + np.sin(2 * np.pi * t / 12))
         >>> forecast = model.forecast()
         >>> model.predict().shape, forecast.quantiles([0.1, 0.9]).shape
@@ -76,9 +77,10 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     """
 
     horizon: int | None = None
-    method: Method = "direct"
-    output: DistributionName = "quantiles"
+    method: Method = "paths"
+    output: DistributionName = "student"
     context: int | None = None
+    learning_rate: float = 0.001
 
     def check_settings(self) -> None:
         """Refuse what cannot be meant; see `TrainingSettings`."""
