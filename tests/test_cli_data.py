@@ -273,3 +273,45 @@ def test_mistakes_of_pairs_are_one_line(data, ostinato, command, message):  # no
     before = everything(data)
     assert_refused(ostinato(command), message)
     assert everything(data) == before
+
+
+def test_series_are_forecast_from_file_to_picture(data, ostinato):  # noqa: F811
+    said = ostinato("train forecast sales.csv --horizon 6 --out run --epochs 1")
+    assert said.status == 0, said
+    assert "1 series of 60 steps of 1 month; 6 ahead from 36, season 12" in said.out
+    table = ostinato("forecast run").out.splitlines()
+    assert table[0].split() == ["time", "median", "10", "%", "90", "%"] and len(table) == 9
+    assert table[1].split()[0] == "2005-01" and "with a probability of" in table[-1]
+    machine = [
+        json.loads(line) for line in ostinato("forecast run sales.csv --json").out.split("\n")[:-1]
+    ]
+    assert [each["time"] for each in machine] == [f"2005-{m:02d}" for m in range(1, 7)]
+    assert float(table[3].split()[1]) == pytest.approx(machine[2]["median"], rel=1e-5)
+    assert machine[0]["quantiles"]["0.1"] < machine[0]["median"] < machine[0]["quantiles"]["0.9"]
+    rows = ostinato("forecast run --csv --levels 0.05 --horizon 9 --plot fan.png").out.splitlines()
+    assert rows[0] == "series,time,median,q0.05" and len(rows) == 10
+    found = ostinato("evaluate run --origins 2 --plot backtest.png").out
+    assert "mase" in found and "seasonal naive mase" in found and "coverage 80" in found
+    for name in ("fan.png", "backtest.png"):
+        assert (data / name).read_bytes().startswith(b"\x89PNG")
+    assert "figures" in ostinato("diagnose run").out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train forecast sensors.csv --out run", "which column is to be forecast is not clear"),
+        ("train forecast sales.csv --out run --horizon 80", "the longest series has 60 steps, too"),
+        (
+            "train forecast sales.csv --out run --frequency often",
+            "frequency='often'; expected a st",
+        ),
+        ("train forecast none.csv --out run", "none.csv: "),
+        ("train forecast sales.csv --out run --validation new.txt", "y and validation are not for"),
+        ("forecast none", "none: no such folder"),
+    ],
+)
+def test_mistakes_of_series_are_one_line(data, ostinato, command, message):  # noqa: F811
+    before = everything(data)
+    assert_refused(ostinato(command), message)
+    assert everything(data) == before

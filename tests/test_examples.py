@@ -102,3 +102,8 @@ def test_of_the_food_chain_only_sense_comes_out():
     for counts in written.values():
         assert set(counts) <= set(chain.SENTENCES)
         assert sum(counts.values()) == 40
+
+
+@pytest.mark.thorough
+def test_of_the_timetable_every_day_is_right_with_and_without_missed_ones():
+    assert load("timetable").main() == 1.0

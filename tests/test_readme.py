@@ -56,6 +56,9 @@ def write_data(folder: Path) -> None:
         "new.en": "one three\n\ntwo\n",
         "papers.jsonl": "\n".join(papers),
         "commands.txt": "yes\nno\n",
+        "sales.csv": "\n".join(
+            ["month,sales", *(f"{2000 + m // 12}-{m % 12 + 1:02d},{100 + m}" for m in range(60))]
+        ),
         "book.txt": "It was the best of times, it was the worst of times. " * 60,
         "reviews.csv": "\n".join(["text,label", *reviews]),
         "test.csv": "\n".join(["text,label", *reviews[:6]]),

@@ -298,7 +298,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         paths: int = 1000,
         seed: int | None = 0,
     ) -> Forecast:
-        """What comes after the end of each series.
+        """What comes after the last known value of each series.
 
         Args:
             X: series, as in `fit`; if not given, those that were learnt from.
@@ -522,7 +522,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         """Forecasts that go on with every observation, from the end of one series.
 
         Args:
-            X: its past, as in `fit`; if not given, the series that was learnt from.
+            X: its past, as in `fit`, up to the last value that is known (what is missing after it
+                is told by ``observe(None)``); if not given, the series that was learnt from.
         """
         return ForecastStream(self, self._panel(X))
 
