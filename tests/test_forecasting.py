@@ -11,7 +11,7 @@ from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_pa
 from ostinato.sequences.windows import Origin, Units, Windows
 from ostinato.training.forecasts import LEVELS, Forecast, repeated, typical_step
 
-SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01}
+SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "members": 2}
 
 
 def waves(N=6, T=120, seed=0, noise=0.1):
@@ -140,7 +140,7 @@ def test_scores_are_their_definitions():
     origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
     p = rng.normal(size=(3, 3, 2))
     units = Units(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 4.0]))
-    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p, units)
+    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units)
     found = forecast.scores(4)
     off, smape, naive, crps, inside = [], [], [], [], []
     for n, (i, now) in enumerate(origins):
@@ -274,5 +274,7 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
 def test_a_model_of_the_same_seed_is_the_same():
     y = np.sin(np.arange(60) / 2)
     one, two = (Forecaster(horizon=3, season=6, epochs=1, hidden_size=8).fit(y) for _ in range(2))
+    members = [next(m.parameters()) for m in one.network_.members]
+    assert len(members) == 5 and not torch.equal(*members[:2])
     for a, b in zip(one.network_.parameters(), two.network_.parameters(), strict=True):
         assert torch.equal(a, b)

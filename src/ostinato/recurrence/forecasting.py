@@ -7,7 +7,9 @@ nothing of the future but what is known ahead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -268,3 +270,27 @@ class ForecastNetwork(nn.Module):
 def _features(kinds: int) -> int:
     """Features of one of so many kinds."""
     return min(8, (kinds + 1) // 2) if kinds else 1
+
+
+class Committee(nn.Module):
+    """Several forecasting networks that learn the same and differ where the data do not tell.
+
+    Together they are more accurate than one, and how much they differ is part of how unsure they
+    are (Lakshminarayanan, Pritzel and Blundell 2017, "Deep ensembles").
+
+    Args:
+        members: networks, alike but for their weights.
+    """
+
+    def __init__(self, members: Sequence[ForecastNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor, lengths: Lengths = None) -> tuple[Tensor, None]:
+        """What each foretells, ``(members, B, ahead, K)``."""
+        return torch.stack([member(x)[0] for member in self.members]), None
+
+    def loss(self, x: Tensor, targets: Tensor, *, lengths: Lengths = None) -> tuple[Tensor, None]:
+        """Mean of their losses."""
+        losses = [cast(ForecastNetwork, member).loss(x, targets)[0] for member in self.members]
+        return torch.stack(losses).mean(), None

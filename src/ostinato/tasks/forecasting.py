@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.distributions import DISTRIBUTIONS, Distribution, DistributionName
-from ostinato.recurrence.forecasting import ForecastNetwork, Window
+from ostinato.recurrence.forecasting import Committee, ForecastNetwork, Window
 from ostinato.recurrence.layers import state_rows
 from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.sequences.windows import Covariates, Origin, Units, WindowBatches, Windows
@@ -51,6 +51,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         output: what is foretold of each step: student or gaussian, for a distribution of this name;
             negative-binomial, for counts; quantiles, for none.
         context: steps of the past that are read; by season, horizon and data if not given.
+        members: networks that learn side by side and forecast together; if not given, 5 where data
+            are few, else 1.
         learning_rate: the highest learning rate of the schedule.
         hidden_size: hidden units of each layer; by the size of the data if not given.
         dropout: share of features dropped before the output; by the size of the data if not given.
@@ -80,6 +82,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     method: Method = "paths"
     output: DistributionName = "student"
     context: int | None = None
+    members: int | None = None
     learning_rate: float = 0.001
 
     def check_settings(self) -> None:
@@ -90,6 +93,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         for name in ("horizon", "context", "season"):
             if getattr(self, name) is not None:
                 self._want(name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
+        if self.members is not None:
+            self._want("members", lambda n: 0 < n <= 100, "a number of networks, 1 to 100")
 
     # Learning
 
@@ -160,7 +165,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         }
 
     def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
-        return super()._choose(steps) | {"dropout": 0.1}
+        return super()._choose(steps) | {"dropout": 0.1, "members": 5 if len(steps) < 2000 else 1}
 
     def _held(self, panel: Panel, ahead: int) -> list[int]:
         """Steps at the end of each series to validate on: what is to be foretold, or some more."""
@@ -206,15 +211,20 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             known += self.panel_.grid.calendar(np.zeros(1, np.int64)).shape[1]
         window = Window(known, self.covariates_.observed.shape[1], self.covariates_.kinds)
         season, context = self._value("season"), self._value("context")
-        return ForecastNetwork(
-            self._recurrent(ForecastNetwork.input_size(window, season)),
-            self._distribution,
-            window,
-            ahead=self._value("horizon") if self.method == "direct" else None,
-            season=season,
-            reach=min(context, max(2 * season + 1, 8) if self.method == "paths" else context),
-            dropout=self._value("dropout"),
-        )
+        reach = min(context, max(2 * season + 1, 8)) if self.method == "paths" else context
+        members = [
+            ForecastNetwork(
+                self._recurrent(ForecastNetwork.input_size(window, season)),
+                self._distribution,
+                window,
+                ahead=self._value("horizon") if self.method == "direct" else None,
+                season=season,
+                reach=reach,
+                dropout=self._value("dropout"),
+            )
+            for _ in range(self._value("members"))
+        ]
+        return Committee(members)
 
     def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
         ahead = self._value("horizon")
@@ -232,13 +242,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             self.seed,
         )
         windows = self._windows(panel)
-        origins = [
-            Origin(i, now)
-            for i, (series, left) in enumerate(zip(panel.series, held, strict=True))
-            for now in range(len(series.values) - left, len(series.values) - ahead + 1)
-            if left
-        ]
-        origins = origins[:: -(-len(origins) // 2000) or 1]
+        origins = self._validation_origins(panel, held)
 
         def validate() -> float:
             total, count = 0.0, 0
@@ -273,8 +277,39 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             f"{self._where(device)}" + self._said_of_choices() + notes
         )
 
+    def _validation_origins(self, panel: Panel, held: Sequence[int]) -> list[Origin]:
+        ahead = self._value("horizon")
+        origins = [
+            Origin(i, now)
+            for i, (series, left) in enumerate(zip(panel.series, held, strict=True))
+            for now in range(len(series.values) - left, len(series.values) - ahead + 1)
+            if left
+        ]
+        return origins[:: -(-len(origins) // 2000) or 1]
+
     def _finish(self, data: Path) -> None:
-        """Nothing is left to do."""
+        """Find by how much intervals must be wider, or narrower, to hold what came in validation.
+
+        Distances from the median are compared with the forecast's own 10 % and 90 %: four fifths of
+        them must be less (split conformal prediction, Lei et al. 2018, for the ratio); few held-out
+        steps count for little. Counts are left as they are.
+        """
+        held = self._held(self.panel_, self._value("horizon"))
+        origins = self._validation_origins(self.panel_, held)
+        self.training_["spread"] = 1.0
+        if not origins or not self._distribution.centred:
+            return
+        found = self._foretold(self.panel_, origins[:: -(-len(origins) // 400)], None, 200, 0)
+        truth, median = found.truth(), found.median
+        low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
+        half = np.where(truth > median, high - median, median - low)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
+        ratios = ratios[np.isfinite(ratios)]
+        if len(ratios):
+            steps = sum(held)  # windows overlap
+            factor = max(0.2, float(np.quantile(ratios, 0.8)))
+            self.training_["spread"] = round(factor ** (steps / (steps + 30)), 4)
 
     # Using
 
@@ -338,7 +373,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                     )
         windows = self._windows(panel, ahead if self.method == "paths" else None)
         device = next(self.network_.parameters()).device
-        network: ForecastNetwork = self.network_.eval()
+        network: Committee = self.network_.eval()
         found: list[Any] = []
         locations, scales = [], []
         random = np.random.default_rng(seed)
@@ -348,18 +383,26 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 x, _, units = windows.take(origins[begin : begin + size])
                 locations.append(units.location)
                 scales.append(units.scale)
-                if self.method == "paths":
-                    found.append(self._drawn(network, x.to(device), units, ahead, paths, random))
-                else:
-                    p, _ = network(x.to(device))
-                    found.append(p[:, :ahead].double().cpu().numpy())
+                x = x.to(device)
+                if self.method == "direct":
+                    p, _ = network(x)
+                    found.append(p[:, :, :ahead].double().cpu().numpy())
+                    continue
+                M = len(network.members)
+                shares = [paths // M + (m < paths % M) for m in range(M)]
+                drawn_by = [
+                    self._drawn(cast(ForecastNetwork, member), x, units, ahead, share, random)
+                    for member, share in zip(network.members, shares, strict=True)
+                    if share
+                ]
+                found.append(np.concatenate(drawn_by, 1))
         units = Units(np.concatenate(locations), np.concatenate(scales))
-        values = np.concatenate(found)
-        nothing = np.zeros((len(origins), 0, self._distribution.size))
+        values = np.concatenate(found, 0 if self.method == "paths" else 1)
+        nothing = np.zeros((1, len(origins), 0, self._distribution.size))
         drawn = self.method == "paths"
         return Forecast(
             panel, origins, self._distribution, nothing if drawn else values, units,
-            values if drawn else None,
+            values if drawn else None, self.training_.get("spread", 1.0),
         )  # fmt: skip
 
     def _drawn(
@@ -509,9 +552,10 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             panel,
             [origin for part in parts for origin in part.origins],
             self._distribution,
-            np.concatenate([part.p for part in parts]),
+            np.concatenate([part.p for part in parts], 1),
             Units(*(np.concatenate(each) for each in zip(*(p.units for p in parts), strict=True))),
             None if paths[0] is None else np.concatenate(cast(Any, paths)),
+            model.training_["spread"],
         )
 
     def plot(self, forecast: Forecast, picture: str | os.PathLike[str]) -> None:

@@ -44,9 +44,10 @@ class Forecast:
         panel: the series.
         origins: the moments that were forecast from.
         distribution: the family; None where there are paths.
-        p: parameters ``(N, A, K)``.
+        p: parameters ``(members, N, A, K)``; members' quantiles are averaged.
         units: of each window.
         paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
+        spread: factor by which everything is farther from the median than the network says.
     """
 
     panel: Panel
@@ -55,11 +56,12 @@ class Forecast:
     p: Array
     units: Units
     paths: Array | None = None
+    spread: float = 1.0
 
     @property
     def ahead(self) -> int:
         """Steps ahead, A."""
-        return int(self.p.shape[1] if self.paths is None else self.paths.shape[2])
+        return int(self.p.shape[2] if self.paths is None else self.paths.shape[2])
 
     def _units(self) -> tuple[Array, Array]:
         return self.units.location[:, None], self.units.scale[:, None]
@@ -71,21 +73,33 @@ class Forecast:
             raise OstinatoError(
                 f"Forecast.quantiles: levels={levels!r}; expected numbers between 0 and 1."
             )
+        if self.spread == 1:
+            return self._said(wanted.tolist())
+        return self._spread(self._said(wanted.tolist()), self.median[..., None])
+
+    def _said(self, levels: Sequence[float]) -> Array:
+        """Quantiles as the network says."""
         if self.paths is not None:
-            return np.moveaxis(np.quantile(self.paths, wanted, axis=1), 0, -1)
-        return self.distribution.quantiles(self.p, *self._units(), wanted.tolist())
+            return np.moveaxis(np.quantile(self.paths, levels, axis=1), 0, -1)
+        each = [self.distribution.quantiles(p, *self._units(), levels) for p in self.p]
+        found = np.asarray(np.mean(each, 0))
+        return found if self.distribution.centred else np.round(found)  # of counts a count
+
+    def _spread(self, values: Array, median: Array) -> Array:
+        return np.asarray(median + self.spread * (values - median))
 
     @property
     def median(self) -> Array:
         """The middle, ``(N, A)``."""
-        return self.quantiles([0.5])[..., 0]
+        return self._said([0.5])[..., 0]
 
     @property
     def mean(self) -> Array:
         """The mean, ``(N, A)``."""
         if self.paths is not None:
-            return np.asarray(self.paths.mean(1))
-        return self.distribution.mean(self.p, *self._units())
+            return self._spread(self.paths.mean(1), self.median)
+        each = [self.distribution.mean(p, *self._units()) for p in self.p]
+        return self._spread(np.mean(each, 0), self.median)
 
     def sample(self, count: int, seed: int | None = None) -> Array:
         """Futures ``(N, count, A)``.
@@ -96,20 +110,24 @@ class Forecast:
         random = np.random.default_rng(seed)
         if self.paths is not None:
             rows = random.integers(0, self.paths.shape[1], count)
-            return np.asarray(self.paths[:, rows])
-        p = np.repeat(self.p[:, None], count, axis=1)
+            return self._spread(self.paths[:, rows], self.median[:, None])
+        member = random.integers(0, len(self.p), count)
+        p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
         location, scale = (unit[:, None] for unit in self._units())
-        return self.distribution.sample(p, location, scale, random)
+        drawn = self.distribution.sample(p, location, scale, random)
+        return self._spread(drawn, self.median[:, None])
 
     def rises(self) -> Array:
         """The probability that the next value is above the last that is known, ``(N,)``."""
         last = np.array([_last(self._past(origin)) for origin in self.origins])
+        middle = self.median[:, 0]
+        last = middle + (last - middle) / self.spread
         if self.paths is not None:
             first = self.paths[:, :, 0]
             even = (first == last[:, None]).mean(1)
             return np.asarray((first > last[:, None]).mean(1) + even / 2)
-        first_p, location, scale = self.p[:, 0], self.units.location, self.units.scale
-        return np.asarray(1 - self.distribution.below(first_p, last, location, scale))
+        below = [self.distribution.below(p[:, 0], last, *self.units) for p in self.p]
+        return np.asarray(1 - np.mean(below, 0))
 
     def answers(self, levels: Sequence[float] = (0.1, 0.9)) -> Iterator[Answer]:
         """What is foretold, a step at a time."""
