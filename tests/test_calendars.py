@@ -126,4 +126,6 @@ def test_other_ways_to_write_a_day_are_read_and_the_day_is_settled_by_the_others
     assert parse_times(["02/03/2020", "02/13/2020"])[0] == day
     assert parse_times(["03.02.2020"])[0] == day
     assert parse_times(["02/03/2020"])[0] == day
+    late, early = parse_times(["2021-10-31T02:00:00+02:00", "2021-10-31T02:00:00+01:00"])
+    assert early - late == np.timedelta64(1, "h")
     assert np.isnat(parse_times(["2020-13-01", "soon", ""])).all()

@@ -29,7 +29,7 @@ def data(tmp_path, monkeypatch):
 def test_texts_are_classified_from_file_to_answer(data, ostinato):  # noqa: F811
     said = ostinato(f"train classify reviews.csv --out run {QUICK}")
     assert said.status == 0, said
-    assert "32 texts of 4 to 4 steps to learn from, 8 to validate on; 2 classes" in said.out
+    assert "32 texts of 4 steps to learn from, 8 to validate on; 2 classes" in said.out
     assert "by the size of the data: evaluations 3, patience 5, dropout 0.5" in said.out
     assert "validation" in said.out and "accuracy" in said.out
     assert "Next:      ostinato predict run FILES" in said.out
@@ -267,6 +267,7 @@ def test_sound_is_written_down_live(data, ostinato, monkeypatch):  # noqa: F811
         ("train transcribe reviews.csv --out run", "the inputs are texts; expected recordings"),
         ("train caption recordings --out run", "expected images"),
         ("translate none new.en", "none: no such folder"),
+        ("translate none new.en --beams 3", "Unknown option: --beams"),
     ],
 )
 def test_mistakes_of_pairs_are_one_line(data, ostinato, command, message):  # noqa: F811

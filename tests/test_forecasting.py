@@ -251,6 +251,9 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
         ({"output": "cauchy"}, y, "output='cauchy'; expected one of gaussian"),
         ({"horizon": 50}, y, "the longest series has 40 steps, too few to learn to forecast 50"),
         ({}, ["a"], "expected numbers"),
+        ({"output": "negative-binomial"}, y - 3, "value is -3 at 0; output='negative-binomial' is"),
+        ({"output": "negative-binomial"}, y + 0.5, "value is 0.5 at 0; output='negative-binomial'"),
+        ({"members": 0}, y, "members=0; expected a number of networks"),
     ):
         with pytest.raises(OstinatoError, match=message):
             Forecaster(**settings).fit(X)

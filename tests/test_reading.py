@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.sequences.corpus import ReadingSettings
@@ -408,3 +409,15 @@ def test_what_cannot_be_a_sequence_is_refused(X, y, message):
     with pytest.raises(OstinatoError) as caught:
         corpus_of(X, y)
     assert message in str(caught.value)
+
+
+def test_names_above_files_are_a_header_however_few_the_rows(tmp_path):
+    for i in range(4):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,caption number {i}" for i in range(4)]
+    table = tmp_path / "captions.csv"
+    table.write_text("\n".join(["image,caption", *rows]))
+    corpus = read_corpus([table], ReadingSettings(), by_step=False, labelled=True)
+    assert corpus.kind == "image" and len(corpus) == 4
+    table.write_text("\n".join(rows))
+    assert len(read_corpus([table], ReadingSettings(), by_step=False, labelled=True)) == 4

@@ -96,6 +96,19 @@ def test_frames_arrays_and_parquet_are_read_as_files_are(file, tmp_path):
     assert [len(s.values) for s in read([np.arange(3), np.arange(5)]).series] == [3, 5]
 
 
+def test_times_are_read_as_people_write_them(file):
+    for name, times, step in (
+        ("us", ["01/13/2021", "01/14/2021", "01/15/2021"], "1 day"),
+        ("unix", ["1600000000", "1600003600", "1600007200"], "1 hour"),
+        ("offset", ["2021-10-31T02:00:00+02:00", "2021-10-31T02:00:00+01:00",
+                    "2021-10-31T03:00:00+01:00"], "1 hour"),
+        ("quarter", ["1950Q1", "1950Q2", "1950Q3"], "3 months"),
+    ):  # fmt: skip
+        rows = [f"{time},{i}" for i, time in enumerate(times)]
+        panel = read(file("\n".join(["date,y", *rows]), f"{name}.csv"))
+        assert panel.grid.name == step and panel.series[0].values.tolist() == [0, 1, 2], name
+
+
 def test_several_files_are_several_series(file):
     one, other = file("t,y\n1,5\n2,6\n", "one.csv"), file("t,y\n1,7\n2,8\n", "other.csv")
     assert [s.name for s in read([one, other]).series] == ["one", "other"]
@@ -141,6 +154,7 @@ def test_a_panel_is_stored_and_more_of_it_is_read_on_its_grid(file, tmp_path):
         ("t,y\n1,5\n2,6\n", {"known": "z"}, "has no column 'z' for what is known ahead"),
         ("i,t,y,s\na,1,5,x\na,2,6,z\n", {"static": "s", "id": "i", "target": "y"},
          "line 3: 's' is 'z', and was 'x'; what is static does not change"),
+        ("date,y\nJanuary 1,5\nJanuary 2,6\n", {}, "line 2: 'date' is 'January 1', no time"),
         ("t,y\n1,5\n1.5,6\n", {"time": "t"}, "line 3: 't' is '1.5'; expected a whole number"),
     ],
 )  # fmt: skip

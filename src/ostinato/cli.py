@@ -325,6 +325,7 @@ def predict(
 
     Of standard input (-) each line is a text.
     """
+    _refuse_options(inputs, [])
     model = _load(run, "predict")
     paths = [Path(path) for path in inputs] or [Path("-")]
     for answer in model.answers(paths, probabilities=probabilities or json):
@@ -349,6 +350,7 @@ def evaluate(
     Of forecasts: how well it foretells the last steps of each series, of the files or, without
     any, of those that it was trained on.
     """
+    _refuse_options(data, [])
     model = _load(run, "evaluate")
     paths = [Path(path) for path in data]
     if hasattr(model, "rolled"):
@@ -476,6 +478,7 @@ def forecast(
 
     Of the series that the model was trained on, or of others in files like theirs.
     """
+    _refuse_options(data, [])
     model = _load(run, "forecast")
     try:
         wanted = [float(level) for level in levels.split(",")]
@@ -543,6 +546,7 @@ def transcribe(
     With --live, raw sound from standard input: 16-bit little-endian samples of one channel, as many
     a second as the model was trained on; the model must have been trained with --no-bidirectional.
     """
+    _refuse_options(recordings, [])
     model = _load(run, "transcribe")
     paths = [Path(path) for path in recordings]
     if live:
@@ -597,6 +601,7 @@ def _writing_command(verb: str) -> Callable[..., None]:
         json: JSON = False,
         **controls: Any,
     ) -> None:
+        _refuse_options(inputs, [])
         model = _load(run, "write")
         read = model.sources([Path(path) for path in inputs] or [Path("-")])
         if attention is not None:

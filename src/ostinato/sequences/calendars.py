@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -248,7 +248,7 @@ _DAY_MONTH = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})((?:[ T].*)?)")
 
 
 def parse_time(cell: Any, day_first: bool | None = None) -> np.datetime64 | None:
-    """A date, perhaps with a time, as text has it; None if it says none.
+    """A date, perhaps with a time, as text has it; None if it says none. With an offset, in UTC.
 
     Args:
         cell: what stands there: ISO 8601, 2020Q1, 20200131, 31/01/2020, ...
@@ -275,6 +275,8 @@ def parse_time(cell: Any, day_first: bool | None = None) -> np.datetime64 | None
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
+    if moment.tzinfo is not None:  # a clock that is put back shows an hour twice
+        moment = moment.astimezone(UTC)
     return np.datetime64(moment.replace(tzinfo=None), "s")
 
 

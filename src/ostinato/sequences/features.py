@@ -140,8 +140,8 @@ class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
     Each band has its mean over the recording taken away, so that loudness and the microphone's
-    colour do not matter; where rows must not know what comes after them, its mean so far, of which
-    what is three seconds old counts for a third.
+    colour do not matter; but not where rows must not know what comes after them: a mean of the
+    little that has come would move with what is said.
 
     Args:
         rate: samples a second that it works on; others are converted.
@@ -227,18 +227,14 @@ class SpectrogramStream:
     True
     """
 
-    FORGETTING = 3.0
-    """Seconds after which what a band's mean was made of counts 1/e."""
-
     def __init__(self, spectrogram: Spectrogram) -> None:
         if not spectrogram.causal:
             raise OstinatoError(f"SpectrogramStream: {spectrogram}; expected causal=True.")
         self.spectrogram = spectrogram
         # The first row's window has silence before it.
         self._samples = np.zeros(spectrogram.fft // 2, dtype=np.float32)
-        self._loudest = 0.0
-        self._sum = np.zeros(spectrogram.bands)
-        self._weight = 0.0
+        # What is 90 dB below the loudest tone that there can be is silence.
+        self._silence = 1e-9 * (spectrogram.size / 4) ** 2
 
     def feed(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows ``(T, bands)`` that are complete with these samples ``(n,)``."""
@@ -250,15 +246,7 @@ class SpectrogramStream:
             return np.zeros((0, how.bands), dtype=np.float32)
         self._samples = held[rows * how.step :]
         energy = how.energy(held[: (rows - 1) * how.step + how.fft])
-        loudest = np.maximum.accumulate(np.maximum(energy.max(1), self._loudest))
-        self._loudest = float(loudest[-1])
-        mel = np.log(np.maximum(energy, np.maximum(1e-10, loudest * 1e-8)[:, None]))
-        keep = float(np.exp(-how.hop / self.FORGETTING))
-        found = np.empty_like(mel)
-        for t, row in enumerate(mel):
-            self._sum = keep * self._sum + row
-            self._weight = keep * self._weight + 1
-            found[t] = row - self._sum / self._weight
+        found: NDArray[np.float32] = np.log(np.maximum(energy, np.float32(self._silence)))
         return found
 
     def finish(self) -> NDArray[np.float32]:

@@ -250,6 +250,8 @@ def _has_header(rows: Sequence[Sequence[str]], asked: Collection[str]) -> bool:
     verdict = False
     for column, name in enumerate(first):
         cells = [row[column] for row in rest if column < len(row)]
+        if media_kind(cells[:100]) and not media_kind([name]):
+            return True  # files under a word
         if sum(as_number(cell) is not None for cell in cells) > 0.9 * len(cells):
             return True  # numbers under a word
         if len(set(cells)) <= len(cells) / 3:  # a few words again and again

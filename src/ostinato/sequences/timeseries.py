@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.errors import DataError, OstinatoError, require
-from ostinato.sequences.calendars import Grid, parse_time, parse_times
+from ostinato.sequences.calendars import Grid, parse_times
 from ostinato.sequences.corpus import Place
 from ostinato.sequences.tables import IDS, TIMES, Table, as_number, is_missing
 
@@ -263,12 +263,14 @@ def _columns(table: Table, settings: SeriesSettings) -> _Columns:
 
 def _time_column(table: Table, among: Sequence[int]) -> int | None:
     """The column called so that holds times, or the first whose cells are all dates."""
-    for column in table.called(MORE_TIMES, among) + [i for i in among if not table.is_numeric(i)]:
+    called = table.called(MORE_TIMES, among)
+    for column in called + [i for i in among if not table.is_numeric(i)]:
         some = [cell for cell in table.cells(column)[:50] if not is_missing(cell)]
-        dates = sum(parse_time(cell, True) is not None for cell in some)
+        dates = int((~np.isnat(parse_times(some))).sum())
         if some and (dates > 0.9 * len(some) or (table.is_numeric(column) and table.named)):
             return column
-    return None
+    # What is called a time and cannot be read as one is a mistake, not to be passed over.
+    return called[0] if len(called) == 1 and not table.is_numeric(called[0]) else None
 
 
 def _id_column(table: Table, among: Sequence[int]) -> int | None:
@@ -352,6 +354,8 @@ def _times(table: Table, column: int | None) -> Any:
         return None
     cells = table.cells(column)
     some = [as_number(cell) for cell in cells[:100]]
+    if all(n is not None and 1e8 <= n < 1e10 for n in some):  # seconds since 1970
+        return table.numbers([column])[:, 0].astype("datetime64[s]")
     if all(n is not None and abs(n) < 10_000_000 for n in some):  # 20200131 is a date
         numbers = table.numbers([column])[:, 0]
         odd = np.flatnonzero(numbers != np.round(numbers))

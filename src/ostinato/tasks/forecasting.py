@@ -134,6 +134,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
         longest = max(len(s.values) for s in panel.series)
+        if self.output == "negative-binomial":
+            _refuse_what_is_no_count(panel)
         ahead = self.horizon or (season if season > 1 else 12)
         if longest < ahead + 2:
             raise DataError(
@@ -367,8 +369,9 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 series = panel.series[i]
                 if len(series.known) < now + ahead:
                     raise DataError(
-                        f"series {series.name!r}: what is known ahead ({', '.join(panel.known)}) "
-                        f"ends {len(series.known) - now} steps after the last value, and {ahead} "
+                        f"{f'series {series.name!r}: ' if series.name else ''}what is known ahead "
+                        f"({', '.join(panel.known)}) ends {len(series.known) - now} steps after the "
+                        f"last value, and {ahead} "
                         "are to be foretold; add rows with it, their target left empty."
                     )
         windows = self._windows(panel, ahead if self.method == "paths" else None)
@@ -656,6 +659,19 @@ class ForecastStream:
         self._panel = self._panel.of([_newest(longer, self._keep)])
         now = Origin(0, len(self._panel.series[0].values))
         return self._model._foretold(self._panel, [now], None, paths, seed)
+
+
+def _refuse_what_is_no_count(panel: Panel) -> None:
+    for series in panel.series:
+        seen = np.nan_to_num(series.values)
+        odd = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
+        if len(odd):
+            at = panel.grid.shown(series.start + int(odd[0]))
+            name = f"series {series.name!r}" if series.name else panel.target
+            raise DataError(
+                f"{name} is {seen[odd[0]]:g} at {at}; output='negative-binomial' is for counts, "
+                "whole numbers from 0 on: choose another output."
+            )
 
 
 def _newest(series: Series, keep: int) -> Series:

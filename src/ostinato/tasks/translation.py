@@ -58,7 +58,7 @@ class Translator(WritingEstimator):
         written = self.translate(pairs.sources, **search)
         most = max(map(len, pairs.targets))
         references = [[t[k] if k < len(t) else None for t in pairs.targets] for k in range(most)]
-        bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+        bleu, chrf = sacrebleu.BLEU(force=True), sacrebleu.CHRF()
         return {
             "bleu": float(bleu.corpus_score(written, references).score),
             "chrf": float(chrf.corpus_score(written, references).score),

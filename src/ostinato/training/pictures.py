@@ -148,6 +148,10 @@ def draw_attention(
     axes.figure.savefig(picture, dpi=120)
 
 
+FAN = {"95 %": "#cfe3f1", "80 %": "#9fc8e3", "50 %": "#66a8d2"}
+"""Shares of what may come, and the shade of each."""
+
+
 def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 6) -> None:
     """Draw forecasts as fans over what came before, and after where it is known, as a PNG.
 
@@ -176,14 +180,18 @@ def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 
         times = grid.times(series.start + np.arange(begin, end))
         known = series.values[begin:]
         axes.plot(times[: len(known)], known, color="black", linewidth=1, label="known")
+        # A value between two that are missing is no line.
+        gap = np.isnan(np.concatenate([[np.nan], known, [np.nan]]))
+        alone = gap[:-2] & gap[2:] & ~gap[1:-1]
+        axes.plot(times[: len(known)][alone], known[alone], ".", color="black", markersize=3)
         for n in some:
             at = forecast.origins[n].known - begin
             x = times[at : at + A]
-            for low, share in ((0, "95 %"), (1, "80 %"), (2, "50 %")):
+            for low, (share, shade) in enumerate(FAN.items()):
                 label = share if n == some[0] else None
                 axes.fill_between(
                     x, quantiles[n, :, low], quantiles[n, :, -1 - low],
-                    color=COLOURS[0], alpha=0.2, linewidth=0, label=label,
+                    color=shade, linewidth=0, label=label, zorder=1.5,
                 )  # fmt: skip
             label = "median" if n == some[0] else None
             axes.plot(x, quantiles[n, :, 3], color=COLOURS[0], label=label)
@@ -192,5 +200,5 @@ def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 
         axes.tick_params(axis="x", rotation=30)
     for axes in panes[len(drawn) :]:
         axes.remove()
-    panes[0].legend(loc="upper left")
+    panes[0].legend(fontsize="small")
     panes[0].figure.savefig(picture, dpi=120)

@@ -486,10 +486,12 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
             "text": "texts", "words": "sentences", "series": "series", "sound": "recordings",
             "image": "images",
         }[self.inputs_.kind]  # fmt: skip
+        shortest, longest = facts["shortest"], facts["longest"]
+        steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
         network = "no recurrence" if self.memory == "none" else self.cell
         return (
-            f"{facts['sequences']:,} {words} of {facts['shortest']:,} to {facts['longest']:,} "
-            f"steps to learn from, {facts['held_out']:,} to validate on; {self._aim()}; {network} "
+            f"{facts['sequences']:,} {words} of {steps} step{'s' * (longest > 1)} to learn from, "
+            f"{facts['held_out']:,} to validate on; {self._aim()}; {network} "
             f"of {self.num_layers} x {self._value('hidden_size')} units, {self._where(device)}"
             + self._said_of_choices()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -359,6 +360,14 @@ class WritingEstimator(PairSettings, SequenceEstimator):
         for begin in range(0, len(pairs), 32 * batch_size):
             stretch = pairs.sources[begin : begin + 32 * batch_size]
             rows = [self._encoded_source(text) for text in stretch]
+            cut = [p for p, row in zip(pairs.places[begin:], rows, strict=False)
+                   if len(row) == self.longest]  # fmt: skip
+            if cut:
+                warnings.warn(
+                    f"{cut[0]}{f' and {len(cut) - 1} more' if cut[1:] else ''}: only the first "
+                    f"{self.longest} tokens are read (longest).",
+                    stacklevel=2,
+                )
             found: list[list[Text]] = [[Text("", 0.0, 0.0, [], None)] for _ in rows]
             order = sorted(
                 (i for i in range(len(rows)) if len(rows[i])), key=lambda i: len(rows[i])
