@@ -44,7 +44,7 @@ def test_texts_are_classified_from_file_to_answer(data, ostinato):  # noqa: F811
     found = json.loads(ostinato("evaluate run test.csv --json").out)
     assert found == model.evaluate(Path("test.csv"))
     table = ostinato("evaluate run test.csv --plot confusion.png").out
-    assert f"accuracy          {found['accuracy']:.4g}" in table and "predicted" in table
+    assert f"accuracy             {found['accuracy']:.4g}" in table and "predicted" in table
     assert (data / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert ostinato("predict run new.txt --probabilities").out.startswith("bad=")
 
@@ -75,7 +75,7 @@ def test_every_task_goes_from_files_to_answers(data, ostinato):  # noqa: F811
 def test_validation_files_and_a_config_are_taken(data, ostinato):  # noqa: F811
     (data / "a.toml").write_text("epochs = 2\nhidden_size = 8\nbidirectional = false\n")
     said = ostinato("train classify reviews.csv --validation test.csv --out run --config a.toml")
-    assert "40 texts of 4 to 4 steps to learn from, 6 to validate on" in said.out
+    assert "40 texts of 4 steps to learn from, 6 to validate on" in said.out
     model = SequenceClassifier.load("run")
     assert not model.bidirectional
     assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {QUICK}").status == 0

@@ -27,7 +27,7 @@ RANKS = {
 ROOT = 6.5
 RECURRENCE = [
     "cells", "scan", "kernels", "layers", "streams", "networks", "crf", "recording",
-    "encoder_decoder", "ctc", "decoding",
+    "encoder_decoder", "ctc", "decoding", "distributions", "forecasting",
 ]  # fmt: skip
 
 

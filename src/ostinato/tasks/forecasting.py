@@ -368,11 +368,11 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             for i, now in origins:
                 series = panel.series[i]
                 if len(series.known) < now + ahead:
+                    which = f"series {series.name!r}: " if series.name else ""
                     raise DataError(
-                        f"{f'series {series.name!r}: ' if series.name else ''}what is known ahead "
-                        f"({', '.join(panel.known)}) ends {len(series.known) - now} steps after the "
-                        f"last value, and {ahead} "
-                        "are to be foretold; add rows with it, their target left empty."
+                        f"{which}what is known ahead ({', '.join(panel.known)}) ends "
+                        f"{len(series.known) - now} steps after the last value, and {ahead} are to "
+                        "be foretold; add rows with it, their target left empty."
                     )
         windows = self._windows(panel, ahead if self.method == "paths" else None)
         device = next(self.network_.parameters()).device
