@@ -421,3 +421,15 @@ def test_names_above_files_are_a_header_however_few_the_rows(tmp_path):
     assert corpus.kind == "image" and len(corpus) == 4
     table.write_text("\n".join(rows))
     assert len(read_corpus([table], ReadingSettings(), by_step=False, labelled=True)) == 4
+
+
+def test_a_word_above_sentences_is_a_name(write):
+    rows = [f"klar ens {i},clear one {i}" for i in range(20)]
+    for names, header in (
+        ("klar,lang", True),
+        ("klar ens,clear one", False),
+        ("klar,one two", False),
+    ):
+        assert Table.read(write("a.csv", "\n".join([names, *rows]))).named == header
+    texts = [f"a text of {i} words" for i in range(20)]
+    assert Table.read(write("b.csv", "\n".join(["said", *texts]))).named

@@ -247,11 +247,15 @@ def _has_header(rows: Sequence[Sequence[str]], asked: Collection[str]) -> bool:
         return False
     if not rest or any(name in LABELS | TEXTS | IDS | TIMES for name in names):
         return True
+    words = all(len(name.split()) == 1 for name in first)
     verdict = False
     for column, name in enumerate(first):
         cells = [row[column] for row in rest if column < len(row)]
         if media_kind(cells[:100]) and not media_kind([name]):
             return True  # files under a word
+        spaced = sum(" " in cell.strip() for cell in cells)
+        if words and len(cells) >= 5 and spaced > 0.95 * len(cells):
+            return True  # sentences under a word
         if sum(as_number(cell) is not None for cell in cells) > 0.9 * len(cells):
             return True  # numbers under a word
         if len(set(cells)) <= len(cells) / 3:  # a few words again and again
