@@ -538,8 +538,10 @@ def etth1_168(data: Path) -> Any:
 
 def m3_monthly(data: Path) -> dict[str, Any]:
     """The monthly series of the M3 competition."""
-    import xlrd
-
+    try:
+        import xlrd
+    except ModuleNotFoundError:
+        raise Missing("xlrd, which reads M3C.xls: pip install xlrd") from None
     sheet = xlrd.open_workbook(there(data / "m3" / "M3C.xls")).sheet_by_name("M3Month")
     rows = (sheet.row_values(r) for r in range(1, sheet.nrows))
     return {row[0].strip(): np.array(row[6 : 6 + int(row[1])], dtype=float) for row in rows}
@@ -563,18 +565,15 @@ def vix(data: Path) -> Any:
     file = there(data / "timeseries" / "vix-daily.csv")
     from scipy.stats import binomtest
 
-    from ostinato.sequences.timeseries import Panel, SeriesSettings, read_panel
-    from ostinato.sequences.windows import Origin
+    from ostinato.sequences.timeseries import SeriesSettings, read_panel
 
     values = read_panel(file, SeriesSettings(target="CLOSE")).series[0].values
     values = values[~np.isnan(values)]  # days of trading
     days = 1000
-    panel: Panel = read_panel(values, SeriesSettings())
     # Quantiles, since changes are skewed: so it was on the thousand days before.
     model = ostinato.Forecaster(horizon=1, season=5, context=60, output="quantiles")
     model.fit(values[:-days])
-    moments = [Origin(0, len(values) - days + k) for k in range(days)]
-    found = model._foretold(panel, moments, None, 400, 0)
+    found = model.rolled(values, origins=days, stride=1)
     rose = np.diff(values[-days - 1 :]) > 0
     p = np.clip(found.rises(), 0.01, 0.99)
     base = float((np.diff(values[:-days]) > 0).mean())

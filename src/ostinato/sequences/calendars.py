@@ -63,9 +63,6 @@ class Grid:
         Args:
             times: in order within each series: dates and times, or whole numbers.
             of: the series of each time; all of one if not given.
-
-        Raises:
-            OstinatoError: if there is no saying.
         """
         same = np.ones(max(0, len(times) - 1), dtype=bool)
         if len(of):

@@ -188,6 +188,7 @@ class Table:
 
 
 def is_missing(cell: Any) -> bool:
+    """Whether a cell says that there is nothing."""
     if isinstance(cell, float) and math.isnan(cell):
         return True
     return cell is None or (

@@ -136,7 +136,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         longest = max(len(s.values) for s in panel.series)
         if self.output == "negative-binomial":
             _refuse_what_is_no_count(panel)
-        ahead = self.horizon or (season if season > 1 else 12)
+        ahead = self.horizon or _usual_horizon(season)
         if longest < ahead + 2:
             raise DataError(
                 f"the longest series has {longest} steps, too few to learn to forecast {ahead} "
@@ -530,7 +530,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         """
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
-        ahead = self.horizon or (season if season > 1 else 12)
+        ahead = self.horizon or _usual_horizon(season)
         step = stride or ahead
         parts: list[Forecast] = []
         model: Any = None
@@ -659,6 +659,10 @@ class ForecastStream:
         self._panel = self._panel.of([_newest(longer, self._keep)])
         now = Origin(0, len(self._panel.series[0].values))
         return self._model._foretold(self._panel, [now], None, paths, seed)
+
+
+def _usual_horizon(season: int) -> int:
+    return season if season > 1 else 12
 
 
 def _refuse_what_is_no_count(panel: Panel) -> None:
