@@ -97,6 +97,12 @@ def test_each_refit_learns_from_what_was_known_then():
     model.backtest(y, origins=3, stride=4)
     model.backtest(y, origins=3, stride=4, refit=True)
     assert seen == [47, 47, 51, 55]
+    each = model.backtest(y, origins=2, refit=True)
+    last = Forecaster(**{**model.get_params(), "season": 3}).fit(y[:-5])
+    assert each.spread.shape == (2,) and each.spread[1] == last.training_["spread"]
+    np.testing.assert_array_equal(
+        each.quantiles([0.1])[1], last.forecast(paths=400).quantiles([0.1])[0]
+    )
 
 
 def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():

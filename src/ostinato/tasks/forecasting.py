@@ -558,7 +558,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             np.concatenate([part.p for part in parts], 1),
             Units(*(np.concatenate(each) for each in zip(*(p.units for p in parts), strict=True))),
             None if paths[0] is None else np.concatenate(cast(Any, paths)),
-            model.training_["spread"],
+            np.repeat([part.spread for part in parts], [len(part.origins) for part in parts]),
         )
 
     def plot(self, forecast: Forecast, picture: str | os.PathLike[str]) -> None:

@@ -47,7 +47,8 @@ class Forecast:
         p: parameters ``(members, N, A, K)``; members' quantiles are averaged.
         units: of each window.
         paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
-        spread: factor by which everything is farther from the median than the network says.
+        spread: factor by which everything is farther from the median than the network says; one for
+            all, or ``(N,)``.
     """
 
     panel: Panel
@@ -56,7 +57,7 @@ class Forecast:
     p: Array
     units: Units
     paths: Array | None = None
-    spread: float = 1.0
+    spread: float | Array = 1.0
 
     @property
     def ahead(self) -> int:
@@ -73,8 +74,6 @@ class Forecast:
             raise OstinatoError(
                 f"Forecast.quantiles: levels={levels!r}; expected numbers between 0 and 1."
             )
-        if self.spread == 1:
-            return self._said(wanted.tolist())
         return self._spread(self._said(wanted.tolist()), self.median[..., None])
 
     def _said(self, levels: Sequence[float]) -> Array:
@@ -86,7 +85,8 @@ class Forecast:
         return found if self.distribution.centred else np.round(found)  # of counts a count
 
     def _spread(self, values: Array, median: Array) -> Array:
-        return np.asarray(median + self.spread * (values - median))
+        factor = np.broadcast_to(self.spread, len(values)).reshape(-1, *[1] * (values.ndim - 1))
+        return np.asarray(median + factor * (values - median))
 
     @property
     def median(self) -> Array:
