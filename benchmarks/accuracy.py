@@ -510,14 +510,23 @@ def temperatures(data: Path) -> Any:
     return forecasts(data, "daily-min-temperatures.csv", 13, 28, horizon=28)
 
 
-def ett(data: Path, ahead: int, stride: int, **settings: Any) -> Any:
-    """Oil temperature of a transformer: of 20 months of 30 days the last four are the test."""
+ETT_TEST = 4 * 30 * 24
+"""Hours of ETTh1's test part."""
+
+
+def ett_temperatures(data: Path) -> Any:
+    """Oil temperature of a transformer, 20 months of 30 days; the last four are the test."""
     file = there(data / "timeseries" / "ETTh1.csv")
     from ostinato.sequences.timeseries import SeriesSettings, read_panel
 
-    whole = read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
+    return read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
+
+
+def ett(data: Path, ahead: int, stride: int, **settings: Any) -> Any:
+    """Oil temperature of a transformer, foretold throughout the test months."""
+    whole = ett_temperatures(data)
     model = ostinato.Forecaster(horizon=ahead, season=24, **settings)
-    origins = (4 * 30 * 24 - ahead) // stride + 1
+    origins = (ETT_TEST - ahead) // stride + 1
     found = model.backtest(whole, origins=origins, stride=stride)
     scores = found.scores(24)
     least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
@@ -536,15 +545,19 @@ def etth1_168(data: Path) -> Any:
     return ett(data, 168, 24, context=168, members=3)
 
 
-def m3_monthly(data: Path) -> dict[str, Any]:
-    """The monthly series of the M3 competition."""
+def m3_monthly(data: Path) -> dict[str, tuple[str, Any]]:
+    """The monthly series of the M3 competition: first months, as far as they are known; values."""
     try:
         import xlrd
     except ModuleNotFoundError:
         raise Missing("xlrd, which reads M3C.xls: pip install xlrd") from None
     sheet = xlrd.open_workbook(there(data / "m3" / "M3C.xls")).sheet_by_name("M3Month")
-    rows = (sheet.row_values(r) for r in range(1, sheet.nrows))
-    return {row[0].strip(): np.array(row[6 : 6 + int(row[1])], dtype=float) for row in rows}
+    found = {}
+    for r in range(1, sheet.nrows):
+        name, count, _, _, year, month, *values = sheet.row_values(r)
+        start = f"{int(year or 1980)}-{int(month or 1):02}-01"
+        found[name.strip()] = start, np.array(values[: int(count)], dtype=float)
+    return found
 
 
 @row(
@@ -553,7 +566,7 @@ def m3_monthly(data: Path) -> dict[str, Any]:
 )  # fmt: skip
 def m3(data: Path) -> Any:
     """1,428 series, 18 months ahead."""
-    series = m3_monthly(data)
+    series = {name: values for name, (_, values) in m3_monthly(data).items()}
     model = ostinato.Forecaster(horizon=18, season=12)
     scores = model.backtest(series, origins=1).scores(12)
     return scores["smape"], shown(scores), model

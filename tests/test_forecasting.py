@@ -1,5 +1,7 @@
 """Forecasts from data to scores: nothing of the future, gaps, covariates, streams, storing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.distributions import DISTRIBUTIONS
 from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.sequences.windows import Origin, Units, Windows
-from ostinato.training.forecasts import LEVELS, Forecast, repeated, typical_step
+from ostinato.training.forecasts import (
+    LEVELS,
+    Calibration,
+    Forecast,
+    calibrated,
+    repeated,
+    typical_step,
+)
 
 SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "members": 2}
 
@@ -99,7 +108,10 @@ def test_each_refit_learns_from_what_was_known_then():
     assert seen == [47, 47, 51, 55]
     each = model.backtest(y, origins=2, refit=True)
     last = Forecaster(**{**model.get_params(), "season": 3}).fit(y[:-5])
-    assert each.spread.shape == (2,) and each.spread[1] == last.training_["spread"]
+    read = last.training_["calibration"]
+    assert [part[1] for part in each.calibration] == list(read.values())
+    assert all(part.shape == (2,) for part in each.calibration)
+    assert each.rises()[1] == last.forecast(paths=400).rises()[0]
     np.testing.assert_array_equal(
         each.quantiles([0.1])[1], last.forecast(paths=400).quantiles([0.1])[0]
     )
@@ -171,6 +183,38 @@ def test_scores_are_their_definitions():
         p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units
     )
     np.testing.assert_allclose(forecast.rises(), chance)
+
+
+def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
+    rng = np.random.default_rng(0)
+    N, paths = 16_000, 500
+    y = rng.normal(size=N + 2).cumsum()
+    panel = read_panel(y, SeriesSettings())
+    origins = [Origin(0, 2 + n) for n in range(N)]
+    last, rose = y[1 : N + 1], np.sign(y[2:] - y[1 : N + 1])
+    # Steps of 1 that are said to be of 0.5; rises whose odds are said to be as much too clear.
+    p = np.zeros((1, N, 1, 2))
+    p[..., 1] = np.log(np.expm1(0.5 - 1e-4))
+    units = Units(last, np.ones(N))
+    gaussian = DISTRIBUTIONS["gaussian"]
+    narrow = Forecast(panel, origins, gaussian, p, units)
+    assert np.ptp(narrow.quantiles([0.1, 0.9])[0]) == pytest.approx(1.28, rel=0.02)
+    true = rng.normal(size=N)
+    true = np.where(rng.random(N) < 1 / (1 + np.exp(-rose * true)), true, -true)  # so it is of them
+    said = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
+    drawn = (last[:, None] + np.where(said, 1, -1))[..., None]
+    first = Forecast(panel, origins, gaussian, np.zeros((1, N, 0, 2)), units, drawn)
+    read = calibrated(narrow, first, N)
+    assert read.spread == pytest.approx(2, rel=0.05)
+    assert (read.slope, read.tilt) == pytest.approx((0.5, -0.25), abs=0.07)
+    few = [part[:5] for part in (p[0], *units, drawn)]
+    narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(few[1], few[2]))
+    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, few[3])
+    read = calibrated(narrow, first, 5)
+    assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.tilt) < 0.3
+    forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
+    p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
+    np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
 
 
 def test_rules_go_round_what_is_missing():

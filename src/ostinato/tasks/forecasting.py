@@ -22,7 +22,7 @@ from ostinato.recurrence.layers import state_rows
 from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.sequences.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
-from ostinato.training.forecasts import Forecast
+from ostinato.training.forecasts import Calibration, Forecast, calibrated
 from ostinato.training.pictures import draw_forecast
 from ostinato.training.supervised import SequenceEstimator
 from ostinato.training.watching import ProgressMode
@@ -290,28 +290,14 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         return origins[:: -(-len(origins) // 2000) or 1]
 
     def _finish(self, data: Path) -> None:
-        """Find by how much intervals must be wider, or narrower, to hold what came in validation.
-
-        Distances from the median are compared with the forecast's own 10 % and 90 %: four fifths of
-        them must be less (split conformal prediction, Lei et al. 2018, for the ratio); few held-out
-        steps count for little. Counts are left as they are.
-        """
+        """Find from the held-out steps how forecasts must be read."""
         held = self._held(self.panel_, self._value("horizon"))
         origins = self._validation_origins(self.panel_, held)
-        self.training_["spread"] = 1.0
-        if not origins or not self._distribution.centred:
-            return
-        found = self._foretold(self.panel_, origins[:: -(-len(origins) // 400)], None, 200, 0)
-        truth, median = found.truth(), found.median
-        low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
-        half = np.where(truth > median, high - median, median - low)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
-        ratios = ratios[np.isfinite(ratios)]
-        if len(ratios):
-            steps = sum(held)  # windows overlap
-            factor = max(0.2, float(np.quantile(ratios, 0.8)))
-            self.training_["spread"] = round(factor ** (steps / (steps + 30)), 4)
+        if origins:
+            some = origins[:: -(-len(origins) // 400)]
+            found = self._foretold(self.panel_, some, None, 200, 0)
+            first = self._foretold(self.panel_, origins, 1, 400, 0)
+            self.training_["calibration"] = calibrated(found, first, sum(held))._asdict()
 
     # Using
 
@@ -405,7 +391,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         drawn = self.method == "paths"
         return Forecast(
             panel, origins, self._distribution, nothing if drawn else values, units,
-            values if drawn else None, self.training_.get("spread", 1.0),
+            values if drawn else None, Calibration(**self.training_.get("calibration", {})),
         )  # fmt: skip
 
     def _drawn(
@@ -551,6 +537,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             ]
             parts.append(model._foretold(panel, moments, None, 400, 0))
         paths = [part.paths for part in parts]
+        counts = [len(part.origins) for part in parts]
         return Forecast(
             panel,
             [origin for part in parts for origin in part.origins],
@@ -558,7 +545,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             np.concatenate([part.p for part in parts], 1),
             Units(*(np.concatenate(each) for each in zip(*(p.units for p in parts), strict=True))),
             None if paths[0] is None else np.concatenate(cast(Any, paths)),
-            np.repeat([part.spread for part in parts], [len(part.origins) for part in parts]),
+            Calibration(*np.repeat([p.calibration for p in parts], counts, 0).T),
         )
 
     def plot(self, forecast: Forecast, picture: str | os.PathLike[str]) -> None:

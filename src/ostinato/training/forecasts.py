@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.distributions import Distribution
@@ -36,6 +37,22 @@ class Answer(NamedTuple):
     quantiles: dict[float, float]
 
 
+class Calibration(NamedTuple):
+    """How what a network says must be read, by what came of its forecasts of held-out steps.
+
+    Each is a number, or ``(N,)``.
+
+    Attributes:
+        spread: factor by which everything is farther from the median than the network says.
+        tilt: added to the log odds of a rise.
+        slope: times the log odds of a rise, before.
+    """
+
+    spread: float | Array = 1.0
+    tilt: float | Array = 0.0
+    slope: float | Array = 1.0
+
+
 @dataclass
 class Forecast:
     """What is foretold of some series: a distribution for every step ahead.
@@ -47,8 +64,7 @@ class Forecast:
         p: parameters ``(members, N, A, K)``; members' quantiles are averaged.
         units: of each window.
         paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
-        spread: factor by which everything is farther from the median than the network says; one for
-            all, or ``(N,)``.
+        calibration: how all this must be read.
     """
 
     panel: Panel
@@ -57,7 +73,7 @@ class Forecast:
     p: Array
     units: Units
     paths: Array | None = None
-    spread: float | Array = 1.0
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def ahead(self) -> int:
@@ -85,7 +101,8 @@ class Forecast:
         return found if self.distribution.centred else np.round(found)  # of counts a count
 
     def _spread(self, values: Array, median: Array) -> Array:
-        factor = np.broadcast_to(self.spread, len(values)).reshape(-1, *[1] * (values.ndim - 1))
+        factor = np.broadcast_to(self.calibration.spread, len(values))
+        factor = factor.reshape(-1, *[1] * (values.ndim - 1))
         return np.asarray(median + factor * (values - median))
 
     @property
@@ -119,15 +136,25 @@ class Forecast:
 
     def rises(self) -> Array:
         """The probability that the next value is above the last that is known, ``(N,)``."""
-        last = np.array([_last(self._past(origin)) for origin in self.origins])
-        middle = self.median[:, 0]
-        last = middle + (last - middle) / self.spread
+        odds = self.calibration.tilt + self.calibration.slope * self._odds_of_a_rise()
+        return np.asarray(1 / (1 + np.exp(-odds)))
+
+    def _odds_of_a_rise(self) -> Array:
+        """Log odds of the next value's being above the last that is known; as the network says."""
+        last = self._last()
         if self.paths is not None:
-            first = self.paths[:, :, 0]
+            first, least = self.paths[:, :, 0], 0.5 / self.paths.shape[1]
             even = (first == last[:, None]).mean(1)
-            return np.asarray((first > last[:, None]).mean(1) + even / 2)
-        below = [self.distribution.below(p[:, 0], last, *self.units) for p in self.p]
-        return np.asarray(1 - np.mean(below, 0))
+            p = (first > last[:, None]).mean(1) + even / 2
+        else:
+            least = 1e-6
+            below = [self.distribution.below(p[:, 0], last, *self.units) for p in self.p]
+            p = 1 - np.mean(below, 0)
+        p = np.clip(p, least, 1 - least)
+        return np.asarray(np.log(p) - np.log1p(-p))
+
+    def _last(self) -> Array:
+        return np.array([_last(self._past(origin)) for origin in self.origins])
 
     def answers(self, levels: Sequence[float] = (0.1, 0.9)) -> Iterator[Answer]:
         """What is foretold, a step at a time."""
@@ -205,6 +232,42 @@ class Forecast:
                 "coverage_95": mean(((low <= truth) & (truth <= high)).astype(float)),
                 "forecasts": int(there.any(1).sum()),
             }
+
+
+def calibrated(found: Forecast, first: Forecast, steps: int) -> Calibration:
+    """How forecasts must be read, by what came; few held-out steps count for little.
+
+    Intervals: distances from the median are compared with the forecast's own 10 % and 90 %; four
+    fifths of them must be less (split conformal prediction, Lei et al. 2018, for the ratio). Rises:
+    a line from log odds to log odds (Platt 1999), drawn towards what the network says. Counts keep
+    their intervals.
+
+    Args:
+        found: of held-out steps, as the network says.
+        first: of one step ahead, from more moments.
+        steps: that were held out; forecasts overlap.
+    """
+    spread = 1.0
+    if found.distribution.centred:
+        truth, median = found.truth(), found.median
+        low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
+        half = np.where(truth > median, high - median, median - low)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
+        ratios = ratios[np.isfinite(ratios)]
+        if len(ratios):
+            factor = max(0.2, float(np.quantile(ratios, 0.8)))
+            spread = round(factor ** (steps / (steps + 30)), 4)
+    said, rose = first._odds_of_a_rise(), first.truth()[:, 0] - first._last()
+    clear = (rose != 0) & ~np.isnan(rose)
+    said, rose = said[clear], np.sign(rose[clear])
+
+    def cost(line: Array) -> float:
+        off = np.logaddexp(0, -rose * (line[0] + line[1] * said)).sum()
+        return float(off + 5 * (line[0] ** 2 + (line[1] - 1) ** 2))
+
+    tilt, slope = minimize(cost, [0.0, 1.0], bounds=[(-5, 5), (0, 5)]).x
+    return Calibration(spread, round(float(tilt), 4), round(float(slope), 4))
 
 
 def _last(past: Array) -> float:

@@ -1,0 +1,162 @@
+"""Forecasters that take part in `benchmarks/forecasting.py`, each at its documented settings.
+
+    PYTHON benchmarks/forecast_peers.py NAME PROBLEM.json ANSWER.json
+
+It runs under the Python of an environment that has the library, and imports nothing else of here.
+A problem is series, how much of each may be learnt from, and the moments to forecast from; an
+answer is the quantiles 0.1, 0.5 and 0.9 of every step, and seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEVELS = (0.1, 0.5, 0.9)
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+
+
+class Problem:
+    """What is to be learnt and foretold.
+
+    Args:
+        path: a JSON file with series, their starts, learnt (steps of each to learn from), moments
+            (for each series, how many values are known then), ahead, season, frequency and seed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        stored = json.loads(path.read_text())
+        self.series = [np.array(values, dtype=np.float64) for values in stored["series"]]
+        self.starts: list[str] = stored["starts"]
+        self.learnt: list[int] = stored["learnt"]
+        self.ahead: int = stored["ahead"]
+        self.season: int = stored["season"]
+        self.frequency: str = stored["frequency"]
+        self.seed: int = stored["seed"]
+        self.moments = [(i, now) for i, each in enumerate(stored["moments"]) for now in each]
+
+
+Answer = tuple[Any, float, float]
+"""Quantiles ``(moments, ahead, 3)``, seconds of training, seconds of forecasting."""
+
+
+def ostinato(problem: Problem) -> Answer:
+    """Default settings."""
+    from ostinato import Forecaster
+
+    known = {
+        str(i): values[:learnt]
+        for i, (values, learnt) in enumerate(zip(problem.series, problem.learnt, strict=True))
+    }
+    begun = time.perf_counter()
+    model = Forecaster(horizon=problem.ahead, season=problem.season, seed=problem.seed).fit(known)
+    learnt = time.perf_counter()
+    pasts = [problem.series[i][:now] for i, now in problem.moments]
+    found = model.predict_quantiles(pasts, LEVELS)
+    return found, learnt - begun, time.perf_counter() - learnt
+
+
+def neuralforecast_lstm(problem: Problem) -> Answer:
+    """`LSTM` as made without arguments, but for a loss that gives quantiles.
+
+    It learns from all series; a moment to forecast from is a series of its own, cut off there.
+    """
+    import pandas as pd
+    from neuralforecast import NeuralForecast
+    from neuralforecast.losses.pytorch import MQLoss
+    from neuralforecast.models import LSTM
+
+    frequency = {"M": "MS", "h": "h"}[problem.frequency]
+
+    def table(pasts: list[tuple[str, str, Any]]) -> Any:
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "unique_id": name,
+                    "ds": pd.date_range(start, periods=len(values), freq=frequency),
+                    "y": values.astype(np.float32),
+                }
+            )
+            for name, start, values in pasts
+        )
+
+    known = zip(problem.series, problem.starts, problem.learnt, strict=True)
+    learning = table([(f"{i:05}", s, v[:n]) for i, (v, s, n) in enumerate(known)])
+    begun = time.perf_counter()
+    model = LSTM(h=problem.ahead, loss=MQLoss(level=[80]), random_seed=problem.seed, **QUIET)
+    forecaster = NeuralForecast(models=[model], freq=frequency)
+    forecaster.fit(learning)
+    learnt = time.perf_counter()
+    pasts = [
+        (f"{k:05}", problem.starts[i], problem.series[i][max(0, now - 1000) : now])
+        for k, (i, now) in enumerate(problem.moments)
+    ]
+    said = forecaster.predict(df=table(pasts)).sort_values(["unique_id", "ds"])
+    found = said[["LSTM-lo-80", "LSTM-median", "LSTM-hi-80"]].to_numpy()
+    found = found.reshape(len(pasts), problem.ahead, 3)
+    return found, learnt - begun, time.perf_counter() - learnt
+
+
+def gluonts_deepar(problem: Problem) -> Answer:
+    """`DeepAREstimator` as made without arguments: 100 epochs of 50 batches."""
+    import torch
+    from gluonts.dataset.common import ListDataset
+    from gluonts.torch.model.deepar import DeepAREstimator
+
+    np.random.seed(problem.seed)
+    torch.manual_seed(problem.seed)
+
+    def data(pasts: list[tuple[str, Any]]) -> Any:
+        return ListDataset([{"start": s, "target": v} for s, v in pasts], freq=problem.frequency)
+
+    known = zip(problem.series, problem.starts, problem.learnt, strict=True)
+    learning = data([(start, values[:n]) for values, start, n in known])
+    begun = time.perf_counter()
+    estimator = DeepAREstimator(
+        freq=problem.frequency, prediction_length=problem.ahead, trainer_kwargs=QUIET
+    )
+    predictor = estimator.train(learning)
+    learnt = time.perf_counter()
+    asked = data([(problem.starts[i], problem.series[i][:now]) for i, now in problem.moments])
+    found = np.stack(
+        [np.stack([said.quantile(q) for q in LEVELS], -1) for said in predictor.predict(asked)]
+    )
+    return found, learnt - begun, time.perf_counter() - learnt
+
+
+PEERS: dict[str, tuple[str, Callable[[Problem], Answer]]] = {
+    "ostinato": ("ostinato", ostinato),
+    "neuralforecast LSTM": ("neuralforecast", neuralforecast_lstm),
+    "gluonts DeepAR": ("gluonts", gluonts_deepar),
+}
+"""By name: the library, and what it does."""
+
+
+def main() -> None:
+    """Do one problem."""
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    name, asked, answered = sys.argv[1:]
+    library, peer = PEERS[name]
+    found, learning, foretelling = peer(Problem(Path(asked)))
+    answer = {
+        "quantiles": np.asarray(found, dtype=np.float64).tolist(),
+        "training_seconds": learning,
+        "forecasting_seconds": foretelling,
+        "version": f"{library} {version(library)}",
+    }
+    Path(answered).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
