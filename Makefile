@@ -7,6 +7,7 @@
 #   make test-slow     the tests that take minutes
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
+#   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
 #
@@ -32,7 +33,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow sanitize bench bench-full lint format clean
+.PHONY: install demo test check test-slow sanitize bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -61,6 +62,21 @@ bench-full: $(PEERS)
 	$(BENCH) benchmarks/speed.py --full --isolation
 	$(BENCH) benchmarks/end_to_end.py $(TEXT)
 	$(BENCH) benchmarks/report.py
+
+FORECASTERS := neuralforecast gluonts
+
+bench-forecasts: $(PACKAGE) $(FORECASTERS:%=.venv-%/.made)
+	$(PIP) install --quiet xlrd
+	$(BIN)/python benchmarks/forecasting.py $(foreach p,$(FORECASTERS),--python $p=.venv-$p/bin/python)
+
+.venv-neuralforecast/.made: ASKED := neuralforecast
+.venv-gluonts/.made: ASKED := gluonts[torch]
+$(FORECASTERS:%=.venv-%/.made):
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	$(@D)/bin/python -m pip install --quiet '$(ASKED)'
+	@touch $@
 
 lint: $(PACKAGE)
 	$(BIN)/python -m ruff check

@@ -482,7 +482,7 @@ def forecasts(data: Path, name: str, origins: int, stride: int, **settings: Any)
     file = there(data / "timeseries" / name)
     model = ostinato.Forecaster(**settings)
     found = model.backtest(file, origins=origins, stride=stride)
-    scores = found.scores(settings.get("season") or found.panel.grid.season)
+    scores = found.scores()
     least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
     return scores["mase"] / least, shown(scores), model
 
@@ -528,7 +528,7 @@ def ett(data: Path, ahead: int, stride: int, **settings: Any) -> Any:
     model = ostinato.Forecaster(horizon=ahead, season=24, **settings)
     origins = (ETT_TEST - ahead) // stride + 1
     found = model.backtest(whole, origins=origins, stride=stride)
-    scores = found.scores(24)
+    scores = found.scores()
     least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
     return scores["mase"] / least, shown(scores), model
 
@@ -568,7 +568,7 @@ def m3(data: Path) -> Any:
     """1,428 series, 18 months ahead."""
     series = {name: values for name, (_, values) in m3_monthly(data).items()}
     model = ostinato.Forecaster(horizon=18, season=12)
-    scores = model.backtest(series, origins=1).scores(12)
+    scores = model.backtest(series, origins=1).scores()
     return scores["smape"], shown(scores), model
 
 
@@ -598,7 +598,7 @@ def vix(data: Path) -> Any:
     words = (
         f"right {percent(right / days)} (95 %: {percent(interval.low)} to "
         f"{percent(interval.high)}); majority {percent(majority)}; log score {log_score:.4f}, base "
-        f"rate {base_score:.4f}; 80 % intervals hold {percent(found.scores(5)['coverage_80'])}"
+        f"rate {base_score:.4f}; 80 % intervals hold {percent(found.scores()['coverage_80'])}"
     )
     return log_score - base_score, words, model
 

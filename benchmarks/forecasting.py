@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import ETT_TEST, ett_temperatures, m3_monthly
+from accuracy import ETT_TEST, Missing, ett_temperatures, m3_monthly
 from forecast_peers import PEERS
 from speed import RESULTS, machine
 
@@ -128,7 +128,11 @@ def main() -> None:
     path = RESULTS / "forecasting.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for title in arguments.problems or PROBLEMS:
-        problem = PROBLEMS[title](arguments.data)
+        try:
+            problem = PROBLEMS[title](arguments.data)
+        except Missing as missing:
+            print(f"{title}: left out, since there is no {missing}", file=sys.stderr)
+            continue
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
         for turn in range(arguments.turns):
             for name in peers:

@@ -50,7 +50,7 @@ def test_series_of_all_sizes_are_foretold_better_than_by_rules(model):
     assert model.predict().shape == (6, 12)
     quantiles = model.predict_quantiles(levels=[0.1, 0.5, 0.9])
     assert (np.diff(quantiles, axis=-1) > 0).all()
-    assert model.sample_paths(count=50).shape == (6, 50, 12)
+    assert model.sample(count=50).shape == (6, 50, 12)
     means = model.predict(point="mean")
     np.testing.assert_allclose(means, model.predict(), rtol=0.2)
 
@@ -158,8 +158,8 @@ def test_scores_are_their_definitions():
     origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
     p = rng.normal(size=(3, 3, 2))
     units = Units(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 4.0]))
-    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units)
-    found = forecast.scores(4)
+    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units, 4)
+    found = forecast.scores()
     off, smape, naive, crps, inside = [], [], [], [], []
     for n, (i, now) in enumerate(origins):
         y, past = values[i][now : now + 3], values[i][:now]
@@ -203,13 +203,13 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     true = np.where(rng.random(N) < 1 / (1 + np.exp(-rose * true)), true, -true)  # so it is of them
     said = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
     drawn = (last[:, None] + np.where(said, 1, -1))[..., None]
-    first = Forecast(panel, origins, gaussian, np.zeros((1, N, 0, 2)), units, drawn)
+    first = Forecast(panel, origins, gaussian, np.zeros((1, N, 0, 2)), units, 1, drawn)
     read = calibrated(narrow, first, N)
     assert read.spread == pytest.approx(2, rel=0.05)
     assert (read.slope, read.tilt) == pytest.approx((0.5, -0.25), abs=0.07)
     few = [part[:5] for part in (p[0], *units, drawn)]
     narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(few[1], few[2]))
-    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, few[3])
+    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, 1, few[3])
     read = calibrated(narrow, first, 5)
     assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.tilt) < 0.3
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
@@ -318,6 +318,14 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
         model.forecast(horizon=0)
     with pytest.raises(OstinatoError, match=r"levels=\[1.5\]; expected numbers between"):
         model.predict_quantiles(levels=[1.5])
+    with pytest.raises(OstinatoError, match="0 paths; expected 1 or more"):
+        model.sample(count=0)
+    for nothing, shown in (
+        (12, "X is 12; expected series"),
+        ("a.csv", "expected series: a pathlib"),
+    ):
+        with pytest.raises(OstinatoError, match=shown):
+            model.predict(nothing)
     with pytest.raises(OstinatoError, match="point='mode'"):
         model.predict(point="mode")
     with pytest.raises(DataError, match="no series is longer than the 60 steps"):

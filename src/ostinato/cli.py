@@ -355,9 +355,9 @@ def evaluate(
     paths = [Path(path) for path in data]
     if hasattr(model, "rolled"):
         rolled = model.rolled(paths or None, origins=origins)
-        found = rolled.scores(model._value("season"))
+        found = rolled.scores()
         if plot is not None:
-            model.plot(rolled, plot)
+            rolled.plot(plot)
             plot = None
     elif not data:
         raise OstinatoError("evaluate: name the files to evaluate on.")
@@ -489,7 +489,7 @@ def forecast(
     found = model.forecast([Path(path) for path in data] or None, horizon, paths=paths)
     answers = list(found.answers(wanted))
     if plot is not None:
-        model.plot(found, plot)
+        found.plot(plot)
     named = len(found.panel) > 1 or csv
     heads = ["series"] * named + ["time", "median"]
     heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in wanted]
@@ -640,7 +640,7 @@ def diagnose(
     validated on; at its gates, its memory, and the records of its training.
     """
     model = ostinato.load(run)
-    sample = model.sample([Path(path) for path in data]) if data else None
+    sample = model.examples([Path(path) for path in data]) if data else None
     found = ostinato.diagnose(model, sample, distance=distance)
     folder = run / "diagnosis" if out is None else out
     files = ostinato.insight.write_report(found, model.network_, folder, f"Diagnosis of {run}")
@@ -662,9 +662,9 @@ def memory(
     """Say how far back what a model says depends on what it read: files, or a text as it is."""
     model = ostinato.load(run)
     if data:
-        sample = model.sample(_texts_or_files(model, data), steps=steps)
+        sample = model.examples(_texts_or_files(model, data), steps=steps)
     else:
-        sample = model.sample_of_run(run / "data", steps=steps)
+        sample = model.examples_of_run(run / "data", steps=steps)
     found = ostinato.insight.memory(model, sample)
     if plot is not None:
         ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)

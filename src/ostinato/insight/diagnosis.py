@@ -241,7 +241,7 @@ def diagnose(
         if history is None and (folder / "metrics.jsonl").exists():
             history = folder / "metrics.jsonl"
         if data is None and (folder / "data").exists():
-            data = model.sample_of_run(folder / "data")
+            data = model.examples_of_run(folder / "data")
     records = _records(history)
     if data is None:
         raise OstinatoError("diagnose: there are no data to look at the network with; give some.")

@@ -125,7 +125,7 @@ def sample_of(model: Any, data: Data) -> Examined:
         if isinstance(data, Sample):
             return Examined(model.network_, data)
         paths = isinstance(data, str | os.PathLike | list)
-        sample = model.sample(data) if paths else model.sample(*data)
+        sample = model.examples(data) if paths else model.examples(*data)
         return Examined(model.network_, sample)
     if not isinstance(model, nn.Module):
         raise OstinatoError(

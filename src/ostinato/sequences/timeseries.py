@@ -408,6 +408,11 @@ def _constant(table: Table, column: int, rows: Sequence[int]) -> Any:
 
 def _of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel:
     """Series in memory, a value a step."""
+    if not isinstance(X, Mapping) and not np.ndim(X):
+        raise OstinatoError(
+            f"X is {X!r:.60}; expected series: a pathlib.Path of a table, a data frame, an array "
+            "(T,), or several. (How many steps ahead is said by name: horizon=12.)"
+        )
     if isinstance(X, Mapping):
         named = {str(name): values for name, values in X.items()}
     else:

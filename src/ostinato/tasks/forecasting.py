@@ -23,7 +23,6 @@ from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_pa
 from ostinato.sequences.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
 from ostinato.training.forecasts import Calibration, Forecast, calibrated
-from ostinato.training.pictures import draw_forecast
 from ostinato.training.supervised import SequenceEstimator
 from ostinato.training.watching import ProgressMode
 
@@ -344,6 +343,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         ahead = horizon or self._value("horizon")
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
+        if not isinstance(paths, int) or paths < 1:
+            raise OstinatoError(f"Forecaster: {paths!r} paths; expected 1 or more.")
         if self.method == "direct" and ahead > self._value("horizon"):
             raise OstinatoError(
                 f"Forecaster: horizon={ahead}; the model forecasts {self._value('horizon')} steps "
@@ -390,9 +391,15 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         nothing = np.zeros((1, len(origins), 0, self._distribution.size))
         drawn = self.method == "paths"
         return Forecast(
-            panel, origins, self._distribution, nothing if drawn else values, units,
-            values if drawn else None, Calibration(**self.training_.get("calibration", {})),
-        )  # fmt: skip
+            panel,
+            origins,
+            self._distribution,
+            nothing if drawn else values,
+            units,
+            self._value("season"),
+            values if drawn else None,
+            Calibration(**self.training_.get("calibration", {})),
+        )
 
     def _drawn(
         self,
@@ -441,7 +448,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         """Values below which shares ``levels`` of what may come lie, ``(N, horizon, levels)``."""
         return self.forecast(X, horizon).quantiles(levels)
 
-    def sample_paths(
+    def sample(
         self, X: Any = None, count: int = 1000, horizon: int | None = None, seed: int | None = 0
     ) -> NDArray[np.float64]:
         """Futures that may come, ``(N, count, horizon)``; see `Forecast.sample`."""
@@ -493,7 +500,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             stride: steps between them.
         """
         forecast = self.rolled(X, origins=origins, stride=stride)
-        return dict(forecast.scores(self._value("season")))
+        return dict(forecast.scores())
 
     def score(self, X: Any = None, y: None = None) -> float:
         """How much better than the seasonal naive: 1 for no error, 0 for as much, by MASE."""
@@ -544,13 +551,10 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             self._distribution,
             np.concatenate([part.p for part in parts], 1),
             Units(*(np.concatenate(each) for each in zip(*(p.units for p in parts), strict=True))),
+            season,
             None if paths[0] is None else np.concatenate(cast(Any, paths)),
             Calibration(*np.repeat([p.calibration for p in parts], counts, 0).T),
         )
-
-    def plot(self, forecast: Forecast, picture: str | os.PathLike[str]) -> None:
-        """Draw forecasts as fans over the series, as a PNG. Needs ``ostinato[plots]``."""
-        draw_forecast(forecast, Path(picture), season=self._value("season"))
 
     def stream(self, X: Any = None) -> ForecastStream:
         """Forecasts that go on with every observation, from the end of one series.
@@ -563,11 +567,13 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     # Looking into it
 
-    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Some windows; see `NetworkEstimator`."""
         return self._some(read_panel(X, self, self.panel_), count)
 
-    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
         """Some windows of a run's series; see `NetworkEstimator`."""
         return self._some(Panel.load(data / "panel.npz", self.panel_.to_json()), count)
 

@@ -484,7 +484,7 @@ class TextGenerator(NetworkEstimator):
 
     # Looking into it
 
-    def sample(
+    def examples(
         self, X: TextData, y: None = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Pieces of a text, each ``steps`` tokens long (a window, if not given)."""
@@ -492,7 +492,7 @@ class TextGenerator(NetworkEstimator):
         pieces = list(self.vocabulary_.encode_pieces(_source_of(X, "*.txt")))
         return self._sampled(np.concatenate(pieces) if pieces else np.zeros(0), count, steps)
 
-    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
         """Pieces of a run's text; see `NetworkEstimator`."""
         held_out = data / "validation.npy"
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")

@@ -247,7 +247,7 @@ class MusicModel(SequenceEstimator):
             write_midi(np.concatenate([begun, roll]), out, self.steps_a_beat)
         return roll
 
-    def sample(
+    def examples(
         self, X: Pieces, y: None = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Some pieces; see `NetworkEstimator`."""

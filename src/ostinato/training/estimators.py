@@ -104,7 +104,9 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         """The inverse of `_documents`."""
 
     @abstractmethod
-    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Some of the data as the network takes them, to look into it.
 
         Args:
@@ -115,7 +117,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         """
 
     @abstractmethod
-    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
         """The same of the data in a run's folder: of what it was validated on, where there is."""
 
     @abstractmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.distributions import Distribution
 from ostinato.sequences.timeseries import Panel
 from ostinato.sequences.windows import Origin, Units
+from ostinato.training.pictures import draw_forecast
 
 Array = NDArray[np.float64]
 
@@ -63,6 +66,7 @@ class Forecast:
         distribution: the family; None where there are paths.
         p: parameters ``(members, N, A, K)``; members' quantiles are averaged.
         units: of each window.
+        season: steps of one.
         paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
         calibration: how all this must be read.
     """
@@ -72,6 +76,7 @@ class Forecast:
     distribution: Distribution
     p: Array
     units: Units
+    season: int = 1
     paths: Array | None = None
     calibration: Calibration = field(default_factory=Calibration)
 
@@ -185,7 +190,11 @@ class Forecast:
             [repeated(self._past(origin), self.ahead, season) for origin in self.origins]
         )
 
-    def scores(self, season: int) -> dict[str, float]:
+    def plot(self, picture: str | os.PathLike[str]) -> None:
+        """Draw forecasts as fans over the series, as a PNG. Needs ``ostinato[plots]``."""
+        draw_forecast(self, Path(picture))
+
+    def scores(self) -> dict[str, float]:
         """How good the forecasts are, beside those of the naive and the seasonal naive.
 
         Returns:
@@ -196,7 +205,7 @@ class Forecast:
             pinball_10 and pinball_90; coverage_80 and coverage_95, shares of what came within such
             intervals; mase and smape of naive and seasonal_naive; and how many forecasts.
         """
-        truth, median = self.truth(), self.median
+        truth, median, season = self.truth(), self.median, self.season
         there = ~np.isnan(truth)
         steps = np.array([typical_step(self._past(o), season) for o in self.origins])[:, None]
         wanted = (0.025, 0.1, 0.9, 0.975, *LEVELS)

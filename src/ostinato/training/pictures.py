@@ -152,13 +152,12 @@ FAN = {"95 %": "#cfe3f1", "80 %": "#9fc8e3", "50 %": "#66a8d2"}
 """Shares of what may come, and the shade of each."""
 
 
-def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 6) -> None:
+def draw_forecast(forecast: Any, picture: Path, *, most: int = 6) -> None:
     """Draw forecasts as fans over what came before, and after where it is known, as a PNG.
 
     Args:
         forecast: a `Forecast`, from one moment of each series or from several.
         picture: the file.
-        season: steps of a season; some of them are shown.
         most: series that are drawn, the first.
     """
     by_series: dict[int, list[int]] = {}
@@ -175,7 +174,7 @@ def draw_forecast(forecast: Any, picture: Path, *, season: int = 1, most: int = 
     for axes, (i, some) in zip(panes, drawn, strict=False):
         series = forecast.panel.series[i]
         first = min(forecast.origins[n].known for n in some)
-        begin = max(0, first - max(3 * season, 2 * A, 20))
+        begin = max(0, first - max(3 * forecast.season, 2 * A, 20))
         end = max(len(series.values), max(forecast.origins[n].known for n in some) + A)
         times = grid.times(series.start + np.arange(begin, end))
         known = series.values[begin:]

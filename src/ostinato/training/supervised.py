@@ -244,7 +244,7 @@ class SequenceEstimator(NetworkEstimator):
             self.network_.train(was_training)
         return found
 
-    def sample_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
         """Some of a run's data; see `NetworkEstimator`."""
         prepared = _open(data, "validation") or _open(data, "training")
         if prepared is None:
@@ -512,7 +512,9 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
         examples = Examples(Ragged.of(rows), np.zeros(len(corpus)))
         return self._read_scores(Prepared(examples, table), read)
 
-    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Some sequences and what is wanted of them; see `NetworkEstimator`."""
         check_is_fitted(self, "network_")
         corpus = self._corpus(X, y, labelled=True)

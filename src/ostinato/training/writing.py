@@ -288,7 +288,9 @@ class WritingEstimator(PairSettings, SequenceEstimator):
 
     # Looking into it
 
-    def sample(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Some pairs; see `NetworkEstimator`."""
         check_is_fitted(self, "network_")
         pairs = self._pairs(X, y)
