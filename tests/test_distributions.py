@@ -42,7 +42,7 @@ def test_loss_quantiles_mean_and_probabilities_are_those_of_scipy(name):
     y = np.round(location + scale * np.abs(np.random.default_rng(1).normal(size=6)))
     z = torch.from_numpy((y - location) / scale)
     p_t, scale_t = torch.from_numpy(p), torch.from_numpy(scale)
-    loss = family.loss(p_t, z, scale_t).numpy()
+    loss = family.loss(p_t, z, scale_t, torch.zeros(6)).numpy()
     if name == "negative-binomial":
         np.testing.assert_allclose(loss, -ours.logpmf(y), rtol=1e-8)
         below = ours.cdf(y) - ours.pmf(y) / 2
@@ -85,7 +85,30 @@ def test_gradients_are_those_of_differences(name):
     family, p, _, scale = parameters(name)
     z = torch.from_numpy(np.abs(np.random.default_rng(3).normal(size=6)))
     p_t = torch.from_numpy(p).requires_grad_()
-    assert torch.autograd.gradcheck(lambda q: family.loss(q, z, torch.from_numpy(scale)), p_t)
+    for grain in (torch.zeros(6), torch.linspace(0.1, 2, 6, dtype=torch.float64)):
+        assert torch.autograd.gradcheck(
+            lambda q, grain=grain: family.loss(q, z, torch.from_numpy(scale), grain), p_t
+        )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "student"])
+def test_what_is_rounded_has_a_density_that_certainty_does_not_raise_beyond_bounds(name):
+    family, grain = DISTRIBUTIONS[name], 0.5
+    z = torch.arange(-100_000, 100_001, dtype=torch.float64) * grain
+
+    def chances(sigma):
+        p = torch.tensor([0.1, np.log(np.expm1(sigma)), 50.0], dtype=torch.float64)[: family.size]
+        return grain * (-family.loss(p, z, torch.ones(()), torch.tensor(grain))).exp()
+
+    # A twelfth of the square of the grain is what rounding adds to the variance.
+    drawn = np.random.default_rng(0).normal(0.1, 2, 400_000)
+    assert np.round(drawn / grain).var() * grain**2 == pytest.approx(4 + grain**2 / 12, rel=0.01)
+    wide = chances(2.0)
+    assert wide.sum().item() == pytest.approx(1, rel=1e-6)
+    if name == "gaussian":
+        exact = np.diff(stats.norm.cdf([0 - grain / 2, 0 + grain / 2], 0.1, 2))
+        assert wide[100_000].item() == pytest.approx(exact[0], rel=1e-3)
+    assert chances(1e-9).max().item() < 1.4
 
 
 def test_quantiles_never_cross_and_their_loss_is_the_pinball_loss():
@@ -98,7 +121,7 @@ def test_quantiles_never_cross_and_their_loss_is_the_pinball_loss():
     for k, level in enumerate(Quantiles.LEVELS):
         off = (y - values[:, k]) / scale
         total += np.where(off > 0, level * off, (level - 1) * off)
-    loss = family.loss(*(torch.from_numpy(each) for each in (p, z, scale)))
+    loss = family.loss(*(torch.from_numpy(each) for each in (p, z, scale, 0 * z)))
     np.testing.assert_allclose(loss.numpy(), 2 * total / len(Quantiles.LEVELS), rtol=1e-9)
 
 
@@ -112,7 +135,9 @@ def test_the_truth_has_the_least_loss(name):
 
     def mean_loss(q):
         q = torch.from_numpy(np.broadcast_to(q, (20_000, family.size)).copy())
-        return family.loss(q, z, torch.full((20_000,), float(scale[0]))).mean().item()
+        return (
+            family.loss(q, z, torch.full((20_000,), float(scale[0])), torch.zeros(1)).mean().item()
+        )
 
     own = mean_loss(p[0])
     for k in range(2):

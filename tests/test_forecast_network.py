@@ -31,6 +31,7 @@ def batch(seed=0, missing=(), absent=0):
     x[..., Window.SEEN] = 1
     x[..., Window.THERE] = 1
     x[..., Window.SCALE] = torch.rand(B, 1, dtype=x.dtype) + 1
+    x[..., Window.GRAIN] = torch.rand(B, 1, dtype=x.dtype)
     x[..., -2] = torch.tensor([0.0, 1.0, 2.0])[:, None]  # kinds
     x[:, C:, [Window.VALUE, Window.SEEN]] = 0
     x[:, C:, Window.FIRST + 2] = 0  # what is observed
@@ -113,7 +114,9 @@ def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missi
     wanted[1, 1] = wanted[2, 3] = torch.nan
     p = by_hand(net, x, wanted)
     there = ~wanted.isnan()
-    each = net.distribution.loss(p, wanted.nan_to_num(), x[:, C:, Window.SCALE])
+    each = net.distribution.loss(
+        p, wanted.nan_to_num(), x[:, C:, Window.SCALE], x[:, C:, Window.GRAIN]
+    )
     loss, _ = net.loss(x, wanted)
     assert loss.item() == pytest.approx(each[there].mean().item(), rel=1e-10)
     # And the same when what comes is fed step by step.
@@ -168,7 +171,7 @@ def test_every_weight_learns(ahead):
 
 def test_a_window_of_the_least_has_no_more():
     net = network(window=Window())
-    x = torch.zeros(2, C + A, 4, dtype=torch.float64)
+    x = torch.zeros(2, C + A, Window().size, dtype=torch.float64)
     assert net(x)[0].shape == (2, A, 3)
     assert np.isfinite(net.loss(x, torch.full((2, A), torch.nan))[0].item())
 

@@ -133,9 +133,11 @@ def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():
     value = x[0, :6, 0].numpy() * units.scale[0] + units.location[0]
     np.testing.assert_allclose(value[[0, 1, 2, 3, 5]], past[[0, 1, 2, 3, 5]], rtol=1e-6)
     assert x[0, :, 1].tolist() == [1, 1, 1, 1, 0, 1, 0, 0, 0] and x[0, :, 2].tolist() == [1] * 9
-    assert x[0, 6:, 0].tolist() == [0, 0, 0] and x[0, 6:, 5].tolist() == [0, 0, 0]
+    assert x[0, 6:, 0].tolist() == [0, 0, 0] and x[0, 6:, 6].tolist() == [0, 0, 0]
+    assert units.grain.tolist() == [1, 1] and units.least.tolist() == [-np.inf, 0]
+    np.testing.assert_allclose(x[..., 4].numpy(), x[..., 2].numpy() / units.scale[:, None])
     np.testing.assert_allclose(
-        x[0, :, 4].numpy(), (known[6:15, 0] - known.mean()) / known.std(), rtol=1e-4
+        x[0, :, 5].numpy(), (known[6:15, 0] - known.mean()) / known.std(), rtol=1e-4
     )
     np.testing.assert_allclose(
         wanted[0].numpy() * units.scale[0] + units.location[0], y[12:15], rtol=1e-6
@@ -151,13 +153,19 @@ def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():
     assert windows.units(np.full(3, np.nan)) == (0.0, 1.0)
 
 
+def plain(location, scale):
+    """Units of windows whose values are not rounded."""
+    N = len(location)
+    return Units(np.array(location), np.array(scale), np.zeros(N), np.full(N, -np.inf))
+
+
 def test_scores_are_their_definitions():
     rng = np.random.default_rng(0)
     values = [rng.normal(size=20) + 5, rng.normal(size=15) * 3]
     panel = read_panel(values, SeriesSettings())
     origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
     p = rng.normal(size=(3, 3, 2))
-    units = Units(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 4.0]))
+    units = plain([1.0, 2.0, 3.0], [2.0, 1.0, 4.0])
     forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units, 4)
     found = forecast.scores()
     off, smape, naive, crps, inside = [], [], [], [], []
@@ -180,7 +188,7 @@ def test_scores_are_their_definitions():
     for name, each in wanted.items():
         assert found[name] == pytest.approx(np.mean(each)), name
     chance = 1 - DISTRIBUTIONS["gaussian"].below(
-        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units
+        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units[:2]
     )
     np.testing.assert_allclose(forecast.rises(), chance)
 
@@ -195,7 +203,7 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     # Steps of 1 that are said to be of 0.5; rises whose odds are said to be as much too clear.
     p = np.zeros((1, N, 1, 2))
     p[..., 1] = np.log(np.expm1(0.5 - 1e-4))
-    units = Units(last, np.ones(N))
+    units = plain(last, np.ones(N))
     gaussian = DISTRIBUTIONS["gaussian"]
     narrow = Forecast(panel, origins, gaussian, p, units)
     assert np.ptp(narrow.quantiles([0.1, 0.9])[0]) == pytest.approx(1.28, rel=0.02)
@@ -208,8 +216,8 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     assert read.spread == pytest.approx(2, rel=0.05)
     assert (read.slope, read.tilt) == pytest.approx((0.5, -0.25), abs=0.07)
     few = [part[:5] for part in (p[0], *units, drawn)]
-    narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(few[1], few[2]))
-    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, 1, few[3])
+    narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(*few[1:5]))
+    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, 1, few[5])
     read = calibrated(narrow, first, 5)
     assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.tilt) < 0.3
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
@@ -274,8 +282,9 @@ def test_a_stream_says_what_the_whole_would(model):
         np.testing.assert_array_equal(found.median, one.forecast(y[: t + 1]).median)
     with pytest.raises(OstinatoError, match="X holds 2 series; expected one"):
         one.stream([y, y])
-    with pytest.raises(OstinatoError, match="value=inf; expected a number"):
-        stream.observe(np.inf)
+    for value, shown in ((np.inf, "inf"), ("x", "'x'")):
+        with pytest.raises(OstinatoError, match=f"value={shown}; expected a number"):
+            stream.observe(value)
 
 
 @pytest.mark.parametrize("output", ["gaussian", "student", "negative-binomial", "quantiles"])
@@ -291,6 +300,42 @@ def test_counts_are_foretold_by_every_family(output, method):
     if output == "negative-binomial":
         quantiles = model.predict_quantiles()
         assert (quantiles >= 0).all() and (quantiles == np.round(quantiles)).all()
+
+
+def test_what_is_said_of_a_series_is_not_touched_by_others(model):
+    y = waves(3, seed=4)
+    whole = model.forecast(y).quantiles(LEVELS)
+    y["s0"][-5:] *= 3
+    np.testing.assert_array_equal(model.forecast(y).quantiles(LEVELS)[1:], whole[1:])
+    alone = model.forecast({"s2": y["s2"]}).quantiles(LEVELS)
+    np.testing.assert_allclose(alone, whole[2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("output", ["student", "gaussian"])
+def test_counts_are_never_foretold_with_more_certainty_than_there_is(output):
+    rng = np.random.default_rng(7)
+    y = {f"{i}": rng.poisson(1.5, 150) * (rng.random(150) < 0.5) for i in range(4)}
+    model = Forecaster(horizon=5, season=7, output=output, **{**SMALL, "epochs": 30, "members": 1})
+    forecast = model.backtest(y, origins=4)
+    said = forecast.quantiles([0.1, 0.5, 0.9])
+    assert (said == np.round(said)).all() and said.min() == 0
+    assert 0.7 < forecast.scores()["coverage_80"] <= 1
+    assert ((said[..., 2] - said[..., 0]) >= 1).mean() > 0.9
+
+
+def test_a_level_that_dwarfs_what_happens_changes_nothing():
+    y = 5 * np.sin(np.arange(120) * 2 * np.pi / 12)
+    model = Forecaster(horizon=6, season=12, **SMALL).fit(y)
+    high = Forecaster(horizon=6, season=12, **SMALL).fit(y + 1e8)
+    np.testing.assert_allclose(high.predict() - 1e8, model.predict(), atol=0.5)
+
+
+def test_what_is_short_is_said_before_learning(capsys):
+    y = np.sin(np.arange(40.0))
+    model = Forecaster(season=52, epochs=0.2, hidden_size=4).fit(y, progress="lines")
+    assert model.chosen_["horizon"] == 12
+    Forecaster(horizon=20, epochs=0.2, hidden_size=4).fit(y, progress="lines")
+    assert "all are too short to validate on, which takes 62 steps" in capsys.readouterr().out
 
 
 def test_settings_and_data_that_cannot_be_are_refused(model):

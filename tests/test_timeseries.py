@@ -145,9 +145,8 @@ def test_a_panel_is_stored_and_more_of_it_is_read_on_its_grid(file, tmp_path):
          "2020-01-07,3\n2020-01-08,3\n2020-01-09,3\n2020-01-10,3\n2020-01-11,3\n", {"time": "t"},
          "line 3: 't' is 'soon', no time; expected a date"),
         ("t,y\n2020-01-01,1\n2020-01-02,x\n2020-01-03,3\n2020-01-04,3\n", {}, "line 3: 'y' is 'x'"),
-        ("t,y\n2020-01-01 00:00,1\n2020-01-01 01:00,2\n2020-01-01 01:30,3\n", {"frequency": "h"},
-         "line 4: .* is not on the grid of the others, one every 1 hour"),
-        ("t,y\n2020-01-01,1\n2020-01-02,2\n2020-01-20,3\n", {"frequency": "M"}, "not on the grid"),
+        ("t,y\n" + "".join(f"2020-01-01T{h:02d},1\n" for h in range(20)) + "2020-01-01T19:30,3\n",
+         {}, "line 22: .* is not on the grid of the others, one every 1 hour"),
         ("t,y\n2000-01-01 00:00:00,1\n2000-01-01 00:00:07,2\n2011-01-01 00:00:00,3\n", {},
          "irregular times; name a longer step"),
         ("t,y\n1,\n2,\n", {"target": "y"}, "has no value of the target"),
@@ -164,10 +163,99 @@ def test_mistakes_are_one_line_with_the_place(file, text, settings, message):
     assert "series.csv" in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "month"),
+    [
+        ("1.1.1980", "1.2.1980", 1), ("Jan 1980", "Feb 1980", 1),
+        ("1980M01", "1980M02", 1), ("1980 January", "1980 February", 1), ("1-Jun-80", None, 0),
+        ("1 June 1980", "1 July 1980", 6), ("Jun 1, 1980", "Jul 1, 1980", 6),
+    ],
+)  # fmt: skip
+def test_months_are_read_as_people_write_them(file, first, second, month):
+    if second is None:
+        with pytest.raises(DataError, match="line 2: 'date' is '1-Jun-80', no time"):
+            read(file(f"date,y\n{first},1\n1-Jul-80,2\n"))
+        return
+    name = {1: ("Jan", "Feb", "Mar"), 6: ("Jun", "Jul", "Aug")}[month]
+    third = second.replace("1.2", "1.3").replace("M02", "M03")
+    whole = {"Feb": "March", "Jul": "August"}[name[1]]
+    third = third.replace("February", "March").replace("July", whole).replace(name[1], name[2])
+    panel = read(file(f'date,y\n"{first}",1\n"{second}",2\n"{third}",3\n'))
+    assert panel.grid.name == "1 month" and panel.series[0].values.tolist() == [1, 2, 3]
+    assert panel.grid.shown(panel.series[0].start) == f"1980-{month:02d}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "date;sales\n2020-01-01;1.234,5\n2020-01-02;n/a\n2020-01-03;7\n",
+        'date,sales\n2020-01-01,"1,234.5"\n2020-01-02,N/A\n2020-01-03,7\n',
+        "date\tsales\n2020-01-01\t1234,5\n2020-01-02\t\n2020-01-03\t7\n",
+    ],
+)
+def test_numbers_are_read_as_people_write_them(file, text):
+    panel = read(file(text))
+    assert panel.target == "sales"
+    np.testing.assert_array_equal(panel.series[0].values, [1234.5, np.nan, 7])
+
+
+def test_a_given_frequency_gathers_times_into_its_steps(file):
+    late = "t,y\n2020-01-01 00:00,1\n2020-01-01 00:05:10,2\n2020-01-01 00:14:40,4\n"
+    panel = read(file(late), frequency="5min")
+    np.testing.assert_array_equal(panel.series[0].values, [1, 2, np.nan, 4])
+    dense = "t,y,x\n" + "".join(
+        f"2020-01-0{d} {h:02d}:30,{d * 100 + h},{h}\n" for d in (1, 2, 3) for h in (3, 9, 21)
+    )
+    panel = read(file(dense), frequency="D", target="y", observed="x")
+    assert panel.series[0].values.tolist() == [111, 211, 311]
+    assert panel.series[0].observed[:, 0].tolist() == [11, 11, 11]
+    assert panel.grid.shown(panel.series[0].start) == "2020-01-01"
+    assert panel.notes == ["6 rows are in one step with the row before; the mean counts"]
+    days = "t,y\n2020-01-05,1\n2020-01-20,3\n2020-02-02,5\n2020-03-30,6\n"
+    panel = read(file(days), frequency="M")
+    assert panel.series[0].values.tolist() == [2, 5, 6] and panel.grid.name == "1 month"
+    # A week begins on Monday, 6 January 2020.
+    hours = "t,y\n2020-01-06,1\n2020-01-12,3\n2020-01-13,5\n2020-01-22,6\n"
+    panel = read(file(hours), frequency="W")
+    assert panel.series[0].values.tolist() == [2, 5, 6]
+    assert panel.grid.shown(panel.series[0].start) == "2020-01-06"
+
+
+def test_the_end_of_a_month_goes_on_where_its_beginning_was_learnt(file):
+    panel = read(file("t,y\n2020-01-01,1\n2020-02-01,2\n2020-03-01,3\n"))
+    again = read(file("t,y\n2020-01-31,1\n2020-02-29,2\n2020-03-31,3\n"), like=panel)
+    assert again.series[0].values.tolist() == [1, 2, 3]
+    wide = "t,y,z\n2020-01-01,1,4\n2020-02-01,2,5\n2020-03-01,3,6\n"
+    assert read(file(wide), like=panel).series[0].values.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="has no column 'y', which the model forecasts; its col"):
+        read(file(wide.replace("y", "x")), like=panel)
+
+
+def test_what_is_odd_about_times_is_told(file):
+    text = "t,y\n" + "".join(f"2020-01-{d:02d},1\n" for d in range(1, 29)) + "2023-01-01,1\n"
+    (missing, where) = read(file(text)).notes
+    assert missing == "1,068 of 1,097 values are missing"
+    assert where.startswith("most of the steps are missing before ") and where.endswith(
+        "series.csv:30: is that time right?"
+    )
+    text = "t,y\n2020-01-01T00:00:00-05:00,1\n2020-01-01T01:00:00-05:00,2\n"
+    panel = read(file(text))
+    assert panel.notes == ["times are shown in UTC, since they have offsets"]
+    assert panel.grid.shown(panel.series[0].start) == "2020-01-01 05:00:00"
+
+
+def test_days_of_a_frame_stay_days_where_clocks_change():
+    pandas = pytest.importorskip("pandas")
+    index = pandas.date_range("2013-03-05", periods=10, freq="D", tz="America/New_York")
+    panel = read(pandas.DataFrame({"y": np.arange(10.0)}, index=index))
+    assert panel.grid.name == "1 day" and len(panel.series[0].values) == 10
+
+
 def test_arrays_that_are_no_series_are_refused():
     for X, message in (
         ([[1.0, "x"]], r"X\[0\]: is \[1.0, 'x'\]; expected numbers"),
         ({"a": []}, r"X\['a'\]: is \[\]; expected numbers"),
+        ([1.0, 2.0, -np.inf], "X: is -inf at 2; expected numbers, NaN where one is missing"),
         ({"a": [NAN, NAN]}, "has no value of the target"),
         ({}, "X holds no series"),
     ):

@@ -515,8 +515,9 @@ def forecast(
 
 
 def _figure(value: float) -> str:
-    """A number with six digits that mean something."""
-    return f"{value:.6g}"
+    """A number with six digits that mean something, or two after the point."""
+    before = len(f"{abs(value):.0f}")
+    return f"{value:.{max(6, before + 2)}g}"
 
 
 def _quoted(cell: str) -> str:

@@ -26,10 +26,11 @@ STEP_FEATURES = 16
 
 @dataclass(frozen=True)
 class Window:
-    """Columns of a window: value, seen, there, scale; known; observed; static.
+    """Columns of a window: value, seen, there, scale, grain; known; observed; static.
 
     ``value`` is in the units of the network, 0 where it is not ``seen``; ``there`` is 0 before the
-    series begins; ``scale`` is that of the window, the same at every step.
+    series begins; ``scale`` is that of the window, the same at every step; so is ``grain``, what
+    values are rounded to, in the units of the network, 0 for nothing.
 
     Args:
         known: columns of what is known ahead.
@@ -41,7 +42,7 @@ class Window:
     observed: int = 0
     static: tuple[int, ...] = ()
 
-    VALUE, SEEN, THERE, SCALE, FIRST = 0, 1, 2, 3, 4
+    VALUE, SEEN, THERE, SCALE, GRAIN, FIRST = 0, 1, 2, 3, 4, 5
 
     @property
     def size(self) -> int:
@@ -159,7 +160,7 @@ class ForecastNetwork(nn.Module):
             values, h, _ = self._read(x, (past, missing), C + A - 1)
             p = self._output(h[:, C - 1 :], values, x, C, 1)
         z = torch.where(there, torch.nan_to_num(targets), 0.0)
-        losses = self.distribution.loss(p, z, x[:, C:, Window.SCALE])
+        losses = self.distribution.loss(p, z, x[:, C:, Window.SCALE], x[:, C:, Window.GRAIN])
         return torch.where(there, losses, 0.0).sum() / there.sum().clamp(min=1), None
 
     def begin(self, x: Tensor, ahead: int) -> tuple[Tensor, Tensor, Hidden]:

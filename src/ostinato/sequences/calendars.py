@@ -118,7 +118,11 @@ class Grid:
             return cls("month", n, int(month.astype(np.int64)) % n, -1 if last.all() else at)
         if n and dated and word in SECONDS:
             n *= SECONDS[word]
-            return cls("second", n, int(times[0].astype("datetime64[s]").astype(np.int64)) % n)
+            grid = cls("second", n, int(times[0].astype("datetime64[s]").astype(np.int64)) % n)
+            if not grid._holds_several(times.astype("datetime64[s]")):
+                return grid
+            monday = 4 * SECONDS["d"]  # 1970 began on a Thursday
+            return cls("second", n, monday if n % SECONDS["w"] == 0 else 0)
         what = "dates: 15min, h, D, B, W, M, Q, Y" if dated else "numbers: 1, 2, ..."
         raise OstinatoError(f"frequency={name!r}; expected a step of {what}.")
 
@@ -139,6 +143,29 @@ class Grid:
         if self.unit == "month":
             found = np.where(self.times(found) == times, found, nowhere)
         return np.asarray(found)
+
+    def nearest(self, times: Stamp | NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the step that each time falls into.
+
+        Of months and days that is the one which it is in; of seconds the nearest, or the one which
+        it is in where there are several times to a step.
+        """
+        if self.unit == "month":
+            numbers = times.astype("datetime64[M]").astype(np.int64) - self.phase
+            return np.asarray(numbers // self.n)
+        if self.unit == "business":
+            days = np.busday_offset(times.astype("datetime64[D]"), 0, roll="backward")
+            counted = np.busday_count(np.datetime64("1970-01-01"), days)
+            return np.asarray(counted, dtype=np.int64)
+        whole = times if self.unit == "step" else times.astype("datetime64[s]")
+        numbers = whole.astype(np.int64) - self.phase
+        half = 0 if self._holds_several(times) else self.n // 2
+        return np.asarray((numbers + half) // self.n)
+
+    def _holds_several(self, times: Stamp | NDArray[np.int64]) -> bool:
+        steps = np.diff(times).astype(np.int64)
+        steps = steps[steps > 0]
+        return bool(len(steps)) and 1.1 * float(np.median(steps)) < self.n
 
     def times(self, numbers: NDArray[np.int64]) -> Any:
         """The time of each number: dates and times, or whole numbers."""
@@ -234,12 +261,24 @@ def _usual(steps: NDArray[np.int64]) -> int:
 
 _FORMS: Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = (
     (re.compile(r"(\d{4})[-/.]?[Qq]([1-4])"), lambda m: f"{m[1]}-{3 * int(m[2]) - 2:02d}"),
+    (re.compile(r"(\d{4})[-/.]?[Mm](\d{1,2})"), lambda m: f"{m[1]}-{int(m[2]):02d}"),
     (re.compile(r"(\d{4})(\d{2})(\d{2})"), lambda m: f"{m[1]}-{m[2]}-{m[3]}"),
     (re.compile(r"(\d{4})[/.](\d{1,2})"), lambda m: f"{m[1]}-{int(m[2]):02d}"),
     (
         re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})((?:[ T].*)?)"),
         lambda m: f"{m[1]}-{int(m[2]):02d}-{int(m[3]):02d}{m[4]}",
     ),
+)  # fmt: skip
+_MONTH = r"([A-Za-z]{3,9})\.?"
+_NAMED: Sequence[tuple[re.Pattern[str], tuple[int, int, int]]] = (  # groups of year, month and day
+    (re.compile(rf"{_MONTH}[-/, ]+(\d{{4}})()()"), (2, 1, 3)),
+    (re.compile(rf"(\d{{4}})[-/ ]*{_MONTH}()()"), (1, 2, 3)),
+    (re.compile(rf"(\d{{1,2}})[-/. ]+{_MONTH}[-/, ]+(\d{{4}})((?:[ T].*)?)"), (3, 2, 1)),
+    (re.compile(rf"{_MONTH} (\d{{1,2}}),? (\d{{4}})((?:[ T].*)?)"), (3, 1, 2)),
+)
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
 )  # fmt: skip
 _DAY_MONTH = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})((?:[ T].*)?)")
 
@@ -248,13 +287,16 @@ def parse_time(cell: Any, day_first: bool | None = None) -> np.datetime64 | None
     """A date, perhaps with a time, as text has it; None if it says none. With an offset, in UTC.
 
     Args:
-        cell: what stands there: ISO 8601, 2020Q1, 20200131, 31/01/2020, ...
+        cell: what stands there: ISO 8601, 2020Q1, 2020M01, 20200131, 31/01/2020, Jan 2020,
+            31 January 2020, ...
         day_first: whether 01/02/2020 is in February; None where no such date is read.
 
     >>> [str(parse_time(text)) for text in ("1949-01", "2020Q2", "2016-07-01 03:00", "2020/1/31")]
     ['1949-01-01T00:00:00', '2020-04-01T00:00:00', '2016-07-01T03:00:00', '2020-01-31T00:00:00']
     >>> str(parse_time("3/4/2020", day_first=True)), parse_time("soon")
     ('2020-04-03T00:00:00', None)
+    >>> [str(parse_time(text))[:10] for text in ("Feb 2020", "2020M02", "1-Feb-2020 12:00", "may")]
+    ['2020-02-01', '2020-02-01', '2020-02-01', 'None']
     """
     text = str(cell).strip()
     for form, made in _FORMS:
@@ -262,6 +304,7 @@ def parse_time(cell: Any, day_first: bool | None = None) -> np.datetime64 | None
         if found:
             text = made(found)
             break
+    text = _with_numbers(text)
     found = _DAY_MONTH.fullmatch(text)
     if found and day_first is not None:
         day, month = (1, 2) if day_first else (2, 1)
@@ -277,23 +320,55 @@ def parse_time(cell: Any, day_first: bool | None = None) -> np.datetime64 | None
     return np.datetime64(moment.replace(tzinfo=None), "s")
 
 
+def _with_numbers(text: str) -> str:
+    """A date whose month has its name, with its number."""
+    for form, (year, month, day) in _NAMED:
+        found = form.fullmatch(text)
+        name = found[month].lower() if found else ""
+        which = [n for n, whole in enumerate(_MONTHS, start=1) if name and whole.startswith(name)]
+        if found and len(which) == 1:
+            return f"{found[year]}-{which[0]:02d}-{int(found[day] or 1):02d}{found[4]}"
+    return text
+
+
 def parse_times(cells: Sequence[Any]) -> Stamp:
     """Times as texts have them; those that say none are NaT.
 
-    Of 01/02/2020 it is settled by the others which is the day; where they are silent, the month
-    comes first, unless the separator is a full stop.
+    Of 01/02/2020 it is settled by the others which is the day; where they are silent, it is what
+    makes times more regular, or else the month comes first, unless the separator is a full stop.
 
     >>> [str(t.astype("datetime64[D]")) for t in parse_times(["01/02/2020", "15/02/2020"])]
     ['2020-02-01', '2020-02-15']
+    >>> months = [f"01/{month:02d}/{year}" for year in (2020, 2021) for month in range(1, 13)]
+    >>> str(parse_times(months)[1].astype("datetime64[D]"))
+    '2020-02-01'
     """
     day_first: bool | None = None
+    settled = False
     for cell in cells:
         found = _DAY_MONTH.fullmatch(str(cell).strip())
         if found:
             day_first = "." in str(cell)[: found.end(2) + 1] if day_first is None else day_first
             if int(found[1]) > 12 or int(found[2]) > 12:
                 day_first = int(found[1]) > 12
+                settled = True
                 break
-    nothing = np.datetime64("NaT", "s")
-    found_times = [parse_time(cell, day_first) for cell in cells]
-    return np.array([nothing if t is None else t for t in found_times], dtype="datetime64[s]")
+
+    def read(day_first: bool | None) -> Stamp:
+        nothing = np.datetime64("NaT", "s")
+        found = [parse_time(cell, day_first) for cell in cells]
+        return np.array([nothing if t is None else t for t in found], dtype="datetime64[s]")
+
+    if settled or day_first is None:
+        return read(day_first)
+    one, other = read(day_first), read(not day_first)
+    return other if _steps(other) < _steps(one) else one
+
+
+def _steps(times: Stamp) -> float:
+    """Steps of the grid of some times for each of them: 1 where none is missing."""
+    times = np.unique(times[~np.isnat(times)])
+    if len(times) < 3:
+        return 1.0
+    numbers = Grid.found(times).numbers(times[[0, -1]])
+    return float(numbers[1] - numbers[0] + 1) / len(times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
@@ -80,6 +81,7 @@ class Table:
                     path=path,
                     line=number,
                 )
+        _write_numbers_plainly(rows, delimiter)
         if header is None:
             header = _has_header(rows, asked)
         if not header:
@@ -192,7 +194,8 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, float) and math.isnan(cell):
         return True
     return cell is None or (
-        isinstance(cell, str) and cell.strip().lower() in ("", "na", "nan", "null", "none", "?")
+        isinstance(cell, str)
+        and cell.strip().lower() in ("", "na", "n/a", "#n/a", "nan", "null", "none", "?")
     )
 
 
@@ -236,6 +239,27 @@ def _cells(path: Path, lines: list[str], delimiter: str) -> tuple[list[list[str]
     # A tab-separated file often knows no quoting: quotation marks are part of its text.
     kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     return [line.split(delimiter) for _, line in kept], [number for number, _ in kept]
+
+
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?")
+_THOUSANDS = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?")
+
+
+def _write_numbers_plainly(rows: list[list[str]], delimiter: str) -> None:
+    """Rewrite columns of 1.234,5, or in a table with commas of "1,234.5", as 1234.5.
+
+    Only where all that is there reads so: below the header, if there is one.
+    """
+    form = _THOUSANDS if delimiter == "," else _DECIMAL_COMMA
+    group, point = (",", ".") if delimiter == "," else (".", ",")
+    for column in range(len(rows[0])):
+        if not any("," in row[column] for row in rows[1:21]):
+            continue
+        filled = [row for row in rows[1:] if not is_missing(row[column])]
+        if all(form.fullmatch(row[column].strip()) for row in filled):
+            first = rows[:1] if form.fullmatch(rows[0][column].strip()) else []
+            for row in [*first, *filled]:
+                row[column] = row[column].strip().replace(group, "").replace(point, ".")
 
 
 def _has_header(rows: Sequence[Sequence[str]], asked: Collection[str]) -> bool:

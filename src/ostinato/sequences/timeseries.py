@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Panel", "Series", "SeriesSettings", "read_panel"]
 MORE_TIMES = TIMES | {"ds", "month", "day", "hour", "week", "quarter", "year", "period", "when"}
 MORE_IDS = IDS | {"unique_id", "item", "item_id", "store", "sensor", "name", "key"}
 TARGETS = {"target", "value", "values", "y", "sales", "demand", "quantity", "observation"}
+_OFFSET = re.compile(r":\d\d[+-]\d\d:?\d\d$")
 LONGEST = 50_000_000
 """Steps of a grid from the first time of a series to its last, at most."""
 
@@ -38,7 +40,8 @@ class SeriesSettings:
         observed: columns of what is known up to now only, separated by commas.
         static: columns of what does not change within a series, separated by commas.
         frequency: the step: 15min, h, D, B (business days), W, M, Q, Y, or a number; found from
-            the times if not given.
+            the times if not given. Given, times need not lie on a grid: each counts for the step
+            that it falls into, and several for their mean.
         season: steps of a season; by the frequency if not given.
         calendar: whether the time of day, week and year are known to the network.
     """
@@ -214,10 +217,20 @@ def _table_of_frame(frame: Any, path: Path) -> Table:
     """A data frame as a table; an index of times is a column."""
     if frame.index.name is not None or hasattr(frame.index, "year"):
         frame = frame.rename_axis(frame.index.name or "time").reset_index()
+    for name in frame.columns:
+        frame = _in_local_days(frame, name)
     names = [str(name) for name in frame.columns]
     if frame.empty:
         raise DataError("has no rows.", path=path)
     return Table(path, names, frame.values.tolist(), list(range(1, len(frame) + 1)))
+
+
+def _in_local_days(frame: Any, name: Any) -> Any:
+    """Where all times of a column are midnights somewhere, the days; by UTC they would shift."""
+    if getattr(frame[name].dtype, "tz", None) is None:
+        return frame
+    there = frame[name].dt.tz_localize(None)
+    return frame.assign(**{name: there}) if (there == there.dt.normalize()).all() else frame
 
 
 class _Columns(NamedTuple):
@@ -237,12 +250,15 @@ def _named(table: Table, names: str | None, what: str) -> list[int]:
     return [table.column(name.strip(), what) for name in names.split(",") if name.strip()]
 
 
-def _columns(table: Table, settings: SeriesSettings) -> _Columns:
+def _columns(table: Table, settings: SeriesSettings, like: Panel | None) -> _Columns:
     """What each column is, as it was said or as it can be guessed."""
     known = _named(table, settings.known, "what is known ahead")
     observed = _named(table, settings.observed, "what is known up to now")
     static = _named(table, settings.static, "what does not change")
-    asked = [] if settings.target == "*" else _named(table, settings.target, "the target")
+    target = settings.target
+    if target is None and like is not None and like.target in table.names:
+        target = like.target
+    asked = [] if target == "*" else _named(table, target, "the target")
     free = [i for i in range(len(table.names)) if i not in {*known, *observed, *static, *asked}]
     (time,) = _named(table, settings.time, "the times") or (_time_column(table, free),)
     free = [i for i in free if i != time]
@@ -251,8 +267,13 @@ def _columns(table: Table, settings: SeriesSettings) -> _Columns:
     if not asked:
         numbers = [i for i in free if table.is_numeric(i)]
         named = table.called(TARGETS, numbers)
-        asked = numbers if settings.target == "*" or len(numbers) == 1 else named
-        if not asked or (len(asked) > 1 and settings.target != "*"):
+        asked = numbers if target == "*" or len(numbers) == 1 else named
+        if like is not None and len(asked) != 1 and target != "*":
+            raise DataError(
+                f"has no column {like.target!r}, which the model forecasts; {table.columns()}.",
+                path=table.path,
+            )
+        if not asked or (len(asked) > 1 and target != "*"):
             raise DataError(
                 "which column is to be forecast is not clear; name it with target, or * for all "
                 f"that hold numbers, each a series: {table.columns()}.",
@@ -288,14 +309,17 @@ def _of_tables(tables: Sequence[Table], settings: SeriesSettings, like: Panel | 
     """Series of some tables; a table without ids is a series by the name of its file."""
     raw: list[_Raw] = []
     names: tuple[list[str], ...] = ([], [], [], [])
+    offsets = False
     for table in tables:
-        columns = _columns(table, settings)
+        columns = _columns(table, settings, like)
         parts = (columns.targets, columns.known, columns.observed, columns.static)
         here = tuple([table.names[i] for i in part] for part in parts)
         if names[0] and here != names:
             raise DataError(f"has other columns than {tables[0].path}.", path=table.path)
         names = here
         label = table.path.stem if len(tables) > 1 else ""
+        if columns.time is not None:
+            offsets |= bool(_OFFSET.search(str(table.rows[0][columns.time])))
         raw += _series_of(table, columns, label)
     targets, known, observed, static = names
     if like is not None and [known, observed, static] != [
@@ -310,6 +334,8 @@ def _of_tables(tables: Sequence[Table], settings: SeriesSettings, like: Panel | 
     panel = _on_grid(raw, settings, like, tables[0].path)
     panel.target = targets[0] if len(targets) == 1 else "value"
     panel.known, panel.observed, panel.static = known, observed, static
+    if offsets:
+        panel.notes.append("times are shown in UTC, since they have offsets")
     return panel
 
 
@@ -408,7 +434,7 @@ def _constant(table: Table, column: int, rows: Sequence[int]) -> Any:
 
 def _of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel:
     """Series in memory, a value a step."""
-    if not isinstance(X, Mapping) and not np.ndim(X):
+    if isinstance(X, str) or not hasattr(X, "__len__"):
         raise OstinatoError(
             f"X is {X!r:.60}; expected series: a pathlib.Path of a table, a data frame, an array "
             "(T,), or several. (How many steps ahead is said by name: horizon=12.)"
@@ -427,12 +453,42 @@ def _of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel:
             values = np.zeros((0, 0))
         if values.ndim != 1 or not len(values):
             raise place.error(f"is {given!r:.60}; expected numbers (T,), NaN where one is missing.")
+        if np.isinf(values).any():
+            at = int(np.flatnonzero(np.isinf(values))[0])
+            raise place.error(
+                f"is {values[at]} at {at}; expected numbers, NaN where one is missing."
+            )
         nothing = np.zeros((len(values), 0))
         places = [place] * len(values)
         raw.append(_Raw(name, np.arange(len(values)), values, nothing, nothing, (), places))
     if not raw:
         raise OstinatoError("X holds no series.")
     return _on_grid(raw, settings, like, Path("X"))
+
+
+def _one_a_step(raw: _Raw, numbers: NDArray[np.int64]) -> tuple[_Raw, NDArray[np.int64]]:
+    """A series with the mean of the rows that fall into each step, and these steps."""
+    there, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+    if len(there) == len(numbers):
+        return raw, numbers
+
+    def means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        flat = rows.reshape(len(rows), -1)
+        seen = ~np.isnan(flat)
+        found = np.zeros((2, len(there), flat.shape[1]))
+        np.add.at(found[0], which, np.where(seen, flat, 0.0))
+        np.add.at(found[1], which, seen)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(found[0] / found[1]).reshape(len(there), *rows.shape[1:])
+
+    alone = raw._replace(
+        times=raw.times[first],
+        values=means(raw.values),
+        known=means(raw.known),
+        observed=means(raw.observed),
+        places=[raw.places[row] for row in first],
+    )
+    return alone, there
 
 
 def _on_grid(
@@ -449,9 +505,15 @@ def _on_grid(
     else:
         of = np.repeat(np.arange(len(raw)), [len(r.times) for r in raw])
         grid = Grid.found(stamps, of)
-    series, gaps, steps = [], 0, 0
+    series, gaps, steps, shared, notes = [], 0, 0, 0, []
     for each in raw:
         numbers = grid.numbers(each.times)
+        if settings.frequency is not None:
+            shared += len(each.times)
+            each, numbers = _one_a_step(each, grid.nearest(each.times))
+            shared -= len(each.times)
+        elif like is not None and grid.unit == "month":  # its first day and its last are the same
+            numbers = grid.nearest(each.times)
         off = np.flatnonzero(numbers < -(2**61))
         if len(off):
             at = int(off[0])
@@ -473,6 +535,12 @@ def _on_grid(
                 f"{grid.name}; name a shorter frequency, or keep one row of each step."
             )
         at_step = numbers - numbers[0]
+        wide = int(np.argmax(np.diff(numbers, prepend=numbers[0])))
+        if 2 * int(at_step[wide] - at_step[wide - 1]) > T > 20:
+            notes.append(
+                f"most of the steps{f' of {each.name}' if each.name else ''} are missing before "
+                f"{each.places[wide]}: is that time right?"
+            )
         spread = []
         for part in (each.values[:, None], each.known, each.observed):
             full = np.full((T, part.shape[1]), np.nan)
@@ -489,5 +557,8 @@ def _on_grid(
         series.append(found)
     if len({s.name for s in series}) < len(series):
         raise DataError("names two series alike.", path=path)
-    notes = [f"{gaps:,} of {steps:,} values are missing"] if gaps else []
+    if gaps:
+        notes.insert(0, f"{gaps:,} of {steps:,} values are missing")
+    if shared:
+        notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
     return Panel(series, grid, notes=notes)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ostinato.recurrence.forecasting import Window
 from ostinato.sequences.timeseries import Panel, Series
 
 __all__ = ["Covariates", "Origin", "Units", "WindowBatches", "Windows"]
@@ -26,10 +27,26 @@ class Origin(NamedTuple):
 
 
 class Units(NamedTuple):
-    """What a window is counted in: a value is ``location + scale z``; ``(B,)`` each."""
+    """What a window is counted in: a value is ``location + scale z``; ``(B,)`` each.
+
+    Attributes:
+        location: what is 0.
+        scale: what is 1.
+        grain: what values are rounded to; 0 for nothing.
+        least: what none is below: 0 for counts, that are whole and come down to 0.
+    """
 
     location: NDArray[np.float64]
     scale: NDArray[np.float64]
+    grain: NDArray[np.float64]
+    least: NDArray[np.float64]
+
+    def rounded(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values ``(B, ...)`` as such a series has them."""
+        shape = (-1, *[1] * (values.ndim - 1))
+        grain, least = self.grain.reshape(shape), self.least.reshape(shape)
+        some = np.where(grain > 0, grain, 1.0)
+        return np.maximum(np.where(grain > 0, np.round(values / some) * some, values), least)
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ class Windows:
     """Windows of a panel, made when they are asked for.
 
     The columns of a window are those of `ostinato.recurrence.forecasting.Window`: value, seen,
-    there, scale; what is known, the calendar first; what is observed; what is static.
+    there, scale, grain; what is known, the calendar first; what is observed; what is static.
 
     Args:
         panel: series.
@@ -139,6 +156,7 @@ class Windows:
         self.season = season
         self.centred = centred
         self._series = [self._prepared(s, calendar) for s in panel.series]
+        self._digits = [digits(s.values) for s in panel.series]
 
     def _prepared(
         self, series: Series, calendar: bool
@@ -165,26 +183,29 @@ class Windows:
         """
         C, A = self.context, self.ahead
         known, observed, static = self._series[0]
-        K, O, S = known.shape[1], observed.shape[1], len(static)
-        x = np.zeros((len(origins), C + A, 4 + K + O + S), dtype=np.float32)
+        F, K, O, S = Window.FIRST, known.shape[1], observed.shape[1], len(static)
+        x = np.zeros((len(origins), C + A, F + K + O + S), dtype=np.float32)
         wanted = np.full((len(origins), A), np.nan)
-        units = Units(np.zeros(len(origins)), np.ones(len(origins)))
+        units = Units(*np.zeros((4, len(origins))))
         for b, (i, now) in enumerate(origins):
             values = self.panel.series[i].values
             known, observed, static = self._series[i]
             begin = max(0, now - C)
             past = values[begin:now]
             location, scale = self.units(past)
-            units.location[b], units.scale[b] = location, scale
+            grain, least = grain_and_least(past, self._digits[i][begin:now])
+            for unit, value in zip(units, (location, scale, grain, least), strict=True):
+                unit[b] = value
             row = x[b, C - len(past) :]
             seen = ~np.isnan(past)
             row[: len(past), 0] = np.where(seen, (past - location) / scale, 0.0)
             row[: len(past), 1] = seen
             row[:, 2] = 1.0
-            row[:, 3] = scale
-            row[:, 4 : 4 + K] = known[begin : now + A]
-            row[: len(past), 4 + K : 4 + K + O] = observed[begin:now]
-            row[:, 4 + K + O :] = static
+            row[:, Window.SCALE] = scale
+            row[:, Window.GRAIN] = grain / scale
+            row[:, F : F + K] = known[begin : now + A]
+            row[: len(past), F + K : F + K + O] = observed[begin:now]
+            row[:, F + K + O :] = static
             future = values[now : now + A]
             wanted[b, : len(future)] = (future - location) / scale
         return torch.from_numpy(x), torch.from_numpy(wanted).float(), units
@@ -204,8 +225,40 @@ class Windows:
         off = np.abs(seen - location)
         usual = float(np.median(off))
         spread = float(np.minimum(off, 10 * usual).mean()) if usual > 0 else float(off.mean())
-        least = 1e-6 * abs(location)
+        least = 1e-11 * abs(location)
         return location, spread if spread > least else max(abs(location), 1.0) * 1e-2
+
+
+MOST_DIGITS = 3
+
+
+def digits(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Decimals that each value has; 0 for a missing one, one more than `MOST_DIGITS` for more.
+
+    >>> digits(np.array([3.0, -0.5, 2.25, np.nan, np.pi])).tolist()
+    [0, 1, 2, 0, 4]
+    """
+    found = np.full(len(values), MOST_DIGITS + 1)
+    for n in range(MOST_DIGITS, -1, -1):
+        shifted = values * 10.0**n
+        off = np.abs(shifted - np.round(shifted))
+        found[(off <= 1e-9 * np.maximum(np.abs(shifted), 1.0)) | np.isnan(values)] = n
+    return found
+
+
+def grain_and_least(past: NDArray[np.float64], digits: NDArray[np.int64]) -> tuple[float, float]:
+    """What values are rounded to, 0 for nothing; and what none is below.
+
+    >>> grain_and_least(np.array([0.0, 4.0]), np.array([0, 0]))
+    (1.0, 0.0)
+    >>> grain_and_least(np.array([0.5, 4.0]), np.array([1, 0]))
+    (0.1, -inf)
+    """
+    n = int(digits.max(initial=0))
+    seen = past[~np.isnan(past)]
+    if n > MOST_DIGITS or not len(seen):
+        return 0.0, -np.inf
+    return 10.0**-n, 0.0 if n == 0 and seen.min() == 0 else -np.inf
 
 
 class WindowBatch(NamedTuple):

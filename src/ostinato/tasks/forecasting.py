@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         longest = max(len(s.values) for s in panel.series)
         if self.output == "negative-binomial":
             _refuse_what_is_no_count(panel)
-        ahead = self.horizon or _usual_horizon(season)
+        ahead = self.horizon or min(_usual_horizon(season), max(1, (longest - 2) // 3))
         if longest < ahead + 2:
             raise DataError(
                 f"the longest series has {longest} steps, too few to learn to forecast {ahead} "
@@ -162,8 +163,25 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
             "windows": len(training),
             "held_out": sum(h > 0 for h in held),
-            "notes": panel.notes,
+            "notes": panel.notes + self._warnings(panel, held, ahead),
         }
+
+    def _warnings(self, panel: Panel, held: Sequence[int], ahead: int) -> list[str]:
+        """What the user should know before it takes its time."""
+        found = []
+        if not any(held) and self.validation_fraction is None and len(panel) < 50:
+            found.append(
+                f"all are too short to validate on, which takes {3 * ahead + 2} steps: nothing "
+                "tells when to stop, nor how wide intervals must be; a shorter horizon does"
+            )
+        if panel.known:
+            least = min(len(s.known) - len(s.values) for s in panel.series)
+            if least < ahead:
+                found.append(
+                    f"what is known ahead ({', '.join(panel.known)}) ends {max(0, least)} steps "
+                    f"after the last value; to forecast it must go on for {ahead}"
+                )
+        return found
 
     def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
         return super()._choose(steps) | {"dropout": 0.1, "members": 5 if len(steps) < 2000 else 1}
@@ -365,14 +383,12 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         device = next(self.network_.parameters()).device
         network: Committee = self.network_.eval()
         found: list[Any] = []
-        locations, scales = [], []
-        random = np.random.default_rng(seed)
+        of: list[Units] = []
         size = max(1, AT_ONCE // paths) if self.method == "paths" else 512
         with torch.inference_mode():
             for begin in range(0, len(origins), size):
                 x, _, units = windows.take(origins[begin : begin + size])
-                locations.append(units.location)
-                scales.append(units.scale)
+                of.append(units)
                 x = x.to(device)
                 if self.method == "direct":
                     p, _ = network(x)
@@ -380,13 +396,14 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                     continue
                 M = len(network.members)
                 shares = [paths // M + (m < paths % M) for m in range(M)]
+                randoms = [_dice(panel, origin, seed) for origin in origins[begin : begin + size]]
                 drawn_by = [
-                    self._drawn(cast(ForecastNetwork, member), x, units, ahead, share, random)
+                    self._drawn(cast(ForecastNetwork, member), x, units, ahead, share, randoms)
                     for member, share in zip(network.members, shares, strict=True)
                     if share
                 ]
                 found.append(np.concatenate(drawn_by, 1))
-        units = Units(np.concatenate(locations), np.concatenate(scales))
+        units = Units(*(np.concatenate(each) for each in zip(*of, strict=True)))
         values = np.concatenate(found, 0 if self.method == "paths" else 1)
         nothing = np.zeros((1, len(origins), 0, self._distribution.size))
         drawn = self.method == "paths"
@@ -408,24 +425,29 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         units: Units,
         ahead: int,
         paths: int,
-        random: np.random.Generator,
+        randoms: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
-        """Futures ``(B, paths, ahead)``, step by step: each goes on from what it came to."""
+        """Futures ``(B, paths, ahead)``, step by step: each goes on from what it came to.
+
+        Each series has dice of its own, so that what is said of it is not touched by the others.
+        """
         C = x.shape[1] - ahead
         p, values, state = network.begin(x, ahead)
         each = torch.arange(len(x), device=x.device).repeat_interleave(paths)
         x, p, values, state = x[each], p[each], values[each], state_rows(state, each)
-        location, scale = (unit.repeat(paths) for unit in units)
-        found = np.empty((len(each), ahead))
+        location, scale = (unit[:, None] for unit in units[:2])
+        found = np.empty((len(randoms), paths, ahead))
         for k in range(ahead):
-            drawn = self._distribution.sample(p.double().cpu().numpy(), location, scale, random)
-            found[:, k] = drawn
+            outputs = p.double().cpu().numpy().reshape(len(randoms), paths, -1)
+            rows = zip(outputs, location, scale, randoms, strict=True)
+            drawn = np.stack([self._distribution.sample(*row) for row in rows])
+            found[:, :, k] = drawn = units.rounded(drawn)
             if k + 1 == ahead:
                 break
-            z = torch.from_numpy((drawn - location) / scale).to(values)
+            z = torch.from_numpy((drawn - location) / scale).to(values).flatten()
             values = torch.cat([values, z[:, None]], 1)
             p, state = network.step(x, values, C + k + 1, state)
-        return found.reshape(-1, paths, ahead)
+        return found
 
     def predict(
         self, X: Any = None, horizon: int | None = None, *, point: str = "median"
@@ -640,7 +662,10 @@ class ForecastStream:
     def observe(self, value: float | None = None, *, paths: int = 1000, seed: int = 0) -> Forecast:
         """What comes after one more value; None for one that is missing."""
         series = self._panel.series[0]
-        new = float("nan") if value is None else float(value)
+        try:
+            new = float("nan") if value is None else float(value)
+        except (TypeError, ValueError):
+            new = np.inf
         if np.isinf(new):
             raise OstinatoError(f"ForecastStream.observe: value={value!r}; expected a number.")
         nothing = np.zeros((1, 0))
@@ -652,6 +677,15 @@ class ForecastStream:
         self._panel = self._panel.of([_newest(longer, self._keep)])
         now = Origin(0, len(self._panel.series[0].values))
         return self._model._foretold(self._panel, [now], None, paths, seed)
+
+
+def _dice(panel: Panel, origin: Origin, seed: int | None) -> np.random.Generator:
+    """A series' own, from a moment on."""
+    series = panel.series[origin.series]
+    if seed is None:
+        return np.random.default_rng()
+    name = zlib.crc32(series.name.encode())
+    return np.random.default_rng([seed % 2**32, name, (series.start + origin.known) % 2**63])
 
 
 def _usual_horizon(season: int) -> int:

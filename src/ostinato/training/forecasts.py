@@ -95,15 +95,15 @@ class Forecast:
             raise OstinatoError(
                 f"Forecast.quantiles: levels={levels!r}; expected numbers between 0 and 1."
             )
-        return self._spread(self._said(wanted.tolist()), self.median[..., None])
+        said = self._spread(self._said(wanted.tolist()), self.median[..., None])
+        return self.units.rounded(said)
 
     def _said(self, levels: Sequence[float]) -> Array:
         """Quantiles as the network says."""
         if self.paths is not None:
             return np.moveaxis(np.quantile(self.paths, levels, axis=1), 0, -1)
         each = [self.distribution.quantiles(p, *self._units(), levels) for p in self.p]
-        found = np.asarray(np.mean(each, 0))
-        return found if self.distribution.centred else np.round(found)  # of counts a count
+        return self.units.rounded(np.mean(each, 0))
 
     def _spread(self, values: Array, median: Array) -> Array:
         factor = np.broadcast_to(self.calibration.spread, len(values))
@@ -132,12 +132,12 @@ class Forecast:
         random = np.random.default_rng(seed)
         if self.paths is not None:
             rows = random.integers(0, self.paths.shape[1], count)
-            return self._spread(self.paths[:, rows], self.median[:, None])
+            return self.units.rounded(self._spread(self.paths[:, rows], self.median[:, None]))
         member = random.integers(0, len(self.p), count)
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
         location, scale = (unit[:, None] for unit in self._units())
         drawn = self.distribution.sample(p, location, scale, random)
-        return self._spread(drawn, self.median[:, None])
+        return self.units.rounded(self._spread(drawn, self.median[:, None]))
 
     def rises(self) -> Array:
         """The probability that the next value is above the last that is known, ``(N,)``."""
@@ -153,7 +153,7 @@ class Forecast:
             p = (first > last[:, None]).mean(1) + even / 2
         else:
             least = 1e-6
-            below = [self.distribution.below(p[:, 0], last, *self.units) for p in self.p]
+            below = [self.distribution.below(p[:, 0], last, *self.units[:2]) for p in self.p]
             p = 1 - np.mean(below, 0)
         p = np.clip(p, least, 1 - least)
         return np.asarray(np.log(p) - np.log1p(-p))
@@ -261,6 +261,7 @@ def calibrated(found: Forecast, first: Forecast, steps: int) -> Calibration:
         truth, median = found.truth(), found.median
         low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
         half = np.where(truth > median, high - median, median - low)
+        half = np.maximum(half, found.units.grain[:, None] / 2)  # what is rounded to the median
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
         ratios = ratios[np.isfinite(ratios)]
