@@ -575,6 +575,10 @@ distributions NegativeBinomial: the mean is not scaled
 - return scale * _positive(p[..., 0]), _positive(p[..., 1])
 + return _positive(p[..., 0]), _positive(p[..., 1])
 
+distributions Gaussian: rounding costs nothing
+- mean, sigma = p[..., 0], _rounded(_positive(p[..., 1]), grain)
++ mean, sigma = p[..., 0], _positive(p[..., 1])
+
 distributions Quantiles: levels change sides
 - torch.maximum(levels * off, (levels - 1) * off)
 + torch.maximum((1 - levels) * off, -levels * off)
@@ -584,20 +588,32 @@ distributions Quantiles: quantiles below the middle are taken from above
 + down, up = np.cumsum(up, -1)[..., ::-1], np.cumsum(up, -1)
 
 forecasting ForecastNetwork: what is missing reads 0
-- own = torch.where(missing[:, t], own, values[:, t])
-+ own = values[:, t]
+- own = torch.where(hole, own, values.gather(1, stop[:, None])[:, 0])
++ own = values.gather(1, stop[:, None])[:, 0]
 
 forecasting ForecastNetwork: no gradient through what is missing
-- own = self.distribution.point(p, x[:, t, Window.SCALE])
-+ own = self.distribution.point(p, x[:, t, Window.SCALE]).detach()
+- return self.distribution.point(p, here[:, 0, Window.SCALE])
++ return self.distribution.point(p, here[:, 0, Window.SCALE]).detach()
+
+forecasting ForecastNetwork: a gap is foretold without the latest value
+- back = torch.arange(-self.reach, 0, device=t.device)
++ back = torch.arange(-self.reach, 0, device=t.device) - 1
+
+forecasting ForecastNetwork: a gap is foretold from the last row's last step
+- last = (lengths - 1).clamp(min=0)[:, None]
++ last = (lengths * 0 + h.shape[1] - 1)[:, None]
+
+forecasting ForecastNetwork: a season ago is a step off in a gap
+- values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
++ values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
 
 forecasting ForecastNetwork: what is observed is read a step early
-- stacked += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
-+ stacked += [x[:, begin:end, at : at + window.observed], seen]
+- parts += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
++ parts += [x[:, begin:end, at : at + window.observed], seen]
 
 forecasting ForecastNetwork: what is known is read a step late
-- stacked.append(x[:, begin:end, at : at + window.known])
-+ stacked.append(x[:, begin - 1 : end - 1, at : at + window.known])
+- parts.append(self._known(x[:, begin:end]))
++ parts.append(self._known(x[:, begin - 1 : end - 1]))
 
 forecasting ForecastNetwork: the season is a step off
 - low, high = max(0, begin - self.season), max(0, end - self.season)
@@ -612,8 +628,8 @@ forecasting ForecastNetwork: missing targets count
 + return losses.mean(), None
 
 forecasting ForecastNetwork: the state is dropped at a gap
-- h, state = self.recurrent(features, state)
-+ h, state = self.recurrent(features, None)
+- h, state = self.recurrent(features, state, lengths=lengths)
++ h, state = self.recurrent(features, None, lengths=lengths)
 """
 
 

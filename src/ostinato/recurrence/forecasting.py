@@ -175,7 +175,9 @@ class ForecastNetwork(nn.Module):
 
     def step(self, x: Tensor, values: Tensor, t: int, state: Hidden) -> tuple[Tensor, Hidden]:
         """What is foretold of step ``t`` when ``values (B, t)`` came before; ``(B, K)``, state."""
-        h, state = self.recurrent(self._features(x, values, None, t, t + 1), state)
+        lag = self._lagged(values, t, t + 1)
+        features = self._joined(values[:, t - 1 : t], self._fixed(x, None, t, t + 1), lag)
+        h, state = self.recurrent(features, state)
         return self._output(h, values, x, t, 1)[:, 0], state
 
     # Parts
@@ -192,52 +194,85 @@ class ForecastNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Hidden]:
         """Read steps 1 to ``end``; what is missing is replaced by what was foretold of it.
 
+        Each row is read from one missing value of its own to the next, all rows side by side.
+
         Returns:
             the values, what is missing filled in; hidden states ``(B, end, H)``, of which that at
             ``t - 1`` foretells step ``t``; and the state.
         """
         values, missing = past
-        holes = torch.nonzero(missing[:, :end].any(0))[:, 0].tolist()
+        B = len(x)
+        fixed = self._fixed(x, missing, 1, end + 1)
+        if not missing[:, 1:end].any():
+            lag = self._lagged(values, 1, end + 1)
+            h, state = self.recurrent(self._joined(values[:, :end], fixed, lag), None)
+            return values, h, state
+        steps = torch.arange(end + 1, device=x.device)
+        holes = torch.where(missing[:, 1:end], steps[1:end], end).sort(1).values
+        most = int(missing[:, 1:end].sum(1).max())
+        stops = torch.cat([holes[:, :most], holes.new_full((B, 1), end)], 1)
+        begin = torch.ones_like(stops[:, 0])
         parts: list[Tensor] = []
-        state: Hidden = None
-        begin = 1
-        for t in [*(hole for hole in holes if hole), end]:
-            features = self._features(x, values, missing, begin, t + 1)
-            h, state = self.recurrent(features, state)
+        places = torch.zeros_like(steps[1:]).repeat(B, 1)  # of each step among the parts
+        behind, state = 0, cast(Hidden, None)
+        for stop in stops.unbind(1):
+            lengths = stop + 1 - begin
+            count = steps[: int(lengths.max())]
+            at = (begin[:, None] + count).clamp(max=end)
+            features = self._joined(
+                values.gather(1, at - 1),
+                _gather(fixed, at - 1),
+                values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
+            )
+            h, state = self.recurrent(features, state, lengths=lengths)
             parts.append(h)
-            begin = t + 1
-            if t < end:
-                p = self._output(h[:, -1:], values, x, t, 1)[:, 0]
-                own = self.distribution.point(p, x[:, t, Window.SCALE])
-                own = torch.where(missing[:, t], own, values[:, t])
-                values = torch.cat([values[:, :t], own[:, None], values[:, t + 1 :]], 1)
-        return values, torch.cat(parts, 1), state
+            read = (count < lengths[:, None]).nonzero(as_tuple=True)
+            places[read[0], at[read] - 1] = behind + read[1]
+            behind += len(count)
+            begin = stop + 1
+            hole = (stop < end) & (lengths > 0)
+            if hole.any():
+                last = (lengths - 1).clamp(min=0)[:, None]
+                own = self._own(_gather(h, last), values, x, stop)
+                own = torch.where(hole, own, values.gather(1, stop[:, None])[:, 0])
+                values = values.scatter(1, stop[:, None], own[:, None])
+        return values, _gather(torch.cat(parts, 1), places), state
 
-    def _features(
-        self, x: Tensor, values: Tensor, missing: Tensor | None, begin: int, end: int
-    ) -> Tensor:
-        """What the recurrent layers read at steps ``begin`` to before ``end``, ``(B, T, I)``."""
+    def _own(self, h: Tensor, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """What a row's last hidden state ``h (B, 1, H)`` says of its step ``t (B,)``; ``(B,)``."""
+        back = torch.arange(-self.reach, 0, device=t.device)
+        at = t[:, None] + back
+        lags = values.gather(1, at.clamp(min=0)) * (at >= 0)
+        here = _gather(x, t[:, None])
+        p = self._distribution_of(h, lags[:, None], self._known(here))[:, 0]
+        return self.distribution.point(p, here[:, 0, Window.SCALE])
+
+    def _fixed(self, x: Tensor, missing: Tensor | None, begin: int, end: int) -> Tensor:
+        """What is read at steps ``begin`` to before ``end`` but for values, ``(B, T, F)``."""
         window = self.window
         there = x[:, begin - 1 : end - 1, Window.THERE]
         flag = torch.zeros_like(there) if missing is None else missing[:, begin - 1 : end - 1]
-        parts = [values[:, begin - 1 : end - 1], flag.to(x.dtype), there]
+        parts = [torch.stack([flag.to(x.dtype), there], -1)]
         if self.season > 1:
-            parts += [
-                self._lagged(values, begin, end),
-                self._lagged(x[..., Window.THERE], begin, end),
-            ]
-        stacked = [torch.stack(parts, -1)]
-        at = Window.FIRST
-        stacked.append(x[:, begin:end, at : at + window.known])
-        at += window.known
+            parts.append(self._lagged(x[..., Window.THERE], begin, end)[..., None])
+        parts.append(self._known(x[:, begin:end]))
+        at = Window.FIRST + window.known
         if window.observed:
             seen = x[:, begin - 1 : end - 1, Window.SEEN : Window.SEEN + 1]
-            stacked += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
+            parts += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
         at += window.observed
         for k, kind in enumerate(self.kinds):
             column = x[:, begin:end, at + k]
-            stacked.append(kind(column.long()) if window.static[k] else column[..., None])
-        return torch.cat(stacked, -1)
+            parts.append(kind(column.long()) if window.static[k] else column[..., None])
+        return torch.cat(parts, -1)
+
+    def _joined(self, value: Tensor, fixed: Tensor, lag: Tensor) -> Tensor:
+        """What the recurrent layers read: the last value, that of a season ago, and the rest."""
+        lags = [lag[..., None]] if self.season > 1 else []
+        return torch.cat([value[..., None], fixed[..., :2], *lags, fixed[..., 2:]], -1)
+
+    def _known(self, x: Tensor) -> Tensor:
+        return x[..., Window.FIRST : Window.FIRST + self.window.known]
 
     def _lagged(self, values: Tensor, begin: int, end: int) -> Tensor:
         """What was a season before steps ``begin`` to before ``end``; 0 before the window."""
@@ -249,23 +284,30 @@ class ForecastNetwork(nn.Module):
 
         With ``ahead`` of the last of them: so many ``steps`` from ``t`` on.
         """
-        h = drop(h, self.dropout) if self.training and self.dropout else h
         before = F.pad(values, (self.reach, 0))  # value t stands at t + reach
+        T = h.shape[1] if self.ahead is None else 1
+        lags = before[:, t : t + T - 1 + self.reach].unfold(1, self.reach, 1)  # (B, T, R)
+        return self._distribution_of(h, lags, self._known(x[:, t : t + steps]))
+
+    def _distribution_of(self, h: Tensor, lags: Tensor, known: Tensor) -> Tensor:
+        """The equations of p, with ``lags (B, T, R)`` and what is ``known (B, steps, .)``."""
+        h = drop(h, self.dropout) if self.training and self.dropout else h
         if self.ahead is None:
-            T = h.shape[1]
-            p = self.output(h)
-            lags = before[:, t : t + T - 1 + self.reach].unfold(1, self.reach, 1)  # (B, T, R)
-            line = self.straight(lags)[..., 0]
+            p, line = self.output(h), self.straight(lags)[..., 0]
         else:
-            D = STEP_FEATURES
+            steps, D = known.shape[1], STEP_FEATURES
             weight, bias = self.steps.weight[: steps * D], self.steps.bias[: steps * D]
             a = F.linear(h[:, -1], weight, bias).view(len(h), steps, D)
             if self.known is not None:
-                first = Window.FIRST
-                a = a + self.known(x[:, t : t + steps, first : first + self.window.known])
+                a = a + self.known(known)
             p = self.output(a.relu())
-            line = F.linear(before[:, t : t + self.reach], self.straight.weight[:steps])
+            line = F.linear(lags[:, 0], self.straight.weight[:steps])
         return torch.cat([p[..., :1] + line[..., None], p[..., 1:]], -1)
+
+
+def _gather(rows: Tensor, at: Tensor) -> Tensor:
+    """Of ``rows (B, T, F)`` those at steps ``at (B, L)``."""
+    return rows.gather(1, at[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 def _features(kinds: int) -> int:
