@@ -564,8 +564,8 @@ ctc CTC: the state is dropped
 + h, state = self.recurrent(v, None, lengths=ends)
 
 distributions StudentT: a degree of freedom too few
-- return p[..., 0], _positive(p[..., 1]), 2 + _positive(p[..., 2])
-+ return p[..., 0], _positive(p[..., 1]), 1 + _positive(p[..., 2])
+- return p[..., 0], sigma, 2 + _positive(p[..., 2])
++ return p[..., 0], sigma, 1 + _positive(p[..., 2])
 
 distributions StudentT: the spread costs nothing
 - + sigma.log() + constant
@@ -576,8 +576,12 @@ distributions NegativeBinomial: the mean is not scaled
 + return _positive(p[..., 0]), _positive(p[..., 1])
 
 distributions Gaussian: rounding costs nothing
-- mean, sigma = p[..., 0], _rounded(_positive(p[..., 1]), grain)
-+ mean, sigma = p[..., 0], _positive(p[..., 1])
+- return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
++ return exact(z[..., None])[..., 0]
+
+distributions StudentT: what is drawn is narrower than what was learnt
+- return np.asarray(location + scale * (middle + sigma * random.standard_t(nu)))
++ return np.asarray(location + scale * (middle + 0.5 * sigma * random.standard_t(nu)))
 
 distributions Quantiles: levels change sides
 - torch.maximum(levels * off, (levels - 1) * off)

@@ -49,9 +49,9 @@ def test_loss_quantiles_mean_and_probabilities_are_those_of_scipy(name):
     else:
         np.testing.assert_allclose(loss, -ours.logpdf(y) - np.log(scale), rtol=1e-8)
         below = ours.cdf(y)
-    np.testing.assert_allclose(family.below(p, y, location, scale), below, rtol=1e-8)
+    np.testing.assert_allclose(family.below(p, y, location, scale, 0.0), below, rtol=1e-8)
     wanted = np.stack([ours.ppf(level) for level in LEVELS], -1)
-    np.testing.assert_allclose(family.quantiles(p, location, scale, LEVELS), wanted, rtol=1e-8)
+    np.testing.assert_allclose(family.quantiles(p, location, scale, 0.0, LEVELS), wanted, rtol=1e-8)
     np.testing.assert_allclose(family.mean(p, location, scale), ours.mean(), rtol=1e-8)
     if name != "negative-binomial":
         point = location + scale * family.point(p_t, scale_t).numpy()
@@ -62,9 +62,11 @@ def test_loss_quantiles_mean_and_probabilities_are_those_of_scipy(name):
 def test_what_is_drawn_has_the_quantiles_and_the_mean(name):
     family, p, location, scale = parameters(name, N=3)
     rng = np.random.default_rng(2)
-    many = [np.broadcast_to(each, (40_000, *each.shape)) for each in (p, location, scale)]
+    many = [
+        np.broadcast_to(each, (40_000, *each.shape)) for each in (p, location, scale, 0 * scale)
+    ]
     drawn = family.sample(*many, rng)
-    quantiles = family.quantiles(p, location, scale, LEVELS)
+    quantiles = family.quantiles(p, location, scale, 0.0, LEVELS)
     for k, level in enumerate(LEVELS):
         share = (drawn < quantiles[:, k]).mean(0) + (drawn == quantiles[:, k]).mean(0) / 2
         if name == "negative-binomial":  # whole numbers: a quantile may be common
@@ -76,7 +78,7 @@ def test_what_is_drawn_has_the_quantiles_and_the_mean(name):
         np.testing.assert_allclose(
             drawn.mean(0), family.mean(p, location, scale), atol=0.05 * scale.max()
         )
-    half = family.below(p, np.median(drawn, 0), location, scale)
+    half = family.below(p, np.median(drawn, 0), location, scale, 0.0)
     np.testing.assert_allclose(half, 0.5, atol=0.06 if name == "negative-binomial" else 0.02)
 
 
@@ -92,28 +94,38 @@ def test_gradients_are_those_of_differences(name):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "student"])
-def test_what_is_rounded_has_a_density_that_certainty_does_not_raise_beyond_bounds(name):
-    family, grain = DISTRIBUTIONS[name], 0.5
-    z = torch.arange(-100_000, 100_001, dtype=torch.float64) * grain
-
-    def chances(sigma):
-        p = torch.tensor([0.1, np.log(np.expm1(sigma)), 50.0], dtype=torch.float64)[: family.size]
-        return grain * (-family.loss(p, z, torch.ones(()), torch.tensor(grain))).exp()
-
-    # A twelfth of the square of the grain is what rounding adds to the variance.
-    drawn = np.random.default_rng(0).normal(0.1, 2, 400_000)
-    assert np.round(drawn / grain).var() * grain**2 == pytest.approx(4 + grain**2 / 12, rel=0.01)
-    wide = chances(2.0)
-    assert wide.sum().item() == pytest.approx(1, rel=1e-6)
-    if name == "gaussian":
-        exact = np.diff(stats.norm.cdf([0 - grain / 2, 0 + grain / 2], 0.1, 2))
-        assert wide[100_000].item() == pytest.approx(exact[0], rel=1e-3)
-    assert chances(1e-9).max().item() < 1.4
+def test_what_is_rounded_has_the_probability_of_all_that_is_rounded_to_it(name):
+    family, grain, scale, location = DISTRIBUTIONS[name], 0.5, 4.0, 10.0
+    at = np.arange(-2000, 2001)
+    for sigma, rough in ((2.0, 1e-6), (0.3, 1e-4), (grain / 8, 0.02), (1e-9, 0.02)):
+        p = np.array([0.1, np.log(np.expm1(sigma)), 1.0])[: family.size]
+        z = torch.from_numpy(at * grain)
+        densities = (
+            -family.loss(torch.from_numpy(p), z, torch.ones(()), torch.tensor(grain))
+        ).exp()
+        below = family.below(
+            p,
+            location + scale * (at[None] + [[-0.5], [0.5]]) * grain,
+            location,
+            scale,
+            grain * scale,
+        )
+        np.testing.assert_allclose(grain * densities.numpy(), below[1] - below[0], atol=rough)
+    # Certainty is worth no more than certainty; and it is drawn as it was learnt, tails and all.
+    assert (grain * densities).max().item() < 1.001
+    many = np.broadcast_to(p, (200_000, family.size))
+    drawn = family.sample(many, location, scale, grain * scale, np.random.default_rng(0))
+    z = np.round((drawn - location) / scale / grain)
+    for k in (-1, 0, 1):
+        share = grain * densities[2000 + k].item()
+        assert (z == k).mean() == pytest.approx(share, abs=0.02)
+    low, high = family.quantiles(p, location, scale, grain * scale, [0.1, 0.9])
+    assert ((drawn < low).mean(), (drawn < high).mean()) == pytest.approx((0.1, 0.9), abs=0.01)
 
 
 def test_quantiles_never_cross_and_their_loss_is_the_pinball_loss():
     family, p, location, scale = parameters("quantiles")
-    values = family.quantiles(p, location, scale, Quantiles.LEVELS)
+    values = family.quantiles(p, location, scale, 0.0, Quantiles.LEVELS)
     assert (np.diff(values, axis=-1) > 0).all()
     z = np.random.default_rng(4).normal(size=6)
     y = location + scale * z
@@ -129,7 +141,9 @@ def test_quantiles_never_cross_and_their_loss_is_the_pinball_loss():
 def test_the_truth_has_the_least_loss(name):
     """A proper score: of many shifts and stretches that of the distribution itself is the best."""
     family, p, location, scale = parameters(name, N=1, seed=5)
-    many = [np.broadcast_to(each, (20_000, *each.shape)) for each in (p, location, scale)]
+    many = [
+        np.broadcast_to(each, (20_000, *each.shape)) for each in (p, location, scale, 0 * scale)
+    ]
     drawn = family.sample(*many, np.random.default_rng(6))
     z = torch.from_numpy((drawn - location) / scale)[:, 0]
 

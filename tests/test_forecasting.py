@@ -188,7 +188,7 @@ def test_scores_are_their_definitions():
     for name, each in wanted.items():
         assert found[name] == pytest.approx(np.mean(each)), name
     chance = 1 - DISTRIBUTIONS["gaussian"].below(
-        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units[:2]
+        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units[:3]
     )
     np.testing.assert_allclose(forecast.rises(), chance)
 

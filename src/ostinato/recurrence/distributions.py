@@ -4,16 +4,15 @@ Letters: ``p (..., K)`` are a network's outputs, without bounds; ``z (...)`` num
 the network, so that a number is ``location + scale z``, with ``location`` and ``scale`` ``(...)``.
 
 Numbers are rounded as a rule: to whole ones where things are counted, to tenths of a degree. A
-density of what lies on such a ``grain`` has no bound; so what is learnt is the density with the
-rounding's own variance, a twelfth of the square of ``grain`` (Sheppard 1898), which is nowhere more
-than 1.4 to a grain. What is drawn is without it, to be rounded.
+density of what lies on such a ``grain`` has no bound, so where there is one, what is learnt is the
+probability of all that is rounded to a number, over ``grain``; and what is drawn is to be rounded.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -47,20 +46,24 @@ class Distribution(ABC):
         """The middle ``(...)``, in the units of the network."""
 
     @abstractmethod
-    def quantiles(self, p: Array, location: Array, scale: Array, levels: Sequence[float]) -> Array:
-        """The numbers below which shares ``levels`` lie, ``(..., levels)``."""
+    def quantiles(
+        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
+    ) -> Array:
+        """The numbers below which shares ``levels`` lie, ``(..., levels)``, before rounding."""
 
     @abstractmethod
     def mean(self, p: Array, location: Array, scale: Array) -> Array:
         """Means, ``(...)``."""
 
     @abstractmethod
-    def below(self, p: Array, y: Array, location: Array, scale: Array) -> Array:
+    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """The probability of a number below ``y``, half of that of ``y`` itself included."""
 
     @abstractmethod
-    def sample(self, p: Array, location: Array, scale: Array, random: np.random.Generator) -> Array:
-        """A number of each, ``(...)``."""
+    def sample(
+        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
+    ) -> Array:
+        """A number of each, ``(...)``, before rounding."""
 
 
 def _positive(p: Any) -> Any:
@@ -70,9 +73,22 @@ def _positive(p: Any) -> Any:
     return np.logaddexp(0.0, p) + 1e-4
 
 
-def _rounded(sigma: Tensor, grain: Tensor) -> Tensor:
-    """The scale of what is rounded, by its scale before."""
-    return (sigma.square() + grain.square() / 12).sqrt()
+def _blurred(sigma: Any, grain: Any) -> Any:
+    """A scale, no less than an eighth of the grain: narrower is not told from that."""
+    return (sigma**2 + (grain / 8) ** 2) ** 0.5
+
+
+def _mean_over_grain(loss: Callable[[Tensor], Tensor], z: Tensor, grain: Tensor) -> Tensor:
+    """Of a negative log density that of its mean over what is rounded to ``z``, by Gauss-Legendre.
+
+    Args:
+        loss: of numbers ``(..., 7)``.
+        z: numbers ``(...)``.
+        grain: what they are rounded to, ``(...)``.
+    """
+    nodes, weights = (z.new_tensor(each / 2) for each in np.polynomial.legendre.leggauss(7))
+    each = loss(z[..., None] + grain[..., None] * nodes)
+    return -torch.logsumexp(weights.log() - each, -1)
 
 
 class Gaussian(Distribution):
@@ -81,7 +97,7 @@ class Gaussian(Distribution):
     >>> p = torch.tensor([0.0, 0.5413])  # mean 0, standard deviation 1
     >>> round(Gaussian().loss(p, torch.tensor(0.0), torch.tensor(1.0), torch.tensor(0.0)).item(), 3)
     0.919
-    >>> Gaussian().quantiles(p.numpy(), 10.0, 2.0, [0.5, 0.975]).round(2).tolist()
+    >>> Gaussian().quantiles(p.numpy(), 10.0, 2.0, 0.0, [0.5, 0.975]).round(2).tolist()
     [10.0, 13.92]
     """
 
@@ -89,31 +105,41 @@ class Gaussian(Distribution):
 
     def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
         """Negative log-likelihood of ``z``, in nats."""
-        mean, sigma = p[..., 0], _rounded(_positive(p[..., 1]), grain)
-        found: Tensor = ((z - mean) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
-        return found
+        mean, sigma = p[..., 0, None], _blurred(_positive(p[..., 1]), grain)[..., None]
+
+        def exact(z: Tensor) -> Tensor:
+            found: Tensor = ((z - mean) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
+            return found
+
+        return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
 
     def point(self, p: Tensor, scale: Tensor) -> Tensor:
         """The mean."""
         return p[..., 0]
 
-    def quantiles(self, p: Array, location: Array, scale: Array, levels: Sequence[float]) -> Array:
+    def quantiles(
+        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
+    ) -> Array:
         """As `Distribution.quantiles`."""
-        z = p[..., :1] + _positive(p[..., 1:2]) * special.ndtri(np.asarray(levels))
+        sigma = _blurred(_positive(p[..., 1]), grain / scale)[..., None]
+        z = p[..., :1] + sigma * special.ndtri(np.asarray(levels))
         return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
 
     def mean(self, p: Array, location: Array, scale: Array) -> Array:
         """As `Distribution.mean`."""
         return np.asarray(location + scale * p[..., 0])
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array) -> Array:
+    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """As `Distribution.below`."""
-        z = ((y - location) / scale - p[..., 0]) / _positive(p[..., 1])
-        return np.asarray(special.ndtr(z))
+        sigma = _blurred(_positive(p[..., 1]), grain / scale)
+        return np.asarray(special.ndtr(((y - location) / scale - p[..., 0]) / sigma))
 
-    def sample(self, p: Array, location: Array, scale: Array, random: np.random.Generator) -> Array:
+    def sample(
+        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
+    ) -> Array:
         """As `Distribution.sample`."""
-        z = p[..., 0] + _positive(p[..., 1]) * random.standard_normal(p.shape[:-1])
+        sigma = _blurred(_positive(p[..., 1]), grain / scale)
+        z = p[..., 0] + sigma * random.standard_normal(p.shape[:-1])
         return np.asarray(location + scale * z)
 
 
@@ -121,32 +147,38 @@ class StudentT(Distribution):
     """Student's t of 2 + log(1 + e^p_3) degrees of freedom: as `Gaussian`, but surprises happen.
 
     >>> p = torch.tensor([0.0, 0.5413, 5.0])
-    >>> StudentT().quantiles(p.double().numpy(), 0.0, 1.0, [0.5, 0.99]).round(2).tolist()
+    >>> StudentT().quantiles(p.double().numpy(), 0.0, 1.0, 0.0, [0.5, 0.99]).round(2).tolist()
     [0.0, 3.0]
     """
 
     size = 3
 
     @staticmethod
-    def _parts(p: Any) -> tuple[Any, Any, Any]:
-        return p[..., 0], _positive(p[..., 1]), 2 + _positive(p[..., 2])
+    def _parts(p: Any, grain: Any) -> tuple[Any, Any, Any]:
+        sigma = _blurred(_positive(p[..., 1]), grain)
+        return p[..., 0], sigma, 2 + _positive(p[..., 2])
 
     def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
         """Negative log-likelihood of ``z``, in nats."""
-        middle, sigma, nu = self._parts(p)
-        sigma = _rounded(sigma, grain)
-        square = ((z - middle) / sigma) ** 2
+        middle, sigma, nu = (part[..., None] for part in self._parts(p, grain))
         constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + (math.pi * nu).log() / 2
-        found: Tensor = (nu + 1) / 2 * torch.log1p(square / nu) + sigma.log() + constant
-        return found
+
+        def exact(z: Tensor) -> Tensor:
+            square = ((z - middle) / sigma) ** 2
+            found: Tensor = (nu + 1) / 2 * torch.log1p(square / nu) + sigma.log() + constant
+            return found
+
+        return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
 
     def point(self, p: Tensor, scale: Tensor) -> Tensor:
         """The median, which is the mean."""
         return p[..., 0]
 
-    def quantiles(self, p: Array, location: Array, scale: Array, levels: Sequence[float]) -> Array:
+    def quantiles(
+        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
+    ) -> Array:
         """As `Distribution.quantiles`."""
-        middle, sigma, nu = (part[..., None] for part in self._parts(p))
+        middle, sigma, nu = (part[..., None] for part in self._parts(p, grain / scale))
         z = middle + sigma * special.stdtrit(nu, np.asarray(levels))
         return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
 
@@ -154,14 +186,16 @@ class StudentT(Distribution):
         """As `Distribution.mean`."""
         return np.asarray(location + scale * p[..., 0])
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array) -> Array:
+    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """As `Distribution.below`."""
-        middle, sigma, nu = self._parts(p)
+        middle, sigma, nu = self._parts(p, grain / scale)
         return np.asarray(special.stdtr(nu, ((y - location) / scale - middle) / sigma))
 
-    def sample(self, p: Array, location: Array, scale: Array, random: np.random.Generator) -> Array:
+    def sample(
+        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
+    ) -> Array:
         """As `Distribution.sample`."""
-        middle, sigma, nu = self._parts(p)
+        middle, sigma, nu = self._parts(p, grain / scale)
         return np.asarray(location + scale * (middle + sigma * random.standard_t(nu)))
 
 
@@ -201,7 +235,9 @@ class NegativeBinomial(Distribution):
         mean, r = self._parts(p, scale)
         return r, r / (r + mean)
 
-    def quantiles(self, p: Array, location: Array, scale: Array, levels: Sequence[float]) -> Array:
+    def quantiles(
+        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
+    ) -> Array:
         """As `Distribution.quantiles`; whole numbers."""
         r, share = (part[..., None] for part in self._stats(p, scale))
         return np.asarray(stats.nbinom.ppf(np.asarray(levels), r, share))
@@ -210,14 +246,16 @@ class NegativeBinomial(Distribution):
         """As `Distribution.mean`."""
         return np.asarray(self._parts(p, scale)[0])
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array) -> Array:
+    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """As `Distribution.below`."""
         r, share = self._stats(p, scale)
         return np.asarray(
             stats.nbinom.cdf(np.floor(y), r, share) - stats.nbinom.pmf(y, r, share) / 2
         )
 
-    def sample(self, p: Array, location: Array, scale: Array, random: np.random.Generator) -> Array:
+    def sample(
+        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
+    ) -> Array:
         """As `Distribution.sample`."""
         return random.negative_binomial(*self._stats(p, scale)).astype(np.float64)
 
@@ -228,7 +266,7 @@ class Quantiles(Distribution):
     Their loss is the mean of what each is off by, weighed by its level (Koenker and Bassett 1978),
     twice: the continuous ranked probability score, as far as these levels tell.
 
-    >>> found = Quantiles().quantiles(np.zeros(Quantiles.size), 5.0, 1.0, [0.1, 0.5, 0.9])
+    >>> found = Quantiles().quantiles(np.zeros(Quantiles.size), 5.0, 1.0, 0.0, [0.1, 0.5, 0.9])
     >>> bool(found[0] < found[1] == 5.0 < found[2])
     True
     """
@@ -258,7 +296,9 @@ class Quantiles(Distribution):
         """The median."""
         return p[..., 0]
 
-    def quantiles(self, p: Array, location: Array, scale: Array, levels: Sequence[float]) -> Array:
+    def quantiles(
+        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
+    ) -> Array:
         """As `Distribution.quantiles`, straight between the network's levels and beyond them."""
         values = self._values(p)
         known, wanted = np.asarray(self.LEVELS), np.asarray(levels)
@@ -270,17 +310,21 @@ class Quantiles(Distribution):
     def mean(self, p: Array, location: Array, scale: Array) -> Array:
         """As `Distribution.mean`, of evenly spaced quantiles."""
         return np.asarray(
-            self.quantiles(p, location, scale, np.arange(0.01, 1, 0.02).tolist()).mean(-1)
+            self.quantiles(
+                p, location, scale, np.zeros(()), np.arange(0.01, 1, 0.02).tolist()
+            ).mean(-1)
         )
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array) -> Array:
+    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """As `Distribution.below`, straight between the network's levels."""
         levels = np.linspace(0.005, 0.995, 199).tolist()
         return np.asarray(
-            (self.quantiles(p, location, scale, levels) < np.asarray(y)[..., None]).mean(-1)
+            (self.quantiles(p, location, scale, grain, levels) < np.asarray(y)[..., None]).mean(-1)
         )
 
-    def sample(self, p: Array, location: Array, scale: Array, random: np.random.Generator) -> Array:
+    def sample(
+        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
+    ) -> Array:
         """As `Distribution.sample`."""
         values, known = self._values(p), np.asarray(self.LEVELS)
         u = random.random(p.shape[:-1])

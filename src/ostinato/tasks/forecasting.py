@@ -435,11 +435,11 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         p, values, state = network.begin(x, ahead)
         each = torch.arange(len(x), device=x.device).repeat_interleave(paths)
         x, p, values, state = x[each], p[each], values[each], state_rows(state, each)
-        location, scale = (unit[:, None] for unit in units[:2])
+        location, scale, grain = (unit[:, None] for unit in units[:3])
         found = np.empty((len(randoms), paths, ahead))
         for k in range(ahead):
             outputs = p.double().cpu().numpy().reshape(len(randoms), paths, -1)
-            rows = zip(outputs, location, scale, randoms, strict=True)
+            rows = zip(outputs, location, scale, grain, randoms, strict=True)
             drawn = np.stack([self._distribution.sample(*row) for row in rows])
             found[:, :, k] = drawn = units.rounded(drawn)
             if k + 1 == ahead:

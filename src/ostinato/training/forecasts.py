@@ -85,8 +85,8 @@ class Forecast:
         """Steps ahead, A."""
         return int(self.p.shape[2] if self.paths is None else self.paths.shape[2])
 
-    def _units(self) -> tuple[Array, Array]:
-        return self.units.location[:, None], self.units.scale[:, None]
+    def _units(self) -> tuple[Array, Array, Array]:
+        return self.units.location[:, None], self.units.scale[:, None], self.units.grain[:, None]
 
     def quantiles(self, levels: Sequence[float]) -> Array:
         """The numbers below which shares ``levels`` of the futures lie, ``(N, A, levels)``."""
@@ -120,7 +120,7 @@ class Forecast:
         """The mean, ``(N, A)``."""
         if self.paths is not None:
             return self._spread(self.paths.mean(1), self.median)
-        each = [self.distribution.mean(p, *self._units()) for p in self.p]
+        each = [self.distribution.mean(p, *self._units()[:2]) for p in self.p]
         return self._spread(np.mean(each, 0), self.median)
 
     def sample(self, count: int, seed: int | None = None) -> Array:
@@ -135,8 +135,8 @@ class Forecast:
             return self.units.rounded(self._spread(self.paths[:, rows], self.median[:, None]))
         member = random.integers(0, len(self.p), count)
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
-        location, scale = (unit[:, None] for unit in self._units())
-        drawn = self.distribution.sample(p, location, scale, random)
+        location, scale, grain = (unit[:, None] for unit in self._units())
+        drawn = self.distribution.sample(p, location, scale, grain, random)
         return self.units.rounded(self._spread(drawn, self.median[:, None]))
 
     def rises(self) -> Array:
@@ -153,7 +153,7 @@ class Forecast:
             p = (first > last[:, None]).mean(1) + even / 2
         else:
             least = 1e-6
-            below = [self.distribution.below(p[:, 0], last, *self.units[:2]) for p in self.p]
+            below = [self.distribution.below(p[:, 0], last, *self.units[:3]) for p in self.p]
             p = 1 - np.mean(below, 0)
         p = np.clip(p, least, 1 - least)
         return np.asarray(np.log(p) - np.log1p(-p))
