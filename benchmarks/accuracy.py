@@ -628,12 +628,12 @@ def clock(seconds: float) -> str:
 
 def lines(rows: list[Row]) -> Iterator[str]:
     """The table."""
-    yield f"{'row':<17}{'reach':<25}{'':<4}{'time':>6}  measured"
+    yield f"{'row':<17}{'reach':<28}{'':<4}{'time':>6}  measured"
     for each in rows:
         mark = "yes" if each.reached else "NO"
-        yield f"{each.name:<17}{each.reach:<25}{mark:<4}{clock(each.seconds):>6}  {each.measured}"
+        yield f"{each.name:<17}{each.reach:<28}{mark:<4}{clock(each.seconds):>6}  {each.measured}"
         if each.published:
-            yield f"{'':<54}published: {each.published}"
+            yield f"{'':<57}published: {each.published}"
 
 
 def main() -> None:

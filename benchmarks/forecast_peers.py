@@ -92,7 +92,14 @@ def neuralforecast_lstm(problem: Problem) -> Answer:
     known = zip(problem.series, problem.starts, problem.learnt, strict=True)
     learning = table([(f"{i:05}", s, v[:n]) for i, (v, s, n) in enumerate(known)])
     begun = time.perf_counter()
-    model = LSTM(h=problem.ahead, loss=MQLoss(level=[80]), random_seed=problem.seed, **QUIET)
+    short = min(problem.learnt) < 3 * problem.ahead  # what it reads
+    model = LSTM(
+        h=problem.ahead,
+        loss=MQLoss(level=[80]),
+        start_padding_enabled=short,
+        random_seed=problem.seed,
+        **QUIET,
+    )
     forecaster = NeuralForecast(models=[model], freq=frequency)
     forecaster.fit(learning)
     learnt = time.perf_counter()

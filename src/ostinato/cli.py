@@ -356,6 +356,8 @@ def evaluate(
     if hasattr(model, "rolled"):
         rolled = model.rolled(paths or None, origins=origins)
         found = rolled.scores()
+        if not paths and not json:
+            print("Of the series that it learnt from, the last of whose steps it was validated on.")
         if plot is not None:
             rolled.plot(plot)
             plot = None

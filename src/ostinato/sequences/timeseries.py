@@ -505,51 +505,22 @@ def _on_grid(
     else:
         of = np.repeat(np.arange(len(raw)), [len(r.times) for r in raw])
         grid = Grid.found(stamps, of)
-    series, gaps, steps, shared, notes = [], 0, 0, 0, []
+    # A month's first day and its last are the same where months are gone on with.
+    rounded = settings.frequency is not None or (like is not None and grid.unit == "month")
+    series, gaps, steps, shared = [], 0, 0, 0
+    suspect: list[str] = []
     for each in raw:
-        numbers = grid.numbers(each.times)
-        if settings.frequency is not None:
-            shared += len(each.times)
+        if rounded:
+            rows = len(each.times)
             each, numbers = _one_a_step(each, grid.nearest(each.times))
-            shared -= len(each.times)
-        elif like is not None and grid.unit == "month":  # its first day and its last are the same
-            numbers = grid.nearest(each.times)
-        off = np.flatnonzero(numbers < -(2**61))
-        if len(off):
-            at = int(off[0])
-            raise each.places[at].error(
-                f"{each.times[at]} is not on the grid of the others, one every {grid.name}; name "
-                "the step with frequency, or mend the time."
-            )
-        T = int(numbers[-1] - numbers[0]) + 1
-        if max(100 * len(numbers), 1000) < T or T > LONGEST:
-            raise each.places[0].error(
-                f"has {len(numbers):,} rows on a grid of {T:,} steps, one every {grid.name}: "
-                "irregular times; name a longer step with frequency, and one row for each."
-            )
-        repeated = np.flatnonzero(np.diff(numbers) <= 0)
-        if len(repeated):
-            at = int(repeated[0]) + 1
-            raise each.places[at].error(
-                f"{each.times[at]} is in the same step as the row before, of one every "
-                f"{grid.name}; name a shorter frequency, or keep one row of each step."
-            )
-        at_step = numbers - numbers[0]
+            shared += rows - len(numbers)
+        else:
+            numbers = grid.numbers(each.times)
+        _refuse_irregular(each, numbers, grid)
         wide = int(np.argmax(np.diff(numbers, prepend=numbers[0])))
-        if 2 * int(at_step[wide] - at_step[wide - 1]) > T > 20:
-            notes.append(
-                f"most of the steps{f' of {each.name}' if each.name else ''} are missing before "
-                f"{each.places[wide]}: is that time right?"
-            )
-        spread = []
-        for part in (each.values[:, None], each.known, each.observed):
-            full = np.full((T, part.shape[1]), np.nan)
-            full[at_step] = part
-            spread.append(full)
-        values, known, observed = spread
-        found = _trimmed(
-            Series(each.name, int(numbers[0]), values[:, 0], known, observed, each.static)
-        )
+        if 2 * (numbers[wide] - numbers[wide - 1]) > numbers[-1] - numbers[0] > 20:
+            suspect.append(str(each.places[wide]))
+        found = _trimmed(_spread_out(each, numbers))
         if found is None:
             raise each.places[0].error("has no value of the target in the whole series.")
         gaps += int(np.isnan(found.values).sum())
@@ -557,8 +528,47 @@ def _on_grid(
         series.append(found)
     if len({s.name for s in series}) < len(series):
         raise DataError("names two series alike.", path=path)
-    if gaps:
-        notes.insert(0, f"{gaps:,} of {steps:,} values are missing")
+    notes = [f"{gaps:,} of {steps:,} values are missing"] if gaps else []
+    if suspect:
+        more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
+        notes.append(f"most steps are missing before {suspect[0]}{more}: is that time right?")
     if shared:
         notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
     return Panel(series, grid, notes=notes)
+
+
+def _refuse_irregular(raw: _Raw, numbers: NDArray[np.int64], grid: Grid) -> None:
+    """Raise a `DataError` at the first time that is no step of its own."""
+    off = np.flatnonzero(numbers < -(2**61))
+    if len(off):
+        at = int(off[0])
+        raise raw.places[at].error(
+            f"{raw.times[at]} is not on the grid of the others, one every {grid.name}; name "
+            "the step with frequency, or mend the time."
+        )
+    T = int(numbers[-1] - numbers[0]) + 1
+    if max(100 * len(numbers), 1000) < T or T > LONGEST:
+        raise raw.places[0].error(
+            f"has {len(numbers):,} rows on a grid of {T:,} steps, one every {grid.name}: "
+            "irregular times; name a longer step with frequency."
+        )
+    repeated = np.flatnonzero(np.diff(numbers) <= 0)
+    if len(repeated):
+        at = int(repeated[0]) + 1
+        raise raw.places[at].error(
+            f"{raw.times[at]} is in the same step as the row before, of one every "
+            f"{grid.name}; name a shorter frequency, or keep one row of each step."
+        )
+
+
+def _spread_out(raw: _Raw, numbers: NDArray[np.int64]) -> Series:
+    """A series with a row for every step, NaN where there is none."""
+
+    def full(part: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = np.full((int(numbers[-1] - numbers[0]) + 1, *part.shape[1:]), np.nan)
+        rows[numbers - numbers[0]] = part
+        return rows
+
+    start = int(numbers[0])
+    values, known, observed = full(raw.values), full(raw.known), full(raw.observed)
+    return Series(raw.name, start, values, known, observed, raw.static)

@@ -142,7 +142,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 f"the longest series has {longest} steps, too few to learn to forecast {ahead} "
                 f"ahead; give at least {ahead + 2}, or a shorter horizon."
             )
-        context = self.context or min(max(3 * season, 2 * ahead, 30), max(2, longest - ahead))
+        context = self.context or min(max(3 * season, ahead, 30), max(2, longest - ahead))
         self.chosen_ = {"horizon": ahead, "season": season, "context": context}
         self.panel_, self.covariates_ = panel, Covariates.learn(panel)
         panel.save(data / "panel.npz")
