@@ -541,7 +541,7 @@ def etth1_24(data: Path) -> Any:
 
 @forecast_row("etth1-168")
 def etth1_168(data: Path) -> Any:
-    """Oil temperature, a week ahead; three networks, since they were better on the months before."""
+    """Oil temperature, a week ahead; three networks were better on the months before."""
     return ett(data, 168, 24, members=3)
 
 
