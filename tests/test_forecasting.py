@@ -51,6 +51,7 @@ def test_series_of_all_sizes_are_foretold_better_than_by_rules(model):
     quantiles = model.predict_quantiles(levels=[0.1, 0.5, 0.9])
     assert (np.diff(quantiles, axis=-1) > 0).all()
     assert model.sample(count=50).shape == (6, 50, 12)
+    assert repr(model.forecast()) == "Forecast(6 of 6 series, 12 steps of 1 step ahead)"
     means = model.predict(point="mean")
     np.testing.assert_allclose(means, model.predict(), rtol=0.2)
 

@@ -56,7 +56,7 @@ class Calibration(NamedTuple):
     slope: float | Array = 1.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Forecast:
     """What is foretold of some series: a distribution for every step ahead.
 
@@ -79,6 +79,12 @@ class Forecast:
     season: int = 1
     paths: Array | None = None
     calibration: Calibration = field(default_factory=Calibration)
+
+    def __repr__(self) -> str:
+        return (
+            f"Forecast({len(self.origins)} of {len(self.panel)} series, {self.ahead} steps of "
+            f"{self.panel.grid.name} ahead)"
+        )
 
     @property
     def ahead(self) -> int:
