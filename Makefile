@@ -23,6 +23,7 @@ TEXT ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_TORCH = install $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
 UNFINISHED := .venv/.unfinished
 DEPENDENCIES := .venv/.dependencies
 PACKAGE := .venv/.package
@@ -74,7 +75,7 @@ bench-forecasts: $(PACKAGE) $(FORECASTERS:%=.venv-%/.made)
 $(FORECASTERS:%=.venv-%/.made):
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	$(@D)/bin/python -m pip --quiet $(INSTALL_TORCH)
 	$(@D)/bin/python -m pip install --quiet '$(ASKED)'
 	@touch $@
 
@@ -99,7 +100,7 @@ $(DEPENDENCIES): pyproject.toml
 	    $(PYTHON) -m venv .venv; }
 	@touch $(UNFINISHED)
 	$(BIN)/python -c 'import torch' 2>/dev/null || \
-	  $(PIP) install $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	  $(PIP) $(INSTALL_TORCH)
 	$(BIN)/python -c "$$REQUIREMENTS"
 	$(PIP) install --quiet --constraint .venv/constraints.txt --requirement .venv/requirements.txt
 	@rm $(UNFINISHED)

@@ -576,7 +576,7 @@ distributions NegativeBinomial: the mean is not scaled
 + return _positive(p[..., 0]), _positive(p[..., 1])
 
 distributions Gaussian: rounding costs nothing
-- return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
+- return _mean_over_grain(exact, z, grain)
 + return exact(z[..., None])[..., 0]
 
 distributions StudentT: what is drawn is narrower than what was learnt

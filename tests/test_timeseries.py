@@ -211,6 +211,11 @@ def test_a_given_frequency_gathers_times_into_its_steps(file):
     assert panel.series[0].observed[:, 0].tolist() == [11, 11, 11]
     assert panel.grid.shown(panel.series[0].start) == "2020-01-01"
     assert panel.notes == ["6 rows are in one step with the row before; the mean counts"]
+    # What holds for the table holds for each series of it, however few its rows.
+    mixed = "i,t,y\n" + "".join(f"a,2020-01-0{d} {h:02d}:00,1\n" for d in (1, 2) for h in range(24))
+    panel = read(file(mixed + "b,2020-01-01 18:00,5\nb,2020-01-02 09:00,6\n"), frequency="D")
+    assert [panel.grid.shown(s.start) for s in panel.series] == ["2020-01-01"] * 2
+    assert panel.series[1].values.tolist() == [5, 6]
     days = "t,y\n2020-01-05,1\n2020-01-20,3\n2020-02-02,5\n2020-03-30,6\n"
     panel = read(file(days), frequency="M")
     assert panel.series[0].values.tolist() == [2, 5, 6] and panel.grid.name == "1 month"
@@ -225,6 +230,8 @@ def test_the_end_of_a_month_goes_on_where_its_beginning_was_learnt(file):
     panel = read(file("t,y\n2020-01-01,1\n2020-02-01,2\n2020-03-01,3\n"))
     again = read(file("t,y\n2020-01-31,1\n2020-02-29,2\n2020-03-31,3\n"), like=panel)
     assert again.series[0].values.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="line 3: .* is in the same step as the row before"):
+        read(file("t,y\n2020-01-01,1\n2020-01-02,2\n"), like=panel)
     wide = "t,y,z\n2020-01-01,1,4\n2020-02-01,2,5\n2020-03-01,3,6\n"
     assert read(file(wide), like=panel).series[0].values.tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="has no column 'y', which the model forecasts; its col"):

@@ -82,10 +82,12 @@ def _mean_over_grain(loss: Callable[[Tensor], Tensor], z: Tensor, grain: Tensor)
     """Of a negative log density that of its mean over what is rounded to ``z``, by Gauss-Legendre.
 
     Args:
-        loss: of numbers ``(..., 7)``.
+        loss: of numbers ``(..., nodes)``.
         z: numbers ``(...)``.
-        grain: what they are rounded to, ``(...)``.
+        grain: what they are rounded to, ``(...)``; 0 for nothing.
     """
+    if not grain.any():
+        return loss(z[..., None])[..., 0]
     nodes, weights = (z.new_tensor(each / 2) for each in np.polynomial.legendre.leggauss(7))
     each = loss(z[..., None] + grain[..., None] * nodes)
     return -torch.logsumexp(weights.log() - each, -1)
@@ -103,15 +105,19 @@ class Gaussian(Distribution):
 
     size = 2
 
+    @staticmethod
+    def _parts(p: Any, grain: Any) -> tuple[Any, Any]:
+        return p[..., 0], _blurred(_positive(p[..., 1]), grain)
+
     def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
         """Negative log-likelihood of ``z``, in nats."""
-        mean, sigma = p[..., 0, None], _blurred(_positive(p[..., 1]), grain)[..., None]
+        mean, sigma = (part[..., None] for part in self._parts(p, grain))
 
         def exact(z: Tensor) -> Tensor:
             found: Tensor = ((z - mean) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
             return found
 
-        return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
+        return _mean_over_grain(exact, z, grain)
 
     def point(self, p: Tensor, scale: Tensor) -> Tensor:
         """The mean."""
@@ -121,8 +127,8 @@ class Gaussian(Distribution):
         self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
     ) -> Array:
         """As `Distribution.quantiles`."""
-        sigma = _blurred(_positive(p[..., 1]), grain / scale)[..., None]
-        z = p[..., :1] + sigma * special.ndtri(np.asarray(levels))
+        mean, sigma = (part[..., None] for part in self._parts(p, grain / scale))
+        z = mean + sigma * special.ndtri(np.asarray(levels))
         return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
 
     def mean(self, p: Array, location: Array, scale: Array) -> Array:
@@ -131,16 +137,15 @@ class Gaussian(Distribution):
 
     def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
         """As `Distribution.below`."""
-        sigma = _blurred(_positive(p[..., 1]), grain / scale)
-        return np.asarray(special.ndtr(((y - location) / scale - p[..., 0]) / sigma))
+        mean, sigma = self._parts(p, grain / scale)
+        return np.asarray(special.ndtr(((y - location) / scale - mean) / sigma))
 
     def sample(
         self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
     ) -> Array:
         """As `Distribution.sample`."""
-        sigma = _blurred(_positive(p[..., 1]), grain / scale)
-        z = p[..., 0] + sigma * random.standard_normal(p.shape[:-1])
-        return np.asarray(location + scale * z)
+        mean, sigma = self._parts(p, grain / scale)
+        return np.asarray(location + scale * (mean + sigma * random.standard_normal(mean.shape)))
 
 
 class StudentT(Distribution):
@@ -168,7 +173,7 @@ class StudentT(Distribution):
             found: Tensor = (nu + 1) / 2 * torch.log1p(square / nu) + sigma.log() + constant
             return found
 
-        return _mean_over_grain(exact, z, grain) if grain.any() else exact(z[..., None])[..., 0]
+        return _mean_over_grain(exact, z, grain)
 
     def point(self, p: Tensor, scale: Tensor) -> Tensor:
         """The median, which is the mean."""

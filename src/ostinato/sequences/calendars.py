@@ -43,6 +43,7 @@ class Grid:
         phase: of the first time: what is left of its number after division by ``n``.
         seconds: from midnight of the first day of a month to its time, where months are counted;
             -1 for the last day of the month.
+        gathers: whether a step holds several times: all from its own on to the next.
 
     >>> grid = Grid.found(parse_times(["2020-01-31", "2020-02-29", "2020-04-30"]))
     >>> grid.numbers(parse_times(["2020-01-31", "2020-04-30"])).tolist(), grid.name
@@ -55,6 +56,7 @@ class Grid:
     n: int = 1
     phase: int = 0
     seconds: int = 0
+    gathers: bool = False
 
     @classmethod
     def found(cls, times: Stamp | NDArray[np.int64], of: Any = ()) -> Grid:
@@ -118,11 +120,13 @@ class Grid:
             return cls("month", n, int(month.astype(np.int64)) % n, -1 if last.all() else at)
         if n and dated and word in SECONDS:
             n *= SECONDS[word]
-            grid = cls("second", n, int(times[0].astype("datetime64[s]").astype(np.int64)) % n)
-            if not grid._holds_several(times.astype("datetime64[s]")):
-                return grid
-            monday = 4 * SECONDS["d"]  # 1970 began on a Thursday
-            return cls("second", n, monday if n % SECONDS["w"] == 0 else 0)
+            seconds = times.astype("datetime64[s]").astype(np.int64)
+            steps = np.diff(seconds)
+            steps = steps[steps > 0]
+            if len(steps) and 1.1 * float(np.median(steps)) < n:
+                monday = 4 * SECONDS["d"]  # 1970 began on a Thursday
+                return cls("second", n, monday if n % SECONDS["w"] == 0 else 0, gathers=True)
+            return cls("second", n, int(seconds[0]) % n)
         what = "dates: 15min, h, D, B, W, M, Q, Y" if dated else "numbers: 1, 2, ..."
         raise OstinatoError(f"frequency={name!r}; expected a step of {what}.")
 
@@ -148,7 +152,7 @@ class Grid:
         """The number of the step that each time falls into.
 
         Of months and days that is the one which it is in; of seconds the nearest, or the one which
-        it is in where there are several times to a step.
+        it is in where the grid gathers.
         """
         if self.unit == "month":
             numbers = times.astype("datetime64[M]").astype(np.int64) - self.phase
@@ -159,13 +163,8 @@ class Grid:
             return np.asarray(counted, dtype=np.int64)
         whole = times if self.unit == "step" else times.astype("datetime64[s]")
         numbers = whole.astype(np.int64) - self.phase
-        half = 0 if self._holds_several(times) else self.n // 2
+        half = 0 if self.gathers else self.n // 2
         return np.asarray((numbers + half) // self.n)
-
-    def _holds_several(self, times: Stamp | NDArray[np.int64]) -> bool:
-        steps = np.diff(times).astype(np.int64)
-        steps = steps[steps > 0]
-        return bool(len(steps)) and 1.1 * float(np.median(steps)) < self.n
 
     def times(self, numbers: NDArray[np.int64]) -> Any:
         """The time of each number: dates and times, or whole numbers."""

@@ -106,6 +106,11 @@ class Panel:
     def __len__(self) -> int:
         return len(self.series)
 
+    @property
+    def longest(self) -> int:
+        """Steps of the longest series."""
+        return max(len(s.values) for s in self.series)
+
     def of(self, series: Iterable[Series]) -> Panel:
         """Other series of the same kind."""
         return Panel(list(series), self.grid, self.target, self.known, self.observed, self.static)
@@ -505,15 +510,15 @@ def _on_grid(
     else:
         of = np.repeat(np.arange(len(raw)), [len(r.times) for r in raw])
         grid = Grid.found(stamps, of)
-    # A month's first day and its last are the same where months are gone on with.
-    rounded = settings.frequency is not None or (like is not None and grid.unit == "month")
     series, gaps, steps, shared = [], 0, 0, 0
     suspect: list[str] = []
     for each in raw:
-        if rounded:
+        if settings.frequency is not None:
             rows = len(each.times)
             each, numbers = _one_a_step(each, grid.nearest(each.times))
             shared += rows - len(numbers)
+        elif like is not None and grid.unit == "month":  # its first day and its last are the same
+            numbers = grid.nearest(each.times)
         else:
             numbers = grid.numbers(each.times)
         _refuse_irregular(each, numbers, grid)

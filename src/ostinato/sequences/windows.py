@@ -242,7 +242,7 @@ def digits(values: NDArray[np.float64]) -> NDArray[np.int64]:
     for n in range(MOST_DIGITS, -1, -1):
         shifted = values * 10.0**n
         off = np.abs(shifted - np.round(shifted))
-        found[(off <= 1e-9 * np.maximum(np.abs(shifted), 1.0)) | np.isnan(values)] = n
+        found[(off <= 4 * np.spacing(np.abs(shifted))) | np.isnan(values)] = n
     return found
 
 

@@ -133,10 +133,10 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     def _prepare(self, X: Any, data: Path) -> dict[str, Any]:
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
-        longest = max(len(s.values) for s in panel.series)
+        longest = panel.longest
         if self.output == "negative-binomial":
             _refuse_what_is_no_count(panel)
-        ahead = self.horizon or min(_usual_horizon(season), max(1, (longest - 2) // 3))
+        ahead = self.horizon or _usual_horizon(season, panel)
         if longest < ahead + 2:
             raise DataError(
                 f"the longest series has {longest} steps, too few to learn to forecast {ahead} "
@@ -545,7 +545,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         """
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
-        ahead = self.horizon or _usual_horizon(season)
+        ahead = self.horizon or _usual_horizon(season, panel)
         step = stride or ahead
         parts: list[Forecast] = []
         model: Any = None
@@ -688,8 +688,9 @@ def _dice(panel: Panel, origin: Origin, seed: int | None) -> np.random.Generator
     return np.random.default_rng([seed % 2**32, name, (series.start + origin.known) % 2**63])
 
 
-def _usual_horizon(season: int) -> int:
-    return season if season > 1 else 12
+def _usual_horizon(season: int, panel: Panel) -> int:
+    """A season, but no more than leaves enough to learn from and to validate on."""
+    return min(season if season > 1 else 12, max(1, (panel.longest - 2) // 3))
 
 
 def _refuse_what_is_no_count(panel: Panel) -> None:
