@@ -15,8 +15,7 @@ namespace OSTINATO_TARGET {
 inline Vec<float> exp(Vec<float> x) {
     typedef int32_t Int __attribute__((vector_size(vector_bytes)));
     const float magic = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
-    x = x < -87.0f ? splat(-87.0f) : x;
-    x = x > 88.0f ? splat(88.0f) : x;
+    x = at_most(at_least(x, -87.0f), 88.0f);
     const Vec<float> n = (x * 1.44269504088896341f + magic) - magic;
     Vec<float> r = x - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
@@ -64,8 +63,7 @@ template <class T> inline Vec<T> sigmoid(Vec<T> x) { return T(1) / (T(1) + exp(-
 // the slope of a saturated unit is 0, not what rounding leaves of it.
 inline Vec<float> tanh(Vec<float> x) {
     constexpr float limit = 7.99881172180175781f;
-    x = x < -limit ? splat(-limit) : x;
-    x = x > limit ? splat(limit) : x;
+    x = at_most(at_least(x, -limit), limit);
     const Vec<float> s = x * x;
     Vec<float> p = splat(-2.76076847742355e-16f);
     p = p * s + 2.00018790482477e-13f;

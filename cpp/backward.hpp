@@ -54,6 +54,7 @@ template <class T> struct BackwardWeights {
 template <class T> struct BackwardScratch {
     T *zeros, *c0;
     T* carry;           // dc of an LSTM, what goes straight to the h before of a GRU: rows x Hp
+    T* partial;         // for multiply()
     const T **next, **dy, **h, **c, **inner;
     T** line;
 
@@ -63,6 +64,7 @@ template <class T> struct BackwardScratch {
         zeros = arena.take<T>(Hp);
         c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * Hp : 0);
         carry = arena.take<T>(rows * Hp);
+        partial = arena.take<T>((rows > chunk_rows ? rows : chunk_rows) * 4 * W<T>);
         next = arena.take<const T*>(rows), dy = arena.take<const T*>(rows);
         h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
         inner = arena.take<const T*>(rows), line = arena.take<T*>(rows);
@@ -96,6 +98,17 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
             m.carry[j * Hp + u] = lstm && g.dc_n && u < H ? g.dc_n[p.row(j) * H + u] : T(0);
             if (lstm) m.c0[j * Hp + u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
         }
+    // What the end of a tile touches, unit by unit, is prefetched at its start. Always inline: GCC takes a
+    // function that only prefetches for one that does nothing, and drops its calls.
+    const int sections = int((lines.x.at + lines.x.count * Hp) / Hp);
+    auto prefetch_unit = [&](int64_t t, int64_t j, int64_t v) __attribute__((always_inline)) {
+        const int64_t at = v * W<T>;
+        if (at * int64_t(sizeof(T)) % 64 || v >= vectors) return;
+        for (int i = 0; i < sections; ++i) prefetch(m.line[j] + i * Hp + at);
+        if (lstm) prefetch(m.line[j] + lines.c + at), prefetch(m.c[j] + at);
+        else prefetch(m.h[j] + at);
+        if (g.dy && t > 0) prefetch(m.dy[j] - all.dy_t + at);
+    };
     // What comes to h before products: dy, for the last step of a row dh_n, and what was carried.
     auto direct = [&](int64_t t, int64_t j, int64_t v) {
         const int64_t at = v * W<T>, left = P - at;
@@ -146,10 +159,10 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         const auto none = [](int64_t, int64_t) { return Vec<T>{}; };
         if (projects) {
             for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.dh;
-            multiply<T>(w.second, 0, w.second.count, m.inner, rows, none, one);
+            multiply<T>(w.second, 0, w.second.count, m.inner, rows, m.partial, none, one);
         } else if (cell == CellKind::gru_reset_before) {
             for (int64_t j = 0; j < rows; ++j) m.inner[j] = m.line[j] + lines.n.at;
-            multiply<T>(w.second, 0, w.second.count, m.inner, rows, none,
+            multiply<T>(w.second, 0, w.second.count, m.inner, rows, m.partial, none,
                      [&](int64_t j, int64_t v, Vec<T> drh) {
                          if (v >= vectors) return;
                          const int64_t at = v * W<T>;
@@ -189,8 +202,12 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
             for (int64_t j = 0; j < active; ++j) dead[p.time(t, j) * s.rows + p.row(j)] = silent;
         if (!silent) {
             const int64_t fed = quiet ? 0 : later;
-            multiply<T>(w.hh, mine.begin, mine.end, m.next, fed,
-                        [&](int64_t j, int64_t v) { return direct(t, j, v); }, arrived);
+            multiply<T>(w.hh, mine.begin, mine.end, m.next, fed, m.partial,
+                        [&](int64_t j, int64_t v) {
+                            prefetch_unit(t, j, v);
+                            return direct(t, j, v);
+                        },
+                        arrived);
             for (int64_t j = fed; j < active; ++j)
                 for (int64_t v = v0; v < v_end; ++v) arrived(j, v, direct(t, j, v));
             inner(active);
@@ -208,7 +225,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         };
         auto carried = [&](int64_t j, int64_t v) { return v < vectors && cell != CellKind::rnn && !lstm
                                                           ? load(m.carry + j * Hp + v * W<T>) : Vec<T>{}; };
-        if (!quiet) multiply<T>(w.hh, mine.begin, mine.end, m.next, later, carried, give);
+        if (!quiet) multiply<T>(w.hh, mine.begin, mine.end, m.next, later, m.partial, carried, give);
         for (int64_t j = 0; quiet && j < later; ++j)
             for (int64_t v = v0; v < v_end; ++v) give(j, v, Vec<T>{});
         for (int64_t j = later; j < p.rows; ++j)  // rows without a step
@@ -247,15 +264,19 @@ void sum_by_token(const Sequence<T>& s, const Direction<T>& d, const bool* dead,
 // The gradients of gates of place `at` stand at gates[direction] + at * line length.
 template <class T>
 void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2],
-                    T* const (&gates)[2], bool* const (&dead)[2], Share places, const T** from, T** to) {
+                    T* const (&gates)[2], bool* const (&dead)[2], Share places, T* partial, const T** from, T** to) {
     const Lines<T> lines(s.shape);
     const int64_t I = s.shape.I;
+    // As many lines at a time as stay in the second cache from panel to panel, if that is not too few.
+    const int64_t fit = 192 * 1024 / (w[0].ih.k * int64_t(sizeof(T))) / 12 * 12;
+    const int64_t chunk = fit < 24 ? 24 : fit < chunk_rows ? fit : chunk_rows;
     int64_t n = 0;
     auto flush = [&] {
         for (int i = 0; i < s.directions; ++i) {
-            multiply<T>(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n,
+            multiply<T>(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n, partial,
                         [&](int64_t r, int64_t v) {
                             const int64_t left = I - v * W<T>;
+                            prefetch(to[r] + v * W<T>);
                             return i > 0 && left > 0 ? load_part(to[r] + v * W<T>, left) : Vec<T>{};
                         },
                         [&](int64_t r, int64_t v, Vec<T> sum) {
@@ -278,72 +299,127 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
             from[i * chunk_rows + n] = line;
         }
         to[n] = dx;
-        if (++n == chunk_rows) flush();
+        if (++n == chunk) flush();
     }
     flush();
 }
 
 constexpr int64_t block_lines = 128;  // lines that are summed while a tile stays in registers
+// Small tiles read a number of a line again for every panel. With many panels, the numbers of a block of lines
+// are copied side by side first, in the order in which tiles read them. Large tiles do as well without.
+constexpr bool may_copy = registers < 32;
+template <class T> constexpr int64_t copied_columns = 32 * W<T>;  // of all sources, from which on it pays
+constexpr int64_t copied_height = 96;                             // numbers of a line: the copies stay in L2
+constexpr int64_t copied_lines = block_lines + 4;                 // apart: a power of two would share few sets
 
 template <class T> struct WeightScratch {
-    const T **lines, **sources;
-    T *packed, *sums, *bias;
+    const T **lines, **sources[2];
+    T *packed, *copies, *sums, *bias;
 
     WeightScratch() = default;
     WeightScratch(const Sequence<T>& s, Arena& arena) {
         const int64_t Hp = whole<T>(s.shape.H), gates = s.shape.gates();
         const int64_t widest = s.shape.I > s.shape.H ? s.shape.I : s.shape.H, columns = whole<T>(widest) + 4 * W<T>;
-        lines = arena.take<const T*>(block_lines), sources = arena.take<const T*>(block_lines);
-        packed = arena.take<T>(block_lines * columns);
-        sums = arena.take<T>(gates * Hp * columns), bias = arena.take<T>(gates * Hp);
+        lines = arena.take<const T*>(block_lines);
+        for (auto& of : sources) of = arena.take<const T*>(block_lines);
+        packed = arena.take<T>(2 * block_lines * columns);
+        copies = arena.take<T>(may_copy ? copied_height * copied_lines + 8 : 0);
+        sums = arena.take<T>(2 * gates * Hp * columns), bias = arena.take<T>(gates * Hp);
     }
 };
 
-// One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column]
-// and of db, the sum of the lines; `sections` of `size` numbers each, of which the first `units` count.
-// each(f) calls f(line, source) for every line: the source is x, or h of the step before.
-template <class T, class Each>
-void weight_gradient(const GateRange& sections, int64_t size, int64_t units, int64_t columns, T* dw, T* db,
+// dw[gate][unit][column], of as many columns as its source has: x, or h of the step before.
+template <class T> struct WeightGradient {
+    int64_t columns;
+    T* dw;
+};
+
+// One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column],
+// for one source or two, and of db, the sum of the lines; `sections` of `size` numbers each, of which the
+// first `units` count. each(f) calls f(line, source, other source) for every line.
+template <class T, int S, class Each>
+void weight_gradient(const GateRange& sections, int64_t size, int64_t units, const WeightGradient<T> (&of)[S], T* db,
                      T* db_too, const WeightScratch<T>& m, const Member& me, Each&& each) {
-    if (!dw && !db && !db_too) return;
-    const int64_t vectors = whole<T>(columns) / W<T>, height = sections.count * size;
-    // Shares begin at a multiple of the tile, so that no tile is cut.
-    constexpr int64_t step = tile_rows<4> > W<T> ? tile_rows<4> : W<T>;
-    const Share tiles((height + step - 1) / step, me.index, me.count);
-    const int64_t m0 = tiles.begin * step, m1 = tiles.end * step < height ? tiles.end * step : height;
+    bool wanted = db || db_too;
+    for (const WeightGradient<T>& w : of) wanted = wanted || w.dw;
+    if (!wanted) return;
+    const int64_t height = sections.count * size;
+    const Share mine(height / W<T>, me.index, me.count);
+    const int64_t m0 = mine.begin * W<T>, m1 = mine.end * W<T>;
     if (m0 >= m1) return;
-    Panels<T> b(vectors, block_lines, panel_width(vectors));
-    b.data = m.packed;
-    const int64_t width = b.count * b.width * W<T>;
-    for (int64_t i = 0; i < (m1 - m0) * width; ++i) m.sums[i] = T(0);
+    // Of every source: its numbers as panels, and sums as [panel][row][vector of the panel].
+    Panels<T> b[S];
+    T* sums[S];
+    T *packed = m.packed, *sum = m.sums;
+    for (int s = 0; s < S; ++s) {
+        const int64_t vectors = whole<T>(of[s].columns) / W<T>;
+        b[s] = Panels<T>(vectors, block_lines, panel_width(vectors));
+        b[s].data = packed, sums[s] = sum;
+        const int64_t width = b[s].count * b[s].width * W<T>;
+        packed += block_lines * width, sum += (m1 - m0) * width;
+    }
+    for (T* p = m.sums; p < sum; ++p) *p = T(0);
     for (int64_t i = 0; i < m1 - m0; ++i) m.bias[i] = T(0);
+    const bool copying = may_copy && (sum - m.sums) / (m1 - m0) >= copied_columns<T>;
     int64_t n = 0;
+    // Copies numbers r0 up to r1 of all lines, as [tile][line][row of the tile].
+    auto copy = [&](auto width, int64_t r0, int64_t r1) {
+        for (int64_t i = 0; i < n; ++i) {
+            if (i + 4 < n)
+                for (int64_t r = r0; r < r1; r += 64 / int64_t(sizeof(T))) prefetch(m.lines[i + 4] + r);
+            for_tiles<decltype(width)::value>(r1 - r0, [&](int64_t row, auto tile) {
+                // Three numbers go as four: the next line overwrites the last.
+                constexpr int R = decltype(tile)::value, most = R == 3 ? 4 : R;
+                std::memcpy(m.copies + row * copied_lines + i * R, m.lines[i] + r0 + row, most * sizeof(T));
+            });
+        }
+    };
+    auto add = [&](auto width, int s, int64_t r0, int64_t r1) {
+        constexpr int NV = decltype(width)::value;
+        for (int64_t p = 0; p < b[s].count; ++p)
+            for_tiles<NV>(r1 - r0, [&](int64_t row, auto tile) {
+                constexpr int R = decltype(tile)::value;
+                T* to = sums[s] + (p * (m1 - m0) + r0 - m0 + row) * NV * W<T>;
+                Vec<T> acc[R][NV];
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+                    for (int v = 0; v < NV; ++v) acc[r][v] = load(to + (r * NV + v) * W<T>);
+                const T* copies = m.copies + row * copied_lines;
+                if (copying)
+                    accumulate_transposed<T, R, NV>(acc, [&](int64_t i) { return copies + i * R; }, b[s].panel(p), n);
+                else
+                    accumulate_transposed<T, R, NV>(acc, [&](int64_t i) { return m.lines[i] + r0 + row; },
+                                                    b[s].panel(p), n);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+                    for (int v = 0; v < NV; ++v) store(to + (r * NV + v) * W<T>, acc[r][v]);
+            });
+    };
     auto flush = [&] {
-        b.k = n;
         if (db || db_too)
             for (int64_t i = 0; i < n; ++i)
-                for (int64_t r = m0; r < m1; ++r) m.bias[r - m0] += m.lines[i][r];
-        if (dw) {
-            pack_lines(b, columns, 0, n, [&](int64_t i) { return m.sources[i]; });
-            with_width(b.width, [&](auto w) {
-                constexpr int NV = decltype(w)::value;
-                for (int64_t p = 0; p < b.count; ++p)
-                    for_tiles<NV>(m1 - m0, [&](int64_t row, auto tile) {
-                        constexpr int R = decltype(tile)::value;
-                        Vec<T> acc[R][NV];
-                        T* sums = m.sums + row * width + p * NV * W<T>;
-                        for (int r = 0; r < R; ++r)
-                            for (int v = 0; v < NV; ++v) acc[r][v] = load(sums + r * width + v * W<T>);
-                        accumulate_transposed<T, R, NV>(acc, m.lines, m0 + row, b.panel(p), n);
-                        for (int r = 0; r < R; ++r)
-                            for (int v = 0; v < NV; ++v) store(sums + r * width + v * W<T>, acc[r][v]);
-                    });
-            });
+                for (int64_t r = m0; r < m1; r += W<T>)
+                    store(m.bias + r - m0, load(m.bias + r - m0) + load(m.lines[i] + r));
+        for (int s = 0; s < S; ++s)
+            if (of[s].dw) pack_lines(b[s], of[s].columns, 0, n, [&](int64_t i) { return m.sources[s][i]; });
+        const int64_t step = copying ? copied_height : m1 - m0;
+        for (int64_t r0 = m0; r0 < m1; r0 += step) {
+            const int64_t r1 = m1 - r0 < step ? m1 : r0 + step;
+            for (int s = 0; s < S; ++s) {
+                if (!of[s].dw) continue;
+                const bool copied = s > 0 && of[s - 1].dw && b[s - 1].width == b[s].width;
+                with_width(b[s].width, [&](auto width) {
+                    if (copying && !copied) copy(width, r0, r1);
+                    add(width, s, r0, r1);
+                });
+            }
         }
         n = 0;
     };
-    each([&](const T* line, const T* source) {
-        m.lines[n] = line + sections.at, m.sources[n] = source;
+    each([&](const T* line, const T* source, const T* other) {
+        m.lines[n] = line + sections.at, m.sources[0][n] = source, m.sources[1][n] = other;
         if (++n == block_lines) flush();
     });
     if (n) flush();
@@ -351,7 +427,12 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, int
         const int64_t unit = r % size;
         if (unit >= units) continue;
         const int64_t to = sections.gate[r / size] * units + unit;
-        if (dw) std::memcpy(dw + to * columns, m.sums + (r - m0) * width, size_t(columns) * sizeof(T));
+        for (int s = 0; s < S; ++s) {
+            const int64_t width = b[s].width * W<T>, columns = of[s].dw ? of[s].columns : 0;
+            for (int64_t at = 0; at < columns; at += width)
+                std::memcpy(of[s].dw + to * columns + at, sums[s] + at * (m1 - m0) + (r - m0) * width,
+                            size_t(columns - at < width ? columns - at : width) * sizeof(T));
+        }
         if (db) db[to] = m.bias[r - m0];
         if (db_too) db_too[to] = m.bias[r - m0];
     }
@@ -365,14 +446,15 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp;
     T* const none = nullptr;
     for (int64_t i = 0; i < Hp; ++i) zeros[i] = T(0);
-    // Every step of every row, with what source(t, b, line) gives.
-    auto steps = [&](auto&& source) {
-        return [&, source](auto&& f) {
+    // Every step of every row, with what source(t, b, line) and other(t, b, line) give.
+    const auto nothing = [](int64_t, int64_t, const T*) -> const T* { return nullptr; };
+    auto steps = [&](auto&& source, auto&& other) {
+        return [&, source, other](auto&& f) {
             for (int64_t t = 0; t < s.steps; ++t)
                 for (int64_t b = 0; b < s.rows; ++b) {
                     if ((s.lengths && t >= s.lengths[b]) || dead[t * s.rows + b]) continue;
                     const T* line = d.lines + (t * s.rows + b) * lines.length;
-                    f(line, source(t, b, line));
+                    f(line, source(t, b, line), other(t, b, line));
                 }
         };
     };
@@ -381,7 +463,7 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
         for (int64_t r = 0; r < s.table_rows; ++r) {
             const T* line = by_token + r * lines.length;
             // A row that no step took may hold anything, NaN included.
-            if (!all_zero(line + lines.x.at, lines.x.count * Hp)) f(line, s.x + r * s.x_b);
+            if (!all_zero(line + lines.x.at, lines.x.count * Hp)) f(line, s.x + r * s.x_b, nullptr);
         }
     };
     auto h_before = [&](int64_t t, int64_t b, const T*) -> const T* {
@@ -393,15 +475,24 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     // Where both products add to the same sections, both biases have the same gradient.
     const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
     T* const db_too = same ? g.db_hh : nullptr;
-    if (by_token) weight_gradient(lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, db_too, m, me, table);
-    else weight_gradient(lines.x, Hp, H, s.shape.I, g.dw_ih, g.db_ih, db_too, m, me, steps(x));
-    weight_gradient(lines.h, Hp, H, P, g.dw_hh, same ? nullptr : g.db_hh, none, m, me, steps(h_before));
-    if (lines.n.count)
-        weight_gradient(lines.n, Hp, H, H, g.dw_hh, g.db_hh, none, m, me,
-                        steps([&](int64_t, int64_t, const T* line) { return line + lines.rh; }));
-    if (s.shape.projects())
-        weight_gradient(GateRange{lines.dh, 1, {0}}, whole<T>(P), P, H, g.dw_hr, none, none, m, me,
-                        steps([&](int64_t, int64_t, const T* line) { return line + lines.m; }));
+    using Weight = WeightGradient<T>;
+    const Weight ih{s.shape.I, g.dw_ih}, hh{P, g.dw_hh};
+    if (same && !by_token) {
+        weight_gradient(lines.x, Hp, H, {ih, hh}, g.db_ih, db_too, m, me, steps(x, h_before));
+    } else {
+        if (by_token) weight_gradient(lines.x, Hp, H, {ih}, g.db_ih, db_too, m, me, table);
+        else weight_gradient(lines.x, Hp, H, {ih}, g.db_ih, db_too, m, me, steps(x, nothing));
+        weight_gradient(lines.h, Hp, H, {hh}, same ? nullptr : g.db_hh, none, m, me, steps(h_before, nothing));
+    }
+    if (lines.n.count) {
+        auto reset = [&](int64_t, int64_t, const T* line) { return line + lines.rh; };
+        weight_gradient(lines.n, Hp, H, {Weight{H, g.dw_hh}}, g.db_hh, none, m, me, steps(reset, nothing));
+    }
+    if (s.shape.projects()) {
+        auto product = [&](int64_t, int64_t, const T* line) { return line + lines.m; };
+        weight_gradient(GateRange{lines.dh, 1, {0}}, whole<T>(P), P, {Weight{H, g.dw_hr}}, none, none, m, me,
+                        steps(product, nothing));
+    }
 }
 
 // Where a member of a call finds what it works with.
@@ -457,7 +548,8 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, ch
         T* const gates[2] = {s.tokens ? plan.by_token[0] : s.direction[0].lines,
                                    s.tokens ? plan.by_token[1] : s.direction[1].lines};
         const int64_t places = s.tokens ? s.table_rows : s.steps * s.rows;
-        input_gradient(s, g, plan.w, gates, plan.dead, Share(places, me.index, me.count), plan.from, plan.to);
+        input_gradient(s, g, plan.w, gates, plan.dead, Share(places, me.index, me.count),
+                       plan.scratch.partial, plan.from, plan.to);
     }
     for (int i = 0; i < s.directions; ++i)
         weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.by_token[i], plan.dead[i],

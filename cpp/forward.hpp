@@ -77,19 +77,22 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
         constexpr int NV = decltype(width)::value;
         // Vector v of a panel is a gate's, or of a plain RNN the v-th of its units.
         const int64_t per_panel = gated ? W<T> : NV * W<T>, per_vector = gated ? lines.Hp : W<T>;
-        for_panels<NV>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+        for_panels<NV>(w.ih, p0, p1, rows, w.ih.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
-            Vec<T> acc[R][M * NV];
-            auto at = [&](int v) { return lines.x.at + (p + v / NV) * per_panel + v % NV * per_vector; };
+            const int64_t p = at.panel;
+            auto place = [&](int v) { return lines.x.at + (p + v / NV) * per_panel + v % NV * per_vector; };
             auto exists = [&](int v) { return gated || p * NV + v < vectors; };
+            Vec<T> acc[R][M * NV];
             for (int v = 0; v < M * NV; ++v) {
-                const Vec<T> bias = exists(v) ? load(w.bias + at(v)) : Vec<T>{};
+                const Vec<T> bias = exists(v) ? load(w.bias + place(v)) : Vec<T>{};
                 for (int r = 0; r < R; ++r) acc[r][v] = bias;
             }
-            w.ih.template add<R, NV, M>(acc, a + row, p);
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < M * NV; ++v) prefetch(to[row + r] + place(v));
+            w.ih.template add<R, NV, M>(acc, a, row, at);
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * NV; ++v)
-                    if (exists(v)) store(to[row + r] + at(v), acc[r][v]);
+                    if (exists(v)) store(to[row + r] + place(v), acc[r][v]);
         });
     });
 }
@@ -111,6 +114,7 @@ template <class T, class Matrix = Panels<T>> struct Step {
     T** y;            // where h goes
     Row* inner;       // for a second product: as many as rows
     char* inner_at;   // and place for them
+    T* partial;       // for multiply(), where there is a second product
 
     void run(int64_t rows) const {
         switch (shape.cell) {
@@ -122,9 +126,14 @@ template <class T, class Matrix = Panels<T>> struct Step {
     }
 
 private:
-    // What a gate's sums start from, a vector at `at` of a line.
-    OSTINATO_INLINE Vec<T> start(int64_t row, int64_t at) const {
-        return load(x ? w.bias + at : line[row] + at);
+    // What a gate's sums start from, a vector at `place` of a line.
+    OSTINATO_INLINE Vec<T> start(int64_t row, int64_t place) const {
+        return load(x ? w.bias + place : line[row] + place);
+    }
+    // The product of the input, where there was no project() before.
+    template <int R, int NV, int M>
+    OSTINATO_INLINE void add_input(Vec<T> (&acc)[R][M * NV], int64_t row, const Block& at) const {
+        if (x) w.ih.template add<R, NV, M>(acc, x, row, {at.panel, 0, w.ih.k, at.panel, 0});
     }
 
     void take_inner(int64_t rows, int64_t section) const {
@@ -138,20 +147,21 @@ private:
         const Activation f = shape.activation;
         with_width(w.hh.width, [&](auto width) {
             constexpr int NV = decltype(width)::value;
-            for_panels<NV>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+            for_panels<NV>(w.hh, p0, p1, rows, w.hh.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
                 constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+                const int64_t first = at.panel * NV;
                 Vec<T> acc[R][M * NV];
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < M * NV; ++v)
-                        acc[r][v] = p * NV + v < vectors ? start(row + r, (p * NV + v) * W<T>) : Vec<T>{};
-                if (x) w.ih.template add<R, NV, M>(acc, x + row, p);
-                w.hh.template add<R, NV, M>(acc, hs + row, p);
+                        acc[r][v] = first + v < vectors ? start(row + r, (first + v) * W<T>) : Vec<T>{};
+                add_input<R, NV, M>(acc, row, at);
+                w.hh.template add<R, NV, M>(acc, hs, row, at);
                 for (int r = 0; r < R; ++r)
-                    for (int v = 0; v < M * NV && p * NV + v < vectors; ++v) {
-                        const int64_t at = (p * NV + v) * W<T>;
+                    for (int v = 0; v < M * NV && first + v < vectors; ++v) {
+                        const int64_t unit = (first + v) * W<T>;
                         const Vec<T> h = activate<T>(f, acc[r][v]);
-                        store(line[row + r] + at, h);
-                        store_part(y[row + r] + at, h, shape.H - at);
+                        store(line[row + r] + unit, h);
+                        store_part(y[row + r] + unit, h, shape.H - unit);
                     }
             });
         });
@@ -160,30 +170,44 @@ private:
     void lstm(int64_t rows) const {
         const int64_t Hp = lines.Hp;
         const bool projects = shape.projects();
-        for_panels<4>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+        for_panels<4>(w.hh, p0, p1, rows, w.hh.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            const int64_t p = at.panel;
             Vec<T> acc[R][M * 4];
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * 4; ++v)
                     acc[r][v] = start(row + r, v % 4 * Hp + (p + v / 4) * W<T>);
-            if (x) w.ih.template add<R, 4, M>(acc, x + row, p);
-            w.hh.template add<R, 4, M>(acc, hs + row, p);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
-                    const int64_t at = (p + m) * W<T>;
+                    const int64_t unit = (p + m) * W<T>;
+                    prefetch(line[row + r] + lines.c + unit), prefetch(y[row + r] + unit);
+                    prefetch(c[row + r] + unit);
+                }
+            add_input<R, 4, M>(acc, row, at);
+            w.hh.template add<R, 4, M>(acc, hs, row, at);
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t unit = (p + m) * W<T>;
                     const Vec<T>* a = acc[r] + 4 * m;
                     LSTMUnit<T> u{a[0], a[1], a[2], a[3], {}};
-                    T* to = line[row + r] + at;
-                    const Vec<T> h = u.forward(load(c[row + r] + at));
+                    T* to = line[row + r] + unit;
+                    u.forward(load(c[row + r] + unit));
                     store(to, u.i), store(to + Hp, u.f), store(to + 2 * Hp, u.g);
                     store(to + 3 * Hp, u.o), store(to + lines.c, u.c);
-                    if (projects) store(to + lines.m, h);
-                    else store_part(y[row + r] + at, h, shape.H - at);
+                    acc[r][4 * m] = u.o, acc[r][4 * m + 1] = u.c;
+                }
+            // Apart from the gates, so that rows need not wait for each other's long chains.
+            for (int r = 0; r < R; ++r)
+                for (int m = 0; m < M; ++m) {
+                    const int64_t unit = (p + m) * W<T>;
+                    const Vec<T> h = acc[r][4 * m] * tanh(acc[r][4 * m + 1]);
+                    if (projects) store(line[row + r] + unit + lines.m, h);
+                    else store_part(y[row + r] + unit, h, shape.H - unit);
                 }
         });
         if (!projects) return;
         take_inner(rows, lines.m);
-        multiply<T>(w.second, 0, w.second.count, inner, rows, [](int64_t, int64_t) { return Vec<T>{}; },
+        multiply<T>(w.second, 0, w.second.count, inner, rows, partial, [](int64_t, int64_t) { return Vec<T>{}; },
                  [&](int64_t j, int64_t v, Vec<T> sum) {
                      if (v * W<T> < shape.P) store_part(y[j] + v * W<T>, sum, shape.P - v * W<T>);
                  });
@@ -191,33 +215,33 @@ private:
 
     void gru(int64_t rows) const {
         const int64_t Hp = lines.Hp;
-        for_panels<3>(p0, p1, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+        for_panels<3>(w.hh, p0, p1, rows, w.hh.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
             Vec<T> acc[R][M * 3], input[R][M];  // r z hn; and n of the input alone
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
-                    const int64_t at = (p + m) * W<T>;
-                    acc[r][3 * m] = start(row + r, Hp + at);
-                    acc[r][3 * m + 1] = start(row + r, 2 * Hp + at);
-                    acc[r][3 * m + 2] = input[r][m] = start(row + r, 3 * Hp + at);
+                    const int64_t unit = (at.panel + m) * W<T>;
+                    acc[r][3 * m] = start(row + r, Hp + unit);
+                    acc[r][3 * m + 1] = start(row + r, 2 * Hp + unit);
+                    acc[r][3 * m + 2] = start(row + r, 3 * Hp + unit);
                 }
-            if (x) w.ih.template add<R, 3, M>(acc, x + row, p);
+            add_input<R, 3, M>(acc, row, at);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
+                    const int64_t unit = (at.panel + m) * W<T>;
                     input[r][m] = acc[r][3 * m + 2];
-                    acc[r][3 * m + 2] = load(w.bias + (p + m) * W<T>);
+                    acc[r][3 * m + 2] = load(w.bias + unit);
                 }
-            w.hh.template add<R, 3, M>(acc, hs + row, p);
+            w.hh.template add<R, 3, M>(acc, hs, row, at);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
-                    const int64_t at = (p + m) * W<T>;
+                    const int64_t unit = (at.panel + m) * W<T>;
                     const Vec<T>* a = acc[r] + 3 * m;
                     GRUUnit<T> u{a[2], a[0], a[1], input[r][m]};
-                    T* to = line[row + r] + at;
-                    const Vec<T> h_t = u.forward(load_part(h[row + r] + at, shape.H - at));
-                    store(to, u.hn), store(to + Hp, u.r), store(to + 2 * Hp, u.z);
-                    store(to + 3 * Hp, u.n);
-                    store_part(y[row + r] + at, h_t, shape.H - at);
+                    T* to = line[row + r] + unit;
+                    const Vec<T> h_t = u.forward(load_part(h[row + r] + unit, shape.H - unit));
+                    store(to, u.hn), store(to + Hp, u.r), store(to + 2 * Hp, u.z), store(to + 3 * Hp, u.n);
+                    store_part(y[row + r] + unit, h_t, shape.H - unit);
                 }
         });
     }
@@ -225,25 +249,26 @@ private:
     void gru_reset_before(int64_t rows) const {
         const int64_t H = shape.H, Hp = lines.Hp;
         if (x) project(shape, lines, w, 0, w.ih.count, x, line, rows);
-        for_panels<2>(0, w.hh.count, rows, [&](int64_t p, auto panels, int64_t row, auto tile) {
+        for_panels<2>(w.hh, 0, w.hh.count, rows, w.hh.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
+            const int64_t p = at.panel;
             Vec<T> acc[R][M * 2];
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < M * 2; ++v)
                     acc[r][v] = load(line[row + r] + v % 2 * Hp + (p + v / 2) * W<T>);
-            w.hh.template add<R, 2, M>(acc, hs + row, p);
+            w.hh.template add<R, 2, M>(acc, hs, row, at);
             for (int r = 0; r < R; ++r)
                 for (int m = 0; m < M; ++m) {
-                    const int64_t at = (p + m) * W<T>;
-                    T* to = line[row + r] + at;
+                    const int64_t unit = (p + m) * W<T>;
+                    T* to = line[row + r] + unit;
                     const Vec<T> reset = sigmoid<T>(acc[r][2 * m]);
                     store(to, reset), store(to + Hp, sigmoid<T>(acc[r][2 * m + 1]));
-                    store(to + lines.rh, reset * load_part(h[row + r] + at, H - at));
+                    store(to + lines.rh, reset * load_part(h[row + r] + unit, H - unit));
                 }
         });
         take_inner(rows, lines.rh);
         const int64_t vectors = Hp / W<T>;
-        multiply<T>(w.second, 0, w.second.count, inner, rows,
+        multiply<T>(w.second, 0, w.second.count, inner, rows, partial,
                  [&](int64_t j, int64_t v) {
                      return v < vectors ? load(line[j] + 2 * Hp + v * W<T>) : Vec<T>{};
                  },
@@ -261,7 +286,7 @@ private:
 // What a member of a call works with.
 template <class T> struct ForwardScratch {
     int64_t chunk;  // steps that are projected at a time
-    T *zeros, *c0, *ring;
+    T *zeros, *c0, *ring, *partial;
     const T **x, **h, **c, **inner;
     T **to, **line, **y;
 
@@ -274,6 +299,7 @@ template <class T> struct ForwardScratch {
         c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * lines.Hp : 0);
         const bool kept = s.direction[0].lines && (s.directions == 1 || s.direction[1].lines);
         ring = arena.take<T>(kept ? 0 : chunk * rows * lines.length);
+        partial = arena.take<T>(rows * 4 * W<T>);
         x = arena.take<const T*>(pointers), to = arena.take<T*>(pointers);
         h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
         inner = arena.take<const T*>(rows);
@@ -318,7 +344,7 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
         m.c[j] = c;
     }
     const Step<T> step{s.shape, p.lines, w,      mine.begin, mine.end, nullptr, m.h,
-                       m.h,     m.c,     m.line, m.y,        m.inner,  nullptr};
+                       m.h,     m.c,     m.line, m.y,        m.inner,  nullptr, m.partial};
     const int64_t steps = p.steps();
     int64_t active = p.rows;
     for (int64_t t0 = 0; t0 < steps; t0 += m.chunk) {

@@ -79,8 +79,12 @@ struct QuantizedPanels {
         shift[to] = -128 * sum;
     }
 
+    int64_t part() const { return k; }  // a sum of integers is scaled once, whole
+
     template <int R, int NV, int M>
-    OSTINATO_INLINE void add(Vec<float> (&acc)[R][M * NV], const Row* rows, int64_t p) const {
+    OSTINATO_INLINE void add(Vec<float> (&acc)[R][M * NV], const Row* all, int64_t row, const Block& at) const {
+        const Row* rows = all + row;
+        const int64_t p = at.panel;
         for (int m = 0; m < M; ++m)
             for (int r = 0; r < R; ++r) {
                 Int sum[NV];

@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #define OSTINATO_INLINE inline __attribute__((always_inline))
 
 namespace ostinato {
@@ -38,6 +42,30 @@ template <class T> inline void store(T* p, Vec<T> v) {
     *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 template <class T> inline Vec<T> splat(T x) { return x - Vec<T>{}; }
+
+// Starts to bring the 64 bytes around p into the first cache. Any address will do.
+OSTINATO_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+// x, but at least `limit`, or at most; NaN stays NaN: x86's maximum gives its second operand where one of
+// them is NaN. One instruction, where GCC makes a comparison and a choice of the vector expression.
+OSTINATO_INLINE Vec<float> at_least(Vec<float> x, float limit) {
+#if defined(__AVX512F__)
+    return (Vec<float>)_mm512_max_ps((__m512)splat(limit), (__m512)x);
+#elif defined(__AVX__)
+    return (Vec<float>)_mm256_max_ps((__m256)splat(limit), (__m256)x);
+#else
+    return x < limit ? splat(limit) : x;
+#endif
+}
+OSTINATO_INLINE Vec<float> at_most(Vec<float> x, float limit) {
+#if defined(__AVX512F__)
+    return (Vec<float>)_mm512_min_ps((__m512)splat(limit), (__m512)x);
+#elif defined(__AVX__)
+    return (Vec<float>)_mm256_min_ps((__m256)splat(limit), (__m256)x);
+#else
+    return x > limit ? splat(limit) : x;
+#endif
+}
 
 // The same number, which the compiler takes as rounded: a product so marked is not fused with a sum.
 // In a * b + c * d it is the compiler's choice which of the products is, and with it the last bit.

@@ -41,6 +41,7 @@ template <class T, class Matrix> struct StreamState {
     struct Layer {
         Row *x, *hs, *inner;
         char *x_at, *hs_at, *inner_at;
+        T* partial;
         const T **h[2], **c[2];
         T **line[2], **y[2];
         T *hidden[2], *lines[2];
@@ -59,6 +60,7 @@ template <class T, class Matrix> struct StreamState {
                 pointers = arena.take<Row>(rows), at = arena.take<char>(rows * Matrix::row_bytes(k));
             };
             place(l.x, l.x_at, of.shape.I), place(l.hs, l.hs_at, of.shape.P), place(l.inner, l.inner_at, of.shape.H);
+            l.partial = arena.take<T>(rows * 4 * W<T>);
             const int64_t Pp = whole<T>(of.shape.P);
             for (int s = 0; s < 2; ++s) {
                 l.h[s] = arena.take<const T*>(rows), l.c[s] = arena.take<const T*>(rows);
@@ -162,7 +164,8 @@ private:
             const Share share = two_products ? (me.index == 0 ? all : Share(0, 0, 1)) : mine;
             if (share.begin < share.end)
                 Step<T, Matrix>{of.shape, of.lines,  of.w,         share.begin, share.end, l.x,       l.h[from],
-                                l.hs,     l.c[from], l.line[from], l.y[from],   l.inner,   l.inner_at}
+                                l.hs,     l.c[from], l.line[from], l.y[from],   l.inner,   l.inner_at,
+                                l.partial}
                     .run(s.rows);
             me.wait();
             below = l.h[to];

@@ -28,7 +28,7 @@ double multiply_adds(int64_t tiles) {
     double sum = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
         Vec<float> acc[R][4] = {};
-        accumulate<float, R, 4, 1>(acc, rows, b, 0, k);
+        accumulate<float, R, 4, 1>(acc, rows, b, 0, k, reinterpret_cast<const char*>(b));
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < 4; ++v) b[v] = acc[r][v][0] * 0x1p-20f, sum += b[v];
     }

@@ -42,7 +42,7 @@ cells.hpp: GRU: the gradient of hn is that of n
 + hn = dn;
 
 activations.hpp: exp in float overflows
-- x = x < -87.0f ? splat(-87.0f) : x;
+- x = at_most(at_least(x, -87.0f), 88.0f);
 + ;
 
 activations.hpp: exp in double overflows
@@ -72,6 +72,18 @@ gemm.hpp: tiles: the last row is left out
 gemm.hpp: a single row: one panel too many
 - for (; p + M <= p1; p += M)
 + for (; p + M <= p1 + 1; p += M)
+
+gemm.hpp: the last parts of four are added twice
+- for (; i < k; ++i, panel += NV * W<T>) step(row(i), panel);
++ for (i -= i > 3; i < k; ++i, panel += NV * W<T>) step(row(i), panel);
+
+gemm.hpp: a later part of k starts from nothing
+- acc[r][v] = first ? begin(row + r, vector + v) : load(kept + (r * NV + v) * W<T>);
++ acc[r][v] = begin(row + r, vector + v);
+
+gemm.hpp: a part of k is as long as all of it
+- : Block{p, begin, begin + part, p, begin + part};
++ : Block{p, begin, k, p, begin + part};
 
 lines.hpp: GRU: the sections of the recurrent product in another order
 - h = {0, 3, {2, 0, 1}}
@@ -160,6 +172,10 @@ backward.hpp: a step is silent although dh_n comes in
 backward.hpp: the lines of skipped steps are taken as they are
 - if (!s.tokens && dead[i][at]) std::memset(
 + if (false) std::memset(
+
+backward.hpp: the numbers of a copied line begin one too late
+- std::memcpy(m.copies + row * copied_lines + i * R, m.lines[i] + r0 + row,
++ std::memcpy(m.copies + row * copied_lines + i * R, m.lines[i] + r0 + row + 1,
 
 backward.hpp: a block of lines too long by one
 - if (++n == block_lines) flush();
