@@ -5,7 +5,8 @@
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
 #   make test-slow     the tests that take minutes: all planted faults, the core under the sanitizers
-#   make test-isa      the tests of the core for every instruction set that this CPU can run
+#   make test-isa      the tests of the core for every instruction set that this CPU can run; all
+#                      tests with TESTS='tests src'
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
@@ -55,7 +56,8 @@ test-slow: $(PACKAGE)
 # What PyTorch and its libraries may use, for each instruction set of the core.
 HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 HELD_x86-64 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
-OF_THE_CORE := bindings cells core health kernels layers networks resume same_bits scan streams
+OF_THE_CORE := bindings cells core kernels layers networks same_bits scan streams
+TESTS ?= $(OF_THE_CORE:%=tests/test_%.py)
 
 test-isa: $(PACKAGE)
 	@for isa in `$(BIN)/python -c "$$INSTRUCTION_SETS"`; do \
@@ -66,7 +68,7 @@ test-isa: $(PACKAGE)
 	  esac; \
 	  echo "$$isa $$held"; \
 	  env OSTINATO_ISA=$$isa $$held OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q \
-	    -m "not slow" $(OF_THE_CORE:%=tests/test_%.py) || exit 1; \
+	    -m "not slow" $(TESTS) || exit 1; \
 	done
 
 sanitize:
