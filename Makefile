@@ -4,7 +4,9 @@
 #   make demo          a small network learns a text, then writes some
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
-#   make test-slow     the tests that take minutes
+#   make test-slow     the tests that take minutes: all planted faults, the core under the sanitizers
+#   make test-isa      the tests of the core for every instruction set that this CPU can run; all
+#                      tests with TESTS='tests src'
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
@@ -34,7 +36,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow sanitize bench bench-full bench-forecasts lint format clean
+.PHONY: install demo test check test-slow test-isa sanitize bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -43,13 +45,31 @@ demo: $(PACKAGE)
 
 # Two workers of one thread each, for two cores.
 test: $(PACKAGE) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=50 -m "not slow"
 
 check: $(PACKAGE) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -q -m "not slow and not thorough"
 
 test-slow: $(PACKAGE)
 	$(BIN)/python -m pytest -m slow
+
+# What PyTorch and its libraries may use, for each instruction set of the core.
+HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+HELD_x86-64 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+OF_THE_CORE := bindings cells core kernels layers networks same_bits scan streams
+TESTS ?= $(OF_THE_CORE:%=tests/test_%.py)
+
+test-isa: $(PACKAGE)
+	@for isa in `$(BIN)/python -c "$$INSTRUCTION_SETS"`; do \
+	  case $$isa in \
+	    x86-64-v3) held='$(HELD_x86-64-v3)' ;; \
+	    x86-64) held='$(HELD_x86-64)' ;; \
+	    *) held= ;; \
+	  esac; \
+	  echo "$$isa $$held"; \
+	  env OSTINATO_ISA=$$isa $$held OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q \
+	    -m "not slow" $(TESTS) || exit 1; \
+	done
 
 sanitize:
 	$(PYTHON) tests/core_check.py
@@ -120,6 +140,14 @@ $(PACKAGE): $(DEPENDENCIES) CMakeLists.txt $(wildcard cpp/*)
 	@rm -rf .venv/lib/python3*/site-packages/ostinato-*.dist-info
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+define INSTRUCTION_SETS
+import sys
+sys.path.insert(0, "tests")
+import core_check
+print(*core_check.instruction_sets())
+endef
+export INSTRUCTION_SETS
 
 define SHARE
 import pathlib, sysconfig

@@ -118,7 +118,7 @@ class Build:
         if done.returncode:
             raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
 
-    def run(self, *arguments: str, seconds: float = 600) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, seconds: float = 3600) -> "subprocess.CompletedProcess[str]":
         """Run the program; whoever does not return in time has status 124."""
         command = [str(self.program), *arguments]
         environment = {k: v for k, v in os.environ.items() if k != "OSTINATO_ISA"}

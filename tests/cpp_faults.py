@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import core_check
 
+HANGS = 3600  # seconds; no machine is so slow
+
 # The file, what is wrong, a piece of a line and what stands there instead.
 FAULTS = """
 cells.hpp: LSTM: i and f swapped
@@ -243,7 +245,6 @@ threads.cpp: nothing says that the workers' results are there
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
 FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}
-SECONDS = 90  # for one run: a fault that makes it run for ever is no better noticed
 
 
 class Fault(NamedTuple):
@@ -307,6 +308,9 @@ class Trial:
         if "x86-64-v3" in core_check.instruction_sets():
             self.instruction_set = "x86-64-v3"
         self.sound: dict[str, core_check.Build] = {}
+        # Seconds after which a fault counts as one that makes the check run for ever: many times
+        # what the sound core takes, once that is known.
+        self.limit = HANGS
 
     def build(self, fault: Fault | None, options: tuple[str, ...] = ()) -> core_check.Build:
         key = " ".join(options)
@@ -336,12 +340,15 @@ class Trial:
         if fault and fault.what in FOR_THREAD_SANITIZER:
             options, runs = tuple(core_check.SANITIZERS["thread"][0]), [["--threads"]]
         build = self.build(fault, options)
+        begun = time.monotonic()
         try:
             for run in runs:
-                done = build.run(*run, seconds=SECONDS)
+                done = build.run(*run, seconds=self.limit if fault else HANGS)
                 if done.returncode:
                     said = [line for line in done.stderr.splitlines() if line.strip("=")]
                     return f"status {done.returncode}: {said[0] if said else ''}"
+            if fault is None:
+                self.limit = 60 + 20 * (time.monotonic() - begun)
             return ""
         finally:
             if fault:

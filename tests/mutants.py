@@ -1,8 +1,9 @@
 """Faults planted in the recurrence one at a time, and whether its laws notice.
 
 ``python tests/mutants.py [word ...]`` runs the laws against each fault whose description holds one
-of the words, prints what became of it, and fails if a fault lives or the sound package dies. One
-process imports PyTorch; a child forked from it serves the faulty source in place of its module.
+of the words, prints what became of it, and fails if a fault lives or if a law that notices one does
+not hold for the sound package. ``--sample`` takes of each module every tenth fault, from its first.
+One process imports PyTorch; a child forked from it serves the faulty source in place of its module.
 """
 
 import difflib
@@ -19,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from tolerances import HANGS
+
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src" / "ostinato" / "recurrence"
 LAWS = [
@@ -26,7 +29,6 @@ LAWS = [
     "distributions", "forecast_network",
 ]  # fmt: skip
 AT_ONCE = 2
-SECONDS = 480  # for one fault: one that makes the laws run for ever is no better noticed
 
 # The module, perhaps a class in it, what is wrong, the piece of its source and what stands there
 # instead.
@@ -678,6 +680,15 @@ def mutants():
 MUTANTS = list(mutants())
 
 
+def sample():
+    """Of each module every tenth fault, from its first: what `make test` plants."""
+    met = Counter()
+    for mutant in MUTANTS:
+        if met[mutant.module] % 10 == 0:
+            yield mutant
+        met[mutant.module] += 1
+
+
 class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the faulty module ahead of the sound one."""
 
@@ -696,30 +707,24 @@ class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class BreadthFirst:
-    """The laws of one module first, and each of them once before any twice: a fault is met soon."""
-
-    def __init__(self, module):
-        # The laws of the network, not those of the task of this name.
-        module = {"forecasting": "forecast_network"}.get(module, module)
-        self.file = f"test_{module}.py"
+    """Each law once before any of them twice: a fault is met soon."""
 
     def pytest_collection_modifyitems(self, items):
         met, turn = Counter(), {}
         for item in items:
-            turn[item] = item.path.name != self.file, met[item.function]
+            turn[item] = met[item.function]
             met[item.function] += 1
         items.sort(key=turn.get)
 
 
-def run_laws(mutant):
-    """The status that pytest gives."""
+def run_laws(mutant, laws):
+    """The status that pytest gives for some laws with a fault, or without one where it is None."""
     import pytest
 
     if mutant is not None:
         sys.meta_path.insert(0, Planted(mutant))
     for name in [name for name in sys.modules if name.partition(".")[0] == "ostinato"]:
         del sys.modules[name]
-    files = [str(HERE / f"test_{name}.py") for name in LAWS]
     options = [
         "-xqq",
         "-m",
@@ -729,21 +734,33 @@ def run_laws(mutant):
         "-pno:cacheprovider",
         "--assert=plain",
     ]
-    return int(pytest.main([*options, *files], plugins=[BreadthFirst(mutant and mutant.module)]))
+    for some in laws:
+        places = [str(HERE.parent / law) for law in some]
+        status = int(pytest.main([*options, *places], plugins=[BreadthFirst()]))
+        if status:
+            break
+    return status
 
 
-def start(mutant, log):
+def laws_for(mutant):
+    """Those of its module, which are likely to notice it; and those of all others."""
+    # The laws of the network, not those of the task of this name.
+    own = {"forecasting": "forecast_network"}.get(mutant.module, mutant.module)
+    return [[f"tests/test_{name}.py" for name in LAWS if (name == own) is i] for i in (True, False)]
+
+
+def start(mutant, laws, log):
     """Fork a child that runs the laws and writes what they say to ``log``; its number."""
     child = os.fork()
     if child:
         return child
     status = 70
     try:
-        signal.alarm(SECONDS)
+        signal.alarm(HANGS)
         file = os.open(log, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        status = run_laws(mutant)
+        status = run_laws(mutant, laws)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -751,16 +768,46 @@ def start(mutant, log):
     os._exit(status)
 
 
-def verdict(mutant, status, report):
-    """Whether it is as it should be, what happened, and what a reader needs where it is not."""
-    failed = [line for line in report.splitlines() if line.startswith("FAILED")]
+class Outcome(NamedTuple):
+    """What became of a fault, or of the sound package."""
+
+    mutant: Mutant | None
+    fine: bool
+    what: str
+    more: str = ""  # what a reader needs where it is not fine
+
+    def __str__(self):
+        return f"{self.mutant or 'the sound package'}: {self.what}"
+
+
+def outcome(mutant, status, report):
+    """What a child's status and report say."""
+    lines = [line for line in report.splitlines() if line.startswith("FAILED ")]
+    failed = [line.removeprefix("FAILED ").split(" - ")[0] for line in lines]
     if mutant is None:
-        return status == 0, failed[0] if failed else "every law holds", report
+        return Outcome(mutant, status == 0, failed[0] if failed else "these laws hold", report)
     if status == 1 and failed:  # any other status says nothing about the laws
-        return True, failed[0].split(" - ")[0], ""
+        return Outcome(mutant, True, failed[0])
     if status == 0:
-        return False, "no law notices", mutant.diff()
-    return False, f"pytest's status is {status}", report
+        return Outcome(mutant, False, "no law notices", mutant.diff())
+    return Outcome(mutant, False, f"pytest's status is {status}", report)
+
+
+def outcomes(trials):
+    """Of the laws with faults, each given as (mutant, laws), as they end."""
+    waiting, running = list(trials), {}
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                (mutant, laws), log = waiting.pop(0), Path(folder, str(len(waiting)))
+                running[start(mutant, laws, log)] = mutant, log, time.monotonic()
+            child, status = os.wait()
+            mutant, log, since = running.pop(child)
+            report = log.read_text(encoding="utf-8", errors="replace")
+            found = outcome(mutant, os.waitstatus_to_exitcode(status), report)
+            seconds = time.monotonic() - since
+            print(f"{seconds:5.1f} s  {'' if found.fine else 'WRONG: '}{found}", flush=True)
+            yield found
 
 
 def main(words):
@@ -771,24 +818,15 @@ def main(words):
     torch.set_num_threads(1)
     torch.testing.assert_close(torch.ones(1), torch.ones(1))  # imports the rest of it, once
     gc.freeze()  # pytest collects garbage at the end, and need not look through PyTorch each time
-    chosen = [m for m in MUTANTS if not words or any(word in str(m) for word in words)]
-    waiting, running, wrong = [None, *chosen], {}, []
-    with tempfile.TemporaryDirectory() as folder:
-        while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                mutant, log = waiting.pop(0), Path(folder, str(len(waiting)))
-                running[start(mutant, log)] = mutant, log, time.monotonic()
-            child, status = os.wait()
-            mutant, log, since = running.pop(child)
-            report = log.read_text(encoding="utf-8", errors="replace")
-            fine, outcome, more = verdict(mutant, os.waitstatus_to_exitcode(status), report)
-            line = f"{mutant or 'the sound package'}: {outcome}"
-            print(
-                f"{time.monotonic() - since:5.1f} s  {'' if fine else 'WRONG: '}{line}", flush=True
-            )
-            if not fine:
-                wrong.append(f"{line}\n{more}")
-    print(*wrong, f"{len(wrong)} wrong of {len(chosen) + 1}", sep="\n\n")
+    faults = list(sample()) if words == ["--sample"] else MUTANTS
+    if faults is MUTANTS and words:
+        faults = [m for m in MUTANTS if any(word in str(m) for word in words)]
+    found = list(outcomes([(mutant, laws_for(mutant)) for mutant in faults]))
+    # A law that fails for the sound package as well would notice anything.
+    noticing = sorted({each.what for each in found if each.fine})
+    found += outcomes([(None, [noticing])] if noticing else [])
+    wrong = [f"{each}\n{each.more}" for each in found if not each.fine]
+    print(*wrong, f"{len(wrong)} wrong of {len(found)}", sep="\n\n")
     return bool(wrong)
 
 

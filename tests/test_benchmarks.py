@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -210,21 +211,24 @@ def test_a_wrong_gate_order_is_noticed(bench, monkeypatch):
     assert "onnxruntime: y" in speed.disagreements([each for g in groups for each in g])[0]
 
 
-def test_every_contender_gets_its_turns(bench):
+def test_every_contender_gets_its_turns(bench, monkeypatch):
     peers, speed = bench("peers"), bench("speed")
-    calls = {"quick": 0, "slow": 0}
+    calls, now = {"quick": 0, "slow": 0}, [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def contender(name, work):
+    def contender(name, seconds):
         def call():
             calls[name] += 1
-            sum(range(work))
+            now[0] += seconds
 
         return peers.Contender(name, call, dict)
 
-    both = [contender("quick", 10), contender("slow", 10_000)]
+    both = [contender("quick", 1e-5), contender("slow", 1e-3)]
     times = speed.interleave(both, 0.02)
-    assert all(len(each) >= speed.FEWEST for each in times)
-    assert calls["quick"] > calls["slow"]
+    for each, seconds in zip(times, (1e-5, 1e-3), strict=True):
+        assert len(each) >= speed.FEWEST
+        assert each == pytest.approx([seconds] * len(each))
+    assert calls["quick"] > 5 * calls["slow"]
     summary = speed.summary(times[1])
     assert summary["low"] <= summary["median"] <= summary["high"]
 

@@ -22,7 +22,6 @@ def instruction_set(wanted: str | None, code: str = "print(_core.instruction_set
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
     )
 
 

@@ -1,7 +1,8 @@
 """Gradients measured while a network trains: what is said of them, at no cost to training."""
 
 import json
-import time
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ostinato.insight import gradient_flow
 from ostinato.recurrence.layers import GRU, LSTM, RNN
 from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 from ostinato.sequences.batches import SequenceBatch
+from ostinato.training import health as training_health
 from ostinato.training.health import GradientHealth, _few
 from ostinato.training.watching import Bar, Watcher
 
@@ -42,9 +44,9 @@ def batch(T=20, B=6, ragged=False, by_step=False):
     return SequenceBatch(x, lengths, y, 0)
 
 
-def measured(network, given, every=1, steps=1, clip_norm=0.0, share=100.0):
+def measured(network, given, every=1, steps=1, clip_norm=0.0):
     heard = Heard()
-    health = GradientHealth(network, clip_norm, [heard], share=share, every=every)
+    health = GradientHealth(network, clip_norm, [heard], share=math.inf, every=every)
 
     def objective(some, state):
         return network.loss(some.inputs, some.targets, lengths=some.unequal)
@@ -123,17 +125,31 @@ def test_the_share_of_clipped_steps_is_told():
     assert [record["health"]["clipped"] for record in heard.found] == [0.0, 0.5]
 
 
-def test_it_waits_until_it_can_afford_to():
-    network = ManyToOne(nn.Identity(), LSTM(3, 32, batch_first=True), Output(32, 2))
-    heard, health = measured(network, batch(T=100), steps=50, share=1e-9)
-    assert len(heard.found) <= 1  # the first, whose cost is not known
-    begun = time.perf_counter()
-    health._begun, health.share = begun, 0.5
-    for step in range(51, 151):
+@pytest.mark.parametrize(("cost", "share"), [(0.5, 0.02), (7.0, 0.5), (0.0, 0.0), (0.125, 1.0)])
+def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
+    """A step takes a second, a measurement what it costs; and at any time it has had its share."""
+    now, network = [100.0], ManyToOne(nn.Identity(), GRU(3, 4, batch_first=True), Output(4, 2))
+    monkeypatch.setattr(training_health, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    given, heard = batch(T=3), Heard()
+    health = GradientHealth(network, 0.0, [heard], share=share, every=1)
+    listening = health.heard(lambda some, state: network.loss(some.inputs, some.targets))
+    measure = health.measure
+
+    def slow():
+        now[0] += cost
+        return measure()
+
+    monkeypatch.setattr(health, "measure", slow)
+    health.begin(None)
+    for step in range(1, 401):
+        listening(given, None)
+        now[0] += 1.0
+        before = len(heard.found)
         health.step({"step": step, "gradient_norm": 1.0})
-        time.sleep(0.002)
-    spent = health._spent
-    assert spent < 0.6 * (time.perf_counter() - begun) + health._cost
+        spent, elapsed = cost * len(heard.found), now[0] - 100.0
+        assert spent <= max(share * elapsed, cost)  # the first tells what one costs
+        if len(heard.found) == before:
+            assert spent + cost > share * elapsed, "another would have been affordable"
 
 
 @pytest.mark.parametrize("task", ["text", "classes"])

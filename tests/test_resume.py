@@ -161,14 +161,16 @@ def test_a_death_of_the_disk_at_any_call_costs_nothing(
 
 @pytest.mark.thorough
 def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path) -> None:
-    """Twenty runs killed with SIGKILL, twelve of them while they save, and ten killed twice."""
+    """Twenty runs killed with SIGKILL, twelve of them while they save, and ten killed twice.
+
+    Those that are killed after so many seconds may have come to their end before.
+    """
     script = Path(__file__).with_name("kill_and_resume.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "20"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -176,8 +178,7 @@ def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path) -> None:
     assert len(trials) == 20
     assert [trial for trial in trials if trial["differs"]] == []
     inside = [trial for trial in trials if trial["killed"] and " in " in trial["killed"][0]]
-    assert len(inside) >= 8
-    assert sum(len(trial["killed"]) for trial in trials) >= 20
+    assert len(inside) == 12
 
 
 def test_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path: Path) -> None:

@@ -191,7 +191,6 @@ def hashes_with(instruction_set):
         env=os.environ | {"OSTINATO_ISA": instruction_set, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
     )
 
 

@@ -1,4 +1,4 @@
-"""How far apart two correct computations of the same numbers may stand, by dtype.
+"""How far apart two correct computations of the same numbers may stand, by dtype; and for how long.
 
 Both the absolute and the relative tolerance; the numbers compared are of the order of one. Each is
 some hundred to some thousand times the spacing of numbers at one, since the two sides add the same
@@ -7,6 +7,9 @@ equation misses by 1e-2 and more.
 """
 
 import torch
+
+# Seconds after which a child or a thread counts as hanging; no machine is so slow.
+HANGS = 1800
 
 TOLERANCES = {
     torch.float64: 1e-12,  # spacing 2e-16
