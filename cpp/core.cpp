@@ -11,6 +11,17 @@
 
 #include "target.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace ostinato {
 
 #if defined(__x86_64__)
@@ -25,7 +36,8 @@ namespace {
 
 struct Candidate {
     const Target& target;
-    bool (*runs)();  // on this CPU
+    bool (*runs)();     // on this CPU
+    bool (*has_dot)();  // 8-bit dot products, where it runs
 };
 
 bool always() { return true; }
@@ -45,23 +57,44 @@ bool has_v4() {
            __builtin_cpu_supports("avx512vl");
 }
 
+bool never() { return false; }
+
+bool has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
+
+// Asked of the CPU itself: compilers learnt its name late.
+bool has_avx_vnni() {
+    unsigned a = 0, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
 // Best first; the last runs always.
-const Candidate candidates[] = {
-    {x86_64_v4::target, has_v4}, {x86_64_v3::target, has_v3}, {x86_64::target, always}};
+const Candidate candidates[] = {{x86_64_v4::target, has_v4, has_vnni},
+                                {x86_64_v3::target, has_v3, has_avx_vnni},
+                                {x86_64::target, always, never}};
 
 #else
 
-const Candidate candidates[] = {{generic::target, always}};
+bool has_dot() {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#elif defined(__aarch64__) && defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+    return false;
+#endif
+}
+
+const Candidate candidates[] = {{generic::target, always, has_dot}};
 
 #endif
 
-const Target& choose() {
+const Candidate& choose() {
     const char* variable = std::getenv("OSTINATO_ISA");
     const std::string wanted = variable ? variable : "";
     std::string choices;
     for (const Candidate& candidate : candidates) {
         if (!candidate.runs()) continue;
-        if (wanted.empty() || wanted == candidate.target.name) return candidate.target;
+        if (wanted.empty() || wanted == candidate.target.name) return candidate;
         choices += choices.empty() ? "" : ", ";
         choices += candidate.target.name;
     }
@@ -73,10 +106,12 @@ const Target& choose() {
         "; expected one of: " + choices + ". Unset it to have the best of them.");
 }
 
-const Target& target() {
-    static const Target& chosen = choose();  // when choose() throws, the next call tries again
+const Candidate& candidate() {
+    static const Candidate& chosen = choose();  // when choose() throws, the next call tries again
     return chosen;
 }
+
+const Target& target() { return candidate().target; }
 
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
@@ -87,6 +122,9 @@ public:
     Workspace& operator=(const Workspace&) = delete;
 
     char* get(int64_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+        if (data_) __asan_unpoison_memory_region(data_, size_t(size_));  // the next call lays it out anew
+#endif
         if (bytes <= size_) return data_;
         release();
         data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
@@ -183,12 +221,9 @@ char* aligned_block(int64_t bytes) {
     return block;
 }
 
-bool has_dot() {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
-#endif
+Products products_of(Precision precision) {
+    if (precision == Precision::int8_portable) return Products::portable;
+    return precision == Precision::int8 && candidate().has_dot() ? Products::dot : Products::native;
 }
 
 template <class T> const StreamPasses<T>* stream_passes(Precision precision);
@@ -217,7 +252,7 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
     char* model = aligned_block(p.model_memory(shapes.data(), layers));
     model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
-    p.build_model(shapes.data(), weights.data(), layers, precision == Precision::int8 && has_dot(), model);
+    p.build_model(shapes.data(), weights.data(), layers, products_of(precision), model);
     state_.reset(aligned_block(p.state_memory(model, rows)));
     p.build_state(model, rows, state_.get());
     reset();
@@ -259,6 +294,11 @@ template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y, int thre
 
 template class Stream<float>;
 template class Stream<double>;
+
+const char* int8_products() {
+    if (products_of(Precision::int8) == Products::dot && target().knows_dot) return "dot";
+    return target().knows_native ? "native" : "portable";
+}
 
 double peak_flops() {
     double best = 0;
