@@ -36,8 +36,7 @@ namespace {
 
 struct Candidate {
     const Target& target;
-    bool (*runs)();     // on this CPU
-    bool (*has_dot)();  // 8-bit dot products, where it runs
+    bool (*runs)();  // on this CPU
 };
 
 bool always() { return true; }
@@ -57,44 +56,23 @@ bool has_v4() {
            __builtin_cpu_supports("avx512vl");
 }
 
-bool never() { return false; }
-
-bool has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
-
-// Asked of the CPU itself: compilers learnt its name late.
-bool has_avx_vnni() {
-    unsigned a = 0, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-
 // Best first; the last runs always.
-const Candidate candidates[] = {{x86_64_v4::target, has_v4, has_vnni},
-                                {x86_64_v3::target, has_v3, has_avx_vnni},
-                                {x86_64::target, always, never}};
+const Candidate candidates[] = {
+    {x86_64_v4::target, has_v4}, {x86_64_v3::target, has_v3}, {x86_64::target, always}};
 
 #else
 
-bool has_dot() {
-#if defined(__ARM_FEATURE_DOTPROD)
-    return true;
-#elif defined(__aarch64__) && defined(__linux__)
-    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
-#else
-    return false;
-#endif
-}
-
-const Candidate candidates[] = {{generic::target, always, has_dot}};
+const Candidate candidates[] = {{generic::target, always}};
 
 #endif
 
-const Candidate& choose() {
+const Target& choose() {
     const char* variable = std::getenv("OSTINATO_ISA");
     const std::string wanted = variable ? variable : "";
     std::string choices;
     for (const Candidate& candidate : candidates) {
         if (!candidate.runs()) continue;
-        if (wanted.empty() || wanted == candidate.target.name) return candidate;
+        if (wanted.empty() || wanted == candidate.target.name) return candidate.target;
         choices += choices.empty() ? "" : ", ";
         choices += candidate.target.name;
     }
@@ -106,12 +84,10 @@ const Candidate& choose() {
         "; expected one of: " + choices + ". Unset it to have the best of them.");
 }
 
-const Candidate& candidate() {
-    static const Candidate& chosen = choose();  // when choose() throws, the next call tries again
+const Target& target() {
+    static const Target& chosen = choose();  // when choose() throws, the next call tries again
     return chosen;
 }
-
-const Target& target() { return candidate().target; }
 
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
@@ -221,9 +197,25 @@ char* aligned_block(int64_t bytes) {
     return block;
 }
 
+bool cpu_has(DotFeature feature) {
+#if defined(__x86_64__)
+    unsigned a = 0, b, c, d;
+    if (feature == DotFeature::avx512_vnni) return __builtin_cpu_supports("avx512vnni");
+    // Asked of the CPU itself: compilers learnt its name late.
+    if (feature == DotFeature::avx_vnni) return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return feature == DotFeature::arm_dotprod;
+#elif defined(__aarch64__) && defined(__linux__)
+    return feature == DotFeature::arm_dotprod && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP);
+#endif
+    (void)feature;
+    return false;
+}
+
+// The fastest way that the CPU has, or less where less is asked for.
 Products products_of(Precision precision) {
-    if (precision == Precision::int8_portable) return Products::portable;
-    return precision == Precision::int8 && candidate().has_dot() ? Products::dot : Products::native;
+    if (precision == Precision::int8_portable || !target().has_native) return Products::portable;
+    return precision == Precision::int8 && cpu_has(target().dot_feature) ? Products::dot : Products::native;
 }
 
 template <class T> const StreamPasses<T>* stream_passes(Precision precision);
@@ -296,8 +288,8 @@ template class Stream<float>;
 template class Stream<double>;
 
 const char* int8_products() {
-    if (products_of(Precision::int8) == Products::dot && target().knows_dot) return "dot";
-    return target().knows_native ? "native" : "portable";
+    const char* const names[] = {"portable", "native", "dot"};
+    return names[int(products_of(Precision::int8))];
 }
 
 double peak_flops() {

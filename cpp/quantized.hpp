@@ -99,7 +99,7 @@ struct QuantizedPanels {
             Int sum[R][NV];
             const int8_t* panel = data + (p + m) * NV * W<float> * padded;
             const int64_t first = (p + m) * NV * W<float>;
-            if (Dot::exists && products == Products::dot) sum_by<Dot>(sum, panel, shift + first, rows);
+            if (Dot::feature != DotFeature::none && products == Products::dot) sum_by<Dot>(sum, panel, shift + first, rows);
             else if (Native::exists && products != Products::portable) sum_by<Native>(sum, panel, shift + first, rows);
             else
                 for (int r = 0; r < R; ++r)
@@ -143,7 +143,7 @@ private:
     struct Dot {
         struct Four { Bytes x; };
 #if defined(__aarch64__)
-        static constexpr bool exists = true;
+        static constexpr DotFeature feature = DotFeature::arm_dotprod;
         static OSTINATO_INLINE Four of(const Row& row, int64_t i) { return {four(row.plain + i)}; }
         static OSTINATO_INLINE Int start(const int32_t*, const Row&) { return Int{}; }
         static OSTINATO_INLINE Int add(Int sum, Bytes w, Four a) {
@@ -161,19 +161,19 @@ private:
             return sum;
         }
 #if defined(__AVX512F__)
-        static constexpr bool exists = true;
+        static constexpr DotFeature feature = DotFeature::avx512_vnni;
         static OSTINATO_INLINE Int add(Int sum, Bytes w, Four a) {
             asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a.x), "v"(w));
             return sum;
         }
 #elif defined(__AVX2__) && (__GNUC__ >= 12 || __clang_major__ >= 12)  // whose assemblers know AVX-VNNI
-        static constexpr bool exists = true;
+        static constexpr DotFeature feature = DotFeature::avx_vnni;
         static OSTINATO_INLINE Int add(Int sum, Bytes w, Four a) {
             asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a.x), "x"(w));
             return sum;
         }
 #else
-        static constexpr bool exists = false;
+        static constexpr DotFeature feature = DotFeature::none;
         static OSTINATO_INLINE Int add(Int sum, Bytes, Four) { return sum; }
 #endif
 #endif
@@ -275,7 +275,8 @@ private:
     }
 
 public:
-    static constexpr bool knows_native = Native::exists, knows_dot = Dot::exists;
+    static constexpr bool has_native = Native::exists;
+    static constexpr DotFeature dot_feature = Dot::feature;
 };
 
 // As pack_rows() of Panels.

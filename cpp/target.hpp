@@ -22,8 +22,11 @@ template <class T> struct Passes {
 enum class Products : int {
     portable,
     native,  // by the instructions that every CPU of the target has, or portable where there are none
-    dot      // by 8-bit dot products, which the caller has seen that the CPU has
+    dot      // by 8-bit dot products: where the CPU has the target's DotFeature
 };
+
+// What Products::dot needs of the CPU, beyond what the target needs.
+enum class DotFeature : int { none, avx512_vnni, avx_vnni, arm_dotprod };
 
 // Streams of one type of number and of weight. Models and states are blocks of memory as above; a model
 // may serve many states, from many threads.
@@ -43,7 +46,8 @@ struct Target {
     Passes<double> doubles;
     StreamPasses<float> float_streams, quantized_streams;
     StreamPasses<double> double_streams;
-    bool knows_native, knows_dot;  // of Products
+    bool has_native;  // of Products
+    DotFeature dot_feature;
     double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
 
