@@ -8,6 +8,7 @@
 #   make test-isa      the tests of the core for every instruction set that this CPU can run; all
 #                      tests with TESTS='tests src'
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
+#   make test-arm      the core for 64-bit Arm, in an emulator, if that is installed; needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
 #   make format        rewrites the sources in the one style
@@ -36,7 +37,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow test-isa sanitize bench bench-full bench-forecasts lint format clean
+.PHONY: install demo test check test-slow test-isa sanitize test-arm bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -73,6 +74,9 @@ test-isa: $(PACKAGE)
 
 sanitize:
 	$(PYTHON) tests/core_check.py
+
+test-arm:
+	$(PYTHON) tests/core_check.py arm
 
 bench: $(PEERS)
 	$(BENCH) benchmarks/speed.py

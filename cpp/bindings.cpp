@@ -314,7 +314,7 @@ public:
             if (all[i].I != all[i - 1].P)
                 refuse("shapes", "has a layer that takes " + std::to_string(all[i].I), std::to_string(all[i - 1].P));
         rows_ = integer(rows, "rows", 1, int64_t(1) << 31), input_ = all.front().I, output_ = all.back().P;
-        const Precision how = Precision(integer(precision, "precision", 0, 2));
+        const Precision how = Precision(integer(precision, "precision", 0, 3));
         threads_ = int(integer(threads, "threads", 1, 1 << 15));
         const View first(flat[0], "weights");
         if (first.dtype == names().float64) {
@@ -452,6 +452,8 @@ NB_MODULE(_core, m) {
           "The instruction set that the core runs with on this CPU.\n\n"
           "Raises ValueError where the environment variable OSTINATO_ISA names one that it\n"
           "cannot run with.");
+    m.def("int8_products", &int8_products,
+          "How int8 streams multiply on this CPU: 'dot', 'native' or 'portable'.");
     m.def("peak_flops", &peak_flops, nb::call_guard<nb::gil_scoped_release>(),
           "Floating-point operations a second that one thread can reach in float32.");
     m.def("line_length", [](nb::handle shape, bool doubles) {

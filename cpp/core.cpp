@@ -11,6 +11,17 @@
 
 #include "target.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace ostinato {
 
 #if defined(__x86_64__)
@@ -87,6 +98,9 @@ public:
     Workspace& operator=(const Workspace&) = delete;
 
     char* get(int64_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+        if (data_) __asan_unpoison_memory_region(data_, size_t(size_));  // the next call lays it out anew
+#endif
         if (bytes <= size_) return data_;
         release();
         data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
@@ -183,12 +197,25 @@ char* aligned_block(int64_t bytes) {
     return block;
 }
 
-bool has_dot() {
+bool cpu_has(DotFeature feature) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
+    unsigned a = 0, b, c, d;
+    if (feature == DotFeature::avx512_vnni) return __builtin_cpu_supports("avx512vnni");
+    // Asked of the CPU itself: compilers learnt its name late.
+    if (feature == DotFeature::avx_vnni) return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return feature == DotFeature::arm_dotprod;
+#elif defined(__aarch64__) && defined(__linux__)
+    return feature == DotFeature::arm_dotprod && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP);
 #endif
+    (void)feature;
+    return false;
+}
+
+// The fastest way that the CPU has, or less where less is asked for.
+Products products_of(Precision precision) {
+    if (precision == Precision::int8_portable || !target().has_native) return Products::portable;
+    return precision == Precision::int8 && cpu_has(target().dot_feature) ? Products::dot : Products::native;
 }
 
 template <class T> const StreamPasses<T>* stream_passes(Precision precision);
@@ -217,7 +244,7 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
     char* model = aligned_block(p.model_memory(shapes.data(), layers));
     model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
-    p.build_model(shapes.data(), weights.data(), layers, precision == Precision::int8 && has_dot(), model);
+    p.build_model(shapes.data(), weights.data(), layers, products_of(precision), model);
     state_.reset(aligned_block(p.state_memory(model, rows)));
     p.build_state(model, rows, state_.get());
     reset();
@@ -259,6 +286,11 @@ template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y, int thre
 
 template class Stream<float>;
 template class Stream<double>;
+
+const char* int8_products() {
+    const char* const names[] = {"portable", "native", "dot"};
+    return names[int(products_of(Precision::int8))];
+}
 
 double peak_flops() {
     double best = 0;

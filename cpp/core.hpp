@@ -38,7 +38,8 @@ template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>
 enum class Precision : int {
     full,                // as they are
     int8,                // 8 bits a weight; inputs and states are rounded to 8 bits for each product
-    int8_by_float,       // the same numbers without 8-bit dot products, as on a CPU that has none
+    int8_native,         // the same numbers without 8-bit dot products, as on a CPU that has none
+    int8_portable,       // the same numbers by plain loops, as on a CPU that the core does not know
 };
 
 // A stack of layers that takes one step at a time, for as long as there are any. It owns its weights,
@@ -70,6 +71,10 @@ private:
     const void* passes_;
     int64_t rows_, state_size_, input_, output_;
 };
+
+// How int8 streams multiply on this CPU: "dot", "native" or "portable", see Products of target.hpp.
+// Static storage. Throws as instruction_set().
+const char* int8_products();
 
 // Floating-point operations a second that one thread does in the kernel at the heart of the passes,
 // its data in the first cache: the most that this core can reach in float32. Takes some milliseconds.

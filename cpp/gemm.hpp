@@ -89,7 +89,6 @@ template <class T> struct Panels {
     T* data = nullptr;
     int width = 1;
     int64_t count = 0, k = 0;
-    bool dot = false;  // as in QuantizedPanels, which these stand for in a stream: no meaning here
 
     Panels() = default;
     // For so many vectors of columns; take_memory() before use.

@@ -13,6 +13,10 @@
 #include "sequence.hpp"
 #include "threads.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace ostinato {
 namespace OSTINATO_TARGET {
 
@@ -59,7 +63,12 @@ public:
     explicit Arena(char* base) : base_(base) {}
     template <class U> U* take(int64_t n) {
         U* p = base_ ? reinterpret_cast<U*>(base_ + used_) : nullptr;
-        used_ += (n * int64_t(sizeof(U)) + 63) / 64 * 64;
+        const int64_t bytes = n * int64_t(sizeof(U));
+        used_ += (bytes + 63) / 64 * 64;
+#if defined(__SANITIZE_ADDRESS__)
+        used_ += 64;  // that nobody may touch, and the rest of the line before
+        if (p) __asan_poison_memory_region(reinterpret_cast<char*>(p) + bytes, size_t(base_ + used_ - reinterpret_cast<char*>(p) - bytes));
+#endif
         return p;
     }
     template <class Matrix> Matrix panels(int64_t vectors, int64_t k, int width) {

@@ -90,12 +90,13 @@ template <class T, class Matrix> struct Streams {
         Model::make(shapes, layers, arena);
         return arena.used();
     }
-    static void build_model(const Shape* shapes, const Weights<T>* weights, int64_t layers, bool dot, char* memory) {
+    static void build_model(const Shape* shapes, const Weights<T>* weights, int64_t layers, Products products,
+                            char* memory) {
         Arena arena(memory);
         const Model* model = Model::make(shapes, layers, arena);
         for (int64_t i = 0; i < layers; ++i) {
             auto& w = model->layer[i].w;
-            w.ih.dot = w.hh.dot = w.second.dot = dot && may_have_dot;
+            set_products(w.ih, products), set_products(w.hh, products), set_products(w.second, products);
             w.pack(shapes[i], weights[i], 0, 1);
         }
     }

@@ -50,6 +50,8 @@ const Target target = {OSTINATO_TARGET_NAME,
                        all_streams<float, Panels<float>>,
                        all_streams<float, QuantizedPanels>,
                        all_streams<double, Panels<double>>,
+                       QuantizedPanels::has_native,
+                       QuantizedPanels::dot_feature,
                        multiply_adds};
 
 }  // namespace OSTINATO_TARGET

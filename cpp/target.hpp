@@ -17,11 +17,22 @@ template <class T> struct Passes {
     void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
 };
 
+// How sums of 8-bit products are taken, from the one that runs anywhere to the fastest. All give the same
+// integers; `products` of build_model() means nothing where weights have all their bits.
+enum class Products : int {
+    portable,
+    native,  // by the instructions that every CPU of the target has, or portable where there are none
+    dot      // by 8-bit dot products: where the CPU has the target's DotFeature
+};
+
+// What Products::dot needs of the CPU, beyond what the target needs.
+enum class DotFeature : int { none, avx512_vnni, avx_vnni, arm_dotprod };
+
 // Streams of one type of number and of weight. Models and states are blocks of memory as above; a model
-// may serve many states, from many threads; `dot`: the CPU has 8-bit dot products.
+// may serve many states, from many threads.
 template <class T> struct StreamPasses {
     int64_t (*model_memory)(const Shape*, int64_t layers);
-    void (*build_model)(const Shape*, const Weights<T>*, int64_t layers, bool dot, char* model);
+    void (*build_model)(const Shape*, const Weights<T>*, int64_t layers, Products, char* model);
     int64_t (*state_memory)(const char* model, int64_t rows);
     void (*build_state)(const char* model, int64_t rows, char* state);  // load() before the first step
     void (*save)(const char* model, const char* state, T* to);
@@ -35,6 +46,8 @@ struct Target {
     Passes<double> doubles;
     StreamPasses<float> float_streams, quantized_streams;
     StreamPasses<double> double_streams;
+    bool has_native;  // of Products
+    DotFeature dot_feature;
     double (*multiply_adds)(int64_t tiles);  // see peak_flops()
 };
 

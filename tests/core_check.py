@@ -2,6 +2,8 @@
 
 ``python tests/core_check.py`` builds it under AddressSanitizer with UndefinedBehaviorSanitizer and
 under ThreadSanitizer, for the instruction sets of this CPU that matter, and fails on any finding.
+``python tests/core_check.py arm`` builds it for 64-bit Arm, runs it in an emulator, and fails if a
+check does or the bits are not those of this CPU.
 """
 
 import os
@@ -23,6 +25,11 @@ X86 = {
     "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2"},
     "x86-64": set(),
 }
+# 64-bit Arm: the compiler; the emulator, and CPUs of it with 8-bit dot products and without.
+ARM_COMPILER = ["aarch64-linux-gnu-g++"]
+ARM_EMULATOR = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
+ARM_CPUS = ["max", "cortex-a53"]
+ARM_PACKAGES = "g++-aarch64-linux-gnu qemu-user"
 # As little optimisation as leaves vectors in registers: the core is one large template.
 OPTIONS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
 SANITIZERS = {
@@ -40,6 +47,11 @@ def compiler() -> list[str]:
 
 def available() -> bool:
     return sys.platform == "linux" and shutil.which(compiler()[0]) is not None
+
+
+def arm_lacks() -> list[str]:
+    """What a check for 64-bit Arm needs and is not installed."""
+    return [name for name, *_ in (ARM_COMPILER, ARM_EMULATOR) if shutil.which(name) is None]
 
 
 def instruction_sets() -> list[str]:
@@ -66,6 +78,7 @@ class Build:
         sources: a copy of ``cpp``.
         sound: a build of the same, whose objects serve wherever ``changed`` plays no part.
         changed: a file of ``sources``, by name.
+        cross: the compiler for another machine, and what runs its programs here.
     """
 
     def __init__(
@@ -76,8 +89,10 @@ class Build:
         sources: Path = CPP,
         sound: "Build | None" = None,
         changed: str = "",
+        cross: tuple[Sequence[str], Sequence[str]] | None = None,
     ):
         self.folder = folder
+        self.compiler, self.runner = cross or (compiler(), ())
         self.program = folder / "check"
         folder.mkdir(parents=True, exist_ok=True)
         objects = []
@@ -113,14 +128,17 @@ class Build:
         return {Path(name).name for name in dependencies.replace("\\\n", " ").split()}
 
     def _call(self, options: Sequence[str], files: Sequence[object]) -> None:
-        command = [*compiler(), *options, *map(str, files)]
+        command = [*self.compiler, *options, *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
 
-    def run(self, *arguments: str, seconds: float = 3600) -> "subprocess.CompletedProcess[str]":
-        """Run the program; whoever does not return in time has status 124."""
-        command = [str(self.program), *arguments]
+    def run(
+        self, *arguments: str, seconds: float = 3600, cpu: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the program, on a CPU of the emulator; a run that does not return has status 124."""
+        runner = [*self.runner, "-cpu", cpu] if cpu else self.runner
+        command = [*runner, str(self.program), *arguments]
         environment = {k: v for k, v in os.environ.items() if k != "OSTINATO_ISA"}
         environment["TSAN_OPTIONS"] = "halt_on_error=1"
 
@@ -136,6 +154,37 @@ class Build:
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", "does not return")
         return done
+
+
+def digest(done: "subprocess.CompletedProcess[str]") -> str:
+    """The digest of what a run computed; raises where the run failed."""
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(done.args)}\n{done.stderr}")
+    return done.stdout.strip().partition("digest ")[2]
+
+
+def arm_digests(folder: Path, cases: int) -> dict[str, str]:
+    """What 64-bit Arm computes, and this CPU by its fused multiply-adds, if it has any."""
+    arguments = ["--cases", str(cases), "--patience", "300"]
+    arm = Build(folder / "arm", "generic", cross=(ARM_COMPILER, ARM_EMULATOR))
+    found = {f"arm {cpu}": digest(arm.run(*arguments, cpu=cpu)) for cpu in ARM_CPUS}
+    if instruction_sets()[0] != "x86-64":
+        name = "x86-64-v3" if "x86-64-v3" in instruction_sets() else instruction_sets()[0]
+        found[name] = digest(Build(folder / "host", name).run(*arguments))
+    return found
+
+
+def arm() -> int:
+    """Check the core for 64-bit Arm, where the packages for it are installed."""
+    if lacks := arm_lacks():
+        print(f"64-bit Arm: skipped without {' and '.join(lacks)}: apt install {ARM_PACKAGES}")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        digests = arm_digests(Path(folder), 200)
+    print(*(f"{name}: digest {value}" for name, value in digests.items()), sep="\n")
+    if len(set(digests.values())) > 1:
+        print("The machines give different bits.")
+    return int(len(set(digests.values())) > 1)
 
 
 def main() -> int:
@@ -164,4 +213,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(arm() if sys.argv[1:] == ["arm"] else main())

@@ -215,6 +215,30 @@ quantized.hpp: a column has its neighbour's scale
 - scale[to] = largest / 127.0f;
 + scale[to ^ 1] = largest / 127.0f;
 
+quantized.hpp: the sum does not start from what ~w leaves out
+- return row.below - Int{};
++ return row.below * 0 - Int{};
+
+quantized.hpp: a second row is multiplied by the signs of the first
+- const auto x = Way::of(rows[r], i + 4 * half);
++ const auto x = Way::of(rows[0], i + 4 * half);
+
+quantized.hpp: one of the two sums of a row is lost
+- sums == 2 ? part[0][r][v] + part[sums - 1][r][v]
++ sums == 2 ? part[0][r][v] + part[0][r][v] * 0
+
+quantized.hpp: the largest number is 128
+- const float largest = magnitude(numbers, k), inverse = largest > 1e-30f ? 127.0f / largest
++ const float largest = magnitude(numbers, k), inverse = largest > 1e-30f ? 128.0f / largest
+
+quantized.hpp: NaN in a row is lost
+- poison += x * 0.0f;
++ ;
+
+quantized.hpp: a column's scale stands behind them all
+- const int64_t columns = count * width * W<float>;
++ const int64_t columns = count * width * W<float> - 1;
+
 stream.hpp: a stream does not go on from its last step
 - if (me.index == 0) s.side = int(side ^ (steps & 1));
 + ;
@@ -245,6 +269,8 @@ threads.cpp: nothing says that the workers' results are there
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
 FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}
+# Within the memory of the call, in what belongs to nobody.
+FOR_ADDRESS_SANITIZER = {"a column's scale stands behind them all"}
 
 
 class Fault(NamedTuple):
@@ -339,6 +365,8 @@ class Trial:
         options: tuple[str, ...] = ()
         if fault and fault.what in FOR_THREAD_SANITIZER:
             options, runs = tuple(core_check.SANITIZERS["thread"][0]), [["--threads"]]
+        if fault and fault.what in FOR_ADDRESS_SANITIZER:
+            options, runs = tuple(core_check.SANITIZERS["address and undefined"][0]), [[]]
         build = self.build(fault, options)
         begun = time.monotonic()
         try:

@@ -51,6 +51,14 @@ def test_the_check_fails_with_a_fault_and_only_then(
 
 @pytest.mark.slow
 @needs_compiler
+@pytest.mark.skipif(bool(core_check.arm_lacks()), reason=f"needs {core_check.ARM_PACKAGES}")
+def test_64_bit_arm_gives_the_same_bits(tmp_path: Path) -> None:
+    digests = core_check.arm_digests(tmp_path, 100)
+    assert len(set(digests.values())) == 1, digests
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_the_sanitizers_find_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     status = core_check.main()
     assert status == 0, capfd.readouterr().out

@@ -2,17 +2,23 @@
 
 import copy
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from laws import COMPILED_VARIANTS, VARIANTS, leaves, random
 
+from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.streams import Stream
+from ostinato.recurrence.streams import SlowQuantizationWarning, Stream
 
+# Most layers here are too small to gain from 8 bits.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ostinato.recurrence.streams.SlowQuantizationWarning"
+)
 T = 9
 LAYERS = {
     "rnn-stack": lambda dtype: RNN(3, [17, 8], nonlinearity=["relu", "sigmoid"], dtype=dtype),
@@ -113,7 +119,7 @@ def test_training_only_dropout_is_left_out():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_eight_bits_are_near_and_the_two_ways_to_them_agree_exactly(name):
+def test_eight_bits_are_near_and_all_ways_to_them_agree_exactly(name):
     layer, x, state = case(name, torch.float32, 3)
     stream = Stream(layer, 3, quantize="int8")
     stream.state = state
@@ -121,9 +127,10 @@ def test_eight_bits_are_near_and_the_two_ways_to_them_agree_exactly(name):
         y, _ = layer(x, state)
     found = stream.run(x)
     assert 0 < (found - y).abs().max() < 0.1 * y.abs().max()
-    plain = Stream(layer, 3, quantize="int8", _dot_products=False)
-    plain.state = state
-    assert torch.equal(plain.run(x), found)
+    for products in ("native", "portable"):
+        other = Stream(layer, 3, quantize="int8", _products=products)
+        other.state = state
+        assert torch.equal(other.run(x), found)
 
 
 def test_eight_bits_are_the_rounding_they_are_said_to_be():
@@ -142,6 +149,36 @@ def test_eight_bits_are_the_rounding_they_are_said_to_be():
     stream = Stream(layer, quantize="int8")
     stream.state = h
     torch.testing.assert_close(stream.step(x), wanted.float(), rtol=1e-5, atol=1e-6)
+
+
+# More products than a float can sum exactly, all of the largest size, of one sign or of both.
+@pytest.mark.parametrize("signs", [[1, 1], [-1, 1], [1, -1]], ids=str)
+@pytest.mark.parametrize("products", ["dot", "native", "portable"])
+@pytest.mark.parametrize("I", [1, 7, 1099, 2000])
+def test_the_largest_sums_of_eight_bits_are_exact(I, products, signs):
+    layer = RNN(I, 5, nonlinearity="identity", bias=False)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(0.5)
+        layer.weight_ih_l0[3:] *= signs[0]
+        layer.weight_hh_l0.zero_()
+    x = torch.full((2, I), 2.0)
+    x[1] *= signs[1]
+    expected = x @ layer.weight_ih_l0.detach().T
+    found = Stream(layer, 2, quantize="int8", _products=products).step(x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+
+
+def test_a_stream_says_where_eight_bits_bring_no_speed(monkeypatch):
+    monkeypatch.setattr(_core, "int8_products", lambda: "native")
+    with pytest.warns(SlowQuantizationWarning, match=r"weights, 1 KiB .* fit into the first cache"):
+        Stream(GRU(3, 8), quantize="int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Stream(GRU(3, 8))
+        Stream(GRU(3, 128), quantize="int8")
+    monkeypatch.setattr(_core, "int8_products", lambda: "portable")
+    with pytest.warns(SlowQuantizationWarning, match="no instructions for 8-bit products"):
+        Stream(GRU(3, 128), quantize="int8")
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])

@@ -4,6 +4,9 @@
 //   check [--cases N] [--seed S] [--first K]            cases K to K + N - 1 that the seed gives
 //   check --threads [--cases N] [--seed S]              many callers at once, and forks in between
 //
+// With --patience S a case may take so many seconds. The digest at the end is of all that the cases gave:
+// the same for every instruction set that has fused multiply-adds.
+//
 // Status 0 where all is well; 1 where something is not, 3 where a call crashes or does not return: the
 // case is printed then, and `--seed S --first K --cases 1` repeats it. The table of checks is at the end.
 #include <signal.h>
@@ -25,6 +28,10 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "oracle.hpp"
 #include "target.hpp"
@@ -50,7 +57,7 @@ namespace {
 using namespace ostinato;
 using namespace ostinato::check;
 
-constexpr unsigned patience = address_sanitizer || thread_sanitizer ? 300 : 20;  // seconds for a case
+unsigned patience = address_sanitizer || thread_sanitizer ? 300 : 20;  // seconds for a case
 constexpr int most_threads = 4;
 
 char current[4096];  // what is being checked
@@ -165,6 +172,9 @@ template <class T> void pass(const Sequence<T>& s, const Gradients<T>* g, How ho
         if (c.g) c.passes.backward(c.s, *c.g, c.memory.data(), me);
         else c.passes.forward(c.s, c.memory.data(), me);
     }, &context);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(context.memory.data(), size_t(context.memory.k));
+#endif
     if (context.memory.written_outside()) fail("a pass leaves the memory that it asked for");
 }
 
@@ -374,6 +384,14 @@ template <class T> void check_row(Data<T>& given, Data<T>& whole, Random& r) {
 
 uint64_t digest = 0xcbf29ce484222325;  // of everything that the core wrote: FNV-1a
 
+template <class T> void digest_of(Tensor<T>& t) {
+    t.each([&](int64_t, int64_t, int64_t, T& v) {
+        unsigned char bytes[sizeof v];
+        std::memcpy(bytes, &v, sizeof v);
+        for (unsigned char byte : bytes) digest = (digest ^ (v != v ? 0 : byte)) * 0x100000001b3;
+    });
+}
+
 template <class T> void check_case(const Plan& p, Random& r) {
     typedef std::conditional_t<sizeof(T) == 4, double, long double> R;
     Data<T> given(p);
@@ -398,13 +416,7 @@ template <class T> void check_case(const Plan& p, Random& r) {
         if (!kinked) check_close("dx", d.dx, expected.dx, least);
         if (!p.table) check_padding("dx", d.dx, p);
     }
-    d.each(false, d, [&](const std::string&, Tensor<T>& t, Tensor<T>&) {
-        t.each([&](int64_t, int64_t, int64_t, T& v) {
-            unsigned char bytes[sizeof v];
-            std::memcpy(bytes, &v, sizeof v);
-            for (unsigned char byte : bytes) digest = (digest ^ (v != v ? 0 : byte)) * 0x100000001b3;
-        });
-    });
+    d.each(false, d, [&](const std::string&, Tensor<T>& t, Tensor<T>&) { digest_of(t); });
     Data<T> again = execute(given, other);
     check_same(d, again, "on " + other.text() + " instead of " + how.text());
     check_chunks(given, d, r);
@@ -449,13 +461,22 @@ void check_subnormals(uint64_t, int64_t, int64_t) {
 
 // ---- Streams -----------------------------------------------------------------------------------
 
+// What may be special about the numbers of a stack.
+enum class Special {
+    none,
+    vanishing,  // a unit whose weights are gone, and a step without input
+    extreme,    // weights, inputs and states of one size: to 8 bits they are 127 or -127
+    holed       // one input is NaN or infinite
+};
+
 // A stack of small layers and what forward() makes of a sequence, layer by layer.
 template <class T> struct Stack {
     std::vector<Plan> plans;
     std::vector<Data<T>> data;
     std::vector<T> before, after;  // the state, as a stream saves it
+    int64_t hole_t = 0, hole_b = 0;
 
-    Stack(Random& r, bool vanishing) {
+    explicit Stack(Random& r, Special special = Special::none) {
         const int64_t layers = r.from(1, 3), steps = r.from(1, 9), rows = r.from(1, 9);
         plans.reserve(size_t(layers));
         for (int64_t i = 0; i < layers; ++i) {
@@ -469,9 +490,23 @@ template <class T> struct Stack {
             plans.push_back(p);
             Data<T> given(plans.back());
             given.draw();
-            if (vanishing) {  // a unit whose weights are gone, and a step without input
+            if (special == Special::vanishing) {
                 for (int64_t j = 0; j < p.shape.P; ++j) given.own[0][w_hh].row(0, 0)[j] *= T(1e-37);
                 for (int64_t j = 0; j < p.shape.I; ++j) given.x.row(0, 0)[j] *= T(1e-37);
+            }
+            if (special == Special::extreme) {
+                const bool one_sign = r.one_in(2);
+                auto size = [&](Tensor<T>& t, double size) {
+                    t.each([&](int64_t, int64_t, int64_t, T& v) { v = T(v < 0 && !one_sign ? -size : size); });
+                };
+                size(given.x, 1), size(given.own[0][h0], 1);
+                for (Name name : {w_ih, w_hh, w_hr})
+                    if (p.exists(name)) size(given.own[0][name], 0.01);
+            }
+            if (special == Special::holed && i == 0) {
+                hole_t = r.from(0, steps - 1), hole_b = r.from(0, rows - 1);
+                given.x.row(hole_t, hole_b)[r.from(0, p.shape.I - 1)] =
+                    r.one_in(2) ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::quiet_NaN();
             }
             if (i)
                 given.x.each([&](int64_t t, int64_t b, int64_t l, T& v) { v = data.back().y.row(t, b)[l]; });
@@ -548,24 +583,37 @@ template <class T> Tensor<T> run_stream(Stack<T>& stack, Precision precision, Ra
 }
 
 template <class T> void check_stream(const std::string& name, Random r) {
-    Stack<T> stack(r, false);
+    Stack<T> stack(r);
     now(name + "a stream: " + stack.plans[0].text());
     Tensor<T> y = run_stream(stack, Precision::full, r);
     stack.data.back().y.each([&](int64_t t, int64_t b, int64_t l, T& v) {
         if (!same(v, y.row(0, t * stack.plans[0].B + b)[l]))
             fail("a stream gives other bits than a sequence");
     });
+    digest_of(y);
 }
 
-// 8 bits: two ways to the same numbers, and those of the oracle but for what is rounded to the other side.
+// 8 bits: all ways to the same numbers, and those of the oracle but for what is rounded to the other side.
 void check_small_stream(const std::string& name, Random r) {
-    Stack<float> stack(r, r.one_in(4));
+    const Special special = r.one_in(2) ? Special::none : Special(r.from(1, 3));
+    Stack<float> stack(r, special);
     now(name + "a stream of 8 bits: " + stack.plans[0].text());
     Tensor<float> y = run_stream(stack, Precision::int8, r);
-    Tensor<float> other = run_stream(stack, Precision::int8_by_float, r);
-    y.each([&](int64_t, int64_t row, int64_t l, float& v) {
-        if (!same(v, other.row(0, row)[l])) fail("8-bit dot products give other bits than floats");
-    });
+    for (const Precision other : {Precision::int8_native, Precision::int8_portable}) {
+        Tensor<float> z = run_stream(stack, other, r);
+        y.each([&](int64_t, int64_t row, int64_t l, float& v) {
+            if (!same(v, z.row(0, row)[l])) fail("two ways to 8-bit products give other bits");
+        });
+    }
+    digest_of(y);
+    if (special == Special::holed) {
+        const int64_t B = stack.plans[0].B;
+        y.each([&](int64_t, int64_t row, int64_t, float& v) {
+            const bool lost = row / B >= stack.hole_t && row % B == stack.hole_b;
+            if (std::isfinite(v) == lost) fail("a number that is not finite is lost, or in other rows");
+        });
+        return;
+    }
     Tensor<double> below;
     for (Data<float>& d : stack.data) {
         Data<double> expected = widened<double>(d);
@@ -707,7 +755,7 @@ const Check checks[] = {
 };
 
 [[noreturn]] void usage() {
-    std::fputs("usage: check [--threads] [--cases N] [--seed S] [--first K]\n", stderr);
+    std::fputs("usage: check [--threads] [--cases N] [--seed S] [--first K] [--patience S]\n", stderr);
     std::exit(2);
 }
 
@@ -728,6 +776,7 @@ int main(int count, char** arguments) {
         if (name == "--cases") cases = value;
         else if (name == "--seed") seed = uint64_t(value);
         else if (name == "--first") first = value;
+        else if (name == "--patience") patience = unsigned(value);
         else usage();
     }
     signal(SIGALRM, broken);
@@ -743,7 +792,7 @@ int main(int count, char** arguments) {
         }
     }
     alarm(0);
-    std::printf("%s: %lld cases of seed %llu hold", instruction_set(), static_cast<long long>(cases),
+    std::printf("%s, int8 %s: %lld cases of seed %llu hold", instruction_set(), int8_products(), static_cast<long long>(cases),
                 static_cast<unsigned long long>(seed));
     if (!many_callers)
         std::printf("; errors are at most %.2f of the tolerance; digest %016llx", worst,

@@ -1,7 +1,7 @@
 """The compiled core of Ostinato."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ def instruction_set() -> str:
     Raises:
         ValueError: `OSTINATO_ISA` names an instruction set that this build does not have or this
             CPU cannot run.
+    """
+
+def int8_products() -> Literal["dot", "native", "portable"]:
+    """Return how an int8 stream multiplies on this CPU.
+
+    By 8-bit dot products (VNNI of x86, dotprod of Arm), by what every CPU of the instruction set
+    has, or by plain loops, where the core knows nothing better.
     """
 
 def peak_flops() -> float:
