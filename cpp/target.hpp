@@ -35,7 +35,7 @@ struct Target {
     Passes<double> doubles;
     StreamPasses<float> float_streams, quantized_streams;
     StreamPasses<double> double_streams;
-    double (*multiply_adds)(int64_t tiles);  // see peak_flops()
+    double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
 
 template <class T> const Passes<T>& passes(const Target& target);
