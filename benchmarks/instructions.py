@@ -36,10 +36,16 @@ LABELS = {"x86-64-v3": "avx2", "x86-64-v4": "avx512", "x86-64": "sse2"}
 
 
 def hold(isa: str | None) -> None:
-    """Hold everybody to an instruction set; to none if it is None."""
+    """Hold everybody to an instruction set, to none if it is None; end where the CPU has it not."""
     for name, value in HELD.get(isa or "", {}).items():
         already = os.environ.get(name, "")
         os.environ[name] = f"{already} {value}".strip() if name == "XLA_FLAGS" else value
+    from ostinato import _core
+
+    try:
+        _core.instruction_set()
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def march() -> str:

@@ -200,8 +200,9 @@ def _compiled_modules(setting: Setting, problem: Problem) -> list[Contender]:
 
     As it comes, torch.compile breaks its graph at a recurrent layer, and calls the same operation
     of ATen. Where it is let (``allow_rnn``), it unrolls the steps, and compiles the longer the more
-    there are: so a part of the sequence is compiled, as one graph, and called until all is done.
-    An LSTM that is unrolled is half as fast as the operation, oneDNN's, and does not take part.
+    there are: so a part of the sequence is compiled, as one graph, and called until all is done,
+    and that for some sizes of a batch alone. An LSTM that is unrolled is half as fast as the
+    operation, oneDNN's, and does not take part.
     """
 
     def contender(part: int) -> Contender:
@@ -226,8 +227,8 @@ def _compiled_modules(setting: Setting, problem: Problem) -> list[Contender]:
         return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
 
     torch._dynamo.reset()  # which gives up on a function that was compiled often
-    parts = [setting.T] if setting.cell == "lstm" else [setting.T, UNROLLED]
-    return [contender(part) for part in parts]
+    unrolls = setting.cell != "lstm" and setting.B > 1 and setting.H in (64, 256)
+    return [contender(part) for part in [setting.T, *[UNROLLED] * unrolls]]
 
 
 def _torch_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:

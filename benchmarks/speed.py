@@ -310,14 +310,11 @@ def compare_isolated(
     """How long contenders take in turns and how long alone, measured one right after the other."""
     found = []
     for setting in (s for s in settings if s.name in ISOLATED):
-        in_turns: dict[str, float] = {}
-        alone: dict[str, float] = {}
-        for _ in range(2):  # the better of two: a machine may be slow as a whole for a while
-            now = medians_in_a_process(setting, [], seconds, threads)
-            in_turns = {name: min(now[name], in_turns.get(name, now[name])) for name in now}
-            for name in now:
-                single = medians_in_a_process(setting, [name], seconds / 4, threads)[name]
-                alone[name] = min(single, alone.get(name, single))
+        in_turns = medians_in_a_process(setting, [], seconds, threads)
+        alone = {
+            name: medians_in_a_process(setting, [name], seconds / 4, threads)[name]
+            for name in in_turns
+        }
         for name in in_turns:
             pair = {"in_turns": in_turns[name], "alone": alone[name]}
             found.append({"name": setting.name, "contender": name, **pair})
