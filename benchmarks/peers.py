@@ -153,7 +153,7 @@ def _module(
     **rest: Any,
 ) -> Contender:
     """A layer over a sequence; ``route`` says how it is told lengths, ``run`` stands in for it."""
-    run = run or layer
+    run = layer if run is None else run
     x = torch.from_numpy(problem.x).requires_grad_(setting.input_grad)
     cotangent = torch.from_numpy(problem.cotangent)
     lengths = torch.from_numpy(problem.lengths) if problem.lengths is not None else None
@@ -198,37 +198,41 @@ def _module(
 def _compiled_modules(setting: Setting, problem: Problem) -> list[Contender]:
     """torch.nn's layer through torch.compile, forward and backward.
 
-    As it comes, torch.compile breaks its graph at a recurrent layer, and calls the same operation
-    of ATen. Where it is let (``allow_rnn``), it unrolls the steps, and compiles the longer the more
-    there are: so a part of the sequence is compiled, as one graph, and called until all is done,
-    and that for some sizes of a batch alone. An LSTM that is unrolled is half as fast as the
-    operation, oneDNN's, and does not take part.
+    As it comes, it breaks its graph at a recurrent layer, and calls the same operation of ATen.
+    Let to (``allow_rnn``, which Ostinato turns on), it unrolls the steps, and compiles the longer
+    the more there are: so a part of the sequence is compiled, as one graph, and called until all
+    is done, and that for some sizes of a batch alone. An LSTM that is unrolled is half as fast as
+    the operation, oneDNN's, and does not take part.
     """
 
-    def contender(part: int) -> Contender:
+    def as_it_comes() -> Contender:
         layer = _layer(nn, setting.cell.upper(), setting, problem)
+        run = torch.compile(layer, dynamic=False)
+        with torch._dynamo.config.patch(allow_rnn=False):
+            run(torch.from_numpy(problem.x).requires_grad_(setting.input_grad))
+        note = "the same operation of ATen"
+        return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
+
+    def unrolled() -> Contender:
+        layer = _layer(nn, setting.cell.upper(), setting, problem)
+        compiled = torch.compile(lambda x, h: layer(x, h), fullgraph=True, dynamic=False)
         # With a gradient from the first step on, so that one graph serves all parts.
         state = torch.zeros(1, setting.B, setting.H, requires_grad=True)
-        one_graph = part < setting.T
-        compiled = torch.compile(lambda x, h=None: layer(x, h), fullgraph=one_graph, dynamic=False)
 
-        def in_parts(x: Tensor) -> tuple[Tensor]:
+        def run(x: Tensor) -> tuple[Tensor]:
             h, y, state.grad = state, [], None
             with torch._dynamo.config.patch(allow_rnn=True):
-                for inputs in x.split(part):
+                for inputs in x.split(UNROLLED):
                     outputs, h = compiled(inputs, h)
                     y.append(outputs)
             return (torch.cat(y),)
 
-        if part == setting.T:
-            run, note = compiled, "the same operation of ATen"
-        else:
-            run, note = in_parts, f"unrolled, {part} steps a call"
+        note = f"unrolled, {UNROLLED} steps a call"
         return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
 
     torch._dynamo.reset()  # which gives up on a function that was compiled often
     unrolls = setting.cell != "lstm" and setting.B > 1 and setting.H in (64, 256)
-    return [contender(part) for part in [setting.T, *[UNROLLED] * unrolls]]
+    return [as_it_comes(), unrolled()] if unrolls else [as_it_comes()]
 
 
 def _torch_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:

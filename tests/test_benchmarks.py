@@ -248,6 +248,16 @@ def test_all_who_are_installed_agree(bench, cell, family):
     assert speed.disagreements([each for group in groups for each in group]) == []
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_compiled_layer_agrees_with_the_layer(bench, cell):
+    settings, peers, speed = bench("settings"), bench("peers"), bench("speed")
+    setting = settings.Setting("training", cell, 2, 100, 8, True)
+    problem = settings.Problem.of(setting)
+    (compiled,) = peers._compiled_modules(setting, problem)  # unrolled at other sizes
+    layer = peers._modules(setting, problem)[0][0]
+    assert speed.disagreements([layer, compiled]) == []
+
+
 def test_a_wrong_gate_order_is_noticed(bench, monkeypatch):
     if not PEERS:
         pytest.skip("ONNX Runtime is not installed")
