@@ -10,6 +10,7 @@
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make test-arm      the core for 64-bit Arm, in an emulator, if that is installed; needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
+#                      (25 minutes); ISA=avx2 holds everybody to AVX2
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
@@ -18,11 +19,15 @@
 # TORCH_INDEX the package index to take it from:
 #   make TORCH=torch==2.9.0 TORCH_INDEX=https://...
 # TEXT is a file for the end-to-end part of the benchmark; Python's own sources where it is not given.
+# ISA is the instruction set that the benchmark holds everybody to, avx2 or avx512; the best that each
+# finds on the CPU where it is not given. Eigen takes part where its headers are (libeigen3-dev).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 TEXT ?=
+ISA ?=
+HOLD = $(if $(ISA),--isa $(ISA))
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -79,13 +84,13 @@ test-arm:
 	$(PYTHON) tests/core_check.py arm
 
 bench: $(PEERS)
-	$(BENCH) benchmarks/speed.py
-	$(BENCH) benchmarks/end_to_end.py $(TEXT) --turns 3 --seconds 3
+	$(BENCH) benchmarks/speed.py $(HOLD)
+	$(BENCH) benchmarks/end_to_end.py $(TEXT) --turns 3 --seconds 3 $(HOLD)
 	$(BENCH) benchmarks/report.py
 
 bench-full: $(PEERS)
-	$(BENCH) benchmarks/speed.py --full --isolation
-	$(BENCH) benchmarks/end_to_end.py $(TEXT)
+	$(BENCH) benchmarks/speed.py --full --isolation $(HOLD)
+	$(BENCH) benchmarks/end_to_end.py $(TEXT) $(HOLD)
 	$(BENCH) benchmarks/report.py
 
 FORECASTERS := neuralforecast gluonts

@@ -1,6 +1,7 @@
 """Characters learnt a second: `ostinato train text` beside the same model in plain PyTorch.
 
     python benchmarks/end_to_end.py book.txt        any text; without one, Python's own sources
+    python benchmarks/end_to_end.py --isa avx2      both held to AVX2
 
 Both run as processes of their own, stopped and continued in turns; what they did in each turn is
 read off the records that they keep. `plain_text.py` is the other side.
@@ -23,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import instructions
 from report import DISTURBED, is_disturbed
 from speed import RESULTS, Disturbance, machine, summary, usable_cores
 
@@ -125,8 +127,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="of each side")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--out", type=Path, default=RESULTS / "end_to_end.json")
+    parser.add_argument("--isa", choices=list(instructions.HELD), help="hold both sides to it")
+    parser.add_argument("--out", type=Path, help="JSON file")
     a = parser.parse_args()
+    instructions.hold(a.isa)
     if a.text is not None and not a.text.is_file():
         print(f"{a.text}: there is no such file; nothing is measured end to end.")
         return
@@ -163,9 +167,10 @@ def main() -> None:
                 + (f" ({DISTURBED})" if is_disturbed(run) else ""),
                 flush=True,
             )
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    a.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(a.out)
+    path = a.out or RESULTS / f"end_to_end-{results['machine']['isa']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(path)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Who takes part: Ostinato, PyTorch, JAX and ONNX Runtime, each doing one setting its best way.
+"""Who takes part: Ostinato, PyTorch, JAX, ONNX Runtime and Eigen, each its best way.
 
 `contenders` gives for every peer the variants among which the faster one is to be found by
 measurement: how far JAX unrolls its loop and whether it projects the input ahead of it, how many
-threads ONNX Runtime uses and how its inputs and outputs are bound.
+threads ONNX Runtime uses and how its inputs and outputs are bound, whether a loop with Eigen has a
+product for each gate or one for all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import eigen
 import numpy as np
 import torch
 from settings import CellName, Problem, Setting
@@ -26,6 +28,8 @@ import ostinato
 HAS_JAX = importlib.util.find_spec("jax") is not None
 HAS_ONNX_RUNTIME = all(importlib.util.find_spec(each) for each in ("onnx", "onnxruntime"))
 HAS_STREAM = hasattr(ostinato, "Stream")
+HAS_EIGEN = eigen.absence() is None
+HAS_COMPILER = eigen.COMPILER is not None  # which torch.compile needs as well
 
 if HAS_JAX:
     import jax
@@ -46,6 +50,12 @@ INT8_TOLERANCE = 5e-2
 PARITY_STEPS = 20
 """Steps of a stream that are compared."""
 
+UNROLLED = 10
+"""Steps that torch.compile unrolls at a time."""
+
+LOOP_STEPS = 256
+"""Steps of a stream that a loop in C++ takes in a call."""
+
 Results = dict[str, np.ndarray]
 
 
@@ -61,6 +71,7 @@ class Contender:
         flush: whether PyTorch flushes denormal numbers meanwhile.
         tolerance: by how much its results may differ.
         note: which variant it is, or by which path it runs.
+        steps: how many a call takes, where the time of one is wanted.
     """
 
     name: str
@@ -70,6 +81,7 @@ class Contender:
     flush: bool = False
     tolerance: float = FLOAT32_TOLERANCE
     note: str = ""
+    steps: int = 1
 
     @contextmanager
     def mode(self) -> Iterator[None]:
@@ -93,8 +105,11 @@ def contenders(setting: Setting, threads: int, *, thorough: bool = True) -> list
     if setting.family == "streaming":
         groups = _torch_streams(setting, problem) + _ostinato_streams(setting, problem, threads)
         groups += _jax_streams(setting, problem) if HAS_JAX else []
+        groups += _loops(setting, problem)
         return groups + (_onnx_streams(setting, problem, threads) if HAS_ONNX_RUNTIME else [])
     groups = _modules(setting, problem)
+    if HAS_COMPILER and thorough and setting.family == "training" and setting.T == 100:
+        groups.append(_compiled_modules(setting, problem))
     groups += [_jax_scans(setting, problem, thorough)] if HAS_JAX else []
     if HAS_ONNX_RUNTIME and setting.family == "inference":
         groups.append(_onnx_sequences(setting, problem, threads))
@@ -129,9 +144,16 @@ def _modules(setting: Setting, problem: Problem) -> list[list[Contender]]:
 
 
 def _module(
-    name: str, layer: Any, setting: Setting, problem: Problem, route: str, **rest: Any
+    name: str,
+    layer: Any,
+    setting: Setting,
+    problem: Problem,
+    route: str,
+    run: Callable[..., Any] | None = None,
+    **rest: Any,
 ) -> Contender:
-    """A layer over a sequence; ``route`` says how it is told the lengths of the rows."""
+    """A layer over a sequence; ``route`` says how it is told lengths, ``run`` stands in for it."""
+    run = layer if run is None else run
     x = torch.from_numpy(problem.x).requires_grad_(setting.input_grad)
     cotangent = torch.from_numpy(problem.cotangent)
     lengths = torch.from_numpy(problem.lengths) if problem.lengths is not None else None
@@ -140,8 +162,8 @@ def _module(
 
     def forward() -> Tensor:
         if route == "packed":
-            return layer(pack_padded_sequence(x, lengths))[0].data
-        y = layer(x, lengths=lengths)[0] if route == "lengths" else layer(x)[0]
+            return run(pack_padded_sequence(x, lengths))[0].data
+        y = run(x, lengths=lengths)[0] if route == "lengths" else run(x)[0]
         return y[-1] if setting.family == "last" else y
 
     def train() -> Tensor:
@@ -171,6 +193,46 @@ def _module(
         return found | ({"dx": x.grad} if setting.input_grad else {})
 
     return Contender(name, call, results, prepare, **rest)
+
+
+def _compiled_modules(setting: Setting, problem: Problem) -> list[Contender]:
+    """torch.nn's layer through torch.compile, forward and backward.
+
+    As it comes, it breaks its graph at a recurrent layer, and calls the same operation of ATen.
+    Let to (``allow_rnn``, which Ostinato turns on), it unrolls the steps, and compiles the longer
+    the more there are: so a part of the sequence is compiled, as one graph, and called until all
+    is done, and that for some sizes of a batch alone. An LSTM that is unrolled is half as fast as
+    the operation, oneDNN's, and does not take part.
+    """
+
+    def as_it_comes() -> Contender:
+        layer = _layer(nn, setting.cell.upper(), setting, problem)
+        run = torch.compile(layer, dynamic=False)
+        with torch._dynamo.config.patch(allow_rnn=False):
+            run(torch.from_numpy(problem.x).requires_grad_(setting.input_grad))
+        note = "the same operation of ATen"
+        return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
+
+    def unrolled() -> Contender:
+        layer = _layer(nn, setting.cell.upper(), setting, problem)
+        compiled = torch.compile(lambda x, h: layer(x, h), fullgraph=True, dynamic=False)
+        # With a gradient from the first step on, so that one graph serves all parts.
+        state = torch.zeros(1, setting.B, setting.H, requires_grad=True)
+
+        def run(x: Tensor) -> tuple[Tensor]:
+            h, y, state.grad = state, [], None
+            with torch._dynamo.config.patch(allow_rnn=True):
+                for inputs in x.split(UNROLLED):
+                    outputs, h = compiled(inputs, h)
+                    y.append(outputs)
+            return (torch.cat(y),)
+
+        note = f"unrolled, {UNROLLED} steps a call"
+        return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
+
+    torch._dynamo.reset()  # which gives up on a function that was compiled often
+    unrolls = setting.cell != "lstm" and setting.B > 1 and setting.H in (64, 256)
+    return [as_it_comes(), unrolled()] if unrolls else [as_it_comes()]
 
 
 def _torch_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:
@@ -224,6 +286,36 @@ def _stream(
         return {"y": np.stack([np.array(fresh(x_t)).reshape(1, -1) for x_t in inputs])}
 
     return Contender(name, lambda: step(x), results, note=note)
+
+
+def _loops(setting: Setting, problem: Problem) -> list[list[Contender]]:
+    """Streams whose loop over the steps is in C++: no Python between one step and the next."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((LOOP_STEPS, setting.H), dtype=np.float32)
+
+    def ours() -> Contender:
+        stream = ostinato.Stream(_layer(ostinato, setting.cell.upper(), setting, problem))
+        inputs = torch.from_numpy(x)
+
+        def results() -> Results:
+            stream.reset()
+            return {"y": stream.run(inputs[:PARITY_STEPS]).numpy()[:, None]}
+
+        return Contender("ostinato loop", lambda: stream.run(inputs), results, steps=LOOP_STEPS)
+
+    def theirs(stacked: bool) -> Contender:
+        def results() -> Results:
+            call, y = eigen.Loop(setting.cell, problem.weights, stacked=stacked).bound(x)
+            call()
+            return {"y": y[:PARITY_STEPS, None]}
+
+        call, _ = eigen.Loop(setting.cell, problem.weights, stacked=stacked).bound(x)
+        note = f"{'one product' if stacked else 'a product for each gate'}"
+        return Contender("eigen loop", call, results, note=note, steps=LOOP_STEPS)
+
+    found = [[ours()]] if HAS_STREAM else []
+    both = (False, True)[: 1 if setting.cell == "rnn" else 2]
+    return [*found, [theirs(stacked) for stacked in both]] if HAS_EIGEN else found
 
 
 # JAX

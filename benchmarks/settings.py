@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 CELLS: tuple[CellName, ...] = ("rnn", "lstm", "gru")
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 SIZES = (32, 64, 128, 256, 512)
-SHAPES = ((32, 100), (64, 64), (8, 256), (1, 100))  # (B, T)
+SHAPES = ((32, 100), (8, 256), (1, 100))  # (B, T)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,14 @@ def quick_settings() -> list[Setting]:
 
 
 def full_settings() -> list[Setting]:
-    """Everything."""
+    """Everything, in 20 minutes or so."""
     grid = [(c, B, T, H) for (B, T), c, H in product(SHAPES, CELLS, SIZES)]
     return [
-        *(Setting("training", *point, dx) for point in grid for dx in (True, False)),
-        *(Setting("inference", *point) for point in grid),
+        *(Setting("training", *point, True) for point in grid),
+        *(Setting("training", c, 32, 100, H, False) for c, H in product(CELLS, SIZES)),
+        *(Setting("inference", c, 32, 100, H) for c, H in product(CELLS, SIZES)),
         *(Setting("lengths", c, 32, 100, H, True) for c, H in product(CELLS, SIZES)),
-        *(Setting("last", c, 8, 256, H, True) for c, H in product(CELLS, SIZES)),
+        *(Setting("last", c, 8, 256, H, True) for c, H in product(CELLS, (64, 256))),
         *(Setting("streaming", c, 1, 1, H) for c, H in product(CELLS, SIZES)),
     ]
 

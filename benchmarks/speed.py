@@ -1,7 +1,8 @@
-"""How fast the recurrent layers are, beside PyTorch's, JAX's and ONNX Runtime's.
+"""How fast the recurrent layers are, beside PyTorch's, JAX's, ONNX Runtime's and Eigen's.
 
-    python benchmarks/speed.py            a few minutes
-    python benchmarks/speed.py --full     everything, about 40 minutes
+    python benchmarks/speed.py              a few minutes
+    python benchmarks/speed.py --full       everything, about 20 minutes
+    python benchmarks/speed.py --isa avx2   everybody held to AVX2
     python benchmarks/speed.py --only training/lstm/32x100 --only streaming
 
 Every setting runs in this one process. First all contenders must agree in values and gradients;
@@ -24,12 +25,16 @@ import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import instructions
+import memory
 import report
 from settings import Problem, Setting, flops, full_settings, quick_settings
 
@@ -44,7 +49,7 @@ FEWEST = 3
 """Times of each contender that are taken whatever it costs."""
 BLOCK = 2e-4
 """Seconds that are timed at once, where a call takes less."""
-ISOLATED = ("training/lstm/32x100/128/dx", "training/gru/32x100/128/dx", "streaming/lstm/1x1/128")
+ISOLATED = ("training/lstm/32x100/128/dx", "streaming/lstm/1x1/128")
 """Settings whose contenders also run alone, each in a process of its own, to see that taking turns
 costs nobody anything."""
 
@@ -66,7 +71,7 @@ def settle(limit: float = 0.5) -> None:
 
 
 def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]:
-    """Seconds a call, some of them timed in blocks; the first calls wake what sleeps."""
+    """Seconds a call, or a step of it, some timed in blocks; the first calls wake what sleeps."""
     clock = time.perf_counter
     settle()
     times: list[float] = []
@@ -78,7 +83,7 @@ def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]
             contender.call()
             spent, calls = clock() - start, calls + 1
         if spent > seconds:  # so slow that a call is its own warm-up
-            times.append(spent)
+            times.append(spent / contender.steps)
         block = max(1, int(BLOCK / spent))
         begun = clock()
         while len(times) < at_least or clock() - begun < seconds:
@@ -86,7 +91,7 @@ def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]
             start = clock()
             for _ in range(block):
                 contender.call()
-            times.append((clock() - start) / block)
+            times.append((clock() - start) / block / contender.steps)
     return times
 
 
@@ -244,42 +249,24 @@ def summary(times: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high, "calls": len(times)}
 
 
-def measure_peak(threads: int, seconds: float = 1.5) -> dict[str, float]:
-    """FLOP/s that this machine reaches, by what reached them.
+def measure_peak(threads: int, tries: int = 10) -> dict[str, float]:
+    """FLOP/s that this machine can do, by what does them.
 
-    The best of large products in PyTorch, by MKL and by oneDNN (the former does half of the
-    latter's work on some CPUs), and in JAX; and of the compiled core's own innermost loop, if it
-    says. The best of many tries, not their median: a peak is what the machine can do when let.
+    A loop of fused multiply-adds on registers alone, which reads and writes no memory, on as many
+    threads as a contender has, all at the same time. The best of some tries, not their median: a
+    peak is what the machine can do when let.
     """
-    import torch
-    from peers import HAS_JAX
-
     from ostinato import _core
 
-    rates = {"torch": 0.0, "onednn": 0.0}
-    for m, k, n in [(512, 512, 512), (1024, 1024, 1024), (3200, 512, 2048)]:
-        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.empty(m, n)
-        products: dict[str, Callable[[], Any]] = {"torch": lambda: torch.mm(x, w.T, out=y)}  # noqa: B023
-        if torch.backends.mkldnn.is_available():
-            inside = [each.to_mkldnn() for each in (x, w, torch.zeros(n))]
-            products["onednn"] = lambda: torch.nn.functional.linear(*inside)  # noqa: B023
-        if HAS_JAX:
-            import jax
+    settle()
+    meeting = threading.Barrier(threads)
 
-            product, both = jax.jit(lambda x, w: x @ w), [x.numpy(), w.T.contiguous().numpy()]
-            both = [jax.numpy.asarray(each) for each in both]
-            products["jax"] = lambda: product(*both).block_until_ready()  # noqa: B023
-        for name, run in products.items():
-            run()
-            settle()
-            end = time.perf_counter() + seconds / 9
-            with torch.inference_mode():
-                while (start := time.perf_counter()) < end:
-                    run()
-                    rate = 2 * m * k * n / (time.perf_counter() - start)
-                    rates[name] = max(rates.get(name, 0.0), rate)
-    own = getattr(_core, "peak_flops", None)
-    return rates | ({"microkernel": threads * own()} if own else {})
+    def rate(_: int) -> float:
+        meeting.wait()
+        return _core.peak_flops(0.05)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return {"FMA loop": max(sum(pool.map(rate, range(threads))) for _ in range(tries))}
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -293,28 +280,16 @@ def machine(threads: int) -> dict[str, Any]:
             return None
 
     return {
-        "cpu": cpu_model(),
+        "cpu": instructions.cpu_model(),
         "cores": os.cpu_count(),
         "threads": threads,
         "instruction_set": _core.instruction_set(),
+        "isa": instructions.LABELS.get(_core.instruction_set(), "generic"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: found for name in LIBRARIES if (found := version(name))},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-
-
-def cpu_model() -> str:
-    """The CPU's name, and its family and model where the name says little."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    name = facts.get("model name", platform.processor() or "unknown")
-    if "cpu family" not in facts:
-        return name
-    return f"{name} (family {facts['cpu family']}, model {facts.get('model', '?')})"
 
 
 def medians_in_a_process(
@@ -335,14 +310,11 @@ def compare_isolated(
     """How long contenders take in turns and how long alone, measured one right after the other."""
     found = []
     for setting in (s for s in settings if s.name in ISOLATED):
-        in_turns: dict[str, float] = {}
-        alone: dict[str, float] = {}
-        for _ in range(2):  # the better of two: a machine may be slow as a whole for a while
-            now = medians_in_a_process(setting, [], seconds, threads)
-            in_turns = {name: min(now[name], in_turns.get(name, now[name])) for name in now}
-            for name in now:
-                single = medians_in_a_process(setting, [name], seconds / 4, threads)[name]
-                alone[name] = min(single, alone.get(name, single))
+        in_turns = medians_in_a_process(setting, [], seconds, threads)
+        alone = {
+            name: medians_in_a_process(setting, [name], seconds / 4, threads)[name]
+            for name in in_turns
+        }
         for name in in_turns:
             pair = {"in_turns": in_turns[name], "alone": alone[name]}
             found.append({"name": setting.name, "contender": name, **pair})
@@ -375,11 +347,14 @@ def selected(settings: Sequence[Setting], patterns: Sequence[str]) -> list[Setti
 
 def absences() -> list[str]:
     """What cannot be measured here, and why."""
+    import eigen
     import peers
 
     found = [] if peers.HAS_JAX else ["JAX is not installed: it takes no part."]
     if not peers.HAS_ONNX_RUNTIME:
         found.append("onnx and onnxruntime are not installed: ONNX Runtime takes no part.")
+    if missing := eigen.absence():
+        found.append(missing)
     if not peers.HAS_STREAM:
         found.append("ostinato.Stream does not exist in this version: no streaming is measured.")
     return found
@@ -396,6 +371,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--contenders", nargs="+", default=[], metavar="NAME", help="only these")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="for each contender")
+    parser.add_argument("--isa", choices=list(instructions.HELD), help="hold everybody to it")
     parser.add_argument("--seconds", type=float, help="timed for each setting")
     parser.add_argument("--isolation", action="store_true", help="some contenders alone as well")
     parser.add_argument("--out", help="JSON file, - for standard output")
@@ -413,7 +389,8 @@ def main() -> None:
         return
     if not settings:
         sys.exit("No setting has such a name; --full --list names them.")
-    seconds = a.seconds or (4.0 if a.full else 1.5)
+    seconds = a.seconds or (2.5 if a.full else 1.5)
+    instructions.hold(a.isa)
     limit_threads(a.threads)
     screen = sys.stderr if a.out == "-" else sys.stdout
     results: dict[str, Any] = {"kind": kind, "machine": machine(a.threads), "skipped": absences()}
@@ -421,7 +398,7 @@ def main() -> None:
         print(line, file=screen)
     if any("Stream" in line for line in results["skipped"]):
         settings = [s for s in settings if s.family != "streaming"]
-    results["peak"] = measure_peak(a.threads, 0.2 if a.contenders else 1.5)
+    results["peak"] = measure_peak(a.threads)
     results["settings"], results["failures"] = [], []
     print(report.heading(results), file=screen)
     for setting in settings:
@@ -437,6 +414,9 @@ def main() -> None:
         print(report.line(record, results["peak"]), file=screen, flush=True)
     again = measure_peak(a.threads)
     results["peak"] = {key: max(value, again[key]) for key, value in results["peak"].items()}
+    if not a.only:
+        results["instructions"] = instructions.in_use()
+        results["memory"] = memory.measure()
     if disturbed := [r["name"] for r in results["settings"] if report.is_disturbed(r)]:
         print(f"\n{report.DISTURBED}: {', '.join(disturbed)}.", file=screen)
     if a.isolation:
@@ -444,9 +424,9 @@ def main() -> None:
     if a.out == "-":
         json.dump(results, sys.stdout)
         return
-    print(f"\n{report.goals_table(results)}")
+    print(f"\n{report.goals_table([results])}")
     if a.out or not (a.only or a.contenders):  # a part is no result, unless it is asked for
-        path = Path(a.out) if a.out else RESULTS / f"{kind}.json"
+        path = Path(a.out) if a.out else RESULTS / f"{kind}-{results['machine']['isa']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"\n{path}")

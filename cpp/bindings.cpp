@@ -454,8 +454,10 @@ NB_MODULE(_core, m) {
           "cannot run with.");
     m.def("int8_products", &int8_products,
           "How int8 streams multiply on this CPU: 'dot', 'native' or 'portable'.");
-    m.def("peak_flops", &peak_flops, nb::call_guard<nb::gil_scoped_release>(),
-          "Floating-point operations a second that one thread can reach in float32.");
+    m.def("peak_flops", &peak_flops, nb::arg("seconds") = 0.02, nb::call_guard<nb::gil_scoped_release>(),
+          "Floating-point operations a second that the calling thread can do in float32.\n\n"
+          "On registers alone, on the average of so many seconds; several threads can call it at\n"
+          "the same time.");
     m.def("line_length", [](nb::handle shape, bool doubles) {
               const Shape s = shape_of(shape);
               return doubles ? line_length<double>(s) : line_length<float>(s);

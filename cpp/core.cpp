@@ -292,15 +292,15 @@ const char* int8_products() {
     return names[int(products_of(Precision::int8))];
 }
 
-double peak_flops() {
-    double best = 0;
-    for (int trial = 0; trial < 20; ++trial) {
-        const auto start = std::chrono::steady_clock::now();
-        const double operations = 2 * target().multiply_adds(2000);
-        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-        best = std::max(best, operations / took.count());
+double peak_flops(double seconds) {
+    const auto start = std::chrono::steady_clock::now();
+    std::chrono::duration<double> took{};
+    double operations = 0;
+    while (took.count() < seconds || operations == 0) {
+        operations += 2 * target().multiply_adds(20000);
+        took = std::chrono::steady_clock::now() - start;
     }
-    return best;
+    return operations / took.count();
 }
 
 const char* version() noexcept { return OSTINATO_VERSION; }

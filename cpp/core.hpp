@@ -76,8 +76,9 @@ private:
 // Static storage. Throws as instruction_set().
 const char* int8_products();
 
-// Floating-point operations a second that one thread does in the kernel at the heart of the passes,
-// its data in the first cache: the most that this core can reach in float32. Takes some milliseconds.
-double peak_flops();
+// Floating-point operations a second that the calling thread does in float32 on registers alone, on the
+// average of so many seconds: the most that this CPU can do with the instruction set of the core. What
+// several cores can do together is measured by calling it on as many threads at the same time.
+double peak_flops(double seconds);
 
 }  // namespace ostinato

@@ -16,23 +16,20 @@ namespace OSTINATO_TARGET {
 template <class T> int64_t line_length(const Shape& shape) { return Lines<T>(shape).length; }
 template <class T> int64_t gate_at(const Shape& shape, int gate) { return Lines<T>(shape).gate_at(gate); }
 
-// Multiplies tiles of the widest kind, all in the first cache, and gives their sum.
-double multiply_adds(int64_t tiles) {
-    constexpr int R = tile_rows<4>, k = 64;
-    alignas(64) float a[R][k], b[k * 4 * W<float>];
-    const float* rows[R];
-    for (int r = 0; r < R; ++r) rows[r] = a[r];
-    for (int i = 0; i < k * 4 * W<float>; ++i) b[i] = 0.5f;
-    for (int r = 0; r < R; ++r)
-        for (int i = 0; i < k; ++i) a[r][i] = 0.25f;
-    double sum = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-        Vec<float> acc[R][4] = {};
-        accumulate<float, R, 4, 1>(acc, rows, b, 0, k, reinterpret_cast<const char*>(b));
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 4; ++v) b[v] = acc[r][v][0] * 0x1p-20f, sum += b[v];
-    }
-    return sum * 0 + double(tiles) * R * 4 * W<float> * k;
+// Multiplies and adds registers alone, as many sums side by side as they hold, which is more than a CPU has
+// under way; gives how many numbers that were.
+double multiply_adds(int64_t rounds) {
+    constexpr int sums = registers - 4;
+    const Vec<float> factor = rounded<float>(splat(0x1p-30f));  // so small that the sums stay as they are
+    Vec<float> sum[sums];
+#pragma GCC unroll 32
+    for (int i = 0; i < sums; ++i) sum[i] = rounded<float>(splat(float(i)));  // not known to the compiler
+    for (int64_t round = 0; round < rounds; ++round)
+#pragma GCC unroll 32
+        for (int i = 0; i < sums; ++i) sum[i] += sum[i] * factor;
+    Vec<float> all{};
+    for (int i = 0; i < sums; ++i) all += sum[i];
+    return all[0] * 0 + double(rounds) * sums * W<float>;
 }
 
 template <class T>

@@ -48,7 +48,7 @@ struct Target {
     StreamPasses<double> double_streams;
     bool has_native;  // of Products
     DotFeature dot_feature;
-    double (*multiply_adds)(int64_t tiles);  // see peak_flops()
+    double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
 
 template <class T> const Passes<T>& passes(const Target& target);

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -433,3 +434,9 @@ def test_sizes_are_checked_wherever_they_are_taken(function, shape):
     more = (0,) if function is _core.gate_at else ()
     with pytest.raises(ShapeError, match="^shape"):
         function(shape, True, *more)
+
+
+def test_several_threads_find_the_peak_at_the_same_time():
+    with ThreadPoolExecutor(2) as pool:
+        rates = list(pool.map(_core.peak_flops, [0.0, 0.01]))
+    assert all(0 < rate < float("inf") for rate in rates)

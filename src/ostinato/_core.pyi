@@ -31,8 +31,11 @@ def int8_products() -> Literal["dot", "native", "portable"]:
     has, or by plain loops, where the core knows nothing better.
     """
 
-def peak_flops() -> float:
-    """Return the floating-point operations a second that one thread can reach in float32."""
+def peak_flops(seconds: float = 0.02) -> float:
+    """Return the floating-point operations a second that this thread can do in float32.
+
+    On registers alone, on the average of ``seconds``; several threads can call it at the same time.
+    """
 
 def line_length(shape: Sequence[int], doubles: bool) -> int:
     """Return the numbers in a line of what backward needs of forward.

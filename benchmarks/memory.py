@@ -1,0 +1,70 @@
+"""What a training step keeps between forward and backward, beside torch.nn.
+
+    python benchmarks/memory.py
+
+By how much the resident memory of a process of its own grows over a forward pass, outputs
+included, whoever holds it and however: warm, with freed memory given back to the system first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+B, T, H = 32, 1000, 256
+LIBRARIES = ("ostinato", "torch.nn")
+STATUS = Path("/proc/self/statm")
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+"""Has large blocks given back as soon as they are freed, whatever was freed before."""
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory, without those that it has freed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def kept(library: str, cell: str) -> int:
+    """Bytes that a training step keeps, in this process."""
+    import importlib
+
+    import torch
+
+    layer = getattr(importlib.import_module(library), cell.upper())(H, H)
+    x = torch.randn(T, B, H, requires_grad=True)
+    cotangent = torch.randn(T, B, H)
+    for _ in range(2):  # what is kept for good is there after the first
+        for tensor in (x, *layer.parameters()):
+            tensor.grad = None
+        before = resident()
+        y, _ = layer(x)
+        after = resident()
+        y.backward(cotangent)
+        del y, _
+    return after - before
+
+
+def measure() -> dict[str, Any]:
+    """Bytes by cell and library, each in a process of its own; empty where none can be told."""
+    if not STATUS.exists():
+        return {}
+    found: dict[str, dict[str, int]] = {}
+    for cell in ("rnn", "lstm", "gru"):
+        for library in LIBRARIES:
+            command = [sys.executable, __file__, library, cell]
+            done = subprocess.run(
+                command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, check=True
+            )
+            found.setdefault(cell, {})[library] = int(done.stdout)
+    return {"B": B, "T": T, "H": H, "kept": found}
+
+
+if __name__ == "__main__":
+    print(kept(*sys.argv[1:]) if sys.argv[1:] else json.dumps(measure(), indent=1))
