@@ -62,6 +62,7 @@ bench: $(PEERS)
 bench-full: $(PEERS)
 	$(BENCH) benchmarks/speed.py --full --isolation
 	$(BENCH) benchmarks/end_to_end.py $(TEXT)
+	$(BENCH) benchmarks/busy.py $(TEXT)
 	$(BENCH) benchmarks/report.py
 
 FORECASTERS := neuralforecast gluonts
