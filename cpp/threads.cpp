@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -16,11 +17,16 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#endif
 
 namespace ostinato {
 namespace {
-
-constexpr int most_spins = 400;  // about five microseconds
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -51,19 +57,59 @@ private:
 #endif
 };
 
+// Longer than threads that all run wait for one another in most steps, and nothing beside the
+// milliseconds for which another program takes the core of one of them.
+constexpr std::chrono::microseconds most_spinning{20};
+
+// Whether `done` came true while this spun.
+template <class Done> bool spin_until(Done&& done) {
+    const auto end = std::chrono::steady_clock::now() + most_spinning;
+    do
+        for (int i = 0; i < 32; ++i) {
+            if (done()) return true;
+            pause();
+        }
+    while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+// Sleeps unless `value` is no longer `old`, until wake_all() or for no reason. Where the system has no
+// such call the core is given away for a moment.
+inline void sleep_while(std::atomic<int>& value, int old) {
+#if defined(__linux__)
+    static_assert(sizeof value == 4, "a futex is a word of 32 bits");
+    syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+#else
+    if (value.load() == old) std::this_thread::yield();
+#endif
+}
+
+inline void wake_all(std::atomic<int>& value) {
+#if defined(__linux__)
+    syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+    (void)value;
+#endif
+}
+
+// A thread that waits long sleeps: one that yields keeps the core from the thread that it waits for,
+// or, where the two have a core each, loses its turn to other programs.
 struct alignas(64) Barrier {
-    std::atomic<int> arrived{0}, generation{0};
+    std::atomic<int> arrived{0}, generation{0}, sleeping{0};
 
     void wait(int size) {
         const int now = generation.load(std::memory_order_acquire);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
             arrived.store(0, std::memory_order_relaxed);
-            generation.store(now + 1, std::memory_order_release);
+            generation.store(now + 1);
+            if (sleeping.load() > 0) wake_all(generation);
             return;
         }
-        for (int spins = 0; generation.load(std::memory_order_acquire) == now; ++spins)
-            if (spins < most_spins) pause();
-            else std::this_thread::yield();
+        if (spin_until([&] { return generation.load(std::memory_order_acquire) != now; })) return;
+        // Counted before the last look, and the last to arrive looks after it has counted: one sees the other.
+        sleeping.fetch_add(1);
+        while (generation.load() == now) sleep_while(generation, now);
+        sleeping.fetch_sub(1);
     }
 };
 
@@ -75,17 +121,15 @@ public:
         if (!mine.owns_lock() || !grow(count - 1)) return false;
         body_ = body;
         context_ = context;
-        pending_.store(count - 1, std::memory_order_relaxed);
         {
             // Under the lock, so that a worker about to sleep cannot miss it.
             std::lock_guard<std::mutex> lock(mutex_);
             call_.store(((call_.load() >> 16) + 1) << 16 | uint64_t(count));
         }
         wake_.notify_all();
-        body(Member{0, count, barriers_}, context);
-        for (int spins = 0; pending_.load(std::memory_order_acquire) > 0; ++spins)
-            if (spins < most_spins) pause();
-            else std::this_thread::yield();
+        const Member me{0, count, barriers_};
+        body(me, context);
+        me.wait();  // for the last of them
         return true;
     }
 
@@ -103,26 +147,23 @@ private:
     void work(int index, uint64_t seen) {
         FlushSubnormals flush;
         for (;;) {
-            for (int spins = 0; call_.load(std::memory_order_acquire) == seen; ++spins) {
-                if (spins < most_spins) {
-                    pause();
-                    continue;
-                }
+            const auto called = [&] { return call_.load(std::memory_order_acquire) != seen; };
+            if (!spin_until(called)) {
                 std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return call_.load(std::memory_order_acquire) != seen; });
+                wake_.wait(lock, called);
             }
             seen = call_.load(std::memory_order_acquire);
             const int count = int(seen & 0xffff);
             if (index >= count) continue;  // not of this call, of which it may read nothing else
-            body_(Member{index, count, barriers_}, context_);
-            pending_.fetch_sub(1, std::memory_order_release);
+            const Member me{index, count, barriers_};
+            body_(me, context_);
+            me.wait();  // for the caller, who goes on with them all
         }
     }
 
     std::mutex in_use_, mutex_;
     std::condition_variable wake_;
     std::atomic<uint64_t> call_{0};  // a number that grows, and in its low 16 bits the count
-    std::atomic<int> pending_{0};
     void (*body_)(const Member&, void*) = nullptr;
     void* context_ = nullptr;
     int workers_ = 0;
@@ -175,7 +216,9 @@ bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context)
         const int count = openmp.count() < call.count ? 1 : call.count, index = openmp.index();
         if (index >= count) return;
         FlushSubnormals flush;
-        call.body(Member{index, count, call.barriers}, call.context);
+        const Member me{index, count, call.barriers};
+        call.body(me, call.context);
+        me.wait();  // here, since the runtime's own wait at the end spins for milliseconds
     }, &call, unsigned(team), 0);
     return true;
 }

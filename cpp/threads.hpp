@@ -10,7 +10,8 @@ class Member {
 public:
     int index, count;
     // Returns once `size` members have called this for the same group; groups are numbered from 0 to
-    // count - 1, and a group always has the same members within a call. No memory is allocated.
+    // count - 1, and a group always has the same members within a call. Spins for microseconds, then
+    // sleeps, so that the others can run where threads are more than cores. No memory is allocated.
     void wait(int group, int size) const noexcept;
     // The same for all of them; no group stands in its way.
     void wait() const noexcept;

@@ -30,7 +30,7 @@ def bench():
     sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("module", ["settings", "report", "end_to_end", "scenes"])
+@pytest.mark.parametrize("module", ["settings", "report", "end_to_end", "busy", "scenes"])
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
     assert found.attempted > 0
@@ -346,6 +346,66 @@ def test_what_torch_keeps_is_what_autograd_saves(bench, cell):
         **memory.ENVIRONMENT,
     )
     assert kept == pytest.approx(expected, rel=0.1)
+
+
+WORKER = """
+import json, sys, time
+begun = time.perf_counter()
+with open(sys.argv[1], "w", buffering=1) as file:
+    for step in range(1, 10**6):
+        time.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        file.write(json.dumps({"tokens": int(sys.argv[2]) * step, "seconds": seconds}) + "\\n")
+"""
+
+
+def test_beside_busy_loops_every_contender_gets_its_turns_and_nobody_is_left(
+    bench, tmp_path, monkeypatch
+):
+    busy, children = bench("busy"), []
+
+    class Popen(busy.subprocess.Popen):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            children.append(self)
+
+    monkeypatch.setattr(busy.subprocess, "Popen", Popen)
+    who = []
+    for tokens in (7, 21):
+        records = tmp_path / f"{tokens}.jsonl"
+        command = [sys.executable, "-c", WORKER, str(records), str(tokens)]
+        who.append(busy.Contender(f"side{tokens}", 1, False, command, records, {}))
+    found = busy.take_turns(who, 1, tmp_path, turns=2, seconds=0.3)
+    assert found.keys() == {"busy", "quiet"}
+    for rates in found.values():
+        assert list(rates) == [each.name for each in who]
+        assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
+    assert len(children) == 3
+    assert all(child.returncode is not None for child in children)
+
+
+def test_a_contender_that_ends_by_itself_is_named(bench, tmp_path):
+    busy = bench("busy")
+    lame = busy.Contender("torch", 2, True, [sys.executable, "-c", ""], tmp_path / "none", {})
+    with pytest.raises(RuntimeError, match="torch/2/calm ended by itself"):
+        busy.take_turns([lame], 1, tmp_path, turns=1, seconds=0.1)
+
+
+def test_ratios_beside_busy_loops_are_to_each_sides_better_environment(bench):
+    found = {
+        "ostinato/2/calm": [8.0, 8.0, 4.0],
+        "ostinato/2/default": [2.0, 2.0, 2.0],
+        "ostinato/1/calm": [5.0, 4.0, 4.0],
+        "ostinato/1/default": [9.0, 9.0, 9.0],
+        "torch/2/calm": [1.0, 2.0, 4.0],
+        "torch/2/default": [0.0, 0.0, 9.0],
+        "torch/1/calm": [4.0, 4.0, 4.0],
+        "torch/1/default": [8.0, 8.0, 8.0],
+    }
+    ratios = {name: s["median"] for name, s in bench("busy").ratios(found, 2).items()}
+    assert ratios == {
+        "one_thread": 1.6, "default_environment": 4.0, "torch": 4.0, "torch_one_thread": 1.0
+    }  # fmt: skip
 
 
 def test_the_plain_loop_translates_as_the_library_does(bench):

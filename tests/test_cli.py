@@ -831,3 +831,40 @@ def test_ctrl_c_at_a_terminal(tmp_path):
     out, err = child.communicate()
     assert (child.returncode, err) == (0, b"")
     assert "50 steps" in out.decode()
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "7"}, {"OMP_WAIT_POLICY": "active"}]
+)
+def test_openmp_is_told_how_long_to_spin_before_pytorch_is_there_unless_the_user_has(said):
+    names = ["GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"]
+    code = f"""
+import json, os, sys
+from ostinato.cli import OPENMP, main
+
+class Finder:  # of PyTorch: what the environment is when it is asked for
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            found = {{name: os.environ[name] for name in {names} if name in os.environ}}
+            print(json.dumps([OPENMP, found]))
+            sys.exit(9)
+
+sys.meta_path.insert(0, Finder)
+main(["train", "text", "book.txt", "--out", "run"])
+"""
+    environ = {name: value for name, value in os.environ.items() if name not in names} | said
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    ours, found = json.loads(done.stdout)
+    assert set(ours) < set(names)
+    assert found == (said or ours)
+
+
+def test_a_program_that_has_pytorch_already_keeps_its_environment(monkeypatch, capsys):
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    assert "torch" in sys.modules
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert dict(os.environ) == before

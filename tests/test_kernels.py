@@ -839,6 +839,31 @@ def test_threads_of_python_do_not_disturb_each_other():
     assert not wrong
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a core for all threads")
+def test_threads_that_share_one_core_wait_for_one_another():
+    # OpenMP's, then the core's own, which a forked child has: whoever waits must let the rest run.
+    done = in_a_new_process("""
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import torch
+from test_kernels import shared
+
+def bits(count):
+    torch.get_num_threads = lambda: count
+    cases = [shared("lstm", torch.float32, name) for name in ("rows", "units")]
+    return [t.numpy().tobytes() for case in cases for t in case.by_run()]
+
+alone = bits(1)
+assert all(bits(3) == alone for _ in range(3)), "OpenMP"
+child = os.fork()
+if child == 0:
+    os._exit(int(any(bits(3) != alone for _ in range(3))))
+assert os.waitpid(child, 0)[1] == 0, "the child"
+print("same")
+""")
+    assert done.stdout == "same\n", done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a child")
 def test_a_forked_child_computes_the_same_bits():
     # The parent's workers do not live in the child, which has to get its own.

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import gcd
 from typing import Any, Literal, NamedTuple
 
@@ -199,7 +200,7 @@ class Spectrogram:
             self.fft,
             self.step,
             self.size,
-            torch.hann_window(self.size),
+            _window(self.size),
             center=False,
             return_complex=True,
         )
@@ -254,6 +255,13 @@ class SpectrogramStream:
         return self.feed(np.zeros(self.spectrogram.fft // 2, dtype=np.float32))
 
 
+# Of every recording the same two: making them costs as much as all else that is done with it.
+@lru_cache(maxsize=8)
+def _window(size: int) -> Tensor:
+    return torch.hann_window(size)
+
+
+@lru_cache(maxsize=8)
 def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
     highest = 2595 * np.log10(1 + rate / 2 / 700)
