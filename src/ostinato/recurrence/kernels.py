@@ -15,11 +15,11 @@ DEBUG, and can be asked with `choose` and forced with `use_backend`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, cast, get_args, overload
 
 import torch
 from torch import _VF, Tensor
@@ -46,8 +46,11 @@ Backend = Literal["compiled", "torch", "reference"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_V = TypeVar("_V")
 
 _log = logging.getLogger("ostinato.recurrence")
+_STANDARD = (RNNCell, LSTMCell, GRUCell)
+_DTYPES = (torch.float32, torch.float64)
 _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
 
 
@@ -103,9 +106,10 @@ def is_fused_by_torch(cell: Cell) -> bool:
 
 def compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
     """Why the core cannot serve a call; empty where it can."""
-    if not all(type(cell.standard_cell()) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
-        return "it has no equations for this cell"
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    for cell in cells:
+        if type(cell.standard_cell()) not in _STANDARD:
+            return "it has no equations for this cell"
+    if not x.is_cpu or x.dtype not in _DTYPES:
         return f"it computes in float32 and float64 on a CPU, not in {x.dtype} on {x.device}"
     if torch.is_autocast_enabled("cpu"):
         return "it does not take part in autocast"
@@ -185,13 +189,13 @@ def run(
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
     """
-    T, B = (x if tokens is None else tokens).shape[:2]
+    T, B, *_ = (x if tokens is None else tokens).shape
     backend = choose(cell, x, steps=T, padded=lengths is not None)
     if tokens is not None:  # the core alone multiplies tables, where it pays
         graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
         if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
             x, tokens = embedding(tokens, x), None
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
     if backend != "reference" and not (backend == "torch" and traces is not None):
         weights = [cell.standard_weights(w) for w in weights]
@@ -266,6 +270,9 @@ def shape_of(cell: Cell) -> _Shape:
     return kind, activation, cell.input_size, cell.hidden_size, cell.output_size
 
 
+_known_shape = lru_cache(maxsize=1024)(shape_of)
+
+
 def flat_weights(w: Weights) -> list[Tensor | None]:
     """The weights in the order in which the core takes them."""
     return [w.get(name) for name in _WEIGHTS]
@@ -301,13 +308,12 @@ def _compiled(
         if shown is not None:
             # A graph may not give away views of what it keeps for backward.
             shown.append(lines.detach().clone())
-    elif torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, h0, c0, *flat)
-    ):
-        y, h, c = _Layer.apply(cell, shown, x, tokens, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
+    elif torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *flat):
+        call = _Call(cell, shown, tokens, lengths, tuple(t is not None for t in (h0, c0, *flat)))
+        y, h, c = _apply(call, x, *(t for t in (h0, c0, *flat) if t is not None))
     else:
         y, h, c, lines = _forward(
-            shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
+            _known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
         )
         if shown is not None:
             shown.append(cast(Tensor, lines))
@@ -316,6 +322,13 @@ def _compiled(
         each = zip(shown[0].detach().unbind(0), outputs.chunk(len(weights), -1), strict=True)
         traces += [_trace_of(cell, lines, h) for lines, h in each]
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    for t in tensors:  # a generator costs more than the loop
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 def _trace_of(cell: Cell, lines: Tensor, h: Tensor) -> Trace:
@@ -343,9 +356,12 @@ def _forward(
     keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Outputs, last states, and the lines where they are to be kept."""
-    T, B = (x if tokens is None else tokens).shape[:2]
+    steps = x if tokens is None else tokens
+    T, B, *_ = steps.shape
     D = len(flat) // len(_WEIGHTS)
-    y = _empty_sequence(x, D * shape[4], x if tokens is None else tokens)
+    if not _core.lie_ready(x, h0, c0, *flat):
+        x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
+    y = _empty_sequence(x, D * shape[4], steps)
     h = x.new_empty(D, B, shape[4])
     c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
     lines = None
@@ -354,9 +370,8 @@ def _forward(
         new = x.new_empty if lengths is None else x.new_zeros
         lines = new(D, T, B, _line_length(shape, x.dtype))
     _core.forward(
-        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, h, c,
-        lines, torch.get_num_threads(), tokens,
-    )  # fmt: skip
+        shape, x, lengths, h0, c0, tuple(flat), y, h, c, lines, torch.get_num_threads(), tokens
+    )
     return y, h, c, lines
 
 
@@ -375,27 +390,33 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
     dy, dh, dc = gradients
-    wanted: list[Tensor | None] = [None]
+    if not _core.lie_ready(x, h0, c0, *flat, dh, dc):
+        x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
+        dh, dc = _dense(dh), _dense(dc)
+    if dy is not None and not _core.lie_ready(dy):
+        dy = _rowwise(dy)
+    dx = None
     if needs[0]:
-        wanted = [_empty_sequence(x, shape[2], x) if tokens is None else _new_like(x)]
-    for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True):
-        wanted.append(_new_like(tensor) if needed and tensor is not None else None)
-    dx, dh0, dc0, *dweights = wanted
+        dx = _empty_sequence(x, shape[2], x) if tokens is None else torch.empty_like(x)
+    dh0, dc0, *dweights = [
+        torch.empty_like(tensor) if needed and tensor is not None else None
+        for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True)
+    ]
     # Hooks on saved tensors may bring them back laid out in another way.
     if not lines.is_contiguous() or lines.data_ptr() % 64:
-        lines = _new_like(lines).copy_(lines)
+        lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     _core.backward(
-        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)),
-        _rowwise(y), lines, None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
+        shape, x, lengths, h0, c0, tuple(flat), _rowwise(y), lines, dy, dh, dc,
         dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens,
     )  # fmt: skip
-    return wanted
+    return [dx, dh0, dc0, *dweights]
 
 
 def _empty_sequence(x: Tensor, features: int, like: Tensor) -> Tensor:
     """A new (T, B, features) of x's type, in memory by step or by row, as (T, B, ...) is."""
-    T, B = like.shape[:2]
-    if like.stride(0) < like.stride(1):
+    T, B, *_ = like.shape
+    t_stride, b_stride, *_ = like.stride()
+    if t_stride < b_stride:
         return x.new_empty(B, T, features).transpose(0, 1)
     return x.new_empty(T, B, features)
 
@@ -419,54 +440,71 @@ def _new_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+class _Call(NamedTuple):
+    """What a call of `_Layer` is given beside tensors that have gradients."""
+
+    cell: Cell
+    shown: list[Tensor] | None
+    """Where lines are put that somebody may look at."""
+    tokens: Tensor | None
+    lengths: Tensor | None
+    present: tuple[bool, ...]
+    """Which of h0, c0 and the weights there are: autograd spends a microsecond on each None."""
+
+    def spread(self, tensors: Iterable[_V], absent: _V) -> list[_V]:
+        """Values of those that are present, with ``absent`` for each of the others."""
+        values = iter(tensors)
+        return [next(values) if there else absent for there in self.present]
+
+
 class _Layer(torch.autograd.Function):
     """One layer of the core for eager autograd; `_layer_operator` is the same for graphs."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        cell: Cell,
-        shown: list[Tensor] | None,
-        x: Tensor,
-        tokens: Tensor | None,
-        lengths: Tensor | None,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        *flat: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run forward; lines that somebody may look at are put into ``shown``."""
-        y, h, c, lines = _forward(shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
-        ctx.save_for_backward(x, tokens, lengths, h0, c0, y, lines, *flat)
+    def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> Any:
+        """Run forward, on ``tensors`` that are present of h0, c0 and the weights."""
+        cell, shown, tokens, lengths, _ = call
+        h0, c0, *flat = call.spread(tensors, None)
+        y, h, c, lines = _forward(_known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
+        ctx.save_for_backward(x, y, lines, tokens, lengths, *tensors)
         ctx.set_materialize_grads(False)
-        ctx.cell = cell
-        ctx.used_up, ctx.shown = False, shown is not None
+        ctx.call = call._replace(tokens=None, lengths=None)
+        ctx.used_up = False
         if shown is not None:
             shown.append(cast(Tensor, lines))
-        return y, h, c
+        return (y, h, c)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
-        x, tokens, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
-        asked = ctx.needs_input_grad
-        needs = [asked[2], asked[5], asked[6], *asked[7:]]
+        x, y, lines, tokens, lengths, *tensors = ctx.saved_tensors
+        call = cast(_Call, ctx.call)
+        h0, c0, *flat = call.spread(tensors, None)
+        _, *asked = ctx.needs_input_grad
+        needs = [asked[0], *call.spread(asked[1:], False)]
         batched = any(
             g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients
         )  # of `torch.autograd.functional.jacobian(vectorize=True)`, say
         if torch.is_grad_enabled() or batched or _is_transformed():
             found = _reference_gradients(
-                ctx.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
+                call.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
             )
         else:
-            shape = shape_of(ctx.cell)
+            shape = _known_shape(call.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
                 _, _, _, lines = _forward(shape, x, tokens, lengths, h0, c0, flat, keeps=True)
-            elif ctx.shown:
+            elif call.shown is not None:
                 lines = lines.clone()
             else:
                 ctx.used_up = True
             found = _backward(shape, x, tokens, lengths, h0, c0, flat, y, lines, gradients, needs)
-        return None, None, found[0], None, None, *found[1:]
+        there = (g for g, present in zip(found[1:], call.present, strict=True) if present)
+        return None, found[0], *there
+
+
+# `apply` of the base class, without what the derived one does for torch.func's transforms: those
+# never come here, see `compiled_lacks`.
+_apply = super(torch.autograd.Function, _Layer).apply
 
 
 def _reference_gradients(

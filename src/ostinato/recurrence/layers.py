@@ -239,7 +239,12 @@ class Recurrent(RNNBase):
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
         """Weights by bare name of the layer and direction that PyTorch counts as ``i``."""
-        return {name: getattr(self, full) for name, full in self._named_weights[i]}
+        return {name: self._weight(full) for name, full in self._named_weights[i]}
+
+    def _weight(self, name: str) -> Tensor:
+        """What ``getattr`` gives; a parameter at a tenth of its price."""
+        weight = self._parameters.get(name)
+        return getattr(self, name) if weight is None else weight
 
     @cached_property
     def _named_weights(self) -> list[list[tuple[str, str]]]:
@@ -292,7 +297,7 @@ class Recurrent(RNNBase):
                 "its last axis is the input size."
             )
         names = self._all_weights[0]
-        weight = getattr(self, names[0]) if names else x
+        weight = self._weight(names[0]) if names else x
         if x.dtype != weight.dtype and not _autocasts(x):
             raise ShapeError(
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
