@@ -15,7 +15,7 @@ DEBUG, and can be asked with `choose` and forced with `use_backend`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -46,7 +46,6 @@ Backend = Literal["compiled", "torch", "reference"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_V = TypeVar("_V")
 
 _log = logging.getLogger("ostinato.recurrence")
 _STANDARD = (RNNCell, LSTMCell, GRUCell)
@@ -147,6 +146,8 @@ def choose(
     if forced == "reference":
         return "reference"
     lacks = compiled_lacks(cells, x)
+    if not lacks and forced is None:
+        return "compiled"
     if forced == "compiled" and lacks:
         raise OstinatoError(
             f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
@@ -197,7 +198,8 @@ def run(
             x, tokens = embedding(tokens, x), None
     if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
-    if backend != "reference" and not (backend == "torch" and traces is not None):
+    own = backend == "reference" or (backend == "torch" and traces is not None)
+    if not own and type(cell) not in _STANDARD:
         weights = [cell.standard_weights(w) for w in weights]
         cell = cell.standard_cell()
     if backend == "compiled":
@@ -309,8 +311,11 @@ def _compiled(
             # A graph may not give away views of what it keeps for backward.
             shown.append(lines.detach().clone())
     elif torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *flat):
-        call = _Call(cell, shown, tokens, lengths, tuple(t is not None for t in (h0, c0, *flat)))
-        y, h, c = _apply(call, x, *(t for t in (h0, c0, *flat) if t is not None))
+        given = (h0, c0, *flat)
+        tensors = [t for t in given if t is not None]
+        places = _places(tuple([t is not None for t in given]))
+        call = _Call(cell, shown, tokens, lengths, places)
+        y, h, c = _apply(call, x, *tensors)  # type: ignore[no-untyped-call]
     else:
         y, h, c, lines = _forward(
             _known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
@@ -325,7 +330,7 @@ def _compiled(
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
-    for t in tensors:  # a generator costs more than the loop
+    for t in tensors:  # noqa: SIM110  a generator costs a microsecond
         if t is not None and t.requires_grad:
             return True
     return False
@@ -358,7 +363,7 @@ def _forward(
     """Outputs, last states, and the lines where they are to be kept."""
     steps = x if tokens is None else tokens
     T, B, *_ = steps.shape
-    D = len(flat) // len(_WEIGHTS)
+    D = 1 if len(flat) == len(_WEIGHTS) else 2
     if not _core.lie_ready(x, h0, c0, *flat):
         x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
     y = _empty_sequence(x, D * shape[4], steps)
@@ -441,65 +446,77 @@ def _new_like(x: Tensor) -> Tensor:
 
 
 class _Call(NamedTuple):
-    """What a call of `_Layer` is given beside tensors that have gradients."""
+    """What a call of `_Layer` is given beside the tensors that may have gradients.
+
+    Those, but for x, are what there is of h0, c0 and the weights: autograd spends a microsecond on
+    each None.
+    """
 
     cell: Cell
     shown: list[Tensor] | None
     """Where lines are put that somebody may look at."""
     tokens: Tensor | None
     lengths: Tensor | None
-    present: tuple[bool, ...]
-    """Which of h0, c0 and the weights there are: autograd spends a microsecond on each None."""
+    places: tuple[int, ...]
+    """Where each of h0, c0 and the weights stands among what there is; -1 where it is missing."""
 
-    def spread(self, tensors: Iterable[_V], absent: _V) -> list[_V]:
-        """Values of those that are present, with ``absent`` for each of the others."""
-        values = iter(tensors)
-        return [next(values) if there else absent for there in self.present]
+
+@lru_cache(maxsize=1024)
+def _places(there: tuple[bool, ...]) -> tuple[int, ...]:
+    """Numbers of those that are there, in order, and -1 for the others."""
+    counted = iter(range(len(there)))
+    return tuple(next(counted) if each else -1 for each in there)
 
 
 class _Layer(torch.autograd.Function):
     """One layer of the core for eager autograd; `_layer_operator` is the same for graphs."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> Any:
-        """Run forward, on ``tensors`` that are present of h0, c0 and the weights."""
-        cell, shown, tokens, lengths, _ = call
-        h0, c0, *flat = call.spread(tensors, None)
+    def forward(
+        ctx: Any, call: _Call, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run forward."""
+        cell, shown, tokens, lengths, places = call
+        padded = (*tensors, None)
+        h0, c0, *flat = [padded[i] for i in places]
         y, h, c, lines = _forward(_known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
         ctx.save_for_backward(x, y, lines, tokens, lengths, *tensors)
         ctx.set_materialize_grads(False)
-        ctx.call = call._replace(tokens=None, lengths=None)
-        ctx.used_up = False
+        ctx.cell, ctx.places = cell, places
+        ctx.used_up, ctx.shown = False, shown is not None
         if shown is not None:
             shown.append(cast(Tensor, lines))
-        return (y, h, c)
+        return y, h, c
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
         x, y, lines, tokens, lengths, *tensors = ctx.saved_tensors
-        call = cast(_Call, ctx.call)
-        h0, c0, *flat = call.spread(tensors, None)
-        _, *asked = ctx.needs_input_grad
-        needs = [asked[0], *call.spread(asked[1:], False)]
-        batched = any(
-            g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients
-        )  # of `torch.autograd.functional.jacobian(vectorize=True)`, say
-        if torch.is_grad_enabled() or batched or _is_transformed():
+        places = ctx.places
+        padded = (*tensors, None)
+        h0, c0, *flat = [padded[i] for i in places]
+        _, needs_x, *asked = ctx.needs_input_grad
+        needs = [needs_x, *[i >= 0 and asked[i] for i in places]]
+        if torch.is_grad_enabled() or _is_transformed() or any(map(_is_batched, gradients)):
             found = _reference_gradients(
-                call.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
+                ctx.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
             )
         else:
-            shape = _known_shape(call.cell)
+            shape = _known_shape(ctx.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
                 _, _, _, lines = _forward(shape, x, tokens, lengths, h0, c0, flat, keeps=True)
-            elif call.shown is not None:
+            elif ctx.shown:
                 lines = lines.clone()
             else:
                 ctx.used_up = True
             found = _backward(shape, x, tokens, lengths, h0, c0, flat, y, lines, gradients, needs)
-        there = (g for g, present in zip(found[1:], call.present, strict=True) if present)
-        return None, found[0], *there
+        dx, *others = found
+        return None, dx, *[g for g, i in zip(others, places, strict=True) if i >= 0]
+
+
+def _is_batched(gradient: Tensor | None) -> bool:
+    """Whether it comes from `torch.autograd.functional.jacobian(vectorize=True)`, say."""
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 # `apply` of the base class, without what the derived one does for torch.func's transforms: those
