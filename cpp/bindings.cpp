@@ -572,7 +572,7 @@ NB_MODULE(_core, m) {
               return doubles ? gate_at<double>(s, gate) : gate_at<float>(s, gate);
           }, nb::arg("shape").none(), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
     m.def("lie_ready", &lie_ready, nb::arg("tensors"),
-          "Whether forward and backward can read tensors as they lie in memory: a sequence or table, then others.");
+          "Whether forward and backward can read tensors without a copy: a sequence or table, then others.");
     m.def("forward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
              nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens) {
