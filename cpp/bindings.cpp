@@ -2,8 +2,11 @@
 // src/ostinato/_core.pyi says the same in types.
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core.hpp"
@@ -21,7 +24,25 @@ namespace {
     throw nb::python_error();
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
+// Sizes or strides; the numbers are somebody else's.
+struct Sizes {
+    const int64_t* data = nullptr;
+    size_t count = 0;
+
+    Sizes() = default;
+    Sizes(const int64_t* data, size_t count) : data(data), count(count) {}
+    Sizes(const std::vector<int64_t>& numbers) : data(numbers.data()), count(numbers.size()) {}
+    Sizes(std::initializer_list<int64_t> numbers) : data(numbers.begin()), count(numbers.size()) {}
+
+    size_t size() const { return count; }
+    bool empty() const { return count == 0; }
+    int64_t operator[](size_t i) const { return data[i]; }
+    bool operator!=(const Sizes& other) const {
+        return count != other.count || !std::equal(data, data + count, other.data);
+    }
+};
+
+std::string shape_text(const Sizes& shape) {
     std::string text = "(";
     for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + (shape.size() == 1 ? ",)" : ")");
@@ -38,16 +59,48 @@ int64_t integer(nb::handle object, const char* name, int64_t least, int64_t most
     return value;
 }
 
-// Interned names of what is read from a tensor.
+// What is used of the DLPack exchange table, version 1, that PyTorch 2.10 and newer have on the class of
+// tensors: a tensor's numbers in memory without a call of Python. https://dmlc.github.io/dlpack
+struct DLTensor {
+    void* data;
+    int32_t device_type, device_id, ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+};
+struct ExchangeTable {
+    uint32_t major, minor;
+    const void* older;
+    void (*allocate)();
+    void (*export_managed)();
+    void (*import_managed)();
+    int (*borrow)(void* tensor, DLTensor*);  // -1 with a Python exception; null where there is none
+};
+
+// What is looked up once: interned names of what is read from a tensor, PyTorch's types.
 struct Names {
     PyObject *is_cpu = PyUnicode_InternFromString("is_cpu"), *dtype = PyUnicode_InternFromString("dtype"),
              *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
-             *data_ptr = PyUnicode_InternFromString("data_ptr");
-    PyObject *float32, *float64, *int64, *tensor;
+             *data_ptr = PyUnicode_InternFromString("data_ptr"), *is_neg = PyUnicode_InternFromString("is_neg");
+    PyObject *float32, *float64, *int64, *tensor, *parameter;
+    int (*borrow)(void* tensor, DLTensor*) = nullptr;
+
     Names() {
         nb::module_ torch = nb::module_::import_("torch");
-        auto keep = [&](const char* name) { return nb::object(torch.attr(name)).release().ptr(); };
-        float32 = keep("float32"), float64 = keep("float64"), int64 = keep("int64"), tensor = keep("Tensor");
+        auto keep = [](nb::object object) { return object.release().ptr(); };
+        float32 = keep(torch.attr("float32")), float64 = keep(torch.attr("float64")), int64 = keep(torch.attr("int64"));
+        tensor = keep(torch.attr("Tensor")), parameter = keep(torch.attr("nn").attr("Parameter"));
+        nb::object capsule = nb::getattr(nb::handle(tensor), "__dlpack_c_exchange_api__", nb::none());
+        if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return;
+        const auto* table =
+            static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        if (table->major == 1) borrow = table->borrow;
+    }
+    // Whether something is a tensor and no class derived from it.
+    bool is_plain_tensor(nb::handle object) const {
+        PyTypeObject* type = Py_TYPE(object.ptr());
+        return reinterpret_cast<PyObject*>(type) == tensor || reinterpret_cast<PyObject*>(type) == parameter;
     }
 };
 const Names& names() {
@@ -55,35 +108,24 @@ const Names& names() {
     return *once;
 }
 
-// A tensor on the CPU as numbers in memory. Reads what PyTorch's own attributes say, which costs a
-// tenth of what the DLPack protocol does.
+// A tensor on the CPU as numbers in memory, for as long as the GIL is held and the tensor lives. Plain
+// tensors are read through DLPack's table; others, and those that it cannot tell of, through PyTorch's
+// own attributes, which cost ten times as much and give the reason where there is no memory.
 struct View {
     void* data = nullptr;
     PyObject* dtype = nullptr;  // borrowed: PyTorch's types live for ever
-    std::vector<int64_t> shape, stride;
+    Sizes shape, stride;
 
     View(nb::handle tensor, const char* name) {
         const Names& n = names();
-        const int is_tensor = PyObject_IsInstance(tensor.ptr(), n.tensor);
-        if (is_tensor < 0) throw nb::python_error();
-        if (!is_tensor) refuse(name, std::string("is a ") + Py_TYPE(tensor.ptr())->tp_name, "a tensor");
-        try {
-            if (nb::steal(get(tensor, n.is_cpu)).ptr() != Py_True) refuse(name, "is not on the CPU", "a CPU tensor");
-            nb::object type = nb::steal(get(tensor, n.dtype));
-            dtype = type.ptr();
-            shape = integers(nb::steal(get(tensor, n.shape)));
-            stride = integers(call(tensor, n.stride));
-            data = PyLong_AsVoidPtr(call(tensor, n.data_ptr).ptr());
-        } catch (nb::python_error& error) {
-            if (error.matches(nb::module_::import_("ostinato.errors").attr("ShapeError"))) throw;
-            refuse(name, std::string("cannot be read (") + error.what() + ")", "a dense CPU tensor");
-        }
+        if (!borrow(tensor, n)) read(tensor, name, n);
         if (!data && size() > 0) refuse(name, "has no memory", "a dense CPU tensor");
     }
+    View(const View&) = delete;
 
     int64_t size() const {
         int64_t n = 1;
-        for (int64_t s : shape) n *= s;
+        for (size_t i = 0; i < shape.size(); ++i) n *= shape[i];
         return n;
     }
     bool contiguous() const {
@@ -94,6 +136,42 @@ struct View {
     }
 
 private:
+    std::vector<int64_t> numbers_[2];  // what shape and stride show, where the tensor does not hold them
+
+    bool borrow(nb::handle tensor, const Names& n) {
+        if (!n.borrow || !n.is_plain_tensor(tensor)) return false;
+        DLTensor t;
+        if (n.borrow(tensor.ptr(), &t) != 0) {
+            PyErr_Clear();
+            return false;
+        }
+        constexpr int32_t cpu = 1;
+        constexpr uint8_t integers = 0, floats = 2;
+        if (t.code == floats && t.bits == 32) dtype = n.float32;
+        else if (t.code == floats && t.bits == 64) dtype = n.float64;
+        else if (t.code == integers && t.bits == 64) dtype = n.int64;
+        if (!dtype || t.lanes != 1 || t.device_type != cpu) return false;
+        data = t.data ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
+        shape = Sizes(t.shape, size_t(t.ndim)), stride = Sizes(t.strides, size_t(t.ndim));
+        return true;
+    }
+    void read(nb::handle tensor, const char* name, const Names& n) {
+        const int is_tensor = PyObject_IsInstance(tensor.ptr(), n.tensor);
+        if (is_tensor < 0) throw nb::python_error();
+        if (!is_tensor) refuse(name, std::string("is a ") + Py_TYPE(tensor.ptr())->tp_name, "a tensor");
+        try {
+            if (nb::steal(get(tensor, n.is_cpu)).ptr() != Py_True) refuse(name, "is not on the CPU", "a CPU tensor");
+            nb::object type = nb::steal(get(tensor, n.dtype));
+            dtype = type.ptr();
+            numbers_[0] = integers(nb::steal(get(tensor, n.shape)));
+            numbers_[1] = integers(call(tensor, n.stride));
+            shape = numbers_[0], stride = numbers_[1];
+            data = PyLong_AsVoidPtr(call(tensor, n.data_ptr).ptr());
+        } catch (nb::python_error& error) {
+            if (error.matches(nb::module_::import_("ostinato.errors").attr("ShapeError"))) throw;
+            refuse(name, std::string("cannot be read (") + error.what() + ")", "a dense CPU tensor");
+        }
+    }
     static PyObject* get(nb::handle tensor, PyObject* name) {
         PyObject* value = PyObject_GetAttr(tensor.ptr(), name);
         if (!value) throw nb::python_error();
@@ -123,26 +201,26 @@ template <> const char* type_name<float>() { return "torch.float32"; }
 template <> const char* type_name<double>() { return "torch.float64"; }
 template <> const char* type_name<int64_t>() { return "torch.int64"; }
 
-template <class T> View typed(nb::handle tensor, const char* name, const std::vector<int64_t>& shape) {
-    View view(tensor, name);
+template <class T> void check(const View& view, const char* name, const Sizes& shape) {
     if (view.dtype != dtype_of<T>())
         refuse(name, std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), type_name<T>());
     if (view.shape != shape) refuse(name, "has shape " + shape_text(view.shape), shape_text(shape));
-    return view;
 }
 
 // A contiguous tensor; null for None where that is allowed.
-template <class T> T* dense(nb::handle tensor, const char* name, const std::vector<int64_t>& shape, bool optional = true) {
+template <class T> T* dense(nb::handle tensor, const char* name, const Sizes& shape, bool optional = true) {
     if (optional && tensor.is_none()) return nullptr;
-    const View view = typed<T>(tensor, name, shape);
+    const View view(tensor, name);
+    check<T>(view, name, shape);
     if (!view.contiguous()) refuse(name, "has strides " + shape_text(view.stride), "contiguous memory");
     return static_cast<T*>(view.data);
 }
 
 // A tensor (T, B, features) whose features lie side by side; `written`: no two elements may share a place.
-template <class T> T* sequence(nb::handle tensor, const char* name, const std::vector<int64_t>& shape, int64_t& t_stride,
-                               int64_t& b_stride, bool written = false) {
-    const View view = typed<T>(tensor, name, shape);
+template <class T> T* sequence(nb::handle tensor, const char* name, const Sizes& shape, int64_t& t_stride, int64_t& b_stride,
+                               bool written = false) {
+    const View view(tensor, name);
+    check<T>(view, name, shape);
     if (view.stride[2] != 1 && shape[2] > 1 && view.size() > 0)
         refuse(name, "has strides " + shape_text(view.stride), "its last axis to be contiguous");
     t_stride = view.stride[0], b_stride = view.stride[1];
@@ -175,11 +253,17 @@ Shape shape_of(nb::handle object) {
     return s;
 }
 
+// What the core finds its way through memory by, copied while the GIL is held, so that no other thread
+// can change it after it was checked.
+struct Indices {
+    std::vector<int64_t> lengths, tokens;
+};
+
 // Everything that forward and backward both read. States are (directions, B, size), lines
 // (directions, T, B, length); `weights` holds w_ih, w_hh, b_ih, b_hh, w_hr of each direction.
 template <class T>
 Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0,
-                        nb::handle weights, nb::handle y, nb::handle lines, bool writes) {
+                        nb::handle weights, nb::handle y, nb::handle lines, bool writes, Indices& indices) {
     Sequence<T> q{};
     q.shape = s;
     const nb::tuple w = tuple_of(weights, "weights", 0);
@@ -202,19 +286,24 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
             refuse("tokens", std::string("has dtype ") + nb::str(nb::handle(numbers.dtype)).c_str(), "torch.int64");
         if (numbers.shape.size() != 2) refuse("tokens", "has shape " + shape_text(numbers.shape), "(T, B)");
         q.steps = numbers.shape[0], q.rows = numbers.shape[1];
-        q.tokens_t = numbers.stride[0], q.tokens_b = numbers.stride[1];
-        q.tokens = static_cast<const int64_t*>(numbers.data);
+        const auto* from = static_cast<const int64_t*>(numbers.data);
+        indices.tokens.resize(size_t(numbers.size()) + 1);  // never null, which would mean that there are none
         for (int64_t t = 0; t < q.steps; ++t)
             for (int64_t b = 0; b < q.rows; ++b) {
-                const int64_t token = q.tokens[t * q.tokens_t + b * q.tokens_b];
+                int64_t& token = indices.tokens[size_t(t * q.rows + b)];
+                token = from[t * numbers.stride[0] + b * numbers.stride[1]];
                 if (token < 0 || token >= q.table_rows)
                     refuse("tokens", "has " + std::to_string(token), "0 to " + std::to_string(q.table_rows - 1));
             }
+        q.tokens = indices.tokens.data(), q.tokens_t = q.rows, q.tokens_b = 1;
     }
     const int64_t B = q.rows;
     T* out = sequence<T>(y, "y", {q.steps, B, D * s.P}, q.y_t, q.y_b, writes);
     if (!lengths.is_none()) {
-        q.lengths = dense<int64_t>(lengths, "lengths", {B}, false);
+        const int64_t* from = dense<int64_t>(lengths, "lengths", {B}, false);
+        indices.lengths.assign(from, from + B);
+        indices.lengths.push_back(0);  // never null
+        q.lengths = indices.lengths.data();
         for (int64_t b = 0; b < B; ++b)
             if (q.lengths[b] < 0 || q.lengths[b] > q.steps)
                 refuse("lengths", "has " + std::to_string(q.lengths[b]) + " for row " + std::to_string(b),
@@ -245,7 +334,8 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
 template <class T>
 void run_forward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
                  nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, int threads) {
-    Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, true);
+    Indices indices;
+    Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, true, indices);
     T* h = dense<T>(h_n, "h_n", {q.directions, q.rows, s.P});
     T* c = s.cell == CellKind::lstm ? dense<T>(c_n, "c_n", {q.directions, q.rows, s.H}) : nullptr;
     for (int i = 0; i < q.directions; ++i) {
@@ -261,7 +351,8 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
                   nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
                   nb::handle dh0, nb::handle dc0, nb::handle dweights, int threads) {
     if (lines.is_none()) refuse("lines", "is None", "what forward left there");
-    const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, false);
+    Indices indices;
+    const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, false, indices);
     Gradients<T> g{};
     const int64_t G = s.gates(), D = q.directions, B = q.rows;
     const bool lstm = s.cell == CellKind::lstm;
@@ -288,6 +379,24 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
     }
     nb::gil_scoped_release release;
     backward(q, g, threads);
+}
+
+// Whether the core can read tensors as they lie: the numbers of a step of the first side by side, or
+// all of it where it is a table, and all of the others; and none that PyTorch has yet to negate.
+bool are_readable(const nb::args& tensors) {
+    const Names& n = names();
+    bool first = true;
+    for (nb::handle tensor : tensors) {
+        const bool is_sequence = std::exchange(first, false);
+        if (tensor.is_none()) continue;
+        nb::object negated = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), n.is_neg));
+        if (!negated.is_valid()) throw nb::python_error();
+        if (negated.ptr() != Py_False) return false;
+        const View view(tensor, "tensors");
+        if (is_sequence && view.shape.size() == 3 ? view.stride[2] != 1 && view.shape[2] != 1 : !view.contiguous())
+            return false;
+    }
+    return true;
 }
 
 // Calls f<float> or f<double>, by the type of x.
@@ -354,7 +463,7 @@ public:
         PyErr_Clear();
         const View view(x, "x");
         if (view.dtype != (floats_ ? names().float32 : names().float64) || !view.contiguous() ||
-            !is_input(int(view.shape.size()), view.shape.data()))
+            !is_input(int(view.shape.size()), view.shape.data))
             refuse("x", "has shape " + shape_text(view.shape) + " and strides " + shape_text(view.stride) + " and dtype " +
                             nb::str(nb::handle(view.dtype)).c_str(), wanted());
         run(view.data, 1, memory_.buf);
@@ -466,6 +575,8 @@ NB_MODULE(_core, m) {
               const Shape s = shape_of(shape);
               return doubles ? gate_at<double>(s, gate) : gate_at<float>(s, gate);
           }, nb::arg("shape").none(), nb::arg("doubles"), nb::arg("gate"), "Where a line holds a gate, or after the gates c.");
+    m.def("are_readable", &are_readable, nb::arg("tensors"),
+          "Whether forward and backward can read tensors without a copy: a sequence or table, then others.");
     m.def("forward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
              nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens) {

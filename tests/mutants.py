@@ -246,8 +246,8 @@ kernels: derived cells taken for their parent
 + return isinstance(cell, LSTMCell)
 
 kernels: derived cells sent to the core
-- type(cell.standard_cell()) in (RNNCell, LSTMCell, GRUCell) for
-+ isinstance(cell, (RNNCell, LSTMCell, GRUCell)) for
+- if type(cell.standard_cell()) not in _STANDARD:
++ if not isinstance(cell, _STANDARD):
 
 kernels: every RNN of the core is one of tanh
 - 0, list(ACTIVATIONS).index(cell.activation)
@@ -274,16 +274,16 @@ kernels: lines are used twice
 + if False:
 
 kernels: gradients of gradients are constants
-- if torch.is_grad_enabled() or batched or
-+ if batched or
+- if torch.is_grad_enabled() or _is_transformed() or
++ if _is_transformed() or
 
 kernels: batched gradients reach the core
-- or batched or _is
-+ or _is
+- or any(map(_is_batched, gradients)):
++ or False:
 
 kernels: gradients of h0 and c0 swapped
-- asked[5], asked[6], *asked[7:]
-+ asked[6], asked[5], *asked[7:]
+- return [dx, dh0, dc0, *dweights]
++ return [dx, dc0, dh0, *dweights]
 
 kernels: second direction lost in graphs
 - if flat[len(_WEIGHTS)] is None else flat
@@ -310,8 +310,8 @@ layers: states of layers change places
 + self.run_layer(cell, weights, taken, states[-1 - layer],
 
 layers: lengths ignored
-- self._checked_lengths(lengths, x), traces
-+ None, traces
+- self._run(x, states, lengths, traces, table)
++ self._run(x, states, None, traces, table)
 
 layers: graphs ask for the values of lengths
 - known = B and not torch.compiler.is_compiling()
@@ -362,7 +362,7 @@ layers: one activation for all layers on the fused path
 + True
 
 layers: lengths lost on the fused path
-- whole = self._runs_whole() and lengths is None
+- whole = lengths is None and self._runs_whole()
 + whole = self._runs_whole()
 
 layers: a step forgets the state

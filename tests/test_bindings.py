@@ -440,3 +440,88 @@ def test_several_threads_find_the_peak_at_the_same_time():
     with ThreadPoolExecutor(2) as pool:
         rates = list(pool.map(_core.peak_flops, [0.0, 0.01]))
     assert all(0 < rate < float("inf") for rate in rates)
+
+
+def test_tensors_are_read_as_they_lie():
+    x, w = torch.randn(3, 2, 4), torch.randn(4, 4)
+    negative = torch.randn(4, 4, dtype=torch.complex64).conj().imag
+    assert negative.is_neg()
+    assert _core.are_readable()
+    assert _core.are_readable(x, None, w, x)
+    assert _core.are_readable(x.transpose(0, 1), w)  # the features of a step lie side by side
+    assert _core.are_readable(torch.randn(3, 2, 1)[:, :, :1].expand(3, 2, 1), w)
+    assert not _core.are_readable(x.transpose(1, 2), w)
+    assert not _core.are_readable(w.T, w)  # a table is read whole
+    assert not _core.are_readable(x, w.T)
+    assert not _core.are_readable(x, None, x.transpose(0, 1))
+    assert not _core.are_readable(x, negative)
+    assert not _core.are_readable(negative[None], w)
+    with pytest.raises(ShapeError, match="^tensors"):
+        _core.are_readable(x.to("meta"))
+
+
+WITHOUT_TABLE = """
+import sys, hashlib, torch
+if sys.argv[1] == "without":
+    del torch.Tensor.__dlpack_c_exchange_api__
+sys.path.insert(0, sys.argv[2])
+import random, test_bindings as t
+seen = hashlib.sha256()
+for seed in range(100):
+    torch.manual_seed(seed)
+    call = t.Call(random.Random(seed))
+    call()
+    for bits in call.bits():
+        seen.update(bits if isinstance(bits, bytes) else bits.encode())
+    t.refuse(seed)
+print(seen.hexdigest())
+"""
+
+
+def test_a_pytorch_without_the_exchange_table_is_read_by_its_attributes():
+    found = []
+    for how in ["with", "without"] if hasattr(torch.Tensor, "__dlpack_c_exchange_api__") else []:
+        command = [sys.executable, "-c", WITHOUT_TABLE, how, str(TESTS)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(done.stdout)
+    assert len(set(found)) <= 1
+
+
+CHANGED_MEANWHILE = """
+import threading, numpy, torch
+from ostinato import _core
+from ostinato.errors import ShapeError
+T, B, V, H = 5, 1000, 7, 8  # so many that NumPy lets go of the GIL while it writes
+x = torch.randn(V if {tokens} else T, *(() if {tokens} else (B,)), 3)
+numbers = torch.zeros((T, B) if {tokens} else (B,), dtype=torch.int64)
+seen, done = numbers.numpy(), False
+def rewrite():
+    wild = numpy.full_like(seen, 1 << 40)
+    while not done:
+        seen[...] = wild
+        seen[...] = 1
+thread = threading.Thread(target=rewrite, daemon=True)
+thread.start()
+w = (torch.randn(H, 3), torch.randn(H, H), None, None, None)
+y, h = torch.empty(T, B, H), torch.empty(1, B, H)
+given = dict(lengths=None, tokens=numbers) if {tokens} else dict(lengths=numbers)
+served = refused = 0
+while served < 100 or refused < 10:
+    try:
+        _core.forward((0, 0, 3, H, H), x, h0=None, c0=None, weights=w, y=y, h_n=h, c_n=None,
+                      lines=None, threads=1, **given)
+        served += 1
+    except ShapeError:
+        refused += 1
+done = True
+thread.join()
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("tokens", [False, True], ids=["lengths", "tokens"])
+def test_numbers_that_another_thread_changes_meanwhile_are_safe(tokens):
+    command = [sys.executable, "-c", CHANGED_MEANWHILE.replace("{tokens}", str(tokens))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-3000:]

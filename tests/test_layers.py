@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -1102,3 +1103,60 @@ def test_chrono_prepares_layers_for_so_many_steps():
     assert 48 < forget.max() <= 49
     with pytest.raises(OstinatoError, match="more than 2 steps"):
         LSTM(3, 4, init="chrono", init_steps=2)
+
+
+def _step(optimizer):
+    def change(layer):
+        layer(random(T, B, I, seed=9))[0].sum().backward()
+        optimizer(layer.parameters()).step()
+
+    return change
+
+
+def _by_data(layer):
+    layer.weight_hh_l0.data.mul_(1.5)
+
+
+def _by_numpy(layer):
+    layer.weight_hh_l0.detach().numpy()[0, 0] += 2
+
+
+def _by_another_tensor(layer):
+    layer.weight_ih_l0.data = torch.ones_like(layer.weight_ih_l0)
+
+
+def _by_another_parameter(layer):
+    layer.weight_ih_l0 = torch.nn.Parameter(torch.ones_like(layer.weight_ih_l0))
+
+
+def _by_loading(layer):
+    layer.load_state_dict({name: 2 * w for name, w in layer.state_dict().items()})
+
+
+CHANGES = {
+    "data": _by_data,
+    "numpy": _by_numpy,
+    "another-tensor": _by_another_tensor,
+    "another-parameter": _by_another_parameter,
+    "loading": _by_loading,
+    "drawn": lambda layer: layer.reset_parameters(),
+    **{
+        f"{make.__name__}-{how}": _step(partial(make, lr=0.1, **{how: True}))
+        for make in (torch.optim.SGD, torch.optim.Adam)
+        for how in ("foreach", "fused")
+    },
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@EACH
+def test_weights_that_were_changed_by_whatever_means_are_used(make, change):
+    layer = make()
+    x = random(T, B, I, seed=7)
+    before = leaves(layer(x))
+    change(layer)
+    after = leaves(layer(x))
+    other = make()
+    other.load_state_dict({name: w.clone() for name, w in layer.state_dict().items()})
+    assert all(map(torch.equal, after, leaves(other(x))))
+    assert (after[0] - before[0]).abs().max() > 1e-3

@@ -48,6 +48,13 @@ def line_length(shape: Sequence[int], doubles: bool) -> int:
 def gate_at(shape: Sequence[int], doubles: bool, gate: int) -> int:
     """Return where in a line the H numbers of a gate begin; after an LSTM's gates stands c."""
 
+def are_readable(*tensors: Tensor | None) -> bool:
+    """Return whether `forward` and `backward` can read tensors without a copy.
+
+    The first, if it is a sequence ``(T, B, I)``, with the features of a step side by side, all
+    others contiguous, and none with a negation that PyTorch has put off.
+    """
+
 def forward(
     shape: Sequence[int],
     x: Tensor,

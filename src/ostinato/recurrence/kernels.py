@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, cast, get_args, overload
 
 import torch
 from torch import _VF, Tensor
@@ -48,6 +48,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _log = logging.getLogger("ostinato.recurrence")
+_STANDARD = (RNNCell, LSTMCell, GRUCell)
+_DTYPES = (torch.float32, torch.float64)
 _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
 
 
@@ -103,9 +105,10 @@ def is_fused_by_torch(cell: Cell) -> bool:
 
 def compiled_lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
     """Why the core cannot serve a call; empty where it can."""
-    if not all(type(cell.standard_cell()) in (RNNCell, LSTMCell, GRUCell) for cell in cells):
-        return "it has no equations for this cell"
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    for cell in cells:
+        if type(cell.standard_cell()) not in _STANDARD:
+            return "it has no equations for this cell"
+    if not x.is_cpu or x.dtype not in _DTYPES:
         return f"it computes in float32 and float64 on a CPU, not in {x.dtype} on {x.device}"
     if torch.is_autocast_enabled("cpu"):
         return "it does not take part in autocast"
@@ -143,6 +146,8 @@ def choose(
     if forced == "reference":
         return "reference"
     lacks = compiled_lacks(cells, x)
+    if not lacks and forced is None:
+        return "compiled"
     if forced == "compiled" and lacks:
         raise OstinatoError(
             f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
@@ -185,15 +190,16 @@ def run(
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
     """
-    T, B = (x if tokens is None else tokens).shape[:2]
+    T, B, *_ = (x if tokens is None else tokens).shape
     backend = choose(cell, x, steps=T, padded=lengths is not None)
     if tokens is not None:  # the core alone multiplies tables, where it pays
         graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
         if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
             x, tokens = embedding(tokens, x), None
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
-    if backend != "reference" and not (backend == "torch" and traces is not None):
+    own = backend == "reference" or (backend == "torch" and traces is not None)
+    if not own and type(cell) not in _STANDARD:
         weights = [cell.standard_weights(w) for w in weights]
         cell = cell.standard_cell()
     if backend == "compiled":
@@ -266,6 +272,9 @@ def shape_of(cell: Cell) -> _Shape:
     return kind, activation, cell.input_size, cell.hidden_size, cell.output_size
 
 
+_known_shape = lru_cache(maxsize=1024)(shape_of)
+
+
 def flat_weights(w: Weights) -> list[Tensor | None]:
     """The weights in the order in which the core takes them."""
     return [w.get(name) for name in _WEIGHTS]
@@ -301,13 +310,15 @@ def _compiled(
         if shown is not None:
             # A graph may not give away views of what it keeps for backward.
             shown.append(lines.detach().clone())
-    elif torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, h0, c0, *flat)
-    ):
-        y, h, c = _Layer.apply(cell, shown, x, tokens, lengths, h0, c0, *flat)  # type: ignore[no-untyped-call]
+    elif torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *flat):
+        given = (h0, c0, *flat)
+        tensors = [t for t in given if t is not None]
+        places = _places(tuple([t is not None for t in given]))
+        call = _Call(cell, shown, tokens, lengths, places)
+        y, h, c = _apply(call, x, *tensors)  # type: ignore[no-untyped-call]
     else:
         y, h, c, lines = _forward(
-            shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
+            _known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
         )
         if shown is not None:
             shown.append(cast(Tensor, lines))
@@ -316,6 +327,13 @@ def _compiled(
         each = zip(shown[0].detach().unbind(0), outputs.chunk(len(weights), -1), strict=True)
         traces += [_trace_of(cell, lines, h) for lines, h in each]
     return y, LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    for t in tensors:  # noqa: SIM110  a generator costs a microsecond
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 def _trace_of(cell: Cell, lines: Tensor, h: Tensor) -> Trace:
@@ -343,9 +361,12 @@ def _forward(
     keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Outputs, last states, and the lines where they are to be kept."""
-    T, B = (x if tokens is None else tokens).shape[:2]
-    D = len(flat) // len(_WEIGHTS)
-    y = _empty_sequence(x, D * shape[4], x if tokens is None else tokens)
+    steps = x if tokens is None else tokens
+    T, B, *_ = steps.shape
+    D = 1 if len(flat) == len(_WEIGHTS) else 2
+    if not _core.are_readable(x, h0, c0, *flat):
+        x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
+    y = _empty_sequence(x, D * shape[4], steps)
     h = x.new_empty(D, B, shape[4])
     c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
     lines = None
@@ -354,9 +375,8 @@ def _forward(
         new = x.new_empty if lengths is None else x.new_zeros
         lines = new(D, T, B, _line_length(shape, x.dtype))
     _core.forward(
-        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)), y, h, c,
-        lines, torch.get_num_threads(), tokens,
-    )  # fmt: skip
+        shape, x, lengths, h0, c0, tuple(flat), y, h, c, lines, torch.get_num_threads(), tokens
+    )
     return y, h, c, lines
 
 
@@ -375,27 +395,33 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
     dy, dh, dc = gradients
-    wanted: list[Tensor | None] = [None]
+    if not _core.are_readable(x, h0, c0, *flat, dh, dc):
+        x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
+        dh, dc = _dense(dh), _dense(dc)
+    if dy is not None and not _core.are_readable(dy):
+        dy = _rowwise(dy)
+    dx = None
     if needs[0]:
-        wanted = [_empty_sequence(x, shape[2], x) if tokens is None else _new_like(x)]
-    for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True):
-        wanted.append(_new_like(tensor) if needed and tensor is not None else None)
-    dx, dh0, dc0, *dweights = wanted
+        dx = _empty_sequence(x, shape[2], x) if tokens is None else torch.empty_like(x)
+    dh0, dc0, *dweights = [
+        torch.empty_like(tensor) if needed and tensor is not None else None
+        for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True)
+    ]
     # Hooks on saved tensors may bring them back laid out in another way.
     if not lines.is_contiguous() or lines.data_ptr() % 64:
-        lines = _new_like(lines).copy_(lines)
+        lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     _core.backward(
-        shape, _rowwise(x), lengths, _dense(h0), _dense(c0), tuple(map(_dense, flat)),
-        _rowwise(y), lines, None if dy is None else _rowwise(dy), _dense(dh), _dense(dc),
+        shape, x, lengths, h0, c0, tuple(flat), _rowwise(y), lines, dy, dh, dc,
         dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens,
     )  # fmt: skip
-    return wanted
+    return [dx, dh0, dc0, *dweights]
 
 
 def _empty_sequence(x: Tensor, features: int, like: Tensor) -> Tensor:
     """A new (T, B, features) of x's type, in memory by step or by row, as (T, B, ...) is."""
-    T, B = like.shape[:2]
-    if like.stride(0) < like.stride(1):
+    T, B, *_ = like.shape
+    t_stride, b_stride, *_ = like.stride()
+    if t_stride < b_stride:
         return x.new_empty(B, T, features).transpose(0, 1)
     return x.new_empty(T, B, features)
 
@@ -419,26 +445,44 @@ def _new_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+class _Call(NamedTuple):
+    """What a call of `_Layer` is given beside the tensors that may have gradients.
+
+    Those, but for x, are what there is of h0, c0 and the weights: autograd spends a microsecond on
+    each None.
+    """
+
+    cell: Cell
+    shown: list[Tensor] | None
+    """Where lines are put that somebody may look at."""
+    tokens: Tensor | None
+    lengths: Tensor | None
+    places: tuple[int, ...]
+    """Where each of h0, c0 and the weights stands among what there is; -1 where it is missing."""
+
+
+@lru_cache(maxsize=1024)
+def _places(there: tuple[bool, ...]) -> tuple[int, ...]:
+    """Numbers of those that are there, in order, and -1 for the others."""
+    counted = iter(range(len(there)))
+    return tuple(next(counted) if each else -1 for each in there)
+
+
 class _Layer(torch.autograd.Function):
     """One layer of the core for eager autograd; `_layer_operator` is the same for graphs."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        cell: Cell,
-        shown: list[Tensor] | None,
-        x: Tensor,
-        tokens: Tensor | None,
-        lengths: Tensor | None,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        *flat: Tensor | None,
+        ctx: Any, call: _Call, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run forward; lines that somebody may look at are put into ``shown``."""
-        y, h, c, lines = _forward(shape_of(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
-        ctx.save_for_backward(x, tokens, lengths, h0, c0, y, lines, *flat)
+        """Run forward."""
+        cell, shown, tokens, lengths, places = call
+        padded = (*tensors, None)
+        h0, c0, *flat = [padded[i] for i in places]
+        y, h, c, lines = _forward(_known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
+        ctx.save_for_backward(x, y, lines, tokens, lengths, *tensors)
         ctx.set_materialize_grads(False)
-        ctx.cell = cell
+        ctx.cell, ctx.places = cell, places
         ctx.used_up, ctx.shown = False, shown is not None
         if shown is not None:
             shown.append(cast(Tensor, lines))
@@ -447,18 +491,18 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
-        x, tokens, lengths, h0, c0, y, lines, *flat = ctx.saved_tensors
-        asked = ctx.needs_input_grad
-        needs = [asked[2], asked[5], asked[6], *asked[7:]]
-        batched = any(
-            g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients
-        )  # of `torch.autograd.functional.jacobian(vectorize=True)`, say
-        if torch.is_grad_enabled() or batched or _is_transformed():
+        x, y, lines, tokens, lengths, *tensors = ctx.saved_tensors
+        places = ctx.places
+        padded = (*tensors, None)
+        h0, c0, *flat = [padded[i] for i in places]
+        _, needs_x, *asked = ctx.needs_input_grad
+        needs = [needs_x, *[i >= 0 and asked[i] for i in places]]
+        if torch.is_grad_enabled() or _is_transformed() or any(map(_is_batched, gradients)):
             found = _reference_gradients(
                 ctx.cell, x, tokens, lengths, h0, c0, flat, gradients, needs
             )
         else:
-            shape = shape_of(ctx.cell)
+            shape = _known_shape(ctx.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
                 _, _, _, lines = _forward(shape, x, tokens, lengths, h0, c0, flat, keeps=True)
             elif ctx.shown:
@@ -466,7 +510,18 @@ class _Layer(torch.autograd.Function):
             else:
                 ctx.used_up = True
             found = _backward(shape, x, tokens, lengths, h0, c0, flat, y, lines, gradients, needs)
-        return None, None, found[0], None, None, *found[1:]
+        dx, *others = found
+        return None, dx, *[g for g, i in zip(others, places, strict=True) if i >= 0]
+
+
+def _is_batched(gradient: Tensor | None) -> bool:
+    """Whether it comes from `torch.autograd.functional.jacobian(vectorize=True)`, say."""
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
+
+
+# `apply` of the base class, without what the derived one does for torch.func's transforms: those
+# never come here, see `compiled_lacks`.
+_apply = super(torch.autograd.Function, _Layer).apply
 
 
 def _reference_gradients(

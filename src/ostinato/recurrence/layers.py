@@ -239,7 +239,12 @@ class Recurrent(RNNBase):
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
         """Weights by bare name of the layer and direction that PyTorch counts as ``i``."""
-        return {name: getattr(self, full) for name, full in self._named_weights[i]}
+        return {name: self._weight(full) for name, full in self._named_weights[i]}
+
+    def _weight(self, name: str) -> Tensor:
+        """What ``getattr`` gives; a parameter at a tenth of its price."""
+        weight = self._parameters.get(name)
+        return getattr(self, name) if weight is None else weight
 
     @cached_property
     def _named_weights(self) -> list[list[tuple[str, str]]]:
@@ -292,7 +297,7 @@ class Recurrent(RNNBase):
                 "its last axis is the input size."
             )
         names = self._all_weights[0]
-        weight = getattr(self, names[0]) if names else x
+        weight = self._weight(names[0]) if names else x
         if x.dtype != weight.dtype and not _autocasts(x):
             raise ShapeError(
                 f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
@@ -311,15 +316,19 @@ class Recurrent(RNNBase):
     ) -> Any:
         """What `forward` returns, of a checked ``x``: ``(T, B, I)``, or with a table ``(T, B)``."""
         batch_axis = 0 if self.batch_first else 1
-        states = self.split_state(hx, x, unbatched, like=x if table is None else table)
+        states: Sequence[State | None] = [None] * self.num_layers
+        if hx is not None:
+            states = self.split_state(hx, x, unbatched, like=x if table is None else table)
+        if lengths is not None:
+            lengths = self._checked_lengths(lengths, x)
         traces: list[Trace] | None = [] if return_gates else None
-        y, states = self._run(x, states, self._checked_lengths(lengths, x), traces, table)
+        y, last = self._run(x, states, lengths, traces, table)
 
         def laid_out(y: Tensor) -> Tensor:
             y = y.transpose(0, 1) if self.batch_first else y
             return y.squeeze(batch_axis) if unbatched else y
 
-        hx = self.join_state(states, unbatched)
+        hx = self.join_state(last, unbatched)
         if traces is None:
             return laid_out(y), hx
         return laid_out(y), hx, [_each_tensor(laid_out, seen) for seen in traces]
@@ -558,11 +567,9 @@ class _DropIn(Recurrent):
         if return_gates or table is not None:
             more = {"lengths": lengths, "return_gates": return_gates, "table": table}
             return super().forward(input, hx, **more)  # type: ignore[arg-type]
-        whole = self._runs_whole() and lengths is None
+        whole = lengths is None and self._runs_whole()
         try:
-            # PyTorch refuses a call without steps, and so does what stands in its place.
-            empty = isinstance(input, Tensor) and 0 in self._in_time(input).shape[:1]
-            if whole and (empty or self.backend(input) == "torch"):
+            if whole and self._is_left_to_torch(input):
                 if self.training:
                     self._warn_of_twins()
                 y, hx = super(Recurrent, self).forward(input, hx)  # torch.nn's
@@ -572,6 +579,14 @@ class _DropIn(Recurrent):
             if whole:
                 super(Recurrent, self).forward(input, hx)  # fails, in PyTorch's own words
             raise
+
+    def _is_left_to_torch(self, input: Tensor | PackedSequence) -> bool:
+        if not isinstance(input, Tensor):
+            return self.backend(input) == "torch"
+        # PyTorch refuses a call without steps, and so does what stands in its place.
+        if input.numel() == 0 and 0 in self._in_time(input).shape[:1]:
+            return True
+        return kernels.choose(self.cells, input, steps=1) == "torch"
 
     def join_state(self, states: list[State], unbatched: bool) -> Hidden:
         hx = super().join_state(states, unbatched)
