@@ -9,6 +9,7 @@ product for each gate or one for all.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import ostinato
+from ostinato.recurrence.streams import SlowQuantizationWarning
 
 HAS_JAX = importlib.util.find_spec("jax") is not None
 HAS_ONNX_RUNTIME = all(importlib.util.find_spec(each) for each in ("onnx", "onnxruntime"))
@@ -260,7 +262,9 @@ def _ostinato_streams(setting: Setting, problem: Problem, threads: int) -> list[
 
     def variants(name: str, quantize: Any) -> list[Contender]:
         def start(count: int) -> Callable[[Any], Any]:
-            return ostinato.Stream(layer, 1, quantize=quantize, threads=count).step
+            with warnings.catch_warnings():  # small layers are measured as well
+                warnings.simplefilter("ignore", SlowQuantizationWarning)
+                return ostinato.Stream(layer, 1, quantize=quantize, threads=count).step
 
         counts = [1] if threads == 1 else [1, threads]
         notes = {1: "one thread"}
