@@ -15,8 +15,6 @@ template <int N> struct Constant {
     constexpr operator int() const { return N; }
 };
 
-constexpr int least_of(int a, int b) { return a < b ? a : b; }
-
 // Whether the registers hold the sums of R rows and N vectors, all columns, and the number of one row.
 constexpr bool columns_fit(int R, int N) { return R * N + N + 1 <= registers; }
 // Or the numbers of all rows and one column.

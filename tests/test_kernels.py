@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import core_check
 import numpy as np
 import pytest
 import torch
@@ -953,11 +954,27 @@ def test_a_layer_compiles_into_one_graph_for_all_shapes(make, with_lengths):
 @pytest.mark.thorough
 @pytest.mark.usefixtures("fresh_graphs")
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["even", "ragged"])
-def test_pytorchs_compiler_gives_the_same_bits(with_lengths, tmp_path, monkeypatch):
-    # Not what another process compiled, perhaps for another instruction set of the core.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_pytorchs_compiler_gives_the_same_bits(with_lengths):
     layer = LSTM(3, 4, bidirectional=True)
     assert_compiles(layer, "inductor", [(5, 3), (7, 4)], with_lengths)
+
+
+COMPILED = """
+import torch, ostinato
+layer, x = ostinato.GRU(3, 4), torch.randn(5, 3, 3, requires_grad=True)
+y, _ = torch.compile(layer, fullgraph=True)(x)
+assert torch.equal(y, layer(x)[0])
+y.sum().backward()
+"""
+
+
+@pytest.mark.thorough
+def test_a_graph_of_another_instruction_set_is_not_taken_from_the_cache(tmp_path):
+    for isa in core_check.instruction_sets():
+        environment = os.environ | {"OSTINATO_ISA": isa, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", COMPILED]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.usefixtures("fresh_graphs")

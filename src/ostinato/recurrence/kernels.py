@@ -286,6 +286,11 @@ def _line_length(shape: Sequence[int], dtype: torch.dtype) -> int:
 
 
 @_constant_in_graphs
+def _line_length_of_graphs(shape: _Shape, doubles: bool) -> int:
+    return _core.line_length(shape, doubles)
+
+
+@_constant_in_graphs
 def _gate_at(shape: _Shape, doubles: bool, gate: int) -> int:
     return _core.gate_at(shape, doubles, gate)
 
@@ -304,9 +309,11 @@ def _compiled(
     shown: list[Tensor] | None = None if traces is None else []
     graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
     if graph:
+        shape = shape_of(cell)
         y, h, c, lines = _layer_operator(
-            x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)), shape=list(shape_of(cell))
-        )
+            x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)),
+            shape=[*shape, _line_length_of_graphs(shape, x.dtype == torch.float64)],
+        )  # fmt: skip
         if shown is not None:
             # A graph may not give away views of what it keeps for backward.
             shown.append(lines.detach().clone())
@@ -569,6 +576,10 @@ def _reference_gradients(
     ]
 
 
+# `shape` is that of the core and, last, the numbers in a line, which depend on the instruction set:
+# a constant of the graph, so that nobody takes one that was compiled for another from a cache.
+
+
 def _layer(
     x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
     w0: Tensor | None, w1: Tensor | None, w2: Tensor | None, w3: Tensor | None, w4: Tensor | None,
@@ -576,7 +587,7 @@ def _layer(
     shape: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     y, h, c, lines = _forward(
-        cast(_Shape, tuple(shape)), x, None, lengths, h0, c0,
+        cast(_Shape, tuple(shape[:5])), x, None, lengths, h0, c0,
         _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)), keeps=True,
     )  # fmt: skip
     return y, h, x.new_empty(0) if c is None else c, cast(Tensor, lines)
@@ -598,7 +609,7 @@ def _layer_shapes(
         _empty_sequence(x, D * shape[4], x),
         x.new_empty(D, B, shape[4]),
         x.new_empty(D, B, shape[3]) if shape[0] == 1 else x.new_empty(0),
-        x.new_empty(D, T, B, _line_length(tuple(shape), x.dtype)),
+        x.new_empty(D, T, B, shape[5]),
     )
 
 
@@ -612,7 +623,7 @@ def _layer_gradients(
     flat = (w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)
     D = lines.shape[0]
     found = _backward(
-        cast(_Shape, tuple(shape)), x, None, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
+        cast(_Shape, tuple(shape[:5])), x, None, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
         (dy, dh, dc), needs[: 3 + 5 * D],
     )  # fmt: skip
     found += [None] * (10 - 5 * D)
