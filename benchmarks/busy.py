@@ -6,8 +6,9 @@ Everybody is a process of its own; they are stopped and continued in turns, firs
 loops, then without them. Two works: ``step``, a training step of a character model in PyTorch whose
 layer is `ostinato.LSTM` or `torch.nn.LSTM`, and, where it is asked for, ``text``, `ostinato train
 text` beside `plain_text.py`: only its ratio to one thread means something, since what the command
-does by the clock weighs more in a process that is stopped most of the time. Each runs on one thread and on several, and in the environment as it is and in the
-one that the command line makes: the better of the two counts for PyTorch.
+does by the clock weighs more in a process that is stopped most of the time. Each runs on one thread
+and on several, and in the environment as it is and in the one that the command line makes: the
+better of the two counts for PyTorch.
 """
 
 from __future__ import annotations
