@@ -1024,7 +1024,8 @@ def operator_arguments(cell, directions, lengths, requires_grad):
         None if t is None else t.detach().requires_grad_(requires_grad)
         for t in (case.x, case.state.h, c0, *flat)
     ]
-    return (tensors[0], lengths, *tensors[1:], list(kernels.shape_of(cell)))
+    shape = kernels.shape_of(cell)
+    return (tensors[0], lengths, *tensors[1:], [*shape, _core.line_length(shape, False)])
 
 
 @LENGTHS
