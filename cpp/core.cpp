@@ -99,7 +99,7 @@ public:
 
     char* get(int64_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
-        if (data_) __asan_unpoison_memory_region(data_, size_t(size_));  // the next call lays it out anew
+        if (data_) __asan_unpoison_memory_region(data_, size_t(size_));  // the next call lays it out again
 #endif
         if (bytes <= size_) return data_;
         release();
