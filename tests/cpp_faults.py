@@ -83,10 +83,6 @@ gemm.hpp: a later part of k starts from nothing
 - acc[r][v] = first ? begin(row + r, vector + v) : load(kept + (r * NV + v) * W<T>);
 + acc[r][v] = begin(row + r, vector + v);
 
-gemm.hpp: a part of k is as long as all of it
-- : Block{p, begin, begin + part, p, begin + part};
-+ : Block{p, begin, k, p, begin + part};
-
 lines.hpp: GRU: the sections of the recurrent product in another order
 - h = {0, 3, {2, 0, 1}}
 + h = {0, 3, {2, 1, 0}}
