@@ -1,7 +1,9 @@
 // Backward through time: the contract is in sequence.hpp.
 //
 // Three phases: the recurrence, which turns every line into gradients of gates; then dx and the
-// weights' gradients, which are large products over the lines and need no order of time.
+// weights' gradients, which are large products over the lines. These add the steps up in the order in which
+// the recurrence goes back through them, so that they can go on from window to window where forward left no
+// lines: then each window of steps, the last one first, is computed again and goes through all three phases.
 //
 // A loss on a few steps leaves many steps without any gradient: those after the last of them, and
 // those so far before that the gradient has vanished below the smallest number. A part whose rows all
@@ -57,6 +59,8 @@ template <class T> struct BackwardScratch {
     T* partial;         // for multiply()
     const T **next, **dy, **h, **c, **inner;
     T** line;
+    int64_t later = 0;  // rows that have the step after
+    bool quiet = true;  // whether nothing comes from it
 
     BackwardScratch() = default;
     BackwardScratch(const Sequence<T>& s, int64_t rows, Arena& arena) {
@@ -77,11 +81,12 @@ template <class T> bool all_zero(const T* numbers, int64_t n) {
     return true;
 }
 
-// The rows of one part, and of them the units of one member.
+// The rows of one part, and of them the units of one member; of the steps, those up to one with which nothing
+// or the call before began.
 template <class T>
 void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGradients<T>& g,
-                   const BackwardWeights<T>& w, const BackwardScratch<T>& m, bool* dead, int unit, int units,
-                   const Member& me, int group) {
+                   const BackwardWeights<T>& w, BackwardScratch<T>& m, bool* dead, int unit, int units,
+                   const Member& me, int group, Share steps) {
     if (p.rows <= 0) return;
     const Sequence<T>& s = p.s;
     const Lines<T>& lines = p.lines;
@@ -93,11 +98,13 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
     const int64_t v0 = mine.begin * w.hh.width, v_end = mine.end * w.hh.width;
 
     for (int64_t i = 0; i < Hp; ++i) m.zeros[i] = T(0);
-    for (int64_t j = 0; j < p.rows; ++j)
-        for (int64_t u = 0; u < Hp; ++u) {
-            m.carry[j * Hp + u] = lstm && g.dc_n && u < H ? g.dc_n[p.row(j) * H + u] : T(0);
-            if (lstm) m.c0[j * Hp + u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
-        }
+    const bool is_first = steps.end == s.steps;
+    for (int64_t j = 0; j < p.rows; ++j) {
+        T* carry = m.carry + j * Hp;
+        for (int64_t u = 0; is_first && u < Hp; ++u) carry[u] = lstm && g.dc_n && u < H ? g.dc_n[p.row(j) * H + u] : T(0);
+        const T* before = lstm && p.length(j) > steps.begin ? p.c_before(steps.begin, j) : nullptr;
+        for (int64_t u = 0; lstm && u < Hp; ++u) m.c0[j * Hp + u] = before && u < H ? before[u] : T(0);
+    }
     // What the end of a tile touches, unit by unit, is prefetched at its start. Always inline: GCC takes a
     // function that only prefetches for one that does nothing, and drops its calls.
     const int sections = int((lines.x.at + lines.x.count * Hp) / Hp);
@@ -185,9 +192,9 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         const int64_t gates = (lines.x.at + lines.x.count * Hp);
         return all_zero<T>(m.line[j], gates) && all_zero<T>(m.carry + j * Hp, Hp);
     };
-    int64_t later = 0;          // rows that have the step after
-    bool quiet = units == 1;    // whether nothing comes from it; one of several members cannot tell
-    for (int64_t t = p.steps() - 1; t >= 0; --t) {
+    int64_t later = is_first ? 0 : m.later;
+    bool quiet = is_first ? units == 1 : m.quiet;  // one of several members cannot tell
+    for (int64_t t = (steps.end < p.steps() ? steps.end : p.steps()) - 1; t >= steps.begin; --t) {
         const int64_t active = p.active(t, p.rows);
         bool silent = quiet;
         for (int64_t j = 0; j < active; ++j) {
@@ -195,7 +202,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
             m.next[j] = j < later ? p.line(t + 1, j) : nullptr;
             m.h[j] = t > 0 ? p.y(t - 1, j) : p.h0(j, m.zeros);
             if (g.dy) m.dy[j] = g.dy + p.time(t, j) * all.dy_t + p.row(j) * all.dy_b;
-            if (lstm) m.c[j] = t > 0 ? p.line(t - 1, j) + lines.c : m.c0 + j * Hp;
+            if (lstm) m.c[j] = t > steps.begin ? p.line(t - 1, j) + lines.c : m.c0 + j * Hp;
             silent = silent && is_silent(t, j);
         }
         if (unit == 0)
@@ -217,6 +224,8 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         later = active;
         me.wait(group, units);
     }
+    m.later = later, m.quiet = quiet;
+    if (steps.begin > 0) return;
     // The initial states.
     for (int64_t j = 0; j < later; ++j) m.next[j] = p.line(0, j);
     if (g.dh0) {
@@ -242,29 +251,39 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         }
 }
 
-// One share of the gradient of what the gates were given by a table's rows: the sum of the lines of
-// each token, for some of the numbers of a line.
-template <class T>
-void sum_by_token(const Sequence<T>& s, const Direction<T>& d, const bool* dead, T* sums, const Member& me) {
+// Calls f(time, b, line) for every step of every row that is alive, as the recurrence goes back through them.
+template <class T, class F>
+OSTINATO_INLINE void for_lines_back(const Sequence<T>& s, const Direction<T>& d, const bool* dead, Share steps, F&& f) {
     const Lines<T> lines(s.shape);
-    const Share mine(lines.x.count * lines.Hp / W<T>, me.index, me.count);
-    const int64_t begin = lines.x.at + mine.begin * W<T>, end = lines.x.at + mine.end * W<T>;
-    for (int64_t r = 0; r < s.table_rows; ++r)
-        for (int64_t i = begin; i < end; ++i) sums[r * lines.length + i] = T(0);
-    for (int64_t t = 0; t < s.steps; ++t)
+    for (int64_t t = steps.end - 1; t >= steps.begin; --t)
         for (int64_t b = 0; b < s.rows; ++b) {
-            if ((s.lengths && t >= s.lengths[b]) || dead[t * s.rows + b]) continue;
-            const T* line = d.lines + (t * s.rows + b) * lines.length;
-            T* to = sums + s.tokens[t * s.tokens_t + b * s.tokens_b] * lines.length;
-            for (int64_t i = begin; i < end; i += W<T>) store(to + i, load(to + i) + load(line + i));
+            const int64_t length = s.lengths ? s.lengths[b] : s.steps;
+            const int64_t time = d.reverse ? length - 1 - t : t;
+            if (t < length && !dead[time * s.rows + b]) f(time, b, line_of(s, d, lines, t, time, b));
         }
 }
 
-// dx of the steps (t, b), counted t * rows + b, or of the rows of the table: the sum over directions.
-// The gradients of gates of place `at` stand at gates[direction] + at * line length.
+// One share of the gradient of what the gates were given by a table's rows: the sum of the lines of
+// each token, for some of the numbers of a line.
 template <class T>
-void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2],
-                    T* const (&gates)[2], bool* const (&dead)[2], Share places, T* partial, const T** from, T** to) {
+void sum_by_token(const Sequence<T>& s, const Direction<T>& d, const bool* dead, T* sums, const Member& me, Share steps) {
+    const Lines<T> lines(s.shape);
+    const Share mine(lines.x.count * lines.Hp / W<T>, me.index, me.count);
+    const int64_t begin = lines.x.at + mine.begin * W<T>, end = lines.x.at + mine.end * W<T>;
+    for (int64_t r = 0; steps.end == s.steps && r < s.table_rows; ++r)
+        for (int64_t i = begin; i < end; ++i) sums[r * lines.length + i] = T(0);
+    for_lines_back(s, d, dead, steps, [&](int64_t time, int64_t b, const T* line) {
+        T* to = sums + s.tokens[time * s.tokens_t + b * s.tokens_b] * lines.length;
+        for (int64_t i = begin; i < end; i += W<T>) store(to + i, load(to + i) + load(line + i));
+    });
+}
+
+// One share of dx, of some steps or, where by_token is what sum_by_token() made, of the table: the sum over
+// directions. The first of them overwrites dx, the second adds to it.
+template <class T>
+void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardWeights<T> (&w)[2], T* const (&by_token)[2],
+                    bool* const (&dead)[2], Share directions, Share steps, const Member& me, T* partial, const T** from,
+                    T** to) {
     const Lines<T> lines(s.shape);
     const int64_t I = s.shape.I;
     // As many lines at a time as stay in the second cache from panel to panel, if that is not too few.
@@ -272,7 +291,7 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
     const int64_t chunk = fit < 24 ? 24 : fit < chunk_rows ? fit : chunk_rows;
     int64_t n = 0;
     auto flush = [&] {
-        for (int i = 0; i < s.directions; ++i) {
+        for (int64_t i = directions.begin; i < directions.end; ++i) {
             multiply<T>(w[i].ih, 0, w[i].ih.count, from + i * chunk_rows, n, partial,
                         [&](int64_t r, int64_t v) {
                             const int64_t left = I - v * W<T>;
@@ -285,17 +304,32 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
         }
         n = 0;
     };
-    for (int64_t at = places.begin; at < places.end; ++at) {
-        const int64_t t = s.tokens ? 0 : at / s.rows, b = s.tokens ? at : at % s.rows;
-        T* dx = g.dx + t * g.dx_t + b * g.dx_b;
-        const bool padding = !s.tokens && s.lengths && t >= s.lengths[b];
-        if (padding || (!s.tokens && dead[0][at] && (s.directions == 1 || dead[1][at]))) {
-            std::memset(dx, 0, size_t(I) * sizeof(T));
+    if (s.tokens) {
+        const Share mine(s.table_rows, me.index, me.count);
+        for (int64_t r = mine.begin; r < mine.end; ++r) {
+            for (int64_t i = directions.begin; i < directions.end; ++i)
+                from[i * chunk_rows + n] = by_token[i] + r * lines.length + lines.x.at;
+            to[n] = g.dx + r * g.dx_b;
+            if (++n == chunk) flush();
+        }
+        return flush();
+    }
+    // Lines of both directions lie by time; of one alone, where it reads backward, they are counted by its steps.
+    const bool reverse = directions.end - directions.begin == 1 && s.direction[directions.begin].reverse;
+    const Share mine((steps.end - steps.begin) * s.rows, me.index, me.count);
+    for (int64_t at = mine.begin; at < mine.end; ++at) {
+        const int64_t t = steps.begin + at / s.rows, b = at % s.rows, length = s.lengths ? s.lengths[b] : s.steps;
+        const int64_t time = reverse && t < length ? length - 1 - t : t, place = time * s.rows + b;
+        T* dx = g.dx + time * g.dx_t + b * g.dx_b;
+        bool nothing = true;
+        for (int64_t i = directions.begin; i < directions.end; ++i) nothing = nothing && (t >= length || dead[i][place]);
+        if (nothing) {
+            if (directions.begin == 0) std::memset(dx, 0, size_t(I) * sizeof(T));
             continue;
         }
-        for (int i = 0; i < s.directions; ++i) {
-            T* line = gates[i] + at * lines.length + lines.x.at;
-            if (!s.tokens && dead[i][at]) std::memset(line, 0, size_t(lines.x.count * lines.Hp) * sizeof(T));
+        for (int64_t i = directions.begin; i < directions.end; ++i) {
+            T* line = line_of(s, s.direction[i], lines, t, time, b) + lines.x.at;
+            if (dead[i][place]) std::memset(line, 0, size_t(lines.x.count * lines.Hp) * sizeof(T));
             from[i * chunk_rows + n] = line;
         }
         to[n] = dx;
@@ -336,10 +370,11 @@ template <class T> struct WeightGradient {
 
 // One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column],
 // for one source or two, and of db, the sum of the lines; `sections` of `size` numbers each, of which the
-// first `units` count. each(f) calls f(line, source, other source) for every line.
+// first `units` count. each(f) calls f(line, source, other source) for every line. The sums `go_on` from what
+// dw and db hold.
 template <class T, int S, class Each>
 void weight_gradient(const GateRange& sections, int64_t size, int64_t units, const WeightGradient<T> (&of)[S], T* db,
-                     T* db_too, const WeightScratch<T>& m, const Member& me, Each&& each) {
+                     T* db_too, const WeightScratch<T>& m, const Member& me, bool go_on, Each&& each) {
     bool wanted = db || db_too;
     for (const WeightGradient<T>& w : of) wanted = wanted || w.dw;
     if (!wanted) return;
@@ -360,6 +395,25 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, con
     }
     for (T* p = m.sums; p < sum; ++p) *p = T(0);
     for (int64_t i = 0; i < m1 - m0; ++i) m.bias[i] = T(0);
+    // Calls f(dw, sum, numbers) for each piece of a row that lies in one panel, and g(db, sum).
+    auto for_sums = [&](auto&& f, auto&& g) {
+        for (int64_t r = m0; r < m1; ++r) {
+            const int64_t unit = r % size;
+            if (unit >= units) continue;
+            const int64_t to = sections.gate[r / size] * units + unit;
+            for (int s = 0; s < S; ++s) {
+                const int64_t width = b[s].width * W<T>, columns = of[s].dw ? of[s].columns : 0;
+                for (int64_t at = 0; at < columns; at += width)
+                    f(of[s].dw + to * columns + at, sums[s] + at * (m1 - m0) + (r - m0) * width,
+                      columns - at < width ? columns - at : width);
+            }
+            if (db) g(db[to], m.bias[r - m0]);
+            if (db_too) g(db_too[to], m.bias[r - m0]);
+        }
+    };
+    if (go_on)
+        for_sums([](const T* dw, T* sum, int64_t n) { std::memcpy(sum, dw, size_t(n) * sizeof(T)); },
+                 [](const T& db, T& sum) { sum = db; });
     const bool copying = may_copy && (sum - m.sums) / (m1 - m0) >= copied_columns<T>;
     int64_t n = 0;
     // Copies numbers r0 up to r1 of all lines, as [tile][line][row of the tile].
@@ -423,74 +477,70 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, con
         if (++n == block_lines) flush();
     });
     if (n) flush();
-    for (int64_t r = m0; r < m1; ++r) {
-        const int64_t unit = r % size;
-        if (unit >= units) continue;
-        const int64_t to = sections.gate[r / size] * units + unit;
-        for (int s = 0; s < S; ++s) {
-            const int64_t width = b[s].width * W<T>, columns = of[s].dw ? of[s].columns : 0;
-            for (int64_t at = 0; at < columns; at += width)
-                std::memcpy(of[s].dw + to * columns + at, sums[s] + at * (m1 - m0) + (r - m0) * width,
-                            size_t(columns - at < width ? columns - at : width) * sizeof(T));
-        }
-        if (db) db[to] = m.bias[r - m0];
-        if (db_too) db_too[to] = m.bias[r - m0];
-    }
+    for_sums([](T* dw, const T* sum, int64_t n) { std::memcpy(dw, sum, size_t(n) * sizeof(T)); },
+             [](T& db, const T& sum) { db = sum; });
 }
 
-// One share of all gradients of a direction's weights. `by_token` is what sum_by_token() made, or null.
+// Where both products add to the same sections, both biases have the same gradient.
+inline bool has_one_bias(const Shape& s) { return s.cell == CellKind::rnn || s.cell == CellKind::lstm; }
+
+// One share of the gradients of the input's weights where x is a table; `by_token` is what sum_by_token() made.
 template <class T>
-void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const DirectionGradients<T>& g,
-                      const WeightScratch<T>& m, const T* by_token, const bool* dead, T* zeros, const Member& me) {
+void table_gradients(const Sequence<T>& s, const DirectionGradients<T>& g, const WeightScratch<T>& m, const T* by_token,
+                     const Member& me) {
+    const Lines<T> lines(s.shape);
+    weight_gradient(lines.x, lines.Hp, s.shape.H, {WeightGradient<T>{s.shape.I, g.dw_ih}}, g.db_ih,
+                    has_one_bias(s.shape) ? g.db_hh : nullptr, m, me, false, [&](auto&& f) {
+                        for (int64_t r = 0; r < s.table_rows; ++r) {
+                            const T* line = by_token + r * lines.length;
+                            // A row that no step took may hold anything, NaN included.
+                            if (!all_zero(line + lines.x.at, lines.x.count * lines.Hp)) f(line, s.x + r * s.x_b, nullptr);
+                        }
+                    });
+}
+
+// One share of all other gradients of a direction's weights, from some steps and those after them, of which
+// there are none or they were added up before.
+template <class T>
+void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const DirectionGradients<T>& g, const WeightScratch<T>& m,
+                      const bool* dead, T* zeros, const Member& me, Share window) {
     const Lines<T> lines(s.shape);
     const int64_t H = s.shape.H, P = s.shape.P, Hp = lines.Hp;
+    const bool go_on = window.end < s.steps;
     T* const none = nullptr;
     for (int64_t i = 0; i < Hp; ++i) zeros[i] = T(0);
-    // Every step of every row, with what source(t, b, line) and other(t, b, line) give.
+    // Every step of every row, with what source(t, b, line) and other(t, b, line) give; t is its time.
     const auto nothing = [](int64_t, int64_t, const T*) -> const T* { return nullptr; };
     auto steps = [&](auto&& source, auto&& other) {
         return [&, source, other](auto&& f) {
-            for (int64_t t = 0; t < s.steps; ++t)
-                for (int64_t b = 0; b < s.rows; ++b) {
-                    if ((s.lengths && t >= s.lengths[b]) || dead[t * s.rows + b]) continue;
-                    const T* line = d.lines + (t * s.rows + b) * lines.length;
-                    f(line, source(t, b, line), other(t, b, line));
-                }
+            for_lines_back(s, d, dead, window, [&](int64_t t, int64_t b, const T* line) {
+                f(line, source(t, b, line), other(t, b, line));
+            });
         };
     };
     auto x = [&](int64_t t, int64_t b, const T*) { return s.x + t * s.x_t + b * s.x_b; };
-    auto table = [&](auto&& f) {
-        for (int64_t r = 0; r < s.table_rows; ++r) {
-            const T* line = by_token + r * lines.length;
-            // A row that no step took may hold anything, NaN included.
-            if (!all_zero(line + lines.x.at, lines.x.count * Hp)) f(line, s.x + r * s.x_b, nullptr);
-        }
-    };
     auto h_before = [&](int64_t t, int64_t b, const T*) -> const T* {
         const int64_t last = s.lengths ? s.lengths[b] - 1 : s.steps - 1;
         const int64_t before = d.reverse ? t + 1 : t - 1;
         if (before >= 0 && before <= last) return d.y + before * s.y_t + b * s.y_b;
         return d.h0 ? d.h0 + b * P : zeros;
     };
-    // Where both products add to the same sections, both biases have the same gradient.
-    const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
-    T* const db_too = same ? g.db_hh : nullptr;
+    const bool same = has_one_bias(s.shape);
     using Weight = WeightGradient<T>;
     const Weight ih{s.shape.I, g.dw_ih}, hh{P, g.dw_hh};
-    if (same && !by_token) {
-        weight_gradient(lines.x, Hp, H, {ih, hh}, g.db_ih, db_too, m, me, steps(x, h_before));
+    if (same && !s.tokens) {
+        weight_gradient(lines.x, Hp, H, {ih, hh}, g.db_ih, g.db_hh, m, me, go_on, steps(x, h_before));
     } else {
-        if (by_token) weight_gradient(lines.x, Hp, H, {ih}, g.db_ih, db_too, m, me, table);
-        else weight_gradient(lines.x, Hp, H, {ih}, g.db_ih, db_too, m, me, steps(x, nothing));
-        weight_gradient(lines.h, Hp, H, {hh}, same ? nullptr : g.db_hh, none, m, me, steps(h_before, nothing));
+        if (!s.tokens) weight_gradient(lines.x, Hp, H, {ih}, g.db_ih, none, m, me, go_on, steps(x, nothing));
+        weight_gradient(lines.h, Hp, H, {hh}, same ? none : g.db_hh, none, m, me, go_on, steps(h_before, nothing));
     }
     if (lines.n.count) {
         auto reset = [&](int64_t, int64_t, const T* line) { return line + lines.rh; };
-        weight_gradient(lines.n, Hp, H, {Weight{H, g.dw_hh}}, g.db_hh, none, m, me, steps(reset, nothing));
+        weight_gradient(lines.n, Hp, H, {Weight{H, g.dw_hh}}, g.db_hh, none, m, me, go_on, steps(reset, nothing));
     }
     if (s.shape.projects()) {
         auto product = [&](int64_t, int64_t, const T* line) { return line + lines.m; };
-        weight_gradient(GateRange{lines.dh, 1, {0}}, whole<T>(P), P, {Weight{H, g.dw_hr}}, none, none, m, me,
+        weight_gradient(GateRange{lines.dh, 1, {0}}, whole<T>(P), P, {Weight{H, g.dw_hr}}, none, none, m, me, go_on,
                         steps(product, nothing));
     }
 }
@@ -505,18 +555,29 @@ template <class T> struct BackwardPlan {
     bool* dead[2] = {nullptr, nullptr};  // of every (t, b)
     const T** from;
     T** to;
+    // Where lines are computed again, one direction at a time.
+    T* lines = nullptr;
+    ForwardWeights<T> forward[2];
+    T* table[2] = {nullptr, nullptr};
+    ForwardScratch<T> again;
 
     BackwardPlan(const Sequence<T>& s, const Gradients<T>& g, int threads, int member, Arena& arena)
-        : split(s, threads) {
+        : split(s, s.checkpoint_every ? 1 : s.directions, threads) {
+        const int64_t length = Lines<T>(s.shape).length, rows = (s.rows + split.parts - 1) / split.parts;
+        if (s.checkpoint_every) lines = arena.take<T>((s.checkpoint_every + 1) * s.rows * length);
         for (int i = 0; i < s.directions; ++i) {
             w[i] = BackwardWeights<T>(s.shape, g.dx, arena);
             dead[i] = arena.take<bool>(s.steps * s.rows);
-            if (s.tokens) by_token[i] = arena.take<T>(s.table_rows * Lines<T>(s.shape).length);
+            if (s.tokens) by_token[i] = arena.take<T>(s.table_rows * length);
+            if (!s.checkpoint_every) continue;
+            forward[i] = ForwardWeights<T>(s.shape, arena);
+            if (s.tokens) table[i] = arena.take<T>(s.table_rows * length);
         }
         for (int i = 0; i <= member; ++i) {
-            scratch = BackwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
+            scratch = BackwardScratch<T>(s, rows, arena);
             sums = WeightScratch<T>(s, arena);
             from = arena.take<const T*>(2 * chunk_rows), to = arena.take<T*>(chunk_rows);
+            if (s.checkpoint_every) again = ForwardScratch<T>(s, rows, true, arena);
         }
     }
 };
@@ -528,32 +589,55 @@ template <class T> int64_t backward_memory(const Sequence<T>& s, const Gradients
     return arena.used();
 }
 
-template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, char* memory, const Member& me) {
-    Arena arena(memory);
-    const BackwardPlan<T> plan(s, g, me.count, me.index, arena);
-    for (int i = 0; i < s.directions; ++i)
-        plan.w[i].pack(s.shape, s.direction[i].w, me.index, me.count);
-    me.wait();
-    plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
-        backward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), g, g.direction[direction],
-                      plan.w[direction], plan.scratch, plan.dead[direction], unit, plan.split.units, me, group);
+// All phases for some directions and steps. Those after these steps have none left to do or went before.
+template <class T>
+void backward_steps(const Sequence<T>& s, const Gradients<T>& g, BackwardPlan<T>& plan, Share directions, Share steps,
+                    const Member& me) {
+    plan.split.share(me, directions.begin, directions.end, [&](int i, int part, int unit, int group) {
+        const Part<T> p(s, s.direction[i], part, plan.split.parts);
+        const int units = plan.split.units;
+        if (s.checkpoint_every)
+            forward_part(p, plan.forward[i], plan.again, plan.table[i], unit, units, me, group, steps, true);
+        backward_part(p, g, g.direction[i], plan.w[i], plan.scratch, plan.dead[i], unit, units, me, group, steps);
     });
     me.wait();
     if (s.tokens) {
-        for (int i = 0; i < s.directions; ++i)
-            sum_by_token(s, s.direction[i], plan.dead[i], plan.by_token[i], me);
+        for (int64_t i = directions.begin; i < directions.end; ++i)
+            sum_by_token(s, s.direction[i], plan.dead[i], plan.by_token[i], me, steps);
         me.wait();
     }
-    if (g.dx) {
-        T* const gates[2] = {s.tokens ? plan.by_token[0] : s.direction[0].lines,
-                                   s.tokens ? plan.by_token[1] : s.direction[1].lines};
-        const int64_t places = s.tokens ? s.table_rows : s.steps * s.rows;
-        input_gradient(s, g, plan.w, gates, plan.dead, Share(places, me.index, me.count),
-                       plan.scratch.partial, plan.from, plan.to);
+    if (g.dx && (!s.tokens || steps.begin == 0))
+        input_gradient(s, g, plan.w, plan.by_token, plan.dead, directions, steps, me, plan.scratch.partial, plan.from,
+                       plan.to);
+    for (int64_t i = directions.begin; i < directions.end; ++i) {
+        const DirectionGradients<T>& to = g.direction[i];
+        if (s.tokens && steps.begin == 0) table_gradients(s, to, plan.sums, plan.by_token[i], me);
+        weight_gradients(s, s.direction[i], to, plan.sums, plan.dead[i], plan.scratch.zeros, me, steps);
     }
+}
+
+template <class T> void backward(const Sequence<T>& given, const Gradients<T>& g, char* memory, const Member& me) {
+    Arena arena(memory);
+    BackwardPlan<T> plan(given, g, me.count, me.index, arena);
+    Sequence<T> s = given;
+    for (int i = 0; i < s.directions; ++i) {
+        plan.w[i].pack(s.shape, s.direction[i].w, me.index, me.count);
+        if (!s.checkpoint_every) continue;
+        plan.forward[i].pack(s.shape, s.direction[i].w, me.index, me.count);
+        s.direction[i].lines = plan.lines;
+    }
+    me.wait();
+    if (!s.checkpoint_every) return backward_steps(s, g, plan, Share(0, s.directions), Share(0, s.steps), me);
+    for (int i = 0; s.tokens && i < s.directions; ++i)
+        project_table(s, plan.forward[i], plan.again, plan.table[i], Share(s.table_rows, me.index, me.count));
+    me.wait();
     for (int i = 0; i < s.directions; ++i)
-        weight_gradients(s, s.direction[i], g.direction[i], plan.sums, plan.by_token[i], plan.dead[i],
-                         plan.scratch.zeros, me);
+        for (int64_t end = s.steps, begin; ; end = begin) {
+            begin = s.checkpoints() > 0 && end > 0 ? (end - 1) / s.checkpoint_every * s.checkpoint_every : 0;
+            backward_steps(s, g, plan, Share(i, i + 1), Share(begin, end), me);
+            me.wait();
+            if (begin == 0) break;
+        }
 }
 
 }  // namespace OSTINATO_TARGET

@@ -260,10 +260,12 @@ struct Indices {
 };
 
 // Everything that forward and backward both read. States are (directions, B, size), lines
-// (directions, T, B, length); `weights` holds w_ih, w_hh, b_ih, b_hh, w_hr of each direction.
+// (directions, T, B, length), c_kept (directions, checkpoints, B, H); `weights` holds w_ih, w_hh, b_ih,
+// b_hh, w_hr of each direction.
 template <class T>
 Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0,
-                        nb::handle weights, nb::handle y, nb::handle lines, bool writes, Indices& indices) {
+                        nb::handle weights, nb::handle y, nb::handle lines, nb::handle checkpoint_every, nb::handle c_kept,
+                        bool writes, Indices& indices) {
     Sequence<T> q{};
     q.shape = s;
     const nb::tuple w = tuple_of(weights, "weights", 0);
@@ -314,6 +316,9 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
     const T* h0_all = dense<T>(h0, "h0", {D, B, s.P});
     const T* c0_all = lstm ? dense<T>(c0, "c0", {D, B, s.H}) : nullptr;
     T* lines_all = dense<T>(lines, "lines", {D, q.steps, B, length});
+    q.checkpoint_every = integer(checkpoint_every, "checkpoint_every", 0, int64_t(1) << 40);
+    const int64_t kept = q.checkpoints();
+    T* c_kept_all = lstm ? dense<T>(c_kept, "c_kept", {D, kept, B, s.H}, kept == 0) : nullptr;
     if (uintptr_t(lines_all) % 64 != 0) refuse("lines", "does not begin at a multiple of 64 bytes", "aligned memory");
     for (int i = 0; i < D; ++i) {
         Direction<T>& d = q.direction[i];
@@ -326,6 +331,7 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
         d.h0 = h0_all ? h0_all + i * B * s.P : nullptr;
         d.c0 = c0_all ? c0_all + i * B * s.H : nullptr;
         d.lines = lines_all ? lines_all + i * q.steps * B * length : nullptr;
+        d.c_kept = c_kept_all ? c_kept_all + i * kept * B * s.H : nullptr;
         d.y = out + i * s.P;
     }
     return q;
@@ -333,9 +339,10 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
 
 template <class T>
 void run_forward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
-                 nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, int threads) {
+                 nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, int threads, nb::handle checkpoint_every,
+                 nb::handle c_kept) {
     Indices indices;
-    Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, true, indices);
+    Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, checkpoint_every, c_kept, true, indices);
     T* h = dense<T>(h_n, "h_n", {q.directions, q.rows, s.P});
     T* c = s.cell == CellKind::lstm ? dense<T>(c_n, "c_n", {q.directions, q.rows, s.H}) : nullptr;
     for (int i = 0; i < q.directions; ++i) {
@@ -349,10 +356,12 @@ void run_forward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle len
 template <class T>
 void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
                   nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
-                  nb::handle dh0, nb::handle dc0, nb::handle dweights, int threads) {
-    if (lines.is_none()) refuse("lines", "is None", "what forward left there");
+                  nb::handle dh0, nb::handle dc0, nb::handle dweights, int threads, nb::handle checkpoint_every,
+                  nb::handle c_kept) {
     Indices indices;
-    const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, false, indices);
+    const Sequence<T> q = sequence_of<T>(s, x, tokens, lengths, h0, c0, weights, y, lines, checkpoint_every, c_kept, false, indices);
+    if (lines.is_none() == (q.checkpoint_every == 0))
+        refuse("lines", lines.is_none() ? "is None" : "is given", "what forward left there, or None with checkpoint_every");
     Gradients<T> g{};
     const int64_t G = s.gates(), D = q.directions, B = q.rows;
     const bool lstm = s.cell == CellKind::lstm;
@@ -579,32 +588,37 @@ NB_MODULE(_core, m) {
           "Whether forward and backward can read tensors without a copy: a sequence or table, then others.");
     m.def("forward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
-             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens) {
+             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle lines, nb::handle threads, nb::handle tokens,
+             nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
               by_type(x, [&](auto zero) {
-                  run_forward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, h_n, c_n, lines, n);
+                  run_forward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, h_n, c_n, lines, n,
+                                              checkpoint_every, c_kept);
               });
           },
           nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
           nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("h_n").none(),
           nb::arg("c_n").none(), nb::arg("lines").none(), nb::arg("threads").none(), nb::arg("tokens") = nb::none(),
-          "One layer over a whole sequence, into y, h_n, c_n and lines.");
+          nb::arg("checkpoint_every").none() = nb::int_(0), nb::arg("c_kept") = nb::none(),
+          "One layer over a whole sequence, into y, h_n, c_n, lines and c_kept.");
     m.def("backward",
           [](nb::handle shape, nb::handle x, nb::handle lengths, nb::handle h0, nb::handle c0, nb::handle weights,
              nb::handle y, nb::handle lines, nb::handle dy, nb::handle dh_n, nb::handle dc_n, nb::handle dx,
-             nb::handle dh0, nb::handle dc0, nb::handle dweights, nb::handle threads, nb::handle tokens) {
+             nb::handle dh0, nb::handle dc0, nb::handle dweights, nb::handle threads, nb::handle tokens,
+             nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
               by_type(x, [&](auto zero) {
                   run_backward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
-                                               dweights, n);
+                                               dweights, n, checkpoint_every, c_kept);
               });
           },
           nb::arg("shape").none(), nb::arg("x").none(), nb::arg("lengths").none(), nb::arg("h0").none(),
           nb::arg("c0").none(), nb::arg("weights").none(), nb::arg("y").none(), nb::arg("lines").none(),
           nb::arg("dy").none(), nb::arg("dh_n").none(), nb::arg("dc_n").none(), nb::arg("dx").none(),
           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(), nb::arg("tokens") = nb::none(),
+          nb::arg("checkpoint_every").none() = nb::int_(0), nb::arg("c_kept") = nb::none(),
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")

@@ -182,7 +182,7 @@ template void forward(const Sequence<double>&, int);
 
 template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, int threads) {
     const Passes<T>& p = passes<T>(target());
-    run_pass(s, useful_threads(s, 2, threads),
+    run_pass(s, useful_threads(s, s.checkpoint_every ? 3 : 2, threads),
              [&](const Sequence<T>& s, int threads) { return p.backward_memory(s, g, threads); },
              [&](const Sequence<T>& s, char* block, const Member& me) { p.backward(s, g, block, me); });
 }

@@ -286,19 +286,19 @@ private:
 // What a member of a call works with.
 template <class T> struct ForwardScratch {
     int64_t chunk;  // steps that are projected at a time
-    T *zeros, *c0, *ring, *partial;
+    T *zeros, *c0, *ring, *unread, *partial;
     const T **x, **h, **c, **inner;
     T **to, **line, **y;
 
     ForwardScratch() = default;
-    ForwardScratch(const Sequence<T>& s, int64_t rows, Arena& arena) {
+    ForwardScratch(const Sequence<T>& s, int64_t rows, bool has_lines, Arena& arena) {
         const Lines<T> lines(s.shape);
         chunk = rows < chunk_rows ? (chunk_rows + rows - 1) / (rows > 0 ? rows : 1) : 1;
         const int64_t pointers = chunk * rows > chunk_rows ? chunk * rows : chunk_rows;
         zeros = arena.take<T>(lines.Hp);
         c0 = arena.take<T>(s.shape.cell == CellKind::lstm ? rows * lines.Hp : 0);
-        const bool kept = s.direction[0].lines && (s.directions == 1 || s.direction[1].lines);
-        ring = arena.take<T>(kept ? 0 : chunk * rows * lines.length);
+        ring = arena.take<T>(has_lines ? 0 : chunk * rows * lines.length);
+        unread = arena.take<T>(whole<T>(s.shape.P));
         partial = arena.take<T>(rows * 4 * W<T>);
         x = arena.take<const T*>(pointers), to = arena.take<T*>(pointers);
         h = arena.take<const T*>(rows), c = arena.take<const T*>(rows);
@@ -319,11 +319,11 @@ void project_table(const Sequence<T>& s, const ForwardWeights<T>& w, const Forwa
     }
 }
 
-// The rows of one part, and of them the units of one member. `table` is what project_table() made, or
-// null.
+// The rows of one part, and of them the units of one member; of the steps, some from a checkpoint on. `table` is
+// what project_table() made, or null. What is computed `again` for backward leaves its lines, and y as it is.
 template <class T>
 void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScratch<T>& m, const T* table,
-                  int unit, int units, const Member& me, int group) {
+                  int unit, int units, const Member& me, int group, Share steps, bool again) {
     if (p.rows <= 0) return;
     const Sequence<T>& s = p.s;
     const int64_t H = s.shape.H, P = s.shape.P, Hp = p.lines.Hp;
@@ -332,23 +332,25 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
     // The numbers of a section that are this member's.
     const int64_t per_panel = s.shape.cell == CellKind::rnn ? w.ih.width * W<T> : W<T>;
     const int64_t first = mine.begin * per_panel, past = mine.end * per_panel < Hp ? mine.end * per_panel : Hp;
+    const int64_t last = past < H ? past : H;
     auto line = [&](int64_t t, int64_t j) {
         return p.d.lines ? p.line(t, j) : m.ring + (t % m.chunk * p.rows + j) * p.lines.length;
     };
     for (int64_t i = 0; i < Hp; ++i) m.zeros[i] = T(0);
+    int64_t active = p.active(steps.begin, p.rows);
     for (int64_t j = 0; j < p.rows; ++j) {
-        m.h[j] = p.h0(j, m.zeros);
+        m.h[j] = steps.begin > 0 && j < active ? p.y(steps.begin - 1, j) : p.h0(j, m.zeros);
         if (!lstm) continue;
         T* c = m.c0 + j * Hp;
-        for (int64_t u = 0; u < Hp; ++u) c[u] = p.d.c0 && u < H ? p.d.c0[p.row(j) * H + u] : T(0);
+        const T* before = p.c_before(j < active ? steps.begin : 0, j);
+        for (int64_t u = 0; u < Hp; ++u) c[u] = before && u < H ? before[u] : T(0);
         m.c[j] = c;
     }
     const Step<T> step{s.shape, p.lines, w,      mine.begin, mine.end, nullptr, m.h,
                        m.h,     m.c,     m.line, m.y,        m.inner,  nullptr, m.partial};
-    const int64_t steps = p.steps();
-    int64_t active = p.rows;
-    for (int64_t t0 = 0; t0 < steps; t0 += m.chunk) {
-        const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk : steps;
+    const int64_t end = steps.end < p.steps() ? steps.end : p.steps();
+    for (int64_t t0 = steps.begin; t0 < end; t0 += m.chunk) {
+        const int64_t t1 = t0 + m.chunk < end ? t0 + m.chunk : end;
         int64_t n = 0;
         for (int64_t t = t0, rows = active; t < t1; ++t) {
             rows = p.active(t, rows);
@@ -366,16 +368,23 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
         if (!table) project(s.shape, p.lines, w, mine.begin, mine.end, m.x, m.to, n);
         for (int64_t t = t0; t < t1; ++t) {
             active = p.active(t, active);
-            for (int64_t j = 0; j < active; ++j) m.line[j] = line(t, j), m.y[j] = p.y(t, j);
+            for (int64_t j = 0; j < active; ++j) m.line[j] = line(t, j), m.y[j] = again ? m.unread : p.y(t, j);
             step.run(active);
-            for (int64_t j = 0; j < active; ++j) m.h[j] = m.y[j], m.c[j] = m.line[j] + p.lines.c;
+            for (int64_t j = 0; j < active; ++j) m.h[j] = p.y(t, j), m.c[j] = m.line[j] + p.lines.c;
+            const bool keeps = !again && p.d.c_kept && (t + 1) % s.checkpoint_every == 0 && t + 1 < s.steps;
+            if (keeps && first < last)
+                for (int64_t j = 0; j < active; ++j) {
+                    const int64_t at = (t / s.checkpoint_every * s.rows + p.row(j)) * H + first;
+                    std::memcpy(p.d.c_kept + at, m.c[j] + first, size_t(last - first) * sizeof(T));
+                }
             me.wait(group, units);
         }
     }
+    if (again) return;
     for (int64_t j = 0; j < p.rows; ++j) {
-        const int64_t row = p.row(j), end = past < H ? past : H;
-        if (p.d.c_n && lstm && first < end)
-            std::memcpy(p.d.c_n + row * H + first, m.c[j] + first, size_t(end - first) * sizeof(T));
+        const int64_t row = p.row(j);
+        if (p.d.c_n && lstm && first < last)
+            std::memcpy(p.d.c_n + row * H + first, m.c[j] + first, size_t(last - first) * sizeof(T));
         if (unit > 0) continue;
         if (p.d.h_n) std::memcpy(p.d.h_n + row * P, m.h[j], size_t(P) * sizeof(T));
         for (int64_t t = p.length(j); t < s.steps; ++t)
@@ -390,13 +399,14 @@ template <class T> struct ForwardPlan {
     T* table[2] = {nullptr, nullptr};
     ForwardScratch<T> scratch;
 
-    ForwardPlan(const Sequence<T>& s, int threads, int member, Arena& arena) : split(s, threads) {
+    ForwardPlan(const Sequence<T>& s, int threads, int member, Arena& arena) : split(s, s.directions, threads) {
+        const bool has_lines = s.direction[0].lines && (s.directions == 1 || s.direction[1].lines);
         for (int i = 0; i < s.directions; ++i) {
             w[i] = ForwardWeights<T>(s.shape, arena);
             if (s.tokens) table[i] = arena.take<T>(s.table_rows * Lines<T>(s.shape).length);
         }
         for (int i = 0; i <= member; ++i)
-            scratch = ForwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, arena);
+            scratch = ForwardScratch<T>(s, (s.rows + split.parts - 1) / split.parts, has_lines, arena);
     }
 };
 
@@ -418,9 +428,9 @@ template <class T> void forward(const Sequence<T>& s, char* memory, const Member
             project_table(s, plan.w[i], plan.scratch, plan.table[i], Share(s.table_rows, me.index, me.count));
         me.wait();
     }
-    plan.split.share(me, s.directions, [&](int direction, int part, int unit, int group) {
+    plan.split.share(me, 0, s.directions, [&](int direction, int part, int unit, int group) {
         forward_part(Part<T>(s, s.direction[direction], part, plan.split.parts), plan.w[direction], plan.scratch,
-                     plan.table[direction], unit, plan.split.units, me, group);
+                     plan.table[direction], unit, plan.split.units, me, group, Share(0, s.steps), false);
     });
 }
 

@@ -90,8 +90,8 @@ private:
 struct Split {
     int sides, parts, units;
 
-    template <class T> Split(const Sequence<T>& s, int threads) {
-        sides = s.directions == 2 && threads >= 2 ? 2 : 1;
+    template <class T> Split(const Sequence<T>& s, int directions, int threads) {
+        sides = directions == 2 && threads >= 2 ? 2 : 1;
         const int64_t each = threads / sides, rows = s.rows > 0 ? s.rows : 1;
         parts = int(each < rows ? each : rows);
         units = 1;
@@ -105,21 +105,30 @@ struct Split {
         if (units < 1) units = 1;
     }
 
-    // Calls work(direction, part, unit, group) for what falls to a member; `group` numbers those who
-    // share the units of a part.
-    template <class Work> void share(const Member& me, int directions, Work&& work) const {
+    // Calls work(direction, part, unit, group) for what falls to a member of some directions; `group`
+    // numbers those who share the units of a part.
+    template <class Work> void share(const Member& me, int begin, int end, Work&& work) const {
         const int side = me.index % sides, within = me.index / sides;
         if (within >= parts * units) return;
-        for (int direction = side; direction < directions; direction += sides)
+        for (int direction = begin + side; direction < end; direction += sides)
             work(direction, within / units, within % units, side * parts + within / units);
     }
 };
 
-// The share of `n` things that falls to one of `parts`: begin and end.
+// Some of a row of things; or of `n`, the share that falls to one of `parts`.
 struct Share {
     int64_t begin, end;
+    Share(int64_t begin, int64_t end) : begin(begin), end(end) {}
     Share(int64_t n, int64_t part, int64_t parts) : begin(n * part / parts), end(n * (part + 1) / parts) {}
 };
+
+// The line of step t of row b, which is at `time` in memory. Lines that are computed again lie in a ring: a
+// window of steps, and the first of the window after it.
+template <class T>
+T* line_of(const Sequence<T>& s, const Direction<T>& d, const Lines<T>& lines, int64_t t, int64_t time, int64_t b) {
+    const int64_t at = s.checkpoint_every ? t % (s.checkpoint_every + 1) : time;
+    return d.lines + (at * s.rows + b) * lines.length;
+}
 
 // One part of the rows of a direction. Rows of one length are cut into blocks, so that what a thread
 // writes lies together; of rows of unequal length a part has every parts-th by falling length, so that
@@ -152,8 +161,12 @@ template <class T> struct Part {
     }
     const T* x(int64_t t, int64_t j) const { return s.x + time(t, j) * s.x_t + row(j) * s.x_b; }
     T* y(int64_t t, int64_t j) const { return d.y + time(t, j) * s.y_t + row(j) * s.y_b; }
-    T* line(int64_t t, int64_t j) const {
-        return d.lines + (time(t, j) * s.rows + row(j)) * lines.length;
+    T* line(int64_t t, int64_t j) const { return line_of(s, d, lines, t, time(t, j), row(j)); }
+    // c before step t, the first or that after a checkpoint, of H numbers; null for zeros.
+    const T* c_before(int64_t t, int64_t j) const {
+        const int64_t kept = t > 0 ? t / s.checkpoint_every - 1 : 0;
+        const T* c = t > 0 ? d.c_kept + kept * s.rows * s.shape.H : d.c0;
+        return c ? c + row(j) * s.shape.H : nullptr;
     }
     const T* h0(int64_t j, const T* zeros) const {
         return d.h0 ? d.h0 + row(j) * s.shape.P : zeros;

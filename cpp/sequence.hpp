@@ -41,6 +41,9 @@ template <class T> struct Direction {
     // What backward needs of forward, and where gates and states can be read: line_length() numbers
     // for each (t, b), 64-byte aligned, or null where neither is wanted. See lines.hpp.
     T* lines;
+    // Null, or c of an LSTM after every `checkpoint_every` steps but the last: (checkpoints(), rows, H), of
+    // each row as the direction reads it. Numbers past a row's last step are not written.
+    T* c_kept;
 };
 
 template <class T> struct Sequence {
@@ -50,6 +53,9 @@ template <class T> struct Sequence {
     int64_t x_t, x_b, y_t, y_b;
     // Steps of each row, 0 to `steps`, and the rows by falling length; both null where all are full.
     const int64_t *lengths, *order;
+    // 0 where backward finds the lines that forward left; else it has none, and computes them again, so many
+    // steps at a time, from y and c_kept.
+    int64_t checkpoint_every;
     int directions;      // 1 or 2; both read the same x
     Direction<T> direction[2];
     // Null, or x is a table of `table_rows` rows, x_b apart, and a step takes the row
@@ -57,6 +63,10 @@ template <class T> struct Sequence {
     // multiplied instead of the steps, and dx is the gradient of the table.
     const int64_t* tokens;
     int64_t tokens_t, tokens_b, table_rows;
+
+    __attribute__((always_inline)) int64_t checkpoints() const {
+        return checkpoint_every > 0 && steps > 0 ? (steps - 1) / checkpoint_every : 0;
+    }
 };
 
 // Gradients that come in (null for zeros) and go out (null where not wanted), laid out as what they
@@ -67,7 +77,7 @@ template <class T> struct DirectionGradients {
 };
 
 // dx takes part of both directions. Backward reads the sequence as forward left it, and turns its
-// lines into other numbers: it can run once on them.
+// lines, if it has any, into other numbers: it can run once on them.
 template <class T> struct Gradients {
     int64_t dy_t, dy_b;
     T* dx;

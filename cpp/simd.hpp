@@ -48,9 +48,12 @@ OSTINATO_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 // x, but at least `limit`, or at most; NaN stays NaN: x86's maximum gives its second operand where one of
 // them is NaN. One instruction, where GCC makes a comparison and a choice of the vector expression.
+#if defined(__AVX512F__)
+constexpr __mmask16 all_lanes = 0xffff;  // GCC 12 warns of the forms without a mask, which its header begins with
+#endif
 OSTINATO_INLINE Vec<float> at_least(Vec<float> x, float limit) {
 #if defined(__AVX512F__)
-    return (Vec<float>)_mm512_max_ps((__m512)splat(limit), (__m512)x);
+    return (Vec<float>)_mm512_mask_max_ps((__m512)x, all_lanes, (__m512)splat(limit), (__m512)x);
 #elif defined(__AVX__)
     return (Vec<float>)_mm256_max_ps((__m256)splat(limit), (__m256)x);
 #else
@@ -59,7 +62,7 @@ OSTINATO_INLINE Vec<float> at_least(Vec<float> x, float limit) {
 }
 OSTINATO_INLINE Vec<float> at_most(Vec<float> x, float limit) {
 #if defined(__AVX512F__)
-    return (Vec<float>)_mm512_min_ps((__m512)splat(limit), (__m512)x);
+    return (Vec<float>)_mm512_mask_min_ps((__m512)x, all_lanes, (__m512)splat(limit), (__m512)x);
 #elif defined(__AVX__)
     return (Vec<float>)_mm256_min_ps((__m256)splat(limit), (__m256)x);
 #else

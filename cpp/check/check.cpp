@@ -146,14 +146,24 @@ const Target& target() {
 }
 
 // Through core.hpp, which takes fewer threads for little work; or directly what it calls, on just so
-// many and in memory of ours.
+// many and in memory of ours. With checkpoints every so many steps, or with lines.
 struct How {
     int threads;
     bool direct;
-    std::string text() const { return std::to_string(threads) + (direct ? " threads, direct" : " threads"); }
+    int64_t every = 0;
+    std::string text() const {
+        return std::to_string(threads) + (direct ? " threads, direct" : " threads") +
+               (every ? ", checkpoints every " + std::to_string(every) : "");
+    }
 };
 
 How draw_how(Random& r) { return {int(r.from(1, most_threads)), !r.one_in(3)}; }
+
+How draw_checkpoints(Random& r, const Plan& p) {
+    How how = draw_how(r);
+    how.every = r.one_in(2) ? r.from(1, 4) : r.from(1, p.T + 2);
+    return how;
+}
 
 template <class T> void pass(const Sequence<T>& s, const Gradients<T>* g, How how) {
     if (!how.direct) return g ? backward(s, *g, how.threads) : forward(s, how.threads);
@@ -193,7 +203,7 @@ template <class T> Sequence<T> sequence_of(Data<T>& d, Tensor<T> (&lines)[2], bo
         if (p.has_lines[i]) lines[i] = Tensor<T>(p.T, p.B, line_length<T>(p.shape), {}, true);
         s.direction[i] = {{at(w_ih), at(w_hh), at(b_ih), at(b_hh), at(w_hr)}, p.reverse[i], at(h0), at(c0),
                           d.y.data() + i * p.shape.P, at(h_n), at(c_n),
-                          p.has_lines[i] ? lines[i].data() : nullptr};
+                          p.has_lines[i] ? lines[i].data() : nullptr, nullptr};
     }
     return s;
 }
@@ -225,8 +235,13 @@ template <class T> void check_memory(Data<T>& d, Data<T>& given) {
 template <class T, class After> Data<T> execute(Data<T>& given, How how, After&& after) {
     const Plan& p = given.plan;
     Data<T> d = given;
-    Tensor<T> lines[2];
-    const Sequence<T> s = sequence_of(d, lines, how.direct || p.gives_order);
+    Tensor<T> lines[2], c_kept[2];
+    Sequence<T> s = sequence_of(d, lines, how.direct || p.gives_order);
+    s.checkpoint_every = how.every;
+    for (int i = 0; how.every && i < p.D; ++i) {
+        if (p.lstm()) c_kept[i] = Tensor<T>(s.checkpoints(), p.B, p.shape.H, {false, p.before, 0, 0});
+        s.direction[i].lines = nullptr, s.direction[i].c_kept = p.lstm() ? c_kept[i].data() : nullptr;
+    }
     pass(s, static_cast<Gradients<T>*>(nullptr), how);
     check_memory(d, given);
     after(d, lines);
@@ -237,6 +252,7 @@ template <class T, class After> Data<T> execute(Data<T>& given, How how, After&&
     check_memory(d, given);
     for (int i = 0; i < p.D; ++i) {
         if (lines[i].written_outside()) fail("something is written beside the lines");
+        if (c_kept[i].written_outside()) fail("something is written beside the checkpoints");
         for (Name name : {h_n, c_n})
             if (p.has[i][name] && !d.own[i][name].unchanged_since(halfway.own[i][name]))
                 fail(std::string("backward changes ") + labels[name]);
@@ -419,6 +435,9 @@ template <class T> void check_case(const Plan& p, Random& r) {
     d.each(false, d, [&](const std::string&, Tensor<T>& t, Tensor<T>&) { digest_of(t); });
     Data<T> again = execute(given, other);
     check_same(d, again, "on " + other.text() + " instead of " + how.text());
+    const How checkpoints = draw_checkpoints(r, p);
+    Data<T> recomputed = execute(given, checkpoints);
+    check_same(d, recomputed, "on " + checkpoints.text());
     check_chunks(given, d, r);
     check_row(given, d, r);
 }
@@ -648,7 +667,8 @@ template <class T> struct Job {
     Data<T> given, expected;
     explicit Job(const Plan& p) : plan(p), given(plan), expected(execute(given.draw(), {1, true})) {}
     Job(const Job&) = delete;
-    void repeat(How how) {
+    void repeat(Random& r) {
+        const How how = r.one_in(3) ? draw_checkpoints(r, plan) : draw_how(r);
         Data<T> again = execute(given, how);
         check_same(expected, again, how.text() + " among many callers: " + plan.text());
     }
@@ -683,8 +703,8 @@ struct Jobs {
     std::string repeat(Random r, int64_t calls, const std::atomic<bool>& stop) const {
         try {
             for (int64_t k = 0; k < calls && !stop; ++k)
-                if (r.one_in(2)) floats[size_t(r.from(0, int64_t(floats.size()) - 1))]->repeat(draw_how(r));
-                else doubles[size_t(r.from(0, int64_t(doubles.size()) - 1))]->repeat(draw_how(r));
+                if (r.one_in(2)) floats[size_t(r.from(0, int64_t(floats.size()) - 1))]->repeat(r);
+                else doubles[size_t(r.from(0, int64_t(doubles.size()) - 1))]->repeat(r);
         } catch (const Failure& failure) {
             return failure.what;
         }
