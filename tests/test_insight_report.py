@@ -26,8 +26,8 @@ from ostinato.insight import (
     plot_unit,
     write_report,
 )
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from scipy.io import savemat
 
 from ostinato import MusicModel, load
+from ostinato.data.midi import KEYS, LOWEST, read_music, roll_of, write_midi
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.music import KEYS, LOWEST, read_music, roll_of, write_midi
 
 pytest.importorskip("mido")
 SCALE = [[60, 64], [62, 65], [64, 67], [], [65, 69]]

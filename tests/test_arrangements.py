@@ -7,9 +7,7 @@ from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.cells import GRUCell, LSTMCell
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import (
+from ostinato.networks.arrangements import (
     ManyToMany,
     ManyToOne,
     OneToOne,
@@ -20,6 +18,8 @@ from ostinato.recurrence.networks import (
     drop,
     recurrent_layers,
 )
+from ostinato.recurrence.cells import GRUCell, LSTMCell
+from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
 
 I, H, K, T, B = 3, 4, 5, 6, 4
 LENGTHS = [6, 0, 3, 1]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.networks.arrangements import Lengths, drop, running
 from ostinato.recurrence.layers import Hidden, Recurrent, state_rows
-from ostinato.recurrence.networks import Lengths, drop, running
 
 AttentionKind = Literal["additive", "multiplicative"]
 

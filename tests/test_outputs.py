@@ -8,7 +8,7 @@ from laws import random
 from tolerances import assert_same
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.crf import CRFOutput
+from ostinato.networks.outputs import CRFOutput
 
 H, K, T = 3, 4, 5
 LENGTHS = [5, 3, 1, 0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.networks import Lengths, Output, Steps, running
+from ostinato.networks.arrangements import Lengths, Output, Steps, running
 
 
 class CRFOutput(Output):

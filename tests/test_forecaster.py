@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from ostinato import Forecaster, diagnose, load
+from ostinato.data.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.distributions import DISTRIBUTIONS
-from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
-from ostinato.sequences.windows import Origin, Units, Windows
-from ostinato.training.forecasts import (
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
+from ostinato.tasks.forecasting.forecast import (
     LEVELS,
     Calibration,
     Forecast,
@@ -19,6 +18,7 @@ from ostinato.training.forecasts import (
     repeated,
     typical_step,
 )
+from ostinato.tasks.forecasting.windows import Origin, Units, Windows
 
 SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "members": 2}
 
@@ -124,7 +124,7 @@ def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():
     series = Series("a", 5, y, known, y[:, None] * 2, ("x",))
     panel = Panel([series, series._replace(values=y[:4])], read_panel([1.0], SeriesSettings()).grid,
                   known=["k"], observed=["o"], static=["s"])  # fmt: skip
-    from ostinato.sequences.windows import Covariates
+    from ostinato.tasks.forecasting.windows import Covariates
 
     covariates = Covariates.learn(panel)
     windows = Windows(panel, covariates, 6, 3, season=4)

@@ -11,7 +11,7 @@ from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.encoder_decoder import (
+from ostinato.networks.seq2seq import (
     Attention,
     Decoder,
     EncoderDecoder,

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from ostinato.data.timeseries import Panel
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.distributions import Distribution
-from ostinato.sequences.timeseries import Panel
-from ostinato.sequences.windows import Origin, Units
+from ostinato.tasks.forecasting.distributions import Distribution
+from ostinato.tasks.forecasting.windows import Origin, Units
 from ostinato.training.pictures import draw_forecast
 
 Array = NDArray[np.float64]
