@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ostinato.data.batches import ContiguousBatches
-from ostinato.networks.arrangements import ManyToMany, Output, recurrent_layers
+from ostinato.networks.arrangements import ManyToMany, recurrent_layers
+from ostinato.networks.outputs import Output
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Outcome, Run, Watcher

@@ -26,9 +26,15 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = ["recurrence", "networks", "tasks/forecasting"]
 LAWS = [
-    "cells", "scan", "kernels", "layers", "arrangements", "outputs", "seq2seq", "decoding", "ctc",
-    "distributions", "forecast_network",
+    "cells", "scan", "kernels", "layers", "functional", "outputs", "network_inputs", "arrangements",
+    "attention", "seq2seq", "image", "decoding", "ctc", "distributions", "forecast_network",
 ]  # fmt: skip
+OWN_LAWS = {  # where they are not those of the module's name alone
+    "outputs": ["outputs", "arrangements"],
+    "inputs": ["network_inputs"],
+    "attention": ["attention", "seq2seq"],
+    "network": ["forecast_network"],
+}
 AT_ONCE = 2
 
 # The module, perhaps a class in it, what is wrong, the piece of its source and what stands there
@@ -374,23 +380,23 @@ layers: identical layers told for ever
 - self._twins_sought = True
 + pass
 
-arrangements: padding counts
+outputs: padding counts
 - counts = t < ends
 + counts = t < T
 
-arrangements: mean over padding too
+outputs Output: mean over padding too
 - / counts.sum().clamp(min=1)
 + / counts.numel()
 
-arrangements: targets in padding poison gradients
+outputs: targets in padding poison gradients
 - wanted = wanted.masked_fill(
 + wanted.masked_fill(
 
-arrangements: targets of a row go to another
+outputs: targets of a row go to another
 - targets = targets[:, None].expand(
 + targets = targets.flip(0)[:, None].expand(
 
-arrangements: last step is the first
+outputs: last step is the first
 - t = (ends - 1).clamp(min=0)
 + t = ends - ends
 
@@ -422,11 +428,11 @@ arrangements: a stream's attention keeps its first weight
 - total = torch.logaddexp(memory.weight, weight)
 + total = memory.weight
 
-arrangements: dropped words lose their letters too
+inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
-arrangements: a word is spelled by another
+inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)
 + F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
 
@@ -462,19 +468,19 @@ seq2seq: the summary counts padding
 - there.sum(1, keepdim=True).clamp(min=1)
 + there.shape[1]
 
-seq2seq Attention: padding is attended to
+attention: padding is attended to
 - e = e.masked_fill(~there[:, None], -torch.inf)
 + e = e.masked_fill(~there[:, None], 0.0)
 
-seq2seq Attention: additive attention without tanh
+attention: additive attention without tanh
 - e = self.score(a.tanh())[..., 0]
 + e = self.score(a)[..., 0]
 
-seq2seq Attention: coverage does not reach the attention
+attention: coverage does not reach the attention
 - a = a + self.covered(coverage[..., None])[:, None]
 + pass
 
-seq2seq Attention: the query does not reach the attention
+attention: the query does not reach the attention
 - a = self.query(query)[:, :, None] + keys[:, None]
 + a = self.query(0 * query)[:, :, None] + keys[:, None]
 
@@ -748,8 +754,8 @@ def run_laws(mutant, laws):
 
 def laws_for(mutant):
     """Those of its module, which are likely to notice it; and those of all others."""
-    own = {"network": "forecast_network"}.get(mutant.module, mutant.module)
-    return [[f"tests/test_{name}.py" for name in LAWS if (name == own) is i] for i in (True, False)]
+    own = OWN_LAWS.get(mutant.module, [mutant.module])
+    return [[f"tests/test_{name}.py" for name in LAWS if (name in own) is i] for i in (True, False)]
 
 
 def start(mutant, laws, log):

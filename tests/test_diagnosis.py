@@ -11,7 +11,8 @@ from ostinato import SequenceClassifier, TextGenerator, diagnose
 from ostinato.errors import OstinatoError
 from ostinato.insight import Remedy, Thresholds, write_report
 from ostinato.insight.diagnosis import oscillation
-from ostinato.networks.arrangements import ManyToMany, ManyToOne, Output
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
 
 T, B = 60, 16

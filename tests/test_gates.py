@@ -8,7 +8,8 @@ from torch import nn
 from ostinato import SequenceTagger, TextGenerator
 from ostinato.errors import OstinatoError
 from ostinato.insight import gates, inside_quotes, labels_of, overlay, position_in_line
-from ostinato.networks.arrangements import ManyToMany, Output
+from ostinato.networks.arrangements import ManyToMany
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
 from ostinato.recurrence.scan import trace
 

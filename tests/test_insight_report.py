@@ -26,7 +26,8 @@ from ostinato.insight import (
     plot_unit,
     write_report,
 )
-from ostinato.networks.arrangements import ManyToMany, ManyToOne, Output
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
 
 

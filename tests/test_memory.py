@@ -7,7 +7,8 @@ from torch import nn
 
 from ostinato.insight import memory
 from ostinato.insight.memory import spread
-from ostinato.networks.arrangements import ManyToMany, ManyToOne, Output
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, RNN
 
 

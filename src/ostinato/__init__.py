@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ostinato.errors import DataError, MissingExtra, OstinatoError, ShapeError
     from ostinato.insight.diagnosis import diagnose
     from ostinato.insight.flow import gradient_flow
-    from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne, Output
-    from ostinato.networks.outputs import CRFOutput
+    from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+    from ostinato.networks.outputs import CRFOutput, Output
     from ostinato.recurrence.cells import (
         Cell,
         CoupledLSTMCell,
@@ -68,8 +68,8 @@ _HOME = {
     "insight.flow": ["gradient_flow"],
     "recurrence.kernels": ["use_backend"],
     "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
-    "networks.arrangements": ["ManyToMany", "ManyToOne", "OneToOne", "Output"],
-    "networks.outputs": ["CRFOutput"],
+    "networks.arrangements": ["ManyToMany", "ManyToOne", "OneToOne"],
+    "networks.outputs": ["CRFOutput", "Output"],
     "recurrence.scan": ["scan"],
     "recurrence.streams": ["Stream"],
     "tasks.captioning": ["Captioner"],

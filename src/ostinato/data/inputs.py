@@ -26,7 +26,7 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
-from ostinato.networks.arrangements import Words
+from ostinato.networks.inputs import Words
 
 __all__ = ["InputSettings", "Inputs"]
 

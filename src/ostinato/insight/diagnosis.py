@@ -230,7 +230,8 @@ def diagnose(
     Example:
         >>> from torch import nn
         >>> from ostinato.recurrence.layers import RNN
-        >>> from ostinato.networks.arrangements import ManyToOne, Output
+        >>> from ostinato.networks.arrangements import ManyToOne
+        >>> from ostinato.networks.outputs import Output
         >>> network = ManyToOne(nn.Identity(), RNN(1, 16, batch_first=True), Output(16, 2))
         >>> x, y = torch.randn(16, 100, 1), torch.arange(16) % 2
         >>> diagnose(network, (x, y)).first

@@ -162,7 +162,8 @@ def gradient_flow(
     Example:
         >>> from torch import nn
         >>> from ostinato.recurrence.layers import RNN
-        >>> from ostinato.networks.arrangements import ManyToOne, Output
+        >>> from ostinato.networks.arrangements import ManyToOne
+        >>> from ostinato.networks.outputs import Output
         >>> recurrent = RNN(1, 8, batch_first=True, init="orthogonal")
         >>> network = ManyToOne(nn.Identity(), recurrent, Output(8, 2))
         >>> flow = gradient_flow(network, (torch.randn(4, 30, 1), torch.tensor([0, 1, 0, 1])))

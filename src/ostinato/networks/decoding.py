@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.networks.arrangements import Lengths
+from ostinato.networks.functional import Lengths
 from ostinato.networks.seq2seq import EncoderDecoder
 
 

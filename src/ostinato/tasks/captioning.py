@@ -20,15 +20,11 @@ from ostinato.data.ragged import Examples
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError, require
-from ostinato.networks.arrangements import Lengths
+from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Search, beam_search
-from ostinato.networks.seq2seq import (
-    AttentionKind,
-    Decoder,
-    Encoded,
-    EncoderDecoder,
-    ImageEncoder,
-)
+from ostinato.networks.functional import Lengths
+from ostinato.networks.image import ImageEncoder
+from ostinato.networks.seq2seq import Decoder, Encoded, EncoderDecoder
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 

@@ -20,7 +20,8 @@ from ostinato.data.batches import ContiguousBatches, open_tokens, write_tokens
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
-from ostinato.networks.arrangements import CellName, ManyToMany, Output, recurrent_layers
+from ostinato.networks.arrangements import CellName, ManyToMany, recurrent_layers
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
 from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode

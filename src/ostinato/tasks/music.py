@@ -19,7 +19,8 @@ from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import DataError, OstinatoError
-from ostinato.networks.arrangements import CellName, ManyToMany, Output
+from ostinato.networks.arrangements import CellName, ManyToMany
+from ostinato.networks.outputs import Output
 from ostinato.training.estimators import Sample
 from ostinato.training.supervised import Prepared, SequenceEstimator
 from ostinato.training.watching import ProgressMode

@@ -15,8 +15,9 @@ from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.ragged import Examples
 from ostinato.errors import DataError
-from ostinato.networks.arrangements import ManyToMany, OneToOne, Output, running
-from ostinato.networks.outputs import CRFOutput
+from ostinato.networks.arrangements import ManyToMany, OneToOne
+from ostinato.networks.functional import running
+from ostinato.networks.outputs import CRFOutput, Output
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 FEW = 10

@@ -25,12 +25,8 @@ from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import DataError, OstinatoError
-from ostinato.networks.arrangements import (
-    CellName,
-    Standardize,
-    WordEncoder,
-    recurrent_layers,
-)
+from ostinato.networks.arrangements import CellName, recurrent_layers
+from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.recurrence.cells import Initialization
 from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode

@@ -24,13 +24,9 @@ from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import recurrent_layers
+from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
-from ostinato.networks.seq2seq import (
-    AttentionKind,
-    Decoder,
-    EncoderDecoder,
-    RecurrentEncoder,
-)
+from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
 from ostinato.training.estimators import Sample
 from ostinato.training.pictures import draw_attention
 from ostinato.training.supervised import Prepared, SequenceEstimator

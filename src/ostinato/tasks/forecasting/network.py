@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.arrangements import Lengths, drop
+from ostinato.networks.functional import Lengths, drop
 from ostinato.recurrence.layers import Hidden, Recurrent
 from ostinato.tasks.forecasting.distributions import Distribution
 
