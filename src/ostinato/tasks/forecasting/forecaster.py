@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ostinato.data.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.layers import state_rows
+from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Distribution, DistributionName
-from ostinato.tasks.forecasting.forecast import Calibration, Forecast, calibrated
+from ostinato.tasks.forecasting.forecast import Forecast, calibrated
 from ostinato.tasks.forecasting.network import Committee, ForecastNetwork, Window
 from ostinato.tasks.forecasting.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
