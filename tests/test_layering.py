@@ -91,7 +91,7 @@ def objection(module: str, target: str) -> str | None:
         return None
     if here[1] == "tasks" and there[2] != here[2]:
         return "is another task"
-    if here[1] == "recurrence":
+    if here[1] == "recurrence" and there[2] != here[2]:
         if there[2] not in RECURRENCE or here[2] not in RECURRENCE:
             return f"the order within recurrence is {' < '.join(RECURRENCE)}"
         if RECURRENCE.index(there[2]) >= RECURRENCE.index(here[2]):
