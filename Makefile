@@ -62,7 +62,7 @@ test-slow: $(PACKAGE)
 # What PyTorch and its libraries may use, for each instruction set of the core.
 HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 HELD_x86-64 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
-OF_THE_CORE := bindings cells core kernels layers networks same_bits scan streams
+OF_THE_CORE := arrangements bindings cells core kernels layers network_inputs same_bits scan streams
 TESTS ?= $(OF_THE_CORE:%=tests/test_%.py)
 
 test-isa: $(PACKAGE)
@@ -144,9 +144,11 @@ $(PEERS): benchmarks/peers.txt $(DEPENDENCIES) | $(PACKAGE)
 	$(PIP) --python .venv-bench install --quiet --requirement benchmarks/peers.txt
 	@touch $@
 
-# The package itself: its sources in place, its core compiled. What an earlier, interrupted install
-# recorded is removed, since pip refuses to replace it.
-$(PACKAGE): $(DEPENDENCIES) CMakeLists.txt $(wildcard cpp/*)
+# The package itself: its sources in place, its core compiled. An install records which modules there
+# are, so a folder that gains or loses one counts. What an earlier, interrupted install recorded is
+# removed, since pip refuses to replace it.
+FOLDERS := $(shell find src/ostinato -type d ! -name __pycache__)
+$(PACKAGE): $(DEPENDENCIES) CMakeLists.txt $(wildcard cpp/*) $(FOLDERS)
 	@rm -rf .venv/lib/python3*/site-packages/ostinato-*.dist-info
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -326,7 +326,7 @@ def spelled(data: Path) -> Any:
     files = recordings(data)
     training = [r for r in files if r[3] >= 5]
     test = [r for r in files if r[3] < 5]
-    from ostinato.sequences.features import Spectrogram, read_sound
+    from ostinato.data.features import Spectrogram, read_sound
 
     sounds = {r[0]: read_sound(r[0]) for r in files}
     random = np.random.default_rng(0)
@@ -517,7 +517,7 @@ ETT_TEST = 4 * 30 * 24
 def ett_temperatures(data: Path) -> Any:
     """Oil temperature of a transformer, 20 months of 30 days; the last four are the test."""
     file = there(data / "timeseries" / "ETTh1.csv")
-    from ostinato.sequences.timeseries import SeriesSettings, read_panel
+    from ostinato.data.timeseries import SeriesSettings, read_panel
 
     return read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
 
@@ -578,7 +578,7 @@ def vix(data: Path) -> Any:
     file = there(data / "timeseries" / "vix-daily.csv")
     from scipy.stats import binomtest
 
-    from ostinato.sequences.timeseries import SeriesSettings, read_panel
+    from ostinato.data.timeseries import SeriesSettings, read_panel
 
     values = read_panel(file, SeriesSettings(target="CLOSE")).series[0].values
     values = values[~np.isnan(values)]  # days of trading

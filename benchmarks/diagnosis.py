@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.insight import diagnose
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Watcher

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ostinato.recurrence.networks import ManyToMany, Output, recurrent_layers
-from ostinato.sequences.batches import ContiguousBatches
+from ostinato.data.batches import ContiguousBatches
+from ostinato.networks.arrangements import ManyToMany, recurrent_layers
+from ostinato.networks.outputs import Output
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Outcome, Run, Watcher

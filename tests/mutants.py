@@ -23,11 +23,18 @@ from typing import NamedTuple
 from tolerances import HANGS
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parent / "src" / "ostinato" / "recurrence"
+SOURCES = HERE.parent / "src"
+FOLDERS = ["recurrence", "networks", "tasks/forecasting"]
 LAWS = [
-    "cells", "scan", "kernels", "layers", "networks", "crf", "encoder_decoder", "decoding", "ctc",
-    "distributions", "forecast_network",
+    "cells", "scan", "kernels", "layers", "functional", "outputs", "network_inputs", "arrangements",
+    "attention", "seq2seq", "image", "decoding", "ctc", "distributions", "forecast_network",
 ]  # fmt: skip
+OWN_LAWS = {  # where they are not those of the module's name alone
+    "outputs": ["outputs", "arrangements"],
+    "inputs": ["network_inputs"],
+    "attention": ["attention", "seq2seq"],
+    "network": ["forecast_network"],
+}
 AT_ONCE = 2
 
 # The module, perhaps a class in it, what is wrong, the piece of its source and what stands there
@@ -373,139 +380,139 @@ layers: identical layers told for ever
 - self._twins_sought = True
 + pass
 
-networks: padding counts
+outputs: padding counts
 - counts = t < ends
 + counts = t < T
 
-networks: mean over padding too
+outputs Output: mean over padding too
 - / counts.sum().clamp(min=1)
 + / counts.numel()
 
-networks: targets in padding poison gradients
+outputs: targets in padding poison gradients
 - wanted = wanted.masked_fill(
 + wanted.masked_fill(
 
-networks: targets of a row go to another
+outputs: targets of a row go to another
 - targets = targets[:, None].expand(
 + targets = targets.flip(0)[:, None].expand(
 
-networks: last step is the first
+outputs: last step is the first
 - t = (ends - 1).clamp(min=0)
 + t = ends - ends
 
-networks: padding counts in a mean
+arrangements: padding counts in a mean
 - torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 + torch.where(counts, h, 0.0).mean(1)
 
-networks: padding takes part in a maximum
+arrangements: padding takes part in a maximum
 - best = h.masked_fill(~counts, -torch.inf).amax(1)
 + best = h.amax(1)
 
-networks: padding draws attention
+arrangements: padding draws attention
 - weights = weights.masked_fill(~counts & counts.any(1, keepdim=True), -torch.inf)
 + pass
 
-networks: the state of the first layer stands for the sequence
+arrangements: the state of the first layer stands for the sequence
 - last[-directions:]
 + last[:directions]
 
-networks: the first layer of several stands for the sequence
+arrangements: the first layer of several stands for the sequence
 - else after[-1]
 + else after[0]
 
-networks: a stream's mean forgets how many steps there were
+arrangements: a stream's mean forgets how many steps there were
 - weight = memory.weight + 1
 + weight = memory.weight
 
-networks: a stream's attention keeps its first weight
+arrangements: a stream's attention keeps its first weight
 - total = torch.logaddexp(memory.weight, weight)
 + total = memory.weight
 
-networks: dropped words lose their letters too
+inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
-networks: a word is spelled by another
+inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)
 + F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
 
-networks: without recurrence the last layer is not rectified
+arrangements: without recurrence the last layer is not rectified
 - h = layer(h).relu()
 + h = layer(h).relu() if layer is not self.layers[-1] else layer(h)
 
-crf: the first tag costs nothing
+outputs: the first tag costs nothing
 - scores + self.first[tags[:, 0]] +
 + scores +
 
-crf: neighbours are taken the wrong way round
+outputs: neighbours are taken the wrong way round
 - self.follows[tags[:, :-1], tags[:, 1:]]
 + self.follows[tags[:, 1:], tags[:, :-1]]
 
-crf: padding takes part in the sum over all tags
+outputs: padding takes part in the sum over all tags
 - total = torch.where(counts[:, t, None], step, total)
 + total = step
 
-crf: the last tag's score is left out of the sum
+outputs: the last tag's score is left out of the sum
 - return torch.logsumexp(total + self.last, dim=-1)
 + return torch.logsumexp(total, dim=-1)
 
-crf: the best tags go on through padding
+outputs: the best tags go on through padding
 - came_from.append(torch.where(counts[:, t, None], best.indices, stays))
 + came_from.append(best.indices)
 
-crf: the best last tag without its score
+outputs: the best last tag without its score
 - tag = (total + self.last).argmax(-1)
 + tag = total.argmax(-1)
 
-encoder_decoder: the summary counts padding
+seq2seq: the summary counts padding
 - there.sum(1, keepdim=True).clamp(min=1)
 + there.shape[1]
 
-encoder_decoder Attention: padding is attended to
+attention: padding is attended to
 - e = e.masked_fill(~there[:, None], -torch.inf)
 + e = e.masked_fill(~there[:, None], 0.0)
 
-encoder_decoder Attention: additive attention without tanh
+attention: additive attention without tanh
 - e = self.score(a.tanh())[..., 0]
 + e = self.score(a)[..., 0]
 
-encoder_decoder Attention: coverage does not reach the attention
+attention: coverage does not reach the attention
 - a = a + self.covered(coverage[..., None])[:, None]
 + pass
 
-encoder_decoder Attention: the query does not reach the attention
+attention: the query does not reach the attention
 - a = self.query(query)[:, :, None] + keys[:, None]
 + a = self.query(0 * query)[:, :, None] + keys[:, None]
 
-encoder_decoder Decoder: coverage forgets what was before
+seq2seq Decoder: coverage forgets what was before
 - coverage = coverage + weights[:, 0]
 + coverage = weights[:, 0]
 
-encoder_decoder Decoder: what is fed is not carried on
+seq2seq Decoder: what is fed is not carried on
 - state = DecoderState(hidden, a[:, 0], coverage)
 + state = DecoderState(hidden, state.fed, coverage)
 
-encoder_decoder Decoder: the attentional vector does not see the context
+seq2seq Decoder: the attentional vector does not see the context
 - a = self.combine(torch.cat([h, context], -1)).tanh()
 + a = self.combine(torch.cat([h, 0 * context], -1)).tanh()
 
-encoder_decoder Decoder: the state is not carried from step to step
+seq2seq Decoder: the state is not carried from step to step
 - h, hidden = self.recurrent(v, state.hidden)
 + h, hidden = self.recurrent(v, None)
 
-encoder_decoder Decoder: what is copied counts in full
+seq2seq Decoder: what is copied counts in full
 - F.logsigmoid(-g) + copied.clamp(min=tiny).log()
 + copied.clamp(min=tiny).log()
 
-encoder_decoder EncoderDecoder: the end of a target is not asked for
+seq2seq EncoderDecoder: the end of a target is not asked for
 - return inputs, wanted, t <= ends
 + return inputs, wanted, t < ends
 
-encoder_decoder EncoderDecoder: the decoder sees the token that it is asked for
+seq2seq EncoderDecoder: the decoder sees the token that it is asked for
 - inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
 + inputs = torch.cat([targets, first], 1).masked_fill(t > ends, 0)
 
-encoder_decoder EncoderDecoder: labels are not smoothed
+seq2seq EncoderDecoder: labels are not smoothed
 - loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
 + loss = loss + 0 * even
 
@@ -593,47 +600,47 @@ distributions Quantiles: quantiles below the middle are taken from above
 - down, up = np.cumsum(down, -1)[..., ::-1], np.cumsum(up, -1)
 + down, up = np.cumsum(up, -1)[..., ::-1], np.cumsum(up, -1)
 
-forecasting ForecastNetwork: what is missing reads 0
+network ForecastNetwork: what is missing reads 0
 - own = torch.where(hole, own, values.gather(1, stop[:, None])[:, 0])
 + own = values.gather(1, stop[:, None])[:, 0]
 
-forecasting ForecastNetwork: no gradient through what is missing
+network ForecastNetwork: no gradient through what is missing
 - return self.distribution.point(p, here[:, 0, Window.SCALE])
 + return self.distribution.point(p, here[:, 0, Window.SCALE]).detach()
 
-forecasting ForecastNetwork: a gap is foretold without the latest value
+network ForecastNetwork: a gap is foretold without the latest value
 - back = torch.arange(-self.reach, 0, device=t.device)
 + back = torch.arange(-self.reach, 0, device=t.device) - 1
 
-forecasting ForecastNetwork: a gap is foretold from the last row's last step
+network ForecastNetwork: a gap is foretold from the last row's last step
 - last = (lengths - 1).clamp(min=0)[:, None]
 + last = (lengths * 0 + h.shape[1] - 1)[:, None]
 
-forecasting ForecastNetwork: a season ago is a step off in a gap
+network ForecastNetwork: a season ago is a step off in a gap
 - values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
 + values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
 
-forecasting ForecastNetwork: what is observed is read a step early
+network ForecastNetwork: what is observed is read a step early
 - parts += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
 + parts += [x[:, begin:end, at : at + window.observed], seen]
 
-forecasting ForecastNetwork: what is known is read a step late
+network ForecastNetwork: what is known is read a step late
 - parts.append(self._known(x[:, begin:end]))
 + parts.append(self._known(x[:, begin - 1 : end - 1]))
 
-forecasting ForecastNetwork: the season is a step off
+network ForecastNetwork: the season is a step off
 - low, high = max(0, begin - self.season), max(0, end - self.season)
 + low, high = max(0, begin - self.season - 1), max(0, end - self.season - 1)
 
-forecasting ForecastNetwork: the straight way ends a step early
+network ForecastNetwork: the straight way ends a step early
 - before = F.pad(values, (self.reach, 0))
 + before = F.pad(values, (self.reach + 1, 0))
 
-forecasting ForecastNetwork: missing targets count
+network ForecastNetwork: missing targets count
 - return torch.where(there, losses, 0.0).sum() / there.sum().clamp(min=1), None
 + return losses.mean(), None
 
-forecasting ForecastNetwork: the state is dropped at a gap
+network ForecastNetwork: the state is dropped at a gap
 - h, state = self.recurrent(features, state, lengths=lengths)
 + h, state = self.recurrent(features, None, lengths=lengths)
 """
@@ -651,7 +658,10 @@ class Mutant(NamedTuple):
 
     @property
     def path(self):
-        return SOURCES / f"{self.module}.py"
+        """Of the module, whose name stands in only one of the folders."""
+        files = [SOURCES / "ostinato" / folder / f"{self.module}.py" for folder in FOLDERS]
+        (path,) = [file for file in files if file.exists()]
+        return path
 
     def source(self):
         """The faulty module; the place must be there, and only once in its class."""
@@ -693,7 +703,7 @@ class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the faulty module ahead of the sound one."""
 
     def __init__(self, mutant):
-        self.name = f"ostinato.recurrence.{mutant.module}"
+        self.name = ".".join(mutant.path.relative_to(SOURCES).with_suffix("").parts)
         self.origin = str(mutant.path)
         self.code = compile(mutant.source(), f"{self.origin} ({mutant.fault})", "exec")
 
@@ -744,9 +754,8 @@ def run_laws(mutant, laws):
 
 def laws_for(mutant):
     """Those of its module, which are likely to notice it; and those of all others."""
-    # The laws of the network, not those of the task of this name.
-    own = {"forecasting": "forecast_network"}.get(mutant.module, mutant.module)
-    return [[f"tests/test_{name}.py" for name in LAWS if (name == own) is i] for i in (True, False)]
+    own = OWN_LAWS.get(mutant.module, [mutant.module])
+    return [[f"tests/test_{name}.py" for name in LAWS if (name in own) is i] for i in (True, False)]
 
 
 def start(mutant, laws, log):

@@ -1,4 +1,4 @@
-"""`ostinato.sequences.batches`: every target once an epoch, every stream without a gap."""
+"""`ostinato.data.batches`: every target once an epoch, every stream without a gap."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ostinato.errors import DataError, OstinatoError
-from ostinato.files import atomic_file
-from ostinato.sequences.batches import (
+from ostinato.data.batches import (
     Batch,
     ContiguousBatches,
     open_tokens,
     write_tokens,
 )
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import build_vocabulary
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import build_vocabulary
+from ostinato.errors import DataError, OstinatoError
+from ostinato.files import atomic_file
 
 LAW = settings(max_examples=150, derandomize=True, deadline=None, database=None)
 LAYOUT = st.builds(  # length, batch_size, window

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ostinato.data.calendars import Grid, parse_time, parse_times
 from ostinato.errors import OstinatoError
-from ostinato.sequences.calendars import Grid, parse_time, parse_times
 
 START = np.datetime64("2019-12-30T00:00:00")
 

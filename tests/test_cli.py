@@ -16,7 +16,7 @@ import pytest
 
 import ostinato as package
 from ostinato import TextGenerator, cli
-from ostinato.sequences.text import TextSource
+from ostinato.data.text import TextSource
 from ostinato.signatures import options_of
 from ostinato.tasks import generation
 from ostinato.training import estimators

@@ -11,7 +11,7 @@ from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.ctc import CTC
+from ostinato.networks.ctc import CTC
 from ostinato.recurrence.layers import GRU
 
 V, I = 2, 3

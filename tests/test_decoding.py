@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_encoder_decoder import LENGTHS, V, batch, network
+from test_seq2seq import LENGTHS, V, batch, network
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.decoding import (
+from ostinato.networks.decoding import (
     Search,
     beam_search,
     ctc_beam,

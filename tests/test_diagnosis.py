@@ -11,8 +11,9 @@ from ostinato import SequenceClassifier, TextGenerator, diagnose
 from ostinato.errors import OstinatoError
 from ostinato.insight import Remedy, Thresholds, write_report
 from ostinato.insight.diagnosis import oscillation
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 
 T, B = 60, 16
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ostinato.recurrence.distributions import DISTRIBUTIONS, Quantiles
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Quantiles
 
 LEVELS = [0.05, 0.2, 0.5, 0.8, 0.95]
 NAMES = list(DISTRIBUTIONS)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.batches import SequenceBatch
-from ostinato.sequences.corpus import Place
-from ostinato.sequences.features import (
+from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Place
+from ostinato.data.features import (
     Lexicon,
     Spectrogram,
     SpectrogramStream,
@@ -20,9 +19,10 @@ from ostinato.sequences.features import (
     read_sound,
     sound_rate,
 )
-from ostinato.sequences.inputs import Inputs, InputSettings
-from ostinato.sequences.ragged import Ragged
-from ostinato.sequences.reading import corpus_of
+from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.data.ragged import Ragged
+from ostinato.data.reading import corpus_of
+from ostinato.errors import DataError, OstinatoError
 
 Image = pytest.importorskip("PIL.Image")
 

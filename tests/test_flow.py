@@ -12,10 +12,11 @@ from torch import nn
 from ostinato.errors import OstinatoError
 from ostinato.insight import gradient_flow
 from ostinato.insight.flow import growth_of
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
+from ostinato.networks.tracing import recording
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
-from ostinato.recurrence.recording import recording
 from ostinato.recurrence.scan import scan
 
 T, B, I, H = 6, 3, 2, 4

@@ -7,9 +7,9 @@ from laws import random
 from tolerances import assert_same
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.distributions import DISTRIBUTIONS
-from ostinato.recurrence.forecasting import STEP_FEATURES, ForecastNetwork, Window
 from ostinato.recurrence.layers import GRU, LSTM
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
+from ostinato.tasks.forecasting.network import STEP_FEATURES, ForecastNetwork, Window
 
 B, C, A, SEASON, REACH, H = 3, 9, 4, 3, 5, 6
 WINDOW = Window(known=2, observed=1, static=(3, 0))

@@ -20,9 +20,9 @@ from sklearn.exceptions import NotFittedError
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ostinato import OstinatoError, TextGenerator
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import word_tokens
 from ostinato.tasks import generation
 from ostinato.tasks.generation import DegenerateTextWarning, degeneration, draw_token
 from ostinato.training import loop, storage

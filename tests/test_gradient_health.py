@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from ostinato import SequenceClassifier, TextGenerator
+from ostinato.data.batches import SequenceBatch
 from ostinato.insight import gradient_flow
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
-from ostinato.sequences.batches import SequenceBatch
 from ostinato.training import health as training_health
 from ostinato.training.health import GradientHealth, _few
 from ostinato.training.watching import Bar, Watcher

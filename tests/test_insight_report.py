@@ -26,8 +26,9 @@ from ostinato.insight import (
     plot_unit,
     write_report,
 )
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, LSTM, RNN
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 
 
 @pytest.fixture

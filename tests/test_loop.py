@@ -17,9 +17,9 @@ import torch
 from learning import V, Witness, network, same, tokens, trainer, weights
 from torch import nn
 
+from ostinato.data.batches import ContiguousBatches
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.layers import LSTMState
-from ostinato.sequences.batches import ContiguousBatches
 from ostinato.training import loop
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.health import NonFiniteError

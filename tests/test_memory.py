@@ -7,8 +7,9 @@ from torch import nn
 
 from ostinato.insight import memory
 from ostinato.insight.memory import spread
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import GRU, RNN
-from ostinato.recurrence.networks import ManyToMany, ManyToOne, Output
 
 
 def delay_line(k, kind="number"):

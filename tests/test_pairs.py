@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.pairs import PairSettings, pairs_of, read_pairs, read_sources
 
 
 def write(folder, **files):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ostinato.data.batches import SequenceBatches
+from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.batches import SequenceBatches
-from ostinato.sequences.ragged import Examples, Ragged
 
 LENGTHS = [3, 0, 5, 1, 2, 9, 4]
 

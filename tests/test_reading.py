@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ostinato.data.corpus import ReadingSettings
+from ostinato.data.reading import corpus_of, read_corpus
+from ostinato.data.tables import Table
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.corpus import ReadingSettings
-from ostinato.sequences.reading import corpus_of, read_corpus
-from ostinato.sequences.tables import Table
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from test_features import sine, write_wav
 
 from ostinato import cli
-from ostinato.sequences.music import roll_of, write_midi
+from ostinato.data.midi import roll_of, write_midi
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)

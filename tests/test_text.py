@@ -1,4 +1,4 @@
-"""`ostinato.sequences.text`: the pieces are the text, whatever it is read from."""
+"""`ostinato.data.text`: the pieces are the text, whatever it is read from."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ostinato.data import text as text_module
+from ostinato.data.text import TextSource
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences import text as text_module
-from ostinato.sequences.text import TextSource
 
 LAW = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 PIECES = st.integers(3, 9)  # bytes read at a time: characters of 2 to 4 bytes lie across cuts

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ostinato.data.timeseries import Panel, SeriesSettings, read_panel
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.timeseries import Panel, SeriesSettings, read_panel
 
 NAN = np.nan
 

@@ -1,4 +1,4 @@
-"""`ostinato.sequences.vocabulary`: text to ids and back, however the text is cut."""
+"""`ostinato.data.vocabulary`: text to ids and back, however the text is cut."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import tokenizers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ostinato.errors import DataError, MissingExtra, OstinatoError, require
-from ostinato.sequences import vocabulary as vocabulary_module
-from ostinato.sequences.vocabulary import (
+from ostinato.data import vocabulary as vocabulary_module
+from ostinato.data.vocabulary import (
     BPEVocabulary,
     ByteVocabulary,
     CharacterVocabulary,
@@ -28,6 +27,7 @@ from ostinato.sequences.vocabulary import (
     build_vocabulary,
     word_tokens,
 )
+from ostinato.errors import DataError, MissingExtra, OstinatoError, require
 
 LAW = settings(
     max_examples=150,
@@ -512,7 +512,7 @@ def test_a_malformed_description_is_refused(data: object) -> None:
 
 def test_text_and_vocabularies_need_neither_torch_nor_tokenizers() -> None:
     program = (
-        "import sys, ostinato.sequences.text, ostinato.sequences.vocabulary\n"
+        "import sys, ostinato.data.text, ostinato.data.vocabulary\n"
         "assert not {'torch', 'tokenizers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

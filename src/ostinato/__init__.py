@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ostinato.errors import DataError, MissingExtra, OstinatoError, ShapeError
     from ostinato.insight.diagnosis import diagnose
     from ostinato.insight.flow import gradient_flow
+    from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+    from ostinato.networks.outputs import CRFOutput, Output
     from ostinato.recurrence.cells import (
         Cell,
         CoupledLSTMCell,
@@ -38,10 +40,8 @@ if TYPE_CHECKING:
         RNNState,
         ZoneoutCell,
     )
-    from ostinato.recurrence.crf import CRFOutput
     from ostinato.recurrence.kernels import use_backend
     from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent, backend
-    from ostinato.recurrence.networks import ManyToMany, ManyToOne, OneToOne, Output
     from ostinato.recurrence.scan import scan
     from ostinato.recurrence.streams import Stream
     from ostinato.tasks.captioning import Captioner
@@ -68,12 +68,12 @@ _HOME = {
     "insight.flow": ["gradient_flow"],
     "recurrence.kernels": ["use_backend"],
     "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
-    "recurrence.networks": ["ManyToMany", "ManyToOne", "OneToOne", "Output"],
-    "recurrence.crf": ["CRFOutput"],
+    "networks.arrangements": ["ManyToMany", "ManyToOne", "OneToOne"],
+    "networks.outputs": ["CRFOutput", "Output"],
     "recurrence.scan": ["scan"],
     "recurrence.streams": ["Stream"],
     "tasks.captioning": ["Captioner"],
-    "tasks.forecasting": ["Forecaster"],
+    "tasks.forecasting.forecaster": ["Forecaster"],
     "tasks.generation": ["TextGenerator"],
     "tasks.many_to_one": ["SequenceClassifier", "SequenceRegressor"],
     "tasks.music": ["MusicModel"],

@@ -843,7 +843,7 @@ for verb, (home, estimator, said) in {
     """,
     ),
     "forecast": (
-        "forecasting",
+        "forecasting.forecaster",
         "Forecaster",
         """Learn to forecast series: prices, sales, sensors.
 

@@ -19,9 +19,9 @@ from ostinato.errors import OstinatoError
 from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
 from ostinato.insight.memory import Memory, memory
 from ostinato.insight.samples import Data, Examined, Loss, judged, sample_of
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
+from ostinato.networks.tracing import Traced, stacks_of, tracing
 from ostinato.recurrence.cells import RNNCell
-from ostinato.recurrence.networks import ManyToMany, ManyToOne
-from ostinato.recurrence.recording import Traced, stacks_of, tracing
 from ostinato.training.estimators import NetworkEstimator
 
 Ailment = Literal[
@@ -230,7 +230,8 @@ def diagnose(
     Example:
         >>> from torch import nn
         >>> from ostinato.recurrence.layers import RNN
-        >>> from ostinato.recurrence.networks import ManyToOne, Output
+        >>> from ostinato.networks.arrangements import ManyToOne
+        >>> from ostinato.networks.outputs import Output
         >>> network = ManyToOne(nn.Identity(), RNN(1, 16, batch_first=True), Output(16, 2))
         >>> x, y = torch.randn(16, 100, 1), torch.arange(16) % 2
         >>> diagnose(network, (x, y)).first

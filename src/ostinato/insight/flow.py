@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import Data, Loss, judged, sample_of
-from ostinato.recurrence.recording import Track, recording
+from ostinato.networks.tracing import Track, recording
 
 SMALL = 32
 """Hidden units up to which Jacobians are computed exactly."""
@@ -162,7 +162,8 @@ def gradient_flow(
     Example:
         >>> from torch import nn
         >>> from ostinato.recurrence.layers import RNN
-        >>> from ostinato.recurrence.networks import ManyToOne, Output
+        >>> from ostinato.networks.arrangements import ManyToOne
+        >>> from ostinato.networks.outputs import Output
         >>> recurrent = RNN(1, 8, batch_first=True, init="orthogonal")
         >>> network = ManyToOne(nn.Identity(), recurrent, Output(8, 2))
         >>> flow = gradient_flow(network, (torch.randn(4, 30, 1), torch.tensor([0, 1, 0, 1])))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import judged
-from ostinato.recurrence.recording import tracing
+from ostinato.networks.tracing import tracing
 from ostinato.training.estimators import NetworkEstimator
 
 LEFT, RIGHT = 0.1, 0.9
@@ -184,7 +184,8 @@ def gates(model: Any, sequence: Any) -> Gates:
     Example:
         >>> from torch import nn
         >>> from ostinato.recurrence.layers import GRU
-        >>> from ostinato.recurrence.networks import ManyToMany, Output
+        >>> from ostinato.networks.arrangements import ManyToMany
+        >>> from ostinato.networks.outputs import Output
         >>> network = ManyToMany(nn.Identity(), GRU(2, 5, batch_first=True), Output(5, 2))
         >>> found = gates(network, torch.randn(7, 2))
         >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), most=3))

@@ -104,7 +104,8 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
 
     Example:
         >>> from ostinato.recurrence.layers import GRU
-        >>> from ostinato.recurrence.networks import ManyToOne, Output
+        >>> from ostinato.networks.arrangements import ManyToOne
+        >>> from ostinato.networks.outputs import Output
         >>> network = ManyToOne(nn.Identity(), GRU(1, 8, batch_first=True), Output(8, 2))
         >>> found = memory(network, (torch.randn(4, 30, 1), torch.tensor([0, 1, 0, 1])))
         >>> found.effect.shape == found.lags.shape

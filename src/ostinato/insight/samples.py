@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.crf import CRFOutput
-from ostinato.recurrence.networks import ManyToMany
+from ostinato.networks.arrangements import ManyToMany
+from ostinato.networks.outputs import CRFOutput
 from ostinato.training.estimators import NetworkEstimator, Sample
 
 Data = Any

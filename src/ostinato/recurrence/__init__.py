@@ -1,1 +1,1 @@
-"""What a recurrent network is: cells, the engine that runs them, layers and arrangements."""
+"""The engine: cells, the scan that runs them, compiled kernels, layers and streams."""

@@ -13,22 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.corpus import Corpus
+from ostinato.data.features import ImageForm
+from ostinato.data.ragged import Examples
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError, require
-from ostinato.recurrence.decoding import Search, beam_search
-from ostinato.recurrence.encoder_decoder import (
-    AttentionKind,
-    Decoder,
-    Encoded,
-    EncoderDecoder,
-    ImageEncoder,
-)
-from ostinato.recurrence.networks import Lengths
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.corpus import Corpus
-from ostinato.sequences.features import ImageForm
-from ostinato.sequences.ragged import Examples
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.networks.attention import AttentionKind
+from ostinato.networks.decoding import Search, beam_search
+from ostinato.networks.functional import Lengths
+from ostinato.networks.image import ImageEncoder
+from ostinato.networks.seq2seq import Decoder, Encoded, EncoderDecoder
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.batches import ContiguousBatches, open_tokens, write_tokens
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
+from ostinato.networks.arrangements import CellName, ManyToMany, recurrent_layers
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
-from ostinato.recurrence.networks import CellName, ManyToMany, Output, recurrent_layers
-from ostinato.sequences.batches import ContiguousBatches, open_tokens, write_tokens
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Corpus
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.networks import ManyToOne, OneToOne, Output, OutputKind, PoolingKind
-from ostinato.sequences.batches import SequenceBatch
-from ostinato.sequences.corpus import Corpus
+from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
+from ostinato.networks.outputs import Output, OutputKind
 from ostinato.training.pictures import draw_confusion
 from ostinato.training.supervised import Answer, SupervisedEstimator
 

@@ -15,11 +15,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
+from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.networks import CellName, ManyToMany, Output
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.music import KEYS, Roll, read_music, roll_of, write_midi
-from ostinato.sequences.ragged import Examples, Ragged
+from ostinato.networks.arrangements import CellName, ManyToMany
+from ostinato.networks.outputs import Output
 from ostinato.training.estimators import Sample
 from ostinato.training.supervised import Prepared, SequenceEstimator
 from ostinato.training.watching import ProgressMode

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.encoder_decoder import AttentionKind
+from ostinato.networks.attention import AttentionKind
 from ostinato.training.writing import WritingEstimator
 
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.corpus import Corpus
+from ostinato.data.ragged import Examples
 from ostinato.errors import DataError
-from ostinato.recurrence.crf import CRFOutput
-from ostinato.recurrence.networks import ManyToMany, OneToOne, Output, running
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.corpus import Corpus
-from ostinato.sequences.ragged import Examples
+from ostinato.networks.arrangements import ManyToMany, OneToOne
+from ostinato.networks.functional import running
+from ostinato.networks.outputs import CRFOutput, Output
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 FEW = 10

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.corpus import Corpus
+from ostinato.data.features import SpectrogramStream
+from ostinato.data.ragged import Examples
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
-from ostinato.recurrence.ctc import CTC
-from ostinato.recurrence.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
+from ostinato.networks.ctc import CTC
+from ostinato.networks.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
 from ostinato.recurrence.layers import Hidden
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.corpus import Corpus
-from ostinato.sequences.features import SpectrogramStream
-from ostinato.sequences.ragged import Examples
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.training.supervised import Answer, SupervisedEstimator
 
 LETTER_UNKNOWN = -20.0

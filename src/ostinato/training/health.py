@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.networks import ManyToOne
-from ostinato.recurrence.recording import recording
+from ostinato.networks.arrangements import ManyToOne
+from ostinato.networks.tracing import recording
 from ostinato.training.watching import Run, Watcher
 
 

@@ -18,20 +18,16 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.corpus import Corpus, Place, ReadingSettings
+from ostinato.data.features import ImageForm, WordTable, mean_and_scale, words_of
+from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import DataError, OstinatoError
+from ostinato.networks.arrangements import CellName, recurrent_layers
+from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.recurrence.cells import Initialization
-from ostinato.recurrence.networks import (
-    CellName,
-    Standardize,
-    WordEncoder,
-    recurrent_layers,
-)
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.corpus import Corpus, Place, ReadingSettings
-from ostinato.sequences.features import ImageForm, WordTable, mean_and_scale, words_of
-from ostinato.sequences.inputs import Inputs, InputSettings
-from ostinato.sequences.ragged import Examples, Ragged
-from ostinato.sequences.reading import corpus_of, read_corpus
 from ostinato.training.estimators import Learning, NetworkEstimator, Sample
 from ostinato.training.watching import ProgressMode
 

@@ -17,20 +17,16 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.pairs import Pairs, PairSettings, pairs_of, read_pairs, read_sources
+from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.decoding import Hypothesis, Search, beam_search, sample
-from ostinato.recurrence.encoder_decoder import (
-    AttentionKind,
-    Decoder,
-    EncoderDecoder,
-    RecurrentEncoder,
-)
-from ostinato.recurrence.networks import recurrent_layers
-from ostinato.sequences.batches import SequenceBatch, SequenceBatches
-from ostinato.sequences.pairs import Pairs, PairSettings, pairs_of, read_pairs, read_sources
-from ostinato.sequences.ragged import Examples, Ragged
-from ostinato.sequences.text import TextSource
-from ostinato.sequences.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.networks.arrangements import recurrent_layers
+from ostinato.networks.attention import AttentionKind
+from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
+from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
 from ostinato.training.estimators import Sample
 from ostinato.training.pictures import draw_attention
 from ostinato.training.supervised import Prepared, SequenceEstimator

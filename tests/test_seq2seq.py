@@ -1,24 +1,15 @@
 """Encoders, attention and decoders: the equations by hand, step by step as all at once."""
 
-import math
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from laws import random
 from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.encoder_decoder import (
-    Attention,
-    Decoder,
-    EncoderDecoder,
-    ImageEncoder,
-    RecurrentEncoder,
-    VectorEncoder,
-)
+from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder, VectorEncoder
 from ostinato.recurrence.layers import GRU, LSTM
 
 V, S, B, W, H = 7, 5, 3, 4, 6
@@ -154,30 +145,6 @@ def test_attending_twice_costs_in_training():
     assert cost > 0
 
 
-@pytest.mark.parametrize("kind", ["additive", "multiplicative"])
-def test_attention_is_its_equation(kind):
-    torch.manual_seed(0)
-    attend = Attention(4, 3, kind).double()
-    query, memory = random(2, 2, 4, seed=1), random(2, 5, 3, seed=2)
-    there = torch.tensor([[True] * 5, [True, True, False, True, False]])
-    context, weights = attend(query, attend.keys(memory), memory, there)
-    Wm = attend.memory.weight.detach().numpy()
-    for b, t in product(range(2), range(2)):
-        q = query[b, t].numpy()
-        e = []
-        for s in range(5):
-            m = memory[b, s].numpy()
-            if kind == "additive":
-                a = attend.query.weight.detach().numpy() @ q + attend.query.bias.detach().numpy()
-                e.append(float(attend.score.weight.detach().numpy()[0] @ np.tanh(a + Wm @ m)))
-            else:
-                e.append(float(q @ (Wm @ m)) / math.sqrt(4))
-        p = np.where(there[b], np.exp(e), 0)
-        p = p / p.sum()
-        np.testing.assert_allclose(weights[b, t].detach(), p, rtol=1e-10)
-        np.testing.assert_allclose(context[b, t].detach(), p @ memory[b].numpy(), rtol=1e-10)
-
-
 def test_a_source_without_steps_is_attended_to_by_zeros():
     net = network()
     x, y = batch()
@@ -245,7 +212,7 @@ def test_every_weight_learns(kind):
         assert p.grad is not None and p.grad.abs().max() > 0, name
 
 
-def test_one_to_many_starts_from_a_vector_or_an_image():
+def test_one_to_many_starts_from_a_vector():
     torch.manual_seed(0)
     vector = VectorEncoder(9)
     decoder = Decoder(V, GRU(W, H, batch_first=True), 9, W, None)
@@ -254,16 +221,6 @@ def test_one_to_many_starts_from_a_vector_or_an_image():
     x = torch.randn(B, 9)
     loss, _ = net.loss(x, y)
     assert loss.item() != pytest.approx(net.loss(x + 1, y)[0].item())
-    image = ImageEncoder(3, 16, blocks=2)
-    net = EncoderDecoder(image, Decoder(V, GRU(W, H, batch_first=True), 16, W, "additive"))
-    pictures = torch.rand(B, 3, 9, 14)
-    encoded = image(pictures)
-    assert encoded.memory.shape == (B, 3 * 4, 16) and bool(encoded.there.all())
-    loss, _ = net.loss(pictures, y)
-    assert torch.isfinite(loss)
-    # What is where makes a difference: the same image, turned round, is another memory.
-    turned = image(pictures.flip(-1))
-    assert not torch.allclose(turned.summary, image(pictures).summary)
 
 
 def test_what_does_not_fit_is_refused():
@@ -276,8 +233,6 @@ def test_what_does_not_fit_is_refused():
         Decoder(V, reader, 8, W, None, copying=True)
     with pytest.raises(OstinatoError, match="coverage=True is for kind='additive'"):
         Decoder(V, reader, 8, W, "multiplicative", coverage=True)
-    with pytest.raises(OstinatoError, match="kind='dot'; expected one of additive, multipl"):
-        Attention(3, 4, "dot")
     with pytest.raises(OstinatoError, match="label_smoothing=1; expected 0 to below 1"):
         network(label_smoothing=1)
     net = network()

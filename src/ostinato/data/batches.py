@@ -11,9 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ostinato.data.ragged import Examples, Ragged, write_header
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import atomic_file
-from ostinato.sequences.ragged import Examples, Ragged, write_header
 
 __all__ = [
     "Batch",

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.errors import DataError
-from ostinato.sequences.corpus import (
+from ostinato.data.corpus import (
     Corpus,
     Place,
     ReadingSettings,
@@ -25,6 +24,7 @@ from ostinato.sequences.corpus import (
     media_kind,
     numbered_lines,
 )
+from ostinato.errors import DataError
 
 __all__ = ["Table", "sequences_of_table", "steps_of_table"]
 

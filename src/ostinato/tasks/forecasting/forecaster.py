@@ -16,14 +16,15 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ostinato.data.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.distributions import DISTRIBUTIONS, Distribution, DistributionName
-from ostinato.recurrence.forecasting import Committee, ForecastNetwork, Window
 from ostinato.recurrence.layers import state_rows
-from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
-from ostinato.sequences.windows import Covariates, Origin, Units, WindowBatches, Windows
+from ostinato.tasks.forecasting.calibration import Calibration
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Distribution, DistributionName
+from ostinato.tasks.forecasting.forecast import Forecast, calibrated
+from ostinato.tasks.forecasting.network import Committee, ForecastNetwork, Window
+from ostinato.tasks.forecasting.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
-from ostinato.training.forecasts import Calibration, Forecast, calibrated
 from ostinato.training.supervised import SequenceEstimator
 from ostinato.training.watching import ProgressMode
 

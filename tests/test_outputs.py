@@ -1,4 +1,4 @@
-"""The conditional random field, against all tag sequences one by one."""
+"""Outputs: losses by their definition; the random field against all tag sequences one by one."""
 
 from itertools import pairwise, product
 
@@ -8,10 +8,77 @@ from laws import random
 from tolerances import assert_same
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.crf import CRFOutput
+from ostinato.networks.outputs import CRFOutput, Output
 
-H, K, T = 3, 4, 5
-LENGTHS = [5, 3, 1, 0]
+H, K, T = 4, 5, 4
+LENGTHS = [4, 3, 1, 0]
+KINDS = ["category", "number", "probability"]
+KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+def targets_of(kind, *shape):
+    if kind == "category":
+        return torch.randint(K, shape, generator=torch.Generator().manual_seed(2))
+    numbers = random(*shape, K, seed=2)
+    return numbers if kind == "number" else (numbers > 0).double()
+
+
+def loss_of_step(kind, y, target):
+    """The loss of one step, from its definition."""
+    if kind == "category":
+        return -(y[target] - y.exp().sum().log())
+    if kind == "number":
+        return sum((y[k] - target[k]) ** 2 for k in range(K))
+    p = 1 / (1 + (-y).exp())
+    return -sum(target[k] * p[k].log() + (1 - target[k]) * (1 - p[k]).log() for k in range(K))
+
+
+@KIND
+def test_the_loss_of_every_step_is_its_definition(kind):
+    output = Output(H, K, kind)
+    y, targets = random(2, 3, K, seed=3), targets_of(kind, 2, 3)
+    steps = [(b, t) for b in range(2) for t in range(3)]
+    wanted = torch.stack([loss_of_step(kind, y[step], targets[step]) for step in steps])
+    assert_same([output.loss(y, targets)], [wanted.view(2, 3)])
+    assert_same([output.loss(y[0, 1], targets[0, 1])], [wanted[1]])
+
+
+def test_predictions_are_what_the_kind_says():
+    y = random(2, 3, K, seed=3)
+    exp = y.exp()
+    assert_same([Output(H, K).predict(y)], [exp / exp.sum(dim=-1, keepdim=True)])
+    assert_same([Output(H, K, "number").predict(y)], [y])
+    assert_same([Output(H, K, "probability").predict(y)], [exp / (1 + exp)])
+
+
+def test_an_output_is_linear_and_drops_while_training():
+    output = Output(H, K, dropout=0.5).double()
+    h = random(7, H, seed=4)
+    wanted = h @ output.linear.weight.T + output.linear.bias
+    assert (output(h) - wanted).abs().max() > 1e-3
+    assert_same([output.eval()(h)], [wanted])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: Output(H, K, "word"), "Output: kind='word'; expected one of category, number"),
+        (
+            lambda: Output(H, K, "number").loss(torch.zeros(2, 3, K), torch.zeros(2, 3)),
+            r"Output.loss: targets has shape \(2, 3\); expected \(2, 3, 5\)",
+        ),
+        (
+            lambda: Output(H, K).loss(torch.zeros(2, 3, K), torch.zeros(3, 2).long()),
+            r"Output.loss: targets has shape \(3, 2\); expected \(2, 3\)",
+        ),
+    ],
+)
+def test_errors_name_what_came_and_what_was_wanted(mistake, message):
+    with pytest.raises(OstinatoError, match=message):
+        mistake()
+
+
+# The conditional random field.
 
 
 def output(seed=0):
@@ -107,7 +174,7 @@ def test_inference_mode_has_probabilities_too():
     [
         (lambda crf: crf.loss(torch.zeros(1, K), torch.zeros(1)), "mean_loss"),
         (lambda crf: crf.mean_loss(torch.zeros(1, T, H), torch.zeros(1, T), steps="last"), "'all'"),
-        (lambda crf: crf.mean_loss(torch.zeros(1, T, H), torch.zeros(1, 3)), "(1, 5)"),
+        (lambda crf: crf.mean_loss(torch.zeros(1, T, H), torch.zeros(1, 3)), "(1, 4)"),
     ],
 )
 def test_what_it_cannot_do_is_said(call, message):

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ostinato.data.ragged import Ragged
+from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
-from ostinato.sequences.ragged import Ragged
-from ostinato.sequences.vocabulary import word_tokens
 
 __all__ = [
     "Lexicon",

@@ -1,4 +1,4 @@
-"""Forecasts, what they turned out to be worth, and what a simple rule would have said."""
+"""Forecasts: a distribution for every step ahead, and what it turned out to be worth."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
+from ostinato.data.timeseries import Panel
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.distributions import Distribution
-from ostinato.sequences.timeseries import Panel
-from ostinato.sequences.windows import Origin, Units
+from ostinato.tasks.forecasting.calibration import Calibration, line_of, spread_of
+from ostinato.tasks.forecasting.distributions import Distribution
+from ostinato.tasks.forecasting.scores import (
+    SCORED_LEVELS,
+    last_known,
+    repeated,
+    scores,
+    typical_step,
+)
+from ostinato.tasks.forecasting.windows import Origin, Units
 from ostinato.training.pictures import draw_forecast
 
 Array = NDArray[np.float64]
-
-LEVELS = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
-"""Levels that the continuous ranked probability score is had from."""
 
 
 class Answer(NamedTuple):
@@ -38,22 +42,6 @@ class Answer(NamedTuple):
     time: str
     median: float
     quantiles: dict[float, float]
-
-
-class Calibration(NamedTuple):
-    """How what a network says must be read, by what came of its forecasts of held-out steps.
-
-    Each is a number, or ``(N,)``.
-
-    Attributes:
-        spread: factor by which everything is farther from the median than the network says.
-        tilt: added to the log odds of a rise.
-        slope: times the log odds of a rise, before.
-    """
-
-    spread: float | Array = 1.0
-    tilt: float | Array = 0.0
-    slope: float | Array = 1.0
 
 
 @dataclass(repr=False)
@@ -165,7 +153,7 @@ class Forecast:
         return np.asarray(np.log(p) - np.log1p(-p))
 
     def _last(self) -> Array:
-        return np.array([_last(self._past(origin)) for origin in self.origins])
+        return np.array([last_known(self._past(origin)) for origin in self.origins])
 
     def answers(self, levels: Sequence[float] = (0.1, 0.9)) -> Iterator[Answer]:
         """What is foretold, a step at a time."""
@@ -211,51 +199,21 @@ class Forecast:
             pinball_10 and pinball_90; coverage_80 and coverage_95, shares of what came within such
             intervals; mase and smape of naive and seasonal_naive; and how many forecasts.
         """
-        truth, median, season = self.truth(), self.median, self.season
-        there = ~np.isnan(truth)
-        steps = np.array([typical_step(self._past(o), season) for o in self.origins])[:, None]
-        wanted = (0.025, 0.1, 0.9, 0.975, *LEVELS)
-        bounds = self.quantiles(wanted)
-        low, tenth, ninth, high = np.moveaxis(bounds[..., :4], -1, 0)
-        off = truth[..., None] - bounds
-        loss = np.maximum(np.asarray(wanted) * off, (np.asarray(wanted) - 1) * off)
-        crps = 2 * loss[..., 4:].mean(-1)
-        naive, seasonal = self.naive(1), self.naive(season)
-
-        def mean(values: Array) -> float:
-            good = np.where(there & np.isfinite(values), values, np.nan)
-            return float(np.nanmean(good)) if np.isfinite(good).any() else float("nan")
-
-        def smape(said: Array) -> Array:
-            size = np.abs(truth) + np.abs(said)
-            return 200 * np.abs(truth - said) / np.where(size > 0, size, 1.0)
-
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                "mase": mean(np.abs(truth - median) / steps),
-                "naive_mase": mean(np.abs(truth - naive) / steps),
-                "seasonal_naive_mase": mean(np.abs(truth - seasonal) / steps),
-                "smape": mean(smape(median)),
-                "naive_smape": mean(smape(naive)),
-                "seasonal_naive_smape": mean(smape(seasonal)),
-                "mae": mean(np.abs(truth - median)),
-                "crps": mean(crps),
-                "scaled_crps": mean(crps / steps),
-                "pinball_10": mean(loss[..., 1]),
-                "pinball_90": mean(loss[..., 2]),
-                "coverage_80": mean(((tenth <= truth) & (truth <= ninth)).astype(float)),
-                "coverage_95": mean(((low <= truth) & (truth <= high)).astype(float)),
-                "forecasts": int(there.any(1).sum()),
-            }
+        steps = [typical_step(self._past(origin), self.season) for origin in self.origins]
+        return scores(
+            self.truth(),
+            self.median,
+            self.quantiles(SCORED_LEVELS),
+            self.naive(1),
+            self.naive(self.season),
+            np.array(steps)[:, None],
+        )
 
 
 def calibrated(found: Forecast, first: Forecast, steps: int) -> Calibration:
     """How forecasts must be read, by what came; few held-out steps count for little.
 
-    Intervals: distances from the median are compared with the forecast's own 10 % and 90 %; four
-    fifths of them must be less (split conformal prediction, Lei et al. 2018, for the ratio). Rises:
-    a line from log odds to log odds (Platt 1999), drawn towards what the network says. Counts keep
-    their intervals.
+    See `spread_of` and `line_of`; counts keep their intervals.
 
     Args:
         found: of held-out steps, as the network says.
@@ -264,53 +222,7 @@ def calibrated(found: Forecast, first: Forecast, steps: int) -> Calibration:
     """
     spread = 1.0
     if found.distribution.centred:
-        truth, median = found.truth(), found.median
         low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
-        half = np.where(truth > median, high - median, median - low)
-        half = np.maximum(half, found.units.grain[:, None] / 2)  # what is rounded to the median
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
-        ratios = ratios[np.isfinite(ratios)]
-        if len(ratios):
-            factor = max(0.2, float(np.quantile(ratios, 0.8)))
-            spread = round(factor ** (steps / (steps + 30)), 4)
-    said, rose = first._odds_of_a_rise(), first.truth()[:, 0] - first._last()
-    clear = (rose != 0) & ~np.isnan(rose)
-    said, rose = said[clear], np.sign(rose[clear])
-
-    def cost(line: Array) -> float:
-        off = np.logaddexp(0, -rose * (line[0] + line[1] * said)).sum()
-        return float(off + 5 * (line[0] ** 2 + (line[1] - 1) ** 2))
-
-    tilt, slope = minimize(cost, [0.0, 1.0], bounds=[(-5, 5), (0, 5)]).x
-    return Calibration(spread, round(float(tilt), 4), round(float(slope), 4))
-
-
-def _last(past: Array) -> float:
-    seen = past[~np.isnan(past)]
-    return float(seen[-1]) if len(seen) else float("nan")
-
-
-def repeated(past: Array, ahead: int, season: int) -> Array:
-    """The last season of a series again and again, ``(ahead,)``; of what is missing, one earlier.
-
-    >>> repeated(np.array([1.0, 2.0, 3.0, np.nan]), 3, season=2).tolist()
-    [3.0, 2.0, 3.0]
-    """
-    found = np.full(ahead, _last(past))
-    for k in range(ahead):
-        for at in range(len(past) + k % season - season, -1, -season):
-            if at < len(past) and not np.isnan(past[at]):
-                found[k] = past[at]
-                break
-    return found
-
-
-def typical_step(past: Array, season: int) -> float:
-    """Mean absolute difference of values a season apart; NaN where it is 0 or cannot be had."""
-    if len(past) <= season:
-        season = 1
-    off = np.abs(past[season:] - past[:-season])
-    off = off[~np.isnan(off)]
-    found = float(off.mean()) if len(off) else 0.0
-    return found if found > 0 else float("nan")
+        spread = spread_of(found.truth(), found.median, low, high, found.units.grain, steps)
+    rose = first.truth()[:, 0] - first._last()
+    return Calibration(spread, *line_of(first._odds_of_a_rise(), rose))

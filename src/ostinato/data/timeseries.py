@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.calendars import Grid, parse_times
+from ostinato.data.corpus import Place
+from ostinato.data.tables import IDS, TIMES, Table, as_number, is_missing
 from ostinato.errors import DataError, OstinatoError, require
-from ostinato.sequences.calendars import Grid, parse_times
-from ostinato.sequences.corpus import Place
-from ostinato.sequences.tables import IDS, TIMES, Table, as_number, is_missing
 
 __all__ = ["Panel", "Series", "SeriesSettings", "read_panel"]
 

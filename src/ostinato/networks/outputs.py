@@ -1,12 +1,117 @@
-"""Tags of a sequence judged together: a linear-chain conditional random field."""
+"""Outputs: what the hidden states of a network mean, and what they cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.networks import Lengths, Output, Steps, running
+from ostinato.networks.functional import Lengths, drop, running
+
+OutputKind = Literal["category", "number", "probability"]
+
+Steps = Literal["all", "last"] | Sequence[int]
+
+
+class Output(nn.Module):
+    """y_t = W_hy h_t + b_y, and what it means: a category, a number, or probabilities.
+
+    Args:
+        hidden_size: features of ``h_t``.
+        size: categories, numbers or probabilities a step, ``K``.
+        kind: ``category``, one of K by softmax; ``number``, K numbers, linear; ``probability``,
+            K independent yes-or-no units by sigmoid.
+        dropout: probability of zeroing a feature of ``h_t`` while training.
+
+    Example:
+        >>> output = Output(4, 3, "category")
+        >>> y = output(torch.randn(2, 5, 4))                       # scores, (B, T, K)
+        >>> output.predict(y).sum(-1).allclose(torch.ones(2, 5))   # probabilities of categories
+        True
+    """
+
+    def __init__(
+        self, hidden_size: int, size: int, kind: OutputKind = "category", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(OutputKind):
+            raise OstinatoError(
+                f"Output: kind={kind!r}; expected one of {', '.join(get_args(OutputKind))}."
+            )
+        if not 0 <= dropout <= 1:
+            raise OstinatoError(f"Output: dropout={dropout}; expected a probability from 0 to 1.")
+        self.kind = kind
+        self.dropout = dropout
+        self.linear = nn.Linear(hidden_size, size)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores ``(..., K)`` of hidden states ``(..., H)``; `predict` makes sense of them."""
+        h = drop(h, self.dropout) if self.training and self.dropout else h
+        y: Tensor = self.linear(h)
+        return y
+
+    def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
+        """Probabilities, or numbers, ``(..., K)``, of scores ``(..., K)``.
+
+        ``lengths`` matter where the steps of a sequence are judged together.
+        """
+        if self.kind == "category":
+            return y.softmax(-1)
+        return y.sigmoid() if self.kind == "probability" else y
+
+    def loss(self, y: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every step, ``(...)``: nats for categories, nats or squares summed over K else.
+
+        Args:
+            y: scores ``(..., K)``.
+            targets: category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
+        """
+        wanted = y.shape[:-1] if self.kind == "category" else y.shape
+        if targets.shape != wanted:
+            raise ShapeError(
+                f"Output.loss: targets has shape {tuple(targets.shape)}; expected {tuple(wanted)}."
+            )
+        if self.kind == "category":
+            flat = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
+            # No number means "ignore": which steps count is said by `lengths` and `steps`.
+            losses = F.cross_entropy(*flat, reduction="none", ignore_index=-(2**31))
+            return losses.view(targets.shape)
+        targets = targets.to(y.dtype)
+        if self.kind == "probability":
+            return F.binary_cross_entropy_with_logits(y, targets, reduction="none").sum(-1)
+        return F.mse_loss(y, targets, reduction="none").sum(-1)
+
+    def mean_loss(
+        self, h: Tensor, targets: Tensor, lengths: Lengths = None, steps: Steps = "all"
+    ) -> Tensor:
+        """Mean loss over the steps of hidden states ``(B, T, H)`` that count; see `ManyToMany`."""
+        B, T = h.shape[:2]
+        if lengths is None and steps == "all":
+            return self.loss(self(h), targets).mean()
+        ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
+        ends = ends.to(h.device)[:, None]  # (B, 1)
+        if steps == "last":
+            t = (ends - 1).clamp(min=0)  # (B, 1)
+            if targets.dim() == (1 if self.kind == "category" else 2):
+                targets = targets[:, None].expand(B, T, *targets.shape[1:])
+        else:
+            chosen = torch.arange(T) if steps == "all" else torch.arange(T)[list(steps)]
+            t = chosen.to(h.device).expand(B, -1)  # (B, chosen steps)
+        rows = torch.arange(B, device=h.device)[:, None]
+        counts = t < ends
+        wanted = targets[rows, t]
+        # Padding may hold anything, NaN included: a NaN that `where` hides has a NaN gradient.
+        wanted = wanted.masked_fill(~counts.view(*counts.shape, *[1] * (wanted.dim() - 2)), 0)
+        losses = self.loss(self(h[rows, t]), wanted)
+        return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
+
+    def best(self, y: Tensor, lengths: Lengths = None) -> Tensor:
+        """The likeliest category of each step, ``(...)``, of scores ``(..., K)``."""
+        return y.argmax(-1)
 
 
 class CRFOutput(Output):

@@ -1,30 +1,22 @@
-"""The arrangements: what an output means, which steps count, and that a stream is the whole."""
+"""The arrangements: which steps count, and that a stream is the whole."""
 
 import pytest
 import torch
 from laws import leaves, random, with_gradients
+from test_network_inputs import words_of_a_batch
+from test_outputs import KIND, KINDS, K, loss_of_step, targets_of
 from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne, recurrent_layers
+from ostinato.networks.inputs import WordEncoder
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import GRUCell, LSTMCell
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import (
-    ManyToMany,
-    ManyToOne,
-    OneToOne,
-    Output,
-    Standardize,
-    WordEncoder,
-    Words,
-    drop,
-    recurrent_layers,
-)
 
-I, H, K, T, B = 3, 4, 5, 6, 4
+I, H, T, B = 3, 4, 6, 4
 LENGTHS = [6, 0, 3, 1]
-KINDS = ["category", "number", "probability"]
-KIND = pytest.mark.parametrize("kind", KINDS)
 
 
 def network(kind="category", bidirectional=False, cell=LSTM, **more):
@@ -36,52 +28,6 @@ def network(kind="category", bidirectional=False, cell=LSTM, **more):
 
 def sequences():
     return random(B, T, I, seed=1)
-
-
-def targets_of(kind, *shape):
-    if kind == "category":
-        return torch.randint(K, shape, generator=torch.Generator().manual_seed(2))
-    numbers = random(*shape, K, seed=2)
-    return numbers if kind == "number" else (numbers > 0).double()
-
-
-def loss_of_step(kind, y, target):
-    """The loss of one step, from its definition."""
-    if kind == "category":
-        return -(y[target] - y.exp().sum().log())
-    if kind == "number":
-        return sum((y[k] - target[k]) ** 2 for k in range(K))
-    p = 1 / (1 + (-y).exp())
-    return -sum(target[k] * p[k].log() + (1 - target[k]) * (1 - p[k]).log() for k in range(K))
-
-
-# Output.
-
-
-@KIND
-def test_the_loss_of_every_step_is_its_definition(kind):
-    output = Output(H, K, kind)
-    y, targets = random(2, 3, K, seed=3), targets_of(kind, 2, 3)
-    steps = [(b, t) for b in range(2) for t in range(3)]
-    wanted = torch.stack([loss_of_step(kind, y[step], targets[step]) for step in steps])
-    assert_same([output.loss(y, targets)], [wanted.view(2, 3)])
-    assert_same([output.loss(y[0, 1], targets[0, 1])], [wanted[1]])
-
-
-def test_predictions_are_what_the_kind_says():
-    y = random(2, 3, K, seed=3)
-    exp = y.exp()
-    assert_same([Output(H, K).predict(y)], [exp / exp.sum(dim=-1, keepdim=True)])
-    assert_same([Output(H, K, "number").predict(y)], [y])
-    assert_same([Output(H, K, "probability").predict(y)], [exp / (1 + exp)])
-
-
-def test_an_output_is_linear_and_drops_while_training():
-    output = Output(H, K, dropout=0.5).double()
-    h = random(7, H, seed=4)
-    wanted = h @ output.linear.weight.T + output.linear.bias
-    assert (output(h) - wanted).abs().max() > 1e-3
-    assert_same([output.eval()(h)], [wanted])
 
 
 # Many to many.
@@ -216,15 +162,6 @@ def test_dropout_of_the_input_stays_over_time():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: Output(H, K, "word"), "Output: kind='word'; expected one of category, number"),
-        (
-            lambda: Output(H, K, "number").loss(torch.zeros(2, 3, K), torch.zeros(2, 3)),
-            r"Output.loss: targets has shape \(2, 3\); expected \(2, 3, 5\)",
-        ),
-        (
-            lambda: Output(H, K).loss(torch.zeros(2, 3, K), torch.zeros(3, 2).long()),
-            r"Output.loss: targets has shape \(3, 2\); expected \(2, 3\)",
-        ),
         (
             lambda: ManyToMany(nn.Identity(), LSTM(I, H), Output(H, K)),
             "ManyToMany: recurrent has batch_first=False; build it with True",
@@ -256,40 +193,6 @@ def test_layers_by_the_name_of_their_cell():
     assert torch.equal(relu.weight_hh_l0, torch.eye(H))
     assert recurrent_layers("rnn", I, H).cells[0].activation == "tanh"
     assert isinstance(recurrent_layers("rnn", I, H, bidirectional=True), Recurrent)
-
-
-# Dropout
-
-
-@pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
-@pytest.mark.parametrize("shape", [(3, 5, 7), (1000, 801)])
-def test_dropout_zeroes_the_share_it_is_told_and_scales_the_rest(p, shape):
-    x = torch.full(shape, 2.0, requires_grad=True)
-    torch.manual_seed(3)
-    y = drop(x, p)
-    y.sum().backward()
-    kept = y != 0
-    rounded = round(p * 2**16) / 2**16
-    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 2 / (1 - rounded)))
-    torch.testing.assert_close(x.grad, y / 2)
-    n = x.numel()
-    assert abs(int((~kept).sum()) - p * n) <= 6 * (p * (1 - p) * n) ** 0.5 + 1
-    torch.manual_seed(3)
-    assert torch.equal(drop(x, p), y), "the seed decides"
-
-
-def test_dropout_treats_all_places_alike_and_neighbours_independently():
-    torch.manual_seed(1)
-    kept = (drop(torch.ones(200_000, 4), 0.3) != 0).double()
-    torch.testing.assert_close(kept.mean(0), torch.full((4,), 0.7).double(), atol=0.006, rtol=0)
-    off_diagonal = torch.corrcoef(kept.T) - torch.eye(4)
-    assert off_diagonal.abs().max() < 0.012
-
-
-def test_dropout_of_nothing_and_of_all():
-    x = torch.randn(4, 5)
-    assert torch.equal(drop(x, 0.0), x)
-    assert not drop(x, 1.0).any()
 
 
 # Many to one.
@@ -404,43 +307,6 @@ def test_without_recurrence_a_sequence_is_the_mean_of_its_steps():
 
 # Words.
 
-SPELLINGS = [[1, 2], [3], [2, 4, 1]]
-
-
-def words_of_a_batch(rows):
-    """Words by rows of `SPELLINGS`, whose numbers in the vocabulary are 2, 0 and 1."""
-    sizes = [len(spelling) for spelling in SPELLINGS]
-    characters = torch.tensor([s + [0] * (3 - len(s)) for s in SPELLINGS])
-    spelled = torch.tensor(rows)
-    return Words(torch.tensor([2, 0, 1])[spelled], spelled, characters, torch.tensor(sizes))
-
-
-def test_a_word_is_its_vector_and_what_its_letters_say():
-    torch.manual_seed(0)
-    encode = WordEncoder(3, 5, 6, spelling_width=4).double()
-    found = encode(words_of_a_batch([[0, 2, 0], [1, 1, 2]]))
-    assert found.shape == (2, 3, encode.output_size)
-    for row, word in (((0, 0), 0), ((0, 2), 0), ((1, 0), 1), ((0, 1), 2)):
-        letters = encode.characters(torch.tensor(SPELLINGS[word]))[None]
-        h, _ = encode.spelling(letters)
-        wanted = [encode.words.weight[[2, 0, 1][word]], h[0, -1, :2], h[0, 0, 2:]]
-        assert_same([found[row]], [torch.cat(wanted)])
-
-
-def test_words_are_taken_for_unknown_while_training_but_spelled():
-    torch.manual_seed(0)
-    encode = WordEncoder(3, 5, 6, spelling_width=4, word_dropout=0.5)
-    words = words_of_a_batch([[0] * 400])
-    sound = encode.eval()(words)
-    found = encode.train()(words)
-    unknown = (found[0, :, :5] == encode.words.weight[0]).all(-1)
-    assert 140 < int(unknown.sum()) < 260
-    assert found[0, ~unknown].equal(sound[0, ~unknown])
-    assert found[..., 5:].equal(sound[..., 5:])
-    assert WordEncoder(3, 5, 6).characters is None
-    with pytest.raises(OstinatoError, match="spelling_width=3; must be even"):
-        WordEncoder(3, 5, 6, spelling_width=3)
-
 
 def test_words_go_through_the_arrangements():
     torch.manual_seed(0)
@@ -451,12 +317,3 @@ def test_words_go_through_the_arrangements():
     assert_same([one(words, lengths=lengths)[0][1]], [one(words_of_a_batch([[1]]))[0][0]])
     many = ManyToMany(encode, recurrent, Output(H, K)).eval()
     assert_same([many(words, lengths=lengths)[0][1, :1]], [many(words_of_a_batch([[1]]))[0][0]])
-
-
-def test_statistics_travel_with_the_weights():
-    encode = Standardize(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.5]))
-    other = Standardize(torch.zeros(2), torch.ones(2))
-    other.load_state_dict(encode.state_dict())
-    x = torch.randint(9, (3, 2))
-    assert other(x).tolist() == [[(a - 1) / 4, (b - 2) / 0.5] for a, b in x.tolist()]
-    assert not list(encode.parameters())

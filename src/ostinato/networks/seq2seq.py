@@ -7,18 +7,16 @@ tokens of the target. Two numbers beyond the tokens have a meaning: ``V`` ends a
 
 from __future__ import annotations
 
-import itertools
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.networks.attention import Attention, AttentionKind
+from ostinato.networks.functional import Lengths, drop, running
 from ostinato.recurrence.layers import Hidden, Recurrent, state_rows
-from ostinato.recurrence.networks import Lengths, drop, running
-
-AttentionKind = Literal["additive", "multiplicative"]
 
 
 class Encoded(NamedTuple):
@@ -114,126 +112,6 @@ class VectorEncoder(nn.Module):
         """Encode ``x (B, M)``."""
         there = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
         return Encoded(x[:, None], there, x)
-
-
-class ImageEncoder(nn.Module):
-    """A small convolutional network: an image as a grid of features, each with its place.
-
-    Args:
-        channels: of the image.
-        size: features of a place, M.
-        blocks: convolutions, each of which halves the image.
-        dropout: probability of zeroing a channel while training.
-
-    Example:
-        >>> encoded = ImageEncoder(3, 32, blocks=3)(torch.rand(2, 3, 40, 64))
-        >>> encoded.memory.shape
-        torch.Size([2, 40, 32])
-    """
-
-    def __init__(self, channels: int, size: int, blocks: int = 3, dropout: float = 0.0) -> None:
-        super().__init__()
-        widths = [channels, *(max(16, size >> (blocks - 1 - k)) for k in range(blocks - 1)), size]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.MaxPool2d(2, ceil_mode=True),
-            ]
-        self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout2d(dropout)
-        self.place = nn.Linear(2, size)
-        self.output_size = size
-
-    def forward(self, x: Tensor, lengths: Lengths = None) -> Encoded:
-        """Encode images ``(B, channels, height, width)`` of numbers from 0 to 1."""
-        grid = self.dropout(self.layers(x))  # (B, M, rows, columns)
-        rows, columns = grid.shape[2:]
-        down, right = torch.meshgrid(
-            torch.linspace(-1, 1, rows, device=x.device),
-            torch.linspace(-1, 1, columns, device=x.device),
-            indexing="ij",
-        )
-        memory = grid.flatten(2).transpose(1, 2)  # (B, S, M)
-        memory = memory + self.place(torch.stack([down, right], -1).flatten(0, 1))
-        there = torch.ones(memory.shape[:2], dtype=torch.bool, device=x.device)
-        return Encoded(memory, there, memory.mean(1))
-
-
-class Attention(nn.Module):
-    """How much each step of a source matters to a query.
-
-    ::
-
-        additive        e = v tanh(W_q q + W_m m_s)    Bahdanau, Cho and Bengio 2015, appendix A.1.2
-        multiplicative  e = q W_m m_s                  Luong, Pham and Manning 2015, eq. 8, general
-        with coverage   ... + w_c c_s inside tanh      See, Liu and Manning 2017, eq. 11
-        weights         softmax of e over the source
-
-    Args:
-        query_size: features of a query, ``H``.
-        memory_size: ``M``.
-        kind: additive or multiplicative.
-        coverage: whether what was attended to before takes part; additive only.
-
-    Example:
-        >>> attend = Attention(4, 6, "additive")
-        >>> memory, there = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
-        >>> context, weights = attend(torch.randn(2, 3, 4), attend.keys(memory), memory, there)
-        >>> context.shape, weights.sum(-1).allclose(torch.ones(2, 3))
-        (torch.Size([2, 3, 6]), True)
-    """
-
-    def __init__(
-        self,
-        query_size: int,
-        memory_size: int,
-        kind: AttentionKind = "multiplicative",
-        *,
-        coverage: bool = False,
-    ) -> None:
-        super().__init__()
-        if kind not in get_args(AttentionKind):
-            raise OstinatoError(
-                f"Attention: kind={kind!r}; expected one of {', '.join(get_args(AttentionKind))}."
-            )
-        if coverage and kind != "additive":
-            raise OstinatoError("Attention: coverage=True is for kind='additive'.")
-        self.kind = kind
-        self.memory = nn.Linear(memory_size, query_size, bias=False)
-        self.query = nn.Linear(query_size, query_size) if kind == "additive" else None
-        self.score = nn.Linear(query_size, 1, bias=False) if kind == "additive" else None
-        self.covered = nn.Linear(1, query_size, bias=False) if coverage else None
-
-    def keys(self, memory: Tensor) -> Tensor:
-        """What of the memory does not depend on the query, ``(B, S, H)``."""
-        keys: Tensor = self.memory(memory)
-        return keys
-
-    def forward(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Tensor,
-        there: Tensor,
-        coverage: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Contexts ``(B, T, M)`` of queries ``(B, T, H)``, and weights ``(B, T, S)``.
-
-        ``coverage (B, S)`` is what was attended to before. A source without steps gives zeros.
-        """
-        if self.query is None or self.score is None:
-            e = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5
-        else:
-            a = self.query(query)[:, :, None] + keys[:, None]  # (B, T, S, H)
-            if self.covered is not None and coverage is not None:
-                a = a + self.covered(coverage[..., None])[:, None]
-            e = self.score(a.tanh())[..., 0]
-        e = e.masked_fill(~there[:, None], -torch.inf)
-        weights = torch.where(there.any(1)[:, None, None], e.softmax(-1), 0.0)
-        return weights @ memory, weights
 
 
 class DecoderState(NamedTuple):

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.errors import DataError, OstinatoError, require
-from ostinato.sequences.corpus import (
+from ostinato.data.corpus import (
     IMAGES,
     SOUNDS,
     Corpus,
@@ -31,7 +30,8 @@ from ostinato.sequences.corpus import (
     numbered_lines,
     opened,
 )
-from ostinato.sequences.tables import Table, as_number, sequences_of_table, steps_of_table
+from ostinato.data.tables import Table, as_number, sequences_of_table, steps_of_table
+from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["corpus_of", "read_corpus"]
 

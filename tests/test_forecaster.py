@@ -1,24 +1,13 @@
 """Forecasts from data to scores: nothing of the future, gaps, covariates, streams, storing."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.distributions import DISTRIBUTIONS
-from ostinato.sequences.timeseries import Panel, Series, SeriesSettings, read_panel
-from ostinato.sequences.windows import Origin, Units, Windows
-from ostinato.training.forecasts import (
-    LEVELS,
-    Calibration,
-    Forecast,
-    calibrated,
-    repeated,
-    typical_step,
-)
+from ostinato.tasks.forecasting.scores import LEVELS
+from ostinato.tasks.forecasting.windows import Origin, Windows
 
 SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "members": 2}
 
@@ -118,120 +107,7 @@ def test_each_refit_learns_from_what_was_known_then():
     )
 
 
-def test_windows_hold_the_past_in_units_of_their_own_and_the_future_not():
-    y = np.concatenate([np.arange(10.0), [np.nan], 11 + np.arange(9.0)])
-    known = np.arange(24.0)[:, None]
-    series = Series("a", 5, y, known, y[:, None] * 2, ("x",))
-    panel = Panel([series, series._replace(values=y[:4])], read_panel([1.0], SeriesSettings()).grid,
-                  known=["k"], observed=["o"], static=["s"])  # fmt: skip
-    from ostinato.sequences.windows import Covariates
-
-    covariates = Covariates.learn(panel)
-    windows = Windows(panel, covariates, 6, 3, season=4)
-    x, wanted, units = windows.take([Origin(0, 12), Origin(1, 3)])
-    past = y[6:12]
-    assert units.location[0] == np.median(past[[1, 2, 3, 5]])
-    value = x[0, :6, 0].numpy() * units.scale[0] + units.location[0]
-    np.testing.assert_allclose(value[[0, 1, 2, 3, 5]], past[[0, 1, 2, 3, 5]], rtol=1e-6)
-    assert x[0, :, 1].tolist() == [1, 1, 1, 1, 0, 1, 0, 0, 0] and x[0, :, 2].tolist() == [1] * 9
-    assert x[0, 6:, 0].tolist() == [0, 0, 0] and x[0, 6:, 6].tolist() == [0, 0, 0]
-    assert units.grain.tolist() == [1, 1] and units.least.tolist() == [-np.inf, 0]
-    np.testing.assert_allclose(x[..., 4].numpy(), x[..., 2].numpy() / units.scale[:, None])
-    np.testing.assert_allclose(
-        x[0, :, 5].numpy(), (known[6:15, 0] - known.mean()) / known.std(), rtol=1e-4
-    )
-    np.testing.assert_allclose(
-        wanted[0].numpy() * units.scale[0] + units.location[0], y[12:15], rtol=1e-6
-    )
-    # A series that is shorter than a window stands at its end, and nothing before it.
-    assert x[1, :, 2].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1] and not x[1, :3].any()
-    assert wanted[1].isnan().tolist() == [False, True, True]
-    # An outlier moves the units no more than ten usual distances would.
-    calm = np.array([1.0, 2, 3, 2, 1, 2, 3, 2, 1, 2])
-    wild = np.append(calm, 1e9)
-    assert windows.units(wild)[1] < 3 * windows.units(calm)[1]
-    assert windows.units(np.full(5, 7.0)) == (7.0, pytest.approx(0.07))
-    assert windows.units(np.full(3, np.nan)) == (0.0, 1.0)
-
-
-def plain(location, scale):
-    """Units of windows whose values are not rounded."""
-    N = len(location)
-    return Units(np.array(location), np.array(scale), np.zeros(N), np.full(N, -np.inf))
-
-
-def test_scores_are_their_definitions():
-    rng = np.random.default_rng(0)
-    values = [rng.normal(size=20) + 5, rng.normal(size=15) * 3]
-    panel = read_panel(values, SeriesSettings())
-    origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
-    p = rng.normal(size=(3, 3, 2))
-    units = plain([1.0, 2.0, 3.0], [2.0, 1.0, 4.0])
-    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units, 4)
-    found = forecast.scores()
-    off, smape, naive, crps, inside = [], [], [], [], []
-    for n, (i, now) in enumerate(origins):
-        y, past = values[i][now : now + 3], values[i][:now]
-        steps = np.abs(past[4:] - past[:-4]).mean()
-        said = units.location[n] + units.scale[n] * p[n, :, 0]
-        off += [*(np.abs(y - said) / steps)]
-        smape += [*(200 * np.abs(y - said) / (np.abs(y) + np.abs(said)))]
-        naive += [*(np.abs(y - past[-4:-1]) / steps)]
-        bounds = forecast.quantiles(LEVELS)[n]
-        for k in range(3):
-            losses = [max(a * (y[k] - q), (a - 1) * (y[k] - q))
-                      for a, q in zip(LEVELS, bounds[k], strict=True)]  # fmt: skip
-            crps.append(2 * np.mean(losses))
-        low, high = forecast.quantiles([0.1, 0.9])[n].T
-        inside += [*((low <= y) & (y <= high))]
-    wanted = {"mase": off, "smape": smape, "seasonal_naive_mase": naive, "crps": crps,
-              "coverage_80": inside}  # fmt: skip
-    for name, each in wanted.items():
-        assert found[name] == pytest.approx(np.mean(each)), name
-    chance = 1 - DISTRIBUTIONS["gaussian"].below(
-        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units[:3]
-    )
-    np.testing.assert_allclose(forecast.rises(), chance)
-
-
-def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
-    rng = np.random.default_rng(0)
-    N, paths = 16_000, 500
-    y = rng.normal(size=N + 2).cumsum()
-    panel = read_panel(y, SeriesSettings())
-    origins = [Origin(0, 2 + n) for n in range(N)]
-    last, rose = y[1 : N + 1], np.sign(y[2:] - y[1 : N + 1])
-    # Steps of 1 that are said to be of 0.5; rises whose odds are said to be as much too clear.
-    p = np.zeros((1, N, 1, 2))
-    p[..., 1] = np.log(np.expm1(0.5 - 1e-4))
-    units = plain(last, np.ones(N))
-    gaussian = DISTRIBUTIONS["gaussian"]
-    narrow = Forecast(panel, origins, gaussian, p, units)
-    assert np.ptp(narrow.quantiles([0.1, 0.9])[0]) == pytest.approx(1.28, rel=0.02)
-    true = rng.normal(size=N)
-    true = np.where(rng.random(N) < 1 / (1 + np.exp(-rose * true)), true, -true)  # so it is of them
-    said = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
-    drawn = (last[:, None] + np.where(said, 1, -1))[..., None]
-    first = Forecast(panel, origins, gaussian, np.zeros((1, N, 0, 2)), units, 1, drawn)
-    read = calibrated(narrow, first, N)
-    assert read.spread == pytest.approx(2, rel=0.05)
-    assert (read.slope, read.tilt) == pytest.approx((0.5, -0.25), abs=0.07)
-    few = [part[:5] for part in (p[0], *units, drawn)]
-    narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(*few[1:5]))
-    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, 1, few[5])
-    read = calibrated(narrow, first, 5)
-    assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.tilt) < 0.3
-    forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
-    p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
-    np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
-
-
-def test_rules_go_round_what_is_missing():
-    past = np.array([1.0, 2, 3, 4, np.nan, 6])
-    assert repeated(past, 5, 3).tolist() == [4, 2, 6, 4, 2]
-    assert repeated(past, 2, 1).tolist() == [6, 6]
-    assert typical_step(past, 3) == pytest.approx(np.mean([3, 3]))
-    assert np.isnan(typical_step(np.ones(8), 2))
+def test_a_constant_series_has_no_scaled_error():
     constant = Forecaster(horizon=2, season=2, epochs=0.5, hidden_size=4).fit(np.ones(30))
     assert np.isnan(constant.evaluate()["mase"]) and constant.evaluate()["smape"] < 5
 

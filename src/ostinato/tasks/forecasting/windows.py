@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.recurrence.forecasting import Window
-from ostinato.sequences.timeseries import Panel, Series
+from ostinato.data.timeseries import Panel, Series
+from ostinato.tasks.forecasting.network import Window
 
 __all__ = ["Covariates", "Origin", "Units", "WindowBatches", "Windows"]
 
@@ -125,7 +125,7 @@ def _mean_and_scale(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 class Windows:
     """Windows of a panel, made when they are asked for.
 
-    The columns of a window are those of `ostinato.recurrence.forecasting.Window`: value, seen,
+    The columns of a window are those of `ostinato.tasks.forecasting.network.Window`: value, seen,
     there, scale, grain; what is known, the calendar first; what is observed; what is static.
 
     Args:

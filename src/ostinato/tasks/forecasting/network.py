@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.distributions import Distribution
+from ostinato.networks.functional import Lengths, drop
 from ostinato.recurrence.layers import Hidden, Recurrent
-from ostinato.recurrence.networks import Lengths, drop
+from ostinato.tasks.forecasting.distributions import Distribution
 
 STEP_FEATURES = 16
 """Features of each step ahead that a direct network makes from the past and from what is known."""
@@ -74,7 +74,7 @@ class ForecastNetwork(nn.Module):
         dropout: probability of zeroing a feature of the hidden state while training.
 
     Example:
-        >>> from ostinato.recurrence.distributions import Gaussian
+        >>> from ostinato.tasks.forecasting.distributions import Gaussian
         >>> from ostinato.recurrence.layers import LSTM
         >>> window = Window(known=2)
         >>> layers = LSTM(ForecastNetwork.input_size(window, season=4), 8, batch_first=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.encoder_decoder import EncoderDecoder
-from ostinato.recurrence.networks import Lengths
+from ostinato.networks.functional import Lengths
+from ostinato.networks.seq2seq import EncoderDecoder
 
 
 class Hypothesis(NamedTuple):

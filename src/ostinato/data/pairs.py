@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ostinato.data.corpus import Place, numbered_lines
+from ostinato.data.tables import Table
 from ostinato.errors import DataError, OstinatoError
-from ostinato.sequences.corpus import Place, numbered_lines
-from ostinato.sequences.tables import Table
 
 __all__ = ["PairSettings", "Pairs", "pairs_of", "read_pairs", "read_sources"]
 

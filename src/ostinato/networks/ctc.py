@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.networks.functional import Lengths, drop
 from ostinato.recurrence.layers import Hidden, Recurrent
-from ostinato.recurrence.networks import Lengths, drop
 
 
 class CTC(nn.Module):

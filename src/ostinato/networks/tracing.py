@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.recurrence import kernels
 from ostinato.recurrence.cells import Cell, State, Trace, Weights
 from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
-from ostinato.recurrence.networks import ManyToMany, ManyToOne
 from ostinato.recurrence.scan import mask_of, reverse_rows
 
 

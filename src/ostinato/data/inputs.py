@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.recurrence.networks import Words
-from ostinato.sequences.batches import SequenceBatch
-from ostinato.sequences.corpus import Corpus, Kind, Place
-from ostinato.sequences.features import (
+from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Corpus, Kind, Place
+from ostinato.data.features import (
     ImageForm,
     Lexicon,
     Spectrogram,
@@ -27,6 +26,7 @@ from ostinato.sequences.features import (
     sound_rate,
     words_of,
 )
+from ostinato.networks.inputs import Words
 
 __all__ = ["InputSettings", "Inputs"]
 

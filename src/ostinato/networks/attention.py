@@ -1,0 +1,89 @@
+"""Attention: how much each step of a source matters to a query.
+
+Letters: ``S`` steps of the source, ``M`` features of each; ``T`` queries, ``H`` features of each.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.errors import OstinatoError
+
+AttentionKind = Literal["additive", "multiplicative"]
+
+
+class Attention(nn.Module):
+    """How much each step of a source matters to a query.
+
+    ::
+
+        additive        e = v tanh(W_q q + W_m m_s)    Bahdanau, Cho and Bengio 2015, appendix A.1.2
+        multiplicative  e = q W_m m_s                  Luong, Pham and Manning 2015, eq. 8, general
+        with coverage   ... + w_c c_s inside tanh      See, Liu and Manning 2017, eq. 11
+        weights         softmax of e over the source
+
+    Args:
+        query_size: features of a query, ``H``.
+        memory_size: ``M``.
+        kind: additive or multiplicative.
+        coverage: whether what was attended to before takes part; additive only.
+
+    Example:
+        >>> attend = Attention(4, 6, "additive")
+        >>> memory, there = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
+        >>> context, weights = attend(torch.randn(2, 3, 4), attend.keys(memory), memory, there)
+        >>> context.shape, weights.sum(-1).allclose(torch.ones(2, 3))
+        (torch.Size([2, 3, 6]), True)
+    """
+
+    def __init__(
+        self,
+        query_size: int,
+        memory_size: int,
+        kind: AttentionKind = "multiplicative",
+        *,
+        coverage: bool = False,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(AttentionKind):
+            raise OstinatoError(
+                f"Attention: kind={kind!r}; expected one of {', '.join(get_args(AttentionKind))}."
+            )
+        if coverage and kind != "additive":
+            raise OstinatoError("Attention: coverage=True is for kind='additive'.")
+        self.kind = kind
+        self.memory = nn.Linear(memory_size, query_size, bias=False)
+        self.query = nn.Linear(query_size, query_size) if kind == "additive" else None
+        self.score = nn.Linear(query_size, 1, bias=False) if kind == "additive" else None
+        self.covered = nn.Linear(1, query_size, bias=False) if coverage else None
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """What of the memory does not depend on the query, ``(B, S, H)``."""
+        keys: Tensor = self.memory(memory)
+        return keys
+
+    def forward(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Tensor,
+        there: Tensor,
+        coverage: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Contexts ``(B, T, M)`` of queries ``(B, T, H)``, and weights ``(B, T, S)``.
+
+        ``coverage (B, S)`` is what was attended to before. A source without steps gives zeros.
+        """
+        if self.query is None or self.score is None:
+            e = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5
+        else:
+            a = self.query(query)[:, :, None] + keys[:, None]  # (B, T, S, H)
+            if self.covered is not None and coverage is not None:
+                a = a + self.covered(coverage[..., None])[:, None]
+            e = self.score(a.tanh())[..., 0]
+        e = e.masked_fill(~there[:, None], -torch.inf)
+        weights = torch.where(there.any(1)[:, None, None], e.softmax(-1), 0.0)
+        return weights @ memory, weights

@@ -1,0 +1,129 @@
+"""Inputs: vectors of words, and measurements by their mean and scale."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.layers import LSTM
+
+
+class Words(NamedTuple):
+    """Words, and how they are spelled; each distinct word of a batch is spelled once.
+
+    Attributes:
+        ids: number of each word, 0 for an unknown one, ``(B, T)``.
+        spelled: which row of the characters spells it, ``(B, T)``.
+        characters: numbers of the characters of each distinct word, ``(F, C)``.
+        sizes: how many they are, ``(F,)``.
+    """
+
+    ids: Tensor
+    spelled: Tensor
+    characters: Tensor
+    sizes: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(B, T)``."""
+        return self.ids.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the words are."""
+        return self.ids.device
+
+    def to(self, device: Any) -> Words:
+        """The same on a device."""
+        return Words(*(part.to(device) for part in self))
+
+
+class WordEncoder(nn.Module):
+    """Vectors of words: one learnt for each, beside what a small network makes of its letters.
+
+    Args:
+        words: known words and the unknown one, number 0.
+        width: features of a word's own vector.
+        characters: known characters.
+        spelling_width: features that a word's letters give: the last states of an LSTM that reads
+            them, half in each direction (Ling et al. 2015, "Finding function in form").
+            0 for none.
+        word_dropout: probability of taking a word for unknown while training, so that the network
+            learns to do without.
+
+    Example:
+        >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
+        >>> words = Words(
+        ...     torch.tensor([[1, 0, 2]]), torch.tensor([[0, 1, 1]]),
+        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]),
+        ... )
+        >>> encode(words).shape
+        torch.Size([1, 3, 10])
+    """
+
+    def __init__(
+        self,
+        words: int,
+        width: int,
+        characters: int,
+        spelling_width: int = 0,
+        word_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.output_size = width + spelling_width
+        self.word_dropout = word_dropout
+        self.words = _embedding(words, width)
+        self.characters: nn.Embedding | None = None
+        if spelling_width:
+            self.characters = _embedding(characters, min(32, spelling_width))
+            size, odd = divmod(spelling_width, 2)
+            if odd:
+                raise OstinatoError(f"WordEncoder: spelling_width={spelling_width}; must be even.")
+            self.spelling = LSTM(
+                self.characters.embedding_dim, size, batch_first=True, bidirectional=True
+            )
+
+    def forward(self, x: Words) -> Tensor:
+        """Vectors ``(B, T, width + spelling_width)``."""
+        ids = x.ids
+        if self.training and self.word_dropout:
+            ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
+        vectors: Tensor = self.words(ids)
+        if self.characters is None:
+            return vectors
+        _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
+        spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
+        return torch.cat([vectors, F.embedding(x.spelled, spellings)], dim=-1)
+
+
+class Standardize(nn.Module):
+    """(x - mean) / scale, by statistics that are kept with the network.
+
+    Example:
+        >>> encode = Standardize(mean=torch.tensor([1.0, 10.0]), scale=torch.tensor([2.0, 5.0]))
+        >>> encode(torch.tensor([[3.0, 0.0]]))
+        tensor([[ 1., -2.]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (..., I)`` of any number type as ``(..., I)`` of the statistics' type."""
+        return (x - self.mean) / self.scale
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Vectors of about unit length, so that no later layer need scale them."""
+    embedding = nn.Embedding(count, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
