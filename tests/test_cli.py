@@ -18,8 +18,7 @@ import ostinato as package
 from ostinato import TextGenerator, cli
 from ostinato.data.text import TextSource
 from ostinato.signatures import options_of
-from ostinato.tasks import generation
-from ostinato.training import estimators
+from ostinato.tasks import estimators, generation
 from ostinato.training.watching import Watcher
 
 # As where the command runs; its `main` prints warnings in its own way.

@@ -29,7 +29,7 @@ def data(tmp_path, monkeypatch):
 def test_texts_are_classified_from_file_to_answer(data, ostinato):  # noqa: F811
     said = ostinato(f"train classify reviews.csv --out run {QUICK}")
     assert said.status == 0, said
-    assert "32 texts of 4 steps to learn from, 8 to validate on; 2 classes" in said.out
+    assert "32 texts of 4 steps for training, 8 for validation; 2 classes" in said.out
     assert "by the size of the data: evaluations 3, patience 5, dropout 0.5" in said.out
     assert "validation" in said.out and "accuracy" in said.out
     assert "Next:      ostinato predict run FILES" in said.out
@@ -64,7 +64,7 @@ def test_every_task_goes_from_files_to_answers(data, ostinato):  # noqa: F811
     first = json.loads(ostinato("predict run2 train.conllu --json").out.splitlines()[0])
     assert first["steps"] == ["the", "dog", "barks"] and len(first["probabilities"]) == 3
     said = ostinato(f"train music chorales --out music {QUICK}")
-    assert "3 pieces of 12 to 12 steps to learn from, 1 to validate on" in said.out
+    assert "3 pieces of 12 steps for training, 1 for validation" in said.out
     assert "steps" in ostinato("compose music --length 8 --seed 1 --out new.mid").out
     assert (data / "new.mid").read_bytes().startswith(b"MThd")
     assert_refused(ostinato("predict music new.mid"), "a MusicModel cannot predict; try ostinato")
@@ -75,7 +75,7 @@ def test_every_task_goes_from_files_to_answers(data, ostinato):  # noqa: F811
 def test_validation_files_and_a_config_are_taken(data, ostinato):  # noqa: F811
     (data / "a.toml").write_text("epochs = 2\nhidden_size = 8\nbidirectional = false\n")
     said = ostinato("train classify reviews.csv --validation test.csv --out run --config a.toml")
-    assert "40 texts of 4 steps to learn from, 6 to validate on" in said.out
+    assert "40 texts of 4 steps for training, 6 for validation" in said.out
     model = SequenceClassifier.load("run")
     assert not model.bidirectional
     assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {QUICK}").status == 0
@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(data, ostinato, command):  # n
 
 
 @pytest.mark.parametrize(
-    "name", ["many_to_one.SequenceClassifier", "tagging.SequenceTagger", "music.MusicModel"]
+    "name", ["classification.SequenceClassifier", "tagging.SequenceTagger", "music.MusicModel"]
 )
 def test_every_flag_has_help_and_its_own_default(name):
     module, estimator = name.split(".")
@@ -210,7 +210,7 @@ def test_texts_are_translated_line_by_line(data, ostinato, monkeypatch):  # noqa
         "--dropout 0 --learning-rate 0.02"
     )
     assert said.status == 0, said
-    assert "32 pairs to learn from, 8 to validate on" in said.out
+    assert "32 pairs of 2 to 4 steps for training, 8 for validation" in said.out
     assert "Next:      ostinato translate run FILE" in said.out
     lines = ostinato("translate run new.en").out.splitlines()
     assert len(lines) == 3 and lines[1] == ""

@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from ostinato.recurrence.scan import scan
     from ostinato.recurrence.streams import Stream
     from ostinato.tasks.captioning import Captioner
+    from ostinato.tasks.classification import SequenceClassifier
     from ostinato.tasks.generation import TextGenerator
-    from ostinato.tasks.many_to_one import SequenceClassifier, SequenceRegressor
     from ostinato.tasks.music import MusicModel
+    from ostinato.tasks.regression import SequenceRegressor
     from ostinato.tasks.summarization import Summarizer
     from ostinato.tasks.tagging import SequenceTagger
     from ostinato.tasks.transcription import Transcriber
@@ -75,8 +76,9 @@ _HOME = {
     "tasks.captioning": ["Captioner"],
     "tasks.forecasting.forecaster": ["Forecaster"],
     "tasks.generation": ["TextGenerator"],
-    "tasks.many_to_one": ["SequenceClassifier", "SequenceRegressor"],
+    "tasks.classification": ["SequenceClassifier"],
     "tasks.music": ["MusicModel"],
+    "tasks.regression": ["SequenceRegressor"],
     "tasks.summarization": ["Summarizer"],
     "tasks.tagging": ["SequenceTagger"],
     "tasks.transcription": ["Transcriber"],

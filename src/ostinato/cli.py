@@ -30,7 +30,7 @@ from ostinato.signatures import REQUIRED, Option, options_of
 
 GENERATION = "ostinato.tasks.generation"
 MUSIC = "ostinato.tasks.music"
-WRITING = "ostinato.training.writing"
+WRITING = "ostinato.tasks.writing"
 OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """How long OpenMP's threads spin for one another before they sleep: looks, of GCC's runtime, which
 take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
@@ -182,9 +182,11 @@ def _titled(owner: str) -> str:
         "TrainingSettings": "Training",
         "ReadingSettings": "Reading files",
         "InputSettings": "Inputs",
+        "NetworkSettings": "Network",
         "SequenceEstimator": "Network",
-        "SupervisedEstimator": "Network, further",
-        "_OneAnswer": "Answers",
+        "EncoderSettings": "Network, further",
+        "SequenceClassifier": "Predictions",
+        "SequenceRegressor": "Predictions",
         "SequenceTagger": "Labels",
         "PairSettings": "Reading files",
         "SeriesSettings": "Reading series",
@@ -343,7 +345,7 @@ def predict(
     _refuse_options(inputs, [])
     model = _load(run, "predict")
     paths = [Path(path) for path in inputs] or [Path("-")]
-    for answer in model.answers(paths, probabilities=probabilities or json):
+    for answer in model.predictions(paths, probabilities=probabilities or json):
         if json:
             print_json(answer.to_json())
         else:
@@ -433,7 +435,7 @@ def compose(
     model = _load(run, "evaluate")
     if not isinstance(model, ostinato.MusicModel):
         raise OstinatoError(f"{run}: a {type(model).__name__} cannot compose.")
-    roll = model.generate(piece if piece is not None else (), out=out, **controls)
+    roll = model.compose(piece if piece is not None else (), out=out, **controls)
     sounding = roll.sum(1).mean()
     print(f"{len(roll)} steps, {sounding:.1f} notes at a time, written to {out}")
 
@@ -682,7 +684,7 @@ def memory(
     if data:
         sample = model.examples(_texts_or_files(model, data), steps=steps)
     else:
-        sample = model.examples_of_run(run / "data", steps=steps)
+        sample = model.validation_examples(run / "data", steps=steps)
     found = ostinato.insight.memory(model, sample)
     if plot is not None:
         ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)
@@ -778,12 +780,12 @@ app.command(_with_options(generate, options_of(GENERATION, "TextGenerator.genera
 app.command(
     _with_options(
         compose,
-        [o for o in options_of(MUSIC, "MusicModel.generate") if o.name not in ("prompt", "out")],
+        [o for o in options_of(MUSIC, "MusicModel.compose") if o.name not in ("prompt", "out")],
     )
 )
 for verb, (home, estimator, said) in {
     "classify": (
-        "many_to_one",
+        "classification",
         "SequenceClassifier",
         """Learn which class sequences are of.
 
@@ -792,7 +794,7 @@ for verb, (home, estimator, said) in {
     """,
     ),
     "regress": (
-        "many_to_one",
+        "regression",
         "SequenceRegressor",
         """Learn to say a number for a sequence.
 

@@ -55,13 +55,17 @@ def options_of(module: str, name: str) -> list[Option]:
     options = []
     if isinstance(node, ast.ClassDef):
         for base in node.bases:
-            home = source.home_of(base.id) if isinstance(base, ast.Name) else None
+            plain = base.value if isinstance(base, ast.Subscript) else base
+            home = source.home_of(plain.id) if isinstance(plain, ast.Name) else None
             if home is not None:
-                options += options_of(home, base.id)  # type: ignore[attr-defined]
+                options += options_of(home, plain.id)  # type: ignore[attr-defined]
+        is_dataclass = any("dataclass" in ast.unparse(each) for each in node.decorator_list)
         fields = [
             (item.target.id, item.annotation, item.value)
             for item in node.body
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            if is_dataclass
+            and isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
         ]
     else:
         arguments = [*node.args.posonlyargs, *node.args.args]

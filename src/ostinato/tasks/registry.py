@@ -47,7 +47,7 @@ TASKS: Sequence[Task] = (
     ),
     Task(
         "SequenceClassifier",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.classification",
         "classify",
         ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable"),
         """Train a classifier of sequences.
@@ -59,7 +59,7 @@ TASKS: Sequence[Task] = (
     ),
     Task(
         "SequenceRegressor",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.regression",
         "regress",
         ("Predictor", "Evaluator", "Inspectable"),
         """Train a regression model of sequences.
