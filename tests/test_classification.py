@@ -12,7 +12,7 @@ from ostinato import SequenceClassifier, SequenceRegressor, load
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks import estimators
 from ostinato.tasks.targets import calibrate
-from ostinato.training.watching import Watcher
+from ostinato.training.callbacks import Callback
 
 QUICK = {"hidden_size": 8, "epochs": 4, "batch_size": 8}
 
@@ -199,16 +199,16 @@ def test_a_model_that_was_kept_is_the_same(tmp_path, kind):
         assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
 
 
-class Interrupting(Watcher):
+class Interrupting(Callback):
     """Ends the run at a step, as Ctrl-C would."""
 
     def __init__(self, at):
         self.at = at
 
-    def begin(self, run):
+    def on_begin(self, run):
         self.run = run
 
-    def step(self, record):
+    def on_step(self, record):
         if record["step"] == self.at:
             self.run._interrupted = True
 

@@ -19,7 +19,7 @@ from ostinato import TextGenerator, cli
 from ostinato.data.text import TextSource
 from ostinato.signatures import options_of
 from ostinato.tasks import estimators, generation
-from ostinato.training.watching import Watcher
+from ostinato.training.callbacks import Callback
 
 # As where the command runs; its `main` prints warnings in its own way.
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")
@@ -679,13 +679,13 @@ def test_a_run_that_explodes_ends_in_a_line_and_leaves_no_model(more, ostinato, 
 # Stopping and going on
 
 
-class Interrupting(Watcher):
+class Interrupting(Callback):
     """Presses Ctrl-C at a step."""
 
     def __init__(self, at):
         self.at = at
 
-    def step(self, record):
+    def on_step(self, record):
         if record["step"] == self.at:
             signal.raise_signal(signal.SIGINT)
 
@@ -720,8 +720,8 @@ def test_ctrl_c_stops_a_run_that_goes_on_as_if_it_had_not(at, out, ostinato, her
 
 def test_json_of_a_run_stopped_early_is_json(ostinato, here, monkeypatch):
     class Both(Interrupting):
-        def end(self, outcome):
-            said.end(outcome)
+        def on_end(self, result):
+            said.on_end(result)
 
     said = estimators.make_progress("json")
     monkeypatch.setattr(estimators, "make_progress", lambda mode: Both(1))
@@ -801,15 +801,15 @@ def test_a_reader_that_goes_away_is_no_trouble(run):
 PAUSED = """
 import sys
 from ostinato.cli import main
-from ostinato.training.watching import MetricsFile
+from ostinato.training.callbacks import MetricsFile
 
-def step(self, record, real=MetricsFile.step):
+def on_step(self, record, real=MetricsFile.on_step):
     real(self, record)
     if record["step"] == 20:
         print("at step 20", flush=True)
         sys.stdin.read()
 
-MetricsFile.step = step
+MetricsFile.on_step = on_step
 main(sys.argv[1:])
 """
 

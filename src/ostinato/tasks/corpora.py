@@ -21,8 +21,8 @@ from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import Architecture, EncoderSettings, NetworkSettings
 from ostinato.tasks.sequences import prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
+from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import ProgressMode
 
 TargetsT = TypeVar("TargetsT", bound=SequenceTargets[Any])
 NetworkT = TypeVar("NetworkT", bound=nn.Module)

@@ -25,11 +25,12 @@ from ostinato.networks.arrangements import CellName
 from ostinato.tasks.sequences import Data, Sequences
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
+from ostinato.training.callbacks import Callback, TrainingResult
 from ostinato.training.fit import NetworkInput, Problem, Sample, evaluate, fit
 from ostinato.training.loop import device_of
+from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
 
 InputsT = TypeVar("InputsT")
 TargetsT = TypeVar("TargetsT")
@@ -191,7 +192,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     def _train_in(
         self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
     ) -> None:
-        callbacks = [make_progress(progress), *run.watchers(tensorboard)]
+        callbacks = [make_progress(progress), *run.callbacks(tensorboard)]
         unit = self._train(run.data, run.document, run, callbacks, resume=resume)
         if self.training_["ended"] != "interrupt":
             self.save(run.path)
@@ -204,7 +205,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         data: Path,
         document: Mapping[str, Any],
         run: RunFolder | None,
-        callbacks: Sequence[Watcher],
+        callbacks: Sequence[Callback],
         *,
         resume: bool = False,
     ) -> str:
@@ -214,7 +215,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         self.resolved_ = document["resolved"]
         self.inputs_, self.targets_ = self._restore(document["documents"])
 
-        def note(result: Outcome) -> None:
+        def note(result: TrainingResult) -> None:
             weights = sum(p.numel() for p in self.network_.parameters())
             self.training_ = {
                 **facts,
@@ -223,7 +224,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
                 "weights": weights,
             }
 
-        def keep_best(result: Outcome) -> None:
+        def keep_best(result: TrainingResult) -> None:
             note(result)
             if run is not None:
                 self.save(run.path)

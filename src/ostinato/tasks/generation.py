@@ -27,8 +27,8 @@ from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import check_shares, check_sizes
 from ostinato.training.fit import Problem, Sample
+from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import TrainingSettings, check_choice, refuse
-from ostinato.training.watching import ProgressMode
 
 VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""

@@ -26,8 +26,8 @@ from ostinato.tasks.networks import NetworkSettings
 from ostinato.tasks.sequences import prepare, resolve
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import predict
+from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import TrainingSettings, check_value
-from ostinato.training.watching import ProgressMode
 
 Pieces = str | os.PathLike[str] | Sequence[Any]
 

@@ -32,8 +32,8 @@ from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import prepare, resolve, split
 from ostinato.tasks.targets import TokenSequence
 from ostinato.training.pictures import draw_attention
+from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import TrainingSettings, check_choice
-from ostinato.training.watching import ProgressMode
 
 
 @dataclass

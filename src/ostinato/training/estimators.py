@@ -18,12 +18,13 @@ from torch import nn
 
 from ostinato.errors import OstinatoError
 from ostinato.training import storage
+from ostinato.training.callbacks import Callback, TrainingResult
 from ostinato.training.fit import Sample as Sample
 from ostinato.training.health import GradientHealth
 from ostinato.training.loop import Batches, LossFunction, Trainer, Validation, device_of
+from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
 
 
 class Learning(NamedTuple):
@@ -191,8 +192,8 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
     ) -> None:
         self._from(run.path)
-        watchers = [make_progress(progress), *run.watchers(tensorboard)]
-        self._train(run.data, run.document["data"], run, watchers, resume=resume)
+        callbacks = [make_progress(progress), *run.callbacks(tensorboard)]
+        self._train(run.data, run.document["data"], run, callbacks, resume=resume)
         if self.training_["ended"] != "interrupt":
             self.save(run.path)
         missing = run.draw(self._loss_unit)
@@ -204,7 +205,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         data: Path,
         facts: dict[str, Any],
         run: RunFolder | None,
-        watchers: Sequence[Watcher],
+        callbacks: Sequence[Callback],
         *,
         resume: bool = False,
     ) -> None:
@@ -215,12 +216,12 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             learning = self._learning(data, facts, device)
             self.training_: dict[str, Any] = dict(facts)
             if self.health:
-                health = GradientHealth(self.network_, self.clip_norm, watchers)
-                learning = learning._replace(objective=health.heard(learning.objective))
-                watchers = [*watchers, health]
+                health = GradientHealth(self.network_, self.clip_norm, callbacks)
+                learning = learning._replace(objective=health.observed(learning.objective))
+                callbacks = [*callbacks, health]
 
             def keep_best() -> None:
-                self.training_ |= self._facts_of(trainer.outcome())
+                self.training_ |= self._facts_of(trainer.result())
                 if run is not None:
                     self.save(run.path)
 
@@ -237,7 +238,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
                 counted=learning.counted,
                 loss_unit=self._loss_unit,
                 folder=run.checkpoints if run else None,
-                watchers=watchers,
+                callbacks=callbacks,
             )
             outcome = trainer.run(resume=resume)
             self.training_ |= self._facts_of(outcome)
@@ -256,7 +257,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         """The settings of the run, those that were chosen filled in."""
         return TrainingSettings(**{f.name: self._value(f.name) for f in fields(TrainingSettings)})
 
-    def _facts_of(self, outcome: Outcome) -> dict[str, Any]:
+    def _facts_of(self, outcome: TrainingResult) -> dict[str, Any]:
         return {
             "ended": outcome.ended,
             "steps": outcome.steps,

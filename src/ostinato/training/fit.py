@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.networks.inputs import Words
 from ostinato.recurrence.layers import Hidden
+from ostinato.training.callbacks import Callback, TrainingResult
 from ostinato.training.health import GradientHealth
 from ostinato.training.loop import Batches, LossFunction, Trainer
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, Watcher
 
 NetworkInput: TypeAlias = Tensor | Words
 
@@ -62,15 +62,15 @@ def fit(
     batches: Batches,
     objective: Objective[NetworkT, BatchT],
     settings: TrainingSettings,
-    callbacks: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
     *,
     validation: Iterable[BatchT] | None = None,
     sample: Callable[[int], str] | None = None,
-    on_best: Callable[[Outcome], None] | None = None,
+    on_best: Callable[[TrainingResult], None] | None = None,
     title: str = "",
     folder: Path | None = None,
     resume: bool = False,
-) -> Outcome:
+) -> TrainingResult:
     """Train a network in place, until its budget is used, patience is lost, or an interrupt.
 
     Args:
@@ -116,7 +116,7 @@ def fit(
     listeners = list(callbacks)
     if settings.health:
         health = GradientHealth(network, settings.clip_norm, callbacks)
-        loss = health.heard(loss)
+        loss = health.observed(loss)
         listeners.append(health)
     trainer = Trainer(
         network,
@@ -125,13 +125,13 @@ def fit(
         settings,
         validate=None if validation is None else validate,
         sample=sample,
-        keep_best=None if on_best is None else lambda: on_best(trainer.outcome()),
+        keep_best=None if on_best is None else lambda: on_best(trainer.result()),
         units=objective.units,
         title=title,
         counted=objective.step_name,
         loss_unit=objective.loss_unit,
         folder=folder,
-        watchers=listeners,
+        callbacks=listeners,
     )
     return trainer.run(resume=resume)
 

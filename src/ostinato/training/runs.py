@@ -23,8 +23,8 @@ from typing import Any, Self
 from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.files import sync_folder
 from ostinato.training import storage
+from ostinato.training.callbacks import Callback, MetricsFile, TensorBoard
 from ostinato.training.pictures import draw_learning_curve
-from ostinato.training.watching import MetricsFile, TensorBoard, Watcher
 
 RUN_FILE = "run.json"
 
@@ -104,9 +104,9 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
-    def watchers(self, tensorboard: bool) -> list[Watcher]:
+    def callbacks(self, tensorboard: bool) -> list[Callback]:
         """Who records the run in this folder."""
-        files: list[Watcher] = [MetricsFile(self.metrics)]
+        files: list[Callback] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
 
     def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:

@@ -25,8 +25,8 @@ from ostinato.tasks.forecasting.forecast import Forecast, calibrated
 from ostinato.tasks.forecasting.network import Committee, ForecastNetwork, Window
 from ostinato.tasks.forecasting.windows import Covariates, Origin, Units, WindowBatches, Windows
 from ostinato.training.estimators import Learning, Sample
+from ostinato.training.progress import ProgressMode
 from ostinato.training.supervised import SequenceEstimator
-from ostinato.training.watching import ProgressMode
 
 Method = Literal["direct", "paths"]
 
