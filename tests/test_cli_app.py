@@ -26,6 +26,15 @@ def test_what_may_not_be_read_or_written_is_named(ostinato, here):
     assert not list((here / "closed").iterdir())
 
 
+def test_the_list_of_commands_fits_a_terminal(ostinato):
+    for argv in ("", "--help", "train", "train --help"):
+        shown = ostinato(*argv.split()) if argv != "" else ostinato("-h")
+        assert (shown.status, shown.err) == (0, "")
+        assert max(map(len, shown.out.splitlines())) <= 80
+        assert all(f"  {name} " in shown.out for name in cli.COMMANDS if "train" in name)
+        assert ("  predict " in shown.out) == ("train" not in argv)
+
+
 def test_an_unknown_command_is_one_line(ostinato):
     assert_refused(ostinato("dance"), "unknown command 'dance'; did you mean")
     assert_refused(ostinato("train poems"), "unknown command 'train poems'")

@@ -79,7 +79,7 @@ def test_gates_are_shown_over_a_text(written, ostinato, tmp_path):
         "--label vowels": "label 'vowels'; expected one of quotes, line",
         "--unit 12": "has no unit 12; expected 0 to 11",
         "--layer 1 --unit 0": "there is no layer 1",
-        f"--plot {tmp_path}/x.png": "say what to draw",
+        f"--plot {tmp_path}/x.png": "add --unit N, --gate LETTER or --label",
         f"--gate z --plot {tmp_path}/x.png": "has no gate 'z'",
     }.items():
         assert_refused(ostinato("gates", written, "he left", *wrong.split()), message)

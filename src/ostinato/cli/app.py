@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import inspection, prediction, training, writing
-from ostinato.cli.commands import COMMANDS, refuse_wrong_task
+from ostinato.cli import inspection, prediction, training, writing  # noqa: F401
+from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
 from ostinato.cli.options import help_of, parse
 from ostinato.errors import OstinatoError
 
@@ -22,9 +22,6 @@ OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """How long OpenMP's threads spin for one another before they sleep: looks, of GCC's runtime, which
 take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
 5 and 200 milliseconds, for which a thread that waits keeps a core from who else wants it."""
-
-MODULES = (training, prediction, writing, inspection)
-"""Where commands are defined, in the order of the list that help shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,12 +78,10 @@ def _run(tokens: list[str]) -> int | None:
 def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
-    lines += ["Recurrent neural networks for sequences: train them, use them, look inside."]
-    groups = dict.fromkeys(module.GROUP for module in MODULES)
-    for group in [training.GROUP] if of == "train" else groups:
-        commands = [each for each in COMMANDS.values() if each.group == group]
+    lines += ["Train recurrent neural networks on sequences, use them, look inside."]
+    for group in [TRAIN] if of == "train" else GROUPS:
         lines += ["", f"{group}:"]
-        lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in commands]
+        lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
     return "\n".join([*lines, "", "ostinato COMMAND --help shows its options and examples."])
 
 

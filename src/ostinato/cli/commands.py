@@ -36,8 +36,16 @@ class Command(NamedTuple):
     protocol: str | None = None
 
 
+GROUPS = TRAIN, USE, LOOK = "Train a model", "Use a model", "Look inside a model"
+
 COMMANDS: dict[str, Command] = {}
-"""Every command by its name, in the order of the list that help shows."""
+"""Every command by its name."""
+
+
+def listed(group: str | None = None) -> list[Command]:
+    """Return the commands of a group, or all, in the order of help."""
+    groups = GROUPS if group is None else [group]
+    return [each for group in groups for each in COMMANDS.values() if each.group == group]
 
 
 def command(
@@ -97,7 +105,7 @@ def refuse_wrong_task(asked: Command, run: Path) -> None:
     """Raise an `OstinatoError` if the model in a folder cannot do what a command asks for."""
     task = task_of(ostinato.describe(run)["task"])
     if task is not None and asked.protocol not in task.protocols:
-        able = [each.name for each in COMMANDS.values() if each.protocol in task.protocols]
+        able = [each.name for each in listed() if each.protocol in task.protocols]
         raise OstinatoError(
             f"{asked.name}: {run} holds a {task.estimator}; commands for it: {', '.join(able)}."
         )

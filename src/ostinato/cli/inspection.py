@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import ostinato
-from ostinato.cli.commands import can, command, print_json, shown
+from ostinato.cli.commands import LOOK, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
-GROUP = "Look inside a model"
 
-
-@command(GROUP)
+@command(LOOK)
 def info(run: Path, /, *, json: bool = False) -> None:
     """Show the task, settings and training of a model or run.
 
@@ -36,7 +34,7 @@ def info(run: Path, /, *, json: bool = False) -> None:
             print(f"  {name:<22}{shown(value)}")
 
 
-@command(GROUP, protocol="Inspectable")
+@command(LOOK, protocol="Inspectable")
 def diagnose(
     run: Path,
     /,
@@ -45,7 +43,7 @@ def diagnose(
     distance: int | None = None,
     json: bool = False,
 ) -> None:
-    """Diagnose a model: vanishing gradients, saturated gates and more.
+    """Diagnose vanishing gradients, saturated gates and other problems.
 
     Prints each problem with its evidence and remedies. Reads the model's gradients, gates and
     memory on your data, and the records of its training.
@@ -73,7 +71,7 @@ def diagnose(
     print(f"\nPage with plots: {pages[0]}")
 
 
-@command(GROUP, protocol="Inspectable")
+@command(LOOK, protocol="Inspectable")
 def memory(
     run: Path, /, *data: str, steps: int = 256, plot: Path | None = None, json: bool = False
 ) -> None:
@@ -111,7 +109,7 @@ def memory(
             print(f"  {lag:<12,} {found.effect[i]:<18.4f} {found.loss_rise[i]:+.4f}")
 
 
-@command(GROUP, protocol="Inspectable")
+@command(LOOK, protocol="Inspectable")
 def gates(
     run: Path,
     data: str,

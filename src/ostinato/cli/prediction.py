@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ostinato
-from ostinato.cli.commands import can, command, print_json, shown
+from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
     from ostinato.tasks.base import ConfusionPlotter
 
-GROUP = "Use a model"
 
-
-@command(GROUP, protocol="Predictor")
+@command(USE, protocol="Predictor")
 def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool = False) -> None:
     """Predict labels, numbers or captions for files.
 
@@ -44,7 +42,7 @@ def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool 
             print(prediction)
 
 
-@command(GROUP, protocol="Evaluator")
+@command(USE, protocol="Evaluator")
 def evaluate(
     run: Path, /, *files: Path, plot: Path | None = None, origins: int = 1, json: bool = False
 ) -> None:
@@ -107,7 +105,7 @@ def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
         print(name.ljust(room - 1) + "".join(cell.rjust(width) for cell in row))
 
 
-@command(GROUP, protocol="SeriesForecaster")
+@command(USE, protocol="SeriesForecaster")
 def forecast(
     run: Path,
     /,

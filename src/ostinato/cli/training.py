@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ostinato
-from ostinato.cli.commands import COMMANDS, Command, shown, with_settings
+from ostinato.cli.commands import COMMANDS, TRAIN, Command, shown, with_settings
 from ostinato.cli.options import Kind, Option, options_of
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import TASKS, Task
-
-GROUP = "Train a model"
 
 
 def train(
@@ -105,5 +103,5 @@ def _options(task: Task) -> list[Option]:
 for _task in TASKS:
     _name = f"train {_task.command}"
     COMMANDS[_name] = Command(
-        _name, partial(train, _task), _task.help, GROUP, partial(_options, _task)
+        _name, partial(train, _task), _task.help, TRAIN, partial(_options, _task)
     )

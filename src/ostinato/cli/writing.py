@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import ostinato
-from ostinato.cli.commands import can, command, print_json
+from ostinato.cli.commands import USE, can, command, print_json
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
 if TYPE_CHECKING:
     from ostinato.tasks.base import SpeechTranscriber, TextSampler, TextWriter
 
-GROUP = "Use a model"
 
-
-@command(GROUP, protocol="TextSampler", settings=("TextGenerator", "generate"))
+@command(USE, protocol="TextSampler", settings=("TextGenerator", "generate"))
 def generate(run: Path, /, *, json: bool = False, **controls: Any) -> None:
     """Generate text with a trained language model.
 
@@ -92,10 +90,10 @@ for _task in tasks_with("TextWriter"):
     _verb = _task.command
     _text = (write.__doc__ or "").format(verb=_verb, Verb=_verb.capitalize())
     _settings = (_task.estimator, "write")
-    command(GROUP, _verb, _text, protocol="TextWriter", settings=_settings)(write)
+    command(USE, _verb, _text, protocol="TextWriter", settings=_settings)(write)
 
 
-@command(GROUP, protocol="SpeechTranscriber")
+@command(USE, protocol="SpeechTranscriber")
 def transcribe(
     run: Path,
     /,
@@ -174,7 +172,7 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
     print(stream.finish())
 
 
-@command(GROUP, protocol="Composer", settings=("MusicModel", "generate"))
+@command(USE, protocol="Composer", settings=("MusicModel", "generate"))
 def compose(run: Path, prompt: Path | None = None, /, *, out: Path, **controls: Any) -> None:
     """Compose music with a trained model, as a MIDI file.
 
