@@ -43,7 +43,7 @@ def diagnose(
     distance: int | None = None,
     json: bool = False,
 ) -> None:
-    """Diagnose vanishing gradients, saturated gates and other problems.
+    """Diagnose vanishing gradients, saturated gates and more.
 
     Prints each problem with its evidence and remedies. Reads the model's gradients, gates and
     memory on your data, and the records of its training.
