@@ -12,8 +12,7 @@ from command_line import EPOCHS, QUICK, TEXT, TRAIN, assert_refused, everything,
 
 from ostinato import SequenceClassifier
 from ostinato.data.text import TextSource
-from ostinato.tasks import generation
-from ostinato.training import estimators
+from ostinato.tasks import estimators, generation
 from ostinato.training.watching import Watcher
 
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")
@@ -383,7 +382,7 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(ostinato, here, monkeypatch
 def test_validation_files_and_a_config_are_taken(data, ostinato):
     (data / "a.toml").write_text("epochs = 2\nhidden_size = 8\nbidirectional = false\n")
     result = ostinato("train classify reviews.csv --validation test.csv --out run --config a.toml")
-    assert "40 texts of 4 steps to learn from, 6 to validate on" in result.out
+    assert "40 texts of 4 steps for training, 6 for validation" in result.out
     model = SequenceClassifier.load("run")
     assert not model.bidirectional
     assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {EPOCHS}").status == 0

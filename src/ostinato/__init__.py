@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ostinato.recurrence.layers import backend as backend
     from ostinato.recurrence.streams import Stream as Stream
     from ostinato.tasks.captioning import Captioner as Captioner
+    from ostinato.tasks.classification import SequenceClassifier as SequenceClassifier
     from ostinato.tasks.forecasting.forecaster import Forecaster as Forecaster
     from ostinato.tasks.generation import TextGenerator as TextGenerator
-    from ostinato.tasks.many_to_one import SequenceClassifier as SequenceClassifier
-    from ostinato.tasks.many_to_one import SequenceRegressor as SequenceRegressor
     from ostinato.tasks.music import MusicModel as MusicModel
+    from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
     from ostinato.tasks.summarization import Summarizer as Summarizer
     from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
     from ostinato.tasks.transcription import Transcriber as Transcriber

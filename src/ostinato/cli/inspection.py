@@ -95,7 +95,7 @@ def memory(
         given = " ".join(data) if text else [Path(name) for name in data]
         sample = model.examples(given, steps=steps)
     else:
-        sample = model.examples_of_run(run / "data", steps=steps)
+        sample = model.validation_examples(run / "data", steps=steps)
     found = ostinato.insight.memory(model, sample)
     if plot is not None:
         ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)

@@ -12,10 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import judged
+from ostinato.insight.samples import estimator_of, judged
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
-from ostinato.training.estimators import NetworkEstimator
 
 LEFT, RIGHT = 0.1, 0.9
 """Below and above these a gate counts as shut and as open (Karpathy et al. 2015, section 4.2)."""
@@ -192,9 +191,10 @@ def gates(model: Any, sequence: Any) -> Gates:
         >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), most=3))
         ((7, 5), 3)
     """
-    if isinstance(model, NetworkEstimator):
-        x, names = model.reading(sequence)
-        network: Any = model.network_
+    estimator = estimator_of(model)
+    if estimator is not None:
+        x, names = estimator.encode(sequence)
+        network: Any = estimator.network_
     else:
         network, x = model, sequence[None]
         names = []

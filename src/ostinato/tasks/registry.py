@@ -51,7 +51,7 @@ TASKS: Sequence[Task] = (
     ),
     Task(
         "SequenceClassifier",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.classification",
         "classify",
         ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable"),
         """Train a classifier of sequences.
@@ -67,7 +67,7 @@ TASKS: Sequence[Task] = (
     ),
     Task(
         "SequenceRegressor",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.regression",
         "regress",
         ("Predictor", "Evaluator", "Inspectable"),
         """Train a regression model of sequences.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
+from ostinato.networks.inputs import Words
 from ostinato.networks.tracing import recording
 from ostinato.training.watching import Run, Watcher
 
@@ -251,7 +252,10 @@ def _few(batch: Any, rows: int) -> Any:
              if isinstance(getattr(batch, name), Tensor)}  # fmt: skip
     if "lengths" in parts and len(parts["lengths"]):
         longest = int(parts["lengths"].max())
-        parts["inputs"] = parts["inputs"][:, :longest]
+        if isinstance(batch.inputs, Words):
+            parts["inputs"] = batch.inputs.first(rows, longest)
+        else:
+            parts["inputs"] = parts["inputs"][:, :longest]
         apart = "target_lengths" in parts  # then they have steps of their own
         by_step = batch.targets.dim() > 1 and batch.targets.shape[1] == batch.inputs.shape[1]
         if by_step and not apart:

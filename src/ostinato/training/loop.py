@@ -22,7 +22,7 @@ from ostinato.training.optimization import Schedule, clip_gradients, make_optimi
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Ending, Outcome, Watcher
 
-Objective = Callable[[Any, Any], tuple[Tensor, Any]]
+LossFunction = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
 
 Validation = Callable[[], float | tuple[float, dict[str, float]]]
@@ -75,7 +75,7 @@ class Trainer:
         self,
         network: nn.Module,
         batches: Batches,
-        objective: Objective,
+        objective: LossFunction,
         settings: TrainingSettings,
         *,
         validate: Validation | None = None,

@@ -109,6 +109,15 @@ class RunFolder:
         files: list[Watcher] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
 
+    def refuse_other_task(self, task: str) -> None:
+        """Raise an `OstinatoError` if the run was begun by another estimator."""
+        recorded = self.document["task"]
+        if recorded != task:
+            raise OstinatoError(
+                f"{self.path}: expected a run of {task}, got one of {recorded}; resume it with "
+                f"{recorded}.resume or its own command of ostinato train."
+            )
+
     def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:
         """Raise an `OstinatoError` where a setting is asked for that the run did not begin with."""
         recorded = self.document["parameters"]

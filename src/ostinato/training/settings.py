@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from ostinato.errors import OstinatoError
 
@@ -122,19 +122,33 @@ class TrainingSettings:
         if self.patience is not None:
             self._want("patience", lambda value: value >= 0, "zero or more")
 
-    def _want(self, name: str, holds: Any, wanted: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(name, "a finite number")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not holds(value):
-            self._refuse(name, wanted)
+    def _want(self, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
+        check_value(self, name, holds, wanted)
 
     def _want_one_of(self, name: str, allowed: Sequence[str]) -> None:
-        if getattr(self, name) not in allowed:
-            self._refuse(name, f"one of {', '.join(allowed)}")
+        check_choice(self, name, allowed)
 
     def _refuse(self, name: str, wanted: str) -> None:
-        raise OstinatoError(
-            f"{type(self).__name__}: {name}={getattr(self, name)!r}; expected {wanted}."
-        )
+        refuse(self, name, wanted)
+
+
+def check_value(settings: object, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Raise an `OstinatoError` unless a setting is a finite number for which something holds."""
+    value = getattr(settings, name)
+    if isinstance(value, float) and not math.isfinite(value):
+        refuse(settings, name, "a finite number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not holds(value):
+        refuse(settings, name, expected)
+
+
+def check_choice(settings: object, name: str, allowed: Sequence[str]) -> None:
+    """Raise an `OstinatoError` unless a setting is one of some names."""
+    if getattr(settings, name) not in allowed:
+        refuse(settings, name, f"one of {', '.join(allowed)}")
+
+
+def refuse(settings: object, name: str, expected: str) -> NoReturn:
+    """Raise an `OstinatoError` that names a setting, its value and what was expected."""
+    value = getattr(settings, name)
+    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r}; expected {expected}.")
