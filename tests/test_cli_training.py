@@ -97,8 +97,8 @@ MISTAKES = {
     ),
     "budget config": (f"{TRAIN} --config budget.toml --steps 1", "are all budgets"),
     # Going on
-    "no run": ("train text --resume --out none", "none: there is no run to go on with"),
-    "no run there": ("train text --resume --out taken", "taken: there is no run to go on with"),
+    "no run": ("train text --resume --out none", "none: no such folder"),
+    "no run there": ("train text --resume --out taken", "taken: holds no finished model"),
     "other settings": (
         "train text --resume --out RUN --hidden-size 256",
         "hidden_size=256 (it began with 12)",

@@ -14,7 +14,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from ostinato.tasks.registry import TASKS
+from ostinato.tasks.registry import TASKS, task_of
 
 if TYPE_CHECKING:
     from ostinato import cells as cells
@@ -71,10 +71,12 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
     Raises:
         OstinatoError: if there is no finished model, or it is damaged.
     """
-    task = __getattr__("describe")(folder)["task"]
-    if task not in {each.estimator for each in TASKS}:
-        raise __getattr__("OstinatoError")(f"{folder}: holds no finished model, but a {task}.")
-    return __getattr__(task).load(folder, device)
+    name = __getattr__("describe")(folder)["task"]
+    if task_of(name) is None:
+        raise __getattr__("OstinatoError")(
+            f"{folder}: expected a model of a known task, got {name}."
+        )
+    return __getattr__(name).load(folder, device)
 
 
 def __getattr__(name: str) -> Any:

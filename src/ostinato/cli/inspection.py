@@ -27,7 +27,7 @@ def info(run: Path, /, *, json: bool = False) -> None:
     if json:
         print_json(config)
         return
-    print(f"{run}: {config['task']}")
+    print(f"{run}: {config['task']}{'' if config.get('finished', True) else ', unfinished run'}")
     for title in ("training", "parameters"):
         print(f"\n{title}")
         for name, value in config[title].items():
