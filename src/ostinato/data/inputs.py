@@ -32,7 +32,7 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
 
-__all__ = ["Dataset", "InputSettings", "Inputs", "TokenInputs"]
+__all__ = ["Dataset", "InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -93,8 +93,39 @@ class Dataset(NamedTuple):
         return cls(examples, WordTable(np.load(words), spellings))
 
 
+class SequenceInputs:
+    """What a model knows of its inputs; by default nothing but their form."""
+
+    noun = "sequences"
+    """What the sequences are called."""
+
+    def check(self, data: Any) -> None:
+        """Raise a `DataError` unless data are such as the model was trained on."""
+
+    def encode(self, data: Any) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+        """Return each sequence as numbers, and the words that they are numbers of, if any."""
+        raise NotImplementedError
+
+    def scaled_by(self, rows: Ragged) -> Self:
+        """Return the inputs with the mean and scale of encoded training data."""
+        return self
+
+    def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
+        """Return a batch of encoded sequences as the network takes it.
+
+        Args:
+            rows: ``(B, T)`` numbers of words or tokens, or ``(B, T, I)`` features.
+            words: the words that they are numbers of.
+        """
+        return rows
+
+    def step_names(self, data: Any) -> list[str]:
+        """Return what the steps of the first sequence are called, where they have names."""
+        return []
+
+
 @dataclass
-class Inputs:
+class Inputs(SequenceInputs):
     """What a model takes, and how a `Corpus` becomes it.
 
     Args:
@@ -162,7 +193,7 @@ class Inputs:
         return replace(self, mean=mean.tolist(), scale=scale.tolist())
 
     @property
-    def noun(self) -> str:
+    def noun(self) -> str:  # type: ignore[override]
         """What the sequences are called."""
         nouns: dict[Kind, str] = {
             "text": "texts", "words": "sentences", "series": "series", "sound": "recordings",
@@ -205,12 +236,7 @@ class Inputs:
         return array
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
-        """Return a batch of encoded sequences as the network takes it.
-
-        Args:
-            rows: ``(B, T)`` numbers of words, or ``(B, T, I)`` features.
-            words: the words that they are numbers of.
-        """
+        """Return a batch as the network takes it."""
         if words is not None:
             return _words(rows, words)
         return rows if rows.is_floating_point() else rows.float()
@@ -247,7 +273,7 @@ class Inputs:
 
 
 @dataclass
-class TokenInputs:
+class TokenInputs(SequenceInputs):
     """Texts as token ids.
 
     Args:
@@ -267,17 +293,6 @@ class TokenInputs:
     def encode(self, pairs: Pairs) -> tuple[Iterator[NDArray[np.int64]], None]:
         """Return the ids of each source."""
         return map(self.encode_text, pairs.sources), None
-
-    def check(self, pairs: Pairs) -> None:
-        """Accept any texts."""
-
-    def scaled_by(self, rows: Ragged) -> Self:
-        """Return the same: tokens have no scale."""
-        return self
-
-    def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor:
-        """Return token ids as they are."""
-        return rows
 
     def step_names(self, pairs: Pairs) -> list[str]:
         """Return the tokens of the first source."""

@@ -18,10 +18,9 @@ from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.estimators import Problem
 from ostinato.tasks.networks import many_to_one
 from ostinato.tasks.targets import Classes, LabelSets, calibrate, has_label_sets
-from ostinato.training.fit import predict
+from ostinato.training.fit import Problem, predict
 from ostinato.training.pictures import draw_confusion
 from ostinato.training.settings import check_choice
 

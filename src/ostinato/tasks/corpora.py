@@ -17,14 +17,14 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import OstinatoError
-from ostinato.tasks.estimators import Estimator, Prepared, Problem
+from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import Architecture, EncoderSettings, NetworkSettings
-from ostinato.tasks.sequences import Sequences, Targets, final_facts, prepare, resolve, split
-from ostinato.training.fit import NetworkInput, Sample
+from ostinato.tasks.sequences import prepare, resolve, split
+from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import ProgressMode
 
-TargetsT = TypeVar("TargetsT", bound=Targets[Corpus])
+TargetsT = TypeVar("TargetsT", bound=SequenceTargets[Any])
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
@@ -63,10 +63,6 @@ class CorpusEstimator(
     def _pieces(self, inputs: Inputs, lengths: NDArray[np.int64]) -> int:
         """Return the number of sequences, or of windows, that are trained on."""
         return len(lengths)
-
-    def _batching(self) -> dict[str, int]:
-        """Return further arguments of the training batches; see `SequenceBatches`."""
-        return {}
 
     # Training
 
@@ -147,45 +143,12 @@ class CorpusEstimator(
         steps = int(lengths.max()) if self.init == "chrono" else None
         return resolve(self, self._pieces(inputs, lengths), steps)
 
-    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        cell = self.cell if self.recurrent else "no recurrence"
-        return self._sequences(device).problem(
-            data,
-            facts,
-            self.resolved("batch_size"),
-            f"{cell} of {self.num_layers} x {self.resolved('hidden_size')} units",
-            self._resolved_title(),
-            **self._batching(),
-        )
-
-    def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        return final_facts(self.network_, problem)
-
-    def _sequences(self, device: torch.device | None = None) -> Sequences:
-        """Return what encodes data for the network; None for the device that it is on."""
-        return Sequences(self.inputs_, self.targets_, self.seed, device or self._device())
+    def _network_title(self, device: torch.device) -> str:
+        title = super()._network_title(device)
+        return title if self.recurrent else title.replace(self.cell, "no recurrence", 1)
 
     def _architecture(self) -> Architecture:
         return self.architecture(self.resolved_)
-
-    # Looking into it
-
-    def examples(
-        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some sequences; see `Estimator`."""
-        sequences, corpus = self._sequences(), self._examples(self._labelled(X, y))
-        return sequences.sample(sequences.labelled(corpus), count, steps)
-
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some of a run's data; see `Estimator`."""
-        return self._sequences().sample_of_run(data, count, steps)
-
-    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
-        """Encode one sequence; see `Estimator`."""
-        return self._sequences().encode(self._read([sequence]))
 
     # Storing
 

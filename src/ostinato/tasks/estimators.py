@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -19,10 +19,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
+from ostinato.networks.arrangements import CellName
+from ostinato.tasks.sequences import Data, Sequences
+from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
-from ostinato.training.fit import NetworkInput, Objective, Sample, fit
-from ostinato.training.loop import Batches, device_of
+from ostinato.training.fit import NetworkInput, Problem, Sample, evaluate, fit
+from ostinato.training.loop import device_of
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
 from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
@@ -46,17 +50,6 @@ class Prepared(NamedTuple):
     facts: dict[str, Any]
 
 
-class Problem(NamedTuple):
-    """What `fit` is given beside the network and the settings; see there."""
-
-    batches: Batches
-    objective: Objective[Any, Any]
-    validation: Iterable[Any] | None
-    title: str
-    notes: str = ""
-    sample: Callable[[int], str] | None = None
-
-
 class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     """An estimator whose model is a network: runs, resuming, storing, loading.
 
@@ -76,13 +69,23 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
 
+    cell: CellName
+    num_layers: int
     seed: int
     device: str
 
-    # What a task says
+    # What a task says; what stands here is for sequences with targets
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
+        raise NotImplementedError
+
+    def _read(self, X: Any) -> Data:
+        """Return data from memory or files."""
+        raise NotImplementedError
+
+    def _labelled(self, X: Any, y: Any = None) -> Data:
+        """Return data with targets from memory or files."""
         raise NotImplementedError
 
     def _documents(self, inputs: InputsT, targets: TargetsT) -> dict[str, Any]:
@@ -97,6 +100,10 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         """Return the network, its weights drawn at random."""
         raise NotImplementedError
 
+    def _batching(self) -> dict[str, int]:
+        """Return further arguments of the training batches; see `SequenceBatches`."""
+        return {}
+
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
         """Return what is trained on, of the data that were prepared in a folder.
 
@@ -105,40 +112,22 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             facts: of the data.
             device: of the network.
         """
-        raise NotImplementedError
+        size, notes = self.resolved("batch_size"), self._resolved_title()
+        return self._sequences(device).problem(data, facts, size, notes, **self._batching())
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Return what is measured once, when the network has its last weights."""
-        return {}
+        if problem.validation is None:
+            return {}
+        measured = evaluate(self.network_, problem.objective, problem.validation)
+        del measured["loss"]
+        return {"validation": measured} if measured else {}
 
-    def examples(
-        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some data as the network takes them, to look into it.
-
-        Args:
-            X: as in ``fit``.
-            y: as in ``fit``.
-            count: the most rows.
-            steps: the most steps of a row, where a row may be cut; None for what training takes.
-        """
-        raise NotImplementedError
-
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some of the data in a run's folder: the validation part, where there is one.
-
-        Args:
-            data: the folder ``data`` of a run.
-            count: as in `examples`.
-            steps: as in `examples`.
-        """
-        raise NotImplementedError
-
-    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
-        """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
-        raise NotImplementedError
+    def _sequences(self, device: torch.device | None = None) -> Sequences:
+        """Return what encodes data for the network; None for the device that it is on."""
+        inputs, targets = self.inputs_, self.targets_
+        assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
+        return Sequences(inputs, targets, self.seed, device or self._device())
 
     # Training
 
@@ -255,7 +244,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
                 validation=problem.validation,
                 sample=problem.sample,
                 on_best=keep_best,
-                title=problem.title + self._network_title(device) + problem.notes,
+                title=f"{problem.title}; {self._network_title(device)}{problem.notes}",
                 folder=None if run is None else run.checkpoints,
                 resume=resume,
             )
@@ -275,10 +264,11 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return TrainingSettings(**{name: self.resolved(name) for name in names})
 
     def _network_title(self, device: torch.device) -> str:
-        """Return size and device of the network for a title."""
+        """Return cell, size and device of the network for a title."""
         weights = sum(p.numel() for p in self.network_.parameters())
         threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-        return f", {weights:,} weights; {device.type}{threads}"
+        layers = f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
+        return f"{layers}, {weights:,} weights; {device.type}{threads}"
 
     def _resolved_title(self) -> str:
         """Return resolved settings as a line for a title."""
@@ -293,6 +283,38 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         """Return the device of the network."""
         check_is_fitted(self, "network_")
         return next(self.network_.parameters()).device
+
+    # Looking into it
+
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode some data as the network takes them, to look into it.
+
+        Args:
+            X: as in ``fit``.
+            y: as in ``fit``.
+            count: the most rows.
+            steps: the most steps of a row, where a row may be cut; None for what training takes.
+        """
+        sequences = self._sequences()
+        return sequences.sample(sequences.labelled(self._labelled(X, y)), count, steps)
+
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode some of the data in a run's folder: the validation part, where there is one.
+
+        Args:
+            data: the folder ``data`` of a run.
+            count: as in `examples`.
+            steps: as in `examples`.
+        """
+        return self._sequences().sample_of_run(data, count, steps)
+
+    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
+        """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
+        return self._sequences().encode(self._read([sequence]))
 
     # Storing
 

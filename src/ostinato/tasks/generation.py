@@ -24,9 +24,9 @@ from ostinato.networks.arrangements import CellName, ManyToMany, recurrent_layer
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Prepared, Problem
+from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import check_shares, check_sizes
-from ostinato.training.fit import Sample
+from ostinato.training.fit import Problem, Sample
 from ostinato.training.settings import TrainingSettings, check_choice, refuse
 from ostinato.training.watching import ProgressMode
 
@@ -253,8 +253,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
             ContiguousBatches(training, streams, self.window),
             NextTokens(self.vocabulary_, per_character, device),
             None if held_out is None else _validation_batches(held_out),
-            f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}; "
-            f"{self.cell} of {self.num_layers} x {self.hidden_size} units",
+            f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}",
             sample=self._sample_text,
         )
 

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.features import WordTable
+from ostinato.data.inputs import SequenceInputs
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
-from ostinato.data.ragged import Ragged
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
-from ostinato.tasks.estimators import Estimator, Prepared, Problem
+from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import NetworkSettings
-from ostinato.tasks.sequences import Sequences, final_facts, prepare, resolve
-from ostinato.training.fit import NetworkInput, Sample, SequenceObjective, predict
+from ostinato.tasks.sequences import prepare, resolve
+from ostinato.tasks.targets import SequenceTargets
+from ostinato.training.fit import predict
 from ostinato.training.settings import TrainingSettings, check_value
 from ostinato.training.watching import ProgressMode
 
@@ -45,38 +46,24 @@ class Rolls:
         return Rolls([self.rolls[row] for row in rows])
 
 
-class PreviousNotes:
+class PreviousNotes(SequenceInputs):
     """What the network knows at each step: the notes of the step before, silence at first."""
 
     noun = "pieces"
-
-    def check(self, pieces: Rolls) -> None:
-        """Accept any pieces."""
 
     def encode(self, pieces: Rolls) -> tuple[Iterator[Roll], None]:
         """Yield each piece a step late."""
         return map(_shifted, pieces.rolls), None
 
-    def scaled_by(self, rows: Ragged) -> Self:
-        """Return the same: notes have no scale."""
-        return self
-
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor:
         """Return notes as floating-point numbers."""
         return rows.float()
 
-    def step_names(self, pieces: Rolls) -> list[str]:
-        """Return no names."""
-        return []
 
-
-class Notes(SequenceObjective[ManyToMany]):
+class Notes(SequenceTargets[ManyToMany]):
     """The notes that sound at each step."""
 
     by_step = True
-
-    def check(self, pieces: Rolls) -> None:
-        """Accept any pieces."""
 
     def encode(self, pieces: Rolls) -> Iterator[Roll]:
         """Yield each piece."""
@@ -85,10 +72,6 @@ class Notes(SequenceObjective[ManyToMany]):
     def describe(self) -> str:
         """Return how many notes there are."""
         return f"{KEYS} keys"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
-        return {}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -202,21 +185,14 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         output = Output(how.hidden_size, KEYS, "probability", how.dropout)
         return ManyToMany(nn.Identity(), how.layers(KEYS), output, dropout=0.0)
 
-    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        return self._sequences(device).problem(
-            data,
-            facts,
-            self.resolved("batch_size"),
-            f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units",
-            self._resolved_title(),
-            shift=self.transpose,
-        )
+    def _batching(self) -> dict[str, int]:
+        return {"shift": self.transpose}
 
-    def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        return final_facts(self.network_, problem)
+    def _read(self, X: Pieces) -> Rolls:
+        return Rolls(_part(self._parts(X), "test"))
 
-    def _sequences(self, device: torch.device | None = None) -> Sequences:
-        return Sequences(self.inputs_, self.targets_, self.seed, device or self._device())
+    def _labelled(self, X: Pieces, y: None = None) -> Rolls:
+        return self._read(X)
 
     # Evaluation and composition
 
@@ -231,8 +207,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             nll_per_step: negative log-likelihood of all 88 keys in nats, over all steps but the
             first of each piece, before which there is nothing; steps, so many; pieces.
         """
-        sequences = self._sequences()
-        pieces = Rolls(_part(self._parts(X), "test"))
+        sequences, pieces = self._sequences(), self._read(X)
         dataset, output = sequences.labelled(pieces), self.network_.output
 
         def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[float]:
@@ -303,26 +278,6 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         if out is not None:
             write_midi(np.concatenate([begun, roll]), out, self.steps_per_beat)
         return roll
-
-    # Looking into it
-
-    def examples(
-        self, X: Pieces, y: None = None, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some pieces; see `Estimator`."""
-        sequences = self._sequences()
-        pieces = Rolls(_part(self._parts(X), "test"))
-        return sequences.sample(sequences.labelled(pieces), count, steps)
-
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some of a run's pieces; see `Estimator`."""
-        return self._sequences().sample_of_run(data, count, steps)
-
-    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
-        """Encode one piece; see `Estimator`."""
-        return self._sequences().encode(Rolls([_roll(sequence, "sequence")]))
 
     # Storing
 

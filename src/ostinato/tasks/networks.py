@@ -128,7 +128,7 @@ class Architecture(NamedTuple):
     Attributes:
         init_steps: steps that the initialisation chrono reckons with.
 
-    >>> Architecture(hidden_size=8).layers(3, bidirectional=True)
+    >>> Architecture(hidden_size=8, init="pytorch").layers(3, bidirectional=True)
     GRU(3, 8, batch_first=True, bidirectional=True)
     """
 

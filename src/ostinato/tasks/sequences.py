@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.features import WordTable
-from ostinato.data.inputs import Dataset
+from ostinato.data.inputs import Dataset, SequenceInputs
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import DataError
-from ostinato.tasks.estimators import Problem
-from ostinato.training.fit import NetworkInput, Objective, Sample, evaluate, predict
+from ostinato.tasks.targets import SequenceTargets
+from ostinato.training.fit import NetworkInput, Problem, Sample, predict
 from ostinato.training.settings import TrainingSettings
 
-__all__ = ["Sequences", "prepare", "resolve", "split"]
+__all__ = ["Data", "Sequences", "prepare", "resolve", "split"]
 
 T = TypeVar("T")
 
@@ -38,51 +38,7 @@ class Data(Protocol):
 
 
 DataT = TypeVar("DataT", bound=Data)
-InputsT = TypeVar("InputsT", bound="Inputs[Any]")
-TargetsT = TypeVar("TargetsT", bound="Targets[Any]")
-DataT_contra = TypeVar("DataT_contra", bound=Data, contravariant=True)
-
-
-class Inputs(Protocol[DataT_contra]):
-    """What a model knows of its inputs."""
-
-    @property
-    def noun(self) -> str:
-        """What the sequences are called."""
-
-    def check(self, data: DataT_contra) -> None:
-        """Raise a `DataError` unless the data are such as the model was trained on."""
-
-    def encode(self, data: DataT_contra) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
-        """Return each sequence as numbers, and the words that they are numbers of, if any."""
-
-    def scaled_by(self, rows: Ragged) -> Self:
-        """Return the inputs with the mean and scale of encoded training data."""
-
-    def prepare(self, rows: Tensor, words: WordTable | None) -> NetworkInput:
-        """Return a batch of encoded sequences as the network takes it."""
-
-    def step_names(self, data: DataT_contra) -> list[str]:
-        """Return what the steps of the first sequence are called."""
-
-
-class Targets(Objective[Any, SequenceBatch], Protocol[DataT_contra]):
-    """What is predicted of each sequence."""
-
-    by_step: bool
-    own_lengths: bool
-
-    def check(self, data: DataT_contra) -> None:
-        """Raise a `DataError` at a target that the model cannot predict."""
-
-    def encode(self, data: DataT_contra) -> NDArray[Any] | Iterator[NDArray[Any]]:
-        """Return the target of each sequence as numbers."""
-
-    def describe(self) -> str:
-        """Return what is predicted in words."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
+InputsT = TypeVar("InputsT", bound=SequenceInputs)
 
 
 def split(
@@ -170,8 +126,8 @@ class Sequences(NamedTuple):
         device: of the network.
     """
 
-    inputs: Inputs[Any]
-    targets: Targets[Any]
+    inputs: SequenceInputs
+    targets: SequenceTargets[Any]
     seed: int = 0
     device: torch.device = torch.device("cpu")
 
@@ -225,7 +181,6 @@ class Sequences(NamedTuple):
         data: Path,
         facts: Mapping[str, Any],
         batch_size: int,
-        title: str,
         notes: str,
         **more: int,
     ) -> Problem:
@@ -235,7 +190,6 @@ class Sequences(NamedTuple):
             data: the folder.
             facts: as `prepare` returned them.
             batch_size: of the training batches.
-            title: of the network.
             notes: further lines of the title.
             more: of the training batches, as in `SequenceBatches`.
         """
@@ -249,7 +203,7 @@ class Sequences(NamedTuple):
             self.targets,
             None if held_out is None else self.batches(held_out),
             f"{facts['sequences']:,} {self.inputs.noun} of {steps} step{'s' * (longest > 1)} for "
-            f"training, {facts['held_out']:,} for validation; {self.targets.describe()}; {title}",
+            f"training, {facts['held_out']:,} for validation; {self.targets.describe()}",
             notes,
         )
 
@@ -309,7 +263,7 @@ def prepare(
     folder: Path,
     parts: Mapping[str, Data | None],
     inputs: InputsT,
-    targets: Targets[Any],
+    targets: SequenceTargets[Any],
 ) -> tuple[InputsT, NDArray[np.int64], dict[str, Any]]:
     """Encode training and validation data into files.
 
@@ -341,12 +295,3 @@ def prepare(
         "longest": int(rows.lengths.max()),
     }
     return inputs.scaled_by(rows), rows.lengths, facts
-
-
-def final_facts(network: nn.Module, problem: Problem) -> dict[str, Any]:
-    """Measure the last weights on the validation data, where there are any."""
-    if problem.validation is None:
-        return {}
-    measured = evaluate(network, problem.objective, problem.validation)
-    del measured["loss"]
-    return {"validation": measured} if measured else {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -23,17 +23,91 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.functional import Lengths, running
 from ostinato.networks.outputs import CRFOutput, Output
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.fit import SequenceObjective
+from ostinato.training.fit import NetworkInput
 
-__all__ = ["Classes", "LabelSets", "Numbers", "StepLabels", "TokenSequence", "calibrate"]
+__all__ = [
+    "Classes",
+    "LabelSets",
+    "Numbers",
+    "SequenceTargets",
+    "StepLabels",
+    "TokenSequence",
+    "calibrate",
+    "has_label_sets",
+]
 
 Label: TypeAlias = str | int | float
 PerSequence: TypeAlias = ManyToOne | OneToOne
 PerStep: TypeAlias = ManyToMany | OneToOne
 
 
+class SequenceNetwork(Protocol):
+    """A network with a loss over whole sequences."""
+
+    def loss(
+        self, x: NetworkInput, targets: Tensor, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Return the mean loss, and a state."""
+
+
+SequenceNetworkT = TypeVar("SequenceNetworkT", bound=SequenceNetwork)
+
+
+class SequenceTargets(Generic[SequenceNetworkT]):
+    """What is predicted of whole sequences; by default the loss is the network's own.
+
+    Attributes:
+        by_step: whether each step has a target, not each sequence.
+        own_lengths: whether targets are sequences with lengths of their own.
+        loss_unit: what the loss is counted in.
+        step_name: what a step of a sequence is called, in short.
+    """
+
+    by_step = False
+    own_lengths = False
+    loss_unit = "nats"
+    step_name = "steps"
+
+    def loss(
+        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
+    ) -> tuple[Tensor, None]:
+        """Return the mean loss of a batch."""
+        loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal)
+        return loss, None
+
+    def metrics(
+        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss of a batch as ``loss``."""
+        loss, _ = self.loss(network, batch, state)
+        return {"loss": float(loss)}, None
+
+    def count(self, batch: SequenceBatch) -> int:
+        """Return the number of sequences, or of steps where each has a target."""
+        return batch.steps if self.by_step else len(batch.lengths)
+
+    def units(self, loss: float) -> dict[str, float]:
+        """Return no other units."""
+        return {}
+
+    def check(self, data: Any) -> None:
+        """Raise a `DataError` at a target that cannot be predicted."""
+
+    def encode(self, data: Any) -> NDArray[Any] | Iterator[NDArray[Any]]:
+        """Return the target of each sequence as numbers."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return what is predicted in words."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return {}
+
+
 @dataclass
-class Classes(SequenceObjective[PerSequence]):
+class Classes(SequenceTargets[PerSequence]):
     """One class for each sequence.
 
     Args:
@@ -181,7 +255,7 @@ class LabelSets(Classes):
 
 
 @dataclass
-class Numbers(SequenceObjective[PerSequence]):
+class Numbers(SequenceTargets[PerSequence]):
     """One number or several for each sequence, standardised.
 
     Args:
@@ -250,7 +324,7 @@ class Numbers(SequenceObjective[PerSequence]):
 
 
 @dataclass
-class StepLabels(SequenceObjective[PerStep]):
+class StepLabels(SequenceTargets[PerStep]):
     """A label for every step.
 
     Args:
@@ -351,7 +425,7 @@ TokenNetworkT = TypeVar("TokenNetworkT", bound=TokenNetwork)
 
 
 @dataclass
-class TokenSequence(SequenceObjective[TokenNetworkT]):
+class TokenSequence(SequenceTargets[TokenNetworkT]):
     """A text for each sequence, as token ids: as many as the text has.
 
     Args:
@@ -404,7 +478,7 @@ def calibrate(
         targets: of the same.
         loss: of each row of scores.
 
-    >>> scores, targets = torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+    >>> scores, targets = torch.tensor([[9.0, 0.0]] * 400), torch.arange(400) % 4 // 3
     >>> temperature = calibrate(scores, targets, Output(1, 2).loss)
     >>> [round(p, 2) for p in (scores[0] / temperature).softmax(0).tolist()]
     [0.75, 0.25]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -27,11 +27,10 @@ from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Text
-from ostinato.tasks.estimators import Estimator, Prepared, Problem
+from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
-from ostinato.tasks.sequences import Sequences, final_facts, prepare, resolve, split
+from ostinato.tasks.sequences import prepare, resolve, split
 from ostinato.tasks.targets import TokenSequence
-from ostinato.training.fit import NetworkInput, Sample
 from ostinato.training.pictures import draw_attention
 from ostinato.training.settings import TrainingSettings, check_choice
 from ostinato.training.watching import ProgressMode
@@ -50,9 +49,6 @@ class TargetTexts(TokenSequence[EncoderDecoder]):
 
     sampled: float = 0.0
     epochs: float = 0.0
-
-    def check(self, pairs: Pairs) -> None:
-        """Accept any texts."""
 
     def encode(self, pairs: Pairs) -> Iterator[NDArray[np.int64]]:
         """Yield the token ids of the first text of each source."""
@@ -232,44 +228,6 @@ class WritingEstimator(
         encoder = RecurrentEncoder(embedding, reading, dropout, tied=self.shared)
         return EncoderDecoder(encoder, decoder, self.label_smoothing)
 
-    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        problem = self._sequences(device).problem(
-            data,
-            facts,
-            self.resolved("batch_size"),
-            f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units",
-            self._resolved_title(),
-        )
-        rising = self.resolved("epochs") or 0.0
-        return problem._replace(
-            objective=replace(self.targets_, sampled=self.sampled, epochs=rising)
-        )
-
-    def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        return final_facts(self.network_, problem)
-
-    def _sequences(self, device: torch.device | None = None) -> Sequences:
-        return Sequences(self.inputs_, self.targets_, self.seed, device or self._device())
-
-    # Looking into it
-
-    def examples(
-        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some pairs; see `Estimator`."""
-        sequences = self._sequences()
-        return sequences.sample(sequences.labelled(self._labelled(X, y)), count, steps)
-
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some of a run's pairs; see `Estimator`."""
-        return self._sequences().sample_of_run(data, count, steps)
-
-    def encode(self, sequence: str) -> tuple[NetworkInput, list[str]]:
-        """Encode a source; see `Estimator`."""
-        return self._sequences().encode(pairs_of([sequence]))
-
     # Writing
 
     def write(
@@ -385,10 +343,10 @@ class WritingEstimator(
         return documents
 
     def _restore(self, documents: Mapping[str, Any]) -> tuple[TokenInputs, TargetTexts]:
-        targets = TargetTexts.from_json(documents["vocabulary.json"])
+        vocabulary = Vocabulary.from_json(documents["vocabulary.json"])
         own = documents.get("source_vocabulary.json")
-        vocabulary = targets.vocabulary if own is None else Vocabulary.from_json(own)
-        return TokenInputs(vocabulary, self.longest), targets
+        inputs = TokenInputs(vocabulary if own is None else Vocabulary.from_json(own), self.longest)
+        return inputs, TargetTexts(vocabulary, self.sampled, self.resolved("epochs") or 0.0)
 
 
 def _vocabulary(level: Level, texts: Iterable[str], size: int | None) -> Vocabulary:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch, SequenceBatches
-from ostinato.networks.functional import Lengths
 from ostinato.networks.inputs import Words
 from ostinato.recurrence.layers import Hidden
 from ostinato.training.health import GradientHealth
@@ -98,11 +97,12 @@ def fit(
         >>> from ostinato.data.ragged import Examples, Ragged
         >>> from ostinato.networks.arrangements import ManyToOne, recurrent_layers
         >>> from ostinato.networks.outputs import Output
+        >>> from ostinato.tasks.targets import Classes
         >>> examples = Examples(Ragged.of(np.ones((n, 2), "f4") for n in (3, 1)), np.array([0, 1]))
         >>> network = ManyToOne(nn.Identity(), recurrent_layers("gru", 2, 8), Output(8, 2))
         >>> batches = SequenceBatches(examples, batch_size=2)
-        >>> settings = TrainingSettings(steps=30, health=False)
-        >>> result = fit(network, batches, SequenceObjective(), settings, validation=batches)
+        >>> settings, classes = TrainingSettings(steps=30, health=False), Classes(np.array([0, 1]))
+        >>> result = fit(network, batches, classes, settings, validation=batches)
         >>> result.ended, result.best_loss < 0.7
         ('budget', True)
     """
@@ -187,54 +187,6 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class SequenceNetwork(Protocol):
-    """A network with a loss over whole sequences."""
-
-    def loss(
-        self, x: NetworkInput, targets: Tensor, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
-        """Return the mean loss, and a state."""
-
-
-SequenceNetworkT = TypeVar("SequenceNetworkT", bound=SequenceNetwork)
-
-
-class SequenceObjective(Generic[SequenceNetworkT]):
-    """The network's own loss over whole sequences, no state carried from batch to batch.
-
-    Attributes:
-        by_step: whether each step has a target, not each sequence.
-        own_lengths: whether targets are sequences with lengths of their own.
-    """
-
-    by_step = False
-    own_lengths = False
-    loss_unit = "nats"
-    step_name = "steps"
-
-    def loss(
-        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
-    ) -> tuple[Tensor, None]:
-        """Return the mean loss of a batch."""
-        loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal)
-        return loss, None
-
-    def metrics(
-        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
-    ) -> tuple[dict[str, float], None]:
-        """Return the mean loss of a batch as ``loss``."""
-        loss, _ = self.loss(network, batch, state)
-        return {"loss": float(loss)}, None
-
-    def count(self, batch: SequenceBatch) -> int:
-        """Return the number of sequences, or of steps where each has a target."""
-        return batch.steps if self.by_step else len(batch.lengths)
-
-    def units(self, loss: float) -> dict[str, float]:
-        """Return no other units."""
-        return {}
-
-
 def _unchanged(x: Tensor) -> NetworkInput:
     return x
 
@@ -257,3 +209,14 @@ class Sample(NamedTuple):
     encode: Callable[[Tensor], Any] = _unchanged
     names: Sequence[Sequence[str]] = ()
     more: Mapping[str, Any] = {}
+
+
+class Problem(NamedTuple):
+    """What `fit` is given beside the network and the settings; see there."""
+
+    batches: Batches
+    objective: Objective[Any, Any]
+    validation: Iterable[Any] | None
+    title: str
+    notes: str = ""
+    sample: Callable[[int], str] | None = None
