@@ -132,7 +132,7 @@ def gates(
         unit: number of the unit to show over the text, from 0.
         layer: number of the layer of --unit and --gate, from 0.
         gate: letter of the gate to plot: i, f, o; r, z.
-        label: rank units that follow a label of each character: quotes (inside quotation
+        label: rank units by correlation with a label of each character: quotes (inside quotation
             marks) or line (position in the line).
         plot: PNG to write: the unit or gate over the steps.
         json: print one JSON object.
