@@ -13,13 +13,13 @@ RANKS = {
     "_core": 0,
     "errors": 0,
     "files": 0.5,
-    "signatures": 0.5,
     "recurrence": 1,
     "networks": 2,
     "data": 3,
     "training": 4,
     "tasks": 5,
     "insight": 6,
+    "cells": 7,
     "deploy": 7,
     "cli": 8,
     "__main__": 9,
@@ -150,7 +150,9 @@ GOOD = {
     "ostinato.tasks.forecasting.": "",
     "ostinato.tasks.forecasting.windows": "",
     "ostinato.tasks.forecasting.forecaster": "from ostinato.tasks.forecasting.windows import W",
-    "ostinato.cli": "import ostinato\nfrom ostinato import __version__, tasks",
+    "ostinato.cells": "from ostinato.recurrence.cells import LSTMCell",
+    "ostinato.cli.": "from ostinato.cli.app import main",
+    "ostinato.cli.app": "import ostinato\nfrom ostinato import __version__, tasks",
 }
 
 
@@ -193,7 +195,7 @@ def test_a_good_package_has_no_violations():
         ("recurrence.helpers", "from .cells import x", "the order within recurrence"),
         ("recurrence.cells", "import ostinato.utils", "utils has no rank"),
         ("utils", "", "utils has no rank"),
-        ("cli", "import ostinato.cli", "is not below it"),
+        ("cli.app", "import ostinato.cli", "is the package that holds it"),
     ],
 )
 def test_a_planted_fault_is_found(module, source, why):

@@ -74,7 +74,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, whole: Path, step: int, numb
     if step < 4:
         with pytest.raises(OstinatoError, match=r"holds no finished model .* go on with --resume"):
             TextGenerator.load(out)
-        assert ostinato.describe(out)["task"] == "unfinished run"
+        assert not ostinato.describe(out)["finished"]
     model = TextGenerator.resume(out)
     assert model.training_["ended"] == "budget"
     assert differences(result(out), result(whole)) == []

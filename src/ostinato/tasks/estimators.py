@@ -151,7 +151,8 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         device_of(self.device)
 
         def document(data: Path) -> dict[str, Any]:
-            return {"parameters": self.get_params(), **prepare(data)._asdict()}
+            task = {"task": type(self).__name__, "parameters": self.get_params()}
+            return task | prepare(data)._asdict()
 
         if out is None:
             with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
@@ -181,9 +182,10 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             settings: may repeat settings of the run, and must then equal them.
 
         Raises:
-            OstinatoError: if there is no run, or it was begun with other settings.
+            OstinatoError: if there is no run, or it was begun by another task or other settings.
         """
         run = RunFolder.reopen(Path(out))
+        run.refuse_other_task(cls.__name__)
         run.refuse_other_settings(settings)
         model = cls(**run.document["parameters"])
         model._train_in(run, progress, tensorboard, resume=True)

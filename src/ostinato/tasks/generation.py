@@ -304,16 +304,16 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         """Continue a text.
 
         Args:
-            prompt: the text to continue; it is not part of what comes out.
-            length: most tokens to write; characters, where the level is char.
-            temperature: below 1 bolder choices become rarer; 0 always takes the likeliest token.
-            top_k: choose among the k likeliest tokens only.
-            top_p: choose among the likeliest tokens that make up this probability only (Holtzman et
+            prompt: text to continue.
+            length: largest number of tokens to generate; characters, where the level is char.
+            temperature: below 1 unlikely tokens become rarer; 0 always takes the likeliest.
+            top_k: sample from the k likeliest tokens only.
+            top_p: sample from the likeliest tokens that make up this probability only (Holtzman et
                 al. 2020, "The curious case of neural text degeneration").
             repetition_penalty: above 1 makes the latest 64 tokens less likely (Keskar et al. 2019,
                 "CTRL").
-            seed: the same seed writes the same text.
-            stop: end before this text, or the first of several, would come.
+            seed: the same seed generates the same text.
+            stop: text to end before; the first of several.
 
         Warns:
             DegenerateTextWarning: if the text repeats itself or stopped at once.

@@ -20,7 +20,7 @@ class Task(NamedTuple):
         command: of ``ostinato train``.
         protocols: names of the protocols in `ostinato.tasks.base` that the class fulfils; a command
             that uses a trained model asks for one of them.
-        help: of the command that trains; the first line is its summary.
+        help: of the command that trains: a summary, further lines, and two examples.
         next: the command to run on a trained model, ``{run}`` being its folder.
     """
 
@@ -42,6 +42,10 @@ TASKS: Sequence[Task] = (
 
         Shows the loss on held-out text and a sample as it goes. Ctrl-C stops the run; --resume
         continues it.
+
+        Examples:
+            ostinato train text book.txt --out run --minutes 5
+            ostinato train text notes/ --pattern *.md --level word --out run
         """,
         "ostinato generate {run} --length 500",
     ),
@@ -54,6 +58,10 @@ TASKS: Sequence[Task] = (
 
         From texts (CSV, TSV, JSON lines with a column of labels), measurements (.ts files, tables
         with a row for every step or every series), or folders of recordings or images.
+
+        Examples:
+            ostinato train classify reviews.csv --out sentiment
+            ostinato train classify recordings/ --out words --validation spoken/
         """,
         "ostinato predict {run} FILES   (or evaluate, with labels)",
     ),
@@ -65,6 +73,10 @@ TASKS: Sequence[Task] = (
         """Train a regression model of sequences.
 
         From the same files as classify, with numbers for labels.
+
+        Examples:
+            ostinato train regress sensors.csv --id machine --label wear --out wear
+            ostinato train regress houses.csv --label price --epochs 30 --out prices
         """,
         "ostinato predict {run} FILES   (or evaluate, with numbers)",
     ),
@@ -76,6 +88,10 @@ TASKS: Sequence[Task] = (
         """Train a tagger: a label for every step.
 
         From sentences (CoNLL, CoNLL-U) or tables with a row for every step.
+
+        Examples:
+            ostinato train tag train.conllu --label upos --out tags
+            ostinato train tag frames.csv --id video --label action --out actions
         """,
         "ostinato predict {run} FILES   (or evaluate, with labels)",
     ),
@@ -88,6 +104,10 @@ TASKS: Sequence[Task] = (
 
         From two parallel files, a text a line: first the sources, then their translations; or
         tables (CSV, TSV, JSON lines) with a column of each. Files may be compressed (.gz).
+
+        Examples:
+            ostinato train translate train.en train.de --out german
+            ostinato train translate pairs.tsv --source en --target de --out german
         """,
         "ostinato translate {run} FILE   (or evaluate, with translations)",
     ),
@@ -100,6 +120,10 @@ TASKS: Sequence[Task] = (
 
         From tables (JSON lines, TSV, CSV) with a column of documents and one of summaries, of which
         a document may have several.
+
+        Examples:
+            ostinato train summarize papers.jsonl --out short
+            ostinato train summarize papers.jsonl --target title --out titles
         """,
         "ostinato summarize {run} FILE   (or evaluate, with summaries)",
     ),
@@ -112,6 +136,10 @@ TASKS: Sequence[Task] = (
 
         From a table with a column of sound files and one of texts (--text, --label), or a folder of
         recordings whose names hold the label: --pattern "{label}_{speaker}.wav".
+
+        Examples:
+            ostinato train transcribe recordings/ --out ears
+            ostinato train transcribe clips.tsv --text path --no-bidirectional --out ears
         """,
         "ostinato transcribe {run} FILES   (or evaluate, with texts)",
     ),
@@ -123,6 +151,10 @@ TASKS: Sequence[Task] = (
         """Train an image captioning model.
 
         From a table (CSV, TSV, JSON lines) with a column of image files and one of captions.
+
+        Examples:
+            ostinato train caption captions.csv --out captions
+            ostinato train caption photos.jsonl --text file --label title --out captions
         """,
         "ostinato predict {run} IMAGES   (or evaluate, with captions)",
     ),
@@ -136,6 +168,10 @@ TASKS: Sequence[Task] = (
         From tables (CSV, TSV, JSON lines, Parquet) with a column of times and one of values
         (--target); several series in several columns, or told apart by --id. Missing values may be
         left empty.
+
+        Examples:
+            ostinato train forecast sales.csv --horizon 6 --out sales
+            ostinato train forecast prices.parquet --id ticker --target close --out prices
         """,
         "ostinato forecast {run} --plot forecast.png   (or evaluate)",
     ),
@@ -147,6 +183,10 @@ TASKS: Sequence[Task] = (
         """Train a model of music.
 
         From MIDI files, or piano rolls in MATLAB or JSON files.
+
+        Examples:
+            ostinato train music chorales/ --out music
+            ostinato train music pieces.mid --transpose 6 --epochs 50 --out music
         """,
         "ostinato compose {run} --out piece.mid",
     ),

@@ -140,6 +140,7 @@ class Sequences(NamedTuple):
 
     def labelled(self, data: Data) -> Dataset:
         """Encode data with targets in memory."""
+        self.targets.check(data)
         rows, words = self._encoded(data)
         targets = self.targets.encode(data)
         wanted = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)

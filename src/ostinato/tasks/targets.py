@@ -356,6 +356,8 @@ class StepLabels(SequenceTargets[PerStep]):
         known = set(self.names.tolist())
         for i, (steps, labels) in enumerate(zip(corpus.inputs, corpus.targets or [], strict=True)):
             place = corpus.places[i]
+            if not isinstance(labels, list | tuple | np.ndarray):
+                raise place.error(f"has the label {labels!r:.40}; expected a label for each step.")
             if len(steps) != len(labels):
                 raise place.error(f"has {len(steps)} steps, and {len(labels)} labels.")
             for t, label in enumerate(labels):

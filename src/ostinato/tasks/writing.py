@@ -252,8 +252,8 @@ class WritingEstimator(
             n_best: texts for each source, the best first.
             no_repeat: tokens that must not follow each other twice; 0 for any.
             sampling: sample a text instead of searching for the best.
-            temperature: of the sampling.
-            seed: of the sampling.
+            temperature: of the sampling; below 1 unlikely tokens become rarer.
+            seed: of the sampling; the same seed writes the same texts.
             batch_size: sources at a time.
         """
         check_is_fitted(self, "network_")

@@ -144,6 +144,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             self.chosen_: dict[str, Any] = {}
             facts = prepare(data)
             return {
+                "task": type(self).__name__,
                 "parameters": self.get_params(),
                 "chosen": self.chosen_,
                 "data": facts,
@@ -181,6 +182,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             OstinatoError: if there is no run, or it was begun with other settings.
         """
         run = RunFolder.reopen(Path(out))
+        run.refuse_other_task(cls.__name__)
         run.refuse_other_settings(settings)
         model = cls(**run.document["parameters"])
         model.chosen_ = run.document["chosen"]

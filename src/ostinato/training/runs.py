@@ -109,6 +109,12 @@ class RunFolder:
         files: list[Callback] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
 
+    def refuse_other_task(self, task: str) -> None:
+        """Raise an `OstinatoError` if the run was begun by another estimator."""
+        recorded = self.document["task"]
+        if recorded != task:
+            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {recorded}.")
+
     def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:
         """Raise an `OstinatoError` where a setting is asked for that the run did not begin with."""
         recorded = self.document["parameters"]
@@ -152,7 +158,9 @@ def refuse_to_overwrite(path: Path) -> None:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in the folder of a model or a run: its task, settings, and how it was trained.
+    """Describe the model or run in a folder: its task, settings, and how it was trained.
+
+    Of a run without a finished model ``finished`` is False.
 
     Raises:
         OstinatoError: if there is neither, or a file of the model is damaged.
@@ -160,7 +168,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if (path / RUN_FILE).exists() and not storage.holds_model(path):
         document = RunFolder.reopen(path).document
-        return {"task": "unfinished run", "training": {}, "parameters": document["parameters"]}
+        known = {name: document[name] for name in ("task", "parameters")}
+        return {**known, "finished": False, "training": {}}
     config = storage.read_config(path)
     storage.read_files(path, "config.json")
     return config
