@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.data.corpus import Place, numbered_lines
-from ostinato.data.tables import Table
+from ostinato.data.rows import Table
 from ostinato.errors import DataError, OstinatoError
 
 __all__ = ["PairSettings", "Pairs", "pairs_of", "read_pairs", "read_sources"]

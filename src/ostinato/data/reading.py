@@ -30,7 +30,7 @@ from ostinato.data.corpus import (
     numbered_lines,
     opened,
 )
-from ostinato.data.tables import Table, as_number, sequences_of_table, steps_of_table
+from ostinato.data.rows import Table, as_number, sequences_of_table, steps_of_table
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["corpus_of", "read_corpus"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.calendars import Grid, parse_times
 from ostinato.data.corpus import Place
-from ostinato.data.tables import IDS, TIMES, Table, as_number, is_missing
+from ostinato.data.rows import IDS, TIMES, Table, as_number, is_missing
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["Panel", "Series", "SeriesSettings", "read_panel"]
