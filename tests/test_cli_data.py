@@ -279,7 +279,8 @@ def test_mistakes_of_pairs_are_one_line(data, ostinato, command, message):  # no
 def test_series_are_forecast_from_file_to_picture(data, ostinato):  # noqa: F811
     said = ostinato("train forecast sales.csv --horizon 6 --out run --epochs 1")
     assert said.status == 0, said
-    assert "1 series of 60 steps of 1 month; 6 ahead from 36, season 12" in said.out
+    assert "time: month; target: sales; one series, monthly\n" in said.out
+    assert "1 series of 60 steps; horizon 6, context 36, season 12" in said.out
     table = ostinato("forecast run").out.splitlines()
     assert table[0].split() == ["time", "median", "10", "%", "90", "%"] and len(table) == 9
     assert table[1].split()[0] == "2005-01" and "with a probability of" in table[-1]
@@ -291,11 +292,18 @@ def test_series_are_forecast_from_file_to_picture(data, ostinato):  # noqa: F811
     assert machine[0]["quantiles"]["0.1"] < machine[0]["median"] < machine[0]["quantiles"]["0.9"]
     rows = ostinato("forecast run --csv --levels 0.05 --horizon 9 --plot fan.png").out.splitlines()
     assert rows[0] == "series,time,median,q0.05" and len(rows) == 10
-    found = ostinato("evaluate run --origins 2 --plot backtest.png").out
+    found = ostinato("evaluate run --cutoffs 2 --plot backtest.png").out
     assert "mase" in found and "seasonal naive mase" in found and "coverage 80" in found
     for name in ("fan.png", "backtest.png"):
         assert (data / name).read_bytes().startswith(b"\x89PNG")
     assert "figures" in ostinato("diagnose run").out
+
+
+def test_json_holds_no_nan(data, ostinato):  # noqa: F811
+    (data / "flat.csv").write_text("t,y\n" + "".join(f"{t},1\n" for t in range(40)))
+    assert ostinato("train forecast flat.csv --horizon 2 --out flat --steps 1").status == 0
+    found = json.loads(ostinato("evaluate flat --json").out, parse_constant=pytest.fail)
+    assert found["mase"] is None and found["smape"] < 50
 
 
 @pytest.mark.parametrize(
@@ -308,7 +316,7 @@ def test_series_are_forecast_from_file_to_picture(data, ostinato):  # noqa: F811
             "frequency='often'; expected a st",
         ),
         ("train forecast none.csv --out run", "none.csv: "),
-        ("train forecast sales.csv --out run --validation new.txt", "y and validation are not for"),
+        ("train forecast sales.csv --out run --validation new.txt", "expected neither y nor validation"),
         ("forecast none", "none: no such folder"),
     ],
 )
