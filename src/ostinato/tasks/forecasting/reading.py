@@ -214,18 +214,18 @@ def _find_time(table: Table, free: Sequence[int], settings: SeriesSettings) -> l
         parts = ("year", *YEAR_PARTS, *CLOCK_PARTS)
         return [names[part] for part in parts if part in names]
     called = table.called(TIME_NAMES, free)
-    numeric = [i for i in called if table.is_numeric(i)]
-    for column in [i for i in [*called, *free] if i not in numeric and not table.is_numeric(i)]:
-        some = _cells(table, column).dropna().head(50)
+    for column in dict.fromkeys([*called, *free]):
+        some = _cells(table, column).head(200).dropna()
         times = parse_times(some, bool(settings.day_first)).times
-        if len(some) and times.dtype.kind == "M" and (~np.isnat(times)).mean() > 0.9:
+        if not len(some) or times.dtype.kind != "M" or np.isnat(times).mean() >= 0.1:
+            continue
+        if column in called or not table.is_numeric(column):
             days = (times == times.astype("M8[D]")).all()
             clock = [names[part] for part in CLOCK_PARTS if part in names and names[part] != column]
             return [column, *clock] if days else [column]
-    if numeric:
-        return numeric[:1]
+    numeric = [i for i in called if table.is_numeric(i)]
     # What is called a time and cannot be read as one is a mistake, not to be passed over.
-    return called if len(called) == 1 else []
+    return numeric[:1] or (called if len(called) == 1 else [])
 
 
 def _cells(table: Table, column: int) -> pd.Series:
