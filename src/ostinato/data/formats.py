@@ -18,6 +18,7 @@ import lzma
 import os
 import re
 import sys
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -41,7 +42,6 @@ FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "feather", "excel
 
 PIECE = 1 << 18  # characters read at a time
 HEAD = 1 << 20  # characters looked at before a table is read
-ROWS = 1 << 18  # rows that pandas parses at a time
 
 
 class Format(NamedTuple):
@@ -68,7 +68,7 @@ def read_table(
     """Read a file as a table.
 
     Args:
-        path: the file, perhaps compressed (.gz, .bz2, .xz, .zip, .zst); ``-`` is standard input.
+        path: the file, perhaps compressed (.gz, .bz2, .xz, .zip, .zst).
         settings: how it is read.
         asked: names that columns are asked for by, which tell a header from data.
 
@@ -221,10 +221,9 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _pieces(path: Path) -> Iterator[str]:
-    r"""The text of a file in pieces, with ``\n`` at the end of lines and no byte order mark."""
-    ended_by_cr: bool | None = None
-    line, held = 1, ""
+def _decoded(path: Path) -> Iterator[str]:
+    r"""The text of a file in pieces, without a byte order mark; none ends between \r and \n."""
+    before, held = 0, ""
     with opened(path) as file:
         data = file.read(PIECE)
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -233,33 +232,76 @@ def _pieces(path: Path) -> Iterator[str]:
             try:
                 text = held + decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                before = error.object[: error.start].decode(error.encoding, "replace")
+                at = before + len(data) - len(error.object) + error.start
                 raise DataError(
                     f"byte 0x{error.object[error.start]:02X} is not valid UTF-8; convert the file, "
                     "if it is Latin-1 with iconv -f LATIN1 -t UTF-8.",
                     path=path,
-                    line=line + before.count("\n"),
+                    line=_line_of(path, at),
                 ) from None
-            held = ""
-            if ended_by_cr is None and text:
-                ended_by_cr = "\r" in text[:-1] and "\n" not in text
-            if "\r" in text:
-                if text.endswith("\r") and data:
-                    text, held = text[:-1], "\r"
-                text = text.replace("\r\n", "\n")
-                text = text.replace("\r", "\n") if ended_by_cr else text
+            held = "\r" if text.endswith("\r") and data else ""
+            text = text[: len(text) - len(held)]
             if "\0" in text:
                 raise DataError(
                     "holds a zero byte: no text file, or UTF-16 without a byte order mark.",
                     path=path,
-                    line=line + text[: text.index("\0")].count("\n"),
+                    line=_line_of(path, before + max(0, data.find(b"\0"))),
                 )
-            line += text.count("\n")
+            before += len(data)
             if text:
                 yield text
             if not data:
                 return
             data = file.read(PIECE)
+
+
+def _line_of(path: Path, offset: int) -> int:
+    """The line that a byte is in."""
+    line = 1
+    with opened(path) as file:
+        while offset > 0 and (data := file.read(min(PIECE, offset))):
+            line += data.count(b"\n")
+            offset -= len(data)
+    return line
+
+
+class _LineEnds:
+    r"""Turns what ends lines into \n: \r\n, or \r where there is no \n.
+
+    Attributes:
+        alone: carriage returns that are not before a newline.
+        pairs: those that are.
+    """
+
+    def __init__(self) -> None:
+        self.alone = self.pairs = 0
+        self._by_return: bool | None = None
+
+    def __call__(self, text: str) -> str:
+        if "\r" not in text:
+            return text
+        if self._by_return is None:
+            self._by_return = "\n" not in text
+        pairs = text.count("\r\n")
+        self.pairs += pairs
+        self.alone += text.count("\r") - pairs
+        text = text.replace("\r\n", "\n")
+        return text.replace("\r", "\n") if self._by_return else text
+
+
+def _after(pieces: Iterable[str], lines: int) -> Iterator[str]:
+    """Text without its first lines."""
+    for text in pieces:
+        while lines and "\n" in text:
+            text = text.partition("\n")[2]
+            lines -= 1
+        if text and not lines:
+            yield text
+
+
+def _pieces(path: Path, skipped: int = 0) -> Iterator[str]:
+    r"""The text of a file in pieces, with \n at the end of lines, without its first lines."""
+    return _after(map(_LineEnds(), _decoded(path)), skipped)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -276,61 +318,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 # Delimited text
 
 
-class _Watched:
-    """Text in pieces, as a file that pandas reads from, and what was noticed on the way.
-
-    Attributes:
-        lines: that were read.
-        delimiters: outside quotation marks.
-        quoted: whether there are quotation marks.
-        strict: whether every quotation mark stands at the border of a cell or is doubled.
-    """
-
-    def __init__(self, pieces: Iterator[str], delimiter: str) -> None:
-        self._pieces = pieces
-        self._rest = ""
-        self._delimiter = delimiter
-        self._tail = "\n"
-        self._inside = 0
-        self.lines = self.delimiters = 0
-        self.ended = True
-        self.quoted = False
-        self.strict = True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(partial(self.read, PIECE), "")
-
-    def read(self, size: int = -1) -> str:
-        if not self._rest:
-            self._rest = next(self._pieces, "")
-            self._watch(self._rest)
-        size = len(self._rest) if size < 0 else size
-        text, self._rest = self._rest[:size], self._rest[size:]
-        return text
-
-    def _watch(self, piece: str) -> None:
-        self.lines += piece.count("\n")
-        self.ended = piece.endswith("\n") if piece else self.ended
-        if not self.quoted and '"' not in piece:
-            self.delimiters += piece.count(self._delimiter)
-            self._tail = (self._tail + piece)[-2:]
-            return
-        self.quoted = True
-        text = (self._tail + (piece or "\n")).encode()
-        data = np.frombuffer(text, np.uint8)
-        marks = np.flatnonzero((data == ord('"')) | (data == ord(self._delimiter)))
-        marks = marks[(marks > 0) & (marks < len(data) - 1)]
-        quotes = data[marks] == ord('"')
-        inside = (np.cumsum(quotes) + self._inside) & 1
-        self.delimiters += int((~quotes & (inside == 0)).sum())
-        border = np.zeros(256, dtype=bool)
-        border[[ord('"'), ord(self._delimiter), ord("\n")]] = True
-        opening, closing = marks[quotes & (inside == 1)], marks[quotes & (inside == 0)]
-        self.strict &= bool(border[data[opening - 1]].all() and border[data[closing + 1]].all())
-        self._inside = int(inside[-1]) if len(inside) else self._inside
-        self._tail = (self._tail + piece)[-2:]
-
-
 class _Dialect(NamedTuple):
     """How a delimited text is cut into cells."""
 
@@ -339,55 +326,109 @@ class _Dialect(NamedTuple):
     skipped: int  # lines before the header, or the first row
 
 
+class _Survey(NamedTuple):
+    """What the rows of a delimited text look like from afar.
+
+    Attributes:
+        lines: of the text.
+        delimiters: outside quotation marks.
+        quoted: whether there are quotation marks.
+        strict: whether every quotation mark stands at the border of a cell or is doubled.
+        returns: whether there are carriage returns, and lone ones or beside quotation marks.
+    """
+
+    lines: int
+    delimiters: int
+    quoted: bool
+    strict: bool
+    returns: Literal["", "before newlines", "elsewhere"]
+
+
+def _survey(path: Path, dialect: _Dialect, skipped: int) -> _Survey:
+    """Look over a file before pandas cuts it; a `DataError` where it is no text."""
+    lines = delimiters = inside = 0
+    quoted, strict = False, True
+    quote, delimiter, newline = ord('"'), ord(dialect.delimiter), ord("\n")
+    border = np.zeros(256, dtype=bool)
+    border[[quote, delimiter, newline]] = True
+    tail = b"\n"
+    ends = _LineEnds()
+    for text in itertools.chain(_after(map(ends, _decoded(path)), skipped), [""]):
+        data = text.encode()
+        cells = np.frombuffer(data, np.uint8)
+        lines += np.count_nonzero(cells == newline)
+        quoted |= b'"' in data and dialect.quoting != csv.QUOTE_NONE
+        if quoted:
+            cells = np.frombuffer(tail + (data or b"\n"), np.uint8)
+            marks = np.flatnonzero((cells == quote) | (cells == delimiter))
+            marks = marks[(marks > 0) & (marks < len(cells) - 1)]
+            quotes = cells[marks] == quote
+            within = (np.cumsum(quotes) + inside) & 1
+            delimiters += np.count_nonzero(~quotes & (within == 0))
+            opening, closing = marks[quotes & (within == 1)], marks[quotes & (within == 0)]
+            strict &= bool(border[cells[opening - 1]].all() and border[cells[closing + 1]].all())
+            inside = int(within[-1]) if len(within) else inside
+        else:
+            delimiters += np.count_nonzero(cells == delimiter)
+        tail = (tail + data)[-2:]
+    lines += tail[-1:] != b"\n"
+    returns: Literal["", "before newlines", "elsewhere"] = "before newlines" if ends.pairs else ""
+    if ends.alone or (ends.pairs and quoted):
+        returns = "elsewhere"
+    return _Survey(lines, delimiters, quoted, strict and not inside, returns)
+
+
+class _Stream:
+    """Text in pieces as a file that pandas reads from."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._rest = ""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(partial(self.read, PIECE), "")
+
+    def read(self, size: int = -1) -> str:
+        self._rest = self._rest or next(self._pieces, "")
+        size = len(self._rest) if size < 0 else size
+        text, self._rest = self._rest[:size], self._rest[size:]
+        return text
+
+
 def _read_delimited(
     path: Path, settings: TableSettings, asked: Collection[str], delimiter: str | None
 ) -> Table:
-    pieces = _pieces(path)
-    head = ""
-    for piece in pieces:
-        head += piece
-        if len(head) >= HEAD:
-            break
-    if not head.strip():
-        raise DataError("is empty; give some rows.", path=path)
+    head = _head(path, 0)
     declared = re.match(r"\s*\"?sep=(.)\"?[ ;,\t|]*(\n|$)", head)
     skipped = 0
     if declared:
         delimiter = declared[1]
-        skipped = head[: declared.end()].count("\n")
-        head = head[declared.end() :]
-        if not head.strip():
-            raise DataError("is empty; give some rows.", path=path)
-    delimiter = delimiter or _delimiter(head)
-    text = itertools.chain([head], pieces)
-    quoted = _Dialect(delimiter, csv.QUOTE_MINIMAL, skipped)
-    if delimiter != "\t":
-        return _parsed(path, text, head, quoted, settings, asked)
-    # A tab-separated file often knows no quoting: quotation marks are part of its text.
-    try:
-        return _parsed(path, text, head, quoted, settings, asked)
-    except DataError:
-        plain = quoted._replace(quoting=csv.QUOTE_NONE)
-        return _parsed(path, _after(path, skipped), head, plain, settings, asked)
+        skipped = declared[0].count("\n")
+        head = _head(path, skipped)
+    if not head.strip():
+        raise DataError("is empty; give some rows.", path=path)
+    dialect = _Dialect(delimiter or _delimiter(head), csv.QUOTE_MINIMAL, skipped)
+    if dialect.delimiter == "\t":
+        # A tab-separated file often knows no quoting: quotation marks are part of its text.
+        try:
+            return _parsed(path, head, dialect, settings, asked)
+        except DataError:
+            dialect = dialect._replace(quoting=csv.QUOTE_NONE)
+    return _parsed(path, head, dialect, settings, asked)
 
 
-def _after(path: Path, skipped: int) -> Iterator[str]:
-    """The text of a file without its first lines."""
-    for piece in _pieces(path):
-        while skipped and "\n" in piece:
-            piece = piece.partition("\n")[2]
-            skipped -= 1
-        if not skipped and piece:
-            yield piece
+def _head(path: Path, skipped: int) -> str:
+    """The beginning of a text."""
+    head = ""
+    for piece in _pieces(path, skipped):
+        head += piece
+        if len(head) >= HEAD:
+            break
+    return head
 
 
 def _parsed(
-    path: Path,
-    text: Iterator[str],
-    head: str,
-    dialect: _Dialect,
-    settings: TableSettings,
-    asked: Collection[str],
+    path: Path, head: str, dialect: _Dialect, settings: TableSettings, asked: Collection[str]
 ) -> Table:
     """A delimited text as a table; a `DataError` at the first row of another width."""
     import pandas
@@ -399,162 +440,119 @@ def _parsed(
     header = settings.header
     if header is None:
         header = has_header(rows, asked)
-    names, start = _names(path, rows, header, dialect), 0
+    names, skipped = _names(path, rows, header, dialect), dialect.skipped
     if header:
-        start = _end_of_record(head, dialect)
+        skipped += head[: _end_of_record(head, dialect)].count("\n")
         rows = rows[1:]
-    watched = _Watched(_skipping(text, start), dialect.delimiter)
+    if header and not rows:
+        raise DataError("has a line of names, and no rows after it.", path=path)
+    survey = _survey(path, dialect, skipped)
     storage = [_storage([row[i] for row in rows]) for i in range(width)]
-    columns = [_Parts(pandas, each) for each in storage]
+    read = partial(_cells, path, width, dialect, skipped, survey.returns)
+    held = {i: kind for i, kind in enumerate(storage) if kind}
     try:
-        for chunk in _chunks(pandas, watched, width, dialect, storage):
-            for i, parts in enumerate(columns):
-                parts.append(chunk[i])
-    except (pandas.errors.ParserError, csv.Error) as error:
+        try:
+            frame = read(held)
+        except ValueError:  # a column of numbers holds something else later on
+            frame = read({i: kind for i, kind in held.items() if kind == "text"})
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         _refuse_rows(path, dialect)
         raise DataError(f"is no table: {' '.join(str(error).split())}", path=path) from None
-    except pandas.errors.EmptyDataError:
-        pass
-    count = columns[0].count
-    if header and not count:
-        raise DataError("has a line of names, and no rows after it.", path=path)
-    even = watched.delimiters == count * (width - 1)
-    if (dialect.quoting != csv.QUOTE_NONE and watched.quoted and not watched.strict) or (
-        (columns[-1].blank or width == 1) and not even
-    ):
+    last = frame.iloc[:, -1]
+    uneven = survey.delimiters != len(frame) * (width - 1)
+    if not survey.strict or (uneven and (width == 1 or (last.isna() | (last == "")).any())):
         _refuse_rows(path, dialect)
-    first = dialect.skipped + head[:start].count("\n") + 1
-    lines = watched.lines + (not watched.ended)
-    regular = lines == count
-
-    def reread(column: int) -> Any:
-        stream = _Watched(_skipping(_after(path, dialect.skipped), start), dialect.delimiter)
-        again = _chunks(pandas, stream, width, dialect, [str] * width, [column])
-        return pandas.concat([chunk[column] for chunk in again], ignore_index=True)
-
-    joined = {}
-    for i, name in enumerate(names):
-        series = columns[i].joined()
-        joined[name] = reread(i) if series is None else series
-    frame = pandas.DataFrame(joined, columns=names, copy=False)
+    odd = [i for i in range(width) if not _is_one_thing(frame[i])]
+    if odd:
+        again = read(dict.fromkeys(odd, "text"), odd)
+        frame = pandas.DataFrame({i: again[i] if i in odd else frame[i] for i in range(width)})
     # A delimiter at the end of every line makes a column without a name or a cell.
-    kept = [
-        i
-        for i in range(width)
-        if not (header and UNNAMED.fullmatch(names[i]) and _blank(frame.iloc[:, i]))
-    ]
+    kept = [i for i in range(width) if not (UNNAMED.fullmatch(names[i]) and (frame[i] == "").all())]
+    frame = frame if len(kept) == width else frame[kept]
+    frame.columns = [names[i] for i in kept]
     return Table(
         path,
-        frame if len(kept) == width else frame.iloc[:, kept],
+        frame,
         named=header,
-        line=first if regular else lambda: _lines_of_rows(path, dialect, header),
-        reread=lambda i: reread(kept[i]),
-        decimal=settings.decimal,
+        line=skipped + 1
+        if survey.lines == len(frame)
+        else lambda: _lines_of_rows(path, dialect, header),
+        reread=lambda i: read({kept[i]: "text"}, [kept[i]])[kept[i]],
+        # Without quotation marks no cell has a comma where commas are between cells.
+        decimal=settings.decimal
+        or ("." if dialect.delimiter == "," and not survey.quoted else None),
     )
 
 
-def _blank(series: Any) -> bool:
-    return bool((series.isna() | (series == "")).all())
+Storage = Literal["number", "text", ""]
 
 
-def _skipping(text: Iterator[str], start: int) -> Iterator[str]:
-    """Text without its first characters."""
-    for piece in text:
-        cut, start = piece[start:], max(0, start - len(piece))
-        if cut:
-            yield cut
-
-
-def _chunks(
-    pandas: Any,
-    stream: _Watched,
+def _cells(
+    path: Path,
     width: int,
     dialect: _Dialect,
-    storage: Sequence[Any],
+    skipped: int,
+    returns: str,
+    storage: dict[int, Storage],
     only: Sequence[int] | None = None,
-) -> Iterator[Any]:
-    """Rows of a text in frames, some hundred thousand at a time."""
-    numbers = [i for i in range(width) if storage[i] is None]
+) -> Any:
+    """Rows of a text as a frame with numbered columns.
+
+    pandas reads a file that holds plain text by itself, large ones in parallel; others as a stream.
+    """
+    import pandas
+
+    with opened(path) as file, path.open("rb") as raw:
+        head = raw.read(4)
+        plain = file.read(4) == head and returns != "elsewhere"
+    plain = plain and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    plain = plain and not (head.startswith(codecs.BOM_UTF8) and not skipped)
     exact = {} if pandas.__version__ >= "3.1" else {"float_precision": "round_trip"}
-    reader = pandas.read_csv(
-        stream,
-        sep=dialect.delimiter,
-        header=None,
-        names=range(width),
-        usecols=only,
-        index_col=False,
-        dtype={i: kind for i, kind in enumerate(storage) if kind is not None},
-        keep_default_na=False,
-        na_values={i: list(_EMPTY) for i in numbers},
-        quoting=dialect.quoting,
-        lineterminator="\n",
-        chunksize=ROWS,
-        low_memory=False,
-        **exact,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)
+        return pandas.read_csv(
+            str(path) if plain else _Stream(_pieces(path, skipped)),
+            sep=dialect.delimiter,
+            header=None,
+            names=range(width),
+            usecols=only,
+            index_col=False,
+            skiprows=skipped if plain else 0,
+            dtype={i: float if kind == "number" else str for i, kind in storage.items()},
+            keep_default_na=False,
+            na_values={i: list(_EMPTY) for i, kind in storage.items() if kind == "number"},
+            quoting=dialect.quoting,
+            lineterminator=None if plain and returns else "\n",
+            compression=None,
+            **exact,
+        )
+
+
+def _is_one_thing(series: Any) -> bool:
+    """Tell whether a column came out as numbers or as text throughout."""
+    if series.dtype.kind in "iuf":
+        return True
+    return series.dtype.kind == "O" and (
+        str(series.dtype) != "object" or all(type(cell) is str for cell in series)
     )
-    with reader:
-        yield from reader
+
+
+def _storage(cells: Sequence[str]) -> Storage:
+    """How to hold a column whose first cells are these; what it says does not depend on it.
+
+    Numbers are read again as text where they are asked for as that, or turn out to be something
+    else; so is what was left to pandas ("") and is no text throughout.
+    """
+    filled = [cell for cell in cells if cell.strip().lower() not in MISSING]
+    if filled and all(_NUMBER.fullmatch(cell) for cell in filled):
+        few = len(set(cells)) <= max(20, len(cells) // 2)
+        whole = all(cell.lstrip("+-").isdecimal() for cell in filled)
+        return "text" if whole and few else "number"
+    return "text" if {cell.lower() for cell in filled} <= {"true", "false"} else ""
 
 
 _EMPTY = tuple({form for word in MISSING for form in (word, word.upper(), word.title())} | {"NaN"})
-
-
-def _storage(cells: Sequence[str]) -> Any:
-    """How to hold a column whose first cells are these; what it says does not depend on it.
-
-    None is a column of parsed numbers, to be read again as text where it is asked for as that or
-    turns out to hold something else; object one of few texts, kept as their numbers.
-    """
-    filled = [cell for cell in cells if cell.strip().lower() not in MISSING]
-    few = len(set(cells)) <= max(20, len(cells) // 2) and len(cells) >= 100
-    if filled and all(_NUMBER.fullmatch(cell) for cell in filled):
-        whole = all(cell.lstrip("+-").isdecimal() for cell in filled)
-        return object if whole and few else None
-    return object if few else str
-
-
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
-
-class _Parts:
-    """A column of a text, chunk by chunk.
-
-    Attributes:
-        count: rows so far.
-        blank: whether a cell is empty.
-    """
-
-    def __init__(self, pandas: Any, storage: Any) -> None:
-        self._pandas = pandas
-        self._storage = storage
-        self._parts: list[Any] = []
-        self._codes: dict[str, int] = {}
-        self.count = 0
-        self.blank = False
-
-    def append(self, series: Any) -> None:
-        self.count += len(series)
-        if self._storage is object:
-            numbers, cells = self._pandas.factorize(series.to_numpy())
-            known = [self._codes.setdefault(cell, len(self._codes)) for cell in cells]
-            self._parts.append(np.array(known, dtype=np.int32)[numbers])
-            self.blank = "" in self._codes
-            return
-        self._parts.append(series)
-        self.blank |= bool((series.isna() | (series == "")).any())
-
-    def joined(self) -> Any:
-        """The whole; None where parsed numbers turned out to be something else."""
-        parts, self._parts = self._parts, []
-        pandas = self._pandas
-        if not parts:
-            return pandas.Series([], dtype=str)
-        if self._storage is object:
-            cells = pandas.Index(list(self._codes), dtype=str)
-            return pandas.Series(pandas.Categorical.from_codes(np.concatenate(parts), cells))
-        if self._storage is None and any(part.dtype.kind not in "iuf" for part in parts):
-            return None
-        return pandas.concat(parts, ignore_index=True)
 
 
 def _delimiter(head: str) -> str:
