@@ -22,7 +22,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -356,7 +356,7 @@ def _survey(path: Path, dialect: _Dialect, skipped: int) -> _Survey:
     for text in itertools.chain(_after(map(ends, _decoded(path)), skipped), [""]):
         data = text.encode()
         cells = np.frombuffer(data, np.uint8)
-        lines += np.count_nonzero(cells == newline)
+        lines += int(np.count_nonzero(cells == newline))
         quoted |= b'"' in data and dialect.quoting != csv.QUOTE_NONE
         if quoted:
             cells = np.frombuffer(tail + (data or b"\n"), np.uint8)
@@ -364,12 +364,12 @@ def _survey(path: Path, dialect: _Dialect, skipped: int) -> _Survey:
             marks = marks[(marks > 0) & (marks < len(cells) - 1)]
             quotes = cells[marks] == quote
             within = (np.cumsum(quotes) + inside) & 1
-            delimiters += np.count_nonzero(~quotes & (within == 0))
+            delimiters += int(np.count_nonzero(~quotes & (within == 0)))
             opening, closing = marks[quotes & (within == 1)], marks[quotes & (within == 0)]
             strict &= bool(border[cells[opening - 1]].all() and border[cells[closing + 1]].all())
             inside = int(within[-1]) if len(within) else inside
         else:
-            delimiters += np.count_nonzero(cells == delimiter)
+            delimiters += int(np.count_nonzero(cells == delimiter))
         tail = (tail + data)[-2:]
     lines += tail[-1:] != b"\n"
     returns: Literal["", "before newlines", "elsewhere"] = "before newlines" if ends.pairs else ""
@@ -493,7 +493,7 @@ def _cells(
     dialect: _Dialect,
     skipped: int,
     returns: str,
-    storage: dict[int, Storage],
+    storage: Mapping[int, Storage],
     only: Sequence[int] | None = None,
 ) -> Any:
     """Rows of a text as a frame with numbered columns.
