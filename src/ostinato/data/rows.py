@@ -22,8 +22,8 @@ from ostinato.data.corpus import (
     ReadingSettings,
     existing,
     media_kind,
-    numbered_lines,
 )
+from ostinato.data.formats import numbered_lines
 from ostinato.errors import DataError
 
 __all__ = ["Table", "sequences_of_table", "steps_of_table"]
