@@ -180,7 +180,7 @@ def _whole(type_: Any, tokens: Any) -> int:
 def _titled(owner: str) -> str:
     return {
         "TrainingSettings": "Training",
-        "TableSettings": "Reading files",
+        "TableSettings": "Reading tables",
         "ReadingSettings": "Reading files",
         "InputSettings": "Inputs",
         "SequenceEstimator": "Network",
