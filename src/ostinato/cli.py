@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import math
 import os
 import shlex
 import shutil
@@ -356,26 +357,26 @@ def evaluate(
     run: Run,
     *data: Paths,
     plot: Annotated[
-        Path | None, Parameter(help="Confusion matrix, or forecasts and what came, as a PNG.")
+        Path | None, Parameter(help="Confusion matrix, or forecasts and the series, as a PNG.")
     ] = None,
-    origins: Annotated[int, Parameter(help="Of forecasts: moments of each series.")] = 1,
+    cutoffs: Annotated[int, Parameter(help="Of forecasts: cutoffs of each series.")] = 1,
     json: JSON = False,
 ) -> None:
     """Say how well a trained model predicts files whose labels are known.
 
-    Of forecasts: how well it foretells the last steps of each series, of the files or, without
+    Of forecasts: how well it forecasts the last steps of each series, of the files or, without
     any, of those that it was trained on.
     """
     _refuse_options(data, [])
     model = _load(run, "evaluate")
     paths = [Path(path) for path in data]
-    if hasattr(model, "rolled"):
-        rolled = model.rolled(paths or None, origins=origins)
-        found = rolled.scores()
+    if isinstance(model, ostinato.Forecaster):
+        forecasts = model.historical_forecasts(paths or None, cutoffs=cutoffs)
+        found = forecasts.scores()
         if not paths and not json:
-            print("Of the series that it learnt from, the last of whose steps it was validated on.")
+            print("On the training data, the last steps of which were held out for validation.")
         if plot is not None:
-            rolled.plot(plot)
+            forecasts.plot(plot)
             plot = None
     elif not data:
         raise OstinatoError("evaluate: name the files to evaluate on.")
@@ -486,50 +487,58 @@ def forecast(
     run: Run,
     *data: Paths,
     horizon: Annotated[int | None, Parameter(help="Steps ahead; as in training.")] = None,
-    levels: Annotated[str, Parameter(help="Quantiles to print.")] = "0.1,0.9",
-    paths: Annotated[int, Parameter(help="Futures drawn, of a model with --method paths.")] = 1000,
+    levels: Annotated[str, Parameter(help="Levels of the quantiles to print.")] = "0.1,0.9",
+    num_samples: Annotated[
+        int, Parameter(help="Sample paths, of a model with --method autoregressive.")
+    ] = 1000,
     plot: Annotated[Path | None, Parameter(help="A fan chart, as a PNG.")] = None,
     csv: Annotated[bool, Parameter(help="A table with commas.")] = False,
     json: JSON = False,
 ) -> None:
-    """Say what comes next of each series, and how sure that is.
+    """Forecast series, with uncertainty.
 
-    Of the series that the model was trained on, or of others in files like theirs.
+    The series that the model was trained on, or others in files like theirs.
     """
     _refuse_options(data, [])
     model = _load(run, "forecast")
     try:
-        wanted = [float(level) for level in levels.split(",")]
+        shares = [float(level) for level in levels.split(",")]
     except ValueError:
         raise OstinatoError(
             f"forecast: --levels {levels}; expected numbers between 0 and 1, as in 0.1,0.9."
         ) from None
-    found = model.forecast([Path(path) for path in data] or None, horizon, paths=paths)
-    answers = list(found.answers(wanted))
+    paths = [Path(path) for path in data]
+    found = model.forecast(paths or None, horizon, num_samples=num_samples)
+    frame = found.to_frame(shares)
     if plot is not None:
         found.plot(plot)
+    times = found.panel.grid.format(frame["ds"].to_numpy())
+    figures = frame.iloc[:, 3:].to_numpy().tolist()
+    if json:
+        for series, time, (median, *quantiles) in zip(
+            frame["unique_id"], times, figures, strict=True
+        ):
+            by_level = dict(zip(map(str, shares), quantiles, strict=True))
+            facts = {"series": series, "time": time, "median": median}
+            print_json(facts | {"quantiles": by_level})
+        return
     named = len(found.panel) > 1 or csv
     heads = ["series"] * named + ["time", "median"]
-    heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in wanted]
+    heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in shares]
     rows = [
-        [a.series] * named + [a.time, *map(_figure, (a.median, *a.quantiles.values()))]
-        for a in answers
+        [series] * named + [time, *map(_figure, each)]
+        for series, time, each in zip(frame["unique_id"], times, figures, strict=True)
     ]
-    if json:
-        for a in answers:
-            facts = {str(level): value for level, value in a.quantiles.items()}
-            said = {"series": a.series, "time": a.time, "median": a.median}
-            print_json(said | {"quantiles": facts})
-    elif csv:
+    if csv:
         for row in [heads, *rows]:
             print(",".join(map(_quoted, row)))
-    else:
-        widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
-        for row in [heads, *rows]:
-            print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    if not named and not csv and not json:
+        return
+    widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
+    for row in [heads, *rows]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    if not named:
         chance = float(found.rises()[0])
-        print(f"\n{answers[0].time} is above the last value with a probability of {chance:.2f}.")
+        print(f"\n{times[0]} is above the last value with a probability of {chance:.2f}.")
 
 
 def _figure(value: float) -> str:
@@ -761,8 +770,16 @@ def _texts_or_files(model: Any, data: tuple[str, ...]) -> Any:
 
 
 def print_json(document: Any) -> None:
-    """Print a document as one line of JSON, in ASCII."""
-    print(json.dumps(document))
+    """Print a document as one line of JSON, in ASCII; a number that is not finite as null."""
+    print(json.dumps(_finite(document), allow_nan=False))
+
+
+def _finite(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _shown(value: Any) -> str:
@@ -848,8 +865,8 @@ for verb, (home, estimator, said) in {
         "Forecaster",
         """Learn to forecast series: prices, sales, sensors.
 
-    From tables (CSV, TSV, JSON lines, Parquet) with a column of times and one of values (--target);
-    several series in several columns, or told apart by --id. Missing values may be left empty.
+    From tables (CSV, TSV, JSON lines, Parquet, Excel) with a column of times and one of values
+    (--target); several series in several columns, or named by --id. Missing values are left empty.
     """,
     ),
     "music": (
