@@ -10,7 +10,7 @@ from typing import Any
 from ostinato.data.columns import SOURCES, TARGETS, pair_columns
 from ostinato.data.formats import is_table, numbered_lines, read_table
 from ostinato.data.places import Place
-from ostinato.data.tables import Table, TableSettings, cells_of, is_frame, table_of
+from ostinato.data.tables import Table, TableSettings, cells_of, has_columns, table_of
 from ostinato.errors import DataError, OstinatoError
 
 __all__ = ["PairSettings", "Pairs", "pairs_of", "read_pairs", "read_sources"]
@@ -65,7 +65,7 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Pai
         y: a text, or a list of texts, for each.
         settings: columns of a frame; see `PairSettings`.
     """
-    if is_frame(X) and y is None:
+    if has_columns(X) and y is None:
         return _of_table(table_of(X), settings or PairSettings())
     sources = cells_of(X)
     places = [Place(f"X[{i}]") for i in range(len(sources))]

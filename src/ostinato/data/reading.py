@@ -19,18 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.calendars import parse_times
 from ostinato.data.columns import Columns, sequence_columns, step_columns
 from ostinato.data.corpus import IMAGES, SOUNDS, Corpus, ReadingSettings, existing, media_kind
+from ostinato.data.dates import parse_times
 from ostinato.data.formats import is_table, numbered_lines, opened, read_table
 from ostinato.data.places import Place
 from ostinato.data.tables import (
     Table,
     array_of,
     cells_of,
-    is_frame,
+    has_columns,
     is_missing,
-    iso_times,
     table_of,
 )
 from ostinato.errors import DataError, OstinatoError, require
@@ -281,21 +280,20 @@ def _groups(table: Table, columns: Columns) -> list[NDArray[np.int64]]:
 
 def _moments(table: Table, column: int) -> NDArray[Any]:
     """The time of each row, as numbers or dates."""
-    series = table.series(column)
-    if series.dtype.kind == "M":
-        return np.asarray(series.to_numpy(dtype="datetime64[ns]"))
     if table.is_numeric(column):
         return table.numbers([column])[:, 0]
-    codes, cells = table.codes(column)
-    found = iso_times(cells)
-    found = parse_times(cells) if np.isnat(found).any() else found
-    odd = np.flatnonzero(np.isnat(found)[codes])
+    try:
+        moments = parse_times(table.series(column)).times
+    except OstinatoError as error:
+        raise DataError(f"{table.names[column]!r}: {error}", path=table.path) from None
+    odd = np.flatnonzero(moments != moments)  # NaT
     if len(odd):
-        raise table.place(int(odd[0])).error(
-            f"{table.names[column]!r} is {cells[codes[odd[0]]]!r:.40}, no time; expected a number, "
-            "or a date and time as in 2024-01-31 12:00."
+        row = int(odd[0])
+        raise table.place(row).error(
+            f"{table.names[column]!r} is {table.cell(row, column)!r:.40}, no time; expected a "
+            "number, or a date and time as in 2024-01-31 12:00."
         )
-    return found[codes]
+    return moments
 
 
 def _in_order(
@@ -650,7 +648,7 @@ def corpus_of(
         raise OstinatoError(
             f"X is {X!r:.60}; expected several sequences, or, for files, pathlib.Path objects."
         )
-    if is_frame(X) or isinstance(X, Mapping):
+    if has_columns(X) or isinstance(X, Mapping):
         table = table_of(X)
         if y is None:
             return _of_table(table, settings, by_step, labelled)
@@ -664,7 +662,7 @@ def corpus_of(
 
 def _targets(y: Any, count: int) -> list[Any]:
     """Labels in memory, none of them missing."""
-    if is_frame(y):
+    if has_columns(y):
         table = table_of(y)
         rows = table.frame.to_numpy().tolist()
         targets = [row[0] for row in rows] if len(table.names) == 1 else rows
@@ -725,11 +723,11 @@ def _of_items(inputs: list[Any]) -> Corpus:
 
 def _names_of(inputs: Sequence[Any], places: Sequence[Place]) -> list[str]:
     """The columns of frames, a sequence each; none of arrays."""
-    if not is_frame(inputs[0]):
+    if not has_columns(inputs[0]):
         return []
     first = [str(name) for name in inputs[0].columns]
     for each, place in zip(inputs, places, strict=True):
-        names = [str(name) for name in each.columns] if is_frame(each) else []
+        names = [str(name) for name in each.columns] if has_columns(each) else []
         if names != first:
             raise place.error(f"has the columns {names}; expected {first}, as X[0] has.")
     return first

@@ -42,7 +42,6 @@ __all__ = [
     "as_frame",
     "is_frame",
     "is_missing",
-    "iso_times",
     "table_of",
 ]
 
@@ -462,14 +461,6 @@ def is_missing(cell: Any) -> bool:
     return _text_of(cell).strip().lower() in MISSING
 
 
-def iso_times(cells: Sequence[str]) -> NDArray[np.datetime64]:
-    """Return dates and times of ISO 8601 in nanoseconds of UTC; NaT where a cell is none."""
-    import pandas
-
-    found = pandas.to_datetime(pandas.Index(cells), format="ISO8601", errors="coerce", utc=True)
-    return np.asarray(found.tz_localize(None).to_numpy(dtype="datetime64[ns]"))
-
-
 def _plain(name: str) -> str:
     """Return a name as it is compared: in lower case, with ordinary spaces."""
     return re.sub(r"\s+", " ", name).strip().lower()
@@ -511,10 +502,15 @@ class _HasColumns(Protocol):
 
 
 def is_frame(X: object) -> bool:
-    """Tell whether an object is a data frame: of pandas, polars, Arrow or what speaks to them."""
-    return isinstance(X, _Interchange) or (
-        isinstance(X, _ArrowStream) and isinstance(X, _HasColumns)
-    )
+    """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
+    pandas = sys.modules.get("pandas")
+    series = pandas is not None and isinstance(X, pandas.Series)
+    return series or isinstance(X, _ArrowStream | _Interchange)
+
+
+def has_columns(X: object) -> bool:
+    """Tell whether an object is a data frame, not a column."""
+    return isinstance(X, _Interchange) or (is_frame(X) and isinstance(X, _HasColumns))
 
 
 def cells_of(X: Any) -> list[Any]:
@@ -546,7 +542,7 @@ def array_of(X: Any) -> NDArray[Any]:
     """
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
-    if is_frame(X):
+    if has_columns(X):
         table = table_of(X)
         return table.numbers(range(len(table.names)), missing=True)
     array = np.asarray(X)
@@ -577,9 +573,11 @@ def as_frame(X: Any) -> Frame:
     if not isinstance(X, pandas.DataFrame):
         if isinstance(X, _Interchange) and not isinstance(X, _ArrowStream):
             X = pandas.api.interchange.from_dataframe(X)
-        else:
+        elif has_columns(X):
             arrow = require("pyarrow", "tables", f"a frame of {type(X).__module__}")
             X = arrow.table(X).to_pandas()
+        else:
+            X = pandas.DataFrame({"value": cells_of(X)})
     index = X.index
     if isinstance(index, pandas.MultiIndex) or index.name is not None:
         return X.reset_index()
