@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.data.columns import SOURCES, TARGETS, pair_columns
-from ostinato.data.formats import is_table, numbered_lines, read_table
+from ostinato.data.formats import is_table, read_table
 from ostinato.data.places import Place
 from ostinato.data.tables import Table, TableSettings, cells_of, has_columns, table_of
+from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import DataError, OstinatoError
 
 __all__ = ["PairSettings", "Pairs", "pairs_of", "read_pairs", "read_sources"]
