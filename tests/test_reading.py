@@ -291,7 +291,7 @@ MISTAKES = {
     "ragged.ts": ("@classLabel true a\n@data\n1,2:3:a\n", {}, "line 3: variables of 1 and 2 steps"),
     "dims.ts": ("@classLabel true a\n@data\n1:2:a\n1:a\n", {}, "line 4: has 1 variables, and"),
     "bare.ts": ("1,2:a\n", {}, "line 1: expected a line that begins with @"),
-    "note.xyz": ("?", {}, "files ending in '.xyz' are not known"),
+    "note.xyz": ("?", {}, "a line of names, and no rows"),
 }  # fmt: skip
 
 

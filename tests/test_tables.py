@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostinato.data.formats import read_table
-from ostinato.data.tables import Table, TableSettings, as_frame, is_frame, table_of
+from ostinato.data.tables import Table, TableSettings, as_frame, has_columns, is_frame, table_of
 from ostinato.errors import DataError
 
 
@@ -163,6 +163,12 @@ def test_frames_of_other_libraries_are_taken():
         table = table_of(frame)
         assert table.names == ["text", "n"] and list(table.texts(0)) == ["a b", "c"]
         assert np.array_equal(table.numbers([1], missing=True), [[1.5], [np.nan]], equal_nan=True)
+        assert has_columns(frame)
+    columns = [frame["n"] for frame in frames()[:3]]
+    assert [is_frame(c) and not has_columns(c) for c in columns] == [True] * 3
+    for column in columns:
+        found = table_of(column).numbers([0], missing=True)
+        assert np.array_equal(found, [[1.5], [np.nan]], equal_nan=True)
     for other in ([1, 2], np.zeros(3), {"a": [1]}, "text"):
         assert not is_frame(other)
 

@@ -181,6 +181,7 @@ def _whole(type_: Any, tokens: Any) -> int:
 def _titled(owner: str) -> str:
     return {
         "TrainingSettings": "Training",
+        "TableSettings": "Reading tables",
         "ReadingSettings": "Reading files",
         "InputSettings": "Inputs",
         "SequenceEstimator": "Network",

@@ -6,7 +6,8 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import (
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.corpus import Place
+from ostinato.data.places import Place
 from ostinato.errors import DataError, require
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class TableSettings:
     decimal: DecimalMark | None = None
 
 
+_OBJECTS = (dict, list, tuple, np.ndarray)
 _NUMBER_LIKE = re.compile(r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?")
 
 
@@ -165,8 +167,18 @@ class Table:
     def lines(self) -> NDArray[np.int64]:
         """The line that each row begins on; of a table that is no text, the number of the row."""
         if isinstance(self._line, int):
-            return np.arange(self._line, self._line + len(self))
-        return self._line()
+            return np.arange(self._line, self._line + len(self), dtype=np.int64)
+        lines: NDArray[np.int64] = self._line()
+        return lines
+
+    @property
+    def breaks(self) -> NDArray[np.int64]:
+        """Rows before which the file has blank lines."""
+        if isinstance(self._line, int):
+            return np.zeros(0, dtype=np.int64)
+        after = np.flatnonzero(np.diff(self.lines) > 1)
+        several = [any("\n" in str(cell) for cell in self.frame.iloc[row]) for row in after]
+        return np.asarray(after[~np.array(several, dtype=bool)] + 1)
 
     @property
     def places(self) -> Places:
@@ -250,7 +262,7 @@ class Table:
         """
         if self._stored_as_numbers(column):
             return self._kind(column) != "b"
-        if self.is_boolean(column):
+        if self.has_objects(column) or self.is_boolean(column):
             return False
         values, wrong = self._parsed(column, asking=False)
         wrong_count = int(wrong.sum())
@@ -261,8 +273,15 @@ class Table:
         """Tell whether every cell of a column is true or false."""
         if self._stored_as_numbers(column):
             return self._kind(column) == "b"
+        if self.has_objects(column):
+            return False
         cells = [c for c in self.codes(column).cells if not is_missing(c)]
         return bool(cells) and {_plain(c) for c in cells} <= {"true", "false"}
+
+    def has_objects(self, column: int) -> bool:
+        """Tell whether cells of a column are lists or objects, as in JSON."""
+        series = self.frame.iloc[:, column]
+        return series.dtype == object and any(isinstance(c, _OBJECTS) for c in series)
 
     def numbers(self, columns: Sequence[int], *, missing: bool = False) -> NDArray[np.float64]:
         """Return columns of numbers, ``(rows, columns)``; true and false are 1 and 0.
@@ -448,7 +467,7 @@ def _plain(name: str) -> str:
 
 
 def _listless(cell: Any, table: Table, row: int, column: int) -> str:
-    if isinstance(cell, dict | list | tuple | np.ndarray):
+    if isinstance(cell, _OBJECTS):
         raise table.place(row).error(f"{table.names[column]!r} is no text but {cell!r:.40}.")
     return _text_of(cell)
 
@@ -476,17 +495,69 @@ class _Interchange(Protocol):
     def __dataframe__(self, nan_as_null: bool = False, allow_copy: bool = True) -> object: ...
 
 
+@runtime_checkable
+class _HasColumns(Protocol):
+    @property
+    def columns(self) -> Any: ...
+
+
 def is_frame(X: object) -> bool:
-    """Tell whether an object is a data frame: of pandas, polars, Arrow or what speaks to them."""
-    return isinstance(X, _ArrowStream | _Interchange)
+    """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
+    pandas = sys.modules.get("pandas")
+    series = pandas is not None and isinstance(X, pandas.Series)
+    return series or isinstance(X, _ArrowStream | _Interchange)
+
+
+def has_columns(X: object) -> bool:
+    """Tell whether an object is a data frame, not a column."""
+    return isinstance(X, _Interchange) or (is_frame(X) and isinstance(X, _HasColumns))
+
+
+def cells_of(X: Any) -> list[Any]:
+    """Return the items of a list, an array, or a column of pandas, polars or Arrow.
+
+    A masked item is None.
+
+    >>> cells_of(np.ma.masked_array([1, 2], [False, True]))
+    [1, None]
+    """
+    if isinstance(X, np.ma.MaskedArray):
+        return X.tolist() if X.ndim == 1 else list(X)
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None and isinstance(X, arrow.Array | arrow.ChunkedArray):
+        found: list[Any] = X.to_pylist()
+        return found
+    return list(X)
+
+
+def array_of(X: Any) -> NDArray[Any]:
+    """Return numbers of any kind as an array, NaN where one has no value; uint8 stays as it is.
+
+    Args:
+        X: a list, an array, perhaps masked; a column or a frame of pandas, polars or Arrow; with
+            Decimal, ``pd.NA`` and None among the numbers, if need be.
+
+    >>> array_of(np.ma.masked_array([1.0, 2.0], [False, True]))
+    array([ 1., nan])
+    """
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    if has_columns(X):
+        table = table_of(X)
+        return table.numbers(range(len(table.names)), missing=True)
+    array = np.asarray(X)
+    if array.dtype == object:
+        missing = np.array([_text_of(cell) == "" for cell in array.ravel()]).reshape(array.shape)
+        return np.where(missing, np.nan, array).astype(np.float64)
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
 def as_frame(X: Any) -> Frame:
     """Return a data frame of any library as one of pandas, with what its index holds as columns.
 
     Args:
-        X: a frame or series of pandas, or what offers the Arrow stream (``__arrow_c_stream__``) or
-            the interchange protocol (``__dataframe__``).
+        X: a frame or series of pandas, a dictionary of columns, or what offers the Arrow stream
+            (``__arrow_c_stream__``) or the interchange protocol (``__dataframe__``).
 
     >>> import pandas
     >>> series = pandas.Series([1, 2], pandas.date_range("2020", periods=2), name="sales")
@@ -495,14 +566,18 @@ def as_frame(X: Any) -> Frame:
     """
     import pandas
 
+    if isinstance(X, Mapping):
+        X = pandas.DataFrame({name: cells_of(cells) for name, cells in X.items()})
     if isinstance(X, pandas.Series):
         X = X.to_frame("value" if X.name is None else X.name)
     if not isinstance(X, pandas.DataFrame):
         if isinstance(X, _Interchange) and not isinstance(X, _ArrowStream):
             X = pandas.api.interchange.from_dataframe(X)
-        else:
+        elif has_columns(X):
             arrow = require("pyarrow", "tables", f"a frame of {type(X).__module__}")
             X = arrow.table(X).to_pandas()
+        else:
+            X = pandas.DataFrame({"value": cells_of(X)})
     index = X.index
     if isinstance(index, pandas.MultiIndex) or index.name is not None:
         return X.reset_index()

@@ -390,6 +390,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
             "held_out": 0 if held_out is None else len(held_out),
             "shortest": int(steps.min()),
             "longest": int(steps.max()),
+            "notes": list(training.notes),
         }
 
     def _corpus(self, X: Any, y: Any = None, *, labelled: bool | None) -> Corpus:
@@ -400,7 +401,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
         files = isinstance(paths, list) and all(isinstance(path, os.PathLike) for path in paths)
         if files and y is None:
             return read_corpus(paths, self, by_step=self._by_step, labelled=labelled)
-        return corpus_of(X, y, by_step=self._by_step)
+        return corpus_of(X, y, self, by_step=self._by_step, labelled=labelled)
 
     def _refuse_untargeted(self, corpus: Corpus) -> None:
         if corpus.targets is None:
@@ -490,6 +491,7 @@ class SupervisedEstimator(InputSettings, ReadingSettings, SequenceEstimator):
             f"{facts['held_out']:,} to validate on; {self._aim()}; {network} "
             f"of {self.num_layers} x {self._value('hidden_size')} units, {self._where(device)}"
             + self._said_of_choices()
+            + "".join(f"\n{note}" for note in facts["notes"])
         )
 
     def _aim(self) -> str:

@@ -135,7 +135,9 @@ class WritingEstimator(PairSettings, SequenceEstimator):
             return X
         paths = [X] if isinstance(X, os.PathLike) else X
         files = isinstance(paths, list) and paths and all(isinstance(p, os.PathLike) for p in paths)
-        return read_pairs([Path(p) for p in paths], self) if files and y is None else pairs_of(X, y)
+        if files and y is None:
+            return read_pairs([Path(p) for p in paths], self)
+        return pairs_of(X, y, self)
 
     def _prepare(self, X: Any, y: Any, validation: Any, data: Path) -> dict[str, Any]:
         training, held_out = self._pairs(X, y), None
@@ -171,6 +173,7 @@ class WritingEstimator(PairSettings, SequenceEstimator):
             "source_tokens": int(steps.sum()),
             "target_tokens": int(words.sum()),
             "longest": int(steps.max()),
+            "notes": list(training.notes),
         }
 
     def _learn_vocabularies(self, pairs: Pairs) -> None:
@@ -247,7 +250,9 @@ class WritingEstimator(PairSettings, SequenceEstimator):
         return (
             f"{facts['pairs']:,} pairs to learn from, {facts['held_out']:,} to validate on; "
             f"{tokens}; {self.cell} of {self.num_layers} x {self._value('hidden_size')} units, "
-            f"{self._where(device)}" + self._said_of_choices()
+            f"{self._where(device)}"
+            + self._said_of_choices()
+            + "".join(f"\n{note}" for note in facts["notes"])
         )
 
     def _batches(self, examples: Examples) -> SequenceBatches:
