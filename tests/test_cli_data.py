@@ -316,7 +316,7 @@ def test_json_holds_no_nan(data, ostinato):  # noqa: F811
             "frequency='often'; expected a st",
         ),
         ("train forecast none.csv --out run", "none.csv: "),
-        ("train forecast sales.csv --out run --validation new.txt", "expected neither y nor validation"),
+        ("train forecast sales.csv --out run --validation new.txt", "expected neither y nor"),
         ("forecast none", "none: no such folder"),
     ],
 )

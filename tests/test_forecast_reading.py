@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.forecasting.columns import SeriesSettings
 from ostinato.tasks.forecasting.panel import Panel
-from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.reading import read_panel
 
 NAN = np.nan
 
