@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.columns import UNNAMED, has_header
+from ostinato.data.columns import IDS, LABELS, UNNAMED, WEAK_LABELS, has_header
 from ostinato.data.tables import MISSING, Table, TableSettings
 from ostinato.data.textfiles import LineEnds, after, decoded, numbered_lines, opened, pieces
 from ostinato.errors import DataError
@@ -162,7 +162,11 @@ def _parsed(
     if header and not rows:
         raise DataError("has a line of names, and no rows after it.", path=path)
     survey = _survey(path, dialect, skipped)
-    storage = [_storage([row[i] for row in rows]) for i in range(width)]
+    usual = {*asked, *LABELS, *WEAK_LABELS, *IDS}
+    storage = [
+        _storage([row[i] for row in rows], not header or names[i].lower() in usual)
+        for i in range(width)
+    ]
     read = partial(_cells, path, width, dialect, skipped, survey.returns)
     held = {i: kind for i, kind in enumerate(storage) if kind}
     try:
@@ -252,8 +256,10 @@ def _is_one_thing(series: Any) -> bool:
     )
 
 
-def _storage(cells: Sequence[str]) -> Storage:
+def _storage(cells: Sequence[str], named: bool) -> Storage:
     """How to hold a column whose first cells are these; what it says does not depend on it.
+
+    Few whole numbers under a name of labels or ids are likely to be asked for as text.
 
     Numbers are read again as text where they are asked for as that, or turn out to be something
     else; so is what was left to pandas ("") and is no text throughout.
@@ -262,7 +268,7 @@ def _storage(cells: Sequence[str]) -> Storage:
     if filled and all(_NUMBER.fullmatch(cell) for cell in filled):
         few = len(set(cells)) <= max(20, len(cells) // 2)
         whole = all(cell.lstrip("+-").isdecimal() for cell in filled)
-        return "text" if whole and few else "number"
+        return "text" if named and whole and few else "number"
     return "text" if {cell.lower() for cell in filled} <= {"true", "false"} else ""
 
 
