@@ -62,7 +62,7 @@ test-slow: $(PACKAGE)
 # What PyTorch and its libraries may use, for each instruction set of the core.
 HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 HELD_x86-64 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
-OF_THE_CORE := arrangements bindings cells core kernels layers network_inputs same_bits scan streams
+OF_THE_CORE := arrangements bindings cells checkpoint_every core kernels layers network_inputs same_bits scan streams
 TESTS ?= $(OF_THE_CORE:%=tests/test_%.py)
 
 test-isa: $(PACKAGE)

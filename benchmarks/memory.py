@@ -3,7 +3,9 @@
     python benchmarks/memory.py
 
 By how much the resident memory of a process of its own grows over a forward pass, outputs
-included, whoever holds it and however: warm, with freed memory given back to the system first.
+included, whoever holds it and however: warm, with freed memory given back to the system first. And
+with a state kept only every so many steps; what such a step costs in time beside one that keeps
+all, processor time of one thread, the median of seven pairs.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import ctypes
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 B, T, H = 32, 1000, 256
-LIBRARIES = ("ostinato", "torch.nn")
+EVERY = 32  # about the square root of T
+LIBRARIES = ("ostinato", "torch.nn", f"ostinato, checkpoint_every={EVERY}")
 STATUS = Path("/proc/self/statm")
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 """Has large blocks given back as soon as they are freed, whatever was freed before."""
@@ -37,7 +41,9 @@ def kept(library: str, cell: str) -> int:
 
     import torch
 
-    layer = getattr(importlib.import_module(library), cell.upper())(H, H)
+    name, _, every = library.partition(", checkpoint_every=")
+    more = {"checkpoint_every": int(every)} if every else {}
+    layer = getattr(importlib.import_module(name), cell.upper())(H, H, **more)
     x = torch.randn(T, B, H, requires_grad=True)
     cotangent = torch.randn(T, B, H)
     for _ in range(2):  # what is kept for good is there after the first
@@ -49,6 +55,27 @@ def kept(library: str, cell: str) -> int:
         y.backward(cotangent)
         del y, _
     return after - before
+
+
+def time_ratio(cell: str) -> float:
+    """Time of a step with checkpoints beside that of one that keeps all."""
+    import time
+
+    import torch
+
+    import ostinato
+
+    torch.set_num_threads(1)
+    layer = getattr(ostinato, cell.upper())(H, H)
+    x, cotangent = torch.randn(T, B, H), torch.randn(T, B, H)
+
+    def seconds(every: int | None) -> float:
+        layer.checkpoint_every = every
+        begun = time.thread_time()
+        layer(x)[0].backward(cotangent)
+        return time.thread_time() - begun
+
+    return statistics.median(seconds(EVERY) / seconds(None) for _ in range(7))
 
 
 def measure() -> dict[str, Any]:
@@ -63,7 +90,8 @@ def measure() -> dict[str, Any]:
                 command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, check=True
             )
             found.setdefault(cell, {})[library] = int(done.stdout)
-    return {"B": B, "T": T, "H": H, "kept": found}
+    slower = {cell: time_ratio(cell) for cell in found}
+    return {"B": B, "T": T, "H": H, "kept": found, "every": EVERY, "slower": slower}
 
 
 if __name__ == "__main__":

@@ -492,16 +492,24 @@ def _memory(runs: Sequence[Results]) -> str:
         found = run["memory"]
         numbers = found["B"] * found["T"] * found["H"]
         for cell, kept in found["kept"].items():
-            sizes = [kept[name] for name in ("ostinato", "torch.nn")]
+            sizes = [*kept.values()]
             each = [f"{size / 1e6:.0f} MB ({size / numbers:.1f})" for size in sizes]
-            rows.append([CELL_NAMES[cell], place(run), *each, f"**{sizes[0] / sizes[1]:.2f}**"])
+            each.insert(2, f"**{kept['ostinato'] / kept['torch.nn']:.2f}**")
+            rows.append([CELL_NAMES[cell], place(run), *each, f"{found['slower'][cell]:.2f} ×"])
     shape = f"{found['B']} rows × {found['T']:,} steps, {found['H']} units"
     return (
         "## Memory: what a training step keeps\n\n"
         f"Between forward and backward, outputs included, of {shape}; in brackets, bytes a step, "
         "row and unit. By how much the resident memory of a process of its own grows over the "
-        "forward pass, the second time (`benchmarks/memory.py`).\n\n"
-        + _table(["cell", "", "ostinato", "torch.nn", "ratio"], rows, "--rrr")
+        "forward pass, the second time (`benchmarks/memory.py`). At the end, layers with "
+        f"`checkpoint_every={found['every']}`, which compute what lies between again in backward: "
+        "the same gradients, to the last bit; and the processor time of their step beside that of "
+        "a layer that keeps all.\n\n"
+        + _table(
+            ["cell", "", "ostinato", "torch.nn", "ratio", "with checkpoints", "their time"],
+            rows,
+            "--rrrrr",
+        )
     )
 
 

@@ -31,10 +31,10 @@ template <class T> OSTINATO_INLINE Vec<T> slope(Activation f, Vec<T> h) {
 template <class T> struct LSTMUnit {
     Vec<T> i, f, g, o, c;
 
-    OSTINATO_INLINE Vec<T> forward(Vec<T> c_before) {
+    // Leaves h, which is wanted apart from the gates, to the caller.
+    OSTINATO_INLINE void forward(Vec<T> c_before) {
         i = sigmoid<T>(i), f = sigmoid<T>(f), g = tanh(g), o = sigmoid<T>(o);
         c = f * c_before + rounded<T>(i * g);
-        return o * tanh(c);
     }
 
     // dh: gradient of o * tanh(c). dc: of c, from later steps; replaced by that for the step before.

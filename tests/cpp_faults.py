@@ -124,8 +124,8 @@ forward.hpp: the lines of a chunk overwrite each other
 + m.ring + (t % (m.chunk / 2 + 1) * p.rows
 
 forward.hpp: the last step of a chunk is left out
-- const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk : steps;
-+ const int64_t t1 = t0 + m.chunk < steps ? t0 + m.chunk - 1 : steps;
+- const int64_t t1 = t0 + m.chunk < end ? t0 + m.chunk : end;
++ const int64_t t1 = t0 + m.chunk < end ? t0 + m.chunk - 1 : end;
 
 forward.hpp: no barrier between the steps of split units
 - me.wait(group, units);
@@ -168,7 +168,7 @@ backward.hpp: a step is silent although dh_n comes in
 + ;
 
 backward.hpp: the lines of skipped steps are taken as they are
-- if (!s.tokens && dead[i][at]) std::memset(
+- if (dead[i][place]) std::memset(
 + if (false) std::memset(
 
 backward.hpp: the numbers of a copied line begin one too late
@@ -184,15 +184,15 @@ backward.hpp: a share of the weights' gradient lost on four threads
 + if (m0 >= m1 || me.index == 3) return;
 
 backward.hpp: GRU: db_hh is db_ih
-- const bool same = s.shape.cell == CellKind::rnn || s.shape.cell == CellKind::lstm;
-+ const bool same = s.shape.cell != CellKind::gru_reset_before;
+- { return s.cell == CellKind::rnn || s.cell == CellKind::lstm; }
++ { return s.cell != CellKind::gru_reset_before; }
 
 backward.hpp: h before a step of the reverse direction
 - const int64_t before = d.reverse ? t + 1 : t - 1;
 + const int64_t before = t - 1;
 
 backward.hpp: the gradient of a table's row goes to another
-- T* to = sums + s.tokens[t * s.tokens_t + b * s.tokens_b] * lines.length;
+- T* to = sums + s.tokens[time * s.tokens_t + b * s.tokens_b] * lines.length;
 + T* to = sums + s.tokens[b * s.tokens_b] * lines.length;
 
 core.cpp: rows by rising length
@@ -266,6 +266,34 @@ threads.cpp: nothing says that the workers' results are there
 threads.cpp: who sleeps at a barrier is not woken
 - if (sleeping.load() > 0) wake_all(generation);
 + ;
+
+backward.hpp: a window starts without the carry of the one after
+- is_first && u < Hp
++ u < Hp
+
+backward.hpp: a window forgets which rows have the step after
+- int64_t later = is_first ? 0 : m.later;
++ int64_t later = 0;
+
+backward.hpp: every window's sums begin anew
+- const bool go_on = window.end < s.steps;
++ const bool go_on = false;
+
+backward.hpp: the gradient of a table takes the last window alone
+- for (int64_t r = 0; steps.end == s.steps && r < s.table_rows; ++r)
++ for (int64_t r = 0; r < s.table_rows; ++r)
+
+lines.hpp: the ring of lines has no place for the step after a window
+- t % (s.checkpoint_every + 1)
++ t % s.checkpoint_every
+
+lines.hpp: every window starts from the first checkpoint
+- t / s.checkpoint_every - 1 : 0
++ 0 : 0
+
+forward.hpp: c is kept a step late
+- (t + 1) % s.checkpoint_every == 0
++ t % s.checkpoint_every == 0
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
 FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}

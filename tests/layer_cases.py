@@ -40,6 +40,7 @@ class LayerCase:
     state: object = None
     lengths: torch.Tensor | None = None
     threads: int = 1
+    checkpoint_every: int = 0
 
     @property
     def inputs(self):
@@ -61,6 +62,7 @@ class LayerCase:
             None if self.state is None else type(self.state)(*map(leaf, self.state)),
             self.lengths,
             self.threads,
+            self.checkpoint_every,
         )
 
     def on_the_core(self):
@@ -70,7 +72,10 @@ class LayerCase:
 
     def by_run(self):
         """The same by whatever path serves, on as many threads as there are."""
-        y, last = run(self.cell, self.weights, self.x, self.state, self.lengths)
+        y, last = run(
+            self.cell, self.weights, self.x, self.state, self.lengths,
+            checkpoint_every=self.checkpoint_every,
+        )  # fmt: skip
         return self._with_gradients([y, *last])
 
     def by_the_reference(self):

@@ -26,10 +26,12 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = ["recurrence", "networks", "tasks/forecasting"]
 LAWS = [
-    "cells", "scan", "kernels", "layers", "functional", "outputs", "network_inputs", "arrangements",
-    "attention", "seq2seq", "image", "decoding", "ctc", "distributions", "forecast_network",
+    "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
+    "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
+    "distributions", "forecast_network",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
+    "kernels": ["kernels", "checkpoint_every"],
     "outputs": ["outputs", "arrangements"],
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
@@ -301,8 +303,8 @@ kernels: shapes of one direction in graphs
 + D = 1
 
 kernels: the operator uses up what it was lent
-- y, lines.clone(),
-+ y, lines,
+- else kept.clone(),
++ else kept,
 
 kernels: gradient of c lost in graphs
 - dc = gradients[2] if ctx.shape[0] == 1 else None
@@ -313,8 +315,24 @@ layers: second direction has the weights of the first
 + weights = [self.weights_of(layer * D) for
 
 layers: states of layers change places
-- self.run_layer(cell, weights, taken, states[layer],
-+ self.run_layer(cell, weights, taken, states[-1 - layer],
+- states[layer],
++ states[-1 - layer],
+
+kernels: segments of the backward direction read forward
+- steps = reverse_rows(x, lengths) if i == 1 else x
++ steps = x
+
+kernels: every segment has the lengths of the first
+- lengths - t * checkpoint_every
++ lengths
+
+kernels: every segment starts from the first state
+- given = (part, last) if
++ given = (part, None) if
+
+kernels: one checkpoint too many
+- return x.new_empty(D, max(T - 1, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
++ return x.new_empty(D, max(T, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
 
 layers: lengths ignored
 - self._run(x, states, lengths, traces, table)

@@ -114,7 +114,11 @@ def results(bench, *, speed=2.0, isa="avx512"):
         "isa": isa,
         "system": "Linux",
     }
-    kept = {"rnn": {"ostinato": 2, "torch.nn": 4}, "lstm": {"ostinato": 3e6, "torch.nn": 4e6}}
+    kept = {
+        "rnn": {"ostinato": 2, "torch.nn": 4, "checkpoints": 1},
+        "lstm": {"ostinato": 3e6, "torch.nn": 4e6, "checkpoints": 1e6},
+    }
+    slower = {"rnn": 1.2, "lstm": 1.3}
     return {
         "kind": "quick",
         "machine": {**facts, "python": "3.12", "versions": {"torch": "2.9"}, "date": "2025-01-01"},
@@ -124,7 +128,7 @@ def results(bench, *, speed=2.0, isa="avx512"):
         "skipped": ["Something was not there."],
         "failures": [],
         "instructions": {"ostinato": "AVX2", "torch": "ATen AVX2, oneDNN Intel AVX2"},
-        "memory": {"B": 32, "T": 1000, "H": 256, "kept": kept},
+        "memory": {"B": 32, "T": 1000, "H": 256, "kept": kept, "every": 32, "slower": slower},
         "busy": {"ratio_to_one_thread": 0.95},
         "end_to_end": {"runs": [{"cell": "lstm", "contenders": rates}], "model": "hidden_size 8"},
     }

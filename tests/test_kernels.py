@@ -1015,7 +1015,7 @@ def test_a_layer_is_exported_with_any_steps_and_rows(with_lengths, strict):
         assert all_equal(list(exported(*given)), list(Model()(*given)))
 
 
-def operator_arguments(cell, directions, lengths, requires_grad):
+def operator_arguments(cell, directions, lengths, requires_grad, checkpoint_every):
     case = call(cell, directions, lengths, torch.float32)
     flat = [w.get(name) for w in case.weights for name in kernels._WEIGHTS]
     flat += [None] * (10 - len(flat))
@@ -1025,25 +1025,28 @@ def operator_arguments(cell, directions, lengths, requires_grad):
         for t in (case.x, case.state.h, c0, *flat)
     ]
     shape = kernels.shape_of(cell)
-    return (tensors[0], lengths, *tensors[1:], [*shape, _core.line_length(shape, False)])
+    line_length = _core.line_length(shape, False)
+    return (tensors[0], lengths, *tensors[1:], [*shape, line_length, checkpoint_every])
 
 
 @LENGTHS
 @DIRECTIONS
 @EACH_CELL
-def test_the_operators_keep_their_contract_with_pytorch(cell, directions, lengths):
+@pytest.mark.parametrize("every", [0, 2], ids=["lines", "checkpoints"])
+def test_the_operators_keep_their_contract_with_pytorch(cell, directions, lengths, every):
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    if lengths is not None:  # else lines have gaps that nobody writes, in which no two calls agree
+    # Lines have gaps that nobody writes, and so has c past a row's end: there no two calls agree.
+    if (lengths is None) == (every > 0):
         checks.append("test_aot_dispatch_dynamic")
-    arguments = operator_arguments(cell, directions, lengths, True)
+    arguments = operator_arguments(cell, directions, lengths, True, every)
     torch.library.opcheck(torch.ops.ostinato.layer.default, arguments, test_utils=checks)
-    arguments = operator_arguments(cell, directions, lengths, False)
-    y, h, c, lines = torch.ops.ostinato.layer.default(*arguments)
+    arguments = operator_arguments(cell, directions, lengths, False, every)
+    y, h, c, kept = torch.ops.ostinato.layer.default(*arguments)
     dc = torch.randn(c.shape) if isinstance(cell, LSTMCell) else None
     needs = [k % 3 != 1 for k in range(3 + 10)]
     torch.library.opcheck(
         torch.ops.ostinato.layer_gradients.default,
-        (*arguments, y, lines, torch.randn(y.shape), torch.randn(h.shape), dc, needs),
+        (*arguments, y, kept, torch.randn(y.shape), torch.randn(h.shape), dc, needs),
     )
 
 

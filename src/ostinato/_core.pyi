@@ -68,6 +68,8 @@ def forward(
     lines: Tensor | None,
     threads: int,
     tokens: Tensor | None = None,
+    checkpoint_every: int = 0,
+    c_kept: Tensor | None = None,
 ) -> None:
     """Run one layer, in one direction or both, over a whole sequence.
 
@@ -84,6 +86,9 @@ def forward(
         lines: takes what `backward` needs, ``(D, T, B, line_length(shape))``.
         threads: how many, at the most.
         tokens: the row of the table that each step takes, int64 ``(T, B)``.
+        checkpoint_every: 0 where `backward` is given the lines; else it computes them again, so
+            many steps at a time.
+        c_kept: takes c of an LSTM every so many steps, ``(D, (T - 1) // checkpoint_every, B, H)``.
 
     Raises:
         ShapeError: naming the argument that does not fit.
@@ -97,7 +102,7 @@ def backward(
     c0: Tensor | None,
     weights: Sequence[Tensor | None],
     y: Tensor,
-    lines: Tensor,
+    lines: Tensor | None,
     dy: Tensor | None,
     dh_n: Tensor | None,
     dc_n: Tensor | None,
@@ -107,10 +112,12 @@ def backward(
     dweights: Sequence[Tensor | None],
     threads: int,
     tokens: Tensor | None = None,
+    checkpoint_every: int = 0,
+    c_kept: Tensor | None = None,
 ) -> None:
     """Find the gradients, given those of y and of the last states.
 
-    What is not wanted is None. The lines are used up.
+    What is not wanted is None. The lines are used up; with ``checkpoint_every`` there are none.
 
     Raises:
         ShapeError: naming the argument that does not fit.

@@ -153,6 +153,7 @@ def _observed(seen: list[Traced], name: str, layer: Recurrent) -> Callable[..., 
         lengths: Tensor | None = None,
         tokens: Tensor | None = None,
         traces: list[Trace] | None = None,
+        checkpoint_every: int = 0,
     ) -> tuple[Tensor, State]:
         nonlocal calls
         number, calls = calls % layer.num_layers, calls + 1
@@ -182,6 +183,7 @@ def _stepwise(tracks: list[Track], name: str, layer: Recurrent) -> Callable[...,
         lengths: Tensor | None = None,
         tokens: Tensor | None = None,
         traces: list[Trace] | None = None,
+        checkpoint_every: int = 0,
     ) -> tuple[Tensor, State]:
         nonlocal calls
         number, calls = calls % layer.num_layers, calls + 1

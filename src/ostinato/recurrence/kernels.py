@@ -26,6 +26,7 @@ from torch import _VF, Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn.functional import embedding
+from torch.utils.checkpoint import checkpoint
 
 from ostinato import _core
 from ostinato.errors import OstinatoError
@@ -40,7 +41,7 @@ from ostinato.recurrence.cells import (
     Trace,
     Weights,
 )
-from ostinato.recurrence.scan import scan, trace
+from ostinato.recurrence.scan import reverse_rows, scan, trace
 
 Backend = Literal["compiled", "torch", "reference"]
 
@@ -175,6 +176,7 @@ def run(
     lengths: Tensor | None = None,
     tokens: Tensor | None = None,
     traces: list[Trace] | None = None,
+    checkpoint_every: int = 0,
 ) -> tuple[Tensor, State]:
     """One layer, in one direction or both, by the fastest path that serves the call.
 
@@ -186,6 +188,8 @@ def run(
         lengths: as in `scan`.
         tokens: which row of ``x``, then a table ``(V, I)``, each step takes; ``(T, B)`` integers.
         traces: where a `Trace` of each direction is put. PyTorch's own operators cannot tell any.
+        checkpoint_every: keep the state every so many steps, and compute what lies between again
+            in backward; 0 to keep all. Traces keep all in any case.
 
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
@@ -202,8 +206,13 @@ def run(
     if not own and type(cell) not in _STANDARD:
         weights = [cell.standard_weights(w) for w in weights]
         cell = cell.standard_cell()
+    if traces is not None:
+        checkpoint_every = 0
     if backend == "compiled":
-        return _compiled(cell, weights, x, state, lengths, tokens, traces)
+        return _compiled(cell, weights, x, state, lengths, tokens, traces, checkpoint_every)
+    if checkpoint_every and T and torch.is_grad_enabled() and not _is_transformed():
+        segment = _reference if backend == "reference" else _torch
+        return _in_segments(segment, cell, weights, x, state, lengths, checkpoint_every)
     if backend == "reference" or traces is not None:
         return _reference(cell, weights, x, state, lengths, traces)
     return _torch(cell, weights, x, state)
@@ -231,8 +240,38 @@ def _reference(
     return outputs[0] if len(runs) == 1 else torch.cat(outputs, dim=-1), cell.state_type(*lasts)
 
 
+def _in_segments(
+    run_segment: Callable[..., tuple[Tensor, State]],
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    checkpoint_every: int,
+) -> tuple[Tensor, State]:
+    """A layer of which autograd keeps inputs and states of segments, and runs them again."""
+    runs: list[tuple[Tensor, State]] = []
+    for i, w in enumerate(weights):
+        steps = reverse_rows(x, lengths) if i == 1 else x
+        last = state and cell.state_type(*(s[i : i + 1] for s in cast(tuple[Tensor, ...], state)))
+        outputs = []
+        for t, part in enumerate(torch.split(steps, checkpoint_every)):
+            left = None if lengths is None else lengths - t * checkpoint_every
+            left = None if left is None else left.clamp(0, part.shape[0])
+            given = (part, last) if run_segment is _torch else (part, last, left)
+            y, last = checkpoint(run_segment, cell, [w], *given, use_reentrant=False)
+            outputs.append(y)
+        y = torch.cat(outputs)
+        runs.append((reverse_rows(y, lengths) if i == 1 else y, cast(State, last)))
+    lasts = (torch.cat(parts) for parts in zip(*(s for _, s in runs), strict=True))
+    return torch.cat([y for y, _ in runs], dim=-1), cell.state_type(*lasts)
+
+
 def _torch(
-    cell: Cell, weights: Sequence[Weights], x: Tensor, state: State | None
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
 ) -> tuple[Tensor, State]:
     """PyTorch's fused operator."""
     # has_biases, num_layers, dropout, train, bidirectional, batch_first
@@ -253,11 +292,13 @@ def _torch(
 
 # The compiled core. `flat` are the weights of all directions in the order of `_WEIGHTS`, None for
 # what a cell lacks; states are (directions, B, size). Lines are what backward needs of forward, and
-# where gates can be read: see cpp/lines.hpp.
+# where gates can be read: see cpp/lines.hpp. With checkpoints there are none: what is kept for
+# backward is then c of an LSTM every so many steps, and nothing of the others, whose state is in y.
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _Flat = Sequence[Tensor | None]
 _Shape = tuple[int, int, int, int, int]
+_Keeps = Literal["nothing", "lines", "lines to be seen", "checkpoints"]
 
 
 def shape_of(cell: Cell) -> _Shape:
@@ -303,6 +344,7 @@ def _compiled(
     lengths: Tensor | None,
     tokens: Tensor | None,
     traces: list[Trace] | None,
+    checkpoint_every: int,
 ) -> tuple[Tensor, State]:
     flat = [t for w in weights for t in flat_weights(w)]
     h0, c0 = (None, None) if state is None else (state.h, getattr(state, "c", None))
@@ -310,25 +352,28 @@ def _compiled(
     graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
     if graph:
         shape = shape_of(cell)
-        y, h, c, lines = _layer_operator(
+        y, h, c, kept = _layer_operator(
             x, lengths, h0, c0, *flat, *[None] * (10 - len(flat)),
-            shape=[*shape, _line_length_of_graphs(shape, x.dtype == torch.float64)],
+            shape=[
+                *shape,
+                _line_length_of_graphs(shape, x.dtype == torch.float64),
+                checkpoint_every,
+            ],
         )  # fmt: skip
         if shown is not None:
             # A graph may not give away views of what it keeps for backward.
-            shown.append(lines.detach().clone())
+            shown.append(kept.detach().clone())
     elif torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *flat):
         given = (h0, c0, *flat)
         tensors = [t for t in given if t is not None]
         places = _places(tuple([t is not None for t in given]))
-        call = _Call(cell, shown, tokens, lengths, places)
+        call = _Call(cell, shown, tokens, lengths, places, checkpoint_every)
         y, h, c = _apply(call, x, *tensors)  # type: ignore[no-untyped-call]
     else:
-        y, h, c, lines = _forward(
-            _known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=shown is not None
-        )
+        keeps: _Keeps = "nothing" if shown is None else "lines to be seen"
+        y, h, c, kept = _forward(_known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps)
         if shown is not None:
-            shown.append(cast(Tensor, lines))
+            shown.append(cast(Tensor, kept))
     if traces is not None and shown:
         outputs = y.detach().clone() if graph else y.detach()
         each = zip(shown[0].detach().unbind(0), outputs.chunk(len(weights), -1), strict=True)
@@ -364,10 +409,10 @@ def _forward(
     h0: Tensor | None,
     c0: Tensor | None,
     flat: _Flat,
-    *,
-    keeps: bool,
+    keeps: _Keeps,
+    checkpoint_every: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Outputs, last states, and the lines where they are to be kept."""
+    """Outputs, last states, and what is kept."""
     steps = x if tokens is None else tokens
     T, B, *_ = steps.shape
     D = 1 if len(flat) == len(_WEIGHTS) else 2
@@ -376,15 +421,25 @@ def _forward(
     y = _empty_sequence(x, D * shape[4], steps)
     h = x.new_empty(D, B, shape[4])
     c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
-    lines = None
-    if keeps:
-        # What is past a row's length stays zero: it can be looked at.
-        new = x.new_empty if lengths is None else x.new_zeros
+    lines = c_kept = None
+    if keeps == "checkpoints":
+        c_kept = _new_checkpoints(shape, x, D, T, B, checkpoint_every)
+    elif keeps != "nothing":
+        # Nobody reads what is past a row's length but those who look, who find zeros.
+        new = x.new_zeros if keeps == "lines to be seen" and lengths is not None else x.new_empty
         lines = new(D, T, B, _line_length(shape, x.dtype))
     _core.forward(
-        shape, x, lengths, h0, c0, tuple(flat), y, h, c, lines, torch.get_num_threads(), tokens
-    )
-    return y, h, c, lines
+        shape, x, lengths, h0, c0, tuple(flat), y, h, c, lines, torch.get_num_threads(), tokens,
+        checkpoint_every, c_kept,
+    )  # fmt: skip
+    return y, h, c, c_kept if lines is None else lines
+
+
+def _new_checkpoints(
+    shape: Sequence[int], x: Tensor, D: int, T: int, B: int, checkpoint_every: int
+) -> Tensor | None:
+    """Place for c after every ``checkpoint_every`` steps but the last; of an LSTM."""
+    return x.new_empty(D, max(T - 1, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
 
 
 def _backward(
@@ -396,11 +451,12 @@ def _backward(
     c0: Tensor | None,
     flat: _Flat,
     y: Tensor,
-    lines: Tensor,
+    kept: Tensor | None,
     gradients: Sequence[Tensor | None],
     needs: Sequence[bool],
+    checkpoint_every: int = 0,
 ) -> list[Tensor | None]:
-    """Gradients of x, h0, c0 and the weights, those that are needed; uses up the lines."""
+    """Gradients of x, h0, c0 and the weights, those that are needed; uses up kept lines."""
     dy, dh, dc = gradients
     if not _core.are_readable(x, h0, c0, *flat, dh, dc):
         x, h0, c0, flat = _rowwise(x), _dense(h0), _dense(c0), tuple(map(_dense, flat))
@@ -415,11 +471,12 @@ def _backward(
         for tensor, needed in zip((h0, c0, *flat), needs[1:], strict=True)
     ]
     # Hooks on saved tensors may bring them back laid out in another way.
-    if not lines.is_contiguous() or lines.data_ptr() % 64:
-        lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
+    if kept is not None and (not kept.is_contiguous() or kept.data_ptr() % 64):
+        kept = torch.empty_like(kept, memory_format=torch.contiguous_format).copy_(kept)
+    lines, c_kept = (None, kept) if checkpoint_every else (kept, None)
     _core.backward(
         shape, x, lengths, h0, c0, tuple(flat), _rowwise(y), lines, dy, dh, dc,
-        dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens,
+        dx, dh0, dc0, tuple(dweights), torch.get_num_threads(), tokens, checkpoint_every, c_kept,
     )  # fmt: skip
     return [dx, dh0, dc0, *dweights]
 
@@ -466,6 +523,7 @@ class _Call(NamedTuple):
     lengths: Tensor | None
     places: tuple[int, ...]
     """Where each of h0, c0 and the weights stands among what there is; -1 where it is missing."""
+    checkpoint_every: int
 
 
 @lru_cache(maxsize=1024)
@@ -483,23 +541,31 @@ class _Layer(torch.autograd.Function):
         ctx: Any, call: _Call, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run forward."""
-        cell, shown, tokens, lengths, places = call
+        cell, shown, tokens, lengths, places, checkpoint_every = call
         padded = (*tensors, None)
         h0, c0, *flat = [padded[i] for i in places]
-        y, h, c, lines = _forward(_known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps=True)
-        ctx.save_for_backward(x, y, lines, tokens, lengths, *tensors)
+        # A loader may put the next batch into the same memory before backward.
+        lengths = None if lengths is None else lengths.clone()
+        tokens = None if tokens is None else tokens.clone()
+        keeps: _Keeps = "checkpoints" if checkpoint_every else "lines"
+        if shown is not None:
+            keeps = "lines to be seen"
+        y, h, c, kept = _forward(
+            _known_shape(cell), x, tokens, lengths, h0, c0, flat, keeps, checkpoint_every
+        )
+        ctx.save_for_backward(x, y, kept, tokens, lengths, *tensors)
         ctx.set_materialize_grads(False)
-        ctx.cell, ctx.places = cell, places
+        ctx.cell, ctx.places, ctx.checkpoint_every = cell, places, checkpoint_every
         ctx.used_up, ctx.shown = False, shown is not None
         if shown is not None:
-            shown.append(cast(Tensor, lines))
+            shown.append(cast(Tensor, kept))
         return y, h, c
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients; differentiable ones, where they are asked for, by the reference."""
-        x, y, lines, tokens, lengths, *tensors = ctx.saved_tensors
-        places = ctx.places
+        x, y, kept, tokens, lengths, *tensors = ctx.saved_tensors
+        places, checkpoint_every = ctx.places, ctx.checkpoint_every
         padded = (*tensors, None)
         h0, c0, *flat = [padded[i] for i in places]
         _, needs_x, *asked = ctx.needs_input_grad
@@ -511,12 +577,14 @@ class _Layer(torch.autograd.Function):
         else:
             shape = _known_shape(ctx.cell)
             if ctx.used_up:  # by an earlier backward, whose graph was retained
-                _, _, _, lines = _forward(shape, x, tokens, lengths, h0, c0, flat, keeps=True)
+                _, _, _, kept = _forward(shape, x, tokens, lengths, h0, c0, flat, "lines")
             elif ctx.shown:
-                lines = lines.clone()
+                kept = kept.clone()
             else:
-                ctx.used_up = True
-            found = _backward(shape, x, tokens, lengths, h0, c0, flat, y, lines, gradients, needs)
+                ctx.used_up = not checkpoint_every
+            found = _backward(
+                shape, x, tokens, lengths, h0, c0, flat, y, kept, gradients, needs, checkpoint_every
+            )
         dx, *others = found
         return None, dx, *[g for g, i in zip(others, places, strict=True) if i >= 0]
 
@@ -576,8 +644,9 @@ def _reference_gradients(
     ]
 
 
-# `shape` is that of the core and, last, the numbers in a line, which depend on the instruction set:
-# a constant of the graph, so that nobody takes one that was compiled for another from a cache.
+# `shape` is that of the core, then the numbers in a line, which depend on the instruction set: a
+# constant of the graph, so that nobody takes one that was compiled for another from a cache; and
+# `checkpoint_every`.
 
 
 def _layer(
@@ -586,11 +655,12 @@ def _layer(
     w5: Tensor | None, w6: Tensor | None, w7: Tensor | None, w8: Tensor | None, w9: Tensor | None,
     shape: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    y, h, c, lines = _forward(
+    y, h, c, kept = _forward(
         cast(_Shape, tuple(shape[:5])), x, None, lengths, h0, c0,
-        _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)), keeps=True,
+        _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)),
+        "checkpoints" if shape[6] else "lines to be seen", shape[6],
     )  # fmt: skip
-    return y, h, x.new_empty(0) if c is None else c, cast(Tensor, lines)
+    return y, h, x.new_empty(0) if c is None else c, x.new_empty(0) if kept is None else kept
 
 
 def _present(flat: _Flat) -> _Flat:
@@ -605,11 +675,14 @@ def _layer_shapes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     T, B, _ = x.shape
     D = 1 if w5 is None else 2
+    kept: Tensor | None = x.new_empty(D, T, B, shape[5])
+    if shape[6]:
+        kept = _new_checkpoints(shape, x, D, T, B, shape[6])
     return (
         _empty_sequence(x, D * shape[4], x),
         x.new_empty(D, B, shape[4]),
         x.new_empty(D, B, shape[3]) if shape[0] == 1 else x.new_empty(0),
-        x.new_empty(D, T, B, shape[5]),
+        x.new_empty(0) if kept is None else kept,
     )
 
 
@@ -617,16 +690,16 @@ def _layer_gradients(
     x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
     w0: Tensor | None, w1: Tensor | None, w2: Tensor | None, w3: Tensor | None, w4: Tensor | None,
     w5: Tensor | None, w6: Tensor | None, w7: Tensor | None, w8: Tensor | None, w9: Tensor | None,
-    shape: list[int], y: Tensor, lines: Tensor, dy: Tensor | None, dh: Tensor | None,
+    shape: list[int], y: Tensor, kept: Tensor, dy: Tensor | None, dh: Tensor | None,
     dc: Tensor | None, needs: list[bool],
 ) -> list[Tensor]:  # fmt: skip
-    flat = (w0, w1, w2, w3, w4, w5, w6, w7, w8, w9)
-    D = lines.shape[0]
+    flat = _present((w0, w1, w2, w3, w4, w5, w6, w7, w8, w9))
     found = _backward(
-        cast(_Shape, tuple(shape[:5])), x, None, lengths, h0, c0, flat[: 5 * D], y, lines.clone(),
-        (dy, dh, dc), needs[: 3 + 5 * D],
+        cast(_Shape, tuple(shape[:5])), x, None, lengths, h0, c0, flat, y,
+        (kept if shape[0] == 1 else None) if shape[6] else kept.clone(),
+        (dy, dh, dc), needs[: 3 + len(flat)], shape[6],
     )  # fmt: skip
-    found += [None] * (10 - 5 * D)
+    found += [None] * (10 - len(flat))
     return [x.new_empty(0) if t is None else t for t in found]
 
 
@@ -650,11 +723,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _operator_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    *inputs, y, lines = ctx.saved_tensors
+    *inputs, y, kept = ctx.saved_tensors
     asked = ctx.needs_input_grad
     needs = [asked[0], *asked[2:14]]
     dc = gradients[2] if ctx.shape[0] == 1 else None
-    found = _gradients_operator(*inputs, ctx.shape, y, lines, *gradients[:2], dc, needs)
+    found = _gradients_operator(*inputs, ctx.shape, y, kept, *gradients[:2], dc, needs)
     wanted = [g if need else None for g, need in zip(found, needs, strict=True)]
     return wanted[0], None, *wanted[1:], None
 
