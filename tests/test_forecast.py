@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ostinato.tasks.forecasting.calibration import Calibration
+from ostinato.tasks.forecasting.columns import SeriesSettings
 from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
 from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths, calibrate
-from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.reading import read_panel
 from ostinato.tasks.forecasting.scores import LEVELS
 
 
@@ -83,3 +85,49 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
     p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
     np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
+
+
+def test_a_tie_is_no_rise():
+    """Values are whole: only those above the last, rounded, are a rise."""
+    y = np.array([3.0, 1, 2, 2, 4, 2])
+    panel = read_panel(y, SeriesSettings())
+    units = Units(np.array([2.0]), np.array([1.5]), np.array([1.0]), np.array([-np.inf]))
+    drawn = np.array([[[1.0], [2.0], [2.0], [3.0], [2.0]]])
+    found = Forecast(panel, [Cutoff(0, 6)], SamplePaths(drawn), units).rises()
+    np.testing.assert_allclose(found, [0.2])
+    rng = np.random.default_rng(0)
+    for name, p in (("student", [0.1, 0.2, 1.0]), ("gaussian", [0.1, 0.2])):
+        family = DISTRIBUTIONS[name]
+        p = np.array(p)
+        forecast = Forecast(panel, [Cutoff(0, 6)], Marginals(family, p[None, None, None]), units)
+        many = Units(*(np.broadcast_to(part, (400_000,)) for part in units))
+        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, rng))
+        np.testing.assert_allclose(forecast.rises(), (samples > 2).mean(), atol=0.005)
+
+
+def test_a_forecast_is_a_frame_with_times_and_cutoffs():
+    months = [f"2020-{m:02d}" for m in range(1, 8)]
+    frame = pd.DataFrame({"month": months, "y": np.arange(7.0)})
+    panel = read_panel(frame, SeriesSettings())
+    p = np.zeros((1, 2, 3, 2))
+    units = unrounded([1.0, 2.0], [2.0, 1.0])
+    gaussian = Marginals(DISTRIBUTIONS["gaussian"], p)
+    forecast = Forecast(panel, [Cutoff(0, 3), Cutoff(0, 7)], gaussian, units)
+    found = forecast.to_frame([0.1, 0.5])
+    assert list(found) == ["unique_id", "cutoff", "ds", "median", "0.1", "0.5"]
+    assert found["ds"].dt.strftime("%Y-%m").tolist() == [
+        "2020-04", "2020-05", "2020-06", "2020-08", "2020-09", "2020-10",
+    ]  # fmt: skip
+    assert found["cutoff"].dt.strftime("%Y-%m").tolist() == ["2020-03"] * 3 + ["2020-07"] * 3
+    np.testing.assert_array_equal(found["0.5"], found["median"])
+    np.testing.assert_array_equal(found["0.1"], forecast.quantiles([0.1])[..., 0].ravel())
+    observed = forecast.observed()
+    np.testing.assert_array_equal(observed, [[3, 4, 5], [np.nan] * 3])
+
+
+def test_samples_of_paths_are_the_paths():
+    panel = read_panel(np.arange(9.0), SeriesSettings())
+    drawn = np.random.default_rng(0).normal(size=(1, 50, 3))
+    forecast = Forecast(panel, [Cutoff(0, 9)], SamplePaths(drawn), unrounded([0.0], [1.0]))
+    np.testing.assert_allclose(np.sort(forecast.sample(50), 1), np.sort(drawn, 1))
+    assert forecast.sample(80).shape == (1, 80, 3)

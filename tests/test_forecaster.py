@@ -227,7 +227,7 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
         ({"method": "magic"}, y, "method='magic'; expected one of autoregressive, direct"),
         ({"output": "cauchy"}, y, "output='cauchy'; expected one of gaussian"),
         ({"horizon": 50}, y, "the longest series has 40 steps, too few to learn to forecast 50"),
-        ({}, ["a"], "which column is to be forecast"),
+        ({}, ["a"], "X: line 0: 'value' is 'a', no number"),
         ({"output": "negative-binomial"}, y - 3, "value is -3 at 0; output='negative-binomial' is"),
         ({"output": "negative-binomial"}, y + 0.5, "value is 0.5 at 0; output='negative-binomial'"),
         ({"ensemble_size": 0}, y, "ensemble_size=0; expected a number of networks"),

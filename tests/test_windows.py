@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from ostinato.tasks.forecasting.columns import Columns
 from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.grid import Grid
-from ostinato.tasks.forecasting.panel import Columns, Panel, Series
+from ostinato.tasks.forecasting.panel import Panel, Series
 from ostinato.tasks.forecasting.windows import CovariateEncoding, WindowBatches, Windows
 
 

@@ -150,7 +150,7 @@ def _local_days(wall: Stamps, utc: Stamps) -> Parsed:
 def _of_numbers(cells: pd.Series) -> Stamps | Whole:
     """Numbers as dates where their digits say so, as seconds since 1970, or as they are."""
     values = cells.to_numpy(dtype=np.float64, na_value=np.nan)
-    odd = values != np.round(values)  # missing ones, too
+    odd = ~np.isfinite(values) | (values != np.round(values))
     if odd.any():
         return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
     whole = cells.astype(np.int64)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
-from ostinato.insight.memory import Memory, memory
+from ostinato.insight.memory import SCORED, Memory, memory
 from ostinato.insight.samples import Data, Examined, Loss, judged, sample_of
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
@@ -284,7 +284,7 @@ class _Examination:
                 self.loss = float(loss(network, looked.inputs, looked.targets, looked.lengths))
         self.traces = list(map(_true_steps, seen))
         self.learnt = math.nan if loss is not None else self._learnt()
-        ours = hasattr(network, "encode") and hasattr(network.output, "kind") and loss is None
+        ours = isinstance(network, SCORED) and loss is None
         sound = math.isfinite(self.flow.loss)
         self.memory = memory(network, looked.sample) if ours and sound else None
 

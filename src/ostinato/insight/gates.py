@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import judged
+from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
 from ostinato.training.estimators import NetworkEstimator
 
@@ -170,7 +171,7 @@ def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
 def gates(model: Any, sequence: Any) -> Gates:
     """Every gate and state by step and unit, as the network reads one sequence.
 
-    On the path that serves the network anyway, at its speed.
+    On the path that serves the network anyway, at its speed; of an `EncoderDecoder` its encoder.
 
     Args:
         model: an estimator, or any module with recurrent layers of ours or of `torch.nn`.
@@ -201,7 +202,8 @@ def gates(model: Any, sequence: Any) -> Gates:
     if not T:
         raise OstinatoError("gates: the sequence is empty; give one with steps.")
     with judged(network), torch.no_grad(), tracing(network) as seen:
-        network(x)
+        reader = network.encoder if isinstance(network, EncoderDecoder) else network
+        reader(x)
     if not seen:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
     layers = [

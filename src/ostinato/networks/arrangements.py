@@ -358,16 +358,22 @@ CellName = Literal[
     "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
 ]  # fmt: skip
 
-_VARIANTS: dict[str, type[Cell]] = {
-    "lstm-peephole": PeepholeLSTMCell,
-    "lstm-coupled": CoupledLSTMCell,
-    "lstm-norm": LayerNormLSTMCell,
-    "gru-norm": LayerNormGRUCell,
-    "mgu": MGUCell,
-    "indrnn": IndRNNCell,
-    "min-gru": MinGRUCell,
-    "min-lstm": MinLSTMCell,
+CELLS: dict[CellName, tuple[type[Cell], dict[str, Any]]] = {
+    "lstm": (LSTMCell, {}),
+    "gru": (GRUCell, {}),
+    "gru-reset-before": (GRUCell, {"reset_after": False}),
+    "rnn": (RNNCell, {}),
+    "rnn-relu": (RNNCell, {"activation": "relu"}),
+    "lstm-peephole": (PeepholeLSTMCell, {}),
+    "lstm-coupled": (CoupledLSTMCell, {}),
+    "lstm-norm": (LayerNormLSTMCell, {}),
+    "gru-norm": (LayerNormGRUCell, {}),
+    "mgu": (MGUCell, {}),
+    "indrnn": (IndRNNCell, {}),
+    "min-gru": (MinGRUCell, {}),
+    "min-lstm": (MinLSTMCell, {}),
 }
+"""Every cell by its name: the class, and arguments beside its sizes."""
 
 
 def recurrent_layers(
@@ -388,27 +394,16 @@ def recurrent_layers(
     >>> recurrent_layers("mgu", 8, 16).cells
     (MGUCell(input_size=8, hidden_size=16, bias=True),)
     """
-    if cell not in get_args(CellName):
-        raise OstinatoError(f"cell={cell!r}; expected one of {', '.join(get_args(CellName))}.")
-    if cell == "rnn-relu":
-        more["init"] = "identity"
-    sizes = (input_size, hidden_size)
-    if zoneout or cell in _VARIANTS:
-        made: Cell
-        if cell in _VARIANTS:
-            made = _VARIANTS[cell](*sizes)
-        elif cell in ("rnn", "rnn-relu"):
-            made = RNNCell(*sizes, activation="relu" if cell == "rnn-relu" else "tanh")
-        else:
-            made = (
-                LSTMCell(*sizes) if cell == "lstm" else GRUCell(*sizes, reset_after=cell == "gru")
-            )
-        made = ZoneoutCell(made, zoneout) if zoneout else made
-        return Recurrent(made, num_layers, batch_first=True, **more)
-    if cell == "lstm":
-        return LSTM(*sizes, num_layers, batch_first=True, **more)
-    if cell in ("gru", "gru-reset-before"):
-        return GRU(*sizes, num_layers, batch_first=True, reset_after=cell == "gru", **more)
-    return RNN(
-        *sizes, num_layers, "relu" if cell == "rnn-relu" else "tanh", batch_first=True, **more
-    )
+    if cell not in CELLS:
+        raise OstinatoError(f"cell={cell!r}; expected one of {', '.join(CELLS)}.")
+    kind, settings = CELLS[cell]
+    more |= {"batch_first": True} | ({"init": "identity"} if cell == "rnn-relu" else {})
+    sizes, drop_in = (input_size, hidden_size), settings | more
+    if not zoneout and kind is LSTMCell:
+        return LSTM(*sizes, num_layers, **drop_in)
+    if not zoneout and kind is GRUCell:
+        return GRU(*sizes, num_layers, **drop_in)
+    if not zoneout and kind is RNNCell:
+        return RNN(*sizes, num_layers, drop_in.pop("activation", "tanh"), **drop_in)
+    made = kind(*sizes, **settings)
+    return Recurrent(ZoneoutCell(made, zoneout) if zoneout else made, num_layers, **more)

@@ -344,9 +344,9 @@ class WritingEstimator(PairSettings, SequenceEstimator):
             length_penalty: above 0 long texts are not put at a disadvantage; 1 is usual.
             n_best: texts for each source, the best first.
             no_repeat: tokens that must not follow each other twice; 0 for any.
-            sampling: draw a text instead of seeking the best.
-            temperature: of the drawing.
-            seed: of the drawing.
+            sampling: sample a text instead of searching for the likeliest.
+            temperature: of sampling; below 1 unlikely tokens become rarer.
+            seed: of sampling; the same seed writes the same texts.
             batch_size: sources at a time.
         """
         check_is_fitted(self, "network_")

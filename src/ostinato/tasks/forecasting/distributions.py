@@ -134,19 +134,19 @@ class LocationScale(Distribution):
     """A standard distribution, shifted by p_1 and stretched by log(1 + e^p_2)."""
 
     @abstractmethod
-    def standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | float]:
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | float]:
         """Return -log density of the standard distribution, a function of z^2 and a constant."""
 
     @abstractmethod
-    def standard_quantiles(self, p: Array, levels: Array) -> Array:
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
         """Return quantiles of the standard distribution."""
 
     @abstractmethod
-    def standard_cdf(self, p: Array, z: Array) -> Array:
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
         """Return the cumulative probability of the standard distribution."""
 
     @abstractmethod
-    def standard_sample(self, p: Array, random: np.random.Generator) -> Array:
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         """Draw from the standard distribution."""
 
     @staticmethod
@@ -158,7 +158,7 @@ class LocationScale(Distribution):
     def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
         """Return the negative log-likelihood of ``z``, in nats."""
         mean, sigma = (part[..., None] for part in self._location_and_scale(p, resolution))
-        standard, constant = self.standard_loss(p)
+        standard, constant = self._standard_loss(p)
         return _mean_over_resolution(
             lambda z: standard(((z - mean) / sigma) ** 2) + sigma.log() + constant, z, resolution
         )
@@ -170,7 +170,7 @@ class LocationScale(Distribution):
     def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
         """As `Distribution.quantiles`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        z = mean[..., None] + sigma[..., None] * self.standard_quantiles(p, np.asarray(levels))
+        z = mean[..., None] + sigma[..., None] * self._standard_quantiles(p, np.asarray(levels))
         return np.asarray(units.location[..., None] + units.scale[..., None] * z)
 
     def mean(self, p: Array, units: Units) -> Array:
@@ -180,12 +180,12 @@ class LocationScale(Distribution):
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
         """As `Distribution.cdf`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        return self.standard_cdf(p, ((y - units.location) / units.scale - mean) / sigma)
+        return self._standard_cdf(p, ((y - units.location) / units.scale - mean) / sigma)
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
         """As `Distribution.sample`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        z = mean + sigma * self.standard_sample(p, random)
+        z = mean + sigma * self._standard_sample(p, random)
         return np.asarray(units.location + units.scale * z)
 
 
@@ -202,20 +202,16 @@ class Gaussian(LocationScale):
 
     size = 2
 
-    def standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
-        """As `LocationScale.standard_loss`."""
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
         return (lambda square: square / 2), math.log(2 * math.pi) / 2
 
-    def standard_quantiles(self, p: Array, levels: Array) -> Array:
-        """As `LocationScale.standard_quantiles`."""
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
         return np.asarray(special.ndtri(levels))
 
-    def standard_cdf(self, p: Array, z: Array) -> Array:
-        """As `LocationScale.standard_cdf`."""
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
         return np.asarray(special.ndtr(z))
 
-    def standard_sample(self, p: Array, random: np.random.Generator) -> Array:
-        """As `LocationScale.standard_sample`."""
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         return random.standard_normal(p.shape[:-1])
 
 
@@ -233,22 +229,18 @@ class StudentT(LocationScale):
     def _freedom(p: Numbers) -> Numbers:
         return 2 + _positive(p[..., 2])
 
-    def standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """As `LocationScale.standard_loss`."""
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         nu = self._freedom(p)[..., None]
         constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + (math.pi * nu).log() / 2
         return (lambda square: (nu + 1) / 2 * torch.log1p(square / nu)), constant
 
-    def standard_quantiles(self, p: Array, levels: Array) -> Array:
-        """As `LocationScale.standard_quantiles`."""
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
         return np.asarray(special.stdtrit(self._freedom(p)[..., None], levels))
 
-    def standard_cdf(self, p: Array, z: Array) -> Array:
-        """As `LocationScale.standard_cdf`."""
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
         return np.asarray(special.stdtr(self._freedom(p), z))
 
-    def standard_sample(self, p: Array, random: np.random.Generator) -> Array:
-        """As `LocationScale.standard_sample`."""
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         return random.standard_t(self._freedom(p))
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -31,26 +31,6 @@ __all__ = ["Forecast", "Marginals", "SamplePaths", "calibrate"]
 Array = NDArray[np.float64]
 
 
-class Predictive(Protocol):
-    """Predicted distributions of N windows as a network gives them, before calibration."""
-
-    @property
-    def horizon(self) -> int:
-        """Steps ahead, A."""
-
-    def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
-        """Quantiles ``(N, A, levels)``."""
-
-    def mean(self, units: Units) -> Array:
-        """Means ``(N, A)``."""
-
-    def rise_probability(self, units: Units, last: Array) -> Array:
-        """Probabilities that the first step is above ``last``, ``(N,)``; never 0 or 1."""
-
-    def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
-        """Samples ``(N, count, A)``, before rounding."""
-
-
 @dataclass(frozen=True)
 class Marginals:
     """A parametric distribution for each step; steps are independent.
@@ -69,22 +49,22 @@ class Marginals:
         return int(self.p.shape[2])
 
     def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
-        """As `Predictive.quantiles`."""
+        """Return quantiles ``(N, A, levels)``."""
         each = [self.distribution.quantiles(p, units.expand(), levels) for p in self.p]
         return units.round(np.mean(each, 0))
 
     def mean(self, units: Units) -> Array:
-        """As `Predictive.mean`."""
+        """Return means ``(N, A)``."""
         return np.asarray(np.mean([self.distribution.mean(p, units.expand()) for p in self.p], 0))
 
     def rise_probability(self, units: Units, last: Array) -> Array:
-        """As `Predictive.rise_probability`."""
+        """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
         rounded = last + units.resolution / 2  # everything that is rounded to the last value
         at_most = [self.distribution.cdf(p[:, 0], rounded, units) for p in self.p]
         return np.asarray(np.clip(1 - np.mean(at_most, 0), 1e-6, 1 - 1e-6))
 
     def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
-        """As `Predictive.sample`."""
+        """Draw samples ``(N, count, A)``, before rounding."""
         member = random.integers(0, len(self.p), count)
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
         return self.distribution.sample(p, units.expand(2), random)
@@ -107,21 +87,21 @@ class SamplePaths:
         return int(self.samples.shape[2])
 
     def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
-        """As `Predictive.quantiles`."""
+        """Return quantiles ``(N, A, levels)``."""
         return np.moveaxis(np.quantile(self.samples, levels, axis=1), 0, -1)
 
     def mean(self, units: Units) -> Array:
-        """As `Predictive.mean`."""
+        """Return means ``(N, A)``."""
         return np.asarray(self.samples.mean(1))
 
     def rise_probability(self, units: Units, last: Array) -> Array:
-        """As `Predictive.rise_probability`."""
+        """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
         least = 0.5 / self.samples.shape[1]
         share = (self.samples[:, :, 0] > last[:, None]).mean(1)
         return np.asarray(np.clip(share, least, 1 - least))
 
     def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
-        """As `Predictive.sample`."""
+        """Draw samples ``(N, count, A)``, before rounding."""
         S = self.samples.shape[1]
         return self.samples[:, random.choice(S, count, replace=count > S)]
 

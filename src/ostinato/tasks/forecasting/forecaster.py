@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.calibration import Calibration
+from ostinato.tasks.forecasting.columns import SeriesSettings
 from ostinato.tasks.forecasting.cutoffs import (
     Cutoff,
     default_horizon,
@@ -30,7 +31,7 @@ from ostinato.tasks.forecasting.forecast import Forecast, calibrate
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
 from ostinato.tasks.forecasting.panel import Panel
 from ostinato.tasks.forecasting.predictor import Predictor
-from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.reading import read_panel
 from ostinato.tasks.forecasting.stream import ForecastStream
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,

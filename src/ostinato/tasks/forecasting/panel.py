@@ -11,44 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.errors import DataError
+from ostinato.tasks.forecasting.columns import Columns
 from ostinato.tasks.forecasting.grid import Grid
 
-__all__ = ["Columns", "Panel", "Series", "Static"]
+__all__ = ["Panel", "Series", "Static"]
 
 Array = NDArray[np.float64]
 Static = str | float
 """A static covariate: a category or a number."""
-
-
-class Columns(NamedTuple):
-    """Which columns of a table are what, by name.
-
-    Attributes:
-        time: of the times; several where they are in parts, such as year and month; or none.
-        id: of the names of the series, or none.
-        target: what is forecast; several where each is a series.
-        future_covariates: known ahead.
-        past_covariates: known up to the present.
-        static_covariates: constant within a series.
-    """
-
-    time: tuple[str, ...] = ()
-    id: str | None = None
-    target: tuple[str, ...] = ("value",)
-    future_covariates: tuple[str, ...] = ()
-    past_covariates: tuple[str, ...] = ()
-    static_covariates: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        parts = {
-            "time": ", ".join(self.time),
-            "id": self.id or "",
-            "target": ", ".join(self.target),
-            "future covariates": ", ".join(self.future_covariates),
-            "past covariates": ", ".join(self.past_covariates),
-            "static covariates": ", ".join(self.static_covariates),
-        }
-        return "; ".join(f"{name}: {names}" for name, names in parts.items() if names)
 
 
 class Series(NamedTuple):

@@ -1,10 +1,9 @@
-"""Time series from files, data frames and arrays: which column is what, and onto one grid."""
+"""Time series from files, data frames and arrays, onto one grid."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,65 +11,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ostinato.data.columns import IDS, TIMES
-from ostinato.data.corpus import Place
-from ostinato.data.dates import join_parts, parse_times
 from ostinato.data.formats import read_table
-from ostinato.data.tables import Table, TableSettings, is_frame, table_of
+from ostinato.data.places import Place
+from ostinato.data.tables import Table, is_frame, table_of
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.forecasting.columns import (
+    Columns,
+    Resolved,
+    SeriesSettings,
+    resolve,
+    usual_names,
+)
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
-from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
+from ostinato.tasks.forecasting.panel import Panel, Series, Static
 
-__all__ = ["SeriesSettings", "read_panel"]
+__all__ = ["read_panel"]
 
 Array = NDArray[np.float64]
-
-# What columns are usually called, in lower case.
-TIME_NAMES = TIMES | {"ds", "month", "day", "hour", "week", "quarter", "year", "period", "when"}
-ID_NAMES = IDS | {"unique_id", "item", "item_id", "store", "sensor", "name", "key"}
-TARGET_NAMES = {"target", "value", "values", "y", "sales", "demand", "quantity", "observation"}
-ROW_NUMBERS = {"id", "index", "row", "no", "nr", "unnamed: 0", ""}
-YEAR_PARTS = ("month", "quarter", "week", "day")
-CLOCK_PARTS = ("time", "hour", "minute", "second")
 
 MAX_STEPS = 50_000_000
 """Steps of a grid from the first time of a series to its last, at most."""
 
 MAX_CATEGORIES = 200
 """Categories of a past or future covariate, at most."""
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class SeriesSettings(TableSettings):
-    """How time series are read.
-
-    Args:
-        target: column to forecast; of several, separated by commas, each is a series, and * stands
-            for all numbers; inferred where there is one choice.
-        time: column of the times, or columns of their parts, separated by commas; inferred from
-            names and cells. Without one, rows are steps.
-        id: column of the names of series; inferred where times repeat and there is one choice.
-        future_covariates: columns known ahead, such as prices or holidays, separated by commas.
-        past_covariates: columns known up to the present, separated by commas.
-        static_covariates: columns that are constant within a series, separated by commas.
-        frequency: the step: 15min, h, D, B (business days), W, M, Q, Y, or a number; inferred from
-            the times if not given. Given, times need not lie on a grid: each counts for the step
-            that it falls into, and several for their mean.
-        season: steps of a season; by the frequency if not given.
-        calendar: whether the time of day, week and year are known to the network.
-        day_first: whether 01/02/2020 is in February; inferred from the other dates if not given.
-    """
-
-    target: str | None = None
-    time: str | None = None
-    id: str | None = None
-    future_covariates: str | None = None
-    past_covariates: str | None = None
-    static_covariates: str | None = None
-    frequency: str | None = None
-    season: int | None = None
-    calendar: bool = True
-    day_first: bool | None = None
 
 
 def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> Panel:
@@ -92,26 +55,24 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     if isinstance(X, Panel):
         return X
     rows: list[_Rows] = []
-    columns: Columns | None = None
+    first: tuple[Columns, Path] | None = None
     categories: dict[str, Sequence[str]] = dict(like.categories) if like is not None else {}
     notes: dict[str, None] = {}
-    path = ""
     for name, table in _tables(X, settings):
-        found = _Resolved.of(table, settings, like)
-        if columns is not None and found.names(table) != columns:
+        found = resolve(table, settings, None if like is None else like.columns)
+        columns, path = first = first or (found.columns, table.path)
+        if found.columns != columns:
             raise DataError(f"has other columns than {path}.", path=table.path)
-        columns, path = columns or found.names(table), path or str(table.path)
-        if found.utc:
-            notes["times are in UTC, since they have offsets"] = None
+        if like is not None and columns[3:] != like.columns[3:]:
+            raise DataError(
+                "has other covariates than the training data; "
+                f"expected {like.columns}, got {columns}.",
+                path=path,
+            )
         rows += _rows_of(table, found, name, categories, notes)
-    if columns is None:
+    if first is None:
         raise OstinatoError("X holds no series.")
-    if like is not None and columns[3:] != like.columns[3:]:
-        raise DataError(
-            f"has other covariates than the training data; expected {like.columns}, got {columns}.",
-            path=path,
-        )
-    return _on_grid(rows, settings, like, columns, categories, list(notes))
+    return _on_grid(rows, settings, like, first[0], categories, list(notes))
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -121,11 +82,8 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         return
     paths = [X] if isinstance(X, os.PathLike) else X
     if isinstance(paths, list | tuple) and paths and isinstance(paths[0], os.PathLike):
-        fields = (settings.target, settings.time, settings.id, settings.future_covariates,
-                  settings.past_covariates, settings.static_covariates)  # fmt: skip
-        asked = {part for each in fields if each for part in each.split(",")}
         for path in map(Path, paths):
-            table = read_table(path, settings, asked | TIME_NAMES | ID_NAMES | TARGET_NAMES)
+            table = read_table(path, settings, usual_names(settings))
             yield path.stem if len(paths) > 1 else "", table
         return
     if not pd.api.types.is_list_like(X):
@@ -152,177 +110,6 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         yield name, Table(Path(place), pd.DataFrame({"value": values}), line=0)
 
 
-class _Resolved(NamedTuple):
-    """Which column of a table is what, by number; and the times."""
-
-    time: list[int]
-    id: int | None
-    target: list[int]
-    future: list[int]
-    past: list[int]
-    static: list[int]
-    times: Times | None
-    utc: bool
-
-    def names(self, table: Table) -> Columns:
-        """Names of the columns."""
-        time, target, future, past, static = (
-            tuple(table.names[i] for i in some)
-            for some in (self.time, self.target, self.future, self.past, self.static)
-        )
-        key = None if self.id is None else table.names[self.id]
-        return Columns(time, key, target, future, past, static)
-
-    @classmethod
-    def of(cls, table: Table, settings: SeriesSettings, like: Panel | None) -> _Resolved:
-        """Find out what each column is, as it was told or as it can be inferred."""
-        before = Columns() if like is None else like.columns
-        taken: set[int] = set()
-
-        def named(names: str | None, known: Sequence[str], what: str) -> list[int]:
-            """Columns that the user, or the training data, names."""
-            if names:
-                found = [table.column(n.strip(), what) for n in names.split(",") if n.strip()]
-            else:
-                found = [i for i in map(table.find, known) if i is not None and table.named]
-                found = found if len(found) == len(known) else []
-            taken.update(found)
-            return found
-
-        def free() -> list[int]:
-            return [i for i in range(len(table.names)) if i not in taken]
-
-        future = named(settings.future_covariates, before.future_covariates, "future covariates")
-        past = named(settings.past_covariates, before.past_covariates, "past covariates")
-        static = named(settings.static_covariates, before.static_covariates, "static covariates")
-        every = settings.target == "*"
-        target = named(None if every else settings.target, () if every else before.target, "target")
-        time = named(settings.time, before.time, "times") or _find_time(table, free(), settings)
-        taken.update(time)
-        times, utc = _times(table, time, settings)
-        ids = named(settings.id, () if before.id is None else (before.id,), "ids of series")
-        key = ids[0] if ids else _find_id(table, free(), times)
-        taken.update([] if key is None else [key])
-        target = target or _find_target(table, free(), every, before if like is not None else None)
-        return cls(time, key, target, future, past, static, times, utc)
-
-
-def _find_time(table: Table, free: Sequence[int], settings: SeriesSettings) -> list[int]:
-    """Columns of the times: those called so that hold dates, the first with dates, or parts."""
-    names = {table.names[i].strip().lower(): i for i in free} if table.named else {}
-    if "year" in names and any(part in names for part in YEAR_PARTS[:3]):
-        parts = ("year", *YEAR_PARTS, *CLOCK_PARTS)
-        return [names[part] for part in parts if part in names]
-    called = table.called(TIME_NAMES, free)
-    numeric = [i for i in called if table.is_numeric(i)]
-    for column in [i for i in [*called, *free] if i not in numeric and not table.is_numeric(i)]:
-        some = _cells(table, column).dropna().head(50)
-        times = parse_times(some, bool(settings.day_first)).times
-        if len(some) and times.dtype.kind == "M" and (~np.isnat(times)).mean() > 0.9:
-            days = (times == times.astype("M8[D]")).all()
-            clock = [names[part] for part in CLOCK_PARTS if part in names and names[part] != column]
-            return [column, *clock] if days else [column]
-    if numeric:
-        return numeric[:1]
-    # What is called a time and cannot be read as one is a mistake, not to be passed over.
-    return called if len(called) == 1 else []
-
-
-def _cells(table: Table, column: int) -> pd.Series:
-    """A column for dates: as the file has it, numbers as numbers."""
-    cells = table.frame.iloc[:, column]
-    return cells if pd.api.types.is_numeric_dtype(cells.dtype) else table.series(column)
-
-
-def _times(
-    table: Table, columns: Sequence[int], settings: SeriesSettings
-) -> tuple[Times | None, bool]:
-    """Times of all rows; None where rows are steps."""
-    if not columns:
-        return None, False
-    if len(columns) == 1:
-        cells = _cells(table, columns[0])
-    else:
-        cells = join_parts({table.names[i]: _cells(table, i) for i in columns})
-    try:
-        times, utc = parse_times(cells, settings.day_first)
-    except OstinatoError as error:
-        raise DataError(f"{table.names[columns[0]]!r}: {error}", path=table.path) from None
-    if times.dtype.kind == "M" and np.isnat(times).any():
-        row = int(np.isnat(times).argmax())
-        raise table.place(row).error(
-            f"{table.names[columns[0]]!r} is {str(cells.iloc[row])!r:.40}, no time; expected a "
-            "date, as in 2024-01-31 or 2024-01-31 12:00, or a whole number."
-        )
-    return times, utc
-
-
-def _find_id(table: Table, free: Sequence[int], times: Times | None) -> int | None:
-    """The column of names of series: where times repeat, the one within which they do not."""
-    N = len(table)
-    free = [i for i in free if not table.is_boolean(i)]
-    called = table.called(ID_NAMES, free)
-    words = [i for i in free if not table.is_numeric(i)]
-
-    def splits(column: int) -> bool:
-        """Whether rows with the same cell can be a series."""
-        codes = table.codes(column).codes
-        if times is None:  # they stand together
-            return 1 + int((np.diff(codes) != 0).sum()) == len(np.unique(codes)) < N
-        order = np.lexsort((times, codes))
-        again = (np.diff(codes[order]) == 0) & (np.diff(times[order]).astype(np.int64) == 0)
-        return not again.any() and len(np.unique(codes)) < N
-
-    if times is not None and len(np.unique(times)) == N:
-        called = [i for i in called if i in words]
-        words = []
-    for some in (called, words):
-        found = [i for i in some if splits(i)]
-        if len({len(table.codes(i).cells) for i in found}) > 1:
-            raise DataError(
-                "which column names the series is not clear; name it with id: "
-                f"{table.described()}.",
-                path=table.path,
-            )
-        if found:
-            return found[0]
-    return None
-
-
-def _find_target(
-    table: Table, free: Sequence[int], every: bool, before: Columns | None
-) -> list[int]:
-    """The only column of numbers, the one called so, or all of them."""
-    if len(table.names) == 1:
-        return list(free)
-    counted = [i for i in table.called(ROW_NUMBERS, free) if _numbers_rows(table, i)]
-    numbers = [
-        i for i in free if i not in counted and table.is_numeric(i) and not table.is_boolean(i)
-    ]
-    if every or len(numbers) == 1:
-        return numbers
-    found = table.called(TARGET_NAMES, numbers)
-    if len(found) == 1:
-        return found
-    if before is not None:
-        raise DataError(
-            f"has no column {before.target[0]!r}, which the model forecasts; {table.described()}.",
-            path=table.path,
-        )
-    raise DataError(
-        "which column is to be forecast is not clear; name it with target, or * for all that hold "
-        f"numbers, each a series: {table.described()}.",
-        path=table.path,
-    )
-
-
-def _numbers_rows(table: Table, column: int) -> bool:
-    if not table.is_numeric(column):
-        return False
-    values = table.numbers([column], missing=True)[:, 0]
-    return bool((np.diff(values) == 1).all())
-
-
 class _Rows(NamedTuple):
     """A series before it lies on a grid: its rows in the order of their times."""
 
@@ -342,66 +129,83 @@ class _Rows(NamedTuple):
 
 def _rows_of(
     table: Table,
-    columns: _Resolved,
+    resolved: Resolved,
     label: str,
     categories: dict[str, Sequence[str]],
     notes: dict[str, None],
 ) -> Iterator[_Rows]:
     """Series of a table, sorted by time."""
+    columns, times, utc = resolved
+    numbers = {name: i for i, name in enumerate(table.names)}
     N = len(table)
     codes, cells = np.zeros(N, np.int64), [""]
     if columns.id is not None:
-        codes, cells = table.codes(columns.id)
-        empty = np.flatnonzero([not cell.strip() for cell in cells])
-        if len(empty):
-            row = int(np.flatnonzero(codes == empty[0])[0])
-            raise table.place(row).error(f"{table.names[columns.id]!r} is empty.")
-    values = table.numbers(columns.target, missing=True)
+        codes, cells = table.codes(numbers[columns.id])
+        if not all(cell.strip() for cell in cells):
+            row = int(np.isin(codes, [k for k, c in enumerate(cells) if not c.strip()]).argmax())
+            raise table.place(row).error(f"{columns.id!r} is empty.")
+    targets = table.numbers([numbers[name] for name in columns.target], missing=True)
     future, past = (
-        np.concatenate([np.zeros((N, 0)), *(_covariate(table, i, categories) for i in some)], 1)
-        for some in (columns.future, columns.past)
+        np.hstack([np.zeros((N, 0)), *(_covariate(table, numbers[c], categories) for c in some)])
+        for some in (columns.future_covariates, columns.past_covariates)
     )
-    times = columns.times
+    static = [_static(table, numbers[name], codes) for name in columns.static_covariates]
     order = np.argsort(codes, kind="stable") if times is None else np.lexsort((times, codes))
     borders = np.flatnonzero(np.diff(codes[order])) + 1
     if times is not None:
         _check_order(table, columns, order, codes, times, notes)
+    if utc:
+        notes["times are in UTC, since they have offsets"] = None
     for rows in np.split(order, borders):
-        static = tuple(_constant(table, i, rows) for i in columns.static)
         stamps = np.arange(len(rows)) if times is None else times[rows]
+        constant = tuple(values[rows[0]] for values in static)
         for k, column in enumerate(columns.target):
-            several = table.names[column] if len(columns.target) > 1 else ""
-            parts = [label, cells[codes[rows[0]]].strip(), several]
-            yield _Rows(
-                "/".join(part for part in parts if part), stamps, values[rows, k], future[rows],
-                past[rows], static, table, rows,
-            )  # fmt: skip
+            parts = label, cells[codes[rows[0]]].strip(), column if len(columns.target) > 1 else ""
+            name = "/".join(part for part in parts if part)
+            values = targets[rows, k]
+            yield _Rows(name, stamps, values, future[rows], past[rows], constant, table, rows)
 
 
 def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) -> Array:
     """A covariate ``(N, 1)``; of text, which the training data determine, ``(N, categories)``."""
     name = table.names[column]
-    if name not in categories:
-        if table.is_numeric(column) or table.is_boolean(column):
-            return table.numbers([column], missing=True)
-        found = {cell.strip() for cell in table.codes(column).cells}
-        if len(found) > MAX_CATEGORIES:
-            raise DataError(
-                f"{name!r} has {len(found):,} categories; expected {MAX_CATEGORIES} at most, or "
-                "numbers.",
-                path=table.path,
-            )
-        categories[name] = sorted(found - {""})
+    if name not in categories and (table.is_numeric(column) or table.is_boolean(column)):
+        return table.numbers([column], missing=True)
     codes, cells = table.codes(column)
-    kinds = np.array([[cell.strip() == kind for kind in categories[name]] for cell in cells], float)
-    encoded = kinds.reshape(len(cells), -1)[codes]
+    found = sorted({cell.strip() for cell in cells} - {""})
+    known = categories.setdefault(name, found)
+    if len(known) > MAX_CATEGORIES:
+        raise DataError(
+            f"{name!r} has {len(known):,} categories; expected numbers, or {MAX_CATEGORIES} "
+            "categories at most.",
+            path=table.path,
+        )
+    encoded = np.array([[cell.strip() == each for each in known] for cell in cells], dtype=float)
+    encoded = encoded.reshape(len(cells), len(known))[codes]
     encoded[table.is_missing(column)] = np.nan
-    return np.asarray(encoded)
+    return encoded
+
+
+def _static(table: Table, column: int, ids: NDArray[np.int64]) -> Sequence[Static]:
+    """A static covariate, of each row; a `DataError` where it changes within a series."""
+    name, codes = table.names[column], table.codes(column).codes
+    _, first, which = np.unique(ids, return_index=True, return_inverse=True)
+    other = codes != codes[first][which]
+    if other.any():
+        row = int(other.argmax())
+        raise table.place(row).error(
+            f"{name!r} is {table.text(row, column)!r:.40}, and was "
+            f"{table.text(int(first[which[row]]), column)!r:.40}; a static covariate does not "
+            "change within a series."
+        )
+    if table.is_numeric(column):
+        return list(table.numbers([column])[:, 0].tolist())
+    return [str(text).strip() for text in table.texts(column)]
 
 
 def _check_order(
     table: Table,
-    columns: _Resolved,
+    columns: Columns,
     order: NDArray[np.int64],
     codes: NDArray[np.int64],
     times: Times,
@@ -413,29 +217,14 @@ def _check_order(
     if len(again):
         one, other = sorted(order[again[0] : again[0] + 2].tolist())
         more = "" if columns.id is not None else "; if there are several series, name their id"
+        shown = table.cell(other, table.names.index(columns.time[0]))
         raise table.place(other).error(
-            f"has the time of line {table.place(one).line} again: "
-            f"{table.cell(other, columns.time[0])}{more}."
+            f"has the time of line {table.place(one).line} again: {shown}{more}."
         )
     back = np.diff(order)[same] < 0
-    if back.all() and len(back):
-        notes["rows were sorted by time: the newest came first"] = None
-    elif back.any():
-        notes["rows were sorted by time: they were in no order"] = None
-
-
-def _constant(table: Table, column: int, rows: NDArray[np.int64]) -> Static:
-    """A static covariate of a series."""
-    codes = table.codes(column).codes[rows]
-    first = table.text(int(rows[0]), column).strip()
-    other = np.flatnonzero(codes != codes[0])
-    if len(other):
-        row = int(rows[other[0]])
-        raise table.place(row).error(
-            f"{table.names[column]!r} is {table.text(row, column)!r:.40}, and was {first!r:.40}; "
-            "a static covariate does not change within a series."
-        )
-    return float(first) if table.is_numeric(column) else first
+    if back.any():
+        how = "the newest came first" if back.all() else "they were in no order"
+        notes[f"rows were sorted by time: {how}"] = None
 
 
 # Onto a grid

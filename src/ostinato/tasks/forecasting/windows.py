@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,13 +27,6 @@ MAX_DECIMALS = 3
 """Decimals up to which values count as rounded."""
 
 
-class Standardization(TypedDict):
-    """Mean and scale of a static covariate that is a number."""
-
-    mean: float
-    scale: float
-
-
 @dataclass(frozen=True)
 class CovariateEncoding:
     """Means and scales of covariates, and the categories of static ones.
@@ -46,12 +39,12 @@ class CovariateEncoding:
 
     future: Array
     past: Array
-    static: Sequence[list[str] | Standardization]
+    static: Sequence[list[str] | dict[str, float]]
 
     @classmethod
     def learn(cls, panel: Panel) -> Self:
         """Learn the encoding from some series."""
-        static: list[list[str] | Standardization] = []
+        static: list[list[str] | dict[str, float]] = []
         for column in zip(*(s.static_covariates for s in panel.series), strict=True):
             if all(isinstance(value, float) for value in column):
                 mean, scale = _mean_and_scale(np.array(column)[:, None])[:, 0]
