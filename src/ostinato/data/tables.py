@@ -296,14 +296,16 @@ class Table:
         """
         found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
+            wrong: NDArray[np.bool_] | None = None
             if self._stored_as_numbers(column) and not self._may_mean_thousands(column):
-                values = self.frame.iloc[:, column].to_numpy(dtype=np.float64, na_value=math.nan)
-                wrong = np.isinf(values)
+                values = self._floats(column)
+                if not np.isfinite(values).all():
+                    wrong = np.isinf(values)
             else:
                 values, wrong = self._parsed(column)
-            if not missing:
+            if not missing and (wrong is not None):
                 wrong = wrong | np.isnan(values)
-            if wrong.any():
+            if wrong is not None and wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
                 cell = self.cell(row, column)
                 said = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
@@ -317,6 +319,12 @@ class Table:
 
     def _stored_as_numbers(self, column: int) -> bool:
         return self._kind(column) in "iufb"
+
+    def _floats(self, column: int) -> NDArray[np.float64]:
+        series = self.frame.iloc[:, column]
+        if series.dtype == np.float64:
+            return np.asarray(series)
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=math.nan))
 
     def _may_mean_thousands(self, column: int) -> bool:
         """Tell whether 1.234 may be 1234 in a column that was parsed with a decimal point."""
