@@ -112,6 +112,7 @@ class CorpusEstimator(
             targets.check(part)
         inputs = Inputs.learn(training, self, causal=not self.bidirectional)
         inputs, lengths, facts = prepare(data, parts, inputs, targets)
+        facts["notes"] = list(training.notes)
         return Prepared(self._documents(inputs, targets), self._defaults(inputs, lengths), facts)
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
@@ -122,7 +123,7 @@ class CorpusEstimator(
         files = isinstance(paths, list) and all(isinstance(path, os.PathLike) for path in paths)
         if files and y is None:
             return read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
-        return corpus_of(X, y, by_step=self.BY_STEP)
+        return corpus_of(X, y, self, by_step=self.BY_STEP, labelled=labelled)
 
     def _labelled(self, X: Any, y: Any = None) -> Corpus:
         corpus = self._read(X, y, labelled=True)

@@ -166,7 +166,9 @@ class WritingEstimator(
             return X
         paths = [X] if isinstance(X, os.PathLike) else X
         files = isinstance(paths, list) and paths and all(isinstance(p, os.PathLike) for p in paths)
-        return read_pairs([Path(p) for p in paths], self) if files and y is None else pairs_of(X, y)
+        if files and y is None:
+            return read_pairs([Path(p) for p in paths], self)
+        return pairs_of(X, y, self)
 
     def _labelled(self, X: Any, y: Any = None) -> Pairs:
         pairs = self._read(X, y)
@@ -195,6 +197,7 @@ class WritingEstimator(
             parts["validation"] = held_out
         inputs, targets = TokenInputs(own, self.longest), TargetTexts(vocabulary)
         inputs, lengths, facts = prepare(data, parts, inputs, targets)
+        facts["notes"] = list(training.notes)
         n = len(lengths)
         resolved = resolve(self, n, int(lengths.max()) if self.init == "chrono" else None) | {
             "vocabulary_size": size,

@@ -248,8 +248,8 @@ EXPLODES = 1e3
 
 def _few(batch: Any, rows: int) -> Any:
     """The first rows of a batch."""
-    parts = {name: getattr(batch, name)[:rows] for name in batch._fields
-             if isinstance(getattr(batch, name), Tensor)}  # fmt: skip
+    parts = {name: _first(getattr(batch, name), rows) for name in batch._fields
+             if isinstance(getattr(batch, name), Tensor | tuple)}  # fmt: skip
     if "lengths" in parts and len(parts["lengths"]):
         longest = int(parts["lengths"].max())
         if isinstance(batch.inputs, Words):
@@ -261,6 +261,11 @@ def _few(batch: Any, rows: int) -> Any:
         if by_step and not apart:
             parts["targets"] = parts["targets"][:, :longest]
     return batch._replace(**parts)
+
+
+def _first(part: Any, rows: int) -> Any:
+    """The first rows of a tensor, or of each tensor of a named tuple."""
+    return part[:rows] if isinstance(part, Tensor) else type(part)(*(p[:rows] for p in part))
 
 
 def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
