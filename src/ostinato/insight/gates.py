@@ -198,9 +198,6 @@ def gates(model: Any, sequence: Any) -> Gates:
     else:
         network, x = model, sequence[None]
         names = []
-    T = x.shape[1]
-    if not T:
-        raise OstinatoError("gates: the sequence is empty; give one with steps.")
     with judged(network), torch.no_grad(), tracing(network) as seen:
         reader = network.encoder if isinstance(network, EncoderDecoder) else network
         reader(x)
@@ -210,6 +207,9 @@ def gates(model: Any, sequence: Any) -> Gates:
         LayerGates(each.name, _arrays(each.trace.gates), _arrays(each.trace.states))
         for each in seen
     ]
+    T = len(layers[0].states["h"])
+    if not T:
+        raise OstinatoError("gates: the sequence is empty; give one with steps.")
     return Gates(list(names) or [str(t) for t in range(T)], layers)
 
 
