@@ -99,6 +99,7 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         named = {str(i): (f"X[{i}]", values) for i, values in enumerate(X)}
     for name, (place, values) in named.items():
         if is_frame(values):
+            values = values.rename("value") if isinstance(values, pd.Series) else values
             yield name, table_of(values)
             continue
         if np.ma.isMaskedArray(values):
