@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_readme import write_data
+from command_line import write_data
 
 from ostinato import cli
 from ostinato.data import columns, formats

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zipfile
 
 import numpy as np
@@ -204,6 +205,26 @@ def test_a_damaged_file_is_one_line_with_its_place(write, name):
         read_table(write(name, content))
     said = str(caught.value)
     assert message in said and name in said and "\n" not in said
+
+
+LATE = {
+    "short": ("3", "has 1 cells, and line 1 has 2"),
+    "wide": ("3,4,5", "has 3 cells, and line 1 has 2"),
+    "short beside quotes": ('"1,5",2\n3', "has 1 cells, and line 1 has 2"),
+    "stray": ('"1" z,2', "',' expected after"),
+    "swallowed": ('"no,1\n2,3\n"yes,4', "',' expected after"),
+    "open": ('"3,4', "unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_mistake_far_down_is_found_too(write, name):
+    bad, message = LATE[name]
+    rows = [f"{i},{i / 7!r}" for i in range(4000)]
+    path = write("a.csv", "\n".join(["a,b", *rows, bad, "7,8\n"]))
+    line = 4002 + bad.startswith('"1,5"')
+    with pytest.raises(DataError, match=f"line {line}: {re.escape(message)}"):
+        read_table(path)
 
 
 def test_two_sheets_or_two_files_are_too_many(tmp_path):

@@ -76,7 +76,7 @@ class TableSettings:
 
 
 _OBJECTS = (dict, list, tuple, np.ndarray)
-_NUMBER_LIKE = re.compile(r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?")
+_NUMBER_LIKE = r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?"
 
 
 class Codes(NamedTuple):
@@ -387,7 +387,7 @@ class Table:
             if self._stored_as_numbers(i):
                 continue
             some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
-            if all(_NUMBER_LIKE.fullmatch(cell) or is_missing(cell) for cell in some):
+            if all(re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some):
                 mark = self._column(i).only_mark
                 marks |= {mark} if mark else set()
         return marks
@@ -409,6 +409,7 @@ class _Column:
         self.ambiguous: str | None = None  # a cell of which both readings are plausible
         self.grouped = False  # whether points may stand between thousands
         filled = self._cells[~self.missing]
+        filled = filled[filled.str.fullmatch(_NUMBER_LIKE)]
         if not len(filled):
             return
         fits = {mark: filled.str.fullmatch(form).all() for mark, form in _GROUPED.items()}
@@ -424,24 +425,19 @@ class _Column:
     def of(cls, series: pandas.Series, table: Table, column: int) -> _Column:
         import pandas
 
-        if isinstance(series.dtype, pandas.CategoricalDtype):
-            cells = series.cat.categories
-            numbers = series.cat.codes.to_numpy(dtype=np.int64)
-        elif isinstance(series.dtype, pandas.StringDtype):
-            numbers, cells = pandas.factorize(series, use_na_sentinel=True)
+        if isinstance(series.dtype, pandas.CategoricalDtype | pandas.StringDtype):
+            numbers, cells = pandas.factorize(series)
         else:
-            text = np.array(
-                [_listless(cell, table, row, column) for row, cell in enumerate(series)],
-                dtype=object,
+            numbers, cells = pandas.factorize(
+                np.array(
+                    [_listless(cell, table, row, column) for row, cell in enumerate(series)],
+                    dtype=object,
+                )
             )
-            numbers, cells = pandas.factorize(text)
         texts = [_text_of(cell) for cell in cells]
         if (numbers < 0).any():
             texts.append("")
             numbers = np.where(numbers < 0, len(texts) - 1, numbers)
-        if isinstance(series.dtype, pandas.CategoricalDtype) and len(numbers):
-            order, first = pandas.factorize(numbers)  # in the order in which they appear
-            numbers, texts = order, [texts[i] for i in first]
         return cls(series, Codes(np.asarray(numbers, dtype=np.int64), texts))
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

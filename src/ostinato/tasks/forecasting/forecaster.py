@@ -54,7 +54,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     """A recurrent network that forecasts time series, with uncertainty.
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
-    units of its own first, so that series of all scales are alike. Missing values, and missing
+    units of its own first, so that series of all scales are comparable. Missing values, and missing
     rows, are replaced by the network's own predictions of them.
 
     Args:
@@ -129,7 +129,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 missing.
             y: nothing; the series are the targets.
             validation: nothing but None: the last steps of each series are held out for validation.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
+            out: folder for the model, checkpoints, metrics and learning curve, created; None
                 keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
