@@ -325,6 +325,9 @@ def test_periods_series_and_integers_of_pandas_keep_their_dates():
         assert start(panel.series[0], panel).startswith("2020-01")
     panel = read({"a": series, "b": series[2:]})
     assert [(s.name, s.start - panel.series[0].start) for s in panel.series] == [("a", 0), ("b", 2)]
+    frame = pd.DataFrame({"tea": range(4), "coffee": range(4)}, index=index)
+    panel = read(dict(frame.items()))  # whose names differ
+    assert [s.name for s in panel.series] == ["tea", "coffee"] and panel.grid.name == "1 month"
     assert read(series).target == "sold" and read(series).description.startswith("time: time; targ")
 
 

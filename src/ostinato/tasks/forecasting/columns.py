@@ -87,8 +87,13 @@ class Columns(NamedTuple):
     static_covariates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = {k: v if isinstance(v, tuple) else (v,) for k, v in self._asdict().items() if v}
-        return "; ".join(f"{k.replace('_', ' ')}: {', '.join(v)}" for k, v in parts.items())
+        def shown(names: tuple[str, ...] | str) -> str:
+            if isinstance(names, str) or len(names) <= 6:
+                return names if isinstance(names, str) else ", ".join(names)
+            return f"{', '.join(names[:3])}, ... ({len(names):,} columns)"
+
+        parts = {name.replace("_", " "): value for name, value in self._asdict().items() if value}
+        return "; ".join(f"{name}: {shown(value)}" for name, value in parts.items())
 
 
 class Resolved(NamedTuple):

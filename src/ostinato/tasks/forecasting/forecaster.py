@@ -54,7 +54,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     """A recurrent network that forecasts time series, with uncertainty.
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
-    units of its own first, so that series of all scales are alike. Missing values, and missing
+    units of its own first, so that series of all scales are comparable. Missing values, and missing
     rows, are replaced by the network's own predictions of them.
 
     Args:
@@ -129,7 +129,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 missing.
             y: nothing; the series are the targets.
             validation: nothing but None: the last steps of each series are held out for validation.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
+            out: folder for the model, checkpoints, metrics and learning curve, created; None
                 keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
@@ -232,6 +232,9 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             for _ in range(self._value("ensemble_size"))
         ])  # fmt: skip
 
+    def _stored_panel(self, data: Path) -> Panel:
+        return Panel.load(data / "panel.npz", self.panel_.to_json())
+
     def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
         """Steps of each series that are held out, and cutoffs to validate on."""
         horizon = self._value("horizon")
@@ -239,7 +242,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         return held_out, validation_cutoffs(panel, held_out, horizon)
 
     def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
-        self.panel_ = panel = Panel.load(data / "panel.npz", self.panel_.to_json())
+        self.panel_ = panel = self._stored_panel(data)  # a resumed run has but its names
         network = cast(Ensemble, self.network_)
         predictor = self._predictor(Calibration())
         held_out, validation = self._held_out(panel)
@@ -277,13 +280,14 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     def _finish(self, data: Path) -> None:
         """Calibrate on the held-out steps."""
-        held_out, validation = self._held_out(self.panel_)
+        panel = self._stored_panel(data)
+        held_out, validation = self._held_out(panel)
         if not validation:
             return
         predictor = self._predictor(Calibration())
         some = validation[:: -(-len(validation) // 400)]
-        forecast = predictor.forecast(self.panel_, some, None, 200)
-        next_step = predictor.forecast(self.panel_, validation, 1, 400)
+        forecast = predictor.forecast(panel, some, None, 200)
+        next_step = predictor.forecast(panel, validation, 1, 400)
         spread = self._distribution.centered
         found = calibrate(forecast, next_step, sum(held_out), spread=spread)
         self.training_["calibration"] = found._asdict()
@@ -459,7 +463,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
         """Return some windows of a run's series; see `NetworkEstimator`."""
-        return self._sample(Panel.load(data / "panel.npz", self.panel_.to_json()), count)
+        return self._sample(self._stored_panel(data), count)
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self._value("horizon"), self._value("season")

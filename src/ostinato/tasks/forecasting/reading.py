@@ -89,7 +89,7 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
     if not pd.api.types.is_list_like(X):
         raise OstinatoError(
             f"X is {X!r:.60}; expected series: a pathlib.Path of a table, a data frame, an array "
-            "(T,), or several. (How many steps ahead is said by name: horizon=12.)"
+            "(T,), or several. (To set the steps ahead, name the argument: horizon=12.)"
         )
     if isinstance(X, Mapping):
         named = {str(name): (f"X[{name!r}]", values) for name, values in X.items()}
@@ -99,6 +99,7 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         named = {str(i): (f"X[{i}]", values) for i, values in enumerate(X)}
     for name, (place, values) in named.items():
         if is_frame(values):
+            values = values.rename("value") if isinstance(values, pd.Series) else values
             yield name, table_of(values)
             continue
         if np.ma.isMaskedArray(values):
