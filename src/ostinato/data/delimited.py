@@ -340,8 +340,8 @@ def _records(
             if row and (len(row) > 1 or row[0].strip(" \t") or dialect.delimiter in " \t"):
                 yield row, begun
     except csv.Error as error:
-        said = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
-        raise _Malformed(said, begun) from None
+        message = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
+        raise _Malformed(message, begun) from None
     finally:
         csv.field_size_limit(limit)
 
