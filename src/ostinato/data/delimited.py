@@ -230,7 +230,6 @@ def _cells(
         plain = file.read(4) == head and returns != "elsewhere"
     plain = plain and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     plain = plain and not (head.startswith(codecs.BOM_UTF8) and not skipped)
-    exact = {} if pandas.__version__ >= "3.1" else {"float_precision": "round_trip"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pandas.errors.DtypeWarning)
         return pandas.read_csv(
@@ -247,7 +246,6 @@ def _cells(
             quoting=dialect.quoting,
             lineterminator=None if plain and returns else "\n",
             compression=None,
-            **exact,
         )
 
 
