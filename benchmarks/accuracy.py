@@ -176,7 +176,7 @@ def jsb(data: Path) -> Any:
     """Chorales of J. S. Bach."""
     file = there(data / "polyphonic" / "jsb-chorales-quarter.json")
     model = ostinato.MusicModel().fit(file)
-    value = model.evaluate(file)["nats_a_step"]
+    value = model.evaluate(file)["nll_per_step"]
     return value, f"{value:.3f} nats", model
 
 
@@ -199,15 +199,15 @@ def gesture(data: Path) -> Any:
     y = [r[-1] for r in rows]
     cut = 3 * len(X) // 4
     found = {}
-    for memory in ("recurrent", "none"):
-        model = ostinato.SequenceTagger(memory=memory).fit([X[:cut]], [y[:cut]])
-        found[memory] = model.evaluate([X[cut:]], [y[cut:]])
+    for recurrent in (True, False):
+        model = ostinato.SequenceTagger(recurrent=recurrent).fit([X[:cut]], [y[:cut]])
+        found[recurrent] = model.evaluate([X[cut:]], [y[cut:]])
     most = max(set(y[:cut]), key=y[:cut].count)
     from sklearn.metrics import f1_score
 
     majority = f1_score(y[cut:], [most] * len(y[cut:]), average="macro", zero_division=0)
-    a, b = found["recurrent"]["macro_f1"], found["none"]["macro_f1"]
-    words = f"macro F1 {a:.3f}; without memory {b:.3f}; majority {majority:.3f}"
+    a, b = found[True]["macro_f1"], found[False]["macro_f1"]
+    words = f"macro F1 {a:.3f}; without recurrence {b:.3f}; majority {majority:.3f}"
     return a - max(b, majority), words, model
 
 

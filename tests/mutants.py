@@ -1,4 +1,4 @@
-"""Faults planted in the recurrence one at a time, and whether its laws notice.
+"""Faults planted in the package one at a time, and whether its laws notice.
 
 ``python tests/mutants.py [word ...]`` runs the laws against each fault whose description holds one
 of the words, prints what became of it, and fails if a fault lives or if a law that notices one does
@@ -24,11 +24,12 @@ from tolerances import HANGS
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
-FOLDERS = ["recurrence", "networks", "tasks/forecasting"]
+FOLDERS = ["recurrence", "networks", "training", "tasks", "tasks/forecasting"]
 LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
+    "targets", "sequences", "fit",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "kernels": ["kernels", "checkpoint_every"],
@@ -669,6 +670,74 @@ network ForecastNetwork: missing targets count
 network ForecastNetwork: the state is dropped at a gap
 - h, state = self.recurrent(features, state, lengths=lengths)
 + h, state = self.recurrent(features, None, lengths=lengths)
+
+targets Classes: the worst class is decoded
+- self.names[p.argmax(1)]
++ self.names[p.argmin(1)]
+
+targets LabelSets: one right label is enough
+- == targets).all(-1)
++ == targets).any(-1)
+
+targets Numbers: decoded without the mean
+- scores * self.scale + self.mean
++ scores * self.scale
+
+targets StepLabels: padding counts as right
+- right &= running(h, batch.lengths)
++ pass
+
+targets StepLabels: labels of padding are decoded
+- self.names[row[:n]].tolist()
++ self.names[row].tolist()
+
+targets TokenSequence: ends are not counted
+- int(batch.target_lengths.sum()) + len(batch.lengths)
++ int(batch.target_lengths.sum())
+
+targets SequenceTargets: steps are counted as sequences
+- return batch.steps if self.by_step else len(batch.lengths)
++ return len(batch.lengths)
+
+targets: the temperature is inverted
+- (-coldness.detach()).exp()
++ coldness.detach().exp()
+
+fit: batches weigh the same in an evaluation
+- weight = objective.count(batch)
++ weight = 1
+
+fit: the state of an evaluation is dropped
+- measured, state = objective.metrics(network, batch, state)
++ measured, _ = objective.metrics(network, batch, state)
+
+fit: predictions in the order of their lengths
+- found.update(zip(rows.tolist(), decode(scores, batch), strict=True))
++ found.update(enumerate(decode(scores, batch), start=len(found)))
+
+fit: evaluated as in training
+- network.eval()
++ pass
+
+fit: a resumed run begins again
+- trainer.run(resume=resume)
++ trainer.run()
+
+sequences: validation data are trained on too
+- return data.take(sorted([*kept, *lone])), data.take(sorted(out))
++ return data.take(sorted([*kept, *lone, *out])), data.take(sorted(out))
+
+sequences: lone labels are lost
+- data.take(sorted([*kept, *lone]))
++ data.take(sorted(kept))
+
+sequences: training data stand in for validation data
+- None if held_out is None else self.batches(held_out)
++ None if held_out is None else self.batches(training)
+
+sequences: samples of short rows
+- order = np.argsort(-lengths, kind="stable")
++ order = np.argsort(lengths, kind="stable")
 
 windows: a window holds the value after its cutoff
 - past = series.values[begin:now]

@@ -128,15 +128,15 @@ def test_a_reader_that_goes_away_is_no_trouble(run):
 PAUSED = """
 import sys
 from ostinato.cli import main
-from ostinato.training.watching import MetricsFile
+from ostinato.training.callbacks import MetricsFile
 
-def step(self, record, real=MetricsFile.step):
+def on_step(self, record, real=MetricsFile.on_step):
     real(self, record)
     if record["step"] == 20:
         print("at step 20", flush=True)
         sys.stdin.read()
 
-MetricsFile.step = step
+MetricsFile.on_step = on_step
 main(sys.argv[1:])
 """
 

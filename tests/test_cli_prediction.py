@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("default::UserWarning")
 def test_texts_are_classified_from_file_to_answer(data, ostinato):
     result = ostinato(f"train classify reviews.csv --out run {EPOCHS}")
     assert result.status == 0, result
-    assert "32 texts of 4 steps to learn from, 8 to validate on; 2 classes" in result.out
+    assert "32 texts of 4 steps for training, 8 for validation; 2 classes" in result.out
     assert "by the size of the data: evaluations 3, patience 5, dropout 0.5" in result.out
     assert "validation" in result.out and "accuracy" in result.out
     assert "Next:      ostinato predict run FILES" in result.out
@@ -49,11 +49,12 @@ def test_every_task_goes_from_files_to_answers(data, ostinato):
     first = json.loads(ostinato("predict run2 train.conllu --json").out.splitlines()[0])
     assert first["steps"] == ["the", "dog", "barks"] and len(first["probabilities"]) == 3
     result = ostinato(f"train music chorales --out music {EPOCHS}")
-    assert "3 pieces of 12 to 12 steps to learn from, 1 to validate on" in result.out
+    assert "3 pieces of 12 steps for training, 1 for validation" in result.out
     assert "steps" in ostinato("compose music --length 8 --seed 1 --out new.mid").out
     assert (data / "new.mid").read_bytes().startswith(b"MThd")
     assert_refused(
-        ostinato("predict music new.mid"), "music holds a MusicModel; commands for it: diagnose,"
+        ostinato("predict music new.mid"),
+        "music holds a MusicModel; commands for it: evaluate, compose,",
     )
     assert_refused(
         ostinato("compose run0 --out x.mid"), "run0 holds a SequenceClassifier; commands for it:"

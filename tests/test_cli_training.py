@@ -1,5 +1,6 @@
 """``ostinato train``: runs begin, stop and continue, and every mistake is one line."""
 
+import errno
 import io
 import json
 import os
@@ -12,9 +13,8 @@ from command_line import EPOCHS, QUICK, TEXT, TRAIN, assert_refused, everything,
 
 from ostinato import SequenceClassifier
 from ostinato.data.text import TextSource
-from ostinato.tasks import generation
-from ostinato.training import estimators
-from ostinato.training.watching import Watcher
+from ostinato.tasks import estimators, generation
+from ostinato.training.callbacks import Callback, MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")
 
@@ -98,8 +98,8 @@ MISTAKES = {
     ),
     "budget config": (f"{TRAIN} --config budget.toml --steps 1", "are all budgets"),
     # Going on
-    "no run": ("train text --resume --out none", "none: there is no run to go on with"),
-    "no run there": ("train text --resume --out taken", "taken: there is no run to go on with"),
+    "no run": ("train text --resume --out none", "none: no such folder"),
+    "no run there": ("train text --resume --out taken", "taken: holds no finished model"),
     "other settings": (
         "train text --resume --out RUN --hidden-size 256",
         "hidden_size=256 (it began with 12)",
@@ -296,6 +296,14 @@ def test_bad_standard_input_is_one_line(content, argv, words, ostinato, here, mo
     assert everything(here) == before
 
 
+def test_a_full_disk_is_one_line_that_names_the_run(ostinato, here, monkeypatch):
+    def full(self, *args, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MetricsFile, "on_step", full)
+    assert_refused(ostinato(f"{TRAIN} --steps 2 --json"), "run: No space left on device.")
+
+
 def test_tensorboard_gets_its_curves(ostinato, here):
     assert ostinato(f"{TRAIN} --steps 2 --quiet --tensorboard").status == 0
     assert list((here / "run" / "tensorboard").glob("events.*"))
@@ -312,13 +320,13 @@ def test_a_run_that_explodes_ends_in_a_line_and_leaves_no_model(more, ostinato, 
     assert_refused(ostinato("generate run"), "run: holds no finished model")
 
 
-class Interrupting(Watcher):
+class Interrupting(Callback):
     """Presses Ctrl-C at a step."""
 
     def __init__(self, at):
         self.at = at
 
-    def step(self, record):
+    def on_step(self, record):
         if record["step"] == self.at:
             signal.raise_signal(signal.SIGINT)
 
@@ -355,8 +363,8 @@ def test_ctrl_c_stops_a_run_that_goes_on_as_if_it_had_not(at, out, ostinato, her
 
 def test_json_of_a_run_stopped_early_is_json(ostinato, here, monkeypatch):
     class Both(Interrupting):
-        def end(self, outcome):
-            result.end(outcome)
+        def on_end(self, ending):
+            result.on_end(ending)
 
     result = estimators.make_progress("json")
     monkeypatch.setattr(estimators, "make_progress", lambda mode: Both(1))
@@ -383,7 +391,7 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(ostinato, here, monkeypatch
 def test_validation_files_and_a_config_are_taken(data, ostinato):
     (data / "a.toml").write_text("epochs = 2\nhidden_size = 8\nbidirectional = false\n")
     result = ostinato("train classify reviews.csv --validation test.csv --out run --config a.toml")
-    assert "40 texts of 4 steps to learn from, 6 to validate on" in result.out
+    assert "40 texts of 4 steps for training, 6 for validation" in result.out
     model = SequenceClassifier.load("run")
     assert not model.bidirectional
     assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {EPOCHS}").status == 0

@@ -114,7 +114,7 @@ def test_texts_are_translated_line_by_line(data, ostinato, monkeypatch):
         "--dropout 0 --learning-rate 0.02"
     )
     assert result.status == 0, result
-    assert "32 pairs to learn from, 8 to validate on" in result.out
+    assert "32 pairs of 2 to 4 steps for training, 8 for validation" in result.out
     assert "Next:      ostinato translate run FILE" in result.out
     lines = ostinato("translate run new.en").out.splitlines()
     assert len(lines) == 3 and lines[1] == ""

@@ -4,10 +4,16 @@ import importlib
 from pathlib import Path
 
 import pytest
+from test_layering import SHARED_BY_TASKS
 
 from ostinato.tasks import base
 from ostinato.tasks.registry import TASKS, task_of, tasks_with
 
+PROTOCOLS = [
+    name
+    for name, kind in vars(base).items()
+    if getattr(kind, "_is_protocol", False) and kind.__module__ == base.__name__
+]
 SOURCE = Path(base.__file__).parent
 
 
@@ -18,7 +24,7 @@ def test_names_and_commands_are_unique():
 
 
 def test_every_module_of_a_task_has_a_row():
-    shared = {"__init__", "base", "registry", "targets", "networks"}
+    shared = SHARED_BY_TASKS | {"__init__"}
     modules = {path.stem for path in SOURCE.glob("*.py")} - shared | {"forecasting"}
     assert {task.module.split(".")[2] for task in TASKS} == modules
 
@@ -29,5 +35,7 @@ def test_a_row_is_true(task):
     assert kind.__module__ == task.module
     assert "{run}" in task.next
     assert task.help.splitlines()[0].endswith(".")
-    for name in task.protocols:
-        assert getattr(base, name)._is_protocol
+    methods = {
+        name: {m for m in vars(getattr(base, name)) if not m.startswith("_")} for name in PROTOCOLS
+    }
+    assert {name for name in PROTOCOLS if methods[name] <= set(dir(kind))} == set(task.protocols)

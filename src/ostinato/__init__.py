@@ -14,7 +14,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from ostinato.tasks.registry import TASKS
+from ostinato.tasks.registry import TASKS, task_of
 
 if TYPE_CHECKING:
     from ostinato import cells as cells
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ostinato.recurrence.layers import backend as backend
     from ostinato.recurrence.streams import Stream as Stream
     from ostinato.tasks.captioning import Captioner as Captioner
+    from ostinato.tasks.classification import SequenceClassifier as SequenceClassifier
     from ostinato.tasks.forecasting.forecaster import Forecaster as Forecaster
     from ostinato.tasks.generation import TextGenerator as TextGenerator
-    from ostinato.tasks.many_to_one import SequenceClassifier as SequenceClassifier
-    from ostinato.tasks.many_to_one import SequenceRegressor as SequenceRegressor
     from ostinato.tasks.music import MusicModel as MusicModel
+    from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
     from ostinato.tasks.summarization import Summarizer as Summarizer
     from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
     from ostinato.tasks.transcription import Transcriber as Transcriber
@@ -71,10 +71,12 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
     Raises:
         OstinatoError: if there is no finished model, or it is damaged.
     """
-    task = __getattr__("describe")(folder)["task"]
-    if task not in {each.estimator for each in TASKS}:
-        raise __getattr__("OstinatoError")(f"{folder}: holds no finished model, but a {task}.")
-    return __getattr__(task).load(folder, device)
+    name = __getattr__("describe")(folder)["task"]
+    if task_of(name) is None:
+        raise __getattr__("OstinatoError")(
+            f"{folder}: expected a model of a known task, got {name}."
+        )
+    return __getattr__(name).load(folder, device)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ostinato
 from ostinato.cli.commands import LOOK, can, command, print_json, shown
 from ostinato.errors import OstinatoError
+
+if TYPE_CHECKING:
+    from ostinato.tasks.base import Inspectable
 
 
 @command(LOOK)
@@ -27,7 +30,7 @@ def info(run: Path, /, *, json: bool = False) -> None:
     if json:
         print_json(config)
         return
-    print(f"{run}: {config['task']}")
+    print(f"{run}: {config['task']}{'' if config.get('finished', True) else ', unfinished run'}")
     for title in ("training", "parameters"):
         print(f"\n{title}")
         for name, value in config[title].items():
@@ -59,7 +62,7 @@ def diagnose(
         ostinato diagnose run
         ostinato diagnose sentiment test.csv --out report --json
     """
-    model: Any = ostinato.load(run)
+    model: Inspectable = ostinato.load(run)
     sample = model.examples(list(files)) if files else None
     found = ostinato.diagnose(model, sample, distance=distance)
     folder = run / "diagnosis" if out is None else out
@@ -89,13 +92,13 @@ def memory(
         ostinato memory run book.txt --plot memory.png
         ostinato memory run "It was the best of times" --json
     """
-    model: Any = ostinato.load(run)
+    model: Inspectable = ostinato.load(run)
     if data:
         text = can(run, "TextSampler") and not any(map(_exists, data))
         given = " ".join(data) if text else [Path(name) for name in data]
         sample = model.examples(given, steps=steps)
     else:
-        sample = model.examples_of_run(run / "data", steps=steps)
+        sample = model.validation_examples(run / "data", steps=steps)
     found = ostinato.insight.memory(model, sample)
     if plot is not None:
         ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)
@@ -132,7 +135,7 @@ def gates(
         unit: number of the unit to show over the text, from 0.
         layer: number of the layer of --unit and --gate, from 0.
         gate: letter of the gate to plot: i, f, o; r, z.
-        label: rank units that follow a label of each character: quotes (inside quotation
+        label: rank units by correlation with a label of each character: quotes (inside quotation
             marks) or line (position in the line).
         plot: PNG to write: the unit or gate over the steps.
         json: print one JSON object.
@@ -141,7 +144,8 @@ def gates(
         ostinato gates run "It was the best of times" --label line
         ostinato gates run book.txt --gate f --plot gate.png
     """
-    model, insight = ostinato.load(run), ostinato.insight
+    insight = ostinato.insight
+    model: Inspectable = ostinato.load(run)
     given: Any = Path(data) if _exists(data) else data
     if can(run, "TextSampler") or can(run, "TextWriter"):
         given = given.read_text(encoding="utf-8") if isinstance(given, Path) else given

@@ -29,6 +29,7 @@ _Meaning = ast.ClassDef | ast.FunctionDef | ast.expr
 
 METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "PATH"}
 WIDTH = 80
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 class Kind(NamedTuple):
@@ -131,7 +132,8 @@ def options_of(module: str, name: str) -> list[Option]:
 def _fields(node: _Meaning) -> Iterator[tuple[str, _Node, _Node, Form]]:
     """Yield name, annotation, default and form of each field or parameter."""
     if isinstance(node, ast.ClassDef):
-        for item in node.body:
+        decorators = [ast.unparse(each) for each in node.decorator_list]
+        for item in node.body if any("dataclass" in each for each in decorators) else ():
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 yield item.target.id, item.annotation, item.value, "keyword"
         return
@@ -242,7 +244,7 @@ def _source(module: str) -> _Source:
 
 
 class _Parser(argparse.ArgumentParser):
-    """The options of a command; what is wrong with them is an `OstinatoError`."""
+    """The options of a command; a mistake in them is an `OstinatoError`."""
 
     def __init__(self, command: str, options: Sequence[Option], text: str = "") -> None:
         text = cleaned(text)
@@ -274,13 +276,13 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     if option.metavar == "NAME" and any(choice not in help for choice in kind.choices):
         help += f" [choices: {', '.join(kind.choices)}]"
     if option.default is True:
-        help += " [default: on]"
+        help += f" [default:{UNBROKEN}on]"
     elif (
         option.default is not REQUIRED
         and option.default not in (None, "", ())
         and kind.type is not bool
     ):
-        help += f" [default: {option.default}]"
+        help += f" [default:{UNBROKEN}{option.default}]"
     if option.form != "keyword":
         group.add_argument(option.name, metavar=option.metavar, help=help, nargs="?")
     elif kind.type is bool and option.default is False:
@@ -317,7 +319,7 @@ def help_of(command: str, text: str, options: Sequence[Option]) -> str:
         text: what it does: a line, further lines, and a section ``Examples:``.
         options: its arguments and options.
     """
-    return _Parser(command, options, text).format_help()
+    return _Parser(command, options, text).format_help().replace(UNBROKEN, " ")
 
 
 def parse(

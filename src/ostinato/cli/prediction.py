@@ -13,7 +13,7 @@ from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import ConfusionPlotter
+    from ostinato.tasks.base import ConfusionPlotter, Predictor
 
 
 @command(USE, protocol="Predictor")
@@ -33,9 +33,9 @@ def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool 
         ostinato predict sentiment new.txt
         echo "a lovely film" | ostinato predict sentiment --probabilities
     """
-    model: Any = ostinato.load(run)
+    model: Predictor = ostinato.load(run)
     paths = list(files) or [Path("-")]
-    for prediction in model.answers(paths, probabilities=probabilities or json):
+    for prediction in model.predictions(paths, probabilities=probabilities or json):
         if json:
             print_json(prediction.to_json())
         else:

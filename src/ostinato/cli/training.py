@@ -12,7 +12,7 @@ import ostinato
 from ostinato.cli.commands import COMMANDS, TRAIN, Command, shown, with_settings
 from ostinato.cli.options import Kind, Option, options_of
 from ostinato.errors import OstinatoError
-from ostinato.tasks.registry import TASKS, Task
+from ostinato.tasks.registry import TASKS, Task, task_of
 
 
 def train(
@@ -48,6 +48,7 @@ def train(
     how = {name: settings.pop(name) for name in fit & settings.keys()}
     try:
         if resume:
+            _refuse_other_task(task, out)
             model = estimator.resume(out, **shown_by, tensorboard=tensorboard, **settings)
         else:
             model = estimator(**settings)
@@ -68,6 +69,16 @@ def train(
         _report(facts, out)
         print(f"Next:      {task.next.format(run=folder)}")
     return 0
+
+
+def _refuse_other_task(task: Task, out: Path) -> None:
+    """Raise an `OstinatoError` that names the command, if the run is of another task."""
+    found = task_of(ostinato.describe(out)["task"])
+    if found not in (task, None):
+        raise OstinatoError(
+            f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
+            f"ostinato train {found.command} --resume --out {shlex.quote(str(out))}"
+        )
 
 
 def _report(facts: dict[str, Any], out: Path) -> None:

@@ -15,7 +15,7 @@ from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import SpeechTranscriber, TextSampler, TextWriter
+    from ostinato.tasks.base import Composer, SpeechTranscriber, TextSampler, TextWriter
 
 
 @command(USE, protocol="TextSampler", settings=("TextGenerator", "generate"))
@@ -172,7 +172,7 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
     print(stream.finish())
 
 
-@command(USE, protocol="Composer", settings=("MusicModel", "generate"))
+@command(USE, protocol="Composer", settings=("MusicModel", "compose"))
 def compose(run: Path, prompt: Path | None = None, /, *, out: Path, **controls: Any) -> None:
     """Compose music with a trained model, as a MIDI file.
 
@@ -180,13 +180,13 @@ def compose(run: Path, prompt: Path | None = None, /, *, out: Path, **controls: 
         run: folder of a model of train music.
         prompt: piece to continue: MIDI, or a piano roll in JSON or MATLAB.
         out: MIDI file to write, the prompt included.
-        **controls: of `MusicModel.generate`.
+        **controls: of `MusicModel.compose`.
 
     Examples:
         ostinato compose music --length 64 --out piece.mid
         ostinato compose music piece.mid --temperature 0.8 --out longer.mid
     """
-    model: Any = ostinato.load(run)
-    roll = model.generate(() if prompt is None else prompt, out=out, **controls)
+    model: Composer = ostinato.load(run)
+    roll = model.compose(() if prompt is None else prompt, out=out, **controls)
     density = roll.sum(1).mean()
     print(f"{out}: {len(roll)} steps, {density:.1f} notes per step on average")

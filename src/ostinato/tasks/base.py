@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
+from torch import nn
 
 from ostinato.data.corpus import Corpus, Place
 from ostinato.data.midi import Roll
@@ -147,6 +148,11 @@ class SeriesForecaster(Protocol):
 @runtime_checkable
 class Inspectable(Protocol):
     """Hands out its network and encoded data: ``ostinato diagnose``, ``memory``, ``gates``."""
+
+    network_: nn.Module
+
+    def resolved(self, name: str) -> Any:
+        """Return a setting as it was given, or as it was resolved from the data."""
 
     def examples(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Any:
         """Return some data as a `Sample`."""

@@ -45,13 +45,13 @@ TASKS: Sequence[Task] = (
 
         Examples:
             ostinato train text book.txt --out run --minutes 5
-            ostinato train text notes/ --pattern *.md --level word --out run
+            ostinato train text notes/ --pattern "*.md" --level word --out run
         """,
         "ostinato generate {run} --length 500",
     ),
     Task(
         "SequenceClassifier",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.classification",
         "classify",
         ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable"),
         """Train a classifier of sequences.
@@ -67,7 +67,7 @@ TASKS: Sequence[Task] = (
     ),
     Task(
         "SequenceRegressor",
-        "ostinato.tasks.many_to_one",
+        "ostinato.tasks.regression",
         "regress",
         ("Predictor", "Evaluator", "Inspectable"),
         """Train a regression model of sequences.

@@ -40,8 +40,8 @@ from ostinato.tasks.forecasting.windows import (
     Windows,
 )
 from ostinato.training.estimators import Learning, Sample
+from ostinato.training.progress import ProgressMode
 from ostinato.training.supervised import SequenceEstimator
-from ostinato.training.watching import ProgressMode
 
 Method = Literal["autoregressive", "direct"]
 
