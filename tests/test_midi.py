@@ -91,11 +91,11 @@ def test_smpte_time_is_cut_into_beats_of_the_tempo(tmp_path, frames):
     for tempo in (None, 500_000, 1_000_000):
         beat = rate * 40 * (tempo or 500_000) / 1e6  # ticks
         events = [] if tempo is None else [(0, tempo, None)]
-        times = [(0, 1, 60), (beat, 0, 60), (0, 1, 62), (beat / 2, 0, 62)]
+        times = [(0, 1, 60), (1000 * beat, 0, 60), (0, 1, 62), (beat / 2, 0, 62)]
         events += [(round(wait), on, key) for wait, on, key in times]
         path.write_bytes(midi(1, (-frames << 8) | 40, events))
         ((_, roll),) = read_music([path], 2)["all"]
-        assert notes_of(roll) == [[60], [60], [62]]
+        assert notes_of(roll) == [[60]] * 2000 + [[62]]
 
 
 @pytest.mark.parametrize("division", [0, -24 << 8])

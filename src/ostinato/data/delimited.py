@@ -230,7 +230,6 @@ def _cells(
         plain = file.read(4) == head and returns != "elsewhere"
     plain = plain and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     plain = plain and not (head.startswith(codecs.BOM_UTF8) and not skipped)
-    exact = {} if pandas.__version__ >= "3.1" else {"float_precision": "round_trip"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pandas.errors.DtypeWarning)
         return pandas.read_csv(
@@ -247,7 +246,6 @@ def _cells(
             quoting=dialect.quoting,
             lineterminator=None if plain and returns else "\n",
             compression=None,
-            **exact,
         )
 
 
@@ -340,8 +338,8 @@ def _records(
             if row and (len(row) > 1 or row[0].strip(" \t") or dialect.delimiter in " \t"):
                 yield row, begun
     except csv.Error as error:
-        said = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
-        raise _Malformed(said, begun) from None
+        message = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
+        raise _Malformed(message, begun) from None
     finally:
         csv.field_size_limit(limit)
 

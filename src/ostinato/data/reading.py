@@ -292,7 +292,7 @@ def _numbered(name: str, width: int, path: Path, what: str) -> int:
 
 def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -> Corpus:
     conllu = require("conllu", "conllu", "reading CoNLL-U")
-    wanted = settings.label or "upos"
+    field = settings.label or "upos"
     inputs, targets, places, lines = [], [], [], []
     for block in _blocks(path):
         place = Place(str(path), block[0][0])
@@ -307,14 +307,14 @@ def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -
         for token, number in zip(sentence, numbered, strict=False):
             if not isinstance(token["id"], int):
                 continue  # a surface form of several words, or an empty node
-            tag = token.get(wanted)
+            tag = token.get(field)
             if tag is None:
                 tag = next(
-                    (token[f][wanted] for f in ("feats", "misc") if wanted in (token.get(f) or {})),
+                    (token[f][field] for f in ("feats", "misc") if field in (token.get(f) or {})),
                     None,
                 )
-            if tag in (None, "_") and labelled and wanted in ("upos", "xpos", "deprel"):
-                raise Place(str(path), number).error(f"has no {wanted}.")
+            if tag in (None, "_") and labelled and field in ("upos", "xpos", "deprel"):
+                raise Place(str(path), number).error(f"has no {field}.")
             words.append(token["form"])
             tags.append("_" if tag is None else str(tag))
             at.append(number)
@@ -326,7 +326,7 @@ def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -
     if not inputs:
         raise DataError("holds no sentences.", path=path)
     if labelled and {tag for tags in targets for tag in tags} == {"_"}:
-        raise DataError(f"no word has a {wanted!r}; name another column with label.", path=path)
+        raise DataError(f"no word has a {field!r}; name another column with label.", path=path)
     return Corpus("words", inputs, None if labelled is False else targets, places, (), lines)
 
 

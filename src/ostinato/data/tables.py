@@ -308,9 +308,9 @@ class Table:
             if wrong is not None and wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
                 cell = self.cell(row, column)
-                said = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
+                message = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
                 raise self.place(row).error(
-                    f"{self.names[column]!r} {said}; fill it in, or leave the row out."
+                    f"{self.names[column]!r} {message}; fill it in, or leave the row out."
                 )
             found[:, k] = values
         return found

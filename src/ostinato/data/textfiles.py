@@ -35,13 +35,13 @@ def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
     except (OstinatoError, MemoryError):
         raise
     except _UNREADABLE as error:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"cannot be read: {said}.", path=path) from error
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"cannot be read: {message}.", path=path) from error
     except Exception as error:
         if library is None:
             raise
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"cannot be read as {library}: {said}.", path=path) from error
+        message = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"cannot be read as {library}: {message}.", path=path) from error
 
 
 @contextmanager
