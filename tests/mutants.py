@@ -30,6 +30,7 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network",
     "targets", "sequences", "fit",
+    "windows", "grid", "forecast",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "kernels": ["kernels", "checkpoint_every"],
@@ -592,46 +593,50 @@ ctc CTC: the state is dropped
 + h, state = self.recurrent(v, None, lengths=ends)
 
 distributions StudentT: a degree of freedom too few
-- return p[..., 0], sigma, 2 + _positive(p[..., 2])
-+ return p[..., 0], sigma, 1 + _positive(p[..., 2])
+- return 2 + _positive(p[..., 2])
++ return 1 + _positive(p[..., 2])
 
-distributions StudentT: the spread costs nothing
-- + sigma.log() + constant
-+ + constant
+distributions LocationScale: the spread costs nothing
+- + sigma.log() + constant, z, resolution
++ + constant, z, resolution
 
 distributions NegativeBinomial: the mean is not scaled
-- return scale * _positive(p[..., 0]), _positive(p[..., 1])
-+ return _positive(p[..., 0]), _positive(p[..., 1])
+- mean, r = scale * _positive(p[..., 0]), _positive(p[..., 1])
++ mean, r = _positive(p[..., 0]), _positive(p[..., 1])
 
-distributions Gaussian: rounding costs nothing
-- return _mean_over_grain(exact, z, grain)
-+ return exact(z[..., None])[..., 0]
+distributions: rounding costs nothing
+- if not resolution.any():
++ if True:
 
-distributions StudentT: what is drawn is narrower than what was learnt
-- return np.asarray(location + scale * (middle + sigma * random.standard_t(nu)))
-+ return np.asarray(location + scale * (middle + 0.5 * sigma * random.standard_t(nu)))
+distributions LocationScale: samples are too narrow
+- z = mean + sigma * self._standard_sample(p, random)
++ z = mean + 0.5 * sigma * self._standard_sample(p, random)
+
+distributions NegativeBinomial: the probability of a value leaves out the value
+- return np.asarray(stats.nbinom.cdf(y, *
++ return np.asarray(stats.nbinom.cdf(y - 1, *
 
 distributions Quantiles: levels change sides
-- torch.maximum(levels * off, (levels - 1) * off)
-+ torch.maximum((1 - levels) * off, -levels * off)
+- torch.maximum(levels * error, (levels - 1) * error)
++ torch.maximum((1 - levels) * error, -levels * error)
 
-distributions Quantiles: quantiles below the middle are taken from above
-- down, up = np.cumsum(down, -1)[..., ::-1], np.cumsum(up, -1)
-+ down, up = np.cumsum(up, -1)[..., ::-1], np.cumsum(up, -1)
+distributions Quantiles: quantiles below the median are taken from above
+- below = np.cumsum(down, -1)[..., ::-1]
++ below = np.cumsum(up, -1)[..., ::-1]
 
-network ForecastNetwork: what is missing reads 0
-- own = torch.where(hole, own, values.gather(1, stop[:, None])[:, 0])
+network ForecastNetwork: missing values read 0
+- own = torch.where(gap, own, values.gather(1, stop[:, None])[:, 0])
 + own = values.gather(1, stop[:, None])[:, 0]
 
-network ForecastNetwork: no gradient through what is missing
-- return self.distribution.point(p, here[:, 0, Window.SCALE])
-+ return self.distribution.point(p, here[:, 0, Window.SCALE]).detach()
+network ForecastNetwork: no gradient through the prediction of a missing value
+- return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0])
++ return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0]).detach()
 
-network ForecastNetwork: a gap is foretold without the latest value
+network ForecastNetwork: a gap is predicted without the latest value
 - back = torch.arange(-self.reach, 0, device=t.device)
 + back = torch.arange(-self.reach, 0, device=t.device) - 1
 
-network ForecastNetwork: a gap is foretold from the last row's last step
+network ForecastNetwork: a gap is predicted from the last row's last step
 - last = (lengths - 1).clamp(min=0)[:, None]
 + last = (lengths * 0 + h.shape[1] - 1)[:, None]
 
@@ -639,24 +644,28 @@ network ForecastNetwork: a season ago is a step off in a gap
 - values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
 + values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
 
-network ForecastNetwork: what is observed is read a step early
-- parts += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
-+ parts += [x[:, begin:end, at : at + window.observed], seen]
+network ForecastNetwork: past covariates are read a step early
+- parts.append(_span(past, begin - 1, end - 1))
++ parts.append(_span(past, begin, end))
 
-network ForecastNetwork: what is known is read a step late
-- parts.append(self._known(x[:, begin:end]))
-+ parts.append(self._known(x[:, begin - 1 : end - 1]))
+network ForecastNetwork: future covariates are read a step late
+- parts.append(window.future_covariates[:, begin:end])
++ parts.append(window.future_covariates[:, begin - 1 : end - 1])
 
 network ForecastNetwork: the season is a step off
-- low, high = max(0, begin - self.season), max(0, end - self.season)
-+ low, high = max(0, begin - self.season - 1), max(0, end - self.season - 1)
+- lag = _span(values, 1 - self.season, end + 1 - self.season)
++ lag = _span(values, -self.season, end - self.season)
 
-network ForecastNetwork: the straight way ends a step early
+network ForecastNetwork: static covariates are read before a series begins
+- begun = _span(valid, begin, end, 1.0)[..., None]
++ begun = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
+
+network ForecastNetwork: the linear shortcut ends a step early
 - before = F.pad(values, (self.reach, 0))
 + before = F.pad(values, (self.reach + 1, 0))
 
 network ForecastNetwork: missing targets count
-- return torch.where(there, losses, 0.0).sum() / there.sum().clamp(min=1), None
+- return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
 + return losses.mean(), None
 
 network ForecastNetwork: the state is dropped at a gap
@@ -730,6 +739,34 @@ sequences: training data stand in for validation data
 sequences: samples of short rows
 - order = np.argsort(-lengths, kind="stable")
 + order = np.argsort(lengths, kind="stable")
+
+windows: a window holds the value after its cutoff
+- past = series.values[begin:now]
++ past = series.values[begin + 1 : now + 1]
+
+windows: missing values count as observed
+- observed[b, at], valid[b, at] = seen, True
++ observed[b, at], valid[b, at] = True, True
+
+windows: future covariates end with the past
+- future_covariates[b, at.start :] = series.future_covariates[begin : now + A]
++ future_covariates[b, at] = series.future_covariates[begin:now]
+
+grid: weeks begin where the commonest day is the first
+- (end - 2) % 7 * DAY, (usual - end - 1) % 7 * DAY, loose=True
++ (end - 3) % 7 * DAY, (usual - end) % 7 * DAY, loose=True
+
+grid: the last business day is a day of the month
+- for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
++ for anchor in (LAST_DAY,):
+
+forecast: half a resolution is a rise
+- rounded = last + units.resolution / 2
++ rounded = last
+
+forecast: a tie is a rise
+- share = (self.samples[:, :, 0] > last[:, None]).mean(1)
++ share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
 """
 
 

@@ -268,7 +268,7 @@ def test_images_by_rows_by_pixels_and_at_once(image):
 MISTAKES = {
     "one class": (series()[0], ["x"] * 80, "sequences have the label 'x'; expected two"),
     "two kinds": (series()[0], ["x", 1] * 40, "some labels are text and some are numbers"),
-    "no label": (series()[0], [None] * 80, "None is no label"),
+    "no label": (series()[0], [None] * 80, "is missing; fill it in"),
     "no labels": (series()[0], None, "y is missing"),
     "too few": ([[1.0]], ["x"], "1 sequences are too few to hold 1 out"),
     "no steps": ([np.zeros((0, 2))] * 10, ["x", "y"] * 5, "all sequences are empty"),

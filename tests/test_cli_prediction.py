@@ -92,7 +92,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(data, ostinato, command):
 def test_series_are_forecast_from_file_to_picture(data, ostinato):
     result = ostinato("train forecast sales.csv --horizon 6 --out run --epochs 1")
     assert result.status == 0, result
-    assert "1 series of 60 steps of 1 month; 6 ahead from 36, season 12" in result.out
+    assert "time: month; target: sales; one series, monthly\n" in result.out
+    assert "1 series of 60 steps; horizon 6, context 36, season 12" in result.out
     table = ostinato("forecast run").out.splitlines()
     assert table[0].split() == ["time", "median", "10", "%", "90", "%"] and len(table) == 9
     assert table[1].split()[0] == "2005-01" and "with a probability of" in table[-1]
@@ -104,11 +105,18 @@ def test_series_are_forecast_from_file_to_picture(data, ostinato):
     assert machine[0]["quantiles"]["0.1"] < machine[0]["median"] < machine[0]["quantiles"]["0.9"]
     rows = ostinato("forecast run --csv --levels 0.05 --horizon 9 --plot fan.png").out.splitlines()
     assert rows[0] == "series,time,median,q0.05" and len(rows) == 10
-    found = ostinato("evaluate run --origins 2 --plot backtest.png").out
+    found = ostinato("evaluate run --cutoffs 2 --plot backtest.png").out
     assert "mase" in found and "seasonal naive mase" in found and "coverage 80" in found
     for name in ("fan.png", "backtest.png"):
         assert (data / name).read_bytes().startswith(b"\x89PNG")
     assert "figures" in ostinato("diagnose run").out
+
+
+def test_json_of_scores_that_are_not_defined_is_null(data, ostinato):
+    (data / "flat.csv").write_text("t,y\n" + "".join(f"{t},1\n" for t in range(40)))
+    assert ostinato("train forecast flat.csv --horizon 2 --out flat --steps 1").status == 0
+    found = json.loads(ostinato("evaluate flat --json").out, parse_constant=pytest.fail)
+    assert found["mase"] is None and found["smape"] < 50
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,7 @@ def test_series_are_forecast_from_file_to_picture(data, ostinato):
             "frequency='often'; expected a st",
         ),
         ("train forecast none.csv --out run", "none.csv: "),
-        ("train forecast sales.csv --out run --validation new.txt", "y and validation are not for"),
+        ("train forecast sales.csv --out run --validation new.txt", "expected neither y nor"),
         ("forecast none", "none: no such folder"),
     ],
 )

@@ -44,7 +44,7 @@ def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool 
 
 @command(USE, protocol="Evaluator")
 def evaluate(
-    run: Path, /, *files: Path, plot: Path | None = None, origins: int = 1, json: bool = False
+    run: Path, /, *files: Path, plot: Path | None = None, cutoffs: int = 1, json: bool = False
 ) -> None:
     """Evaluate a model on labelled files.
 
@@ -55,16 +55,16 @@ def evaluate(
         run: folder of a trained model.
         files: files or folders with labels, as in training.
         plot: PNG to write: the confusion matrix, or forecasts beside the observed values.
-        origins: forecasts of each series, one horizon apart.
+        cutoffs: forecasts of each series, one horizon apart.
         json: print one JSON object.
 
     Examples:
         ostinato evaluate sentiment test.csv --plot confusion.png
-        ostinato evaluate sales --origins 3 --json
+        ostinato evaluate sales --cutoffs 3 --json
     """
     model: Any = ostinato.load(run)
     if can(run, "SeriesForecaster"):
-        forecasts = model.rolled(list(files) or None, origins=origins)
+        forecasts = model.historical_forecasts(list(files) or None, cutoffs=cutoffs)
         found = forecasts.scores()
         if not files and not json:
             print("On the training series, the last steps of which were the validation split.")
@@ -112,7 +112,7 @@ def forecast(
     *files: Path,
     horizon: int | None = None,
     levels: str = "0.1,0.9",
-    paths: int = 1000,
+    num_samples: int = 1000,
     plot: Path | None = None,
     csv: bool = False,
     json: bool = False,
@@ -127,7 +127,7 @@ def forecast(
         files: tables as in training; without files, the training series.
         horizon: steps ahead; as in training if not given.
         levels: quantiles to print, from 0 to 1.
-        paths: sample paths, of a model trained with --method paths.
+        num_samples: sample paths, of a model trained with --method autoregressive.
         plot: PNG to write: a fan chart.
         csv: print comma-separated values.
         json: print one JSON object per line.
@@ -143,22 +143,21 @@ def forecast(
         raise OstinatoError(
             f"forecast: --levels {levels}; expected numbers between 0 and 1, as in 0.1,0.9."
         ) from None
-    found = model.forecast(list(files) or None, horizon, paths=paths)
-    steps = list(found.answers(shares))
+    found = model.forecast(list(files) or None, horizon, num_samples=num_samples)
     if plot is not None:
         found.plot(plot)
+    frame = found.to_frame(shares)
+    times = found.panel.grid.format(frame["ds"].to_numpy())
+    figures = frame.iloc[:, 3:].to_numpy().tolist()  # the median, and quantiles
+    steps = list(zip(frame["unique_id"], times, figures, strict=True))
     named = len(found.panel) > 1 or csv
     heads = ["series"] * named + ["time", "median"]
     heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in shares]
-    rows = [
-        [step.series] * named + [step.time, *map(_figure, (step.median, *step.quantiles.values()))]
-        for step in steps
-    ]
+    rows = [[name] * named + [time, *map(_figure, each)] for name, time, each in steps]
     if json:
-        for step in steps:
-            facts = {"series": step.series, "time": step.time, "median": step.median}
-            quantiles = {str(level): value for level, value in step.quantiles.items()}
-            print_json(facts | {"quantiles": quantiles})
+        for name, time, (median, *quantiles) in steps:
+            by_level = dict(zip(map(str, shares), quantiles, strict=True))
+            print_json({"series": name, "time": time, "median": median, "quantiles": by_level})
     elif csv:
         csv_writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:
@@ -167,7 +166,7 @@ def forecast(
             print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     if not named and not json:
         chance = float(found.rises()[0])
-        print(f"\n{steps[0].time} is above the last value with a probability of {chance:.2f}.")
+        print(f"\n{times[0]} is above the last value with a probability of {chance:.2f}.")
 
 
 def _figure(value: float) -> str:

@@ -4,7 +4,7 @@
 - `ostinato.data.vocabulary`: text to token ids and back, by character, byte, word, subword.
 - `ostinato.data.reading`: files of texts, measurements, sounds, images, with their labels;
   `tables` those with columns, `corpus` what is read; `pairs` sources with targets;
-  `timeseries` tables of time series, `calendars` their dates;
+  `dates` dates and times;
   `ostinato.data.midi`: pieces of music.
 - `ostinato.data.features`, `inputs`: those as numbers, and what a model keeps to make them.
 - `ostinato.data.ragged`, `batches`: sequences on disk, and batches of them.

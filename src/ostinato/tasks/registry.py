@@ -165,9 +165,9 @@ TASKS: Sequence[Task] = (
         ("SeriesForecaster", "Evaluator", "Inspectable"),
         """Train a forecaster of series: prices, sales, sensors.
 
-        From tables (CSV, TSV, JSON lines, Parquet) with a column of times and one of values
-        (--target); several series in several columns, or told apart by --id. Missing values may be
-        left empty.
+        From tables (CSV, TSV, JSON lines, Parquet, Excel) with a column of times and one of values
+        (--target); several series in several columns, or named by --id. Missing values are left
+        empty.
 
         Examples:
             ostinato train forecast sales.csv --horizon 6 --out sales
