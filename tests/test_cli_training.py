@@ -1,5 +1,6 @@
 """``ostinato train``: runs begin, stop and continue, and every mistake is one line."""
 
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from command_line import EPOCHS, QUICK, TEXT, TRAIN, assert_refused, everything,
 from ostinato import SequenceClassifier
 from ostinato.data.text import TextSource
 from ostinato.tasks import estimators, generation
-from ostinato.training.callbacks import Callback
+from ostinato.training.callbacks import Callback, MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")
 
@@ -293,6 +294,14 @@ def test_bad_standard_input_is_one_line(content, argv, words, ostinato, here, mo
     before = everything(here)
     assert_refused(ostinato(f"train text {argv} --out run {QUICK}"), words)
     assert everything(here) == before
+
+
+def test_a_full_disk_is_one_line_that_names_the_run(ostinato, here, monkeypatch):
+    def full(self, *args, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MetricsFile, "on_step", full)
+    assert_refused(ostinato(f"{TRAIN} --steps 2 --json"), "run: No space left on device.")
 
 
 def test_tensorboard_gets_its_curves(ostinato, here):

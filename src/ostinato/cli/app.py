@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import inspection, prediction, training, writing  # noqa: F401
+from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
 from ostinato.cli.options import help_of, parse
 from ostinato.errors import OstinatoError
@@ -66,7 +66,7 @@ def _run(tokens: list[str]) -> int | None:
         raise OstinatoError(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
     options = command.options()
-    if {"-h", "--help"} & {*rest}:
+    if {"-h", "--help"} & {*rest[: rest.index("--") if "--" in rest else None]}:
         print(help_of(name, command.text, options), end="")
         return 0
     args, given = parse(name, options, rest)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ostinato
 from ostinato.cli.commands import LOOK, can, command, print_json, shown
 from ostinato.errors import OstinatoError
+
+if TYPE_CHECKING:
+    from ostinato.tasks.base import Inspectable
 
 
 @command(LOOK)
@@ -59,7 +62,7 @@ def diagnose(
         ostinato diagnose run
         ostinato diagnose sentiment test.csv --out report --json
     """
-    model: Any = ostinato.load(run)
+    model: Inspectable = ostinato.load(run)
     sample = model.examples(list(files)) if files else None
     found = ostinato.diagnose(model, sample, distance=distance)
     folder = run / "diagnosis" if out is None else out
@@ -89,7 +92,7 @@ def memory(
         ostinato memory run book.txt --plot memory.png
         ostinato memory run "It was the best of times" --json
     """
-    model: Any = ostinato.load(run)
+    model: Inspectable = ostinato.load(run)
     if data:
         text = can(run, "TextSampler") and not any(map(_exists, data))
         given = " ".join(data) if text else [Path(name) for name in data]
@@ -141,7 +144,8 @@ def gates(
         ostinato gates run "It was the best of times" --label line
         ostinato gates run book.txt --gate f --plot gate.png
     """
-    model, insight = ostinato.load(run), ostinato.insight
+    insight = ostinato.insight
+    model: Inspectable = ostinato.load(run)
     given: Any = Path(data) if _exists(data) else data
     if can(run, "TextSampler") or can(run, "TextWriter"):
         given = given.read_text(encoding="utf-8") if isinstance(given, Path) else given

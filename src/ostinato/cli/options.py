@@ -244,7 +244,7 @@ def _source(module: str) -> _Source:
 
 
 class _Parser(argparse.ArgumentParser):
-    """The options of a command; what is wrong with them is an `OstinatoError`."""
+    """The options of a command; a mistake in them is an `OstinatoError`."""
 
     def __init__(self, command: str, options: Sequence[Option], text: str = "") -> None:
         text = cleaned(text)

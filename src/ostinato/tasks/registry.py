@@ -45,7 +45,7 @@ TASKS: Sequence[Task] = (
 
         Examples:
             ostinato train text book.txt --out run --minutes 5
-            ostinato train text notes/ --pattern *.md --level word --out run
+            ostinato train text notes/ --pattern "*.md" --level word --out run
         """,
         "ostinato generate {run} --length 500",
     ),
