@@ -28,9 +28,8 @@ FOLDERS = ["recurrence", "networks", "training", "tasks", "tasks/forecasting"]
 LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
-    "distributions", "forecast_network",
+    "distributions", "forecast_network", "windows", "grid", "forecast",
     "targets", "sequences", "fit",
-    "windows", "grid", "forecast",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "kernels": ["kernels", "checkpoint_every"],
@@ -752,9 +751,13 @@ windows: future covariates end with the past
 - future_covariates[b, at.start :] = series.future_covariates[begin : now + A]
 + future_covariates[b, at] = series.future_covariates[begin:now]
 
-grid: weeks begin where the commonest day is the first
-- (end - 2) % 7 * DAY, (usual - end - 1) % 7 * DAY, loose=True
-+ (end - 3) % 7 * DAY, (usual - end) % 7 * DAY, loose=True
+grid: weeks end on the commonest day alone
+- for end in sorted(range(7), key=lambda day: (day - usual) % 7)
++ for end in [usual]
+
+grid: times of weeks are shown a day late
+- (usual - end - 1) % 7 * DAY, loose=True)
++ (usual - end) % 7 * DAY, loose=True)
 
 grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):

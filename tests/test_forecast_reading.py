@@ -325,6 +325,9 @@ def test_periods_series_and_integers_of_pandas_keep_their_dates():
         assert start(panel.series[0], panel).startswith("2020-01")
     panel = read({"a": series, "b": series[2:]})
     assert [(s.name, s.start - panel.series[0].start) for s in panel.series] == [("a", 0), ("b", 2)]
+    frame = pd.DataFrame({"tea": range(4), "coffee": range(4)}, index=index)
+    panel = read(dict(frame.items()))  # whose names differ
+    assert [s.name for s in panel.series] == ["tea", "coffee"] and panel.grid.name == "1 month"
     assert read(series).target == "sold" and read(series).description.startswith("time: time; targ")
 
 
@@ -487,3 +490,28 @@ def test_two_plausible_readings_of_dates_are_asked_about(file):
         read(path)
     assert read(path, day_first=True).grid.name == "1 month"
     assert read(path, day_first=False).grid.name == "1 day"
+
+
+def test_of_several_measurements_none_is_guessed(file):
+    for header in ("t,y,value", "t,price,height"):
+        with pytest.raises(DataError, match="which column is to be forecast is not clear"):
+            read(file(header + "\n1,2,3\n2,3,4\n"))
+    # A weekday, month or hour that is a number is no time of rows where it repeats.
+    panel = read(file("sales,day\n" + "".join(f"{i},{i % 7}\n" for i in range(20))))
+    assert panel.columns.time == () and panel.target == "sales"
+    years = read(file("year,sales\n" + "".join(f"{1990 + i},{i}\n" for i in range(20))))
+    assert years.columns.time == ("year",) and years.target == "sales"
+
+
+def test_columns_of_the_training_data_are_found_again(file):
+    text = "when,shop,price,sold\n" + "".join(
+        f"2020-01-0{d},{shop},{d},{d * d}\n" for shop in "ab" for d in range(1, 6)
+    )
+    panel = read(file(text), target="sold", future_covariates="price")
+    more = text.replace("2020-01", "2020-02").replace("when,shop", "when,branch,shop", 1)
+    more = "\n".join(
+        line if i == 0 else line.replace(",", f",x{i % 3},", 1)
+        for i, line in enumerate(more.splitlines())
+    )
+    again = read(file(more, "more.csv"), like=panel)
+    assert again.columns == panel.columns and [s.name for s in again.series] == ["a", "b"]

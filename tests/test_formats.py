@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zipfile
 
 import numpy as np
@@ -182,6 +183,8 @@ DAMAGED = {
     "a.jsonl": (b'{"a": 1}\n{"a"\n', "line 2: is not JSON: "),
     "b.jsonl": (b"[1, 2]\n", "line 1: is no JSON object"),
     "latin.csv": (b"a,b\n\n\xfc,2\n", "line 3: byte 0xFC is not valid UTF-8; convert"),
+    "wide.txt": ("a,b\n1,é\n".encode("utf-16-le"), "line 1: holds a zero byte: no text file, or"),
+    "escaped.csv": (b'a,b\n"x \\"y\\"",2\n', "line 2: ',' expected after"),
     "zero.csv": (b"a,b\n1,2\n1,\0\n", "line 3: holds a zero byte"),
     "wide.csv": (b"a,b\n1,2\n\n3,4,5\n", "line 4: has 3 cells, and line 1 has 2"),
     "short.csv": (b"a,b\n1,2\n3\n", "line 3: has 1 cells, and line 1 has 2"),
@@ -202,6 +205,26 @@ def test_a_damaged_file_is_one_line_with_its_place(write, name):
         read_table(write(name, content))
     said = str(caught.value)
     assert message in said and name in said and "\n" not in said
+
+
+LATE = {
+    "short": ("3", "has 1 cells, and line 1 has 2"),
+    "wide": ("3,4,5", "has 3 cells, and line 1 has 2"),
+    "short beside quotes": ('"1,5",2\n3', "has 1 cells, and line 1 has 2"),
+    "stray": ('"1" z,2', "',' expected after"),
+    "swallowed": ('"no,1\n2,3\n"yes,4', "',' expected after"),
+    "open": ('"3,4', "unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_mistake_far_down_is_found_too(write, name):
+    bad, message = LATE[name]
+    rows = [f"{i},{i / 7!r}" for i in range(4000)]
+    path = write("a.csv", "\n".join(["a,b", *rows, bad, "7,8\n"]))
+    line = 4002 + bad.startswith('"1,5"')
+    with pytest.raises(DataError, match=f"line {line}: {re.escape(message)}"):
+        read_table(path)
 
 
 def test_two_sheets_or_two_files_are_too_many(tmp_path):
@@ -276,6 +299,32 @@ def test_a_column_that_later_holds_something_else_is_text_again(write):
         table = read_table(write("a.csv", "\n".join(["x,y", *rows, f'"{odd}",7'])))
         assert table.texts(0)[-1] == odd and table.texts(0)[7] == "7.5"
         assert table.texts(1)[-1] == "7"
+
+
+def test_names_over_several_lines_and_nameless_ends_are_read(write):
+    table = read_table(write("a.csv", '"a\nb",c\n1,x\n2,y\n'))
+    assert table.names == ["a b", "c"] and cells(table) == [["1", "x"], ["2", "y"]]
+    assert [table.place(row).line for row in (0, 1)] == [3, 4]
+    table = read_table(write("b.csv", "1,x,\n2,y,\n3,z,\n"))
+    assert cells(table) == [["1", "x"], ["2", "y"], ["3", "z"]]
+
+
+def test_large_files_are_cut_as_small_ones_are(write):
+    """pandas reads files above some megabytes in parallel."""
+    rows = [
+        (f"{i}", 'say "no",\nthen' if i % 1000 == 7 else "a b", f"{i / 7!r}")
+        for i in range(300_000)
+    ]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([("n", "text", "x"), *rows])
+    path = write("a.csv", out.getvalue())
+    assert path.stat().st_size > 6 << 20
+    table = read_table(path)
+    assert [table.texts(i).tolist() for i in range(3)] == [
+        list(column) for column in zip(*rows, strict=True)
+    ]
+    assert table.numbers([2])[:, 0].tolist() == [i / 7 for i in range(300_000)]
+    assert table.place(299_999).line == 300_001 + 300
 
 
 def test_long_cells_are_read(write):

@@ -95,6 +95,8 @@ def test_what_is_no_number_is_a_mistake_with_its_place(read):
         table.numbers([1])
     with pytest.raises(DataError, match=r"line 4: 'c1' is 'inf', no number"):
         table.numbers([1], missing=True)
+    with pytest.raises(DataError, match="line 3: 'c0' is 'soon', no number"):
+        read(["1,5", "soon", "2,7"], "xyz").numbers([0])
     for cells in (["0x10", "2"], ["1_000", "2"], ["1,23,4", "2"], ["1,5", "2.5"], ["5%", "2"]):
         with pytest.raises(DataError, match="no number"):
             read(cells, "xy").numbers([0])

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.columns import UNNAMED, has_header
+from ostinato.data.columns import IDS, LABELS, UNNAMED, WEAK_LABELS, has_header
 from ostinato.data.tables import MISSING, Table, TableSettings
 from ostinato.data.textfiles import LineEnds, after, decoded, numbered_lines, opened, pieces
 from ostinato.errors import DataError
@@ -156,14 +156,21 @@ def _parsed(
     if header is None:
         header = has_header(rows, asked)
     names, skipped = names_of_columns(path, rows, header, dialect.skipped + 1), dialect.skipped
-    if header:
-        skipped += head[: _end_of_record(head, dialect)].count("\n")
-        rows = rows[1:]
+    # pandas skips rows where these are lines, and may be cut at one within quotation marks.
+    end = _end_of_record(head, dialect) if header else 0
+    skipped += head[:end].count("\n")
+    rows = rows[1:] if header else rows
     if header and not rows:
         raise DataError("has a line of names, and no rows after it.", path=path)
     survey = _survey(path, dialect, skipped)
-    storage = [_storage([row[i] for row in rows]) for i in range(width)]
-    read = partial(_cells, path, width, dialect, skipped, survey.returns)
+    usual = {*asked, *LABELS, *WEAK_LABELS, *IDS}
+    storage = [
+        _storage([row[i] for row in rows], not header or names[i].lower() in usual)
+        for i in range(width)
+    ]
+    as_stream = survey.returns == "elsewhere" or '"' in head[:end]
+    returns = "elsewhere" if as_stream else survey.returns
+    read = partial(_cells, path, width, dialect, skipped, returns)
     held = {i: kind for i, kind in enumerate(storage) if kind}
     try:
         try:
@@ -182,7 +189,8 @@ def _parsed(
         again = read(dict.fromkeys(odd, "text"), odd)
         frame = pandas.DataFrame({i: again[i] if i in odd else frame[i] for i in range(width)})
     # A delimiter at the end of every line makes a column without a name or a cell.
-    kept = [i for i in range(width) if not (UNNAMED.fullmatch(names[i]) and (frame[i] == "").all())]
+    nameless = [UNNAMED.fullmatch(name) or (not header and width > 1) for name in names]
+    kept = [i for i in range(width) if not (nameless[i] and (frame[i] == "").all())]
     frame = frame if len(kept) == width else frame[kept]
     frame.columns = [names[i] for i in kept]
     return Table(
@@ -252,8 +260,10 @@ def _is_one_thing(series: Any) -> bool:
     )
 
 
-def _storage(cells: Sequence[str]) -> Storage:
+def _storage(cells: Sequence[str], named: bool) -> Storage:
     """How to hold a column whose first cells are these; what it says does not depend on it.
+
+    Few whole numbers under a name of labels or ids are likely to be asked for as text.
 
     Numbers are read again as text where they are asked for as that, or turn out to be something
     else; so is what was left to pandas ("") and is no text throughout.
@@ -262,7 +272,7 @@ def _storage(cells: Sequence[str]) -> Storage:
     if filled and all(_NUMBER.fullmatch(cell) for cell in filled):
         few = len(set(cells)) <= max(20, len(cells) // 2)
         whole = all(cell.lstrip("+-").isdecimal() for cell in filled)
-        return "text" if whole and few else "number"
+        return "text" if named and whole and few else "number"
     return "text" if {cell.lower() for cell in filled} <= {"true", "false"} else ""
 
 
@@ -330,7 +340,7 @@ def _records(
             if row and (len(row) > 1 or row[0].strip(" \t") or dialect.delimiter in " \t"):
                 yield row, begun
     except csv.Error as error:
-        said = f"{error}: a quotation mark stands where none may."
+        said = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
         raise _Malformed(said, begun) from None
     finally:
         csv.field_size_limit(limit)

@@ -174,7 +174,9 @@ def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> T
             for name, cells in document.items()
         }
         lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
-        if len(lengths) == 1 and -1 not in lengths:
+        if lengths == {-1}:  # a row
+            columns = {name: [cell] for name, cell in columns.items()}
+        if len(lengths) == 1:
             return _of_columns(path, columns, settings)
     raise DataError(
         'holds no table; expected a list of objects, as in [{"text": ...}, ...], an object of '

@@ -76,7 +76,7 @@ class TableSettings:
 
 
 _OBJECTS = (dict, list, tuple, np.ndarray)
-_NUMBER_LIKE = re.compile(r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?")
+_NUMBER_LIKE = r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?"
 
 
 class Codes(NamedTuple):
@@ -296,14 +296,16 @@ class Table:
         """
         found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
+            wrong: NDArray[np.bool_] | None = None
             if self._stored_as_numbers(column) and not self._may_mean_thousands(column):
-                values = self.frame.iloc[:, column].to_numpy(dtype=np.float64, na_value=math.nan)
-                wrong = np.isinf(values)
+                values = self._floats(column)
+                if not np.isfinite(values).all():
+                    wrong = np.isinf(values)
             else:
                 values, wrong = self._parsed(column)
-            if not missing:
+            if not missing and (wrong is not None):
                 wrong = wrong | np.isnan(values)
-            if wrong.any():
+            if wrong is not None and wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
                 cell = self.cell(row, column)
                 said = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
@@ -317,6 +319,12 @@ class Table:
 
     def _stored_as_numbers(self, column: int) -> bool:
         return self._kind(column) in "iufb"
+
+    def _floats(self, column: int) -> NDArray[np.float64]:
+        series = self.frame.iloc[:, column]
+        if series.dtype == np.float64:
+            return np.asarray(series)
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=math.nan))
 
     def _may_mean_thousands(self, column: int) -> bool:
         """Tell whether 1.234 may be 1234 in a column that was parsed with a decimal point."""
@@ -379,7 +387,7 @@ class Table:
             if self._stored_as_numbers(i):
                 continue
             some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
-            if all(_NUMBER_LIKE.fullmatch(cell) or is_missing(cell) for cell in some):
+            if all(re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some):
                 mark = self._column(i).only_mark
                 marks |= {mark} if mark else set()
         return marks
@@ -401,6 +409,7 @@ class _Column:
         self.ambiguous: str | None = None  # a cell of which both readings are plausible
         self.grouped = False  # whether points may stand between thousands
         filled = self._cells[~self.missing]
+        filled = filled[filled.str.fullmatch(_NUMBER_LIKE)]
         if not len(filled):
             return
         fits = {mark: filled.str.fullmatch(form).all() for mark, form in _GROUPED.items()}
@@ -416,24 +425,19 @@ class _Column:
     def of(cls, series: pandas.Series, table: Table, column: int) -> _Column:
         import pandas
 
-        if isinstance(series.dtype, pandas.CategoricalDtype):
-            cells = series.cat.categories
-            numbers = series.cat.codes.to_numpy(dtype=np.int64)
-        elif isinstance(series.dtype, pandas.StringDtype):
-            numbers, cells = pandas.factorize(series, use_na_sentinel=True)
+        if isinstance(series.dtype, pandas.CategoricalDtype | pandas.StringDtype):
+            numbers, cells = pandas.factorize(series)
         else:
-            text = np.array(
-                [_listless(cell, table, row, column) for row, cell in enumerate(series)],
-                dtype=object,
+            numbers, cells = pandas.factorize(
+                np.array(
+                    [_listless(cell, table, row, column) for row, cell in enumerate(series)],
+                    dtype=object,
+                )
             )
-            numbers, cells = pandas.factorize(text)
         texts = [_text_of(cell) for cell in cells]
         if (numbers < 0).any():
             texts.append("")
             numbers = np.where(numbers < 0, len(texts) - 1, numbers)
-        if isinstance(series.dtype, pandas.CategoricalDtype) and len(numbers):
-            order, first = pandas.factorize(numbers)  # in the order in which they appear
-            numbers, texts = order, [texts[i] for i in first]
         return cls(series, Codes(np.asarray(numbers, dtype=np.int64), texts))
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -104,6 +104,12 @@ def decoded(path: Path) -> Iterator[str]:
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
         while True:
+            if not wide and b"\0" in data:
+                raise DataError(
+                    "holds a zero byte: no text file, or UTF-16 without a byte order mark.",
+                    path=path,
+                    line=_line_of(path, before + data.index(b"\0")),
+                )
             try:
                 text = held + decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
@@ -116,12 +122,6 @@ def decoded(path: Path) -> Iterator[str]:
                 ) from None
             held = "\r" if text.endswith("\r") and data else ""
             text = text[: len(text) - len(held)]
-            if "\0" in text:
-                raise DataError(
-                    "holds a zero byte: no text file, or UTF-16 without a byte order mark.",
-                    path=path,
-                    line=_line_of(path, before + max(0, data.find(b"\0"))),
-                )
             before += len(data)
             if text:
                 yield text

@@ -15,7 +15,7 @@ from ostinato.data.tables import Table, TableSettings
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Times
 
-__all__ = ["Columns", "Resolved", "SeriesSettings", "resolve"]
+__all__ = ["Columns", "Resolved", "SeriesSettings", "resolve", "usual_names"]
 
 # What columns are usually called, in lower case.
 TIME_NAMES = TIMES | {"ds", "when"}
@@ -58,12 +58,13 @@ class SeriesSettings(TableSettings):
     calendar: bool = True
     day_first: bool | None = None
 
-    def column_names(self) -> set[str]:
-        """Names that columns are asked for by, or are usually called."""
-        told = (self.target, self.time, self.id, self.future_covariates, self.past_covariates,
-                self.static_covariates)  # fmt: skip
-        asked = {name for each in told if each for name in each.split(",")}
-        return asked | TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES
+
+def usual_names(settings: SeriesSettings) -> set[str]:
+    """Return names that columns are asked for by, or are usually called: they tell a header."""
+    told = (settings.target, settings.time, settings.id, settings.future_covariates,
+            settings.past_covariates, settings.static_covariates)  # fmt: skip
+    asked = {name for each in told if each for name in each.split(",")}
+    return asked | TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES
 
 
 class Columns(NamedTuple):
@@ -86,15 +87,13 @@ class Columns(NamedTuple):
     static_covariates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = {
-            "time": ", ".join(self.time),
-            "id": self.id or "",
-            "target": ", ".join(self.target),
-            "future covariates": ", ".join(self.future_covariates),
-            "past covariates": ", ".join(self.past_covariates),
-            "static covariates": ", ".join(self.static_covariates),
-        }
-        return "; ".join(f"{name}: {names}" for name, names in parts.items() if names)
+        def shown(names: tuple[str, ...] | str) -> str:
+            if isinstance(names, str) or len(names) <= 6:
+                return names if isinstance(names, str) else ", ".join(names)
+            return f"{', '.join(names[:3])}, ... ({len(names):,} columns)"
+
+        parts = {name.replace("_", " "): value for name, value in self._asdict().items() if value}
+        return "; ".join(f"{name}: {shown(value)}" for name, value in parts.items())
 
 
 class Resolved(NamedTuple):

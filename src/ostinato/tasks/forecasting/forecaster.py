@@ -114,7 +114,7 @@ class Forecaster(
     """A recurrent network that forecasts time series, with uncertainty.
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
-    units of its own first, so that series of all scales are alike. Missing values, and missing
+    units of its own first, so that series of all scales are comparable. Missing values, and missing
     rows, are replaced by the network's own predictions of them.
 
     Args:
@@ -301,6 +301,9 @@ class Forecaster(
             for _ in range(self.resolved("ensemble_size"))
         ])  # fmt: skip
 
+    def _stored_panel(self, data: Path) -> Panel:
+        return Panel.load(data / "panel.npz", self.panel_.to_json())
+
     def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
         """Steps of each series that are held out, and cutoffs to validate on."""
         horizon = self.resolved("horizon")
@@ -308,7 +311,7 @@ class Forecaster(
         return held_out, validation_cutoffs(panel, held_out, horizon)
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        panel = Panel.load(data / "panel.npz", self.panel_.to_json())
+        panel = self._stored_panel(data)  # a resumed run has but its names
         self.inputs_ = replace(self.inputs_, panel=panel)
         horizon, season = self.resolved("horizon"), self.resolved("season")
         predictor = self._predictor(Calibration())
@@ -333,13 +336,14 @@ class Forecaster(
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Calibrate on the held-out steps."""
-        held_out, validation = self._held_out(self.panel_)
+        panel = self.panel_
+        held_out, validation = self._held_out(panel)
         if not validation:
             return {}
         predictor = self._predictor(Calibration())
         some = validation[:: -(-len(validation) // 400)]
-        forecast = predictor.forecast(self.panel_, some, None, 200)
-        next_step = predictor.forecast(self.panel_, validation, 1, 400)
+        forecast = predictor.forecast(panel, some, None, 200)
+        next_step = predictor.forecast(panel, validation, 1, 400)
         spread = self._distribution.centered
         found = calibrate(forecast, next_step, sum(held_out), spread=spread)
         return {"calibration": found._asdict()}
@@ -517,7 +521,7 @@ class Forecaster(
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode some windows of a run's series; see `Estimator`."""
-        return self._sample(Panel.load(data / "panel.npz", self.panel_.to_json()), count)
+        return self._sample(self._stored_panel(data), count)
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")

@@ -92,13 +92,13 @@ class WindowSizes:
 
 
 class ForecastNetwork(nn.Module):
-    """Forecasts a series from its past, step by step or all steps ahead at once.
+    """Forecasts a series from its past, step by step or all steps ahead simultaneously.
 
     ::
 
         h_t = recurrent([y_(t-1), y_(t-m); future_t; past_(t-1); static], h_(t-1))
-        p_t = W h_t + b + w [y_(t-R), ..., y_(t-1)]                    a step, ``horizon=None``
-        p_k = V relu(W_k h_C + U future_(C+k)) + w_k [y_(C-R), ..., y_(C-1)]    all steps at once
+        p_t = W h_t + b + w [y_(t-R), ..., y_(t-1)]  one step, ``horizon=None``
+        p_k = V relu(W_k h_C + U future_(C+k)) + w_k [y_(C-R), ..., y_(C-1)]  all steps
 
     with ``m`` the season, and ``future``, ``past`` and ``static`` covariates. The last term, for
     the center of the distribution, is a linear shortcut (Lai et al. 2018, "LSTNet", section 3.5).

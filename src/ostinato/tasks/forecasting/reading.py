@@ -15,7 +15,13 @@ from ostinato.data.formats import read_table
 from ostinato.data.places import Place
 from ostinato.data.tables import Table, is_frame, table_of
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.columns import Columns, Resolved, SeriesSettings, resolve
+from ostinato.tasks.forecasting.columns import (
+    Columns,
+    Resolved,
+    SeriesSettings,
+    resolve,
+    usual_names,
+)
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
 from ostinato.tasks.forecasting.panel import Panel, Series, Static
 
@@ -77,13 +83,13 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
     paths = [X] if isinstance(X, os.PathLike) else X
     if isinstance(paths, list | tuple) and paths and isinstance(paths[0], os.PathLike):
         for path in map(Path, paths):
-            table = read_table(path, settings, settings.column_names())
+            table = read_table(path, settings, usual_names(settings))
             yield path.stem if len(paths) > 1 else "", table
         return
     if not pd.api.types.is_list_like(X):
         raise OstinatoError(
             f"X is {X!r:.60}; expected series: a pathlib.Path of a table, a data frame, an array "
-            "(T,), or several. (How many steps ahead is said by name: horizon=12.)"
+            "(T,), or several. (To set the steps ahead, name the argument: horizon=12.)"
         )
     if isinstance(X, Mapping):
         named = {str(name): (f"X[{name!r}]", values) for name, values in X.items()}
@@ -93,6 +99,7 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         named = {str(i): (f"X[{i}]", values) for i, values in enumerate(X)}
     for name, (place, values) in named.items():
         if is_frame(values):
+            values = values.rename("value") if isinstance(values, pd.Series) else values
             yield name, table_of(values)
             continue
         if np.ma.isMaskedArray(values):
