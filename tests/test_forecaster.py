@@ -213,7 +213,7 @@ def test_a_high_level_changes_nothing():
 def test_short_series_are_reported_before_training(capsys):
     y = np.sin(np.arange(40.0))
     model = Forecaster(season=52, epochs=0.2, hidden_size=4).fit(y, progress="lines")
-    assert model.chosen_["horizon"] == model.backtest(y, cutoffs=1).horizon == 12
+    assert model.resolved_["horizon"] == model.backtest(y, cutoffs=1).horizon == 12
     Forecaster(horizon=20, epochs=0.2, hidden_size=4).fit(y, progress="lines")
     assert (
         "all series are too short for validation, which takes 62 steps" in capsys.readouterr().out

@@ -412,12 +412,12 @@ class SequenceBatches:
         lengths = torch.tensor(steps)
         if self._target_lengths is not None and isinstance(targets, Ragged):
             own = torch.from_numpy(self._target_lengths[rows])
-            wanted = _tensor(targets.padded(rows))
-            return SequenceBatch(_tensor(inputs), lengths, wanted, epoch, target_lengths=own)
-        wanted = _tensor(
+            padded = _tensor(targets.padded(rows))
+            return SequenceBatch(_tensor(inputs), lengths, padded, epoch, target_lengths=own)
+        padded = _tensor(
             targets.padded(rows, begins, longest) if isinstance(targets, Ragged) else targets[rows]
         )
-        return SequenceBatch(_tensor(inputs), lengths, wanted, epoch)
+        return SequenceBatch(_tensor(inputs), lengths, padded, epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where `next_batch` stands, and what gives it a meaning."""
@@ -462,5 +462,5 @@ def _move(x: Tensor, places: Sequence[int]) -> None:
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     """A tensor of its own, of a type that PyTorch computes with."""
-    wanted = np.int64 if array.dtype.kind in "iu" and array.dtype != np.uint8 else array.dtype
-    return torch.from_numpy(np.array(array, dtype=wanted))
+    dtype = np.int64 if array.dtype.kind in "iu" and array.dtype != np.uint8 else array.dtype
+    return torch.from_numpy(np.array(array, dtype=dtype))

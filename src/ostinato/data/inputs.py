@@ -1,4 +1,4 @@
-"""What a model knows of its inputs: learnt once from the training data, kept with the model."""
+"""Inputs: what a model knows of them, from the training data, stored with the model."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ class Inputs(SequenceInputs):
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` unless ``corpus`` is of the kind that the model was trained on."""
         texts = ("text", "words")
-        alike = corpus.kind == self.kind or (corpus.kind in texts and self.kind in texts)
-        if not alike:
+        same = corpus.kind == self.kind or (corpus.kind in texts and self.kind in texts)
+        if not same:
             raise corpus.places[0].error(
                 f"holds {corpus.kind}; the model was trained on {self.kind}."
             )

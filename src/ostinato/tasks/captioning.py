@@ -88,8 +88,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         level: what captions are cut into: word, bpe, char.
         blocks: convolutions, each of which halves the image.
         label_smoothing: share of the target probability that is spread over all tokens.
-        mirror: mirror half of the images while training, drawn anew each time; not where captions
-            tell left from right.
+        mirror: mirror half of the images while training, at random; not where captions tell left
+            from right.
         image: must be whole.
 
     Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,

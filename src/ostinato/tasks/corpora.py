@@ -6,23 +6,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ostinato.data.corpus import Corpus
-from ostinato.data.inputs import Inputs
+from ostinato.data.corpus import Corpus, ReadingSettings
+from ostinato.data.features import ImageForm
+from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import OstinatoError
 from ostinato.tasks.estimators import Estimator, Prepared
-from ostinato.tasks.networks import Architecture, EncoderSettings, NetworkSettings
+from ostinato.tasks.networks import Architecture, EncoderSettings, NetworkSettings, check_sizes
 from ostinato.tasks.sequences import prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings
+from ostinato.training.settings import TrainingSettings, check_choice
 
 TargetsT = TypeVar("TargetsT", bound=SequenceTargets[Any])
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -30,7 +31,12 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CorpusEstimator(
-    EncoderSettings, NetworkSettings, TrainingSettings, Estimator[Inputs, TargetsT, NetworkT]
+    InputSettings,
+    ReadingSettings,
+    EncoderSettings,
+    NetworkSettings,
+    TrainingSettings,
+    Estimator[Inputs, TargetsT, NetworkT],
 ):
     """An estimator that trains on sequences with labels.
 
@@ -45,6 +51,8 @@ class CorpusEstimator(
         super().check_settings()
         self.check_network()
         self.check_encoder()
+        check_choice(self, "image", get_args(ImageForm))
+        check_sizes(self, "vocabulary_size", "min_count", "bands")
 
     # What a task says
 
@@ -85,8 +93,7 @@ class CorpusEstimator(
             y: the label of each sequence, or the labels of its steps, as the task has it.
             validation: sequences to validate on, ``(X, y)`` or files as for ``X``; if not given,
                 a share of the training data is held out.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
-                keeps all in memory.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
 
@@ -111,8 +118,7 @@ class CorpusEstimator(
         for part in parts.values():
             targets.check(part)
         inputs = Inputs.learn(training, self, causal=not self.bidirectional)
-        inputs, lengths, facts = prepare(data, parts, inputs, targets)
-        facts["notes"] = list(training.notes)
+        inputs, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
         return Prepared(self._documents(inputs, targets), self._defaults(inputs, lengths), facts)
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:

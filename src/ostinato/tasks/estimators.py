@@ -26,7 +26,7 @@ from ostinato.tasks.sequences import Data, Sequences
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, TrainingResult
-from ostinato.training.fit import NetworkInput, Problem, Sample, evaluate, fit
+from ostinato.training.fit import Problem, Sample, evaluate, fit
 from ostinato.training.loop import device_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
@@ -314,7 +314,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         """
         return self._sequences().sample_of_run(data, count, steps)
 
-    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
+    def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
         return self._sequences().encode(self._read([sequence]))
 

@@ -108,7 +108,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         embedding_size: features of a token's vector; follows from the vocabulary if not given.
         init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
             dependencies as long as the window; rnn-relu always starts from the identity.
-        dropout: share of features dropped between layers and before the output, anew at each step.
+        dropout: share of features dropped between layers and before the output, at each step.
         variational_dropout: share of features dropped between layers and after the embedding, the
             same at every step.
         weight_dropout: share of recurrent weights dropped.
@@ -169,8 +169,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         Args:
             text: the text itself as a string; or a path, paths or a `TextSource`.
             y: ignored; there for scikit-learn.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
-                keeps all in memory.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             pattern: which files of a folder are read.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
@@ -205,7 +204,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
             refuse(self, "validation_fraction", f"less, with a text of {characters} characters")
         kept = source.head(characters - held_out)
         # Characters come from all of the text, since one never met could not be encoded; words and
-        # byte pairs are learnt from the training part alone.
+        # byte pairs come from the training part alone.
         vocabulary = build_vocabulary(
             self.level,
             source if self.level == "char" else kept,
@@ -421,7 +420,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
                 if not bool(torch.isfinite(scores).all()):
                     raise OstinatoError(
                         "TextGenerator.generate: the network's scores are not finite; train it "
-                        "anew with a lower learning_rate."
+                        "again with a lower learning_rate."
                     )
                 if self.vocabulary_.unk_id is not None:
                     scores[self.vocabulary_.unk_id] = -math.inf
@@ -578,7 +577,7 @@ def draw_token(
 
 
 def degeneration(text: str, length: int) -> str | None:
-    """What is wrong with generated text: it stopped at once, or ends in a loop; None if nothing is.
+    """Return what is wrong with a generated text: it is empty, or ends in a loop; None if nothing.
 
     Args:
         text: what was generated.

@@ -135,8 +135,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             y: ignored; there for scikit-learn.
             validation: pieces to validate on; if not given, the files' validation part, or a share
                 of the pieces.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
-                keeps all in memory.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
 

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 
-from ostinato.data.corpus import ReadingSettings
-from ostinato.data.features import ImageForm
-from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import (
     CellName,
     ManyToMany,
@@ -78,7 +76,7 @@ class NetworkSettings:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class EncoderSettings(InputSettings, ReadingSettings):
+class EncoderSettings:
     """How the network reads sequences.
 
     Args:
@@ -97,8 +95,7 @@ class EncoderSettings(InputSettings, ReadingSettings):
 
     def check_encoder(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
-        check_choice(self, "image", get_args(ImageForm))
-        check_sizes(self, "vocabulary_size", "min_count", "embedding_size", "bands")
+        check_sizes(self, "embedding_size")
         even = "an even number, 0 for none"
         check_value(self, "spelling_size", lambda n: n >= 0 and n % 2 == 0, even)
         check_shares(self, "word_dropout")
@@ -202,7 +199,7 @@ def many_to_one(
     encode, features = encoder(inputs, settings)
     width = how.hidden_size * (2 if settings.bidirectional else 1)
     output = targets.head(width, how.dropout)
-    if not settings.recurrent or (inputs.kind == "image" and settings.image == "whole"):
+    if not settings.recurrent or (inputs.kind == "image" and inputs.form == "whole"):
         sizes = [width] * (how.num_layers + 1)
         return OneToOne(encode, features, sizes, output, how.dropout, pooled=True)
     layers = how.layers(features, bidirectional=settings.bidirectional)

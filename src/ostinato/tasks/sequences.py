@@ -143,8 +143,8 @@ class Sequences(NamedTuple):
         self.targets.check(data)
         rows, words = self._encoded(data)
         targets = self.targets.encode(data)
-        wanted = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
-        return Dataset(Examples(Ragged.of(rows), wanted), words)
+        encoded = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
+        return Dataset(Examples(Ragged.of(rows), encoded), words)
 
     def unlabelled(self, data: Data) -> Dataset:
         """Encode data in memory, with zeros for targets."""
@@ -205,7 +205,7 @@ class Sequences(NamedTuple):
             None if held_out is None else self.batches(held_out),
             f"{facts['sequences']:,} {self.inputs.noun} of {steps} step{'s' * (longest > 1)} for "
             f"training, {facts['held_out']:,} for validation; {self.targets.describe()}",
-            notes,
+            notes + "".join(f"\n{note}" for note in facts["notes"]),
         )
 
     def predict(
@@ -232,8 +232,8 @@ class Sequences(NamedTuple):
             order = np.random.default_rng(self.seed % 2**32).permutation(len(rows))
         some = np.sort(order[:count]).tolist()
         cut = [np.asarray(targets[row])[:steps] if by_step else targets[row] for row in some]
-        wanted = Ragged.of(cut) if isinstance(targets, Ragged) else np.array(cut)
-        examples = Examples(Ragged.of([rows[row][:steps] for row in some]), wanted)
+        some_targets = Ragged.of(cut) if isinstance(targets, Ragged) else np.array(cut)
+        examples = Examples(Ragged.of([rows[row][:steps] for row in some]), some_targets)
         whole = SequenceBatches(examples, len(some), own_lengths=self.targets.own_lengths)
         batch = next(iter(whole))
         assert isinstance(batch.inputs, Tensor)
@@ -265,14 +265,16 @@ def prepare(
     parts: Mapping[str, Data | None],
     inputs: InputsT,
     targets: SequenceTargets[Any],
+    notes: Sequence[str] = (),
 ) -> tuple[InputsT, NDArray[np.int64], dict[str, Any]]:
     """Encode training and validation data into files.
 
     Args:
         folder: where.
         parts: the data by name, ``training`` and ``validation``.
-        inputs: learnt from the training data.
+        inputs: of the training data.
         targets: the same.
+        notes: what a reader should know of the data.
 
     Returns:
         the inputs, scaled; the lengths of the training sequences; facts of the data.
@@ -294,5 +296,6 @@ def prepare(
         "held_out": 0 if held_out is None else len(held_out.examples.inputs),
         "shortest": int(rows.lengths.min()),
         "longest": int(rows.lengths.max()),
+        "notes": list(notes),
     }
     return inputs.scaled_by(rows), rows.lengths, facts

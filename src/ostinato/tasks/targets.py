@@ -5,7 +5,7 @@ A task names its targets; they name the loss, and what is measured on validation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
@@ -126,17 +126,18 @@ class Classes(SequenceTargets[PerSequence]):
         """Collect the classes.
 
         Raises:
-            DataError: there are fewer than two, or they are text and numbers.
+            DataError: there are too few, or they are text and numbers.
         """
-        labels = [_label(corpus, i) for i in range(len(corpus))]
-        return cls(_classes(corpus, labels, least=2))
+        labels = {x for i in range(len(corpus)) for x in _labels(corpus, i, cls.multilabel)}
+        return cls(_classes(corpus, labels, least=1 if cls.multilabel else 2))
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have."""
         known = set(self.names.tolist())
         for i, place in enumerate(corpus.places):
-            if (label := _label(corpus, i)) not in known:
-                raise place.error(_unseen(label, self.names))
+            for label in _labels(corpus, i, self.multilabel):
+                if label not in known:
+                    raise place.error(_unseen(label, self.names))
 
     def encode(self, corpus: Corpus) -> NDArray[np.int64]:
         """Return the number of each sequence's class, ``(N,)``."""
@@ -201,20 +202,6 @@ class LabelSets(Classes):
     """
 
     multilabel = True
-
-    @classmethod
-    def learn(cls, corpus: Corpus) -> Self:
-        """Collect the labels."""
-        labels = [label for i in range(len(corpus)) for label in _labels(corpus, i)]
-        return cls(_classes(corpus, labels, least=1))
-
-    def check(self, corpus: Corpus) -> None:
-        """Raise a `DataError` at a label that training did not have."""
-        known = set(self.names.tolist())
-        for i, place in enumerate(corpus.places):
-            for label in _labels(corpus, i):
-                if label not in known:
-                    raise place.error(_unseen(label, self.names))
 
     def encode(self, corpus: Corpus) -> NDArray[Any]:
         """Return 1 where a sequence has a label, else 0, ``(N, K)``."""
@@ -504,24 +491,14 @@ def has_label_sets(corpus: Corpus) -> bool:
     return isinstance((corpus.targets or [None])[0], list | tuple | set | frozenset)
 
 
-def _label(corpus: Corpus, i: int) -> Label:
-    """Return the one label of a sequence."""
+def _labels(corpus: Corpus, i: int, multilabel: bool) -> list[Label]:
+    """Return the labels of a sequence: one, or a list of them."""
     target = (corpus.targets or [])[i]
-    if isinstance(target, list | tuple | set | frozenset):
+    if isinstance(target, list | tuple | set | frozenset) != multilabel:
         raise corpus.places[i].error(
             f"has the label {target!r}; others have lists of labels, or not."
         )
-    return _plain(target)
-
-
-def _labels(corpus: Corpus, i: int) -> list[Label]:
-    """Return the labels of a sequence that may have several."""
-    target = (corpus.targets or [])[i]
-    if not isinstance(target, list | tuple | set | frozenset):
-        raise corpus.places[i].error(
-            f"has the label {target!r}; others have lists of labels, or not."
-        )
-    return [_plain(each) for each in target]
+    return [_plain(each) for each in target] if multilabel else [_plain(target)]
 
 
 def _plain(label: object) -> Label:
@@ -532,18 +509,17 @@ def _plain(label: object) -> Label:
     return label
 
 
-def _classes(corpus: Corpus, labels: Sequence[Label], least: int) -> NDArray[Any]:
-    """Return the distinct labels, sorted."""
-    distinct = set(labels)
-    if len({isinstance(label, str) for label in distinct}) > 1:
+def _classes(corpus: Corpus, labels: set[Label], least: int) -> NDArray[Any]:
+    """Return the labels, sorted."""
+    if len({isinstance(label, str) for label in labels}) > 1:
         raise DataError("some labels are text and some are numbers; make them one kind.")
-    if len(distinct) < least:
+    if len(labels) < least:
         raise DataError(
-            f"all {len(corpus)} sequences have the label {', '.join(map(repr, distinct))}; "
+            f"all {len(corpus)} sequences have the label {', '.join(map(repr, labels))}; "
             "expected two or more classes.",
             path=corpus.places[0].path,
         )
-    return np.array(sorted(distinct))
+    return np.array(sorted(labels))
 
 
 def _unseen(label: object, names: NDArray[Any]) -> str:

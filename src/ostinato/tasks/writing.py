@@ -44,7 +44,7 @@ class TargetTexts(TokenSequence[EncoderDecoder]):
         vocabulary: the tokens.
         sampled: share of the decoder's inputs that are its own words at the end of training, to
             which it rises from none.
-        epochs: in which it rises; 0 for at once.
+        epochs: in which it rises; 0 for no rise.
     """
 
     sampled: float = 0.0
@@ -141,16 +141,15 @@ class WritingEstimator(
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Learn from texts and what is to be written for them.
+        """Train on texts and their targets.
 
         Args:
             X: texts; or files: two parallel ones, or tables with a column of sources and one of
                 targets, as `pathlib.Path` and no ``y``.
-            y: what is to be written: a text, or a list of texts any of which would do, for each.
+            y: the target of each: a text, or a list of texts any of which would do.
             validation: pairs to validate on, ``(X, y)`` or files; if not given, a share is held
                 out.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
-                keeps all in memory.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
 
@@ -196,8 +195,7 @@ class WritingEstimator(
         if held_out is not None:
             parts["validation"] = held_out
         inputs, targets = TokenInputs(own, self.longest), TargetTexts(vocabulary)
-        inputs, lengths, facts = prepare(data, parts, inputs, targets)
-        facts["notes"] = list(training.notes)
+        inputs, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
         n = len(lengths)
         resolved = resolve(self, n, int(lengths.max()) if self.init == "chrono" else None) | {
             "vocabulary_size": size,

@@ -86,7 +86,7 @@ class Callback:
 class MetricsFile(Callback):
     """Every step's record, a line of JSON each, in a file.
 
-    A run that goes on from a checkpoint, or is rolled back to one, first drops the records of steps
+    A run that resumes from a checkpoint, or is rolled back to one, first drops the records of steps
     after it; those before it are on disk before it is. Null stands for a number that is not finite.
     """
 

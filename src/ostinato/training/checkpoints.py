@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped.
+"""Checkpoints: all that a run needs to resume as if it had never stopped.
 
 Each is a folder of its own, ``checkpoints/000042``, that appears by one renaming when all of it
 is on disk. The newest two are kept, so that one damaged file does not cost the run.

@@ -1,4 +1,4 @@
-"""What ails a run: numbers not finite, gradients that explode or vanish, a loss that oscillates."""
+"""Health of a run: non-finite numbers, exploding or vanishing gradients, an oscillating loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NonFiniteError(OstinatoError):
 
 
 class Monitor:
-    """Watches loss and gradient norm, and says so when a run goes wrong while it still runs.
+    """Warns of exploding gradients and an oscillating loss while a run goes on.
 
     - A spike: a gradient norm above ``spike`` times its usual, which is the median of the last 50,
       or of the first 20 where that is more: what a network is learnt from ever less often has
@@ -45,7 +45,7 @@ class Monitor:
       the swing of those best steps, so that the noise of small batches is not taken for it. Once
       the loss is below a twentieth of the first such mean, it has little left to swing by.
 
-    Neither is said again within 100 steps.
+    Neither is repeated within 100 steps.
 
     Example:
         >>> monitor = Monitor()
@@ -66,7 +66,7 @@ class Monitor:
         self._said: dict[str, int] = {}
 
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
-        """What there is to say after a step."""
+        """Return warnings after a step."""
         messages = []
         if self._first_norm is None and len(self._norms) == 20:
             self._first_norm = median(self._norms)
@@ -116,15 +116,15 @@ class Monitor:
 
 
 class GradientHealth(Callback):
-    """Measures, now and then, what of the gradient comes back through time, and tells others.
+    """Measures now and then how much gradient flows back through time, and tells others.
 
-    Of a few rows of the latest batch, started anew, each recurrent layer is run a step at a time.
+    Each recurrent layer is run a step at a time over a few rows of the latest batch.
     It takes no part in training: take it away, and the same weights come out.
 
     Args:
         network: that is trained.
         clip_norm: the norm that gradients are clipped to; 0 for none.
-        others: callbacks to tell.
+        others: callbacks that are told.
         share: of the time spent training that it may take.
         every: steps between two measurements, at the least.
 

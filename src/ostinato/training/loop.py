@@ -53,8 +53,8 @@ class Trainer:
     """Trains a network. Each part of the loop is a method that a subclass may replace.
 
     Args:
-        network: what is trained, in place.
-        batches: what it learns from.
+        network: the network, trained in place.
+        batches: of training data.
         objective: the loss of a batch.
         settings: everything else.
         validate: validation loss of the network as it is; None for no validation.
@@ -65,10 +65,10 @@ class Trainer:
         counted: what a step of a sequence is called, in short.
         loss_unit: what the loss is counted in.
         folder: where checkpoints are kept; None keeps the newest in memory.
-        callbacks: who is told what happens.
+        callbacks: told what happens.
 
     State is carried from batch to batch and detached in between, which is truncated
-    back-propagation through time (Williams and Peng 1990); a batch marked ``fresh`` starts anew.
+    back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from none.
     """
 
     def __init__(
@@ -126,14 +126,14 @@ class Trainer:
     # The run
 
     def run(self, *, resume: bool = False) -> TrainingResult:
-        """Train until the budget is used, patience is lost, or somebody interrupts.
+        """Train until the budget is used, patience runs out, or an interrupt.
 
         An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, the
-        network as it then is; a second Ctrl-C breaks off at once. At the end of its budget or of
+        network as it then is; a second Ctrl-C aborts. At the end of its budget or of
         its patience the network holds the best weights seen.
 
         Args:
-            resume: go on from the newest checkpoint, if there is one.
+            resume: continue from the newest checkpoint, if there is one.
 
         Raises:
             NonFiniteError: see ``on_nonfinite``.
@@ -242,7 +242,7 @@ class Trainer:
             self.log(f"validation loss {loss}: not finite; these weights are not kept")
         elif not is_sound:
             self.log("the weights are not finite; they are not kept")
-        # The loss of one training batch is no judge: without validation the latest counts as best.
+        # The loss of one training batch says little: without validation the latest counts as best.
         is_best = is_sound and (self.validate is None or loss < self.best_loss)
         if is_best:
             self.best_loss, self.best_step = loss, self.step

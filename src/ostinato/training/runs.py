@@ -4,7 +4,7 @@
 
     RUN/run.json               what was asked for, and what the data were
     RUN/data/                  the data as the network takes them
-    RUN/checkpoints/           to go on from
+    RUN/checkpoints/           to resume from
     RUN/metrics.jsonl          a record of every step
     RUN/learning_curve.png     the same to look at
     RUN/config.json, ...       the model, see `storage`

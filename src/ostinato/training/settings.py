@@ -1,4 +1,4 @@
-"""What a training run may be told: one list of settings, shared by every task."""
+"""Settings of a training run, shared by every task."""
 
 from __future__ import annotations
 
@@ -78,37 +78,39 @@ class TrainingSettings:
     device: str = "auto"
 
     def check_settings(self) -> None:
-        """Refuse what cannot be meant.
+        """Check every setting.
 
         Raises:
-            OstinatoError: naming the setting, what came and what was wanted.
+            OstinatoError: naming the setting, its value and what was expected.
         """
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
-                self._refuse(name, "a whole number")
+                refuse(self, name, "a whole number")
             if hint is bool and not isinstance(getattr(self, name), bool):
-                self._refuse(name, "true or false")
+                refuse(self, name, "true or false")
         choices = {
             "optimizer": get_args(OptimizerName),
             "schedule": get_args(ScheduleName),
             "on_nonfinite": get_args(Remedy),
         }
         for name, allowed in choices.items():
-            self._want_one_of(name, allowed)
+            check_choice(self, name, allowed)
         given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OstinatoError(
                 f"{type(self).__name__}: {' and '.join(given)} are all budgets; give one of them."
             )
         for name in [*given, "learning_rate", "checkpoint_minutes"]:
-            self._want(name, lambda value: value > 0, "a number above zero")
+            check_value(self, name, lambda value: value > 0, "a number above zero")
         for name in ["weight_decay", "clip_norm", "clip_value", "warmup_steps", "decay_patience"]:
-            self._want(name, lambda value: value >= 0, "zero or more")
-        self._want("momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        self._want("decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
+            check_value(self, name, lambda value: value >= 0, "zero or more")
+        check_value(self, "momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        check_value(self, "decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
         if self.validation_fraction is not None:
-            self._want("validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1")
-        self._want("seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
+            check_value(
+                self, "validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1"
+            )
+        check_value(self, "seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
         if self.patience and self.validation_fraction == 0:
             raise OstinatoError(
                 f"{type(self).__name__}: patience={self.patience} judges by the validation loss, "
@@ -116,18 +118,9 @@ class TrainingSettings:
             )
         for name in ["batch_size", "evaluations", "decay_steps"]:
             if getattr(self, name) is not None:
-                self._want(name, lambda value: value > 0, "a number above zero")
+                check_value(self, name, lambda value: value > 0, "a number above zero")
         if self.patience is not None:
-            self._want("patience", lambda value: value >= 0, "zero or more")
-
-    def _want(self, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
-        check_value(self, name, holds, wanted)
-
-    def _want_one_of(self, name: str, allowed: Sequence[str]) -> None:
-        check_choice(self, name, allowed)
-
-    def _refuse(self, name: str, wanted: str) -> None:
-        refuse(self, name, wanted)
+            check_value(self, "patience", lambda value: value >= 0, "zero or more")
 
 
 def check_value(settings: object, name: str, holds: Callable[[Any], bool], expected: str) -> None:

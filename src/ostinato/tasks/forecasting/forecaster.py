@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from ostinato.errors import DataError, OstinatoError
+from ostinato.recurrence.layers import Hidden
+from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.columns import SeriesSettings
 from ostinato.tasks.forecasting.cutoffs import (
@@ -28,7 +29,7 @@ from ostinato.tasks.forecasting.cutoffs import (
 )
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Distribution, DistributionName
 from ostinato.tasks.forecasting.forecast import Forecast, calibrate
-from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
+from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import Panel
 from ostinato.tasks.forecasting.predictor import Predictor
 from ostinato.tasks.forecasting.reading import read_panel
@@ -39,18 +40,77 @@ from ostinato.tasks.forecasting.windows import (
     WindowBatches,
     Windows,
 )
-from ostinato.training.estimators import Learning, Sample
+from ostinato.tasks.networks import NetworkSettings
+from ostinato.tasks.sequences import resolve
+from ostinato.training.fit import Problem, Sample
 from ostinato.training.progress import ProgressMode
-from ostinato.training.supervised import SequenceEstimator
+from ostinato.training.settings import TrainingSettings, check_choice, check_value
 
 Method = Literal["autoregressive", "direct"]
+
+CPU = torch.device("cpu")
 
 EPOCH_WINDOWS = 20_000
 """Windows of an epoch, at most."""
 
 
+@dataclass
+class SeriesInputs:
+    """What a model knows of its inputs: the series of the training data, and their covariates."""
+
+    panel: Panel
+    encoding: CovariateEncoding
+
+
+@dataclass
+class NextValues:
+    """The values ahead of each window; NaN counts nothing.
+
+    Args:
+        device: of the network.
+    """
+
+    device: torch.device = CPU
+    loss_unit = "nats"
+    step_name = "steps"
+
+    def loss(self, network: Ensemble, batch: TrainingBatch, state: Hidden) -> tuple[Tensor, None]:
+        """Return the mean loss of a value."""
+        return network.loss(batch.window.to(self.device), batch.targets.to(self.device))
+
+    def metrics(
+        self, network: Ensemble, batch: TrainingBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss of a value as ``loss``."""
+        loss, _ = self.loss(network, batch, state)
+        return {"loss": float(loss)}, None
+
+    def count(self, batch: TrainingBatch) -> int:
+        """Return the number of values."""
+        return int((~batch.targets.isnan()).sum())
+
+    def units(self, loss: float) -> dict[str, float]:
+        """Return no other units."""
+        return {}
+
+
+@dataclass
+class ValidationBatches:
+    """Windows at all of some cutoffs, in their order."""
+
+    windows: Windows
+    cutoffs: Sequence[Cutoff]
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        for begin in range(0, len(self.cutoffs), 256):
+            window, targets, _ = self.windows.take(self.cutoffs[begin : begin + 256])
+            yield TrainingBatch(window, targets, targets.numel(), 0.0)
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class Forecaster(SeriesSettings, SequenceEstimator):
+class Forecaster(
+    SeriesSettings, NetworkSettings, TrainingSettings, Estimator[SeriesInputs, NextValues, Ensemble]
+):
     """A recurrent network that forecasts time series, with uncertainty.
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
@@ -70,14 +130,15 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         hidden_size: hidden units of each layer; by the size of the data if not given.
         dropout: share of features dropped before the output; by the size of the data if not given.
 
-    Further settings are those of `SeriesSettings`, `SequenceEstimator` and `TrainingSettings`.
+    Further settings are those of `SeriesSettings`, `NetworkSettings` and `TrainingSettings`.
 
     Attributes:
         panel_: the series of the training data.
-        encoding_: of their covariates.
+        inputs_: the same, and how their covariates are encoded.
+        targets_: how the values ahead are scored.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, resolved by the data.
+        resolved_: settings that were not given, resolved by the data.
 
     Example:
         >>> t = np.arange(120)
@@ -101,13 +162,20 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     def check_settings(self) -> None:
         """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
-        self._want_one_of("method", get_args(Method))
-        self._want_one_of("output", get_args(DistributionName))
+        self.check_network()
+        check_choice(self, "method", get_args(Method))
+        check_choice(self, "output", get_args(DistributionName))
         for name in ("horizon", "context", "season"):
             if getattr(self, name) is not None:
-                self._want(name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
+                check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
         if self.ensemble_size is not None:
-            self._want("ensemble_size", lambda n: 0 < n <= 100, "a number of networks, 1 to 100")
+            expected = "a number of networks, 1 to 100"
+            check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
+
+    @property
+    def panel_(self) -> Panel:
+        """The series of the training data."""
+        return self.inputs_.panel
 
     # Training
 
@@ -129,8 +197,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 missing.
             y: nothing; the series are the targets.
             validation: nothing but None: the last steps of each series are held out for validation.
-            out: folder for the model, checkpoints, metrics and learning curve, created; None
-                keeps all in memory.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
 
@@ -143,10 +210,10 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 "targets, and their last steps are held out for validation."
             )
         return self._fit(
-            lambda data: self._prepare(read_panel(X, self), data), out, progress, tensorboard
+            lambda data: self._prepare(data, read_panel(X, self)), out, progress, tensorboard
         )
 
-    def _prepare(self, panel: Panel, data: Path) -> dict[str, Any]:
+    def _prepare(self, data: Path, panel: Panel) -> Prepared:
         season = self.season or panel.grid.season
         if self.output == "negative-binomial":
             panel.check_counts("output='negative-binomial'")
@@ -160,12 +227,14 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             )
         context = self.context or min(max(3 * season, horizon, 30), max(2, longest - horizon))
         windows = min(len(training), EPOCH_WINDOWS)
-        self.panel_, self.encoding_ = panel, CovariateEncoding.learn(panel)
-        self.chosen_ = {"horizon": horizon, "season": season, "context": context}
-        self.chosen_ |= self._choose(np.full(windows, context))
+        resolved = {
+            **{"horizon": horizon, "season": season, "context": context},
+            **resolve(self, windows, context if self.init == "chrono" else None),
+            **{"dropout": 0.1, "ensemble_size": 5 if windows < 2000 else 1},
+        }
         panel.save(data / "panel.npz")
         lengths = [len(s.values) for s in panel.series]
-        return {
+        facts = {
             "columns": panel.description,
             "series": len(panel),
             "shortest": min(lengths),
@@ -175,6 +244,8 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             "held_out": sum(h > 0 for h in held_out),
             "notes": panel.notes + self._warnings(panel, held_out, horizon),
         }
+        inputs = SeriesInputs(panel, CovariateEncoding.learn(panel))
+        return Prepared(self._documents(inputs, NextValues()), resolved, facts)
 
     def _warnings(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
@@ -194,42 +265,40 @@ class Forecaster(SeriesSettings, SequenceEstimator):
                 )
         return found
 
-    def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
-        ensemble_size = 5 if len(steps) < 2000 else 1
-        return super()._choose(steps) | {"dropout": 0.1, "ensemble_size": ensemble_size}
-
     @property
     def _distribution(self) -> Distribution:
         return DISTRIBUTIONS[self.output]
 
     def _predictor(self, calibration: Calibration) -> Predictor:
         return Predictor(
-            cast(Ensemble, self.network_),
+            self.network_,
             self._distribution,
-            self.encoding_,
-            self._value("context"),
-            self._value("horizon"),
-            self._value("season"),
+            self.inputs_.encoding,
+            self.resolved("context"),
+            self.resolved("horizon"),
+            self.resolved("season"),
             self.method == "direct",
             self.calendar,
             calibration,
         )
 
-    def _make_network(self) -> nn.Module:
-        sizes = self.encoding_.sizes(self.panel_.grid.calendar_features if self.calendar else 0)
-        season, context = self._value("season"), self._value("context")
+    def _build(self, inputs: SeriesInputs, targets: NextValues) -> Ensemble:
+        how = self.architecture(self.resolved_)
+        calendar = inputs.panel.grid.calendar_features if self.calendar else 0
+        sizes = inputs.encoding.sizes(calendar)
+        season, context = self.resolved("season"), self.resolved("context")
         direct = self.method == "direct"
         return Ensemble([
             ForecastNetwork(
-                self._recurrent(sizes.input_size(season)),
+                how.layers(sizes.input_size(season)),
                 self._distribution,
                 sizes,
-                horizon=self._value("horizon") if direct else None,
+                horizon=self.resolved("horizon") if direct else None,
                 season=season,
                 reach=context if direct else min(context, max(2 * season + 1, 8)),
-                dropout=self._value("dropout"),
+                dropout=how.dropout,
             )
-            for _ in range(self._value("ensemble_size"))
+            for _ in range(self.resolved("ensemble_size"))
         ])  # fmt: skip
 
     def _stored_panel(self, data: Path) -> Panel:
@@ -237,72 +306,59 @@ class Forecaster(SeriesSettings, SequenceEstimator):
 
     def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
         """Steps of each series that are held out, and cutoffs to validate on."""
-        horizon = self._value("horizon")
+        horizon = self.resolved("horizon")
         held_out = held_out_steps(panel, horizon, self.validation_fraction)
         return held_out, validation_cutoffs(panel, held_out, horizon)
 
-    def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
-        self.panel_ = panel = self._stored_panel(data)  # a resumed run has but its names
-        network = cast(Ensemble, self.network_)
+    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
+        panel = self._stored_panel(data)  # a resumed run has but its names
+        self.inputs_ = replace(self.inputs_, panel=panel)
+        horizon, season = self.resolved("horizon"), self.resolved("season")
         predictor = self._predictor(Calibration())
         held_out, validation = self._held_out(panel)
-        batches = WindowBatches(
-            predictor.windows(panel.hold_out(held_out)),
-            training_cutoffs(panel, held_out, self._value("horizon"), self._value("season")),
-            self._value("batch_size"),
-            EPOCH_WINDOWS,
-            self.seed,
-        )
-
-        def objective(batch: TrainingBatch, state: None) -> tuple[Tensor, None]:
-            return network.loss(batch.window.to(device), batch.targets.to(device))
-
-        windows = predictor.windows(panel)
-        return Learning(
-            batches,
-            objective,
-            title=self._title(facts, device),
-            validate=(lambda: mean_loss(network, windows, validation)) if validation else None,
-            counted="steps",
-        )
-
-    def _title(self, facts: Mapping[str, Any], device: torch.device) -> str:
         shortest, longest = facts["shortest"], facts["longest"]
         steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
-        notes = "".join(f"\n{note}" for note in facts["notes"])
-        return (
-            f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon "
-            f"{self._value('horizon')}, context {self._value('context')}, season "
-            f"{self._value('season')}; the last steps of {facts['held_out']:,} held out for "
-            f"validation; {self.cell} of {self.num_layers} x {self._value('hidden_size')} units, "
-            f"{self._where(device)}" + self._said_of_choices() + notes
+        return Problem(
+            WindowBatches(
+                predictor.windows(panel.hold_out(held_out)),
+                training_cutoffs(panel, held_out, horizon, season),
+                self.resolved("batch_size"),
+                EPOCH_WINDOWS,
+                self.seed,
+            ),
+            NextValues(device),
+            ValidationBatches(predictor.windows(panel), validation) if validation else None,
+            f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon {horizon}, "
+            f"context {self.resolved('context')}, season {season}; the last steps of "
+            f"{facts['held_out']:,} held out for validation",
+            self._resolved_title() + "".join(f"\n{note}" for note in facts["notes"]),
         )
 
-    def _finish(self, data: Path) -> None:
+    def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Calibrate on the held-out steps."""
-        panel = self._stored_panel(data)
+        panel = self.panel_
         held_out, validation = self._held_out(panel)
         if not validation:
-            return
+            return {}
         predictor = self._predictor(Calibration())
         some = validation[:: -(-len(validation) // 400)]
         forecast = predictor.forecast(panel, some, None, 200)
         next_step = predictor.forecast(panel, validation, 1, 400)
         spread = self._distribution.centered
         found = calibrate(forecast, next_step, sum(held_out), spread=spread)
-        self.training_["calibration"] = found._asdict()
+        return {"calibration": found._asdict()}
 
     # Prediction
 
     @property
     def predictor(self) -> Predictor:
         """The trained network with what it takes to forecast a panel."""
-        check_is_fitted(self, "network_")
+        self._device()  # which checks that the model is fitted
         return self._predictor(Calibration(**self.training_.get("calibration", {})))
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
-        check_is_fitted(self, "network_")
+        self._device()  # which checks that the model is fitted
         if X is not None:
             return read_panel(X, self, self.panel_)
         if not self.panel_.series[0].values.size:
@@ -393,7 +449,7 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             stride: steps from one to the next; a horizon if not given.
             num_samples: as in `forecast`.
         """
-        panel, horizon = self._panel(X), self._value("horizon")
+        panel, horizon = self._panel(X), self.resolved("horizon")
         found = last_cutoffs(panel, horizon, cutoffs, stride or horizon)
         return self.predictor.forecast(panel, found, None, num_samples)
 
@@ -458,20 +514,22 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     def examples(
         self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Return some windows; see `NetworkEstimator`."""
+        """Encode some windows; see `Estimator`."""
         return self._sample(read_panel(X, self, self.panel_), count)
 
-    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
-        """Return some windows of a run's series; see `NetworkEstimator`."""
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode some windows of a run's series; see `Estimator`."""
         return self._sample(self._stored_panel(data), count)
 
     def _sample(self, panel: Panel, count: int) -> Sample:
-        horizon, season = self._value("horizon"), self._value("season")
+        horizon, season = self.resolved("horizon"), self.resolved("season")
         cutoffs = training_cutoffs(panel, [0] * len(panel), horizon, season)
         rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:count]
         windows = self.predictor.windows(panel)
         window, targets, _ = windows.take([cutoffs[row] for row in np.sort(rows)])
-        device = next(self.network_.parameters()).device
+        device = self._device()
         window = window.to(device)
         return Sample(
             window.past_values,
@@ -479,31 +537,23 @@ class Forecaster(SeriesSettings, SequenceEstimator):
             encode=lambda values: window._replace(past_values=values),
         )
 
-    def reading(self, sequence: Any) -> tuple[Any, list[str]]:
-        """Return one series as the network takes it; see `NetworkEstimator`."""
+    def encode(self, sequence: Any) -> tuple[Window, list[str]]:
+        """Encode one series; see `Estimator`."""
         panel = read_panel(sequence, self, self.panel_)
         end = Cutoff(0, len(panel.series[0].values))
         window, _, _ = self.predictor.windows(panel).take([end])
-        return window.to(next(self.network_.parameters()).device), []
+        return window.to(self._device()), []
 
-    # Storage
+    # Storing
 
-    def _documents(self) -> dict[str, Any]:
-        return {"series.json": self.panel_.to_json(), "covariates.json": self.encoding_.to_json()}
+    def _documents(self, inputs: SeriesInputs, targets: NextValues) -> dict[str, Any]:
+        return {
+            "series.json": inputs.panel.to_json(),
+            "covariates.json": inputs.encoding.to_json(),
+        }
 
-    def _take_documents(self, documents: Mapping[str, Any]) -> None:
-        self.encoding_ = CovariateEncoding.from_json(documents["covariates.json"])
+    def _restore(self, documents: Mapping[str, Any]) -> tuple[SeriesInputs, NextValues]:
+        encoding = CovariateEncoding.from_json(documents["covariates.json"])
         data = self.folder_ / "data" / "panel.npz" if self.folder_ else None
-        self.panel_ = Panel.load(data if data and data.exists() else None, documents["series.json"])
-
-
-def mean_loss(network: Ensemble, windows: Windows, cutoffs: Sequence[Cutoff]) -> float:
-    """Return the mean loss of all values ahead of some cutoffs."""
-    device = next(network.parameters()).device
-    total, count = 0.0, 0
-    for begin in range(0, len(cutoffs), 256):
-        window, targets, _ = windows.take(cutoffs[begin : begin + 256])
-        loss, _ = network.loss(window.to(device), targets.to(device))
-        n = int((~targets.isnan()).sum())
-        total, count = total + n * float(loss), count + n
-    return total / max(1, count)
+        panel = Panel.load(data if data and data.exists() else None, documents["series.json"])
+        return SeriesInputs(panel, encoding), NextValues()
