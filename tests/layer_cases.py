@@ -13,8 +13,8 @@ from itertools import chain
 
 import torch
 
+from ostinato.recurrence.backends import run, use_backend
 from ostinato.recurrence.cells import ACTIVATIONS, GRUCell, LSTMCell, RNNCell
-from ostinato.recurrence.kernels import run, use_backend
 from ostinato.recurrence.scan import scan
 
 # Of the largest magnitude in a tensor: about a hundred spacings of float32, more than four thousand

@@ -395,7 +395,7 @@ layers: a step forgets the state
 + y, hx = self(x_t.unsqueeze(time_axis))
 
 layers: identical layers told for ever
-- self._twins_sought = True
+- self._identity_checked = True
 + pass
 
 outputs: padding counts

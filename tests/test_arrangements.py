@@ -13,7 +13,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne, recu
 from ostinato.networks.inputs import WordEncoder
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import GRUCell, LSTMCell
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 
 I, H, T, B = 3, 4, 6, 4
 LENGTHS = [6, 0, 3, 1]

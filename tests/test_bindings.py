@@ -15,8 +15,8 @@ from layer_cases import KINDS
 
 from ostinato import _core
 from ostinato.errors import ShapeError
+from ostinato.recurrence.backends.compiled import shape_of
 from ostinato.recurrence.cells import LSTMCell
-from ostinato.recurrence.kernels import shape_of
 
 TESTS = Path(__file__).parent
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")

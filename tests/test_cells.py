@@ -48,7 +48,7 @@ EVERY = pytest.mark.parametrize(
     "cell", (CELLS | BIASLESS | VARIANTS).values(), ids=CELLS | BIASLESS | VARIANTS
 )
 GATED = pytest.mark.parametrize(
-    "cell", [cell for cell in CELLS.values() if hasattr(cell, "gates")], ids=lambda cell: str(cell)
+    "cell", [cell for cell in CELLS.values() if cell.gates_type is not None], ids=lambda cell: str(cell)
 )
 
 

@@ -16,7 +16,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.networks.tracing import recording
 from ostinato.recurrence.cells import ZoneoutCell
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.scan import scan
 
 T, B, I, H = 6, 3, 2, 4

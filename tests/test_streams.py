@@ -12,7 +12,8 @@ from laws import COMPILED_VARIANTS, VARIANTS, leaves, random
 from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.streams import SlowQuantizationWarning, Stream
 
 # Most layers here are too small to gain from 8 bits.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ostinato.insight.flow import gradient_flow
     from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
     from ostinato.networks.outputs import CRFOutput, Output
+    from ostinato.recurrence.backends import use_backend
     from ostinato.recurrence.cells import (
         Cell,
         CoupledLSTMCell,
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
         RNNState,
         ZoneoutCell,
     )
-    from ostinato.recurrence.kernels import use_backend
-    from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent, backend
+    from ostinato.recurrence.dropin import GRU, LSTM, RNN
+    from ostinato.recurrence.layers import Recurrent, backend
     from ostinato.recurrence.scan import scan
     from ostinato.recurrence.streams import Stream
     from ostinato.tasks.captioning import Captioner
@@ -66,8 +67,9 @@ _HOME = {
     ],
     "insight.diagnosis": ["diagnose"],
     "insight.flow": ["gradient_flow"],
-    "recurrence.kernels": ["use_backend"],
-    "recurrence.layers": ["RNN", "LSTM", "GRU", "Recurrent", "backend"],
+    "recurrence.backends": ["use_backend"],
+    "recurrence.dropin": ["GRU", "LSTM", "RNN"],
+    "recurrence.layers": ["Recurrent", "backend"],
     "networks.arrangements": ["ManyToMany", "ManyToOne", "OneToOne"],
     "networks.outputs": ["CRFOutput", "Output"],
     "recurrence.scan": ["scan"],

@@ -75,7 +75,7 @@ class ForecastNetwork(nn.Module):
 
     Example:
         >>> from ostinato.tasks.forecasting.distributions import Gaussian
-        >>> from ostinato.recurrence.layers import LSTM
+        >>> from ostinato.recurrence.dropin import LSTM
         >>> window = Window(known=2)
         >>> layers = LSTM(ForecastNetwork.input_size(window, season=4), 8, batch_first=True)
         >>> network = ForecastNetwork(layers, Gaussian(), window, ahead=3, season=4)
