@@ -1021,9 +1021,9 @@ def operator_arguments(cell, directions, lengths, requires_grad, checkpoint_ever
         for t in (case.x, case.state.h, *(t for w in case.weights for t in w.values()))
     ]
     c0 = case.state.c.detach().requires_grad_(requires_grad) if case.state[1:] else None
-    shape = list(compiled.shape_of(cell))
+    shape = compiled.shape_of(cell)
     workspace = _core.line_length(shape, False)
-    return x, lengths, h0, c0, weights, shape, directions, workspace, checkpoint_every
+    return x, lengths, h0, c0, weights, list(shape), directions, workspace, checkpoint_every
 
 
 @LENGTHS
@@ -1032,7 +1032,8 @@ def operator_arguments(cell, directions, lengths, requires_grad, checkpoint_ever
 @pytest.mark.parametrize("every", [0, 2], ids=["workspace", "checkpoints"])
 def test_the_operators_keep_their_contract_with_pytorch(cell, directions, lengths, every):
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    # Lines have gaps that nobody writes, and so has c past a row's end: there no two calls agree.
+    # The workspace has gaps that are never written, and so has c past a row's end: there two calls
+    # differ.
     if (lengths is None) == (every > 0):
         checks.append("test_aot_dispatch_dynamic")
     arguments = operator_arguments(cell, directions, lengths, True, every)

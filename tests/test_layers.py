@@ -1,8 +1,12 @@
 """Layers: what `torch.nn` computes, then depth, direction, lengths and dropout over any cell."""
 
 import copy
+import inspect
+import io
 import pickle
 import re
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 
@@ -15,18 +19,25 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.backends import use_backend
+from ostinato.recurrence.backends import run, use_backend
 from ostinato.recurrence.cells import (
     Cell,
     GRUCell,
     GRUState,
+    HigherOrderCell,
     LSTMCell,
     LSTMState,
     RNNCell,
     RNNState,
 )
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
-from ostinato.recurrence.layers import IdenticalLayersWarning, Recurrent, backend
+from ostinato.recurrence.layers import (
+    IdenticalLayersWarning,
+    Options,
+    Recurrent,
+    backend,
+    observing,
+)
 from ostinato.recurrence.scan import scan
 from ostinato.recurrence.streams import Stream
 
@@ -68,7 +79,7 @@ def hidden(layer, rows=B, seed=5):
         return random(count, *batch, size, seed=seed).requires_grad_()
 
     h = leaf(layer.proj_size or layer.hidden_size, seed)
-    return (h, leaf(layer.hidden_size, seed + 1)) if isinstance(layer, nn.LSTM) else h
+    return (h, leaf(layer.hidden_size, seed + 1)) if isinstance(layer, nn.LSTM | LSTM) else h
 
 
 def values_and_gradients(layer, call, x, hx):
@@ -927,6 +938,95 @@ def test_a_state_can_be_detached_between_windows():
     y.sum().backward()
     assert not x.grad[:T].any()
     assert x.grad[T:].abs().amax(dim=-1).min() > 0
+
+
+# PyTorch itself stays as it is.
+
+
+def test_an_import_changes_no_setting_of_dynamo_and_does_not_import_it():
+    code = """
+import sys, torch
+import ostinato
+ostinato.LSTM(3, 4), ostinato.Recurrent
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+assert not torch._dynamo.config.allow_rnn
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LSTM(I, H, 2),
+        lambda: GRU(I, H),
+        lambda: Recurrent([LSTMCell(I, 4), GRUCell(4, 5)]),
+        lambda: Recurrent(HigherOrderCell(I, H)),
+    ],
+    ids=["lstm", "gru", "mixed", "higher-order"],
+)
+def test_an_exported_layer_is_saved_with_states_in_and_out(make, strict):
+    layer, x = make(), torch.randn(T, B, I)
+    with torch.no_grad():
+        _, hx = layer(x)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x, hx), strict=strict), file)
+    file.seek(0)
+    y, last = torch.export.load(file).module()(2 * x, hx)
+    expected = layer(2 * x, hx)
+    assert type(last) is type(expected[1])
+    assert_same([y, *leaves(last)], leaves(expected))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("make", [RNN, LSTM, GRU])
+def test_the_signature_shows_every_option(make):
+    parameters = inspect.signature(make).parameters
+    assert set(Options.__annotations__) < set(parameters)
+    shared = inspect.signature(Recurrent).parameters
+    for name in Options.__annotations__:
+        assert parameters[name] == shared[name]
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    keyword_only = [n for n, p in shared.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert keyword_only == list(Options.__annotations__)
+
+
+@pytest.mark.parametrize("path", ["auto", "torch"])
+@pytest.mark.parametrize("lengths", [None, [T, 2, 0, 3]], ids=["even", "ragged"])
+def test_an_observer_runs_each_layer_of_each_stack(lengths, path):
+    torch.manual_seed(0)
+    stacks = [GRU(I, H, 2, bidirectional=True), Recurrent([LSTMCell(2 * H, 4), RNNCell(4, 5)])]
+    x, seen = torch.randn(T, B, I), []
+
+    def observer(stack, number, call):
+        seen.append((stack, number, call.cell, len(call.weights)))
+        y, state = run(*call)
+        return 2 * y, state
+
+    def outputs(x, factor=1):
+        for stack in stacks:
+            for k, cell in enumerate(stack.cells):
+                alone = Recurrent([cell], bidirectional=stack.bidirectional)
+                for name, weight in stack.named_parameters():
+                    if f"_l{k}" in name:
+                        setattr(alone, name.replace(f"_l{k}", "_l0"), weight)
+                x = factor * alone(x, lengths=lengths)[0]
+        return x
+
+    with use_backend("auto" if lengths else path):
+        with observing(observer):
+            y, _ = stacks[1](stacks[0](x, lengths=lengths)[0], lengths=lengths)
+        assert_same([y], [outputs(x, 2)])
+        assert len(seen) == 4
+        y, _ = stacks[1](stacks[0](x, lengths=lengths)[0], lengths=lengths)
+        assert_same([y], [outputs(x)])
+    assert seen == [
+        (stack, k, cell, 1 + stack.bidirectional)
+        for stack in stacks
+        for k, cell in enumerate(stack.cells)
+    ]
 
 
 # Gates and states of every step

@@ -453,15 +453,11 @@ class Recurrent(RNNBase):
             taken, tokens = (x, None) if layer > 0 or table is None else (table, x)
             cell = cell.in_training() if self.training else cell
             every = self.checkpoint_every or 0
+            call = (cell, weights, taken, states[layer], lengths, tokens, traces, every)
             if observer is None:
-                y, state = backends.run(
-                    cell, weights, taken, states[layer], lengths, tokens, traces, every
-                )
+                y, state = backends.run(*call)
             else:
-                call = LayerCall(
-                    cell, weights, taken, states[layer], lengths, tokens, traces, every
-                )
-                y, state = observer(self, layer, call)
+                y, state = observer(self, layer, LayerCall(*call))
             x = y + x if self.residual and layer > 0 else y
             last.append(state)
         return x, last
