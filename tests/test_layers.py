@@ -991,6 +991,21 @@ def test_the_signature_shows_every_option(make):
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     keyword_only = [n for n, p in shared.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert keyword_only == list(Options.__annotations__)
+    assert all(f"\n        {name}: " in make.__doc__ for name in ("num_layers", "dtype", "options"))
+
+
+def test_a_layer_can_be_derived_from():
+    class Own(LSTM):
+        """An LSTM of another name."""
+
+        def __init__(self, size, **more):
+            super().__init__(size, size, **more)
+
+    assert Own.__doc__ == "An LSTM of another name."
+    assert list(inspect.signature(Own).parameters) == ["size", "more"]
+    layer = Own(I, init="orthogonal", weight_dropout=0.25)
+    assert (layer.init, layer.weight_dropout) == ("orthogonal", 0.25)
+    assert layer(torch.randn(T, B, I))[0].shape == (T, B, I)
 
 
 @pytest.mark.parametrize("path", ["auto", "torch"])

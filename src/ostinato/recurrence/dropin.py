@@ -44,7 +44,16 @@ from ostinato.recurrence.layers import (
     observer_now,
 )
 
-_SHARED = [
+_ARGUMENTS = """
+        bias: whether there are bias vectors.
+        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
+        dropout: probability of zeroing an element between layers, drawn again at every step.
+        bidirectional: read in both directions.
+        device: where the weights are made.
+        dtype: type of the weights.
+        options: keyword arguments that all layers share: init, init_steps, variational_dropout,
+            weight_dropout, residual, checkpoint_every; see `Recurrent`."""
+_OPTIONS = [
     parameter
     for parameter in inspect.signature(Recurrent.__init__).parameters.values()
     if parameter.kind is parameter.KEYWORD_ONLY
@@ -55,13 +64,6 @@ class _DropIn(Recurrent):
     """What `RNN`, `LSTM` and `GRU` share: where PyTorch has this very layer, its forward serves."""
 
     torch_layer: ClassVar[type[RNNBase]]
-
-    def __init_subclass__(cls) -> None:
-        """Show the shared options in the signature."""
-        own = inspect.signature(cls.__init__)
-        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        signature = own.replace(parameters=[*kept, *_SHARED])
-        setattr(cls.__init__, "__signature__", signature)  # noqa: B010
 
     @cached_property
     def _is_torchs(self) -> bool:
@@ -139,6 +141,20 @@ class _DropIn(Recurrent):
         return text + self._options_repr()
 
 
+_C = TypeVar("_C", bound=type[_DropIn])
+
+
+def _with_shared_arguments(cls: _C) -> _C:
+    """Show the shared arguments in the docstring of a class, and the options in its signature."""
+    own_text, heading, example = (cls.__doc__ or "").partition("\n\n    Example:")
+    cls.__doc__ = own_text + _ARGUMENTS + heading + example
+    own = inspect.signature(cls.__init__)
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    setattr(cls.__init__, "__signature__", own.replace(parameters=[*kept, *_OPTIONS]))  # noqa: B010
+    return cls
+
+
+@_with_shared_arguments
 class RNN(_DropIn):
     """Elman network, as `torch.nn.RNN`. Equations: `RNNCell`; calls: `Recurrent`.
 
@@ -147,14 +163,6 @@ class RNN(_DropIn):
         hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
         num_layers: layers; left out where ``hidden_size`` or ``nonlinearity`` gives one a layer.
         nonlinearity: ``tanh``, ``relu``, ``sigmoid`` or ``identity``; or a sequence, one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, drawn again at every step.
-        bidirectional: read in both directions.
-        device: where the weights are made.
-        dtype: type of the weights.
-        options: keyword arguments that all layers share: init, init_steps, variational_dropout,
-            weight_dropout, residual, checkpoint_every; see `Recurrent`.
 
     Example:
         >>> layer = RNN(3, [16, 8], nonlinearity=["relu", "tanh"], batch_first=True)
@@ -197,6 +205,7 @@ class RNN(_DropIn):
         self.nonlinearity = nonlinearity if isinstance(nonlinearity, str) else tuple(activations)
 
 
+@_with_shared_arguments
 class LSTM(_DropIn):
     """Long short-term memory, as `torch.nn.LSTM`. Equations: `LSTMCell`; calls: `Recurrent`.
 
@@ -204,15 +213,7 @@ class LSTM(_DropIn):
         input_size: features of an input step, ``I``.
         hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
         num_layers: layers; left out where ``hidden_size`` gives one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, drawn again at every step.
-        bidirectional: read in both directions.
         proj_size: features of a projected ``h``; 0 for none.
-        device: where the weights are made.
-        dtype: type of the weights.
-        options: keyword arguments that all layers share: init, init_steps, variational_dropout,
-            weight_dropout, residual, checkpoint_every; see `Recurrent`.
 
     Example:
         >>> layer = LSTM(3, 8, num_layers=2)
@@ -252,6 +253,7 @@ class LSTM(_DropIn):
         super().__init__(cells, 1, batch_first, dropout, bidirectional, device, dtype, **options)
 
 
+@_with_shared_arguments
 class GRU(_DropIn):
     """Gated recurrent unit, as `torch.nn.GRU`. Equations: `GRUCell`; calls: `Recurrent`.
 
@@ -259,16 +261,8 @@ class GRU(_DropIn):
         input_size: features of an input step, ``I``.
         hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
         num_layers: layers; left out where ``hidden_size`` gives one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, drawn again at every step.
-        bidirectional: read in both directions.
-        device: where the weights are made.
-        dtype: type of the weights.
         reset_after: where the reset gate acts: after the recurrent product, as in PyTorch, or
             before it, as in Cho et al. 2014.
-        options: keyword arguments that all layers share: init, init_steps, variational_dropout,
-            weight_dropout, residual, checkpoint_every; see `Recurrent`.
 
     Example:
         >>> layer = GRU(3, 8, bidirectional=True, reset_after=False)

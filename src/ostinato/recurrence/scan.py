@@ -7,7 +7,7 @@ any cell, any floating dtype and any device, and is differentiable any number of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,22 +153,8 @@ def run_directions(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), joined
 
 
-class Segment(Protocol):
-    """A path that runs one direction over some steps; `run_directions` is one."""
-
-    def __call__(
-        self,
-        cell: Cell,
-        weights: Sequence[Weights],
-        x: Tensor,
-        state: State | None,
-        lengths: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        """Return outputs and last state."""
-
-
 def run_segments(
-    run: Segment,
+    run: Callable[..., tuple[Tensor, State]],
     cell: Cell,
     weights: Sequence[Weights],
     x: Tensor,
@@ -178,7 +164,8 @@ def run_segments(
 ) -> tuple[Tensor, State]:
     """Run a cell in each direction, in segments that backward computes again.
 
-    Autograd keeps inputs and states of segments of ``checkpoint_every`` steps, nothing else.
+    ``run`` is `run_directions`, or takes the same arguments. Autograd keeps inputs and states of
+    segments of ``checkpoint_every`` steps, nothing else.
     """
     outputs: list[Tensor] = []
     lasts: list[State] = []

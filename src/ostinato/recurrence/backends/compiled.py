@@ -186,16 +186,9 @@ def _trace_of(cell: Cell, workspace: Tensor, h: Tensor) -> Trace:
 
 
 def _forward(
-    shape: _Shape,
-    x: Tensor,
-    tokens: Tensor | None,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    flat: _Flat,
-    keeps: _Keeps,
-    checkpoint_every: int = 0,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    shape: _Shape, x: Tensor, tokens: Tensor | None, lengths: Tensor | None, h0: Tensor | None,
+    c0: Tensor | None, flat: _Flat, keeps: _Keeps, checkpoint_every: int = 0,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Return outputs, last states, and what is kept for backward."""
     steps = x if tokens is None else tokens
     T, B, *_ = steps.shape
@@ -227,19 +220,10 @@ def _new_checkpoints(
 
 
 def _backward(
-    shape: _Shape,
-    x: Tensor,
-    tokens: Tensor | None,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    flat: _Flat,
-    y: Tensor,
-    kept: Tensor | None,
-    gradients: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    checkpoint_every: int = 0,
-) -> list[Tensor | None]:
+    shape: _Shape, x: Tensor, tokens: Tensor | None, lengths: Tensor | None, h0: Tensor | None,
+    c0: Tensor | None, flat: _Flat, y: Tensor, kept: Tensor | None,
+    gradients: Sequence[Tensor | None], needs: Sequence[bool], checkpoint_every: int = 0,
+) -> list[Tensor | None]:  # fmt: skip
     """Return the needed gradients of x, h0, c0 and the weights; overwrites the workspace."""
     dy, dh, dc = gradients
     if not _core.are_readable(x, h0, c0, *flat, dh, dc):
@@ -395,16 +379,9 @@ _apply = super(torch.autograd.Function, _Layer).apply
 
 
 def _reference_gradients(
-    cell: Cell,
-    x: Tensor,
-    tokens: Tensor | None,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    flat: _Flat,
-    gradients: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
+    cell: Cell, x: Tensor, tokens: Tensor | None, lengths: Tensor | None, h0: Tensor | None,
+    c0: Tensor | None, flat: _Flat, gradients: Sequence[Tensor | None], needs: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
     """Return the gradients as differentiable functions of all that they depend on."""
     n = len(_WEIGHTS)
     with torch.enable_grad():
@@ -457,16 +434,10 @@ def _slots(weights: Sequence[Tensor], directions: int) -> list[Tensor | None]:
 
 
 def _layer(
-    x: Tensor,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    shape: Sequence[int],
-    directions: int,
-    workspace_size: int,
-    checkpoint_every: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    weights: Sequence[Tensor], shape: Sequence[int], directions: int,
+    workspace_size: int, checkpoint_every: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return y, h, c and what is kept for backward; empty tensors for what there is not."""
     keeps: _Keeps = "checkpoints" if checkpoint_every else "readable workspace"
     core_shape, flat = cast(_Shape, tuple(shape)), _slots(weights, directions)
@@ -475,16 +446,10 @@ def _layer(
 
 
 def _layer_shapes(
-    x: Tensor,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    shape: Sequence[int],
-    directions: int,
-    workspace_size: int,
-    checkpoint_every: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    weights: Sequence[Tensor], shape: Sequence[int], directions: int,
+    workspace_size: int, checkpoint_every: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     T, B, _ = x.shape
     kept: Tensor | None = x.new_empty(directions, T, B, workspace_size)
     if checkpoint_every:
@@ -498,21 +463,11 @@ def _layer_shapes(
 
 
 def _layer_gradients(
-    x: Tensor,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    shape: Sequence[int],
-    directions: int,
-    checkpoint_every: int,
-    y: Tensor,
-    kept: Tensor,
-    dy: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    needs: Sequence[bool],
-) -> list[Tensor]:
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    weights: Sequence[Tensor], shape: Sequence[int], directions: int,
+    checkpoint_every: int, y: Tensor, kept: Tensor, dy: Tensor | None, dh: Tensor | None,
+    dc: Tensor | None, needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
     """Return gradients of x, h0, c0 and the weights; empty where ``needs`` says no."""
     flat, need = _slots(weights, directions), iter(needs[3:])
     all_needs = [*needs[:3], *(t is not None and next(need) for t in flat)]
@@ -528,21 +483,10 @@ def _layer_gradients(
 
 
 def _gradient_shapes(
-    x: Tensor,
-    lengths: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    shape: Sequence[int],
-    directions: int,
-    checkpoint_every: int,
-    y: Tensor,
-    kept: Tensor,
-    dy: Tensor | None,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    needs: Sequence[bool],
-) -> list[Tensor]:
+    x: Tensor, lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+    weights: Sequence[Tensor], *rest: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    needs = rest[-1]
     dx = _empty_sequence(x, x.shape[2], x) if needs[0] else x.new_empty(0)
     others = zip((h0, c0, *weights), needs[1:], strict=True)
     return [dx, *(_new_like(t) if n and t is not None else x.new_empty(0) for t, n in others)]

@@ -91,15 +91,13 @@ def choose(
     if forced == "reference":
         return "reference"
     lacks = compiled.lacks(cells, x)
-    if not lacks and forced is None:
+    if not lacks and forced != "torch":
         return "compiled"
-    if forced == "compiled" and lacks:
+    if forced == "compiled":
         raise OstinatoError(
             f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
             "use 'auto' or 'reference'."
         )
-    if not lacks and forced != "torch":
-        return "compiled"
     steps = x.shape[0] if steps is None else steps
     able = steps > 0 and not padded and all(has_operator(cell) for cell in cells)
     if forced is None and compiled.is_transformed():
