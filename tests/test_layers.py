@@ -87,7 +87,7 @@ def values_and_gradients(layer, call, x, hx):
     return with_gradients(call(layer, x, hx), [x, *leaves(hx), *layer.parameters()])
 
 
-def assert_twins(kind, call, x, path, rows=B, **more):
+def assert_as_torch(kind, call, x, path, rows=B, **more):
     ours, theirs = pair(kind, **more)
     hx = hidden(theirs, rows)
     with use_backend(path):
@@ -110,7 +110,7 @@ def data(*shape, seed=7):
 @KIND
 def test_the_same_values_and_gradients(kind, num_layers, bidirectional, bias, path):
     more = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias}
-    assert_twins(kind, lambda layer, x, hx: layer(x, hx), data(T, B, I), path, **more)
+    assert_as_torch(kind, lambda layer, x, hx: layer(x, hx), data(T, B, I), path, **more)
 
 
 @PROJECTED
@@ -122,8 +122,8 @@ def test_the_same_layouts(kind, batch_first, bidirectional, path):
     more = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
     call = lambda layer, x, hx: layer(x, hx)  # noqa: E731
     batch = data(B, T, I) if batch_first else data(T, B, I)
-    assert_twins(kind, call, batch, path, **more)
-    assert_twins(kind, call, data(T, I), path, rows=None, **more)
+    assert_as_torch(kind, call, batch, path, **more)
+    assert_as_torch(kind, call, data(T, I), path, rows=None, **more)
 
 
 @BACKEND
@@ -141,7 +141,7 @@ def test_the_same_for_packed_sequences(kind, order, batch_first, bidirectional, 
 
     more = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
     x = data(B, T, I) if batch_first else data(T, B, I)
-    assert_twins(kind, call, x, path, **more)
+    assert_as_torch(kind, call, x, path, **more)
 
 
 @BACKEND
@@ -153,7 +153,7 @@ def test_the_same_for_sequences_packed_in_order(kind, path):
         assert y.unsorted_indices is None
         return y.data, hx
 
-    assert_twins(kind, call, data(T, B, I), path, num_layers=2)
+    assert_as_torch(kind, call, data(T, B, I), path, num_layers=2)
 
 
 @BACKEND
@@ -168,7 +168,7 @@ def test_lengths_are_what_packing_is(kind, order, bidirectional, path):
         return pad_packed_sequence(y)[0], hx
 
     more = {"num_layers": 2, "bidirectional": bidirectional}
-    assert_twins(kind, call, data(T, B, I), path, **more)
+    assert_as_torch(kind, call, data(T, B, I), path, **more)
 
 
 @PROJECTED
@@ -716,10 +716,10 @@ def test_what_only_we_drop_is_dropped_on_every_path(kind, name, path):
     assert (fast[0] - theirs(x)[0]).abs().max() > 1e-3
 
 
-# Twins.
+# Identical layers.
 
 
-def twins(layer):
+def identical(layer):
     with torch.no_grad():
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             getattr(layer, f"{name}_l2").copy_(getattr(layer, f"{name}_l1"))
@@ -731,7 +731,7 @@ def twins(layer):
     "make", [lambda: LSTM(I, H, 3), lambda: Recurrent(GRUCell(I, H), 3)], ids=["lstm", "recurrent"]
 )
 def test_identical_layers_are_told_once_while_training(make, given):
-    layer, x = twins(make()), torch.randn(T, B, I)
+    layer, x = identical(make()), torch.randn(T, B, I)
     layer.eval()(x, **given)
     layer.train()
     with pytest.warns(IdenticalLayersWarning, match="layers 1 and 2 start from identical") as told:
@@ -740,7 +740,7 @@ def test_identical_layers_are_told_once_while_training(make, given):
     layer(x, **given)  # a second warning would be an error
     layer.reset_parameters()
     layer(x, **given)
-    twins(layer).reset_parameters()
+    identical(layer).reset_parameters()
     layer(x, **given)
 
 
@@ -756,13 +756,13 @@ class Decay(Cell):
         return RNNState(w["decay"] * state.h + x_t)
 
 
-def test_layers_that_differ_are_no_twins():
+def test_layers_that_differ_are_not_reported():
     x = torch.randn(T, B, I)
     LSTM(I, I, 3, bidirectional=True)(x)
     RNN(I, I, 3, nonlinearity="relu", init="identity")(x)
     Recurrent(LSTMCell(I, I), 3, init="orthogonal")(x)
     Recurrent(Decay(I, I), 3)(x)  # nothing to compare
-    almost = twins(LSTM(I, H, 3))
+    almost = identical(LSTM(I, H, 3))
     with torch.no_grad():
         almost.weight_ih_l2[0, 0] += 1e-3
     almost(x)
