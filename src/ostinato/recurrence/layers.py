@@ -149,6 +149,7 @@ class Recurrent(RNNBase):
         IdenticalLayersWarning: at the first training step, if two layers hold the same weights.
 
     Example:
+        >>> from ostinato.recurrence.cells import LSTMCell, RNNCell
         >>> stack = Recurrent([LSTMCell(8, 16), RNNCell(16, 4, activation="relu")])
         >>> y, (first, second) = stack(torch.randn(10, 2, 8), lengths=torch.tensor([10, 7]))
         >>> y.shape, first.c.shape, second.h.shape
@@ -376,7 +377,8 @@ class Recurrent(RNNBase):
             OstinatoError: if the layer is bidirectional, which needs the future.
 
         Example:
-            >>> layer = GRU(3, 4)
+            >>> from ostinato.recurrence.cells import GRUCell
+            >>> layer = Recurrent(GRUCell(3, 4))
             >>> x = torch.randn(7, 2, 3)
             >>> state = None
             >>> for x_t in x:
