@@ -176,7 +176,7 @@ def jsb(data: Path) -> Any:
     """Chorales of J. S. Bach."""
     file = there(data / "polyphonic" / "jsb-chorales-quarter.json")
     model = ostinato.MusicModel().fit(file)
-    value = model.evaluate(file)["nats_a_step"]
+    value = model.evaluate(file)["nll_per_step"]
     return value, f"{value:.3f} nats", model
 
 
@@ -199,15 +199,15 @@ def gesture(data: Path) -> Any:
     y = [r[-1] for r in rows]
     cut = 3 * len(X) // 4
     found = {}
-    for memory in ("recurrent", "none"):
-        model = ostinato.SequenceTagger(memory=memory).fit([X[:cut]], [y[:cut]])
-        found[memory] = model.evaluate([X[cut:]], [y[cut:]])
+    for recurrent in (True, False):
+        model = ostinato.SequenceTagger(recurrent=recurrent).fit([X[:cut]], [y[:cut]])
+        found[recurrent] = model.evaluate([X[cut:]], [y[cut:]])
     most = max(set(y[:cut]), key=y[:cut].count)
     from sklearn.metrics import f1_score
 
     majority = f1_score(y[cut:], [most] * len(y[cut:]), average="macro", zero_division=0)
-    a, b = found["recurrent"]["macro_f1"], found["none"]["macro_f1"]
-    words = f"macro F1 {a:.3f}; without memory {b:.3f}; majority {majority:.3f}"
+    a, b = found[True]["macro_f1"], found[False]["macro_f1"]
+    words = f"macro F1 {a:.3f}; without recurrence {b:.3f}; majority {majority:.3f}"
     return a - max(b, majority), words, model
 
 
@@ -477,11 +477,11 @@ def shown(scores: dict[str, float]) -> str:
     )
 
 
-def forecasts(data: Path, name: str, origins: int, stride: int, **settings: Any) -> Any:
-    """A series foretold from several moments, learnt from what was known at the first."""
+def forecasts(data: Path, name: str, cutoffs: int, stride: int, **settings: Any) -> Any:
+    """A series forecast from several cutoffs, trained on what was known at the first."""
     file = there(data / "timeseries" / name)
     model = ostinato.Forecaster(**settings)
-    found = model.backtest(file, origins=origins, stride=stride)
+    found = model.backtest(file, cutoffs=cutoffs, stride=stride)
     scores = found.scores()
     least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
     return scores["mase"] / least, shown(scores), model
@@ -517,17 +517,18 @@ ETT_TEST = 4 * 30 * 24
 def ett_temperatures(data: Path) -> Any:
     """Oil temperature of a transformer, 20 months of 30 days; the last four are the test."""
     file = there(data / "timeseries" / "ETTh1.csv")
-    from ostinato.data.timeseries import SeriesSettings, read_panel
+    from ostinato.tasks.forecasting.columns import SeriesSettings
+    from ostinato.tasks.forecasting.reading import read_panel
 
     return read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
 
 
 def ett(data: Path, ahead: int, stride: int, **settings: Any) -> Any:
-    """Oil temperature of a transformer, foretold throughout the test months."""
+    """Oil temperature of a transformer, forecast throughout the test months."""
     whole = ett_temperatures(data)
     model = ostinato.Forecaster(horizon=ahead, season=24, **settings)
-    origins = (ETT_TEST - ahead) // stride + 1
-    found = model.backtest(whole, origins=origins, stride=stride)
+    cutoffs = (ETT_TEST - ahead) // stride + 1
+    found = model.backtest(whole, cutoffs=cutoffs, stride=stride)
     scores = found.scores()
     least = min(scores["naive_mase"], scores["seasonal_naive_mase"])
     return scores["mase"] / least, shown(scores), model
@@ -542,7 +543,7 @@ def etth1_24(data: Path) -> Any:
 @forecast_row("etth1-168")
 def etth1_168(data: Path) -> Any:
     """Oil temperature, a week ahead; three networks were better on the months before."""
-    return ett(data, 168, 24, members=3)
+    return ett(data, 168, 24, ensemble_size=3)
 
 
 def m3_monthly(data: Path) -> dict[str, tuple[str, Any]]:
@@ -568,7 +569,7 @@ def m3(data: Path) -> Any:
     """1,428 series, 18 months ahead."""
     series = {name: values for name, (_, values) in m3_monthly(data).items()}
     model = ostinato.Forecaster(horizon=18, season=12)
-    scores = model.backtest(series, origins=1).scores()
+    scores = model.backtest(series, cutoffs=1).scores()
     return scores["smape"], shown(scores), model
 
 
@@ -578,7 +579,8 @@ def vix(data: Path) -> Any:
     file = there(data / "timeseries" / "vix-daily.csv")
     from scipy.stats import binomtest
 
-    from ostinato.data.timeseries import SeriesSettings, read_panel
+    from ostinato.tasks.forecasting.columns import SeriesSettings
+    from ostinato.tasks.forecasting.reading import read_panel
 
     values = read_panel(file, SeriesSettings(target="CLOSE")).series[0].values
     values = values[~np.isnan(values)]  # days of trading
@@ -586,7 +588,7 @@ def vix(data: Path) -> Any:
     # Quantiles, since changes are skewed: so it was on the thousand days before.
     model = ostinato.Forecaster(horizon=1, season=5, context=60, output="quantiles")
     model.fit(values[:-days])
-    found = model.rolled(values, origins=days, stride=1)
+    found = model.historical_forecasts(values, cutoffs=days, stride=1)
     rose = np.diff(values[-days - 1 :]) > 0
     p = np.clip(found.rises(), 0.01, 0.99)
     base = float((np.diff(values[:-days]) > 0).mean())

@@ -23,9 +23,9 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Recurrent
+from ostinato.training.callbacks import Callback
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Watcher
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis.json"
 
@@ -299,17 +299,17 @@ HEALTHY = [
 ]  # fmt: skip
 
 
-class Recorder(Watcher):
+class Recorder(Callback):
     """Keeps the records of a run."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def step(self, record: dict[str, Any]) -> None:
+    def on_step(self, record: dict[str, Any]) -> None:
         """Keep it."""
         self.records.append(record)
 
-    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """Keep it."""
         self.records.append(record)
 
@@ -352,7 +352,7 @@ def examined(case: Case, seed: int) -> Any:
         lambda batch, state: (network.loss(batch.inputs, batch.targets)[0], None),
         settings,
         validate=validate,
-        watchers=[recorder],
+        callbacks=[recorder],
     )
     trainer.run()
     return diagnose(network, (held_out[0][:32], held_out[1][:32]), history=recorder.records)

@@ -26,7 +26,7 @@ QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
 
 
 class Problem:
-    """What is to be learnt and foretold.
+    """What is to be learned and forecast.
 
     Args:
         path: a JSON file with series, their starts, learnt (steps of each to learn from), moments

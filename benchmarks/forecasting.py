@@ -43,7 +43,7 @@ def m3(data: Path) -> dict[str, Any]:
 
 
 def ett(data: Path, ahead: int) -> dict[str, Any]:
-    """Oil temperature of a transformer, foretold every midnight of the last four months."""
+    """Oil temperature of a transformer, forecast every midnight of the last four months."""
     values = ett_temperatures(data)
     learnt = len(values) - ETT_TEST
     return {

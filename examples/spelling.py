@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ostinato import LSTM, ManyToMany, Output
+from ostinato import LSTM
+from ostinato.networks import ManyToMany, Output
 
 TEXT = "layer laces later hello yellow tree seen level label letter wheel sweet enter never"
 WORDS = TEXT.split()

@@ -16,7 +16,7 @@ SUBJECTS = {1: "mathematics", 2: "science", 3: "English"}
 
 
 def main(days: int = 300, ahead: int = 6) -> float:
-    """Share of days that are foretold right, some of them after a day that was missed."""
+    """Share of days that are forecast right, some of them after a day that was missed."""
     random = np.random.default_rng(0)
     taught = np.tile(list(map(float, SUBJECTS)), days)
     attended = taught[:days].copy()

@@ -12,9 +12,9 @@ from torch import nn
 from ostinato.data.batches import ContiguousBatches
 from ostinato.networks.arrangements import ManyToMany, recurrent_layers
 from ostinato.networks.outputs import Output
+from ostinato.training.callbacks import Callback, Run, TrainingResult
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, Run, Watcher
 
 V = 5
 
@@ -35,7 +35,7 @@ def network(cell: str = "lstm", seed: int = 1, dropout: float = 0.0, **more: Any
         return ManyToMany(nn.Embedding(V, 4), recurrent, Output(6, V, dropout=dropout))
 
 
-class Witness(Watcher):
+class Witness(Callback):
     """Writes down all that it is told, and may do something at a step."""
 
     def __init__(self, at: dict[int, Callable[[], object]] | None = None) -> None:
@@ -45,37 +45,37 @@ class Witness(Watcher):
         self.evaluations: list[dict[str, Any]] = []
         self.samples: list[str | None] = []
         self.messages: list[str] = []
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self.run: Any = None
 
     @property
     def losses(self) -> list[float]:
         return [record["loss"] for record in self.records]
 
-    def begin(self, run: Run) -> None:
+    def on_begin(self, run: Run) -> None:
         self.told.append("begin")
         self.run = run
 
-    def step(self, record: dict[str, Any]) -> None:
+    def on_step(self, record: dict[str, Any]) -> None:
         self.told.append("step")
         self.records.append(record)
         self.at.get(record["step"], lambda: None)()
 
-    def evaluation(self, record: dict[str, Any], sample: str | None) -> None:
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         self.told.append("evaluation")
         self.evaluations.append(record)
         self.samples.append(sample)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self.messages.append(message)
 
-    def back(self, run: Run) -> None:
+    def on_rollback(self, run: Run) -> None:
         self.told.append("back")
         self.records = [record for record in self.records if record["step"] <= run.step]
 
-    def end(self, outcome: Outcome) -> None:
+    def on_end(self, result: TrainingResult) -> None:
         self.told.append("end")
-        self.outcome = outcome
+        self.outcome = result
 
     def close(self) -> None:
         self.told.append("close")
@@ -83,7 +83,7 @@ class Witness(Watcher):
 
 def trainer(
     net: ManyToMany | None = None,
-    *watchers: Watcher,
+    *callbacks: Callback,
     batches: Any = None,
     objective: Any = None,
     folder: Path | None = None,
@@ -112,7 +112,7 @@ def trainer(
         sample=sample,
         keep_best=keep_best,
         folder=folder,
-        watchers=watchers,
+        callbacks=callbacks,
         title="small",
     )
 

@@ -1,4 +1,4 @@
-"""Faults planted in the recurrence one at a time, and whether its laws notice.
+"""Faults planted in the package one at a time, and whether its laws notice.
 
 ``python tests/mutants.py [word ...]`` runs the laws against each fault whose description holds one
 of the words, prints what became of it, and fails if a fault lives or if a law that notices one does
@@ -25,17 +25,19 @@ from tolerances import HANGS
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
-    "recurrence", "recurrence/cells", "recurrence/backends", "networks", "tasks/forecasting",
+    "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
+    "tasks/forecasting",
 ]  # fmt: skip
 LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
-    "distributions", "forecast_network",
+    "distributions", "forecast_network", "windows", "grid", "forecast",
+    "targets", "sequences", "fit",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
     "variants": ["cells"],
-    "base": ["cells", "layers"],
+    "cells/base": ["cells", "layers"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
     "dispatch": ["kernels"],
@@ -80,7 +82,7 @@ standard LSTMCell: LSTM: projection dropped
 - linear(h, w["weight_hr"])
 + h[..., : self.proj_size]
 
-base: LSTM: forget gate starts shut
+cells/base: LSTM: forget gate starts shut
 - [self.forget_gate].fill_(1.0)
 + [self.forget_gate].fill_(0.0)
 
@@ -460,11 +462,11 @@ standard: the state of an LSTM is made of c and h
 - return super().__new__(cls, h, c)
 + return super().__new__(cls, c, h)
 
-base: a state is no pickle of tensors
+cells/base: a state is no pickle of tensors
 - torch.serialization.add_safe_globals([cls])
 + pass
 
-base: a state cannot be stored in a graph
+cells/base: a state cannot be stored in a graph
 - _pytree._register_namedtuple(cls, serialized_type_name=f"ostinato.{cls.__name__}")
 + pass
 
@@ -625,46 +627,50 @@ ctc CTC: the state is dropped
 + h, state = self.recurrent(v, None, lengths=ends)
 
 distributions StudentT: a degree of freedom too few
-- return p[..., 0], sigma, 2 + _positive(p[..., 2])
-+ return p[..., 0], sigma, 1 + _positive(p[..., 2])
+- return 2 + _positive(p[..., 2])
++ return 1 + _positive(p[..., 2])
 
-distributions StudentT: the spread costs nothing
-- + sigma.log() + constant
-+ + constant
+distributions LocationScale: the spread costs nothing
+- + sigma.log() + constant, z, resolution
++ + constant, z, resolution
 
 distributions NegativeBinomial: the mean is not scaled
-- return scale * _positive(p[..., 0]), _positive(p[..., 1])
-+ return _positive(p[..., 0]), _positive(p[..., 1])
+- mean, r = scale * _positive(p[..., 0]), _positive(p[..., 1])
++ mean, r = _positive(p[..., 0]), _positive(p[..., 1])
 
-distributions Gaussian: rounding costs nothing
-- return _mean_over_grain(exact, z, grain)
-+ return exact(z[..., None])[..., 0]
+distributions: rounding costs nothing
+- if not resolution.any():
++ if True:
 
-distributions StudentT: what is drawn is narrower than what was learnt
-- return np.asarray(location + scale * (middle + sigma * random.standard_t(nu)))
-+ return np.asarray(location + scale * (middle + 0.5 * sigma * random.standard_t(nu)))
+distributions LocationScale: samples are too narrow
+- z = mean + sigma * self._standard_sample(p, random)
++ z = mean + 0.5 * sigma * self._standard_sample(p, random)
+
+distributions NegativeBinomial: the probability of a value leaves out the value
+- return np.asarray(stats.nbinom.cdf(y, *
++ return np.asarray(stats.nbinom.cdf(y - 1, *
 
 distributions Quantiles: levels change sides
-- torch.maximum(levels * off, (levels - 1) * off)
-+ torch.maximum((1 - levels) * off, -levels * off)
+- torch.maximum(levels * error, (levels - 1) * error)
++ torch.maximum((1 - levels) * error, -levels * error)
 
-distributions Quantiles: quantiles below the middle are taken from above
-- down, up = np.cumsum(down, -1)[..., ::-1], np.cumsum(up, -1)
-+ down, up = np.cumsum(up, -1)[..., ::-1], np.cumsum(up, -1)
+distributions Quantiles: quantiles below the median are taken from above
+- below = np.cumsum(down, -1)[..., ::-1]
++ below = np.cumsum(up, -1)[..., ::-1]
 
-network ForecastNetwork: what is missing reads 0
-- own = torch.where(hole, own, values.gather(1, stop[:, None])[:, 0])
+network ForecastNetwork: missing values read 0
+- own = torch.where(gap, own, values.gather(1, stop[:, None])[:, 0])
 + own = values.gather(1, stop[:, None])[:, 0]
 
-network ForecastNetwork: no gradient through what is missing
-- return self.distribution.point(p, here[:, 0, Window.SCALE])
-+ return self.distribution.point(p, here[:, 0, Window.SCALE]).detach()
+network ForecastNetwork: no gradient through the prediction of a missing value
+- return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0])
++ return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0]).detach()
 
-network ForecastNetwork: a gap is foretold without the latest value
+network ForecastNetwork: a gap is predicted without the latest value
 - back = torch.arange(-self.reach, 0, device=t.device)
 + back = torch.arange(-self.reach, 0, device=t.device) - 1
 
-network ForecastNetwork: a gap is foretold from the last row's last step
+network ForecastNetwork: a gap is predicted from the last row's last step
 - last = (lengths - 1).clamp(min=0)[:, None]
 + last = (lengths * 0 + h.shape[1] - 1)[:, None]
 
@@ -672,29 +678,133 @@ network ForecastNetwork: a season ago is a step off in a gap
 - values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
 + values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
 
-network ForecastNetwork: what is observed is read a step early
-- parts += [x[:, begin - 1 : end - 1, at : at + window.observed], seen]
-+ parts += [x[:, begin:end, at : at + window.observed], seen]
+network ForecastNetwork: past covariates are read a step early
+- parts.append(_span(past, begin - 1, end - 1))
++ parts.append(_span(past, begin, end))
 
-network ForecastNetwork: what is known is read a step late
-- parts.append(self._known(x[:, begin:end]))
-+ parts.append(self._known(x[:, begin - 1 : end - 1]))
+network ForecastNetwork: future covariates are read a step late
+- parts.append(window.future_covariates[:, begin:end])
++ parts.append(window.future_covariates[:, begin - 1 : end - 1])
 
 network ForecastNetwork: the season is a step off
-- low, high = max(0, begin - self.season), max(0, end - self.season)
-+ low, high = max(0, begin - self.season - 1), max(0, end - self.season - 1)
+- lag = _span(values, 1 - self.season, end + 1 - self.season)
++ lag = _span(values, -self.season, end - self.season)
 
-network ForecastNetwork: the straight way ends a step early
+network ForecastNetwork: static covariates are read before a series begins
+- begun = _span(valid, begin, end, 1.0)[..., None]
++ begun = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
+
+network ForecastNetwork: the linear shortcut ends a step early
 - before = F.pad(values, (self.reach, 0))
 + before = F.pad(values, (self.reach + 1, 0))
 
 network ForecastNetwork: missing targets count
-- return torch.where(there, losses, 0.0).sum() / there.sum().clamp(min=1), None
+- return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
 + return losses.mean(), None
 
 network ForecastNetwork: the state is dropped at a gap
 - h, state = self.recurrent(features, state, lengths=lengths)
 + h, state = self.recurrent(features, None, lengths=lengths)
+
+targets Classes: the worst class is decoded
+- self.names[p.argmax(1)]
++ self.names[p.argmin(1)]
+
+targets LabelSets: one right label is enough
+- == targets).all(-1)
++ == targets).any(-1)
+
+targets Numbers: decoded without the mean
+- scores * self.scale + self.mean
++ scores * self.scale
+
+targets StepLabels: padding counts as right
+- right &= running(h, batch.lengths)
++ pass
+
+targets StepLabels: labels of padding are decoded
+- self.names[row[:n]].tolist()
++ self.names[row].tolist()
+
+targets TokenSequence: ends are not counted
+- int(batch.target_lengths.sum()) + len(batch.lengths)
++ int(batch.target_lengths.sum())
+
+targets SequenceTargets: steps are counted as sequences
+- return batch.steps if self.by_step else len(batch.lengths)
++ return len(batch.lengths)
+
+targets: the temperature is inverted
+- (-coldness.detach()).exp()
++ coldness.detach().exp()
+
+fit: batches weigh the same in an evaluation
+- weight = objective.count(batch)
++ weight = 1
+
+fit: the state of an evaluation is dropped
+- measured, state = objective.metrics(network, batch, state)
++ measured, _ = objective.metrics(network, batch, state)
+
+fit: predictions in the order of their lengths
+- found.update(zip(rows.tolist(), decode(scores, batch), strict=True))
++ found.update(enumerate(decode(scores, batch), start=len(found)))
+
+fit: evaluated as in training
+- network.eval()
++ pass
+
+fit: a resumed run begins again
+- trainer.run(resume=resume)
++ trainer.run()
+
+sequences: validation data are trained on too
+- return data.take(sorted([*kept, *lone])), data.take(sorted(out))
++ return data.take(sorted([*kept, *lone, *out])), data.take(sorted(out))
+
+sequences: lone labels are lost
+- data.take(sorted([*kept, *lone]))
++ data.take(sorted(kept))
+
+sequences: training data stand in for validation data
+- None if held_out is None else self.batches(held_out)
++ None if held_out is None else self.batches(training)
+
+sequences: samples of short rows
+- order = np.argsort(-lengths, kind="stable")
++ order = np.argsort(lengths, kind="stable")
+
+windows: a window holds the value after its cutoff
+- past = series.values[begin:now]
++ past = series.values[begin + 1 : now + 1]
+
+windows: missing values count as observed
+- observed[b, at], valid[b, at] = seen, True
++ observed[b, at], valid[b, at] = True, True
+
+windows: future covariates end with the past
+- future_covariates[b, at.start :] = series.future_covariates[begin : now + A]
++ future_covariates[b, at] = series.future_covariates[begin:now]
+
+grid: weeks end on the commonest day alone
+- for end in sorted(range(7), key=lambda day: (day - usual) % 7)
++ for end in [usual]
+
+grid: times of weeks are shown a day late
+- (usual - end - 1) % 7 * DAY, loose=True)
++ (usual - end) % 7 * DAY, loose=True)
+
+grid: the last business day is a day of the month
+- for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
++ for anchor in (LAST_DAY,):
+
+forecast: half a resolution is a rise
+- rounded = last + units.resolution / 2
++ rounded = last
+
+forecast: a tie is a rise
+- share = (self.samples[:, :, 0] > last[:, None]).mean(1)
++ share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
 """
 
 

@@ -1,5 +1,7 @@
 """The arrangements: which steps count, and that a stream is the whole."""
 
+from typing import get_args
+
 import pytest
 import torch
 from laws import leaves, random, with_gradients
@@ -9,10 +11,16 @@ from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError
-from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne, recurrent_layers
+from ostinato.networks.arrangements import (
+    CellName,
+    ManyToMany,
+    ManyToOne,
+    OneToOne,
+    recurrent_layers,
+)
 from ostinato.networks.inputs import WordEncoder
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.cells import GRUCell, LSTMCell
+from ostinato.recurrence.cells import GRUCell, LSTMCell, ZoneoutCell, cell_named
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Recurrent
 
@@ -182,6 +190,12 @@ def test_errors_name_what_came_and_what_was_wanted(mistake, message):
 
 
 def test_layers_by_the_name_of_their_cell():
+    for name in get_args(CellName):
+        kind, _ = cell_named(name)
+        for zoneout in (0.0, 0.2):
+            (made,) = recurrent_layers(name, I, H, zoneout=zoneout).cells
+            assert type(made) is (ZoneoutCell if zoneout else kind)
+            assert type(getattr(made, "inner", made)) is kind
     for name in ("lstm", "gru", "gru-reset-before", "rnn", "rnn-relu"):
         layer = recurrent_layers(name, I, [H, 6])
         assert layer.batch_first

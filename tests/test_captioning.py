@@ -93,9 +93,9 @@ def test_several_captions_of_an_image_are_learnt_and_counted_together():
 
 def test_what_cannot_be_captioned_is_refused():
     X, y = drawn(4)
-    with pytest.raises(OstinatoError, match="captions are missing"):
+    with pytest.raises(OstinatoError, match="y is missing"):
         Captioner(**SMALL).fit(X)
-    with pytest.raises(OstinatoError, match="one image is too little"):
+    with pytest.raises(OstinatoError, match="one image is too few"):
         Captioner(**SMALL).fit(X[:1], y[:1])
     with pytest.raises(OstinatoError, match="has the caption ''; expected a text"):
         Captioner(**SMALL).fit(X, [*y[:3], ""])

@@ -72,8 +72,8 @@ def test_a_unit_keeps_the_number_of_the_subject_until_its_verb():
 @pytest.mark.thorough
 def test_a_vanishing_gradient_is_named_and_its_remedy_learns(tmp_path: Path):
     adding = load("vanishing/adding")
-    courses = {(40, cell): adding.course(cell, 40, N=6000) for cell in adding.CELLS}
-    first, *_, last = courses[40, "rnn"]
+    courses = {(60, cell): adding.course(cell, 60, N=6000) for cell in adding.CELLS}
+    first, *_, last = courses[60, "rnn"]
     assert first[1].first == "vanishing over time"
     assert first[2] > 0.15
     assert last[0]["cell"] == "lstm"

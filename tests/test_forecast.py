@@ -3,17 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from ostinato.data.timeseries import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.calibration import Calibration
-from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
-from ostinato.tasks.forecasting.forecast import Forecast, calibrated
+from ostinato.tasks.forecasting.columns import SeriesSettings
+from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
+from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths, calibrate
+from ostinato.tasks.forecasting.reading import read_panel
 from ostinato.tasks.forecasting.scores import LEVELS
-from ostinato.tasks.forecasting.windows import Origin, Units
 
 
-def plain(location, scale):
+def unrounded(location, scale):
     """Units of windows whose values are not rounded."""
     N = len(location)
     return Units(np.array(location), np.array(scale), np.zeros(N), np.full(N, -np.inf))
@@ -23,18 +25,19 @@ def test_scores_are_their_definitions():
     rng = np.random.default_rng(0)
     values = [rng.normal(size=20) + 5, rng.normal(size=15) * 3]
     panel = read_panel(values, SeriesSettings())
-    origins = [Origin(0, 14), Origin(0, 17), Origin(1, 12)]
+    cutoffs = [Cutoff(0, 14), Cutoff(0, 17), Cutoff(1, 12)]
     p = rng.normal(size=(3, 3, 2))
-    units = plain([1.0, 2.0, 3.0], [2.0, 1.0, 4.0])
-    forecast = Forecast(panel, origins, DISTRIBUTIONS["gaussian"], p[None], units, 4)
+    units = unrounded([1.0, 2.0, 3.0], [2.0, 1.0, 4.0])
+    gaussian = DISTRIBUTIONS["gaussian"]
+    forecast = Forecast(panel, cutoffs, Marginals(gaussian, p[None]), units, 4)
     found = forecast.scores()
     off, smape, naive, crps, inside = [], [], [], [], []
-    for n, (i, now) in enumerate(origins):
+    for n, (i, now) in enumerate(cutoffs):
         y, past = values[i][now : now + 3], values[i][:now]
         steps = np.abs(past[4:] - past[:-4]).mean()
-        said = units.location[n] + units.scale[n] * p[n, :, 0]
-        off += [*(np.abs(y - said) / steps)]
-        smape += [*(200 * np.abs(y - said) / (np.abs(y) + np.abs(said)))]
+        predicted = units.location[n] + units.scale[n] * p[n, :, 0]
+        off += [*(np.abs(y - predicted) / steps)]
+        smape += [*(200 * np.abs(y - predicted) / (np.abs(y) + np.abs(predicted)))]
         naive += [*(np.abs(y - past[-4:-1]) / steps)]
         bounds = forecast.quantiles(LEVELS)[n]
         for k in range(3):
@@ -43,13 +46,12 @@ def test_scores_are_their_definitions():
             crps.append(2 * np.mean(losses))
         low, high = forecast.quantiles([0.1, 0.9])[n].T
         inside += [*((low <= y) & (y <= high))]
-    wanted = {"mase": off, "smape": smape, "seasonal_naive_mase": naive, "crps": crps,
+    expected = {"mase": off, "smape": smape, "seasonal_naive_mase": naive, "crps": crps,
               "coverage_80": inside}  # fmt: skip
-    for name, each in wanted.items():
+    for name, each in expected.items():
         assert found[name] == pytest.approx(np.mean(each)), name
-    chance = 1 - DISTRIBUTIONS["gaussian"].below(
-        p[:, 0], np.array([values[i][now - 1] for i, now in origins]), *units[:3]
-    )
+    last = np.array([values[i][now - 1] for i, now in cutoffs])
+    chance = 1 - gaussian.cdf(p[:, 0], last, units)
     np.testing.assert_allclose(forecast.rises(), chance)
 
 
@@ -58,28 +60,74 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     N, paths = 16_000, 500
     y = rng.normal(size=N + 2).cumsum()
     panel = read_panel(y, SeriesSettings())
-    origins = [Origin(0, 2 + n) for n in range(N)]
+    cutoffs = [Cutoff(0, 2 + n) for n in range(N)]
     last, rose = y[1 : N + 1], np.sign(y[2:] - y[1 : N + 1])
-    # Steps of 1 that are said to be of 0.5; rises whose odds are said to be as much too clear.
+    # Steps of 1 that are predicted as 0.5; rises whose predicted odds are twice too large.
     p = np.zeros((1, N, 1, 2))
     p[..., 1] = np.log(np.expm1(0.5 - 1e-4))
-    units = plain(last, np.ones(N))
+    units = unrounded(last, np.ones(N))
     gaussian = DISTRIBUTIONS["gaussian"]
-    narrow = Forecast(panel, origins, gaussian, p, units)
+    narrow = Forecast(panel, cutoffs, Marginals(gaussian, p), units)
     assert np.ptp(narrow.quantiles([0.1, 0.9])[0]) == pytest.approx(1.28, rel=0.02)
     true = rng.normal(size=N)
     true = np.where(rng.random(N) < 1 / (1 + np.exp(-rose * true)), true, -true)  # so it is of them
-    said = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
-    drawn = (last[:, None] + np.where(said, 1, -1))[..., None]
-    first = Forecast(panel, origins, gaussian, np.zeros((1, N, 0, 2)), units, 1, drawn)
-    read = calibrated(narrow, first, N)
+    rises = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
+    drawn = (last[:, None] + np.where(rises, 1, -1))[..., None]
+    first = Forecast(panel, cutoffs, SamplePaths(drawn), units)
+    read = calibrate(narrow, first, N, spread=True)
     assert read.spread == pytest.approx(2, rel=0.05)
-    assert (read.slope, read.tilt) == pytest.approx((0.5, -0.25), abs=0.07)
+    assert (read.slope, read.intercept) == pytest.approx((0.5, -0.25), abs=0.07)
     few = [part[:5] for part in (p[0], *units, drawn)]
-    narrow = Forecast(panel, origins[:5], gaussian, few[0][None], Units(*few[1:5]))
-    first = Forecast(panel, origins[:5], gaussian, first.p[:, :5], narrow.units, 1, few[5])
-    read = calibrated(narrow, first, 5)
-    assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.tilt) < 0.3
+    narrow = Forecast(panel, cutoffs[:5], Marginals(gaussian, few[0][None]), Units(*few[1:5]))
+    first = Forecast(panel, cutoffs[:5], SamplePaths(few[5]), narrow.units)
+    read = calibrate(narrow, first, 5, spread=True)
+    assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.intercept) < 0.3
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
     p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
     np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
+
+
+def test_a_tie_is_no_rise():
+    """Values are whole: only those above the last, rounded, are a rise."""
+    y = np.array([3.0, 1, 2, 2, 4, 2])
+    panel = read_panel(y, SeriesSettings())
+    units = Units(np.array([2.0]), np.array([1.5]), np.array([1.0]), np.array([-np.inf]))
+    drawn = np.array([[[1.0], [2.0], [2.0], [3.0], [2.0]]])
+    found = Forecast(panel, [Cutoff(0, 6)], SamplePaths(drawn), units).rises()
+    np.testing.assert_allclose(found, [0.2])
+    rng = np.random.default_rng(0)
+    for name, p in (("student", [0.1, 0.2, 1.0]), ("gaussian", [0.1, 0.2])):
+        family = DISTRIBUTIONS[name]
+        p = np.array(p)
+        forecast = Forecast(panel, [Cutoff(0, 6)], Marginals(family, p[None, None, None]), units)
+        many = Units(*(np.broadcast_to(part, (400_000,)) for part in units))
+        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, rng))
+        np.testing.assert_allclose(forecast.rises(), (samples > 2).mean(), atol=0.005)
+
+
+def test_a_forecast_is_a_frame_with_times_and_cutoffs():
+    months = [f"2020-{m:02d}" for m in range(1, 8)]
+    frame = pd.DataFrame({"month": months, "y": np.arange(7.0)})
+    panel = read_panel(frame, SeriesSettings())
+    p = np.zeros((1, 2, 3, 2))
+    units = unrounded([1.0, 2.0], [2.0, 1.0])
+    gaussian = Marginals(DISTRIBUTIONS["gaussian"], p)
+    forecast = Forecast(panel, [Cutoff(0, 3), Cutoff(0, 7)], gaussian, units)
+    found = forecast.to_frame([0.1, 0.5])
+    assert list(found) == ["unique_id", "cutoff", "ds", "median", "0.1", "0.5"]
+    assert found["ds"].dt.strftime("%Y-%m").tolist() == [
+        "2020-04", "2020-05", "2020-06", "2020-08", "2020-09", "2020-10",
+    ]  # fmt: skip
+    assert found["cutoff"].dt.strftime("%Y-%m").tolist() == ["2020-03"] * 3 + ["2020-07"] * 3
+    np.testing.assert_array_equal(found["0.5"], found["median"])
+    np.testing.assert_array_equal(found["0.1"], forecast.quantiles([0.1])[..., 0].ravel())
+    observed = forecast.observed()
+    np.testing.assert_array_equal(observed, [[3, 4, 5], [np.nan] * 3])
+
+
+def test_samples_of_paths_are_the_paths():
+    panel = read_panel(np.arange(9.0), SeriesSettings())
+    drawn = np.random.default_rng(0).normal(size=(1, 50, 3))
+    forecast = Forecast(panel, [Cutoff(0, 9)], SamplePaths(drawn), unrounded([0.0], [1.0]))
+    np.testing.assert_allclose(np.sort(forecast.sample(50), 1), np.sort(drawn, 1))
+    assert forecast.sample(80).shape == (1, 80, 3)

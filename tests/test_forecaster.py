@@ -1,4 +1,4 @@
-"""Forecasts from data to scores: nothing of the future, gaps, covariates, streams, storing."""
+"""Forecasters from data to scores: nothing of the future, gaps, covariates, streams, storage."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ import torch
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.scores import LEVELS
-from ostinato.tasks.forecasting.windows import Origin, Windows
+from ostinato.tasks.forecasting.windows import Windows
 
-SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "members": 2}
+SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "ensemble_size": 2}
 
 
 def waves(N=6, T=120, seed=0, noise=0.1):
@@ -24,14 +25,14 @@ def waves(N=6, T=120, seed=0, noise=0.1):
     return found
 
 
-@pytest.fixture(scope="module", params=["direct", "paths"])
+@pytest.fixture(scope="module", params=["direct", "autoregressive"])
 def model(request):
     cut = {name: y[:-12] for name, y in waves().items()}
     output = "quantiles" if request.param == "direct" else "student"
     return Forecaster(horizon=12, season=12, method=request.param, output=output, **SMALL).fit(cut)
 
 
-def test_series_of_all_sizes_are_foretold_better_than_by_rules(model):
+def test_series_of_all_scales_are_forecast_better_than_naively(model):
     found = model.evaluate(waves())
     assert found["mase"] < 0.8 * found["seasonal_naive_mase"] < found["naive_mase"]
     assert found["forecasts"] == 6 and 0.5 < found["coverage_80"] <= 1
@@ -39,8 +40,8 @@ def test_series_of_all_sizes_are_foretold_better_than_by_rules(model):
     assert model.predict().shape == (6, 12)
     quantiles = model.predict_quantiles(levels=[0.1, 0.5, 0.9])
     assert (np.diff(quantiles, axis=-1) > 0).all()
-    assert model.sample(count=50).shape == (6, 50, 12)
-    assert repr(model.forecast()) == "Forecast(6 of 6 series, 12 steps of 1 step ahead)"
+    assert model.sample(num_samples=50).shape == (6, 50, 12)
+    assert repr(model.forecast()) == "Forecast(6 of 6 series, horizon 12, one step every 1 step)"
     means = model.predict(point="mean")
     np.testing.assert_allclose(means, model.predict(), rtol=0.2)
 
@@ -64,19 +65,19 @@ def depends_on_the_future(model):
     y = np.sin(np.arange(80) / 3) + 0.1 * np.random.default_rng(0).normal(size=80)
     other = y.copy()
     other[-4:] += 5.0
-    one, two = (model.backtest(each, origins=3) for each in (y, other))
-    assert [o.known for o in one.origins] == [68, 72, 76]
+    one, two = (model.backtest(each, cutoffs=3) for each in (y, other))
+    assert [cutoff.length for cutoff in one.cutoffs] == [68, 72, 76]
     return not np.array_equal(one.median, two.median)
 
 
-@pytest.mark.parametrize("method", ["direct", "paths"])
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
 def test_a_backtest_sees_nothing_of_the_future_and_a_leak_is_caught(method, monkeypatch):
     model = Forecaster(horizon=4, season=4, method=method, epochs=1, hidden_size=4)
     assert not depends_on_the_future(model)
     take = Windows.take
 
-    def leaking(self, origins):
-        later = [Origin(i, min(now + 1, len(self.panel.series[i].values))) for i, now in origins]
+    def leaking(self, cutoffs):
+        later = [Cutoff(i, min(now + 1, len(self.panel.series[i].values))) for i, now in cutoffs]
         return take(self, later)
 
     monkeypatch.setattr(Windows, "take", leaking)
@@ -85,25 +86,25 @@ def test_a_backtest_sees_nothing_of_the_future_and_a_leak_is_caught(method, monk
 
 def test_each_refit_learns_from_what_was_known_then():
     y = np.sin(np.arange(60) / 2)
-    seen = []
+    lengths = []
 
     class Watched(Forecaster):
         def fit(self, X, *more, **named):
-            seen.append(len(X.series[0].values))
+            lengths.append(len(X.series[0].values))
             return super().fit(X, *more, **named)
 
     model = Watched(horizon=5, season=3, epochs=0.5, hidden_size=4)
-    model.backtest(y, origins=3, stride=4)
-    model.backtest(y, origins=3, stride=4, refit=True)
-    assert seen == [47, 47, 51, 55]
-    each = model.backtest(y, origins=2, refit=True)
+    model.backtest(y, cutoffs=3, stride=4)
+    model.backtest(y, cutoffs=3, stride=4, refit=True)
+    assert lengths == [47, 47, 51, 55]
+    each = model.backtest(y, cutoffs=2, refit=True)
     last = Forecaster(**{**model.get_params(), "season": 3}).fit(y[:-5])
     read = last.training_["calibration"]
     assert [part[1] for part in each.calibration] == list(read.values())
     assert all(part.shape == (2,) for part in each.calibration)
-    assert each.rises()[1] == last.forecast(paths=400).rises()[0]
+    assert each.rises()[1] == last.forecast(num_samples=400).rises()[0]
     np.testing.assert_array_equal(
-        each.quantiles([0.1])[1], last.forecast(paths=400).quantiles([0.1])[0]
+        each.quantiles([0.1])[1], last.forecast(num_samples=400).quantiles([0.1])[0]
     )
 
 
@@ -112,7 +113,7 @@ def test_a_constant_series_has_no_scaled_error():
     assert np.isnan(constant.evaluate()["mase"]) and constant.evaluate()["smape"] < 5
 
 
-def test_what_is_known_ahead_is_heeded(tmp_path):
+def test_future_covariates_are_used(tmp_path):
     rng = np.random.default_rng(1)
     price = rng.integers(0, 2, 206).astype(float)
     y = 10 - 5 * price[:200] + 0.1 * rng.normal(size=200)
@@ -120,17 +121,17 @@ def test_what_is_known_ahead_is_heeded(tmp_path):
     lines += [f"{t},{y[t] if t < 200 else ''},{price[t]}" for t in range(206)]
     file = tmp_path / "shop.csv"
     file.write_text("\n".join(lines))
-    for method in ("direct", "paths"):
+    for method in ("direct", "autoregressive"):
         settings = {"horizon": 6, "season": 1, "method": method, "target": "y", **SMALL}
-        model = Forecaster(known="price", **{**settings, "epochs": 20}).fit(file)
+        model = Forecaster(future_covariates="price", **{**settings, "epochs": 20}).fit(file)
         np.testing.assert_allclose(model.predict()[0], 10 - 5 * price[200:], atol=1.0)
     file.write_text("\n".join(lines[:-3]))
-    with pytest.raises(DataError, match=r"what is known ahead \(price\) ends 3 steps after"):
+    with pytest.raises(DataError, match=r"future covariates \(price\) end 3 steps after"):
         model.predict(file)
 
 
-@pytest.mark.parametrize("method", ["direct", "paths"])
-def test_a_missed_day_is_made_up_from_the_networks_own_forecast(method):
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
+def test_a_missed_day_is_replaced_by_the_networks_own_forecast(method):
     """A timetable of three subjects: with days missed, and with all of them."""
     rng = np.random.default_rng(0)
     days = np.tile([1.0, 2.0, 3.0], 60)
@@ -142,7 +143,7 @@ def test_a_missed_day_is_made_up_from_the_networks_own_forecast(method):
         whole = days[:end]
         missed = whole.copy()
         missed[-2] = np.nan
-        last = np.append(whole[:-1], np.nan)  # the last day is missed: it is foretold, too
+        last = np.append(whole[:-1], np.nan)  # the last day is missed, and forecast too
         right = np.tile([1.0, 2.0, 3.0], 40)[end : end + 6]
         for past in (whole, missed):
             assert np.round(model.predict(past)[0]).tolist() == right.tolist()
@@ -150,7 +151,7 @@ def test_a_missed_day_is_made_up_from_the_networks_own_forecast(method):
         assert np.round(stream.observe(None).median[0]).tolist() == right.tolist(), last
 
 
-def test_a_stream_says_what_the_whole_would(model):
+def test_a_stream_forecasts_as_the_whole_series_does(model):
     (y,) = waves(1).values()
     one = Forecaster(horizon=3, season=12, epochs=1, hidden_size=8, method=model.method).fit(y)
     stream = one.stream(y[:60])
@@ -165,8 +166,8 @@ def test_a_stream_says_what_the_whole_would(model):
 
 
 @pytest.mark.parametrize("output", ["gaussian", "student", "negative-binomial", "quantiles"])
-@pytest.mark.parametrize("method", ["direct", "paths"])
-def test_counts_are_foretold_by_every_family(output, method):
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
+def test_counts_are_forecast_by_every_family(output, method):
     rng = np.random.default_rng(2)
     t = np.arange(300)
     y = rng.poisson(5 + 4 * np.sin(2 * np.pi * t / 7)).astype(float)
@@ -179,7 +180,7 @@ def test_counts_are_foretold_by_every_family(output, method):
         assert (quantiles >= 0).all() and (quantiles == np.round(quantiles)).all()
 
 
-def test_what_is_said_of_a_series_is_not_touched_by_others(model):
+def test_forecasts_of_a_series_do_not_depend_on_the_others(model):
     y = waves(3, seed=4)
     whole = model.forecast(y).quantiles(LEVELS)
     y["s0"][-5:] *= 3
@@ -189,47 +190,51 @@ def test_what_is_said_of_a_series_is_not_touched_by_others(model):
 
 
 @pytest.mark.parametrize("output", ["student", "gaussian"])
-def test_counts_are_never_foretold_with_more_certainty_than_there_is(output):
+def test_counts_are_not_forecast_with_more_certainty_than_there_is(output):
     rng = np.random.default_rng(7)
     y = {f"{i}": rng.poisson(1.5, 150) * (rng.random(150) < 0.5) for i in range(4)}
-    model = Forecaster(horizon=5, season=7, output=output, **{**SMALL, "epochs": 30, "members": 1})
-    forecast = model.backtest(y, origins=4)
-    said = forecast.quantiles([0.1, 0.5, 0.9])
-    assert (said == np.round(said)).all() and said.min() == 0
+    model = Forecaster(
+        horizon=5, season=7, output=output, **{**SMALL, "epochs": 30, "ensemble_size": 1}
+    )
+    forecast = model.backtest(y, cutoffs=4)
+    found = forecast.quantiles([0.1, 0.5, 0.9])
+    assert (found == np.round(found)).all() and found.min() == 0
     assert 0.7 < forecast.scores()["coverage_80"] <= 1
-    assert ((said[..., 2] - said[..., 0]) >= 1).mean() > 0.9
+    assert ((found[..., 2] - found[..., 0]) >= 1).mean() > 0.9
 
 
-def test_a_level_that_dwarfs_what_happens_changes_nothing():
+def test_a_high_level_changes_nothing():
     y = 5 * np.sin(np.arange(120) * 2 * np.pi / 12)
     model = Forecaster(horizon=6, season=12, **SMALL).fit(y)
     high = Forecaster(horizon=6, season=12, **SMALL).fit(y + 1e9)
     np.testing.assert_allclose(high.predict() - 1e9, model.predict(), atol=0.05)
 
 
-def test_what_is_short_is_said_before_learning(capsys):
+def test_short_series_are_reported_before_training(capsys):
     y = np.sin(np.arange(40.0))
     model = Forecaster(season=52, epochs=0.2, hidden_size=4).fit(y, progress="lines")
-    assert model.chosen_["horizon"] == model.backtest(y, origins=1).ahead == 12
+    assert model.chosen_["horizon"] == model.backtest(y, cutoffs=1).horizon == 12
     Forecaster(horizon=20, epochs=0.2, hidden_size=4).fit(y, progress="lines")
-    assert "all are too short to validate on, which takes 62 steps" in capsys.readouterr().out
+    assert (
+        "all series are too short for validation, which takes 62 steps" in capsys.readouterr().out
+    )
 
 
 def test_settings_and_data_that_cannot_be_are_refused(model):
     y = np.arange(40.0)
     for settings, X, message in (
         ({"horizon": 0}, y, "horizon=0; expected a number of steps"),
-        ({"method": "magic"}, y, "method='magic'; expected one of direct, paths"),
+        ({"method": "magic"}, y, "method='magic'; expected one of autoregressive, direct"),
         ({"output": "cauchy"}, y, "output='cauchy'; expected one of gaussian"),
         ({"horizon": 50}, y, "the longest series has 40 steps, too few to learn to forecast 50"),
-        ({}, ["a"], "expected numbers"),
+        ({}, ["a"], "X: line 0: 'value' is 'a', no number"),
         ({"output": "negative-binomial"}, y - 3, "value is -3 at 0; output='negative-binomial' is"),
         ({"output": "negative-binomial"}, y + 0.5, "value is 0.5 at 0; output='negative-binomial'"),
-        ({"members": 0}, y, "members=0; expected a number of networks"),
+        ({"ensemble_size": 0}, y, "ensemble_size=0; expected a number of networks"),
     ):
         with pytest.raises(OstinatoError, match=message):
             Forecaster(**settings).fit(X)
-    with pytest.raises(OstinatoError, match="y and validation are not for forecasts"):
+    with pytest.raises(OstinatoError, match="expected neither y nor validation"):
         Forecaster().fit(y, y)
     if model.method == "direct":
         with pytest.raises(OstinatoError, match="horizon=13; the model forecasts 12 steps"):
@@ -240,8 +245,8 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
         model.forecast(horizon=0)
     with pytest.raises(OstinatoError, match=r"levels=\[1.5\]; expected numbers between"):
         model.predict_quantiles(levels=[1.5])
-    with pytest.raises(OstinatoError, match="0 paths; expected 1 or more"):
-        model.sample(count=0)
+    with pytest.raises(OstinatoError, match="num_samples=0; expected 1 or more"):
+        model.sample(num_samples=0)
     for nothing, shown in (
         (12, "X is 12; expected series"),
         ("a.csv", "expected series: a pathlib"),
@@ -251,7 +256,7 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
     with pytest.raises(OstinatoError, match="point='mode'"):
         model.predict(point="mode")
     with pytest.raises(DataError, match="no series is longer than the 60 steps"):
-        Forecaster(horizon=20, season=2).backtest(y, origins=3)
+        Forecaster(horizon=20, season=2).backtest(y, cutoffs=3)
 
 
 def test_a_model_of_the_same_seed_is_the_same():

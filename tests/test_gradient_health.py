@@ -16,20 +16,21 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.training import health as training_health
+from ostinato.training.callbacks import Callback
 from ostinato.training.health import GradientHealth, _few
-from ostinato.training.watching import Bar, Watcher
+from ostinato.training.progress import Bar
 
 TEXT = "to be or not to be, that is the question. " * 100
 
 
-class Heard(Watcher):
+class Heard(Callback):
     def __init__(self):
         self.found, self.said = [], []
 
-    def health(self, record):
+    def on_health(self, record):
         self.found.append(record)
 
-    def say(self, message):
+    def log(self, message):
         self.said.append(message)
 
 
@@ -52,11 +53,11 @@ def measured(network, given, every=1, steps=1, clip_norm=0.0):
     def objective(some, state):
         return network.loss(some.inputs, some.targets, lengths=some.unequal)
 
-    listening = health.heard(objective)
-    health.begin(None)
+    listening = health.observed(objective)
+    health.on_begin(None)
     for step in range(1, steps + 1):
         listening(given, None)
-        health.step({"step": step, "gradient_norm": float(step)})
+        health.on_step({"step": step, "gradient_norm": float(step)})
     return heard, health
 
 
@@ -133,7 +134,7 @@ def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
     monkeypatch.setattr(training_health, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     given, heard = batch(T=3), Heard()
     health = GradientHealth(network, 0.0, [heard], share=share, every=1)
-    listening = health.heard(lambda some, state: network.loss(some.inputs, some.targets))
+    listening = health.observed(lambda some, state: network.loss(some.inputs, some.targets))
     measure = health.measure
 
     def slow():
@@ -141,12 +142,12 @@ def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
         return measure()
 
     monkeypatch.setattr(health, "measure", slow)
-    health.begin(None)
+    health.on_begin(None)
     for step in range(1, 401):
         listening(given, None)
         now[0] += 1.0
         before = len(heard.found)
-        health.step({"step": step, "gradient_norm": 1.0})
+        health.on_step({"step": step, "gradient_norm": 1.0})
         spent, elapsed = cost * len(heard.found), now[0] - 100.0
         assert spent <= max(share * elapsed, cost)  # the first tells what one costs
         if len(heard.found) == before:
@@ -191,13 +192,13 @@ def test_the_bar_shows_what_has_turned_bad(monkeypatch):
         def units(self, loss):
             return {}
 
-    bar.begin(Run())
+    bar.on_begin(Run())
     record = {"step": 3, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}
 
     def shown(**health):
-        bar.health({"step": 3, "health": {"steps": 63, "reach": 63, "growth": 0.5, **health}})
+        bar.on_health({"step": 3, "health": {"steps": 63, "reach": 63, "growth": 0.5, **health}})
         bar._drawn = 0.0
-        bar.step(record)
+        bar.on_step(record)
         return bar._bar.tasks[0].fields["numbers"]
 
     assert "gradients" not in shown()

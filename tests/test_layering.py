@@ -13,13 +13,13 @@ RANKS = {
     "_core": 0,
     "errors": 0,
     "files": 0.5,
-    "signatures": 0.5,
     "recurrence": 1,
     "networks": 2,
     "data": 3,
     "training": 4,
     "tasks": 5,
     "insight": 6,
+    "cells": 7,
     "deploy": 7,
     "cli": 8,
     "__main__": 9,
@@ -27,6 +27,10 @@ RANKS = {
 # `import ostinato` is for what stands above everything that the package offers by name.
 ROOT = 7.5
 RECURRENCE = ["cells", "scan", "backends", "layers", "dropin", "streams"]
+# What all tasks may import; every other module of `tasks` is one of them.
+SHARED_BY_TASKS = {
+    "base", "corpora", "estimators", "networks", "registry", "sequences", "targets", "writing",
+}  # fmt: skip
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -89,7 +93,7 @@ def objection(module: str, target: str) -> str | None:
         return "is the package that holds it"
     if here[-1] == "":  # a package gathers what it holds
         return None
-    if here[1] == "tasks" and there[2] != here[2]:
+    if here[1] == "tasks" and there[2] != here[2] and there[2] not in SHARED_BY_TASKS:
         return "is another task"
     if here[1] == "recurrence" and there[2] != here[2]:
         if there[2] not in RECURRENCE or here[2] not in RECURRENCE:
@@ -146,7 +150,9 @@ GOOD = {
     "ostinato.tasks.forecasting.": "",
     "ostinato.tasks.forecasting.windows": "",
     "ostinato.tasks.forecasting.forecaster": "from ostinato.tasks.forecasting.windows import W",
-    "ostinato.cli": "import ostinato\nfrom ostinato import __version__, tasks",
+    "ostinato.cells": "from ostinato.recurrence.cells import LSTMCell",
+    "ostinato.cli.": "from ostinato.cli.app import main",
+    "ostinato.cli.app": "import ostinato\nfrom ostinato import __version__, tasks",
 }
 
 
@@ -178,6 +184,7 @@ def test_a_good_package_has_no_violations():
         ("tasks.tagging", "from ostinato.tasks.translation import T", "is another task"),
         ("tasks.tagging", "from . import translation", "is another task"),
         ("tasks.tagging", "from .forecasting.windows import W", "is another task"),
+        ("tasks.base", "from .tagging import T", "is another task"),
         ("tasks.forecasting.windows", "from ..tagging import T", "is another task"),
         ("tasks.forecasting.windows", "from .forecaster import F", "a circle"),
         ("networks.attention", "from .seq2seq import Decoder", "a circle"),
@@ -188,7 +195,7 @@ def test_a_good_package_has_no_violations():
         ("recurrence.helpers", "from .cells import x", "the order within recurrence"),
         ("recurrence.cells", "import ostinato.utils", "utils has no rank"),
         ("utils", "", "utils has no rank"),
-        ("cli", "import ostinato.cli", "is not below it"),
+        ("cli.app", "import ostinato.cli", "is the package that holds it"),
     ],
 )
 def test_a_planted_fault_is_found(module, source, why):

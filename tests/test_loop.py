@@ -21,10 +21,10 @@ from ostinato.data.batches import ContiguousBatches
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import LSTMState
 from ostinato.training import loop
+from ostinato.training.callbacks import Callback
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.health import NonFiniteError
 from ostinato.training.loop import Trainer, detach, device_of
-from ostinato.training.watching import Watcher
 
 
 @pytest.fixture(autouse=True)
@@ -456,10 +456,10 @@ def test_without_validation_the_latest_weights_stay() -> None:
     assert witness.samples == ["text"] * 20
 
 
-# What watchers are told.
+# What callbacks are told.
 
 
-def test_watchers_are_told_everything_in_order() -> None:
+def test_callbacks_are_told_everything_in_order() -> None:
     witness = Witness()
     outcome = trainer(None, witness, steps=4, evaluations=2, validate=lambda: 1.0).run()
     told = ["begin", "step", "step", "evaluation", "step", "step", "evaluation", "end", "close"]
@@ -470,9 +470,11 @@ def test_watchers_are_told_everything_in_order() -> None:
     assert record["step"] == 3 and record["tokens"] == 60
 
 
-@pytest.mark.parametrize("where", ["begin", "step", "evaluation", "saving", "end", "close"])
-def test_a_watcher_that_fails_fails_the_run_and_all_are_closed(where: str) -> None:
-    class Broken(Watcher):
+@pytest.mark.parametrize(
+    "where", ["on_begin", "on_step", "on_validation", "on_checkpoint", "on_end", "close"]
+)
+def test_a_callback_that_fails_fails_the_run_and_all_are_closed(where: str) -> None:
+    class Broken(Callback):
         pass
 
     def fail(*args: object) -> None:
@@ -487,7 +489,7 @@ def test_a_watcher_that_fails_fails_the_run_and_all_are_closed(where: str) -> No
     assert before.told.count("close") == after.told.count("close") == 1
 
 
-def test_watchers_are_closed_when_nothing_can_be_resumed(tmp_path: Path) -> None:
+def test_callbacks_are_closed_when_nothing_can_be_resumed(tmp_path: Path) -> None:
     trainer(folder=tmp_path, steps=2).run()
     for file in tmp_path.rglob("state.json"):
         file.unlink()
@@ -500,27 +502,27 @@ def test_watchers_are_closed_when_nothing_can_be_resumed(tmp_path: Path) -> None
     assert witness.told == ["close"]
 
 
-def test_watching_and_checkpoints_change_nothing(tmp_path: Path) -> None:
-    def run(*watchers: Watcher, **more: Any) -> tuple[Any, Any, Any]:
+def test_callbacks_and_checkpoints_change_nothing(tmp_path: Path) -> None:
+    def run(*callbacks: Callback, **more: Any) -> tuple[Any, Any, Any]:
         torch.manual_seed(7)
         net = network(dropout=0.4)
-        ours = trainer(net, *watchers, **more)
+        ours = trainer(net, *callbacks, **more)
         losses: list[float] = []
         ours.record = lambda loss, *rest, r=ours.record: (losses.append(loss), r(loss, *rest))  # type: ignore[method-assign]
         ours.run()
         return losses, weights(net), torch.get_rng_state()
 
-    class Careless(Watcher):
-        def step(self, record: dict[str, Any]) -> None:
+    class Careless(Callback):
+        def on_step(self, record: dict[str, Any]) -> None:
             record.clear()
 
     alone = run()
-    for watchers, more in [
+    for callbacks, more in [
         ((Witness(), Witness(), Careless()), {}),
         ((), {"checkpoint_minutes": 1e-9}),
         ((), {"checkpoint_minutes": 1e-9, "folder": tmp_path}),
     ]:
-        losses, after, state = run(*watchers, **more)
+        losses, after, state = run(*callbacks, **more)
         assert losses == alone[0]
         assert same(after, alone[1])
         assert state.equal(alone[2])

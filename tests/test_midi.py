@@ -1,6 +1,7 @@
 """Files of music: read as they were written, and refused by name where they are none."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -37,10 +38,81 @@ def test_a_piece_written_as_midi_is_read_as_it_was(tmp_path):
     random = np.random.default_rng(0)
     roll = (random.random((40, KEYS)) < 0.05).astype(np.uint8)
     roll[0, 40] = roll[-1, 50] = 1
-    for steps in (1, 4, 12):
+    for steps in (1, 4, 5, 7, 11, 12, 64, 96):
         write_midi(roll, tmp_path / "a.mid", steps)
         found = read_music([tmp_path], steps)["all"]
         assert found[0][1].tolist() == roll.tolist()
+
+
+def midi(kind, division, *tracks):
+    """A file of tracks of (ticks waited, on or off, key), by the book."""
+
+    def number(n):
+        found = [n & 0x7F]
+        while n := n >> 7:
+            found.insert(0, n & 0x7F | 0x80)
+        return bytes(found)
+
+    def chunk(name, data):
+        return name + struct.pack(">I", len(data)) + data
+
+    events = [
+        b"".join(
+            number(wait) + (bytes([0xFF, 0x51, 3]) + on.to_bytes(3, "big") if key is None
+                            else bytes([0x90 if on else 0x80, key, 64]))
+            for wait, on, key in track
+        )
+        for track in tracks
+    ]  # fmt: skip
+    return chunk(b"MThd", struct.pack(">hhH", kind, len(tracks), division & 0xFFFF)) + b"".join(
+        chunk(b"MTrk", track + b"\0\xff\x2f\0") for track in events
+    )
+
+
+ONE = [(0, 1, 60), (480, 0, 60), (0, 1, 62), (240, 0, 62)]
+TWO = [(0, 1, 70), (240, 0, 70)]
+
+
+def test_tracks_of_type_2_are_pieces_of_their_own(tmp_path):
+    path = tmp_path / "a.mid"
+    path.write_bytes(midi(1, 480, ONE, TWO))
+    ((_, roll),) = read_music([path], 2)["all"]
+    assert notes_of(roll) == [[60, 70], [60], [62]]
+    path.write_bytes(midi(2, 480, ONE, [], TWO))
+    found = read_music([path], 2)["all"]
+    assert [name for name, _ in found] == [f"{path}: track 1", f"{path}: track 3"]
+    assert [notes_of(roll) for _, roll in found] == [[[60], [60], [62]], [[70]]]
+
+
+@pytest.mark.parametrize("frames", [24, 25, 29, 30])
+def test_smpte_time_is_cut_into_beats_of_the_tempo(tmp_path, frames):
+    rate = 30_000 / 1001 if frames == 29 else frames
+    path = tmp_path / "a.mid"
+    for tempo in (None, 500_000, 1_000_000):
+        beat = rate * 40 * (tempo or 500_000) / 1e6  # ticks
+        events = [] if tempo is None else [(0, tempo, None)]
+        times = [(0, 1, 60), (1000 * beat, 0, 60), (0, 1, 62), (beat / 2, 0, 62)]
+        events += [(round(wait), on, key) for wait, on, key in times]
+        path.write_bytes(midi(1, (-frames << 8) | 40, events))
+        ((_, roll),) = read_music([path], 2)["all"]
+        assert notes_of(roll) == [[60]] * 2000 + [[62]]
+
+
+@pytest.mark.parametrize("division", [0, -24 << 8])
+def test_a_file_without_a_unit_of_time_is_refused(tmp_path, division):
+    path = tmp_path / "a.mid"
+    path.write_bytes(midi(1, division, ONE))
+    with pytest.raises(DataError, match=rf"a.mid: has no unit of time: its division is {division}"):
+        read_music([path])
+
+
+@pytest.mark.parametrize(("division", "steps"), [(480, 7), (96, 5), (24, 7), (480, 13), (3, 2)])
+def test_beats_that_steps_do_not_divide_keep_their_length(tmp_path, division, steps):
+    beats = 40
+    path = tmp_path / "a.mid"
+    path.write_bytes(midi(0, division, [(0, 1, 60), (beats * division, 0, 60)]))
+    ((_, roll),) = read_music([path], steps)["all"]
+    assert notes_of(roll) == [[60]] * beats * steps
 
 
 MISTAKES = {

@@ -50,8 +50,8 @@ def test_nats_are_those_of_every_key_given_the_steps_before(model):
                 total, count = total + float(nats.sum()), count + 1
     found = model.evaluate(some)
     assert (found["steps"], found["pieces"]) == (count, 2)
-    np.testing.assert_allclose(found["nats_a_step"], total / count, rtol=1e-5)
-    assert model.score(some) == -found["nats_a_step"]
+    np.testing.assert_allclose(found["nll_per_step"], total / count, rtol=1e-5)
+    assert model.score(some) == -found["nll_per_step"]
 
 
 def test_what_follows_is_learnt():
@@ -60,29 +60,29 @@ def test_what_follows_is_learnt():
         hidden_size=48, steps=900, dropout=0.0, weight_dropout=0.0, validation_fraction=0
     )
     model.fit([scale[k:] for k in range(8)])
-    assert model.evaluate([scale])["nats_a_step"] < 0.5
-    assert notes_of(model.generate(scale[:6], 5, temperature=0)) == scale[6:11]
+    assert model.evaluate([scale])["nll_per_step"] < 0.5
+    assert notes_of(model.compose(scale[:6], 5, temperature=0)) == scale[6:11]
 
 
 def test_a_piece_goes_on_the_same_with_the_same_seed(model, tmp_path):
-    a, b, c = (model.generate(SCALE, 9, seed=s, out=tmp_path / f"{s}.mid") for s in (1, 1, 2))
+    a, b, c = (model.compose(SCALE, 9, seed=s, out=tmp_path / f"{s}.mid") for s in (1, 1, 2))
     assert a.shape == (9, KEYS) and np.array_equal(a, b) and not np.array_equal(a, c)
     whole = read_music([tmp_path / "1.mid"])["all"][0][1]
     assert notes_of(whole[:5]) == SCALE
     assert np.array_equal(whole[5:], a[: len(whole) - 5]) and not a[len(whole) - 5 :].any()
-    again = model.generate(tmp_path / "1.mid", 3, seed=1)
-    assert np.array_equal(again, model.generate(notes_of(whole), 3, seed=1))
+    again = model.compose(tmp_path / "1.mid", 3, seed=1)
+    assert np.array_equal(again, model.compose(notes_of(whole), 3, seed=1))
     with pytest.raises(OstinatoError, match="length=0"):
-        model.generate(length=0)
+        model.compose(length=0)
 
 
 def test_a_model_that_was_kept_is_the_same(model, tmp_path):
     model.save(tmp_path / "kept")
     again = load(tmp_path / "kept")
-    assert np.array_equal(again.generate(length=20, seed=1), model.generate(length=20, seed=1))
+    assert np.array_equal(again.compose(length=20, seed=1), model.compose(length=20, seed=1))
 
 
 def test_other_keys_are_learnt_by_moving_pieces():
     still, moved = (MusicModel(transpose=n, **QUICK | {"epochs": 40}).fit(pieces()) for n in (0, 5))
     away = [[[note + 5 for note in step] for step in piece] for piece in pieces(5, seed=9)]
-    assert moved.evaluate(away)["nats_a_step"] < still.evaluate(away)["nats_a_step"] - 0.5
+    assert moved.evaluate(away)["nll_per_step"] < still.evaluate(away)["nll_per_step"] - 0.5

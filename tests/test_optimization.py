@@ -198,7 +198,7 @@ def plateau(losses: list[float], **settings: Any) -> list[float]:
     schedule = Schedule(TrainingSettings(learning_rate=1.0, warmup_steps=0, **settings))
     found = []
     for loss in losses:
-        schedule.hear(loss)
+        schedule.observe(loss)
         found.append(schedule.rate(5, 10))
     return found
 
@@ -228,12 +228,12 @@ def test_a_schedule_goes_on_from_its_state() -> None:
         whole, first, second = Schedule(settings), Schedule(settings), Schedule(settings)
         whole.scale = first.scale = 0.5
         for loss in losses[:cut]:
-            whole.hear(loss)
-            first.hear(loss)
+            whole.observe(loss)
+            first.observe(loss)
         second.load_state_dict(first.state_dict())
         for loss in losses[cut:]:
-            whole.hear(loss)
-            second.hear(loss)
+            whole.observe(loss)
+            second.observe(loss)
             assert second.rate(200, 1000) == whole.rate(200, 1000)
         assert second.state_dict() == whole.state_dict()
 

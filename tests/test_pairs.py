@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pandas
 import pytest
 
 from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
@@ -57,6 +58,25 @@ def test_tables_have_a_column_of_each(tmp_path, name):
     assert list(read_sources([path], settings).sources) == ["one", "two"]
 
 
+def test_empty_lines_belong_to_their_partners(tmp_path):
+    paths = write(tmp_path, a__en="one\n\nthree\n\n", a__de="eins\nzwei\ndrei\nvier\n\n\n")
+    found = read_pairs(paths, PairSettings())
+    assert list(found.sources) == ["one", "three"]
+    assert list(found.targets) == [["eins"], ["drei"]]
+    assert found.notes == ["2 of 4 lines are empty on one side and left out"]
+
+
+def test_which_column_is_what_is_said_and_row_numbers_are_neither(tmp_path):
+    rows = "".join(f"{i},wort {i},word {i}\n" for i in range(12))
+    (path,) = write(tmp_path, a__csv=",german,english\n" + rows)
+    found = read_pairs([path], PairSettings())
+    assert found.sources[3] == "wort 3" and found.targets[3] == ["word 3"]
+    assert found.notes == ["source: german; target: english"]
+    frame = pandas.read_csv(path)
+    assert pairs_of(frame).sources[3] == "wort 3"
+    assert read_sources([path], PairSettings(source="english")).sources[0] == "word 0"
+
+
 def test_sentences_of_a_document_are_joined(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"document": ["A b. ", "C d."], "summary": "e", "id": 3}) + "\n")
@@ -68,6 +88,8 @@ def test_sources_alone_keep_their_empty_lines(tmp_path):
     found = read_sources([path], PairSettings())
     assert list(found.sources) == ["one", "", "two"]
     assert found.targets is None
+    (path,) = write(tmp_path, b__txt="one\n\n\n")  # an answer for each line
+    assert list(read_sources([path], PairSettings()).sources) == ["one", "", ""]
 
 
 def test_pairs_in_memory():
@@ -88,7 +110,8 @@ def test_pairs_in_memory():
     [
         ({"a__en": "one\ntwo\n", "a__de": "eins\n"}, r"a.en: has 2 lines, and .*a.de has 1"),
         ({"a__en": "", "a__de": "eins\n"}, "a.en: is empty"),
-        ({"a__en": "\none\n", "a__de": "eins\n\n \n"}, "has 2 lines, and"),
+        ({"a__en": "\none\n", "a__de": "eins\n\n \n"}, "has no line with text on both sides"),
+        ({"a__en": "one\n\n", "a__de": "eins\n\n\nvier\n"}, "a.en: has 2 lines, and .*de has 4"),
         ({"a__en": "one\n"}, "expected two parallel files, first the sources"),
         ({"a__tsv": "one\teins\ntwo\n"}, "line 2: has 1 cells, and line 1 has 2"),
         ({"a__jsonl": '{"source": "a", "target": ""}\n'}, "line 1: has the target ''"),

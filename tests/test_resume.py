@@ -18,9 +18,9 @@ from kill_and_resume import SETTINGS, differences, make_text, result
 import ostinato
 from ostinato import TextGenerator
 from ostinato.errors import OstinatoError
+from ostinato.training.callbacks import MetricsFile
 from ostinato.training.runs import RunFolder
 from ostinato.training.storage import DamagedError
-from ostinato.training.watching import MetricsFile
 
 QUICK: dict[str, Any] = {**SETTINGS, "steps": 8, "evaluations": 2}
 
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def interrupted_at(step: int, number: int = signal.SIGINT) -> Any:
     """A patch under which the process is interrupted right after a step."""
-    real = MetricsFile.step
+    real = MetricsFile.on_step
 
     def record(self: MetricsFile, record: dict[str, Any]) -> None:
         real(self, record)
@@ -53,7 +53,7 @@ def interrupted_at(step: int, number: int = signal.SIGINT) -> Any:
             os.kill(os.getpid(), number)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(MetricsFile, "step", record)
+    patch.setattr(MetricsFile, "on_step", record)
     return patch
 
 
@@ -74,7 +74,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, whole: Path, step: int, numb
     if step < 4:
         with pytest.raises(OstinatoError, match=r"holds no finished model .* go on with --resume"):
             TextGenerator.load(out)
-        assert ostinato.describe(out)["task"] == "unfinished run"
+        assert not ostinato.describe(out)["finished"]
     model = TextGenerator.resume(out)
     assert model.training_["ended"] == "budget"
     assert differences(result(out), result(whole)) == []

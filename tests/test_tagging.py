@@ -33,7 +33,7 @@ def test_a_word_is_tagged_by_its_neighbours(crf):
     assert model.evaluate(X, y)["accuracy"] > 0.98
     assert model.predict(X)[0] == y[0]
     if not crf:  # which remembers a step by itself
-        alone = SequenceTagger(hidden_size=16, epochs=15, memory="none").fit(*sentences())
+        alone = SequenceTagger(hidden_size=16, epochs=15, recurrent=False).fit(*sentences())
         assert alone.evaluate(X, y)["accuracy"] < 0.9
     for p, tags in zip(model.predict_proba(X), y, strict=True):
         assert p.shape == (len(tags), 4)

@@ -71,7 +71,7 @@ def test_a_stored_model_writes_the_same(model, tmp_path):
     model.save(tmp_path / "model")
     X = [spoken(text, 3000) for text in TEXTS]
     assert load(tmp_path / "model").predict(X) == model.predict(X)
-    (answer, *_) = model.answers(X)
+    (answer, *_) = model.predictions(X)
     assert answer.to_json()["text"] == model.predict(X)[0]
 
 
@@ -133,11 +133,11 @@ def test_words_can_be_written_too():
 
 def test_data_that_cannot_be_are_refused():
     X = [spoken("ab"), spoken("b")]
-    with pytest.raises(OstinatoError, match="has no text; what is said in it must be known"):
+    with pytest.raises(OstinatoError, match="has no text; expected what is spoken in it"):
         Transcriber(validation_fraction=0).fit(X, ["ab", " "])
     with pytest.raises(OstinatoError, match="has the label .*; expected a text"):
         Transcriber(validation_fraction=0).fit(X, [["a"], ["b"]])
     with pytest.raises(OstinatoError, match="expected recordings or series"):
         Transcriber(validation_fraction=0).fit(["some text", "more"], ["a", "b"])
     with pytest.raises(OstinatoError, match="it has no form without recurrence"):
-        Transcriber(memory="none").fit(X, ["ab", "b"])
+        Transcriber(recurrent=False).fit(X, ["ab", "b"])

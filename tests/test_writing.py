@@ -136,7 +136,7 @@ def test_settings_and_data_that_cannot_be_are_refused():
             Translator(**settings).fit(X, y)
     with pytest.raises(OstinatoError, match="y is missing"):
         Translator().fit(X)
-    with pytest.raises(OstinatoError, match="1 pairs are too few"):
+    with pytest.raises(OstinatoError, match="1 sequences are too few"):
         Translator().fit(X[:1], y[:1])
     with pytest.raises(OstinatoError, match="n_best=9 of beam=5"):
         list(Translator(epochs=1, **SMALL).fit(X, y).write(X, n_best=9))

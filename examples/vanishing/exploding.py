@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ostinato import RNN, ManyToOne, Output, diagnose
+from ostinato import RNN, diagnose
 from ostinato.insight import Diagnosis
+from ostinato.networks import ManyToOne, Output
 from ostinato.training.health import Monitor
 from ostinato.training.optimization import clip_gradients
 

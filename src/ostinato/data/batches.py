@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from ostinato.data.ragged import Examples, Ragged, write_header
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import atomic_file
+from ostinato.networks.inputs import Words
 
 __all__ = [
     "Batch",
@@ -250,7 +251,7 @@ class SequenceBatch(NamedTuple):
     """Some sequences.
 
     Attributes:
-        inputs: ``(B, T, ...)``, zeros in padding.
+        inputs: ``(B, T, ...)``, zeros in padding; words, where a transform made them.
         lengths: steps of each, int64 ``(B,)``.
         targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps; or
             sequences of lengths of their own.
@@ -259,7 +260,7 @@ class SequenceBatch(NamedTuple):
         target_lengths: steps of each target, int64 ``(B,)``, where they are of their own.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Words
     lengths: Tensor
     targets: Tensor
     epoch: int
@@ -285,10 +286,11 @@ class SequenceBatches:
         batch_size: B, the most in a batch.
         window: sequences of steps that are longer are cut into windows of so many, at other places
             in every epoch; only where targets are of steps. None for whole ones.
-        apart: targets are sequences too, of lengths of their own.
+        own_lengths: whether targets are sequences with lengths of their own.
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
         seed: of the order and of the shifts.
+        transform: makes a batch ready for the network, such as on its device.
 
     Attributes:
         windows: batches in an epoch.
@@ -308,7 +310,8 @@ class SequenceBatches:
         shift: int = 0,
         seed: int = 0,
         *,
-        apart: bool = False,
+        own_lengths: bool = False,
+        transform: Callable[[SequenceBatch], SequenceBatch] | None = None,
     ) -> None:
         call = f"SequenceBatches(batch_size={batch_size!r}, window={window!r})"
         for name, value in (("batch_size", batch_size), ("window", window or 1)):
@@ -321,10 +324,12 @@ class SequenceBatches:
         self.window = window
         self.shift = shift
         self.seed = seed
-        self.apart = apart
+        self.transform = transform or _unchanged
         self._lengths = examples.inputs.lengths
         targets = examples.targets
-        self._target_lengths = targets.lengths if apart and isinstance(targets, Ragged) else None
+        self._target_lengths = (
+            targets.lengths if own_lengths and isinstance(targets, Ragged) else None
+        )
         pieces = np.ones_like(self._lengths)
         if window is not None:  # the first window of a long sequence may be short
             pieces = np.where(self._lengths > window, -(-self._lengths // window) + 1, 1)
@@ -338,7 +343,7 @@ class SequenceBatches:
         if self._order[0] != self._epoch:
             self._order = (self._epoch, self._arranged(self._epoch))
         batch = self._batch(self._order[1][self._next], self._epoch)
-        if self.shift:
+        if self.shift and isinstance(batch.inputs, Tensor):
             random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
             shifts = random.integers(-self.shift, self.shift + 1, len(batch.lengths)).tolist()
             _move(batch.inputs, shifts)
@@ -347,7 +352,11 @@ class SequenceBatches:
         self._next += 1
         if self._next == self.windows:
             self._epoch, self._next = self._epoch + 1, 0
-        return batch
+        return self.transform(batch)
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        """All whole sequences once, by length: for evaluation."""
+        return (batch for _, batch in self.in_order())
 
     def in_order(self) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
         """All whole sequences once, by length, with their numbers: for evaluation."""
@@ -355,7 +364,8 @@ class SequenceBatches:
         order = np.argsort(self._lengths + (0 if further is None else further), kind="stable")
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield rows, self._batch([(int(row), 0) for row in rows], 0, whole=True)
+            batch = self._batch([(int(row), 0) for row in rows], 0, whole=True)
+            yield rows, self.transform(batch)
 
     def _arranged(self, epoch: int) -> list[list[tuple[int, int]]]:
         """Batches of an epoch: of each sequence, its number and the step at which to begin."""
@@ -435,6 +445,10 @@ class SequenceBatches:
             "shift": self.shift,
             "seed": self.seed,
         }
+
+
+def _unchanged(batch: SequenceBatch) -> SequenceBatch:
+    return batch
 
 
 def _move(x: Tensor, places: Sequence[int]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus, Kind, Place
 from ostinato.data.features import (
     ImageForm,
@@ -21,14 +21,18 @@ from ostinato.data.features import (
     WordTable,
     image_as_steps,
     image_shape,
+    mean_and_scale,
     read_image,
     read_sound,
     sound_rate,
     words_of,
 )
+from ostinato.data.pairs import Pairs
+from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
 
-__all__ = ["InputSettings", "Inputs"]
+__all__ = ["Dataset", "InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -50,8 +54,78 @@ class InputSettings:
     image: ImageForm = "rows"
 
 
+class Dataset(NamedTuple):
+    """Sequences and targets as numbers, in memory or in a folder.
+
+    Attributes:
+        examples: the sequences, and the targets.
+        words: the words that sequences of words are numbers of; None for other sequences.
+    """
+
+    examples: Examples
+    words: WordTable | None = None
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        name: str,
+        inputs: Iterable[NDArray[Any]],
+        targets: NDArray[Any] | Iterable[NDArray[Any]],
+        words: WordTable | None = None,
+    ) -> Dataset:
+        """Write a part of a run's data into a folder, and map it."""
+        if words is not None:
+            np.save(folder / f"{name}.words.npy", words.ids)
+            Ragged.write(words.spellings, folder / f"{name}.spellings.npy")
+        return cls(Examples.write(folder, name, inputs, targets), words)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Dataset | None:
+        """Map what `write` wrote; None if there is no such part."""
+        examples = Examples.open(folder, name)
+        if examples is None:
+            return None
+        words = folder / f"{name}.words.npy"
+        if not words.exists():
+            return cls(examples)
+        spellings = Ragged.open(folder / f"{name}.spellings.npy")
+        return cls(examples, WordTable(np.load(words), spellings))
+
+
+class SequenceInputs:
+    """What a model knows of its inputs; by default nothing but their form."""
+
+    noun = "sequences"
+    """What the sequences are called."""
+
+    def check(self, data: Any) -> None:
+        """Raise a `DataError` unless data are such as the model was trained on."""
+
+    def encode(self, data: Any) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+        """Return each sequence as numbers, and the words that they are numbers of, if any."""
+        raise NotImplementedError
+
+    def scaled_by(self, rows: Ragged) -> Self:
+        """Return the inputs with the mean and scale of encoded training data."""
+        return self
+
+    def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
+        """Return a batch of encoded sequences as the network takes it.
+
+        Args:
+            rows: ``(B, T)`` numbers of words or tokens, or ``(B, T, I)`` features.
+            words: the words that they are numbers of.
+        """
+        return rows
+
+    def step_names(self, data: Any) -> list[str]:
+        """Return what the steps of the first sequence are called, where they have names."""
+        return []
+
+
 @dataclass
-class Inputs:
+class Inputs(SequenceInputs):
     """What a model takes, and how a `Corpus` becomes it.
 
     Args:
@@ -62,6 +136,8 @@ class Inputs:
         form: of images.
         shape: height, width and channels of images.
         variables: names of the features of a series.
+        mean: of each feature in the training data; of all pixels of images.
+        scale: standard deviation of the same.
     """
 
     kind: Kind
@@ -71,10 +147,12 @@ class Inputs:
     form: ImageForm = "rows"
     shape: Sequence[int] = ()
     variables: Sequence[str] = ()
+    mean: Sequence[float] = ()
+    scale: Sequence[float] = ()
 
     @classmethod
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
-        """What training data tell of the inputs.
+        """Learn vocabulary, sample rate or shape from training data.
 
         Args:
             corpus: training data.
@@ -107,7 +185,23 @@ class Inputs:
         features = corpus.inputs[0].shape[1]
         return cls("series", features, variables=list(corpus.variables))
 
-    def refuse_others(self, corpus: Corpus) -> None:
+    def scaled_by(self, rows: Ragged) -> Self:
+        """Return the inputs with the mean and scale of encoded training data."""
+        if self.lexicon is not None:
+            return self
+        mean, scale = mean_and_scale(rows, each=self.kind != "image")
+        return replace(self, mean=mean.tolist(), scale=scale.tolist())
+
+    @property
+    def noun(self) -> str:  # type: ignore[override]
+        """What the sequences are called."""
+        nouns: dict[Kind, str] = {
+            "text": "texts", "words": "sentences", "series": "series", "sound": "recordings",
+            "image": "images",
+        }  # fmt: skip
+        return nouns[self.kind]
+
+    def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` unless ``corpus`` is of the kind that the model was trained on."""
         texts = ("text", "words")
         alike = corpus.kind == self.kind or (corpus.kind in texts and self.kind in texts)
@@ -141,12 +235,15 @@ class Inputs:
             raise place.error("holds a number too large for 32 bits; divide the variable first.")
         return array
 
-    def tensors(self, batch: SequenceBatch, table: WordTable | None, device: torch.device) -> Any:
-        """What the network takes: the batch's inputs, or the words that they are numbers of."""
-        if table is None:
-            x = batch.inputs.to(device)
-            return x if x.is_floating_point() else x.float()
-        return _words(batch.inputs, table).to(device)
+    def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
+        """Return a batch as the network takes it."""
+        if words is not None:
+            return _words(rows, words)
+        return rows if rows.is_floating_point() else rows.float()
+
+    def step_names(self, corpus: Corpus) -> list[str]:
+        """Return the words of the first sequence; none of other sequences."""
+        return [] if self.lexicon is None else list(next(_sentences(corpus)))
 
     def to_json(self) -> dict[str, Any]:
         """All that makes it, as JSON."""
@@ -158,6 +255,8 @@ class Inputs:
             "form": self.form,
             "shape": list(self.shape),
             "variables": list(self.variables),
+            "mean": list(self.mean),
+            "scale": list(self.scale),
         }
 
     @classmethod
@@ -171,6 +270,33 @@ class Inputs:
                 "spectrogram": None if spectrogram is None else Spectrogram(**spectrogram),
             }
         )
+
+
+@dataclass
+class TokenInputs(SequenceInputs):
+    """Texts as token ids.
+
+    Args:
+        vocabulary: the tokens.
+        longest: tokens of a text that are read at most.
+    """
+
+    vocabulary: Vocabulary
+    longest: int
+    noun = "pairs"
+
+    def encode_text(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a text, cut to the longest."""
+        ids: NDArray[np.int64] = self.vocabulary.encode(text)[: self.longest]
+        return ids
+
+    def encode(self, pairs: Pairs) -> tuple[Iterator[NDArray[np.int64]], None]:
+        """Return the ids of each source."""
+        return map(self.encode_text, pairs.sources), None
+
+    def step_names(self, pairs: Pairs) -> list[str]:
+        """Return the tokens of the first source."""
+        return [self.vocabulary.token(i) for i in self.encode_text(pairs.sources[0]).tolist()]
 
 
 def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:

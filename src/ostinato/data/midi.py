@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ Roll = NDArray[np.uint8]
 
 
 def read_music(
-    paths: Sequence[str | os.PathLike[str]], steps_a_beat: int = 4
+    paths: Sequence[str | os.PathLike[str]], steps_per_beat: int = 4
 ) -> dict[str, list[tuple[str, Roll]]]:
     """Pieces, and where each was read, by part: training, validation, test; or all, if not parted.
 
@@ -35,7 +37,7 @@ def read_music(
         paths: MATLAB files with cells of piano rolls ``(T, 88)``; JSON files with lists of pieces,
             a list of MIDI notes for each step, or of voices, with -1 for silence; MIDI files;
             folders of MIDI files.
-        steps_a_beat: steps that a beat of a MIDI file is cut into.
+        steps_per_beat: steps that a beat of a MIDI file is cut into.
 
     Raises:
         DataError: naming the file.
@@ -49,19 +51,19 @@ def read_music(
         else:
             files = [path]
         for file in files:
-            for part, pieces in _read(file, steps_a_beat).items():
+            for part, pieces in _read(file, steps_per_beat).items():
                 found.setdefault(part, []).extend(pieces)
     if not any(found.values()):
         raise DataError("there is no piece of music.", path=paths[0] if paths else None)
     return found
 
 
-def _read(path: Path, steps_a_beat: int) -> dict[str, list[tuple[str, Roll]]]:
+def _read(path: Path, steps_per_beat: int) -> dict[str, list[tuple[str, Roll]]]:
     kind = path.suffix.lower()
     if not path.exists():
         raise DataError("no such file or folder.", path=path)
     if kind in (".mid", ".midi"):
-        return {"all": [(str(path), _read_midi(path, steps_a_beat))]}
+        return {"all": _read_midi(path, steps_per_beat)}
     if kind == ".mat":
         return _read_matlab(path)
     if kind == ".json":
@@ -131,18 +133,47 @@ def roll_of(notes: Iterable[Iterable[int]], where: str = "piece") -> Roll:
     return roll
 
 
-def _read_midi(path: Path, steps_a_beat: int) -> Roll:
-    """The notes that sound at each step; drums are left out."""
+def _read_midi(path: Path, steps_per_beat: int) -> list[tuple[str, Roll]]:
+    """The notes that sound at each step; drums are left out. Tracks of type 2 are pieces each."""
     mido = require("mido", "midi", "reading MIDI")
     try:
         file = mido.MidiFile(path, clip=True)
     except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"is no MIDI file: {error or type(error).__name__}", path=path) from None
-    step = file.ticks_per_beat / steps_a_beat
+    tracks = {str(path): mido.merge_tracks(file.tracks)}
+    if file.type == 2:
+        tracks = {f"{path}: track {i}": track for i, track in enumerate(file.tracks, start=1)}
+    step = _ticks_per_beat(path, file) / steps_per_beat
+    notes = {name: _notes(track) for name, track in tracks.items()}
+    pieces = [(name, _roll(some, step)) for name, some in notes.items() if some]
+    if not pieces:
+        raise DataError("holds no notes.", path=path)
+    return pieces
+
+
+def _ticks_per_beat(path: Path, file: Any) -> Fraction:
+    """Ticks of a beat; where they divide seconds (SMPTE), of one at the first tempo of the file."""
+    division = int(file.ticks_per_beat)
+    if division > 0:
+        return Fraction(division)
+    frames, ticks = -(division >> 8), division & 0xFF
+    if not frames or not ticks:
+        raise DataError(
+            f"has no unit of time: its division is {division}, and should be the ticks of a beat.",
+            path=path,
+        )
+    rate = Fraction(30_000, 1001) if frames == 29 else Fraction(frames)
+    messages = (message for track in file.tracks for message in track)
+    tempo = next((m.tempo for m in messages if m.type == "set_tempo"), 500_000)
+    return rate * ticks * Fraction(int(tempo), 1_000_000)
+
+
+def _notes(track: Iterable[Any]) -> list[tuple[int, int, int]]:
+    """Begin, end and key of each note of a track, in ticks."""
     sounding: list[tuple[int, int, int]] = []
     begun: dict[tuple[int, int], int] = {}
     now = 0
-    for message in mido.merge_tracks(file.tracks):
+    for message in track:
         now += message.time
         if message.type not in ("note_on", "note_off") or message.channel == 9:
             continue
@@ -151,11 +182,12 @@ def _read_midi(path: Path, steps_a_beat: int) -> Roll:
             sounding.append((begun.pop(voice), now, message.note))
         if message.type == "note_on" and message.velocity:
             begun[voice] = now
-    sounding += [(begin, now, note) for (_, note), begin in begun.items()]
-    if not sounding:
-        raise DataError("holds no notes.", path=path)
-    first = min(begin for begin, _, _ in sounding)
-    ends = [(round((b - first) / step), round((e - first) / step), n) for b, e, n in sounding]
+    return sounding + [(begin, now, note) for (_, note), begin in begun.items()]
+
+
+def _roll(notes: Sequence[tuple[int, int, int]], step: Fraction) -> Roll:
+    first = min(begin for begin, _, _ in notes)
+    ends = [(round((b - first) / step), round((e - first) / step), n) for b, e, n in notes]
     roll = np.zeros((max(max(e, b + 1) for b, e, _ in ends), KEYS), dtype=np.uint8)
     for begin, end, note in ends:
         if LOWEST <= note < LOWEST + KEYS:
@@ -164,22 +196,22 @@ def _read_midi(path: Path, steps_a_beat: int) -> Roll:
 
 
 def write_midi(
-    roll: Roll, path: str | os.PathLike[str], steps_a_beat: int = 4, tempo: float = 100.0
+    roll: Roll, path: str | os.PathLike[str], steps_per_beat: int = 4, tempo: float = 100.0
 ) -> None:
     """Write a piano roll ``(T, 88)`` as a MIDI file; a key held over steps is one note.
 
     Args:
         roll: which keys sound.
         path: the file; one that is there already is replaced.
-        steps_a_beat: steps that make a beat.
-        tempo: beats a minute.
+        steps_per_beat: steps that make a beat.
+        tempo: beats per minute.
     """
     mido = require("mido", "midi", "writing MIDI")
-    file = mido.MidiFile(ticks_per_beat=480)
+    ticks, waited = max(1, 480 // steps_per_beat), 0
+    file = mido.MidiFile(ticks_per_beat=ticks * steps_per_beat)
     track = mido.MidiTrack()
     file.tracks.append(track)
     track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(tempo)))
-    ticks, waited = 480 // steps_a_beat, 0
     silence = np.zeros((1, KEYS), dtype=np.int8)
     changes = np.diff(np.concatenate([silence, roll.astype(np.int8), silence]), axis=0)
     for change in changes:

@@ -1,42 +1,43 @@
-"""From a user's files to sequences and what is wanted of them.
+"""From a user's files and objects to sequences and their labels.
 
-Tables (CSV, TSV, JSON lines), ``.ts`` files, CoNLL and CoNLL-U, folders of recordings or images,
-idx files; each also compressed by gzip where that is usual. Columns are guessed where there is one
-choice, and asked for by name where there are more. Whatever cannot be used is a `DataError` that
-names the file and the line.
+Tables of every format of `formats`, ``.ts`` files, CoNLL and CoNLL-U, folders of recordings or
+images, idx files. What cannot be used is a `DataError` that names the file and the line.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.corpus import (
-    IMAGES,
-    SOUNDS,
-    Corpus,
-    Place,
-    ReadingSettings,
-    existing,
-    media_kind,
-    numbered_lines,
-    opened,
-)
-from ostinato.data.tables import Table, as_number, sequences_of_table, steps_of_table
+from ostinato.data.corpus import IMAGES, SOUNDS, Corpus, ReadingSettings, existing, media_kind
+from ostinato.data.formats import is_table, read_table
+from ostinato.data.places import Place
+from ostinato.data.sequences import sequences_of
+from ostinato.data.tables import array_of, cells_of, has_columns, is_missing, table_of
+from ostinato.data.textfiles import numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["corpus_of", "read_corpus"]
 
-TABLES = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
-COLUMNS = {".conll", ".iob", ".bio", ".bioes"}
+READERS = {
+    ".ts": "ts",
+    ".conllu": "conllu",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
+    ".bioes": "conll",
+}
+"""Formats that are no tables, by suffix."""
 
 
 def read_corpus(
@@ -78,6 +79,8 @@ def read_corpus(
                 "read together, files must be of one kind.",
                 path=path,
             )
+    if len(parts) == 1:
+        return first
     targets = [part.targets for part in parts]
     return Corpus(
         first.kind,
@@ -86,6 +89,7 @@ def read_corpus(
         [each for part in parts for each in part.places],
         first.variables,
         [each for part in parts for each in part.step_lines],
+        list(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 
@@ -96,34 +100,57 @@ def _described(part: Corpus) -> str:
 def _read_file(
     path: Path, settings: ReadingSettings, by_step: bool, labelled: bool | None
 ) -> Corpus:
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    kind = kind.lower()
-    if str(path) == "-" or (not labelled and kind in ("", ".txt") and not by_step):
-        return _read_lines(path, by_step)
     if path.is_dir():
         raise DataError(
             "holds no recordings, images or texts; name files of another kind.", path=path
         )
-    if kind == ".ts":
-        return _read_ts(path, settings)
-    if kind in {".conllu", *COLUMNS} and not by_step:
-        raise DataError("has a label for every word, not for a whole text: tag.", path=path)
-    if kind == ".conllu":
-        return _read_conllu(path, settings, labelled)
-    if kind in COLUMNS or (by_step and kind == ".txt"):
-        return _read_conll(path, settings, labelled)
-    if kind not in TABLES and kind != ".txt":
-        raise DataError(
-            f"files ending in {kind or 'nothing'!r} are not known; expected "
-            ".csv .tsv .jsonl .ts .conll .conllu, or recordings, images, or folders of them.",
-            path=path,
-        )
+    kind = settings.format or _kind_of(path, by_step, labelled)
+    if kind == "lines":
+        return _read_lines(path, by_step)
+    if kind == "ts":
+        return _read_ts(path)
+    if kind in ("conll", "conllu"):
+        if not by_step:
+            raise DataError("has a label for every word, not for a whole text: tag.", path=path)
+        read = _read_conll if kind == "conll" else _read_conllu
+        return read(path, settings, labelled)
     asked = [settings.label, settings.text, settings.id, settings.time]
     asked += (settings.variables or "").split(",")
     names = {name.strip().lower() for name in asked if name and not name.strip("- ").isdecimal()}
-    table = Table.read(path, settings.header, names)
-    read = steps_of_table if by_step else sequences_of_table
-    return read(table, settings, labelled)
+    return sequences_of(read_table(path, settings, names), settings, by_step, labelled)
+
+
+def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
+    """The format of a file by its suffix, or by what it holds."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    named = next((READERS[s] for s in suffixes[-2:] if s in READERS), None)
+    if named is not None:
+        return named
+    if str(path) == "-":
+        return "lines"
+    if is_table(path):
+        return "table"
+    lines = [line for _, line in itertools.islice(_text_lines(path), 500)]
+    filled = [line for line in lines if line.strip()]
+    if filled and filled[0].startswith("@") and any(line[:5].lower() == "@data" for line in filled):
+        return "ts"
+    if by_step:
+        data = [line for line in filled if not line.startswith("#")]
+        if data and all(
+            re.match(r"\d+([.-]\d+)?\t", line) and line.count("\t") == 9 for line in data
+        ):
+            return "conllu"
+        # A word a line, and a blank line between sentences.
+        return "conll" if "" in [line.strip() for line in lines[:-1]] else "table"
+    return "lines" if not labelled and suffixes[-1:] in ([], [".txt"], [".gz"]) else "table"
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a file; none of one that is no text."""
+    try:
+        yield from numbered_lines(path)
+    except DataError:
+        return
 
 
 def _read_lines(path: Path, by_step: bool) -> Corpus:
@@ -139,7 +166,7 @@ def _read_lines(path: Path, by_step: bool) -> Corpus:
 # Other files
 
 
-def _read_ts(path: Path, settings: ReadingSettings) -> Corpus:
+def _read_ts(path: Path) -> Corpus:
     """The text format of the UEA and UCR archives: a case a line, ``:`` between variables."""
     has_target: bool | None = None
     inputs: list[NDArray[np.float64]] = []
@@ -169,7 +196,7 @@ def _read_ts(path: Path, settings: ReadingSettings) -> Corpus:
             try:
                 row = np.array(cell.split(","), dtype=np.float64)
             except ValueError:
-                bad = next(c for c in cell.split(",") if as_number(c) is None)
+                bad = next(c for c in cell.split(",") if not _is_number(c))
                 raise place.error(
                     f"{bad.strip()!r:.40} is no number; values that are missing must be filled in."
                 ) from None
@@ -192,6 +219,14 @@ def _read_ts(path: Path, settings: ReadingSettings) -> Corpus:
     return Corpus("series", inputs, targets if has_target else None, places, names)
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def _blocks(path: Path) -> Iterator[list[tuple[int, str]]]:
     """Numbered lines between blank ones."""
     block: list[tuple[int, str]] = []
@@ -210,38 +245,54 @@ def _read_conll(path: Path, settings: ReadingSettings, labelled: bool | None) ->
     inputs, targets, places, lines = [], [], [], []
     width = None
     for block in _blocks(path):
-        words, tags = [], []
+        rows = []
         for number, line in block:
-            if line.startswith(("-DOCSTART-", "# ")) and len(line.split()) != width:
+            # Spaces that do not break are part of a word.
+            cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+            if line.startswith(("-DOCSTART-", "# ")) and len(cells) != width:
                 continue
-            cells = line.split("\t") if "\t" in line else line.split()
             width = len(cells) if width is None else width
-            place = Place(str(path), number)
             if len(cells) != width:
-                raise place.error(f"has {len(cells)} columns, and others {width}.")
-            if cells[0] == "-DOCSTART-":
-                continue
-            table = Table(path, None, [cells], [number])
-            word = 0 if settings.text is None else table.column(settings.text, "the words")
-            tag = width - 1 if settings.label is None else table.column(settings.label, "the tags")
-            if labelled and tag == word:
-                raise place.error("has a single column; expected a word and its tag.")
-            words.append(cells[word])
-            tags.append(cells[tag])
-        if words:
-            inputs.append(words)
-            targets.append(tags)
-            places.append(Place(str(path), block[0][0]))
-            lines.append([number for number, _ in block][-len(words) :])
+                raise Place(str(path), number).error(
+                    f"has {len(cells)} columns, and others {width}."
+                )
+            if cells[0] != "-DOCSTART-":
+                rows.append((number, cells))
+        if not rows:
+            continue
+        assert width is not None
+        word = 0 if settings.text is None else _numbered(settings.text, width, path, "the words")
+        tag = width - 1
+        if settings.label is not None:
+            tag = _numbered(settings.label, width, path, "the tags")
+        if labelled and tag == word:
+            raise Place(str(path), rows[0][0]).error(
+                "has a single column; expected a word and its tag."
+            )
+        inputs.append([cells[word] for _, cells in rows])
+        targets.append([cells[tag] for _, cells in rows])
+        places.append(Place(str(path), block[0][0]))
+        lines.append([number for number, _ in rows])
     if not inputs:
         raise DataError("holds no sentences.", path=path)
     there = labelled or (labelled is None and (width or 0) > 1)
     return Corpus("words", inputs, targets if there else None, places, (), lines)
 
 
+def _numbered(name: str, width: int, path: Path, what: str) -> int:
+    """A column of a file without names, by its number from 1, or from -1 at the end."""
+    if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= width:
+        return int(name) - (int(name) > 0) if int(name) > 0 else width + int(name)
+    raise DataError(
+        f"has no column {name!r} for {what}; its columns have no names: they are numbered, 1 to "
+        f"{width}.",
+        path=path,
+    )
+
+
 def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -> Corpus:
     conllu = require("conllu", "conllu", "reading CoNLL-U")
-    wanted = settings.label or "upos"
+    field = settings.label or "upos"
     inputs, targets, places, lines = [], [], [], []
     for block in _blocks(path):
         place = Place(str(path), block[0][0])
@@ -256,14 +307,14 @@ def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -
         for token, number in zip(sentence, numbered, strict=False):
             if not isinstance(token["id"], int):
                 continue  # a surface form of several words, or an empty node
-            tag = token.get(wanted)
+            tag = token.get(field)
             if tag is None:
                 tag = next(
-                    (token[f][wanted] for f in ("feats", "misc") if wanted in (token.get(f) or {})),
+                    (token[f][field] for f in ("feats", "misc") if field in (token.get(f) or {})),
                     None,
                 )
-            if tag in (None, "_") and labelled and wanted in ("upos", "xpos", "deprel"):
-                raise Place(str(path), number).error(f"has no {wanted}.")
+            if tag in (None, "_") and labelled and field in ("upos", "xpos", "deprel"):
+                raise Place(str(path), number).error(f"has no {field}.")
             words.append(token["form"])
             tags.append("_" if tag is None else str(tag))
             at.append(number)
@@ -275,7 +326,7 @@ def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -
     if not inputs:
         raise DataError("holds no sentences.", path=path)
     if labelled and {tag for tags in targets for tag in tags} == {"_"}:
-        raise DataError(f"no word has a {wanted!r}; name another column with label.", path=path)
+        raise DataError(f"no word has a {field!r}; name another column with label.", path=path)
     return Corpus("words", inputs, None if labelled is False else targets, places, (), lines)
 
 
@@ -356,17 +407,14 @@ def _is_idx(path: Path) -> bool:
     try:
         with opened(path) as file:
             head = file.read(4)
-    except (OSError, EOFError):
+    except DataError:
         return False
     return len(head) == 4 and head[:3] == b"\0\0\x08" and head[3] in (1, 3, 4)
 
 
 def _read_idx_file(path: Path) -> NDArray[np.uint8]:
-    try:
-        with opened(path) as file:
-            data = file.read()
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot be read: {error}.", path=path) from error
+    with opened(path) as file:
+        data = file.read()
     axes = data[3]
     shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
     if len(data) != 4 + 4 * axes + math.prod(shape):
@@ -411,49 +459,95 @@ def _read_idx(paths: list[Path], labelled: bool | None) -> Corpus:
 # Objects
 
 
-def corpus_of(X: Any, y: Any = None, *, by_step: bool = False) -> Corpus:
-    """Sequences that are in memory already.
+def corpus_of(
+    X: Any,
+    y: Any = None,
+    settings: ReadingSettings | None = None,
+    *,
+    by_step: bool = False,
+    labelled: bool | None = None,
+) -> Corpus:
+    """Take sequences that are in memory already.
 
     Args:
         X: texts; lists of words; arrays ``(T, I)`` or ``(T,)``; one array ``(N, T)`` or
-            ``(N, T, I)``; images ``(N, height, width)`` as uint8; or paths of recordings or images.
-        y: what is wanted of each, or None.
-        by_step: whether it is wanted of each step.
+            ``(N, T, I)``; images ``(N, height, width)`` as uint8; paths of recordings or images; or
+            a table: a data frame of pandas, polars or Arrow, or a dictionary of columns.
+        y: the label of each, or labels of its steps, or None.
+        settings: columns of a table; see `ReadingSettings`.
+        by_step: whether each step has a label.
+        labelled: whether a table must have labels; None reads them where they are.
+
+    Raises:
+        DataError: naming the sequence, or the row of a table.
     """
+    settings = settings or ReadingSettings()
     if isinstance(X, str | bytes | os.PathLike):
         raise OstinatoError(
             f"X is {X!r:.60}; expected several sequences, or, for files, pathlib.Path objects."
         )
-    inputs: list[Any] = list(X)
+    if has_columns(X) or isinstance(X, Mapping):
+        table = table_of(X)
+        if y is None:
+            return sequences_of(table, settings, by_step, labelled)
+        corpus = sequences_of(table, settings, False, False)
+    else:
+        corpus = _of_items(cells_of(X))
+    if y is not None:
+        corpus.targets = _targets(y, len(corpus))
+    return corpus
+
+
+def _targets(y: Any, count: int) -> list[Any]:
+    """Labels in memory, none of them missing."""
+    if has_columns(y):
+        table = table_of(y)
+        rows = table.frame.to_numpy().tolist()
+        targets = [row[0] for row in rows] if len(table.names) == 1 else rows
+    else:
+        targets = cells_of(y)
+    if len(targets) != count:
+        raise DataError(f"X has {count} sequences, and y {len(targets)} labels.")
+    for i, target in enumerate(targets):
+        if target is None or (
+            np.ndim(target) == 0 and not isinstance(target, str) and is_missing(target)
+        ):
+            raise Place(f"y[{i}]").error("is missing; fill it in, or leave the sequence out.")
+    return targets
+
+
+def _of_items(inputs: list[Any]) -> Corpus:
+    """A corpus of sequences without labels."""
     places = [Place(f"X[{i}]") for i in range(len(inputs))]
     if not inputs:
         raise DataError("X is empty; give at least one sequence.")
-    targets = None if y is None else list(y)
-    if targets is not None and len(targets) != len(inputs):
-        raise DataError(f"X has {len(inputs)} sequences, and y {len(targets)} labels.")
     first = inputs[0]
     if isinstance(first, str):
-        return _all(Corpus("text", inputs, targets, places), str, "a text")
+        return _all(Corpus("text", inputs, None, places), str, "a text")
     if isinstance(first, os.PathLike):
         inputs = [existing(Path(path), place) for path, place in zip(inputs, places, strict=True)]
         kind = media_kind([path.name for path in inputs])
         if kind not in ("sound", "image"):
             raise places[0].error(f"is {first!s}; expected a recording or an image.")
-        return Corpus(kind, inputs, targets, places)
-    if isinstance(first, list | tuple) and first and isinstance(first[0], str):
-        return _all(Corpus("words", inputs, targets, places), (list, tuple), "a list of words")
+        return Corpus(kind, inputs, None, places)
+    words = cells_of(first) if np.ndim(first) == 1 or isinstance(first, list | tuple) else []
+    if words and isinstance(words[0], str):
+        corpus = Corpus("words", inputs, None, places)
+        if not isinstance(first, list | tuple):
+            corpus.inputs = [cells_of(each) for each in inputs]
+        return _all(corpus, (list, tuple), "a list of words")
     arrays = []
     for each, place in zip(inputs, places, strict=True):
         try:
-            array = np.asarray(each)
-            array = array if array.dtype == np.uint8 else array.astype(np.float64)
+            arrays.append(array_of(each))
         except (ValueError, TypeError) as error:
             raise place.error(f"cannot be read as numbers: {error}.") from None
-        arrays.append(array)
     if arrays[0].dtype == np.uint8 and arrays[0].ndim in (2, 3):
         pixels = [a.reshape(*a.shape[:2], -1) for a in arrays]
-        return Corpus("image", pixels, targets, places)
+        return Corpus("image", pixels, None, places)
+    arrays = [a.astype(np.float64) for a in arrays]
     arrays = [a[:, None] if a.ndim == 1 else a for a in arrays]
+    names = _names_of(inputs, places) or [str(i) for i in range(1, arrays[0].shape[-1] + 1)]
     for array, place in zip(arrays, places, strict=True):
         if array.ndim != 2 or array.shape[1] != arrays[0].shape[1]:
             raise place.error(
@@ -462,8 +556,19 @@ def corpus_of(X: Any, y: Any = None, *, by_step: bool = False) -> Corpus:
         if not np.isfinite(array).all():
             t, i = map(int, np.argwhere(~np.isfinite(array))[0])
             raise place.error(f"is {array[t, i]} at step {t}, variable {i}; fill it in.")
-    names = [str(i) for i in range(1, arrays[0].shape[1] + 1)]
-    return Corpus("series", arrays, targets, places, names)
+    return Corpus("series", arrays, None, places, names)
+
+
+def _names_of(inputs: Sequence[Any], places: Sequence[Place]) -> list[str]:
+    """The columns of frames, a sequence each; none of arrays."""
+    if not has_columns(inputs[0]):
+        return []
+    first = [str(name) for name in inputs[0].columns]
+    for each, place in zip(inputs, places, strict=True):
+        names = [str(name) for name in each.columns] if has_columns(each) else []
+        if names != first:
+            raise place.error(f"has the columns {names}; expected {first}, as X[0] has.")
+    return first
 
 
 def _all(corpus: Corpus, kind: Any, what: str) -> Corpus:

@@ -1,529 +1,607 @@
-"""Tables: a row a sequence or a row a step, their columns guessed or asked for by name."""
+"""A table of a user's: its columns as text, as numbers or as codes, and where each row was read."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+import numbers
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
-from itertools import pairwise
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    overload,
+    runtime_checkable,
+)
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.corpus import (
-    Corpus,
-    Place,
-    ReadingSettings,
-    existing,
-    media_kind,
-    numbered_lines,
-)
-from ostinato.errors import DataError
+from ostinato.data.places import Place
+from ostinato.errors import DataError, require
 
-__all__ = ["Table", "sequences_of_table", "steps_of_table"]
+if TYPE_CHECKING:
+    import pandas
 
-# What columns are usually called, in lower case.
-LABELS = {"label", "labels", "class", "target", "category", "sentiment", "tag"}
-WEAK_LABELS = {"y", "output"}  # where no other is
-TEXTS = {"text", "sentence", "review", "content", "message", "document", "body", "word", "token"}
-IDS = {"id", "sequence", "sequence_id", "series", "series_id", "case", "case_id", "sample_id"}
-TIMES = {"time", "t", "timestamp", "date", "datetime", "step", "frame"}
+    Frame: TypeAlias = pandas.DataFrame
+
+__all__ = [
+    "Codes",
+    "DecimalMark",
+    "Places",
+    "Table",
+    "TableSettings",
+    "as_frame",
+    "is_frame",
+    "is_missing",
+    "table_of",
+]
+
+DecimalMark = Literal[".", ","]
+
+MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
+"""What a cell says, in lower case, that has no value."""
+
+# Numbers with groups of three digits, or a decimal comma, which `float` does not read.
+_SIGN, _GROUP = r"[-+]?", r"[1-9]\d{0,2}"
+_GROUPED: dict[DecimalMark, str] = {
+    ".": rf"{_SIGN}(?:\d+|{_GROUP}(?:[,' \u00a0\u202f]\d{{3}})+)(?:\.\d*)?(?:[eE][-+]?\d+)?",
+    ",": rf"{_SIGN}(?:\d+|{_GROUP}(?:[.' \u00a0\u202f]\d{{3}})+)(?:,\d*)?(?:[eE][-+]?\d+)?",
+}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TableSettings:
+    """How tables are read.
+
+    Args:
+        format: csv, tsv, jsonl, json, parquet, feather or excel, whatever a file is called; by its
+            name, or else its content, if not given.
+        header: whether the first line of a table names its columns; inferred if not given.
+        decimal: the decimal mark of numbers in text, . or a comma; inferred where all that a table
+            holds has one reading.
+    """
+
+    format: str | None = None
+    header: bool | None = None
+    decimal: DecimalMark | None = None
+
+
+_OBJECTS = (dict, list, tuple, np.ndarray)
+_NUMBER_LIKE = r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?"
+
+
+class Codes(NamedTuple):
+    """A column as numbers of its distinct cells.
+
+    Attributes:
+        codes: of each row, the number of its cell in ``cells``, ``(rows,)``.
+        cells: distinct texts, in the order in which they first appear.
+    """
+
+    codes: NDArray[np.int64]
+    cells: list[str]
+
+
+class Places(Sequence[Place]):
+    """Where rows of a table were read, found when one is asked for.
+
+    Args:
+        table: them.
+        rows: which rows of it.
+    """
+
+    def __init__(self, table: Table, rows: NDArray[np.int64] | range) -> None:
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Place: ...
+    @overload
+    def __getitem__(self, index: slice) -> Places: ...
+    def __getitem__(self, index: int | slice) -> Place | Places:
+        if isinstance(index, slice):
+            return Places(self._table, self._rows[index])
+        return self._table.place(int(self._rows[index]))
 
 
 class Table:
-    """Rows of cells, all of one width, with the line that each begins on.
+    """Rows of cells under named columns, each cell as it was written.
+
+    A column is asked for as what it is meant to be: `texts`, `numbers` or `codes`. Nothing is
+    rewritten on the way: the text of a cell in a text file is what stands there.
 
     Args:
-        path: where they came from.
-        names: of the columns; None where the file does not name them.
-        rows: cells: text, or, of JSON, whatever it was.
-        lines: of each row.
+        path: where it came from, for messages.
+        frame: the cells. Of a text file they are text, categories of text, or numbers that pandas
+            has parsed already; of another file or object they have its types.
+        named: whether the file names its columns.
+        line: the line that the first row is on, where each row takes one line; or the lines of all
+            rows, found when they are needed.
+        reread: reads a column of parsed numbers again as text; None where cells have types.
+        decimal: the decimal mark of numbers in text; None for what all columns agree on.
     """
 
     def __init__(
-        self, path: Path, names: list[str] | None, rows: list[list[Any]], lines: list[int]
+        self,
+        path: Path,
+        frame: Frame,
+        *,
+        named: bool = True,
+        line: int | Callable[[], NDArray[np.int64]] = 1,
+        reread: Callable[[int], Any] | None = None,
+        decimal: DecimalMark | None = None,
     ) -> None:
         self.path = path
-        self.named = names is not None
-        self.rows = rows
-        self.lines = lines
-        width = len(names) if names is not None else len(rows[0]) if rows else 0
-        self.names = names or [str(i) for i in range(1, width + 1)]
-        self._numeric: dict[int, bool] = {}
+        self.frame = frame
+        self.named = named
+        self.names = [str(name) for name in frame.columns]
+        self._line = line
+        self._reread = reread
+        self._decimal = decimal
+        self._columns: dict[int, _Column] = {}
 
-    @classmethod
-    def read(cls, path: Path, header: bool | None = None, asked: Collection[str] = ()) -> Table:
-        """A CSV, TSV or JSON lines file.
+    def __len__(self) -> int:
+        return len(self.frame)
 
-        Args:
-            path: the file.
-            header: whether its first line names the columns; guessed if None.
-            asked: names that columns are asked for by, in lower case.
-        """
-        if any(suffix in (".jsonl", ".ndjson") for suffix in path.suffixes):
-            return cls._read_json(path)
-        lines = [line for _, line in numbered_lines(path)]
-        if not any(line.strip() for line in lines):
-            raise DataError("is empty; give some rows.", path=path)
-        delimiter = _delimiter(path, lines)
-        rows, numbers = _cells(path, lines, delimiter)
-        width = len(rows[0])
-        for row, number in zip(rows, numbers, strict=True):
-            if len(row) != width:
-                raise DataError(
-                    f"has {len(row)} cells, and line {numbers[0]} has {width}.",
-                    path=path,
-                    line=number,
-                )
-        _write_numbers_plainly(rows, delimiter)
-        if header is None:
-            header = _has_header(rows, asked)
-        if not header:
-            return cls(path, None, rows, numbers)
-        names = [name.strip() for name in rows[0]]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise DataError(f"names two columns {twice[0]!r}.", path=path, line=numbers[0])
-        if len(rows) == 1:
-            raise DataError("has a line of names, and no rows after it.", path=path)
-        return cls(path, names, rows[1:], numbers[1:])
-
-    @classmethod
-    def _read_json(cls, path: Path) -> Table:
-        names: dict[str, None] = {}
-        objects, numbers = [], []
-        for number, line in numbered_lines(path):
-            if not line.strip():
-                continue
-            try:
-                document = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"is not JSON: {error}.", path=path, line=number) from None
-            if not isinstance(document, dict):
-                raise DataError('is no JSON object, as in {"text": ...}.', path=path, line=number)
-            objects.append(document)
-            numbers.append(number)
-            names |= dict.fromkeys(document)
-        if not objects:
-            raise DataError("is empty; give some rows.", path=path)
-        return cls(path, list(names), [[o.get(n) for n in names] for o in objects], numbers)
+    # Places and names
 
     def place(self, row: int) -> Place:
-        """Where a row stands."""
-        return Place(str(self.path), self.lines[row])
+        """Where a row was read."""
+        if not isinstance(self._line, int):
+            return Place(str(self.path), int(self.lines[row]))
+        return Place(str(self.path), self._line + row)
+
+    @cached_property
+    def lines(self) -> NDArray[np.int64]:
+        """The line that each row begins on; of a table that is no text, the number of the row."""
+        if isinstance(self._line, int):
+            return np.arange(self._line, self._line + len(self), dtype=np.int64)
+        lines: NDArray[np.int64] = self._line()
+        return lines
+
+    @property
+    def breaks(self) -> NDArray[np.int64]:
+        """Rows before which the file has blank lines."""
+        if isinstance(self._line, int):
+            return np.zeros(0, dtype=np.int64)
+        after = np.flatnonzero(np.diff(self.lines) > 1)
+        several = [any("\n" in str(cell) for cell in self.frame.iloc[row]) for row in after]
+        return np.asarray(after[~np.array(several, dtype=bool)] + 1)
+
+    @property
+    def places(self) -> Places:
+        """Where each row was read."""
+        return Places(self, range(len(self)))
 
     def column(self, name: str, what: str) -> int:
-        """Number of a column that the user named, by its name or its number from 1."""
+        """Return the number of a column that the user named, by its name or its number from 1."""
+        found = self.find(name)
+        if found is None:
+            raise DataError(
+                f"has no column {name!r} for {what}; {self.described()}.", path=self.path
+            )
+        return found
+
+    def find(self, name: str) -> int | None:
+        """Return the number of a column by its name, in any case, or its number from 1, or None."""
         if name in self.names:
             return self.names.index(name)
-        alike = [i for i, each in enumerate(self.names) if each.lower() == name.lower()]
+        alike = [i for i, each in enumerate(self.names) if _plain(each) == _plain(name)]
         if len(alike) == 1:
             return alike[0]
         if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= len(self.names):
             return (int(name) - 1) if int(name) > 0 else len(self.names) + int(name)
-        raise DataError(f"has no column {name!r} for {what}; {self.columns()}.", path=self.path)
+        return None
 
-    def columns(self) -> str:
-        """What columns there are, in words."""
+    def described(self) -> str:
+        """Return what columns there are, in words."""
         if not self.named:
             return f"its columns have no names: they are numbered, 1 to {len(self.names)}"
         shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
         return f"its columns are {shown}"
 
     def called(self, names: set[str], among: Iterable[int]) -> list[int]:
-        """Columns with one of some usual names."""
-        return [i for i in among if self.names[i].lower() in names] if self.named else []
+        """Return the columns with one of some usual names."""
+        return [i for i in among if _plain(self.names[i]) in names] if self.named else []
 
-    def cells(self, column: int) -> list[Any]:
-        """All cells of a column."""
-        return [row[column] for row in self.rows]
+    # Cells
 
-    def is_numeric(self, column: int) -> bool:
-        """Whether most cells of a column are numbers (those that are not are mistakes)."""
-        if column not in self._numeric:
-            some = self.cells(column)[:1000]
-            filled = [cell for cell in some if not is_missing(cell)]
-            good = sum(as_number(cell) is not None for cell in filled)
-            self._numeric[column] = good > 0.5 * len(filled) or not filled
-        return self._numeric[column]
+    def cell(self, row: int, column: int) -> Any:
+        """Return a cell: text of a text file, or what the file or object holds."""
+        return self._as_text(column).iloc[row]
+
+    def series(self, column: int) -> pandas.Series:
+        """Return a column as pandas holds it: of a text file as text."""
+        return self._as_text(column)
+
+    def texts(self, column: int) -> NDArray[np.object_]:
+        """Return a column as text, ``(rows,)``, exactly as written; "" where a cell is empty."""
+        codes, cells = self.codes(column)
+        return np.array(cells, dtype=object)[codes] if cells else np.empty(0, dtype=object)
 
     def text(self, row: int, column: int) -> str:
-        """A cell as text that must be there."""
-        cell = self.rows[row][column]
-        if cell is None or (isinstance(cell, str) and not cell.strip()):
+        """Return a cell as text.
+
+        Raises:
+            DataError: the cell is empty, or holds a list.
+        """
+        text = _text_of(self.cell(row, column))
+        if not text.strip():
             raise self.place(row).error(f"{self.names[column]!r} is empty.")
-        if isinstance(cell, dict | list):
-            raise self.place(row).error(f"{self.names[column]!r} is no text but {cell!r:.40}.")
-        return cell if isinstance(cell, str) else json.dumps(cell)
+        return text
+
+    def codes(self, column: int) -> Codes:
+        """Return a column as numbers of its distinct texts.
+
+        Raises:
+            DataError: a cell holds a list or an object.
+        """
+        return self._column(column).codes
+
+    def is_missing(self, column: int) -> NDArray[np.bool_]:
+        """Tell which cells of a column have no value, ``(rows,)``."""
+        parsed = self._column(column)
+        return parsed.missing[parsed.codes.codes]
+
+    def is_numeric(self, column: int) -> bool:
+        """Tell whether most cells of a column are numbers: those that are not are mistakes.
+
+        True and false are no numbers here, though `numbers` reads them.
+        """
+        if self._stored_as_numbers(column):
+            return self._kind(column) != "b"
+        if self.has_objects(column) or self.is_boolean(column):
+            return False
+        values, wrong = self._parsed(column, asking=False)
+        wrong_count = int(wrong.sum())
+        filled = int((~np.isnan(values)).sum()) + wrong_count
+        return wrong_count < 0.5 * filled or not filled
+
+    def is_boolean(self, column: int) -> bool:
+        """Tell whether every cell of a column is true or false."""
+        if self._stored_as_numbers(column):
+            return self._kind(column) == "b"
+        if self.has_objects(column):
+            return False
+        cells = [c for c in self.codes(column).cells if not is_missing(c)]
+        return bool(cells) and {_plain(c) for c in cells} <= {"true", "false"}
+
+    def has_objects(self, column: int) -> bool:
+        """Tell whether cells of a column are lists or objects, as in JSON."""
+        series = self.frame.iloc[:, column]
+        return series.dtype == object and any(isinstance(c, _OBJECTS) for c in series)
 
     def numbers(self, columns: Sequence[int], *, missing: bool = False) -> NDArray[np.float64]:
-        """Columns of numbers, ``(rows, columns)``; a `DataError` at the first that is none.
+        """Return columns of numbers, ``(rows, columns)``; true and false are 1 and 0.
 
-        With ``missing`` a cell that says nothing is NaN.
+        Args:
+            columns: them.
+            missing: whether a cell may have no value, which becomes NaN.
+
+        Raises:
+            DataError: naming the place of the first cell that is no finite number, or the setting
+                that decides between two readings of a column such as 1,234.
         """
-        found = np.empty((len(self.rows), len(columns)))
+        found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
-            cells = self.cells(column)
-            try:
-                found[:, k] = np.array(cells, dtype=np.float64)
-                if np.isfinite(found[:, k]).all():
-                    continue
-            except (ValueError, TypeError):
-                pass
-            for row, cell in enumerate(cells):
-                number = as_number(cell)
-                if missing and is_missing(cell):
-                    number = math.nan
-                elif number is None or not math.isfinite(number):
-                    what = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
-                    raise self.place(row).error(
-                        f"{self.names[column]!r} {what}; fill it in, or leave the row out."
-                    )
-                found[row, k] = number
+            wrong: NDArray[np.bool_] | None = None
+            if self._stored_as_numbers(column) and not self._may_mean_thousands(column):
+                values = self._floats(column)
+                if not np.isfinite(values).all():
+                    wrong = np.isinf(values)
+            else:
+                values, wrong = self._parsed(column)
+            if not missing and (wrong is not None):
+                wrong = wrong | np.isnan(values)
+            if wrong is not None and wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                cell = self.cell(row, column)
+                message = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
+                raise self.place(row).error(
+                    f"{self.names[column]!r} {message}; fill it in, or leave the row out."
+                )
+            found[:, k] = values
         return found
+
+    # How columns are held
+
+    def _stored_as_numbers(self, column: int) -> bool:
+        return self._kind(column) in "iufb"
+
+    def _floats(self, column: int) -> NDArray[np.float64]:
+        series = self.frame.iloc[:, column]
+        if series.dtype == np.float64:
+            return np.asarray(series)
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=math.nan))
+
+    def _may_mean_thousands(self, column: int) -> bool:
+        """Tell whether 1.234 may be 1234 in a column that was parsed with a decimal point."""
+        if self._reread is None or self._kind(column) != "f" or self._decimal == ".":
+            return False
+        return self._decimal == "," or "," in self._marks_of_text
+
+    def _kind(self, column: int) -> str:
+        return str(self.frame.dtypes.iloc[column].kind)
+
+    def _as_text(self, column: int) -> pandas.Series:
+        """Return a column whose parsed numbers, if it is of a text file, are text again."""
+        if self._reread is None or not self._stored_as_numbers(column):
+            return self.frame.iloc[:, column]
+        return self._column(column).series
+
+    def _column(self, column: int) -> _Column:
+        if column not in self._columns:
+            series = self.frame.iloc[:, column]
+            if self._reread is not None and self._stored_as_numbers(column):
+                series = self._reread(column)
+            self._columns[column] = _Column.of(series, self, column)
+        return self._columns[column]
+
+    def _parsed(
+        self, column: int, asking: bool = True
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return numbers, NaN where there is none, and which cells are mistakes, ``(rows,)``."""
+        found = self._column(column)
+        values, wrong = found.numbers(self._mark(found, column, asking))
+        return values[found.codes.codes], wrong[found.codes.codes]
+
+    def _mark(self, found: _Column, column: int, asking: bool) -> DecimalMark:
+        """Return the decimal mark of a column; a `DataError` where there are two readings."""
+        if self._decimal is not None or found.only_mark is not None:
+            return self._decimal or found.only_mark or "."
+        if not found.ambiguous and not found.grouped:
+            return "."
+        marks = set(self._marks_of_text)
+        if not marks and found.ambiguous and self._reread is not None:
+            numeric = [i for i in range(len(self.names)) if self._stored_as_numbers(i)]
+            found_marks = (self._column(i).only_mark for i in numeric)
+            marks = {mark for mark in found_marks if mark is not None}
+        if len(marks) == 1:
+            return "," if "," in marks else "."
+        if found.ambiguous and asking:
+            raise DataError(
+                f"column {self.names[column]!r} has cells such as {found.ambiguous!r}, which may "
+                "be a number with a decimal comma or one in thousands; name the decimal mark with "
+                "decimal: , or .",
+                path=self.path,
+            )
+        return "."
+
+    @cached_property
+    def _marks_of_text(self) -> set[DecimalMark]:
+        """The decimal marks without which some column of text would be no column of numbers."""
+        marks: set[DecimalMark] = set()
+        for i in range(len(self.names)):
+            if self._stored_as_numbers(i):
+                continue
+            some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
+            if all(re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some):
+                mark = self._column(i).only_mark
+                marks |= {mark} if mark else set()
+        return marks
+
+
+class _Column:
+    """A column as text: distinct cells, what has no value, which decimal marks it can have."""
+
+    def __init__(self, series: pandas.Series, codes: Codes) -> None:
+        import pandas
+
+        self.series = series
+        self.codes = codes
+        self._cells = pandas.Series(codes.cells, dtype=str).str.strip()
+        self.missing: NDArray[np.bool_] = self._cells.str.lower().isin(MISSING).to_numpy(dtype=bool)
+        plain = pandas.to_numeric(self._cells, errors="coerce").to_numpy(dtype=np.float64)
+        self._plain = np.where(self.missing, np.nan, plain)
+        self.only_mark: DecimalMark | None = None
+        self.ambiguous: str | None = None  # a cell of which both readings are plausible
+        self.grouped = False  # whether points may stand between thousands
+        filled = self._cells[~self.missing]
+        filled = filled[filled.str.fullmatch(_NUMBER_LIKE)]
+        if not len(filled):
+            return
+        fits = {mark: filled.str.fullmatch(form).all() for mark, form in _GROUPED.items()}
+        if fits["."] != fits[","]:
+            self.only_mark = "." if fits["."] else ","
+        elif fits["."]:
+            marked = filled[filled.str.contains("[,.]")]
+            commas = marked[marked.str.contains(",", regex=False)]
+            self.grouped = len(marked) > 0
+            self.ambiguous = str(commas.iloc[0]) if len(commas) else None
+
+    @classmethod
+    def of(cls, series: pandas.Series, table: Table, column: int) -> _Column:
+        import pandas
+
+        if isinstance(series.dtype, pandas.CategoricalDtype | pandas.StringDtype):
+            numbers, cells = pandas.factorize(series)
+        else:
+            numbers, cells = pandas.factorize(
+                np.array(
+                    [_listless(cell, table, row, column) for row, cell in enumerate(series)],
+                    dtype=object,
+                )
+            )
+        texts = [_text_of(cell) for cell in cells]
+        if (numbers < 0).any():
+            texts.append("")
+            numbers = np.where(numbers < 0, len(texts) - 1, numbers)
+        return cls(series, Codes(np.asarray(numbers, dtype=np.int64), texts))
+
+    def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the numbers of the distinct cells, and which of these are mistakes."""
+        import pandas
+
+        values, wrong = self._plain, np.isnan(self._plain) & ~self.missing
+        if wrong.any() or (mark == "," and self.only_mark != "."):
+            lower = self._cells.str.lower()
+            if set(lower[~self.missing]) <= {"true", "false"}:
+                values = np.where(self.missing, np.nan, (lower == "true").to_numpy(dtype=float))
+            else:
+                group = "." if mark == "," else ","
+                fits = self._cells.str.fullmatch(_GROUPED[mark]).to_numpy(dtype=bool)
+                plain = self._cells.str.replace(f"[{group}' \u00a0\u202f]", "", regex=True)
+                read = pandas.to_numeric(plain.str.replace(mark, "."), errors="coerce")
+                values = np.where(fits, read.to_numpy(dtype=np.float64), np.nan)
+                values[self.missing] = np.nan
+            wrong = np.isnan(values) & ~self.missing
+        return values, wrong | np.isinf(values)
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether a cell says that there is nothing."""
-    if isinstance(cell, float) and math.isnan(cell):
-        return True
-    return cell is None or (
-        isinstance(cell, str)
-        and cell.strip().lower() in ("", "na", "n/a", "#n/a", "nan", "null", "none", "?")
-    )
+    """Tell whether a cell has no value."""
+    return _text_of(cell).strip().lower() in MISSING
 
 
-def as_number(cell: Any) -> float | None:
-    """What a cell says as a number; None if it says none."""
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def _plain(name: str) -> str:
+    """Return a name as it is compared: in lower case, with ordinary spaces."""
+    return re.sub(r"\s+", " ", name).strip().lower()
 
 
-def _delimiter(path: Path, lines: Sequence[str]) -> str:
-    if any(suffix in (".tsv", ".tab") for suffix in path.suffixes):
-        return "\t"
-    some = [line for line in lines[:50] if line.strip()]
-    # The candidate that most lines hold equally often, the oftener the better.
-    found = {d: Counter(line.count(d) for line in some).most_common(1)[0] for d in ",\t;|"}
-    steady = {d: (times, count) for d, (count, times) in found.items() if count}
-    return max(steady, key=lambda d: steady[d]) if steady else ","
+def _listless(cell: Any, table: Table, row: int, column: int) -> str:
+    if isinstance(cell, _OBJECTS):
+        raise table.place(row).error(f"{table.names[column]!r} is no text but {cell!r:.40}.")
+    return _text_of(cell)
 
 
-def _cells(path: Path, lines: list[str], delimiter: str) -> tuple[list[list[str]], list[int]]:
-    """Cells of a table: by the rules of quoting where they hold, without quotes where not."""
-    try:
-        rows, numbers, at = [], [], 1
-        reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
-        for row in reader:
-            if row:
-                rows.append(row)
-                numbers.append(at)
-            at = reader.line_num + 1
-        if delimiter != "\t" or len({len(row) for row in rows}) == 1:
-            return rows, numbers
-    except csv.Error as error:
-        if delimiter != "\t":
-            raise DataError(
-                f"{error}: a quotation mark stands where none may.", path=path, line=at
-            ) from None
-    # A tab-separated file often knows no quoting: quotation marks are part of its text.
-    kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    return [line.split(delimiter) for _, line in kept], [number for number, _ in kept]
+def _text_of(cell: Any) -> str:
+    """Return a cell as text; "" where it has no value."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or str(cell) in ("nan", "NaN", "<NA>", "NaT"):
+        return ""
+    if isinstance(cell, bool | np.bool_):
+        return "true" if cell else "false"
+    if isinstance(cell, numbers.Number | np.generic):
+        return str(cell)
+    return json.dumps(cell) if isinstance(cell, dict | list) else str(cell)
 
 
-_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?")
-_THOUSANDS = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?")
+@runtime_checkable
+class _ArrowStream(Protocol):
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-def _write_numbers_plainly(rows: list[list[str]], delimiter: str) -> None:
-    """Rewrite columns of 1.234,5, or in a table with commas of "1,234.5", as 1234.5.
+@runtime_checkable
+class _Interchange(Protocol):
+    def __dataframe__(self, nan_as_null: bool = False, allow_copy: bool = True) -> object: ...
 
-    Only where all that is there reads so: below the header, if there is one.
+
+@runtime_checkable
+class _HasColumns(Protocol):
+    @property
+    def columns(self) -> Any: ...
+
+
+def is_frame(X: object) -> bool:
+    """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
+    pandas = sys.modules.get("pandas")
+    series = pandas is not None and isinstance(X, pandas.Series)
+    return series or isinstance(X, _ArrowStream | _Interchange)
+
+
+def has_columns(X: object) -> bool:
+    """Tell whether an object is a data frame, not a column."""
+    return isinstance(X, _Interchange) or (is_frame(X) and isinstance(X, _HasColumns))
+
+
+def cells_of(X: Any) -> list[Any]:
+    """Return the items of a list, an array, or a column of pandas, polars or Arrow.
+
+    A masked item is None.
+
+    >>> cells_of(np.ma.masked_array([1, 2], [False, True]))
+    [1, None]
     """
-    form = _THOUSANDS if delimiter == "," else _DECIMAL_COMMA
-    group, point = (",", ".") if delimiter == "," else (".", ",")
-    for column in range(len(rows[0])):
-        if not any("," in row[column] for row in rows[1:21]):
-            continue
-        filled = [row for row in rows[1:] if not is_missing(row[column])]
-        if all(form.fullmatch(row[column].strip()) for row in filled):
-            first = rows[:1] if form.fullmatch(rows[0][column].strip()) else []
-            for row in [*first, *filled]:
-                row[column] = row[column].strip().replace(group, "").replace(point, ".")
+    if isinstance(X, np.ma.MaskedArray):
+        return X.tolist() if X.ndim == 1 else list(X)
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None and isinstance(X, arrow.Array | arrow.ChunkedArray):
+        found: list[Any] = X.to_pylist()
+        return found
+    return list(X)
 
 
-def _has_header(rows: Sequence[Sequence[str]], asked: Collection[str]) -> bool:
-    """Whether the first row names the columns: one is asked for, or it differs from the rest."""
-    first, rest = rows[0], rows[1:1001]
-    names = [cell.strip().lower() for cell in first]
-    if any(name in names for name in asked):
-        return True
-    if any(as_number(cell) is not None or not cell for cell in names):
-        return False
-    if not rest or any(name in LABELS | TEXTS | IDS | TIMES for name in names):
-        return True
-    words = all(len(name.split()) == 1 for name in first)
-    verdict = False
-    for column, name in enumerate(first):
-        cells = [row[column] for row in rest if column < len(row)]
-        if media_kind(cells[:100]) and not media_kind([name]):
-            return True  # files under a word
-        spaced = sum(" " in cell.strip() for cell in cells)
-        if words and len(cells) >= 5 and spaced > 0.95 * len(cells):
-            return True  # sentences under a word
-        if sum(as_number(cell) is not None for cell in cells) > 0.9 * len(cells):
-            return True  # numbers under a word
-        if len(set(cells)) <= len(cells) / 3:  # a few words again and again
-            if name in cells:
-                return False
-            verdict = True
-    return verdict
+def array_of(X: Any) -> NDArray[Any]:
+    """Return numbers of any kind as an array, NaN where one has no value; uint8 stays as it is.
+
+    Args:
+        X: a list, an array, perhaps masked; a column or a frame of pandas, polars or Arrow; with
+            Decimal, ``pd.NA`` and None among the numbers, if need be.
+
+    >>> array_of(np.ma.masked_array([1.0, 2.0], [False, True]))
+    array([ 1., nan])
+    """
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    if has_columns(X):
+        table = table_of(X)
+        return table.numbers(range(len(table.names)), missing=True)
+    array = np.asarray(X)
+    if array.dtype == object:
+        missing = np.array([_text_of(cell) == "" for cell in array.ravel()]).reshape(array.shape)
+        return np.where(missing, np.nan, array).astype(np.float64)
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
-def _label_column(table: Table, settings: ReadingSettings, labelled: bool | None) -> int | None:
-    if settings.label is not None:
-        if not labelled and settings.label not in table.names:
-            return None  # of a table that is to be predicted
-        return table.column(settings.label, "the labels")
-    everything = range(len(table.names))
-    for usual in (LABELS, WEAK_LABELS):
-        named = table.called(usual, everything)
-        if len(named) == 1:
-            return named[0]
-    if labelled is False:
-        return None
-    if len(table.names) == 2:
-        # The one with fewer different values, or the only one that is no longer text.
-        distinct = [len({str(cell) for cell in table.cells(i)}) for i in (0, 1)]
-        return 1 if distinct[1] <= distinct[0] else 0
-    if labelled:
-        # A few words again and again beside nothing but numbers.
-        asked = [settings.id, settings.time, settings.text, *(settings.variables or "").split(",")]
-        others = [table.column(name.strip(), "its use") for name in asked if name]
-        others += table.called(IDS | TIMES | TEXTS, everything)
-        words = [i for i in everything if not table.is_numeric(i) and i not in others]
-        again = len(words) == 1 and len(set(table.cells(words[0]))) <= len(table.rows) / 2
-        if len(words) == 1 and (again or not table.named):
-            return words[0]
-    if labelled is None:
-        return None
-    raise DataError(
-        f"which column holds the labels is not clear; name it with label: {table.columns()}.",
-        path=table.path,
-    )
+def as_frame(X: Any) -> Frame:
+    """Return a data frame of any library as one of pandas, with what its index holds as columns.
 
+    Args:
+        X: a frame or series of pandas, a dictionary of columns, or what offers the Arrow stream
+            (``__arrow_c_stream__``) or the interchange protocol (``__dataframe__``).
 
-def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
-    """Labels of all rows; lists of them, where there may be several."""
-    found: list[Any] = []
-    for row in range(len(table.rows)):
-        cell = table.rows[row][column]
-        if isinstance(cell, list):
-            found.append([str(each) for each in cell])
-        elif settings.separator is not None:
-            parts = [] if is_missing(cell) else str(cell).split(settings.separator)
-            found.append([part.strip() for part in parts if part.strip()])
+    >>> import pandas
+    >>> series = pandas.Series([1, 2], pandas.date_range("2020", periods=2), name="sales")
+    >>> list(as_frame(series).columns)
+    ['time', 'sales']
+    """
+    import pandas
+
+    if isinstance(X, Mapping):
+        X = pandas.DataFrame({name: cells_of(cells) for name, cells in X.items()})
+    if isinstance(X, pandas.Series):
+        X = X.to_frame("value" if X.name is None else X.name)
+    if not isinstance(X, pandas.DataFrame):
+        if isinstance(X, _Interchange) and not isinstance(X, _ArrowStream):
+            X = pandas.api.interchange.from_dataframe(X)
+        elif has_columns(X):
+            arrow = require("pyarrow", "tables", f"a frame of {type(X).__module__}")
+            X = arrow.table(X).to_pandas()
         else:
-            found.append(table.text(row, column).strip())
-    if len({type(label) for label in found}) > 1:
-        row = [type(label) for label in found].index(list)
-        raise table.place(row).error("has a list of labels, and other rows a single one.")
-    return found
+            X = pandas.DataFrame({"value": cells_of(X)})
+    index = X.index
+    if isinstance(index, pandas.MultiIndex) or index.name is not None:
+        return X.reset_index()
+    if isinstance(index, pandas.DatetimeIndex | pandas.PeriodIndex):
+        return X.rename_axis("time").reset_index()
+    return X.reset_index(drop=True)
 
 
-def sequences_of_table(table: Table, settings: ReadingSettings, labelled: bool | None) -> Corpus:
-    """A label a sequence: texts, files, a long table, or a series a row."""
-    label = _label_column(table, settings, labelled)
-    rest = [i for i in range(len(table.names)) if i != label]
-    if not rest:
-        raise DataError("has a single column, and no labels beside it.", path=table.path)
-    places = [table.place(row) for row in range(len(table.rows))]
-    key = _id_column(table, settings, rest)
-    if key is not None:
-        return _long_table(table, settings, key, label)
-    targets = None if label is None else _labels(table, label, settings)
-    text = _text_column(table, settings, rest)
-    if text is not None:
-        cells = [table.text(row, text) for row in range(len(table.rows))]
-        kind = media_kind(cells)
-        if kind in ("sound", "image"):
-            base = table.path.parent
-            return Corpus(
-                kind,
-                [existing(base / c, p) for c, p in zip(cells, places, strict=True)],
-                targets,
-                places,
-            )
-        return Corpus("text", cells, targets, places)
-    stamps = table.called(TIMES, rest)
-    if stamps and settings.variables is None:
-        raise DataError(
-            f"column {table.names[stamps[0]]!r} says that each row is a step; name the column that "
-            f"tells sequences apart with id: {table.columns()}.",
-            path=table.path,
-        )
-    columns = _measured(table, settings, rest)
-    numbers = table.numbers(columns)
-    return Corpus("series", list(numbers[:, :, None]), targets, places, ["value"])
+def table_of(X: Any) -> Table:
+    """Return a data frame of any library as a table; see `as_frame`.
 
-
-def _id_column(
-    table: Table, settings: ReadingSettings, among: Sequence[int], by_step: bool = False
-) -> int | None:
-    if settings.id is not None:
-        return table.column(settings.id, "the sequences' ids")
-    if settings.text is not None and not by_step:
-        return None
-    # One that tells rows apart is no id of sequences, nor is one beside texts.
-    found = [
-        i
-        for i in table.called(IDS, among)
-        if len({str(cell) for cell in table.cells(i)}) < len(table.rows)
-    ]
-    if len(found) != 1:
-        return None
-    others = [i for i in among if i not in (found[0], *table.called(TIMES, among))]
-    measured = settings.variables is not None or all(table.is_numeric(i) for i in others)
-    return found[0] if by_step or measured else None
-
-
-def _text_column(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int | None:
-    """The column of texts; None where all are numbers."""
-    if settings.text is not None:
-        return table.column(settings.text, "the texts")
-    if settings.variables is not None:
-        return None
-    named = table.called(TEXTS, among)
-    if len(named) == 1:
-        return named[0]
-    words = [i for i in among if not table.is_numeric(i) and i not in table.called(TIMES, among)]
-    if len(words) > 1:
-        # Ids and categories are short and few; if one column is left, it holds the texts.
-        spaced = [
-            i for i in words if np.mean([" " in str(cell).strip() for cell in table.cells(i)]) > 0.5
-        ]
-        words = spaced if len(spaced) == 1 else words
-    if len(words) > 1:
-        raise DataError(
-            "which column holds the texts is not clear; name it with text: "
-            f"{table.columns()}. For measurements name them with variables.",
-            path=table.path,
-        )
-    return words[0] if words else None
-
-
-def _measured(table: Table, settings: ReadingSettings, among: Sequence[int]) -> list[int]:
-    """The columns of measurements."""
-    if settings.variables is not None:
-        names = [name.strip() for name in settings.variables.split(",")]
-        return [table.column(name, "a variable") for name in names]
-    for i in among:
-        if not table.is_numeric(i):
-            cell = next(c for c in table.cells(i) if not is_missing(c) and as_number(c) is None)
-            raise DataError(
-                f"column {table.names[i]!r} holds no numbers but, say, {cell!r:.40}; name the "
-                f"columns to use with variables, separated by commas: {table.columns()}.",
-                path=table.path,
-            )
-    if not among:
-        raise DataError(f"has no columns of measurements; {table.columns()}.", path=table.path)
-    return list(among)
-
-
-def _grouped(
-    table: Table, settings: ReadingSettings, key: int | None, but: Iterable[int | None]
-) -> tuple[list[list[int]], list[int]]:
-    """Rows of each sequence in the order of time, and the columns that are left."""
-    groups: dict[str, list[int]] = {}
-    for row in range(len(table.rows)):
-        groups.setdefault("" if key is None else table.text(row, key), []).append(row)
-    rest = [i for i in range(len(table.names)) if i != key and i not in set(but)]
-    time: int | None = None
-    if settings.time is not None:
-        time = table.column(settings.time, "the time")
-    else:
-        named = table.called(TIMES, rest)
-        time = named[0] if len(named) == 1 else None
-    if time is None:
-        return list(groups.values()), rest
-    stamps = _times(table, time)
-    for rows in groups.values():
-        rows.sort(key=lambda row: stamps[row])
-        for before, after in pairwise(rows):
-            if stamps[before] == stamps[after]:
-                raise table.place(after).error(
-                    f"has the time of line {table.lines[before]} again: {table.rows[after][time]}."
-                )
-    return list(groups.values()), [i for i in rest if i != time]
-
-
-def _times(table: Table, column: int) -> list[float]:
-    cells = table.cells(column)
-    if table.is_numeric(column):
-        return [float(number) for number in table.numbers([column])[:, 0]]
-    stamps = []
-    for row, cell in enumerate(cells):
-        try:
-            moment = datetime.fromisoformat(str(cell).strip())
-        except ValueError:
-            raise table.place(row).error(
-                f"{table.names[column]!r} is {cell!r:.40}, no time; expected a number, or a date "
-                "and time as in 2024-01-31 12:00."
-            ) from None
-        stamps.append((moment.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds())
-    return stamps
-
-
-def _long_table(table: Table, settings: ReadingSettings, key: int, label: int | None) -> Corpus:
-    """A row a step, a label a sequence."""
-    groups, rest = _grouped(table, settings, key, [label])
-    columns = _measured(table, settings, rest)
-    numbers = table.numbers(columns)
-    labels = None if label is None else _labels(table, label, settings)
-    if labels is not None:
-        for rows in groups:
-            for row in rows:
-                if labels[row] != labels[rows[0]]:
-                    raise table.place(row).error(
-                        f"has the label {labels[row]!r}, and line {table.lines[rows[0]]} of the "
-                        f"same sequence {labels[rows[0]]!r}; a sequence has one label. (For a "
-                        "label at every step: tag.)"
-                    )
-    return Corpus(
-        "series",
-        [numbers[rows] for rows in groups],
-        None if labels is None else [labels[rows[0]] for rows in groups],
-        [Place(f"{table.path}: {table.rows[rows[0]][key]}") for rows in groups],
-        [table.names[i] for i in columns],
-        [[table.lines[row] for row in rows] for rows in groups],
-    )
-
-
-def steps_of_table(table: Table, settings: ReadingSettings, labelled: bool | None) -> Corpus:
-    """A row a step, a label a step: words, or measurements."""
-    label = _label_column(table, settings, labelled)
-    everything = [i for i in range(len(table.names)) if i != label]
-    key = _id_column(table, settings, everything, by_step=True)
-    groups, rest = _grouped(table, settings, key, [label])
-    labels = None if label is None else _labels(table, label, settings)
-    targets = None if labels is None else [[labels[row] for row in rows] for rows in groups]
-    lines = [[table.lines[row] for row in rows] for rows in groups]
-    places = [table.place(rows[0]) for rows in groups]
-    text = _text_column(table, settings, rest)
-    if text is not None:
-        words = [[table.text(row, text) for row in rows] for rows in groups]
-        return Corpus("words", words, targets, places, (), lines)
-    columns = _measured(table, settings, rest)
-    numbers = table.numbers(columns)
-    names = [table.names[i] for i in columns]
-    return Corpus("series", [numbers[rows] for rows in groups], targets, places, names, lines)
+    Raises:
+        DataError: it has no rows, or two columns of one name.
+    """
+    frame = as_frame(X)
+    path = Path("<data frame>")
+    if frame.empty:
+        raise DataError("has no rows.", path=path)
+    names = [str(name) for name in frame.columns]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"names two columns {twice[0]!r}.", path=path)
+    return Table(path, frame)

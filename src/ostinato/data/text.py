@@ -98,7 +98,8 @@ class TextSource:
                 f"TextSource.from_paths(pattern={pattern!r}): the pattern is matched against the "
                 "names of files; give the sub-folder as a path instead."
             )
-        listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        given = [paths] if isinstance(paths, str | os.PathLike) else paths
+        listed = [os.fspath(path) for path in given]
         if not listed:
             raise DataError("TextSource.from_paths: no path was given; give at least one.")
         if listed.count("-") > 1:
@@ -106,7 +107,7 @@ class TextSource:
         files: list[_File | _Spool] = []
         for path in listed:
             files.extend(_open_path(path, pattern))
-        source = cls(partial(_file_pieces, files), ", ".join(str(path) for path in listed))
+        source = cls(partial(_file_pieces, files), ", ".join(listed))
         source._refuse_if_empty()
         return source
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
-from ostinato.insight.memory import Memory, memory
-from ostinato.insight.samples import Data, Examined, Loss, judged, sample_of
+from ostinato.insight.memory import SCORED, Memory, memory
+from ostinato.insight.samples import Data, Examined, Loss, estimator_of, judged, sample_of
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
 from ostinato.recurrence.cells import RNNCell
-from ostinato.training.estimators import NetworkEstimator
+from ostinato.tasks.base import Inspectable
 
 Ailment = Literal[
     "identical layers",
@@ -242,14 +242,14 @@ def diagnose(
         if history is None and (folder / "metrics.jsonl").exists():
             history = folder / "metrics.jsonl"
         if data is None and (folder / "data").exists():
-            data = model.examples_of_run(folder / "data")
+            data = model.validation_examples(folder / "data")
     records = _records(history)
     if data is None:
         raise OstinatoError("diagnose: there are no data to look at the network with; give some.")
     looked = sample_of(model, data)
     return _Examination(
         looked,
-        model if isinstance(model, NetworkEstimator) else None,
+        estimator_of(model),
         records,
         distance,
         loss,
@@ -263,7 +263,7 @@ class _Examination:
     def __init__(
         self,
         looked: Examined,
-        estimator: NetworkEstimator | None,
+        estimator: Inspectable | None,
         records: list[dict[str, Any]],
         distance: int | None,
         loss: Loss | None,
@@ -284,7 +284,7 @@ class _Examination:
                 self.loss = float(loss(network, looked.inputs, looked.targets, looked.lengths))
         self.traces = list(map(_true_steps, seen))
         self.learnt = math.nan if loss is not None else self._learnt()
-        ours = hasattr(network, "encode") and hasattr(network.output, "kind") and loss is None
+        ours = isinstance(network, SCORED) and loss is None
         sound = math.isfinite(self.flow.loss)
         self.memory = memory(network, looked.sample) if ours and sound else None
 
@@ -312,7 +312,7 @@ class _Examination:
     def setting(self, name: str, default: Any = None) -> Any:
         """A setting of the estimator, if it has one."""
         has = self.estimator is not None and hasattr(self.estimator, name)
-        return self.estimator._value(name) if has and self.estimator is not None else default
+        return self.estimator.resolved(name) if has and self.estimator is not None else default
 
     def cell(self) -> str:
         """The cell by name: ``rnn``, ``rnn-relu``, or anything else for one with gates."""

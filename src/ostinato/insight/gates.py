@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import judged
+from ostinato.insight.samples import estimator_of, judged
+from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
-from ostinato.training.estimators import NetworkEstimator
 
 LEFT, RIGHT = 0.1, 0.9
 """Below and above these a gate counts as shut and as open (Karpathy et al. 2015, section 4.2)."""
@@ -170,7 +170,7 @@ def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
 def gates(model: Any, sequence: Any) -> Gates:
     """Every gate and state by step and unit, as the network reads one sequence.
 
-    On the path that serves the network anyway, at its speed.
+    On the path that serves the network anyway, at its speed; of an `EncoderDecoder` its encoder.
 
     Args:
         model: an estimator, or any module with recurrent layers of ours or of `torch.nn`.
@@ -191,23 +191,25 @@ def gates(model: Any, sequence: Any) -> Gates:
         >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), most=3))
         ((7, 5), 3)
     """
-    if isinstance(model, NetworkEstimator):
-        x, names = model.reading(sequence)
-        network: Any = model.network_
+    estimator = estimator_of(model)
+    if estimator is not None:
+        x, names = estimator.encode(sequence)
+        network: Any = estimator.network_
     else:
         network, x = model, sequence[None]
         names = []
-    T = x.shape[1]
-    if not T:
-        raise OstinatoError("gates: the sequence is empty; give one with steps.")
     with judged(network), torch.no_grad(), tracing(network) as seen:
-        network(x)
+        reader = network.encoder if isinstance(network, EncoderDecoder) else network
+        reader(x)
     if not seen:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
     layers = [
         LayerGates(each.name, _arrays(each.trace.gates), _arrays(each.trace.states))
         for each in seen
     ]
+    T = len(layers[0].states["h"])
+    if not T:
+        raise OstinatoError("gates: the sequence is empty; give one with steps.")
     return Gates(list(names) or [str(t) for t in range(T)], layers)
 
 

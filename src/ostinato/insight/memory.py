@@ -11,8 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ostinato.errors import OstinatoError
 from ostinato.insight.flow import number
 from ostinato.insight.samples import Data, Examined, judged, sample_of
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+
+SCORED = (ManyToMany, ManyToOne, OneToOne)
+"""Networks with scores of each step or sequence, whose memory can be measured."""
 
 MOST_LAGS = 64
 """Lags that are measured at most: all of the first 16, then ever fewer."""
@@ -102,6 +107,9 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
         data: ``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes.
         seed: of what is swapped in.
 
+    Raises:
+        OstinatoError: if the network is none of `SCORED`.
+
     Example:
         >>> from ostinato.recurrence.dropin import GRU
         >>> from ostinato.networks.arrangements import ManyToOne
@@ -112,6 +120,11 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
         True
     """
     looked = sample_of(model, data)
+    if not isinstance(looked.network, SCORED):
+        raise OstinatoError(
+            f"memory: expected a network that scores each step or sequence "
+            f"({', '.join(kind.__name__ for kind in SCORED)}), got {type(looked.network).__name__}."
+        )
     x, ends = looked.sample.inputs, looked.ends
     random = np.random.default_rng(seed)
     T = int(ends.max())

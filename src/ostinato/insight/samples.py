@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToMany
 from ostinato.networks.outputs import CRFOutput
-from ostinato.training.estimators import NetworkEstimator, Sample
+from ostinato.tasks.base import Inspectable
+from ostinato.training.fit import Sample
 
 Data = Any
 """``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes, or a `Sample`."""
@@ -114,19 +116,26 @@ def judged(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def estimator_of(model: Any) -> Inspectable | None:
+    """Return the model if it is an estimator, which must be fitted; None if it is a network."""
+    if isinstance(model, BaseEstimator):
+        check_is_fitted(model, "network_")
+    return model if isinstance(model, Inspectable) else None
+
+
 def sample_of(model: Any, data: Data) -> Examined:
     """What a function that looks into a model was given, as tensors.
 
     Raises:
         OstinatoError: if it is neither a module nor an estimator, or the data do not fit.
     """
-    if isinstance(model, NetworkEstimator):
-        check_is_fitted(model, "network_")
+    estimator = estimator_of(model)
+    if estimator is not None:
         if isinstance(data, Sample):
-            return Examined(model.network_, data)
+            return Examined(estimator.network_, data)
         paths = isinstance(data, str | os.PathLike | list)
-        sample = model.examples(data) if paths else model.examples(*data)
-        return Examined(model.network_, sample)
+        sample = estimator.examples(data) if paths else estimator.examples(*data)
+        return Examined(estimator.network_, sample)
     if not isinstance(model, nn.Module):
         raise OstinatoError(
             f"{type(model).__name__} is no network; expected a module or estimator."

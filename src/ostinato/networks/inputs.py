@@ -41,6 +41,11 @@ class Words(NamedTuple):
         """The same on a device."""
         return Words(*(part.to(device) for part in self))
 
+    def first(self, rows: int, steps: int) -> Words:
+        """The first steps of the first rows."""
+        used, spelled = torch.unique(self.spelled[:rows, :steps], return_inverse=True)
+        return Words(self.ids[:rows, :steps], spelled, self.characters[used], self.sizes[used])
+
 
 class WordEncoder(nn.Module):
     """Vectors of words: one learnt for each, beside what a small network makes of its letters.

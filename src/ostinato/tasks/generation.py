@@ -1,4 +1,4 @@
-"""Text: learn to continue it, continue it, and say how likely it is."""
+"""Language models: train on text, continue a text, and say how likely it is."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.data.batches import ContiguousBatches, open_tokens, write_tokens
+from ostinato.data.batches import Batch, ContiguousBatches, open_tokens, write_tokens
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany, recurrent_layers
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
-from ostinato.training.estimators import Learning, NetworkEstimator, Sample
-from ostinato.training.watching import ProgressMode
+from ostinato.recurrence.layers import Hidden
+from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.networks import check_shares, check_sizes
+from ostinato.training.fit import Problem, Sample
+from ostinato.training.progress import ProgressMode
+from ostinato.training.settings import TrainingSettings, check_choice, refuse
 
 VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""
@@ -53,12 +57,49 @@ class Score(NamedTuple):
     perplexity: float
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class TextGenerator(NetworkEstimator):
-    """A recurrent network that learns a text and writes more of it.
+@dataclass
+class NextTokens:
+    """The token after each, the state carried from window to window.
 
     Args:
-        level: what the text is cut into: char, byte, word or bpe (byte pairs learnt from the text).
+        vocabulary: the tokens.
+        tokens_per_character: of the training text.
+        device: of the network; None where batches are on it.
+    """
+
+    vocabulary: Vocabulary
+    tokens_per_character: float = 1.0
+    device: torch.device | None = None
+    loss_unit = "nats"
+    step_name = "tok"
+
+    def loss(self, network: ManyToMany, batch: Batch, state: Hidden) -> tuple[Tensor, Hidden]:
+        """Return the mean loss of a token, and the state after the window."""
+        inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
+        return network.loss(inputs, targets, state)
+
+    def metrics(
+        self, network: ManyToMany, batch: Batch, state: Hidden
+    ) -> tuple[dict[str, float], Hidden]:
+        """Return the mean loss of a token as ``loss``, and the state after the window."""
+        loss, state = self.loss(network, batch, state)
+        return {"loss": loss.item()}, state
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of tokens."""
+        return batch.steps
+
+    def units(self, loss: float) -> dict[str, float]:
+        """Return nats a token as bits a character."""
+        return {"bits_per_character": loss * (self.tokens_per_character / math.log(2))}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
+    """A recurrent language model: it is trained on a text and continues others.
+
+    Args:
+        level: tokens: char, byte, word or bpe (byte pairs learnt from the text).
         cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh),
             rnn-relu (starting from the identity); or a variant, slower: lstm-peephole,
             lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru, min-lstm.
@@ -66,13 +107,13 @@ class TextGenerator(NetworkEstimator):
         num_layers: recurrent layers.
         embedding_size: features of a token's vector; follows from the vocabulary if not given.
         init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
-            memories as long as the window; rnn-relu always starts from the identity.
+            dependencies as long as the window; rnn-relu always starts from the identity.
         dropout: share of features dropped between layers and before the output, anew at each step.
         variational_dropout: share of features dropped between layers and after the embedding, the
             same at every step.
         weight_dropout: share of recurrent weights dropped.
         zoneout: share of units that keep their state in a step.
-        residual: layers add what they take to what they give, so that many can be trained.
+        residual: whether layers add their input to their output, so that many can be trained.
         window: steps of back-propagation through time; the state is carried beyond.
         vocabulary_size: most tokens of a word or bpe vocabulary.
         min_count: tokens rarer than this are unknown.
@@ -85,6 +126,7 @@ class TextGenerator(NetworkEstimator):
         vocabulary_: the tokens.
         network_: the trained network.
         training_: facts of the training run.
+        resolved_: settings that were not given.
 
     Example:
         >>> model = TextGenerator(hidden_size=32, steps=80, learning_rate=0.02, window=8)
@@ -110,7 +152,7 @@ class TextGenerator(NetworkEstimator):
     min_count: int = 1
     unknown: str | None = None
 
-    # Learning
+    # Training
 
     def fit(
         self,
@@ -122,7 +164,7 @@ class TextGenerator(NetworkEstimator):
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Learn a text.
+        """Train on a text.
 
         Args:
             text: the text itself as a string; or a path, paths or a `TextSource`.
@@ -138,100 +180,85 @@ class TextGenerator(NetworkEstimator):
         """
         self.check_settings()
         source = _source_of(text, pattern)
-        return self._fit(lambda data: self._prepare(source, data), out, progress, tensorboard)
+        return self._fit(lambda data: self._prepare(data, source), out, progress, tensorboard)
 
     def check_settings(self) -> None:
-        """Refuse what cannot be meant; see `TrainingSettings`."""
+        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
         for name, kind in (("level", Level), ("cell", CellName), ("init", Initialization)):
-            self._want_one_of(name, get_args(kind))
-        optional = ["embedding_size", "vocabulary_size"]
-        for name in ["hidden_size", "num_layers", "window", "min_count", *optional]:
-            if name not in optional or getattr(self, name) is not None:
-                self._want(name, lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
-        for name in ("dropout", "variational_dropout", "weight_dropout", "zoneout"):
-            self._want(name, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+            check_choice(self, name, get_args(kind))
+        check_sizes(self, "hidden_size", "num_layers", "window", "min_count", "embedding_size")
+        check_sizes(self, "vocabulary_size")
+        check_shares(self, "dropout", "variational_dropout", "weight_dropout", "zoneout")
 
-    def _prepare(self, source: TextSource, data: Path) -> dict[str, Any]:
-        """Write a text's tokens into a folder; returns the facts."""
-        self.chosen_ = {
-            "batch_size": 32,
-            "evaluations": 10,
-            "patience": 0,
-            "validation_fraction": 0.1,
-        }
-        facts: dict[str, Any] = {}
-        parts = self._read(source, facts)
-        names = ["training.npy", "validation.npy"]
-        # The vocabulary is there once the first part is.
-        written = [
-            write_tokens(part, data / name, len(self.vocabulary_))
-            for part, name in zip(parts, names, strict=False)
-        ]
-        self._refuse_too_few(written)
-        facts |= {"tokens": len(written[0]), "vocabulary": len(self.vocabulary_)}
-        return facts
+    @property
+    def vocabulary_(self) -> Vocabulary:
+        """The tokens."""
+        return self.targets_.vocabulary
 
-    def _read(self, source: TextSource, facts: dict[str, Any]) -> Iterator[Iterator[NDArray[Any]]]:
-        """Build the vocabulary; then token ids, in pieces, of the training and validation parts."""
+    def _prepare(self, data: Path, source: TextSource) -> Prepared:
+        """Write the tokens of a text into a folder."""
+        share = 0.1 if self.validation_fraction is None else self.validation_fraction
         characters = source.characters()
-        held_out = round(self._value("validation_fraction") * characters)
+        held_out = round(share * characters)
         if held_out == characters:
-            self._refuse("validation_fraction", f"less, with a text of {characters} characters")
+            refuse(self, "validation_fraction", f"less, with a text of {characters} characters")
         kept = source.head(characters - held_out)
         # Characters come from all of the text, since one never met could not be encoded; words and
         # byte pairs are learnt from the training part alone.
-        self.vocabulary_ = build_vocabulary(
+        vocabulary = build_vocabulary(
             self.level,
             source if self.level == "char" else kept,
             size=self.vocabulary_size,
             min_count=self.min_count,
             unknown=self.unknown,
         )
-        # A file's name may hold bytes that are no characters; JSON may not.
-        name = source.name.encode(errors="backslashreplace").decode()
-        facts |= {"source": name, "characters": characters, "held_out": held_out}
-        yield self.vocabulary_.encode_pieces(kept)
+        parts = {"training": kept}
         if held_out:
-            yield self.vocabulary_.encode_pieces(source.slice(characters - held_out))
-
-    def _refuse_too_few(self, tokens: Sequence[NDArray[Any]]) -> None:
-        for use, part in zip(["to learn from", "held out to validate on"], tokens, strict=False):
-            if len(part) < 2:
+            parts["validation"] = source.slice(characters - held_out)
+        uses = {"training": "to train on", "validation": "held out to validate on"}
+        count = 0
+        for name, part in parts.items():
+            ids = vocabulary.encode_pieces(part)
+            tokens = len(write_tokens(ids, data / f"{name}.npy", len(vocabulary)))
+            count = count or tokens
+            if tokens < 2:
                 raise DataError(
-                    f"TextGenerator: the text {use} has 1 token, and 2 are the least; give more "
-                    "text, or another validation_fraction (now "
-                    f"{self._value('validation_fraction'):g}; 0 for none)."
+                    f"TextGenerator: the text {uses[name]} has 1 token; expected 2 or more: give "
+                    f"more text, or another validation_fraction (now {share:g}; 0 for none)."
                 )
+        facts = {
+            # A file's name may hold bytes that are no characters; JSON may not.
+            "source": source.name.encode(errors="backslashreplace").decode(),
+            "characters": characters,
+            "held_out": held_out,
+            "tokens": count,
+            "vocabulary": len(vocabulary),
+        }
+        resolved = {
+            "batch_size": 32,
+            "evaluations": 10,
+            "patience": 0,
+            "validation_fraction": 0.1,
+        }
+        return Prepared({"vocabulary.json": vocabulary.to_json()}, resolved, facts)
 
-    def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
+    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
         training = open_tokens(data / "training.npy")
-        validation = open_tokens(data / "validation.npy") if facts["held_out"] else None
+        held_out = open_tokens(data / "validation.npy") if facts["held_out"] else None
         characters = facts["characters"]
-        streams = min(self._value("batch_size"), max(1, len(training) // (self.window + 1)))
-        bits = len(training) / max(1, characters - facts["held_out"]) / math.log(2)
-
-        def objective(batch: Any, state: Any) -> tuple[Tensor, Any]:
-            loss, state = self.network_.loss(
-                batch.inputs.to(device), batch.targets.to(device), state
-            )
-            return loss, state
-
-        return Learning(
+        streams = min(self.resolved("batch_size"), max(1, len(training) // (self.window + 1)))
+        per_character = len(training) / max(1, characters - facts["held_out"])
+        return Problem(
             ContiguousBatches(training, streams, self.window),
-            objective,
-            title=(
-                f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level "
-                f"{self.level}; {self.cell} of {self.num_layers} x {self.hidden_size} units, "
-                f"{self._where(device)}"
-            ),
-            validate=None if validation is None else lambda: self._mean_loss(validation),
+            NextTokens(self.vocabulary_, per_character, device),
+            None if held_out is None else _validation_batches(held_out),
+            f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}",
             sample=self._sample_text,
-            units=lambda loss: {"bits_per_character": loss * bits},
         )
 
-    def _make_network(self) -> ManyToMany:
-        V = len(self.vocabulary_)
+    def _build(self, inputs: None, targets: NextTokens) -> ManyToMany:
+        V = len(targets.vocabulary)
         width = self.embedding_size or min(self.hidden_size, 16 * math.ceil(V / 16))
         with warnings.catch_warnings():
             # `dropout` acts before the output too, so that it has a meaning with one layer.
@@ -254,27 +281,13 @@ class TextGenerator(NetworkEstimator):
         output = Output(self.hidden_size, V, "category", dropout=self.dropout)
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
 
-    def _mean_loss(self, tokens: NDArray[Any]) -> float:
-        """Nats a token over held-out text, read in parallel streams with carried state."""
-        tokens = tokens[: VALIDATION_TOKENS + 1]
-        device = next(self.network_.parameters()).device
-        streams = max(1, min(64, len(tokens) // 1000))
-        total, count, state = 0.0, 0, None
-        for batch in ContiguousBatches(tokens, streams, 100):
-            loss, state = self.network_.loss(
-                batch.inputs.to(device), batch.targets.to(device), state
-            )
-            total += loss.item() * batch.targets.numel()
-            count += batch.targets.numel()
-        return total / count
-
     def _sample_text(self, seed: int, length: int = 200) -> str:
         ids = self._generate_ids(
             self._encode_prompt(""), length, torch.Generator().manual_seed(seed)
         )
         return self.vocabulary_.decode(ids)
 
-    # Writing
+    # Generation
 
     def generate(
         self,
@@ -291,16 +304,16 @@ class TextGenerator(NetworkEstimator):
         """Continue a text.
 
         Args:
-            prompt: the text to continue; it is not part of what comes out.
-            length: most tokens to write; characters, where the level is char.
-            temperature: below 1 bolder choices become rarer; 0 always takes the likeliest token.
-            top_k: choose among the k likeliest tokens only.
-            top_p: choose among the likeliest tokens that make up this probability only (Holtzman et
+            prompt: text to continue.
+            length: largest number of tokens to generate; characters, where the level is char.
+            temperature: below 1 unlikely tokens become rarer; 0 always takes the likeliest.
+            top_k: sample from the k likeliest tokens only.
+            top_p: sample from the likeliest tokens that make up this probability only (Holtzman et
                 al. 2020, "The curious case of neural text degeneration").
             repetition_penalty: above 1 makes the latest 64 tokens less likely (Keskar et al. 2019,
                 "CTRL").
-            seed: the same seed writes the same text.
-            stop: end before this text, or the first of several, would come.
+            seed: the same seed generates the same text.
+            stop: text to end before; the first of several.
 
         Warns:
             DegenerateTextWarning: if the text repeats itself or stopped at once.
@@ -395,7 +408,7 @@ class TextGenerator(NetworkEstimator):
     ) -> Iterator[int]:
         was_training = self.network_.training
         self.network_.eval()
-        device = next(self.network_.parameters()).device
+        device = self._device()
         latest = list(prompt)
         x, state = torch.tensor([latest], device=device), None
         try:
@@ -425,7 +438,7 @@ class TextGenerator(NetworkEstimator):
         finally:
             self.network_.train(was_training)
 
-    # Judging
+    # Evaluation
 
     def log_probs(self, text: str) -> NDArray[np.float64]:
         """Natural log of the probability of each token but the first, given those before it.
@@ -440,7 +453,7 @@ class TextGenerator(NetworkEstimator):
                 f"TextGenerator: {text!r} has {len(ids)} tokens; at least two are needed, since "
                 "nothing comes before the first."
             )
-        device = next(self.network_.parameters()).device
+        device = self._device()
         parts, state = [], None
         with torch.inference_mode():
             for batch in ContiguousBatches(ids, 1, 1000):
@@ -463,7 +476,7 @@ class TextGenerator(NetworkEstimator):
             except DataError:
                 continue
         start = self._encode_prompt("")
-        device = next(self.network_.parameters()).device
+        device = self._device()
         with torch.inference_mode():
             h, _ = self.network_.hidden(torch.tensor([[*start, *ids]], device=device))
             log_p = self.network_.output(h[0, -1]).double().log_softmax(-1).tolist()
@@ -488,43 +501,49 @@ class TextGenerator(NetworkEstimator):
     def examples(
         self, X: TextData, y: None = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Pieces of a text, each ``steps`` tokens long (a window, if not given)."""
-        check_is_fitted(self, "network_")
+        """Encode pieces of a text, each ``steps`` tokens long (a window, if not given)."""
         pieces = list(self.vocabulary_.encode_pieces(_source_of(X, "*.txt")))
-        return self._sampled(np.concatenate(pieces) if pieces else np.zeros(0), count, steps)
+        return self._sample(np.concatenate(pieces) if pieces else np.zeros(0), count, steps)
 
-    def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
-        """Pieces of a run's text; see `NetworkEstimator`."""
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode pieces of a run's text; see `Estimator`."""
         held_out = data / "validation.npy"
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
-        return self._sampled(tokens, count, steps)
+        return self._sample(tokens, count, steps)
 
-    def _sampled(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
+    def _sample(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
         T = min(steps or self.window, len(tokens) - 1)
         if T < 1:
             raise DataError("TextGenerator: the text has fewer than two tokens; give more.")
         count = min(count, (len(tokens) - 1) // T)
         begins = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
         rows = np.stack([np.asarray(tokens[b : b + T + 1], dtype=np.int64) for b in begins])
-        device = next(self.network_.parameters()).device
+        device = self._device()
         ids = torch.from_numpy(rows).to(device)
         names = [[self.vocabulary_.decode([i]) for i in row[:-1].tolist()] for row in rows]
         return Sample(ids[:, :-1], ids[:, 1:], names=names)
 
-    def reading(self, sequence: str) -> tuple[Tensor, list[str]]:
-        """A text as the network takes it; see `NetworkEstimator`."""
-        check_is_fitted(self, "network_")
+    def encode(self, sequence: str) -> tuple[Tensor, list[str]]:
+        """Encode a text; see `Estimator`."""
+        device = self._device()
         ids = [int(i) for i in self.vocabulary_.encode(sequence)]
-        device = next(self.network_.parameters()).device
         return torch.tensor([ids], device=device), [self.vocabulary_.decode([i]) for i in ids]
 
-    # Keeping
+    # Storing
 
-    def _documents(self) -> dict[str, Any]:
-        return {"vocabulary.json": self.vocabulary_.to_json()}
+    def _documents(self, inputs: None, targets: NextTokens) -> dict[str, Any]:
+        return {"vocabulary.json": targets.vocabulary.to_json()}
 
-    def _take_documents(self, documents: Mapping[str, Any]) -> None:
-        self.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
+    def _restore(self, documents: Mapping[str, Any]) -> tuple[None, NextTokens]:
+        return None, NextTokens(Vocabulary.from_json(documents["vocabulary.json"]))
+
+
+def _validation_batches(tokens: NDArray[Any]) -> ContiguousBatches:
+    """Return held-out text in parallel streams, whose state is carried."""
+    tokens = tokens[: VALIDATION_TOKENS + 1]
+    return ContiguousBatches(tokens, max(1, min(64, len(tokens) // 1000)), 100)
 
 
 def draw_token(

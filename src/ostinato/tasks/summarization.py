@@ -1,4 +1,4 @@
-"""Summaries: learn from documents and their summaries, and summarise others."""
+"""Summarization: train on documents and their summaries, and summarise others."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ostinato.errors import OstinatoError
 from ostinato.networks.attention import AttentionKind
-from ostinato.training.writing import WritingEstimator
+from ostinato.tasks.writing import WritingEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Summarizer(WritingEstimator):
     """A recurrent encoder and decoder that learns to summarise, and may copy words (See 2017).
 
-    Settings are those of `WritingEstimator`, `SequenceEstimator`, `PairSettings` and
+    Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
     `TrainingSettings`.
 
     Args:
         attention: as in `WritingEstimator`; coverage needs additive.
-        coverage: whether attention heeds what was attended to before.
+        coverage: whether attention takes account of the attention so far.
         copying: whether words of the document may be copied.
 
     Attributes:
         vocabulary_: tokens.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, and what the data made of them.
+        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = [f"the {word} is here and there" for word in ["sun", "sea", "sky"]] * 6
@@ -44,7 +43,7 @@ class Summarizer(WritingEstimator):
     copying: bool = True
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """How good the summaries are, beside the document's first words and sentence.
+        """Measure summaries by known ones, beside the document's first sentence.
 
         Args:
             X: as in `fit`.
@@ -56,21 +55,20 @@ class Summarizer(WritingEstimator):
             subsequence (Lin 2004), 0 to 100; the same of the document's first sentence, as
             lead_rouge1, ...; documents.
         """
-        pairs = self._pairs(X, y)
-        if pairs.targets is None:
-            raise OstinatoError("Summarizer.evaluate: y is missing; give the true summaries.")
+        pairs = self._labelled(X, y)
+        references = pairs.targets or []
         search = {"no_repeat": 3, **search}
         written = [several[0].text for several in self.write(pairs.sources, **search)]
         lead = [first_sentence(source) for source in pairs.sources]
         found: dict[str, Any] = {}
         for name, texts in (("", written), ("lead_", lead)):
-            scores = [rouge(text, refs) for text, refs in zip(texts, pairs.targets, strict=True)]
+            scores = [rouge(text, refs) for text, refs in zip(texts, references, strict=True)]
             for key in scores[0]:
                 found[name + key] = 100 * sum(s[key] for s in scores) / len(scores)
         return {**found, "documents": len(written)}
 
     def score(self, X: Any, y: Any = None) -> float:
-        """ROUGE-L."""
+        """Return ROUGE-L."""
         return float(self.evaluate(X, y)["rougeL"])
 
 
@@ -97,13 +95,13 @@ def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
     best = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
     words = _words(text)
     for reference in references:
-        wanted = _words(reference)
+        expected = _words(reference)
         for n in (1, 2):
-            ours, theirs = _grams(words, n), _grams(wanted, n)
+            ours, theirs = _grams(words, n), _grams(expected, n)
             common = sum((ours & theirs).values())
             value = _f1(common, sum(ours.values()), sum(theirs.values()))
             best[f"rouge{n}"] = max(best[f"rouge{n}"], value)
-        value = _f1(_common(words, wanted), len(words), len(wanted))
+        value = _f1(_common(words, expected), len(words), len(expected))
         best["rougeL"] = max(best["rougeL"], value)
     return best
 

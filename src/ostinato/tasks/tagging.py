@@ -1,49 +1,51 @@
-"""A label for every step: words of a sentence, frames of a video, moments of a sensor."""
+"""Tagging: a label for every step: words of a sentence, frames of a video, steps of a sensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
-from torch import Tensor, nn
+from torch import Tensor
 
-from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
-from ostinato.data.ragged import Examples
+from ostinato.data.inputs import Inputs
 from ostinato.errors import DataError
 from ostinato.networks.arrangements import ManyToMany, OneToOne
-from ostinato.networks.functional import running
-from ostinato.networks.outputs import CRFOutput, Output
-from ostinato.training.supervised import Answer, SupervisedEstimator
+from ostinato.tasks.base import Prediction
+from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.networks import check_sizes, many_to_many
+from ostinato.tasks.targets import StepLabels
 
 FEW = 10
 """Sequences below which validation data are the ends of sequences, not whole ones."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SequenceTagger(SupervisedEstimator):
-    """A recurrent network that gives every step of a sequence a label.
+class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
+    """A recurrent network that predicts a label for every step of a sequence.
 
     Steps are words, read by themselves and by their letters, or measurements; see `fit`.
 
     Args:
-        crf: whether labels are judged together, by what follows what (a conditional random field).
-        window: steps of measurements that are learnt from at once; longer series are cut, each time
-            at other places.
+        crf: whether labels are scored jointly, by which follows which (a conditional random field).
+        window: steps of measurements in a training example; longer series are cut, each time at
+            other places.
 
-    Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
-    `TrainingSettings`.
+    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
+    `NetworkSettings` and `TrainingSettings`.
 
     Attributes:
         classes_: the labels, sorted.
-        inputs_: what is known of the inputs, such as words.
+        inputs_: what the model knows of its inputs, such as words.
+        targets_: the labels, and how they are encoded.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, and what the data made of them.
+        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = [["the", "dog", "barks"], ["a", "dog", "sleeps"], ["the", "cat", "sleeps"]] * 10
@@ -56,59 +58,26 @@ class SequenceTagger(SupervisedEstimator):
     crf: bool = False
     window: int = 200
 
-    _by_step = True
+    BY_STEP = True
 
     def check_settings(self) -> None:
-        """Refuse what cannot be meant; see `TrainingSettings`."""
+        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        self._want("window", lambda n: 0 < n < 2**24, "a whole number above zero, below 2**24")
+        check_sizes(self, "window")
 
-    def _assemble(self, encode: nn.Module, features: int) -> nn.Module:
-        dropout, H = self._value("dropout"), self._value("hidden_size")
-        wide = H * (2 if self.bidirectional else 1)
-        kind = CRFOutput if self.crf else Output
-        output = kind(wide, len(self.classes_), dropout=dropout)
-        if self.memory == "none":
-            return OneToOne(encode, features, [wide] * (self.num_layers + 1), output, dropout)
-        recurrent = self._recurrent(features, bidirectional=self.bidirectional)
-        return ManyToMany(encode, recurrent, output, self._input_dropout())
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The labels, sorted."""
+        return self.targets_.names
 
-    # Learning
+    def _learn_targets(self, training: Corpus) -> StepLabels:
+        return StepLabels.learn(training, crf=self.crf)
 
-    def _learn_targets(self, training: Corpus, held_out: Corpus | None) -> None:
-        labels = {str(label) for labels in training.targets or [] for label in labels}
-        self.classes_ = np.array(sorted(labels))
-        if len(labels) < 2:
-            raise DataError(
-                f"all steps have the label {', '.join(labels)!r}; two are the least.",
-                path=training.places[0].path,
-            )
-        for corpus in (training, held_out):
-            if corpus is not None:
-                self._refuse_misfits(corpus)
+    def _restore_targets(self, document: Mapping[str, Any]) -> StepLabels:
+        return StepLabels.from_json(document)
 
-    def _refuse_misfits(self, corpus: Corpus) -> None:
-        """Raise a `DataError` at a label that training did not meet, or labels too many or few."""
-        known = set(self.classes_.tolist())
-        for i, (steps, labels) in enumerate(zip(corpus.inputs, corpus.targets or [], strict=True)):
-            place = corpus.places[i]
-            if len(steps) != len(labels):
-                raise place.error(f"has {len(steps)} steps, and {len(labels)} labels.")
-            for t, label in enumerate(labels):
-                if str(label) not in known:
-                    line = corpus.step_lines[i][t] if corpus.step_lines else place.line
-                    shown = ", ".join(sorted(known)[:20])
-                    raise place._replace(line=line).error(
-                        f"has the label {label!r}, which was not met in training; known are "
-                        f"{shown}."
-                    )
-
-    def _encode_targets(self, corpus: Corpus) -> Iterator[NDArray[Any]]:
-        number = {label: i for i, label in enumerate(self.classes_.tolist())}
-        return (
-            np.array([number[str(label)] for label in labels], dtype=np.int64)
-            for labels in corpus.targets or []
-        )
+    def _build(self, inputs: Inputs, targets: StepLabels) -> ManyToMany | OneToOne:
+        return many_to_many(inputs, targets, self._architecture(), self)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Whole sequences are held out, or, where there are few, the end of each."""
@@ -139,88 +108,76 @@ class SequenceTagger(SupervisedEstimator):
 
         return part(ends=False), part(ends=True)
 
-    def _pieces(self, steps: NDArray[np.int64]) -> int:
-        return int(np.maximum(1, -(-steps // self.window)).sum()) if self._cuts() else len(steps)
+    def _pieces(self, inputs: Inputs, lengths: NDArray[np.int64]) -> int:
+        whole = inputs.lexicon is not None
+        return len(lengths) if whole else int(np.maximum(1, -(-lengths // self.window)).sum())
 
-    def _cuts(self) -> bool:
-        return self.inputs_.lexicon is None
+    def _batching(self) -> dict[str, int]:
+        return {} if self.inputs_.lexicon is not None else {"window": self.window}
 
-    def _batches(self, examples: Examples) -> SequenceBatches:
-        window = self.window if self._cuts() else None
-        return SequenceBatches(examples, self._value("batch_size"), window, seed=self.seed)
-
-    def _aim(self) -> str:
-        return f"{len(self.classes_):,} labels a step" + (", judged together" if self.crf else "")
-
-    # Using
+    # Prediction
 
     def predict(self, X: Any) -> list[list[str]]:
-        """The likeliest labels of each sequence."""
-        corpus = self._corpus(X, labelled=None)
+        """Predict the labels of each sequence.
 
-        def read(y: Tensor, batch: SequenceBatch) -> Iterator[list[str]]:
-            best = self.network_.output.best(y, batch.lengths).cpu().numpy()
-            return (
-                self.classes_[row[:length]].tolist()
-                for row, length in zip(best, batch.lengths.tolist(), strict=True)
-            )
+        Args:
+            X: sequences, as in `fit`.
+        """
 
-        return self._scored(corpus, read)
+        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[list[str]]:
+            best = self.network_.output.best(scores, batch.lengths).cpu().numpy()
+            return self.targets_.decode(best, batch.lengths.tolist())
+
+        return self._sequences().predict(self.network_, self._read(X), decode)
 
     def predict_proba(self, X: Any) -> list[NDArray[np.float64]]:
-        """The probability of each label at each step, ``(T, K)`` for each sequence."""
-        corpus = self._corpus(X, labelled=None)
-        coldness = 1 / self.training_.get("temperature", 1.0)
+        """Predict the probability of each label at each step, ``(T, K)`` for each sequence.
 
-        def read(y: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.float64]]:
-            p = self.network_.output.predict(y.double() * coldness, batch.lengths).cpu().numpy()
+        Args:
+            X: sequences, as in `fit`.
+        """
+
+        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.float64]]:
+            p = self.network_.output.predict(scores.double(), batch.lengths).cpu().numpy()
             return (row[:n].copy() for row, n in zip(p, batch.lengths.tolist(), strict=True))
 
-        return self._scored(corpus, read)
+        return self._sequences().predict(self.network_, self._read(X), decode)
 
-    def answers(self, X: Any, *, probabilities: bool = False) -> Iterator[Answer]:
-        """What the model says of each sequence; see `predict`."""
-        corpus = self._corpus(X, labelled=None)
-        shares = self.predict_proba(corpus) if probabilities else [None] * len(corpus)
-        for i, labels in enumerate(self.predict(corpus)):
-            place = corpus.places[i]
+    def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Yield the prediction for each sequence; see `Predictor`."""
+        corpus = self._read(X)
+        shares: Iterable[NDArray[np.float64] | None] = [None] * len(corpus)
+        if probabilities:
+            shares = self.predict_proba(corpus)
+        for i, (labels, p) in enumerate(zip(self.predict(corpus), shares, strict=True)):
             steps = corpus.inputs[i] if corpus.kind == "words" else self._step_names(corpus, i)
             lines = [f"{step}\t{label}" for step, label in zip(steps, labels, strict=True)]
             facts: dict[str, Any] = {"steps": list(steps), "labels": labels}
-            if (p := shares[i]) is not None:
+            if p is not None:
                 facts["probabilities"] = p.max(1).round(4).tolist()
                 lines = [f"{line}\t{q:.3f}" for line, q in zip(lines, p.max(1), strict=True)]
-            yield Answer(place, "\n".join([*lines, ""]), facts)
-
-    def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
-        h, _ = self.network_.hidden(x, lengths=batch.unequal)
-        output = self.network_.output
-        loss = output.mean_loss(h, targets, batch.unequal)
-        right = output.best(output(h), batch.lengths) == targets
-        right &= running(h, batch.lengths)
-        return {"loss": float(loss), "accuracy": int(right.sum()) / max(1, batch.steps)}
+            yield Prediction(corpus.places[i], "\n".join([*lines, ""]), facts)
 
     def _step_names(self, corpus: Corpus, i: int) -> list[str]:
-        """What to call the steps of a series: their lines, or their numbers."""
+        """Return what the steps of a series are called: their lines, or their numbers."""
         if corpus.step_lines:
             return [str(corpus.places[i]._replace(line=n)) for n in corpus.step_lines[i]]
         return [f"{corpus.places[i]} step {t}" for t in range(len(corpus.inputs[i]))]
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """The share of steps whose label is right."""
-        return float(self.evaluate(X, y)["accuracy"])
-
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """How well the model predicts labels that are known.
+        """Measure the predictions by known labels.
+
+        Args:
+            X: as in `fit`.
+            y: as in `fit`.
 
         Returns:
             accuracy, macro_f1, steps, sequences; and, where labels are of the form B-PERSON,
             I-PERSON, O: entity_precision, entity_recall, entity_f1, of entities that are right in
             their kind and in both of their ends (Tjong Kim Sang and De Meulder 2003, CoNLL).
         """
-        corpus = self._corpus(X, y, labelled=True)
-        self._refuse_untargeted(corpus)
-        self._refuse_misfits(corpus)
+        corpus = self._labelled(X, y)
+        self.targets_.check(corpus)
         truth = [[str(label) for label in labels] for labels in corpus.targets or []]
         guess = self.predict(corpus)
         flat_truth = [label for labels in truth for label in labels]
@@ -234,28 +191,25 @@ class SequenceTagger(SupervisedEstimator):
             "sequences": len(truth),
         }
         if any(label.startswith("B-") for label in self.classes_):
-            wanted = {(i, *span) for i, labels in enumerate(truth) for span in entities(labels)}
-            given = {(i, *span) for i, labels in enumerate(guess) for span in entities(labels)}
-            right = len(wanted & given)
-            precision, recall = right / max(1, len(given)), right / max(1, len(wanted))
+            true = {(i, *span) for i, labels in enumerate(truth) for span in entities(labels)}
+            predicted = {(i, *span) for i, labels in enumerate(guess) for span in entities(labels)}
+            right = len(true & predicted)
+            precision, recall = right / max(1, len(predicted)), right / max(1, len(true))
             found |= {
                 "entity_precision": precision,
                 "entity_recall": recall,
                 "entity_f1": 2 * precision * recall / max(1e-300, precision + recall),
-                "entities": len(wanted),
+                "entities": len(true),
             }
         return found
 
-    def _documents(self) -> dict[str, Any]:
-        return {**super()._documents(), "classes.json": {"classes": self.classes_.tolist()}}
-
-    def _take_documents(self, documents: Mapping[str, Any]) -> None:
-        super()._take_documents(documents)
-        self.classes_ = np.array(documents["classes.json"]["classes"])
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the share of steps whose label is right."""
+        return float(self.evaluate(X, y)["accuracy"])
 
 
 def entities(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """Begin, end and kind of the entities that labels spell: B-X begins one, I-X goes on with it.
+    """Yield begin, end and kind of the entities in labels: B-X begins one, I-X continues it.
 
     An I-X or E-X after something else begins one too, as in the CoNLL evaluation; S-X is one alone.
 

@@ -1,54 +1,105 @@
-"""Speech to text: learn from recordings and what is said in them, and write down others."""
+"""Speech to text: train on recordings and their texts, and transcribe others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
-from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
 from ostinato.data.features import SpectrogramStream
-from ostinato.data.ragged import Examples
+from ostinato.data.inputs import Inputs
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.networks.ctc import CTC
 from ostinato.networks.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.supervised import Answer, SupervisedEstimator
+from ostinato.tasks.base import Prediction, TextSampler
+from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.networks import encoder
+from ostinato.tasks.targets import TokenSequence
+from ostinato.training.settings import check_choice, check_value
 
 LETTER_UNKNOWN = -20.0
 """Natural log of the probability of a letter that a language model does not know."""
 
 
+class Transcripts(TokenSequence[CTC]):
+    """The text of each recording."""
+
+    @classmethod
+    def learn(cls, corpus: Corpus, level: Level) -> Self:
+        """Collect the characters or words of the texts."""
+        source = TextSource.from_text("\n".join(_text(corpus, i) for i in range(len(corpus))))
+        unknown = "<unk>" if level == "word" else "\ufffd"
+        return cls(build_vocabulary(level, source, unknown=unknown))
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a target that is no text."""
+        for i in range(len(corpus)):
+            _text(corpus, i)
+
+    def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
+        """Yield the token ids of each text."""
+        return (self.vocabulary.encode(_text(corpus, i)) for i in range(len(corpus)))
+
+    def metrics(
+        self, network: CTC, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss and the errors a token, by the likeliest alignment."""
+        found, _ = super().metrics(network, batch, state)
+        scores, _ = network(batch.inputs, lengths=batch.unequal)
+        log_p = scores.double().log_softmax(-1).cpu().numpy()
+        ends = network.steps(batch.lengths).tolist()
+        assert batch.target_lengths is not None
+        wrong = tokens = 0
+        for row, (n, m) in enumerate(zip(ends, batch.target_lengths.tolist(), strict=True)):
+            guess = ctc_greedy(log_p[row, :n]).tokens
+            wrong += edit_distance(guess, batch.targets[row, :m].tolist())
+            tokens += m
+        return {**found, "error_rate": wrong / max(1, tokens)}, None
+
+    def count(self, batch: SequenceBatch) -> int:
+        """Return the number of tokens."""
+        assert batch.target_lengths is not None
+        return int(batch.target_lengths.sum())
+
+    def describe(self) -> str:
+        """Return the size of the vocabulary in words."""
+        unit = "letters" if self.vocabulary.level == "char" else "words"
+        return f"{len(self.vocabulary):,} {unit}"
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class Transcriber(SupervisedEstimator):
-    """A recurrent network that writes down what is said, by connectionist temporal classification.
+class Transcriber(CorpusEstimator[Transcripts, CTC]):
+    """A recurrent network that transcribes, by connectionist temporal classification.
 
     It reads recordings, or series of measurements such as handwriting, and needs no alignment.
 
     Args:
-        level: what is written: char, or word.
-        stacked: frames of a hundredth of a second that are read at once.
-        bidirectional: as in `SupervisedEstimator`; False can follow a stream, see `stream`.
+        level: tokens that are written: char, or word.
+        stacked: frames of a hundredth of a second that are read in one step.
+        bidirectional: as in `EncoderSettings`; False can follow a stream, see `stream`.
 
-    Further settings are those of `SupervisedEstimator`, `InputSettings`, `ReadingSettings` and
-    `TrainingSettings`.
+    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
+    `NetworkSettings` and `TrainingSettings`.
 
     Attributes:
         vocabulary_: characters or words.
-        inputs_: what is known of the inputs.
+        inputs_: what the model knows of its inputs.
+        targets_: the texts, and how they are encoded.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, and what the data made of them.
+        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -65,99 +116,71 @@ class Transcriber(SupervisedEstimator):
     stacked: int = 3
 
     def check_settings(self) -> None:
-        """Refuse what cannot be meant; see `TrainingSettings`."""
+        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        self._want_one_of("level", ("char", "word"))
-        self._want("stacked", lambda n: 0 < n <= 100, "a number of frames, 1 to 100")
-        if self.memory == "none":
-            raise OstinatoError("Transcriber: memory='none'; it has no form without recurrence.")
+        check_choice(self, "level", ("char", "word"))
+        check_value(self, "stacked", lambda n: 0 < n <= 100, "a number of frames, 1 to 100")
+        if not self.recurrent:
+            raise OstinatoError("Transcriber: recurrent=False; it has no form without recurrence.")
 
-    # Learning
+    @property
+    def vocabulary_(self) -> Vocabulary:
+        """Characters or words."""
+        return self.targets_.vocabulary
 
-    def _learn_targets(self, training: Corpus, held_out: Corpus | None) -> None:
-        texts = [_said(corpus, i) for corpus in (training,) for i in range(len(corpus))]
-        source = TextSource.from_text("\n".join(texts))
-        unknown = "<unk>" if self.level == "word" else "\ufffd"
-        self.vocabulary_ = build_vocabulary(self.level, source, unknown=unknown)
-
-    def _encode_targets(self, corpus: Corpus) -> Iterator[NDArray[Any]]:
-        return (self.vocabulary_.encode(_said(corpus, i)) for i in range(len(corpus)))
-
-    def _assemble(self, encode: nn.Module, features: int) -> nn.Module:
-        if self.inputs_.lexicon is not None:
+    def _learn_targets(self, training: Corpus) -> Transcripts:
+        if training.kind in ("text", "words"):
             raise DataError("Transcriber: the inputs are texts; expected recordings or series.")
-        recurrent = self._recurrent(self.stacked * features, bidirectional=self.bidirectional)
-        dropout = self._value("dropout")
-        return CTC(encode, recurrent, len(self.vocabulary_), self.stacked, dropout)
+        return Transcripts.learn(training, self.level)
 
-    def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
-        chosen = super()._choose(steps)
-        return chosen | {"dropout": min(0.3, chosen["dropout"])}
+    def _restore_targets(self, document: Mapping[str, Any]) -> Transcripts:
+        return Transcripts.from_json(document)
 
-    def _batches(self, examples: Examples) -> SequenceBatches:
-        return SequenceBatches(examples, self._value("batch_size"), seed=self.seed, apart=True)
+    def _build(self, inputs: Inputs, targets: Transcripts) -> CTC:
+        how = self._architecture()
+        encode, features = encoder(inputs, self)
+        layers = how.layers(self.stacked * features, bidirectional=self.bidirectional)
+        return CTC(encode, layers, len(targets.vocabulary), self.stacked, how.dropout)
 
-    def _in_order(self, examples: Examples) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
-        return SequenceBatches(examples, 64, apart=True).in_order()
+    def _defaults(self, inputs: Inputs, lengths: NDArray[np.int64]) -> dict[str, Any]:
+        found = super()._defaults(inputs, lengths)
+        return found | {"dropout": min(0.3, found["dropout"])}
 
-    def _weight(self, batch: SequenceBatch) -> int:
-        assert batch.target_lengths is not None
-        return int(batch.target_lengths.sum())
-
-    def _loss(self, batch: SequenceBatch, table: Any, device: torch.device) -> Tensor:
-        loss: Tensor
-        loss, _ = self.network_.loss(
-            self._tensors(batch, table, device),
-            batch.targets.to(device),
-            lengths=batch.unequal,
-            target_lengths=batch.target_lengths,
-        )
-        return loss
-
-    def _judge(self, x: Any, batch: SequenceBatch, targets: Tensor) -> dict[str, float]:
-        more = {"lengths": batch.unequal, "target_lengths": batch.target_lengths}
-        loss, _ = self.network_.loss(x, targets, **more)
-        y, _ = self.network_(x, lengths=batch.unequal)
-        log_p = y.double().log_softmax(-1).cpu().numpy()
-        wrong = letters = 0
-        ends = self.network_.steps(batch.lengths).tolist()
-        assert batch.target_lengths is not None
-        for row, (n, m) in enumerate(zip(ends, batch.target_lengths.tolist(), strict=True)):
-            wrong += edit_distance(ctc_greedy(log_p[row, :n]).tokens, targets[row, :m].tolist())
-            letters += m
-        return {"loss": float(loss), "error_rate": wrong / max(1, letters)}
-
-    def _aim(self) -> str:
-        return f"{len(self.vocabulary_):,} " + ("letters" if self.level == "char" else "words")
-
-    # Using
+    # Transcription
 
     def recordings(self, X: Any) -> Corpus:
-        """Recordings as they are read from memory, files or folders."""
-        return self._corpus(X, labelled=None)
+        """Read recordings from memory, files or folders."""
+        return self._read(X)
 
     def predict(self, X: Any) -> list[str]:
-        """What is said in each recording."""
+        """Return the text of each recording; see `transcribe`."""
         return self.transcribe(X)
 
     def transcribe(
-        self, X: Any, *, beam: int = 16, language: Any = None, weight: float = 0.5
+        self,
+        X: Any,
+        *,
+        beam: int = 16,
+        language: TextSampler | LanguageModel | None = None,
+        weight: float = 0.5,
     ) -> list[str]:
-        """What is said in each recording.
+        """Transcribe recordings.
 
         Args:
             X: as in `fit`.
             beam: texts kept at a time; 1 takes the likeliest alignment.
-            language: what is written in general: a `TextGenerator` of characters; or
-                log-probabilities of the next token after some tokens, see `ctc_beam`.
-            weight: of the language.
-        """
-        corpus = self._corpus(X, labelled=None)
-        if hasattr(language, "next_log_probs"):
-            language = self._as_language(language)
+            language: a language model: a `TextGenerator` of characters; or log-probabilities of the
+                next token after some tokens, see `ctc_beam`.
+            weight: of the language model.
 
-        def read(y: Tensor, batch: SequenceBatch) -> Iterator[str]:
-            log_p = y.double().log_softmax(-1).cpu().numpy()
+        Returns:
+            the text of each recording.
+        """
+        if isinstance(language, TextSampler):
+            language = self._token_model(language)
+
+        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[str]:
+            log_p = scores.double().log_softmax(-1).cpu().numpy()
             for row, n in zip(log_p, self.network_.steps(batch.lengths).tolist(), strict=True):
                 if beam == 1:
                     found = ctc_greedy(row[:n])
@@ -165,21 +188,21 @@ class Transcriber(SupervisedEstimator):
                     (found,) = ctc_beam(row[:n], beam, language=language, weight=weight)
                 yield self.vocabulary_.decode(found.tokens)
 
-        return self._scored(corpus, read)
+        return self._sequences().predict(self.network_, self._read(X), decode)
 
-    def _as_language(self, model: Any) -> LanguageModel:
-        """A model of texts by its characters, as log-probabilities of our tokens."""
+    def _token_model(self, model: TextSampler) -> LanguageModel:
+        """Return the log-probabilities of our tokens by a model of characters."""
         letters = [self.vocabulary_.decode([i]) for i in range(len(self.vocabulary_))]
 
         @lru_cache(maxsize=100_000)
         def after(tokens: tuple[int, ...]) -> NDArray[np.float64]:
-            known: Mapping[str, float] = model.next_log_probs(self.vocabulary_.decode(tokens))
+            known = model.next_log_probs(self.vocabulary_.decode(tokens))
             return np.array([known.get(letter, LETTER_UNKNOWN) for letter in letters])
 
         return after
 
     def stream(self) -> TranscriptionStream:
-        """Write down what is said while it is said; for a model with ``bidirectional=False``.
+        """Transcribe sound as it comes; for a model with ``bidirectional=False``.
 
         Raises:
             OstinatoError: if the model needs the future.
@@ -187,25 +210,28 @@ class Transcriber(SupervisedEstimator):
         check_is_fitted(self, "network_")
         return TranscriptionStream(self)
 
-    def answers(self, X: Any, *, probabilities: bool = False) -> Iterator[Answer]:
-        """What the model says of each recording; see `predict`."""
-        corpus = self._corpus(X, labelled=None)
+    def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Yield the text of each recording; see `Predictor`."""
+        corpus = self._read(X)
         for place, text in zip(corpus.places, self.predict(corpus), strict=True):
-            yield Answer(place, f"{text}\t{place}", {"text": text})
+            yield Prediction(place, f"{text}\t{place}", {"text": text})
 
     def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """Which of some texts is said in each recording, and how likely it is among them.
+        """Find which of some texts is spoken in each recording, and its probability among them.
 
-        Spoken commands, and search by voice: what is not among the texts cannot be found.
+        For spoken commands and search by voice: what is not among the texts cannot be found.
+
+        Args:
+            X: as in `fit`.
+            texts: the texts.
         """
         if not texts:
             raise OstinatoError("Transcriber.find: texts is empty; give some to find.")
-        corpus = self._corpus(X, labelled=None)
         ids = [torch.from_numpy(self.vocabulary_.encode(text)) for text in texts]
-        network: Any = self.network_
+        network = self.network_
 
-        def read(y: Tensor, batch: SequenceBatch) -> Iterator[tuple[str, float]]:
-            log_p, ends = y.double().log_softmax(-1).cpu(), network.steps(batch.lengths)
+        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[tuple[str, float]]:
+            log_p, ends = scores.double().log_softmax(-1).cpu(), network.steps(batch.lengths)
             for row, n in zip(log_p, ends.tolist(), strict=True):
                 frames = row[:n, None].expand(-1, len(ids), -1)
                 losses = torch.nn.functional.ctc_loss(
@@ -216,18 +242,22 @@ class Transcriber(SupervisedEstimator):
                 best = int(losses.argmin())
                 yield texts[best], float(torch.nan_to_num(shares)[best])
 
-        return self._scored(corpus, read)
+        return self._sequences().predict(network, self._read(X), decode)
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """How well recordings are written down.
+        """Measure transcripts by known texts.
+
+        Args:
+            X: as in `fit`.
+            y: as in `fit`.
+            search: as in `transcribe`.
 
         Returns:
             cer, wer: errors a character and a word (insertions, deletions and replacements over
             what is there); exact, the share without any; recordings.
         """
-        corpus = self._corpus(X, y, labelled=True)
-        self._refuse_untargeted(corpus)
-        truth = [_said(corpus, i) for i in range(len(corpus))]
+        corpus = self._labelled(X, y)
+        truth = [_text(corpus, i) for i in range(len(corpus))]
         guess = self.transcribe(corpus, **search)
         pairs = list(zip(guess, truth, strict=True))
         return {
@@ -238,25 +268,18 @@ class Transcriber(SupervisedEstimator):
         }
 
     def score(self, X: Any, y: Any = None) -> float:
-        """1 less the errors a character."""
+        """Return 1 less the errors a character."""
         return 1.0 - float(self.evaluate(X, y)["cer"])
 
-    def _documents(self) -> dict[str, Any]:
-        return {**super()._documents(), "vocabulary.json": self.vocabulary_.to_json()}
 
-    def _take_documents(self, documents: Mapping[str, Any]) -> None:
-        super()._take_documents(documents)
-        self.vocabulary_ = Vocabulary.from_json(documents["vocabulary.json"])
-
-
-def _said(corpus: Corpus, i: int) -> str:
-    """The text of a recording."""
+def _text(corpus: Corpus, i: int) -> str:
+    """Return the text of a recording."""
     target = (corpus.targets or [])[i]
     if isinstance(target, list | tuple | np.ndarray):
         raise corpus.places[i].error(f"has the label {target!r:.40}; expected a text.")
     text = " ".join(str(target).split())
     if not text:
-        raise corpus.places[i].error("has no text; what is said in it must be known.")
+        raise corpus.places[i].error("has no text; expected what is spoken in it.")
     return text
 
 
@@ -265,10 +288,10 @@ def _rate(pairs: Sequence[tuple[Any, Any]]) -> float:
 
 
 class TranscriptionStream:
-    """What is said, written down as it comes, in constant memory and time.
+    """Transcribes sound as it comes, in constant memory and time.
 
     It takes the likeliest token at every step, as `Transcriber.transcribe` with ``beam=1`` does of
-    the whole, and knows no more than has been heard.
+    the whole.
 
     Args:
         model: a `Transcriber` with ``bidirectional=False``.
@@ -290,7 +313,7 @@ class TranscriptionStream:
                 "Transcriber.stream: the model reads in both directions and needs the future; "
                 "train it with bidirectional=False (--no-bidirectional)."
             )
-        self._network: CTC = model.network_.eval()
+        self._network = model.network_.eval()
         self._decode = model.vocabulary_.decode
         spectrogram = model.inputs_.spectrogram
         self._sound = None if spectrogram is None else SpectrogramStream(spectrogram)
@@ -301,21 +324,21 @@ class TranscriptionStream:
         self._last = self._network.blank
 
     def feed(self, x: NDArray[Any]) -> str:
-        """What is written because of some more sound: samples ``(n,)`` from -1 to 1, at `rate`.
+        """Return the text that some more sound adds: samples ``(n,)`` from -1 to 1, at `rate`.
 
         Of a model of series, rows of measurements ``(n, I)``.
         """
         x = np.asarray(x, dtype=np.float32)
         if x.ndim != (2 if self._sound is None else 1) or not np.isfinite(x).all():
-            wanted = "rows (n, I)" if self._sound is None else "samples (n,)"
+            expected = "rows (n, I)" if self._sound is None else "samples (n,)"
             raise ShapeError(
-                f"TranscriptionStream.feed: x has shape {x.shape}; expected {wanted} of finite "
+                f"TranscriptionStream.feed: x has shape {x.shape}; expected {expected} of finite "
                 "numbers."
             )
         return self._read(x if self._sound is None else self._sound.feed(x))
 
     def finish(self) -> str:
-        """What is left to write at the end."""
+        """Return what is left of the text at the end."""
         rest = self._rows[:0] if self._sound is None else self._sound.finish()
         return self._read(rest, last=True)
 

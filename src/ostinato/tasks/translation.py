@@ -1,19 +1,19 @@
-"""Translation: learn from texts and their translations, translate, and say how well."""
+"""Translation: train on texts and their translations, and translate others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ostinato.errors import OstinatoError, require
-from ostinato.training.writing import WritingEstimator
+from ostinato.errors import require
+from ostinato.tasks.writing import WritingEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Translator(WritingEstimator):
     """A recurrent encoder and decoder with attention that learns to translate.
 
-    Settings are those of `WritingEstimator`, `SequenceEstimator`, `PairSettings` and
+    Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
     `TrainingSettings`.
 
     Attributes:
@@ -21,7 +21,7 @@ class Translator(WritingEstimator):
         source_vocabulary_: tokens of the source; the same where they are shared.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, and what the data made of them.
+        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = ["one two", "two one", "one", "two", "two two", "one one"] * 8
@@ -35,12 +35,12 @@ class Translator(WritingEstimator):
     def translate(
         self, X: Any, *, beam: int = 5, length_penalty: float = 1.0, **search: Any
     ) -> list[str]:
-        """The best translation of each text; further arguments are those of `write`."""
+        """Return the best translation of each text; further arguments are those of `write`."""
         found = self.write(X, beam=beam, length_penalty=length_penalty, **search)
         return [several[0].text for several in found]
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """How good the translations are. Needs ``ostinato[translation]``.
+        """Measure translations by known ones. Needs ``ostinato[translation]``.
 
         Args:
             X: as in `fit`.
@@ -52,12 +52,11 @@ class Translator(WritingEstimator):
             sentences.
         """
         sacrebleu = require("sacrebleu", "translation", "BLEU and chrF")
-        pairs = self._pairs(X, y)
-        if pairs.targets is None:
-            raise OstinatoError("Translator.evaluate: y is missing; give the true translations.")
+        pairs = self._labelled(X, y)
         written = self.translate(pairs.sources, **search)
-        most = max(map(len, pairs.targets))
-        references = [[t[k] if k < len(t) else None for t in pairs.targets] for k in range(most)]
+        several = pairs.targets or []
+        most = max(map(len, several))
+        references = [[t[k] if k < len(t) else None for t in several] for k in range(most)]
         bleu, chrf = sacrebleu.BLEU(force=True), sacrebleu.CHRF()
         return {
             "bleu": float(bleu.corpus_score(written, references).score),
@@ -68,5 +67,5 @@ class Translator(WritingEstimator):
         }
 
     def score(self, X: Any, y: Any = None) -> float:
-        """BLEU."""
+        """Return BLEU."""
         return float(self.evaluate(X, y)["bleu"])

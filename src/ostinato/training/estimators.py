@@ -14,51 +14,29 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
 from ostinato.errors import OstinatoError
 from ostinato.training import storage
+from ostinato.training.callbacks import Callback, TrainingResult
+from ostinato.training.fit import Sample as Sample
 from ostinato.training.health import GradientHealth
-from ostinato.training.loop import Batches, Objective, Trainer, Validation, device_of
+from ostinato.training.loop import Batches, LossFunction, Trainer, Validation, device_of
+from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Outcome, ProgressMode, Watcher, make_progress
 
 
 class Learning(NamedTuple):
     """What a task gives the loop; see `Trainer` for what each is."""
 
     batches: Batches
-    objective: Objective
+    objective: LossFunction
     title: str
     validate: Validation | None = None
     sample: Callable[[int], str] | None = None
     units: Callable[[float], dict[str, float]] = lambda loss: {}
     counted: str = "tok"
-
-
-def _as_it_is(x: Tensor) -> Any:
-    return x
-
-
-class Sample(NamedTuple):
-    """Some data as a network takes them.
-
-    Attributes:
-        inputs: ``(B, T, ...)``.
-        targets: what is wanted of each row or step.
-        lengths: steps of each row ``(B,)``; None where they are equal.
-        encode: what makes of inputs, or of others like them, what the network takes.
-        names: what the steps of each row are called, where they have names.
-        more: further arguments of the network's loss.
-    """
-
-    inputs: Tensor
-    targets: Any
-    lengths: Tensor | None = None
-    encode: Callable[[Tensor], Any] = _as_it_is
-    names: Sequence[Sequence[str]] = ()
-    more: Mapping[str, Any] = {}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -124,6 +102,20 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
     def reading(self, sequence: Any) -> tuple[Any, list[str]]:
         """One sequence as the network takes it, ``(1, T, ...)``, and what its steps are called."""
 
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """See `examples_of_run`."""
+        return self.examples_of_run(data, count=count, steps=steps)
+
+    def encode(self, sequence: Any) -> tuple[Any, list[str]]:
+        """See `reading`."""
+        return self.reading(sequence)
+
+    def resolved(self, name: str) -> Any:
+        """A setting as it was given, or else as it was chosen."""
+        return self._value(name)
+
     def _finish(self, data: Path) -> None:
         """What is done once, when the network has its last weights."""
 
@@ -152,6 +144,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             self.chosen_: dict[str, Any] = {}
             facts = prepare(data)
             return {
+                "task": type(self).__name__,
                 "parameters": self.get_params(),
                 "chosen": self.chosen_,
                 "data": facts,
@@ -189,6 +182,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             OstinatoError: if there is no run, or it was begun with other settings.
         """
         run = RunFolder.reopen(Path(out))
+        run.refuse_other_task(cls.__name__)
         run.refuse_other_settings(settings)
         model = cls(**run.document["parameters"])
         model.chosen_ = run.document["chosen"]
@@ -200,8 +194,8 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
     ) -> None:
         self._from(run.path)
-        watchers = [make_progress(progress), *run.watchers(tensorboard)]
-        self._train(run.data, run.document["data"], run, watchers, resume=resume)
+        callbacks = [make_progress(progress), *run.callbacks(tensorboard)]
+        self._train(run.data, run.document["data"], run, callbacks, resume=resume)
         if self.training_["ended"] != "interrupt":
             self.save(run.path)
         missing = run.draw(self._loss_unit)
@@ -213,7 +207,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         data: Path,
         facts: dict[str, Any],
         run: RunFolder | None,
-        watchers: Sequence[Watcher],
+        callbacks: Sequence[Callback],
         *,
         resume: bool = False,
     ) -> None:
@@ -224,12 +218,12 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
             learning = self._learning(data, facts, device)
             self.training_: dict[str, Any] = dict(facts)
             if self.health:
-                health = GradientHealth(self.network_, self.clip_norm, watchers)
-                learning = learning._replace(objective=health.heard(learning.objective))
-                watchers = [*watchers, health]
+                health = GradientHealth(self.network_, self.clip_norm, callbacks)
+                learning = learning._replace(objective=health.observed(learning.objective))
+                callbacks = [*callbacks, health]
 
             def keep_best() -> None:
-                self.training_ |= self._facts_of(trainer.outcome())
+                self.training_ |= self._facts_of(trainer.result())
                 if run is not None:
                     self.save(run.path)
 
@@ -246,7 +240,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
                 counted=learning.counted,
                 loss_unit=self._loss_unit,
                 folder=run.checkpoints if run else None,
-                watchers=watchers,
+                callbacks=callbacks,
             )
             outcome = trainer.run(resume=resume)
             self.training_ |= self._facts_of(outcome)
@@ -265,7 +259,7 @@ class NetworkEstimator(TrainingSettings, BaseEstimator):
         """The settings of the run, those that were chosen filled in."""
         return TrainingSettings(**{f.name: self._value(f.name) for f in fields(TrainingSettings)})
 
-    def _facts_of(self, outcome: Outcome) -> dict[str, Any]:
+    def _facts_of(self, outcome: TrainingResult) -> dict[str, Any]:
         return {
             "ended": outcome.ended,
             "steps": outcome.steps,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
+from ostinato.networks.inputs import Words
 from ostinato.networks.tracing import recording
-from ostinato.training.watching import Run, Watcher
+from ostinato.training.callbacks import Callback, Run
 
 
 class NonFiniteError(OstinatoError):
@@ -114,7 +115,7 @@ class Monitor:
         return [message]
 
 
-class GradientHealth(Watcher):
+class GradientHealth(Callback):
     """Measures, now and then, what of the gradient comes back through time, and tells others.
 
     Of a few rows of the latest batch, started anew, each recurrent layer is run a step at a time.
@@ -123,11 +124,11 @@ class GradientHealth(Watcher):
     Args:
         network: that is trained.
         clip_norm: the norm that gradients are clipped to; 0 for none.
-        others: watchers to tell.
+        others: callbacks to tell.
         share: of the time spent training that it may take.
         every: steps between two measurements, at the least.
 
-    `heard` is to be called in place of the objective of the loop.
+    `observed` is to be called in place of the objective of the loop.
     """
 
     ROWS = 4
@@ -137,7 +138,7 @@ class GradientHealth(Watcher):
         self,
         network: nn.Module,
         clip_norm: float = 0.0,
-        others: Sequence[Watcher] = (),
+        others: Sequence[Callback] = (),
         *,
         share: float = 0.02,
         every: int = 50,
@@ -153,7 +154,7 @@ class GradientHealth(Watcher):
         self._spent = self._begun = self._cost = 0.0
         self._said = False
 
-    def heard(
+    def observed(
         self, objective: Callable[[Any, Any], tuple[Tensor, Any]]
     ) -> Callable[[Any, Any], tuple[Tensor, Any]]:
         """The objective, and what it was called with last is remembered."""
@@ -165,11 +166,11 @@ class GradientHealth(Watcher):
 
         return listening
 
-    def begin(self, run: Run) -> None:
+    def on_begin(self, run: Run) -> None:
         """Start the clock."""
         self._begun = time.perf_counter()
 
-    def step(self, record: dict[str, Any]) -> None:
+    def on_step(self, record: dict[str, Any]) -> None:
         """Measure, if it is time and affordable."""
         self._norms.append(record["gradient_norm"])
         if record["step"] % self.every or self._batch is None:
@@ -186,12 +187,12 @@ class GradientHealth(Watcher):
         health: dict[str, Any] = {"step": record["step"], "health": found}
         if self.clip_norm:
             found["clipped"] = round(clipped, 3)
-        for watcher in self.others:
-            watcher.health(health)
+        for callback in self.others:
+            callback.on_health(health)
         if found["growth"] > EXPLODES and not self._said:
             self._said = True
-            for watcher in self.others:
-                watcher.say(
+            for callback in self.others:
+                callback.log(
                     f"step {record['step']}: gradients explode: over {found['steps']} steps back "
                     f"they grow {found['growth']:.2g} times; try a lower learning_rate, "
                     "cell='gru', or a shorter window"
@@ -247,16 +248,24 @@ EXPLODES = 1e3
 
 def _few(batch: Any, rows: int) -> Any:
     """The first rows of a batch."""
-    parts = {name: getattr(batch, name)[:rows] for name in batch._fields
-             if isinstance(getattr(batch, name), Tensor)}  # fmt: skip
+    parts = {name: _first(getattr(batch, name), rows) for name in batch._fields
+             if isinstance(getattr(batch, name), Tensor | tuple)}  # fmt: skip
     if "lengths" in parts and len(parts["lengths"]):
         longest = int(parts["lengths"].max())
-        parts["inputs"] = parts["inputs"][:, :longest]
+        if isinstance(batch.inputs, Words):
+            parts["inputs"] = batch.inputs.first(rows, longest)
+        else:
+            parts["inputs"] = parts["inputs"][:, :longest]
         apart = "target_lengths" in parts  # then they have steps of their own
         by_step = batch.targets.dim() > 1 and batch.targets.shape[1] == batch.inputs.shape[1]
         if by_step and not apart:
             parts["targets"] = parts["targets"][:, :longest]
     return batch._replace(**parts)
+
+
+def _first(part: Any, rows: int) -> Any:
+    """The first rows of a tensor, or of each tensor of a named tuple."""
+    return part[:rows] if isinstance(part, Tensor) else type(part)(*(p[:rows] for p in part))
 
 
 def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
+from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
-from ostinato.training.watching import Ending, Outcome, Watcher
 
-Objective = Callable[[Any, Any], tuple[Tensor, Any]]
+LossFunction = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
 
 Validation = Callable[[], float | tuple[float, dict[str, float]]]
@@ -65,7 +65,7 @@ class Trainer:
         counted: what a step of a sequence is called, in short.
         loss_unit: what the loss is counted in.
         folder: where checkpoints are kept; None keeps the newest in memory.
-        watchers: who is told what happens.
+        callbacks: who is told what happens.
 
     State is carried from batch to batch and detached in between, which is truncated
     back-propagation through time (Williams and Peng 1990); a batch marked ``fresh`` starts anew.
@@ -75,7 +75,7 @@ class Trainer:
         self,
         network: nn.Module,
         batches: Batches,
-        objective: Objective,
+        objective: LossFunction,
         settings: TrainingSettings,
         *,
         validate: Validation | None = None,
@@ -86,7 +86,7 @@ class Trainer:
         counted: str = "tok",
         loss_unit: str = "nats",
         folder: Path | None = None,
-        watchers: Sequence[Watcher] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         settings.check_settings()
         self.network = network
@@ -100,7 +100,7 @@ class Trainer:
         self.title = title
         self.counted = counted
         self.loss_unit = loss_unit
-        self.watchers = watchers
+        self.callbacks = callbacks
         self.checkpoints = Checkpoints(folder)
         self.optimizer = make_optimizer(network, settings)
         self.schedule = Schedule(settings)
@@ -125,7 +125,7 @@ class Trainer:
 
     # The run
 
-    def run(self, *, resume: bool = False) -> Outcome:
+    def run(self, *, resume: bool = False) -> TrainingResult:
         """Train until the budget is used, patience is lost, or somebody interrupts.
 
         An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, the
@@ -140,24 +140,24 @@ class Trainer:
         """
         self._interrupted = False
         with ExitStack() as closing:
-            for watcher in self.watchers:
-                closing.callback(watcher.close)
+            for callback in self.callbacks:
+                closing.callback(callback.close)
             checkpoint = self.checkpoints.load() if resume else None
             if checkpoint is not None:
                 self.restore(checkpoint)
             self._start = self._last_save = time.perf_counter()
             self._seconds_before = self.seconds
-            for watcher in self.watchers:
-                watcher.begin(self)
+            for callback in self.callbacks:
+                callback.on_begin(self)
             if checkpoint is None:
                 self.save()
             with self._catching_interrupts():
-                outcome = self._train()
-            for watcher in self.watchers:
-                watcher.end(outcome)
-        return outcome
+                result = self._train()
+            for callback in self.callbacks:
+                callback.on_end(result)
+        return result
 
-    def _train(self) -> Outcome:
+    def _train(self) -> TrainingResult:
         self.network.train()
         ended: Ending = "budget"
         while self.total is None or self.step < self.total:
@@ -179,11 +179,11 @@ class Trainer:
         elif not self._is_finite():
             raise self._failure("the weights are not finite", "the weights")
         self.network.eval()
-        return self.outcome(ended)
+        return self.result(ended)
 
-    def outcome(self, ended: Ending = "unfinished") -> Outcome:
+    def result(self, ended: Ending = "unfinished") -> TrainingResult:
         """How the run ended, or how it stands."""
-        return Outcome(ended, self.step, self.best_loss, self.best_step, self.seconds)
+        return TrainingResult(ended, self.step, self.best_loss, self.best_step, self.seconds)
 
     def train_step(self) -> None:
         """One batch forward and back, and one step of the optimizer."""
@@ -214,7 +214,7 @@ class Trainer:
         self.record(value, norm, rate)
 
     def record(self, loss: float, norm: float, rate: float) -> None:
-        """Tell the watchers about a step."""
+        """Tell the callbacks about a step."""
         record = {
             "step": self.step,
             "loss": loss,
@@ -224,10 +224,10 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
         }
-        for watcher in self.watchers:
-            watcher.step(record)
+        for callback in self.callbacks:
+            callback.on_step(record)
         for message in self.monitor.observe(self.step, loss, norm):
-            self.say(message)
+            self.log(message)
 
     def evaluate(self) -> None:
         """Validation loss and a sample; remembers the best weights."""
@@ -239,9 +239,9 @@ class Trainer:
             sample = self.sample(self.step) if self.sample is not None and is_sound else None
         self.network.train()
         if not math.isfinite(loss):
-            self.say(f"validation loss {loss}: not finite; these weights are not kept")
+            self.log(f"validation loss {loss}: not finite; these weights are not kept")
         elif not is_sound:
-            self.say("the weights are not finite; they are not kept")
+            self.log("the weights are not finite; they are not kept")
         # The loss of one training batch is no judge: without validation the latest counts as best.
         is_best = is_sound and (self.validate is None or loss < self.best_loss)
         if is_best:
@@ -251,7 +251,7 @@ class Trainer:
                 self.keep_best()
         self._evaluated_at = self.step
         self.stale_evaluations = 0 if is_best else self.stale_evaluations + 1
-        self.schedule.hear(loss)
+        self.schedule.observe(loss)
         self._clock()
         record = {
             "step": self.step,
@@ -261,13 +261,13 @@ class Trainer:
             "best": is_best,
             "seconds": round(self.seconds, 3),
         }
-        for watcher in self.watchers:
-            watcher.evaluation(record, sample)
+        for callback in self.callbacks:
+            callback.on_validation(record, sample)
 
-    def say(self, message: str) -> None:
-        """Tell the watchers something that a person should know now."""
-        for watcher in self.watchers:
-            watcher.say(f"step {self.step}: {message}")
+    def log(self, message: str) -> None:
+        """Tell the callbacks something that a person should know now."""
+        for callback in self.callbacks:
+            callback.log(f"step {self.step}: {message}")
 
     # Numbers that are not finite
 
@@ -283,7 +283,7 @@ class Trainer:
         if remedy == "skip" and self.skips < MOST_SKIPS and not tensor.startswith("weight"):
             self.skips += 1
             self.state = before
-            self.say(f"{happened}; the step is skipped")
+            self.log(f"{happened}; the step is skipped")
             return
         can_go_back = remedy == "rollback" and self.rollbacks < MOST_ROLLBACKS
         checkpoint = self.checkpoints.load() if can_go_back else None
@@ -292,10 +292,10 @@ class Trainer:
             rollbacks, scale = self.rollbacks + 1, self.schedule.scale / 2
             self.restore(checkpoint)
             self.rollbacks, self.schedule.scale = rollbacks, scale
-            for watcher in self.watchers:
-                watcher.back(self)
+            for callback in self.callbacks:
+                callback.on_rollback(self)
             self.save()
-            self.say(
+            self.log(
                 f"at step {at} {happened}; back to step {self.step} with the learning rate halved "
                 f"to {self.settings.learning_rate * scale:.2g}"
             )
@@ -325,11 +325,11 @@ class Trainer:
         """Keep a checkpoint, unless the weights are not finite."""
         self._last_save = time.perf_counter()
         if not self._is_finite():
-            self.say("the weights are not finite; no checkpoint is written over the last good one")
+            self.log("the weights are not finite; no checkpoint is written over the last good one")
             return
         self._clock()
-        for watcher in self.watchers:
-            watcher.saving()
+        for callback in self.callbacks:
+            callback.on_checkpoint()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.checkpoints.save(
             {

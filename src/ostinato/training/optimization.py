@@ -64,7 +64,7 @@ class Schedule:
         done = (step - warmup) / max(1, total - warmup)
         return rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
-    def hear(self, validation_loss: float) -> None:
+    def observe(self, validation_loss: float) -> None:
         """Take note of a validation loss; the plateau schedule decays when it stalls."""
         if validation_loss < self.best:
             self.best, self.stalled = validation_loss, 0

@@ -23,8 +23,8 @@ from typing import Any, Self
 from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.files import sync_folder
 from ostinato.training import storage
+from ostinato.training.callbacks import Callback, MetricsFile, TensorBoard
 from ostinato.training.pictures import draw_learning_curve
-from ostinato.training.watching import MetricsFile, TensorBoard, Watcher
 
 RUN_FILE = "run.json"
 
@@ -104,10 +104,16 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
-    def watchers(self, tensorboard: bool) -> list[Watcher]:
+    def callbacks(self, tensorboard: bool) -> list[Callback]:
         """Who records the run in this folder."""
-        files: list[Watcher] = [MetricsFile(self.metrics)]
+        files: list[Callback] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
+
+    def refuse_other_task(self, task: str) -> None:
+        """Raise an `OstinatoError` if the run was begun by another estimator."""
+        recorded = self.document["task"]
+        if recorded != task:
+            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {recorded}.")
 
     def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:
         """Raise an `OstinatoError` where a setting is asked for that the run did not begin with."""
@@ -152,7 +158,9 @@ def refuse_to_overwrite(path: Path) -> None:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is in the folder of a model or a run: its task, settings, and how it was trained.
+    """Describe the model or run in a folder: its task, settings, and how it was trained.
+
+    Of a run without a finished model ``finished`` is False.
 
     Raises:
         OstinatoError: if there is neither, or a file of the model is damaged.
@@ -160,7 +168,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if (path / RUN_FILE).exists() and not storage.holds_model(path):
         document = RunFolder.reopen(path).document
-        return {"task": "unfinished run", "training": {}, "parameters": document["parameters"]}
+        known = {name: document[name] for name in ("task", "parameters")}
+        return {**known, "finished": False, "training": {}}
     config = storage.read_config(path)
     storage.read_files(path, "config.json")
     return config

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from ostinato.errors import OstinatoError
 
@@ -19,39 +19,37 @@ class TrainingSettings:
     """Settings of a training run.
 
     Args:
-        minutes: budget in minutes of training; it is turned into a number of steps after a short
-            measured start, so that the schedule fits. Without any budget a text takes 5 minutes,
-            other data epochs by their size.
+        minutes: budget in minutes of training, converted into steps after a short measured start,
+            so that the schedule fits. Without any budget a text trains for 5 minutes, other data
+            for epochs by their size.
         epochs: budget in passes over the training data.
         steps: budget in optimizer steps.
-        batch_size: sequences learnt from at once, fewer where the data are short; if not given, 32
-            for a text, otherwise by the size of the data.
+        batch_size: sequences per step, fewer where the data are short; if not given, 32 for a text,
+            otherwise by the size of the data.
         optimizer: sgd (with momentum), rmsprop, adam or adamw.
-        learning_rate: the highest learning rate of the schedule.
+        learning_rate: peak learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
-        weight_decay: decay of the weight matrices; biases are left alone.
-        schedule: constant, cosine (falls to a hundredth), step (times decay_factor every
+        weight_decay: decay of the weight matrices; biases have none.
+        schedule: constant, cosine (down to a hundredth), step (times decay_factor every
             decay_steps), plateau (times decay_factor when the validation loss stalls).
-        warmup_steps: steps in which the learning rate rises from zero; a tenth of the run at most.
+        warmup_steps: steps over which the learning rate rises from zero; at most a tenth of the
+            run.
         decay_factor: factor of the step and plateau schedules.
-        decay_steps: interval of the step schedule; a quarter of the run if not given.
-        decay_patience: evaluations without a better loss after which plateau decays.
-        clip_norm: gradients are scaled down to this norm; 0 for never.
-        clip_value: every element of a gradient is cut to this size; 0 for never.
-        validation_fraction: share of the data that is held out to validate on, 0 for none; if not
-            given, a tenth, and of fewer than 1,000 sequences a fifth.
-        evaluations: how often the run is evaluated on the validation data, less often where that
-            would take more than a tenth of the minutes; if not given, 10 times for a text,
-            otherwise after each epoch.
-        patience: evaluations without a better validation loss after which the run stops early, 0
-            for never; needs validation data. If not given, never for a text, otherwise by the
-            size of the data.
-        on_nonfinite: what to do about a loss or gradient that is not finite: stop, skip the step,
-            or rollback to the last good checkpoint with half the learning rate.
-        checkpoint_minutes: interval of checkpoints.
-        health: whether to measure now and then how much gradient comes back through time, in at
-            most a fiftieth of the time.
-        seed: seed of everything random.
+        decay_steps: steps between decays of the step schedule; a quarter of the run if not given.
+        decay_patience: evaluations without improvement before plateau decays.
+        clip_norm: largest norm of the gradients, which are scaled down to it; 0 for no limit.
+        clip_value: largest absolute value of an element of the gradients; 0 for no limit.
+        validation_fraction: share of the data held out for validation, 0 for none; if not given, a
+            tenth, and of fewer than 1,000 sequences a fifth.
+        evaluations: evaluations on the validation data, fewer where they would take more than a
+            tenth of the minutes; if not given, 10 for a text, otherwise one per epoch.
+        patience: evaluations without improvement before the run stops early, 0 for never; needs
+            validation data. If not given, never for a text, otherwise by the size of the data.
+        on_nonfinite: at a loss or gradient that is not finite: stop, skip the step, or rollback to
+            the last good checkpoint with half the learning rate.
+        checkpoint_minutes: minutes between checkpoints.
+        health: measure gradients over time at intervals, in at most 2 % of the training time.
+        seed: random seed.
         device: auto (CUDA where there is one), cpu, cuda.
     """
 
@@ -122,19 +120,33 @@ class TrainingSettings:
         if self.patience is not None:
             self._want("patience", lambda value: value >= 0, "zero or more")
 
-    def _want(self, name: str, holds: Any, wanted: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(name, "a finite number")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not holds(value):
-            self._refuse(name, wanted)
+    def _want(self, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
+        check_value(self, name, holds, wanted)
 
     def _want_one_of(self, name: str, allowed: Sequence[str]) -> None:
-        if getattr(self, name) not in allowed:
-            self._refuse(name, f"one of {', '.join(allowed)}")
+        check_choice(self, name, allowed)
 
     def _refuse(self, name: str, wanted: str) -> None:
-        raise OstinatoError(
-            f"{type(self).__name__}: {name}={getattr(self, name)!r}; expected {wanted}."
-        )
+        refuse(self, name, wanted)
+
+
+def check_value(settings: object, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Raise an `OstinatoError` unless a setting is a finite number for which something holds."""
+    value = getattr(settings, name)
+    if isinstance(value, float) and not math.isfinite(value):
+        refuse(settings, name, "a finite number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not holds(value):
+        refuse(settings, name, expected)
+
+
+def check_choice(settings: object, name: str, allowed: Sequence[str]) -> None:
+    """Raise an `OstinatoError` unless a setting is one of some names."""
+    if getattr(settings, name) not in allowed:
+        refuse(settings, name, f"one of {', '.join(allowed)}")
+
+
+def refuse(settings: object, name: str, expected: str) -> NoReturn:
+    """Raise an `OstinatoError` that names a setting, its value and what was expected."""
+    value = getattr(settings, name)
+    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r}; expected {expected}.")

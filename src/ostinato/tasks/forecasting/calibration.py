@@ -1,4 +1,4 @@
-"""Calibration: what forecasts of held-out steps say about the forecasts to come."""
+"""Calibration: corrections of predicted distributions, fitted on held-out steps."""
 
 from __future__ import annotations
 
@@ -12,41 +12,53 @@ Array = NDArray[np.float64]
 
 
 class Calibration(NamedTuple):
-    """How what a network says must be read, by what came of its forecasts of held-out steps.
-
-    Each is a number, or ``(N,)``.
+    """Corrections of what a network predicts; each is a number, or one for each window ``(N,)``.
 
     Attributes:
-        spread: factor by which everything is farther from the median than the network says.
-        tilt: added to the log odds of a rise.
-        slope: times the log odds of a rise, before.
+        spread: factor of every quantile's distance from the median.
+        intercept: added to the log odds of a rise.
+        slope: factor of the log odds of a rise, before.
     """
 
     spread: float | Array = 1.0
-    tilt: float | Array = 0.0
+    intercept: float | Array = 0.0
     slope: float | Array = 1.0
 
+    def widen(self, values: Array, median: Array) -> Array:
+        """Move values ``(N, ...)`` away from the median, which broadcasts to them."""
+        factor = np.broadcast_to(self.spread, len(values))
+        return np.asarray(median + factor.reshape(-1, *[1] * (values.ndim - 1)) * (values - median))
 
-def spread_of(
-    truth: Array, median: Array, low: Array, high: Array, grain: Array, steps: int
+    def rise_probability(self, p: Array) -> Array:
+        """Correct probabilities of a rise, ``(N,)``."""
+        return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * log_odds(p)))))
+
+
+def log_odds(p: Array) -> Array:
+    """Return log(p / (1 - p))."""
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def fit_spread(
+    observed: Array, median: Array, low: Array, high: Array, resolution: Array, steps: int
 ) -> float:
-    """Find the factor by which to widen intervals; few held-out steps count for little.
+    """Fit the factor by which intervals are widened; few held-out steps have little weight.
 
-    Distances from the median are compared with those of the forecast's 10 % and 90 % quantiles;
-    four fifths must be smaller (split conformal prediction, Lei et al. 2018, for the ratio).
+    Distances from the median are compared with those of the 10 % and 90 % quantiles; four fifths
+    of them must be smaller (split conformal prediction, Lei et al. 2018, for the ratio).
 
     Args:
-        truth: observed values, ``(N, A)``; NaN where missing.
+        observed: values, ``(N, A)``; NaN where missing.
         median: of the forecasts, ``(N, A)``.
-        low: their 10 %, ``(N, A)``.
-        high: their 90 %, ``(N, A)``.
-        grain: what values are rounded to, ``(N,)``.
-        steps: that were held out; forecasts overlap.
+        low: their 10 % quantiles, ``(N, A)``.
+        high: their 90 % quantiles, ``(N, A)``.
+        resolution: what values are rounded to, ``(N,)``.
+        steps: how many were held out; forecasts overlap.
     """
-    half = np.where(truth > median, high - median, median - low)
-    half = np.maximum(half, grain[:, None] / 2)  # what is rounded to the median
+    half = np.where(observed > median, high - median, median - low)
+    half = np.maximum(half, resolution[:, None] / 2)  # what is rounded to the median
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (np.abs(truth - median) / half)[~np.isnan(truth)]
+        ratios = (np.abs(observed - median) / half)[~np.isnan(observed)]
     ratios = ratios[np.isfinite(ratios)]
     if not len(ratios):
         return 1.0
@@ -54,21 +66,21 @@ def spread_of(
     return float(round(factor ** (steps / (steps + 30)), 4))
 
 
-def line_of(odds: Array, rose: Array) -> tuple[float, float]:
-    """Fit tilt and slope of a line from predicted to true log odds of a rise (Platt 1999).
+def fit_rises(odds: Array, change: Array) -> tuple[float, float]:
+    """Fit intercept and slope of a line from predicted to true log odds of a rise (Platt 1999).
 
     A penalty draws it towards the identity.
 
     Args:
         odds: predicted log odds of a rise, ``(N,)``.
-        rose: observed change from the last known value, ``(N,)``; NaN where missing.
+        change: observed change from the last known value, ``(N,)``; NaN where missing.
     """
-    clear = (rose != 0) & ~np.isnan(rose)
-    odds, rose = odds[clear], np.sign(rose[clear])
+    known = ~np.isnan(change)
+    odds, sign = odds[known], np.where(change[known] > 0, 1.0, -1.0)
 
     def cost(line: Array) -> float:
-        off = np.logaddexp(0, -rose * (line[0] + line[1] * odds)).sum()
-        return float(off + 5 * (line[0] ** 2 + (line[1] - 1) ** 2))
+        loss = np.logaddexp(0, -sign * (line[0] + line[1] * odds)).sum()
+        return float(loss + 5 * (line[0] ** 2 + (line[1] - 1) ** 2))
 
-    tilt, slope = minimize(cost, [0.0, 1.0], bounds=[(-5, 5), (0, 5)]).x
-    return round(float(tilt), 4), round(float(slope), 4)
+    intercept, slope = minimize(cost, [0.0, 1.0], bounds=[(-5, 5), (0, 5)]).x
+    return round(float(intercept), 4), round(float(slope), 4)

@@ -1,11 +1,11 @@
-"""What a forecast says of a number: a distribution, made of what a network gives.
+"""Predictive distributions: what the outputs of a network say about a number.
 
-Letters: ``p (..., K)`` are a network's outputs, without bounds; ``z (...)`` numbers in the units of
-the network, so that a number is ``location + scale z``, with ``location`` and ``scale`` ``(...)``.
+Letters: ``p (..., K)`` are outputs of a network, unbounded; ``z (...)`` are values in the units of
+the network. A value in the units of the data is ``location + scale z``, see `Units`.
 
-Numbers are rounded as a rule: to whole ones where things are counted, to tenths of a degree. A
-density of what lies on such a ``grain`` has no bound, so where there is one, what is learnt is the
-probability of all that is rounded to a number, over ``grain``; and what is drawn is to be rounded.
+Values are usually rounded: counts to whole numbers, temperatures to tenths of a degree. A density
+of values of such a ``resolution`` has no upper bound, so the loss is that of the probability of
+everything that is rounded to a value, over the resolution; and samples are to be rounded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,185 +23,225 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Array = NDArray[np.float64]
+Numbers = TypeVar("Numbers", Tensor, Array)
 DistributionName = Literal["gaussian", "student", "negative-binomial", "quantiles"]
+
+
+class Units(NamedTuple):
+    """Units of each window, ``(B,)``: a value is ``location + scale z``.
+
+    Attributes:
+        location: the value at ``z = 0``.
+        scale: the length of one unit.
+        resolution: multiples that values are rounded to; 0 for none.
+        lower_bound: the smallest possible value: 0 for counts that come down to 0, else -inf.
+    """
+
+    location: Array
+    scale: Array
+    resolution: Array
+    lower_bound: Array
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Units]) -> Units:
+        """Units of several batches of windows, one after the other."""
+        return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    def expand(self, dims: int = 1) -> Units:
+        """The same with ``dims`` axes of length 1 appended."""
+        return Units(*(part.reshape(*part.shape, *[1] * dims) for part in self))
+
+    def take(self, row: int) -> Units:
+        """Units of one window, as arrays ``()``."""
+        return Units(*(part[row] for part in self))
+
+    def round(self, values: Array) -> Array:
+        """Round values ``(B, ...)`` to the resolution and clip them at the lower bound."""
+        units = self.expand(values.ndim - self.location.ndim)
+        step = np.where(units.resolution > 0, units.resolution, 1.0)
+        rounded = np.where(units.resolution > 0, np.round(values / step) * step, values)
+        return np.maximum(rounded, units.lower_bound)
 
 
 class Distribution(ABC):
     """A family of distributions, one for each ``p``.
 
     Attributes:
-        size: outputs of the network that make one, K.
-        centred: whether numbers may be shifted, not only scaled.
+        size: outputs of the network for one distribution, K.
+        centered: whether values may be shifted by a location, not only scaled.
     """
 
     size: int
-    centred = True
+    centered = True
 
     @abstractmethod
-    def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
-        """How badly each ``z`` is foretold, ``(...)``; ``grain`` is what it is rounded to, or 0."""
+    def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
+        """Return the loss of each ``z``, ``(...)``.
+
+        Args:
+            p: outputs ``(..., K)``.
+            z: observed values ``(...)``.
+            scale: units of the data per unit of ``z``; broadcasts to ``z``.
+            resolution: what values are rounded to, in the units of ``z``, 0 for nothing.
+        """
 
     @abstractmethod
-    def point(self, p: Tensor, scale: Tensor) -> Tensor:
-        """The middle ``(...)``, in the units of the network."""
+    def point(self, p: Tensor) -> Tensor:
+        """Return the center ``(...)``, in the units of the network."""
 
     @abstractmethod
-    def quantiles(
-        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
-    ) -> Array:
-        """The numbers below which shares ``levels`` lie, ``(..., levels)``, before rounding."""
+    def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
+        """Return quantiles at ``levels``, ``(..., levels)``, before rounding."""
 
     @abstractmethod
-    def mean(self, p: Array, location: Array, scale: Array) -> Array:
-        """Means, ``(...)``."""
+    def mean(self, p: Array, units: Units) -> Array:
+        """Return means, ``(...)``."""
 
     @abstractmethod
-    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
-        """The probability of a number below ``y``, half of that of ``y`` itself included."""
+    def cdf(self, p: Array, y: Array, units: Units) -> Array:
+        """Return the probability of a value of at most ``y``, before rounding, ``(...)``."""
 
     @abstractmethod
-    def sample(
-        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
-    ) -> Array:
-        """A number of each, ``(...)``, before rounding."""
+    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
+        """Draw one value from each distribution, ``(...)``, before rounding."""
 
 
-def _positive(p: Any) -> Any:
+def _positive(p: Numbers) -> Numbers:
     """log(1 + e^p), and a little."""
     if isinstance(p, Tensor):
         return F.softplus(p) + 1e-4
     return np.logaddexp(0.0, p) + 1e-4
 
 
-def _blurred(sigma: Any, grain: Any) -> Any:
-    """A scale, no less than an eighth of the grain: narrower is not told from that."""
-    return (sigma**2 + (grain / 8) ** 2) ** 0.5
-
-
-def _mean_over_grain(loss: Callable[[Tensor], Tensor], z: Tensor, grain: Tensor) -> Tensor:
-    """Of a negative log density that of its mean over what is rounded to ``z``, by Gauss-Legendre.
+def _mean_over_resolution(
+    loss: Callable[[Tensor], Tensor], z: Tensor, resolution: Tensor
+) -> Tensor:
+    """Return -log of the mean density over all that is rounded to ``z``, by Gauss-Legendre.
 
     Args:
-        loss: of numbers ``(..., nodes)``.
-        z: numbers ``(...)``.
-        grain: what they are rounded to, ``(...)``; 0 for nothing.
+        loss: negative log density at ``(..., nodes)``.
+        z: values ``(...)``.
+        resolution: what they are rounded to, broadcasts to ``z``; 0 for nothing.
     """
-    if not grain.any():
+    if not resolution.any():
         return loss(z[..., None])[..., 0]
     nodes, weights = (z.new_tensor(each / 2) for each in np.polynomial.legendre.leggauss(7))
-    each = loss(z[..., None] + grain[..., None] * nodes)
+    each = loss(z[..., None] + resolution[..., None] * nodes)
     return -torch.logsumexp(weights.log() - each, -1)
 
 
-class Gaussian(Distribution):
+class LocationScale(Distribution):
+    """A standard distribution, shifted by p_1 and stretched by log(1 + e^p_2)."""
+
+    @abstractmethod
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | float]:
+        """Return -log density of the standard distribution, a function of z^2 and a constant."""
+
+    @abstractmethod
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
+        """Return quantiles of the standard distribution."""
+
+    @abstractmethod
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
+        """Return the cumulative probability of the standard distribution."""
+
+    @abstractmethod
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
+        """Draw from the standard distribution."""
+
+    @staticmethod
+    def _location_and_scale(p: Numbers, resolution: Numbers) -> tuple[Numbers, Numbers]:
+        """Shift and stretch; no less than an eighth of the resolution, which tells no more."""
+        sigma = (_positive(p[..., 1]) ** 2 + (resolution / 8) ** 2) ** 0.5
+        return p[..., 0], sigma
+
+    def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
+        """Return the negative log-likelihood of ``z``, in nats."""
+        mean, sigma = (part[..., None] for part in self._location_and_scale(p, resolution))
+        standard, constant = self._standard_loss(p)
+        return _mean_over_resolution(
+            lambda z: standard(((z - mean) / sigma) ** 2) + sigma.log() + constant, z, resolution
+        )
+
+    def point(self, p: Tensor) -> Tensor:
+        """Return the median, which is the mean."""
+        return p[..., 0]
+
+    def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
+        """As `Distribution.quantiles`."""
+        mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
+        z = mean[..., None] + sigma[..., None] * self._standard_quantiles(p, np.asarray(levels))
+        return np.asarray(units.location[..., None] + units.scale[..., None] * z)
+
+    def mean(self, p: Array, units: Units) -> Array:
+        """As `Distribution.mean`."""
+        return np.asarray(units.location + units.scale * p[..., 0])
+
+    def cdf(self, p: Array, y: Array, units: Units) -> Array:
+        """As `Distribution.cdf`."""
+        mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
+        return self._standard_cdf(p, ((y - units.location) / units.scale - mean) / sigma)
+
+    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
+        """As `Distribution.sample`."""
+        mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
+        z = mean + sigma * self._standard_sample(p, random)
+        return np.asarray(units.location + units.scale * z)
+
+
+class Gaussian(LocationScale):
     """Mean p_1, standard deviation log(1 + e^p_2).
 
     >>> p = torch.tensor([0.0, 0.5413])  # mean 0, standard deviation 1
     >>> round(Gaussian().loss(p, torch.tensor(0.0), torch.tensor(1.0), torch.tensor(0.0)).item(), 3)
     0.919
-    >>> Gaussian().quantiles(p.numpy(), 10.0, 2.0, 0.0, [0.5, 0.975]).round(2).tolist()
+    >>> units = Units(*map(np.array, (10.0, 2.0, 0.0, -np.inf)))
+    >>> Gaussian().quantiles(p.numpy(), units, [0.5, 0.975]).round(2).tolist()
     [10.0, 13.92]
     """
 
     size = 2
 
-    @staticmethod
-    def _parts(p: Any, grain: Any) -> tuple[Any, Any]:
-        return p[..., 0], _blurred(_positive(p[..., 1]), grain)
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
+        return (lambda square: square / 2), math.log(2 * math.pi) / 2
 
-    def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
-        """Negative log-likelihood of ``z``, in nats."""
-        mean, sigma = (part[..., None] for part in self._parts(p, grain))
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
+        return np.asarray(special.ndtri(levels))
 
-        def exact(z: Tensor) -> Tensor:
-            found: Tensor = ((z - mean) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
-            return found
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
+        return np.asarray(special.ndtr(z))
 
-        return _mean_over_grain(exact, z, grain)
-
-    def point(self, p: Tensor, scale: Tensor) -> Tensor:
-        """The mean."""
-        return p[..., 0]
-
-    def quantiles(
-        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
-    ) -> Array:
-        """As `Distribution.quantiles`."""
-        mean, sigma = (part[..., None] for part in self._parts(p, grain / scale))
-        z = mean + sigma * special.ndtri(np.asarray(levels))
-        return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
-
-    def mean(self, p: Array, location: Array, scale: Array) -> Array:
-        """As `Distribution.mean`."""
-        return np.asarray(location + scale * p[..., 0])
-
-    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
-        """As `Distribution.below`."""
-        mean, sigma = self._parts(p, grain / scale)
-        return np.asarray(special.ndtr(((y - location) / scale - mean) / sigma))
-
-    def sample(
-        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
-    ) -> Array:
-        """As `Distribution.sample`."""
-        mean, sigma = self._parts(p, grain / scale)
-        return np.asarray(location + scale * (mean + sigma * random.standard_normal(mean.shape)))
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
+        return random.standard_normal(p.shape[:-1])
 
 
-class StudentT(Distribution):
-    """Student's t of 2 + log(1 + e^p_3) degrees of freedom: as `Gaussian`, but surprises happen.
+class StudentT(LocationScale):
+    """Student's t of 2 + log(1 + e^p_3) degrees of freedom: as `Gaussian`, with heavier tails.
 
-    >>> p = torch.tensor([0.0, 0.5413, 5.0])
-    >>> StudentT().quantiles(p.double().numpy(), 0.0, 1.0, 0.0, [0.5, 0.99]).round(2).tolist()
+    >>> p, units = np.array([0.0, 0.5413, 5.0]), Units(*map(np.array, (0.0, 1.0, 0.0, -np.inf)))
+    >>> StudentT().quantiles(p, units, [0.5, 0.99]).round(2).tolist()
     [0.0, 3.0]
     """
 
     size = 3
 
     @staticmethod
-    def _parts(p: Any, grain: Any) -> tuple[Any, Any, Any]:
-        sigma = _blurred(_positive(p[..., 1]), grain)
-        return p[..., 0], sigma, 2 + _positive(p[..., 2])
+    def _freedom(p: Numbers) -> Numbers:
+        return 2 + _positive(p[..., 2])
 
-    def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
-        """Negative log-likelihood of ``z``, in nats."""
-        middle, sigma, nu = (part[..., None] for part in self._parts(p, grain))
+    def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        nu = self._freedom(p)[..., None]
         constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + (math.pi * nu).log() / 2
+        return (lambda square: (nu + 1) / 2 * torch.log1p(square / nu)), constant
 
-        def exact(z: Tensor) -> Tensor:
-            square = ((z - middle) / sigma) ** 2
-            found: Tensor = (nu + 1) / 2 * torch.log1p(square / nu) + sigma.log() + constant
-            return found
+    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
+        return np.asarray(special.stdtrit(self._freedom(p)[..., None], levels))
 
-        return _mean_over_grain(exact, z, grain)
+    def _standard_cdf(self, p: Array, z: Array) -> Array:
+        return np.asarray(special.stdtr(self._freedom(p), z))
 
-    def point(self, p: Tensor, scale: Tensor) -> Tensor:
-        """The median, which is the mean."""
-        return p[..., 0]
-
-    def quantiles(
-        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
-    ) -> Array:
-        """As `Distribution.quantiles`."""
-        middle, sigma, nu = (part[..., None] for part in self._parts(p, grain / scale))
-        z = middle + sigma * special.stdtrit(nu, np.asarray(levels))
-        return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
-
-    def mean(self, p: Array, location: Array, scale: Array) -> Array:
-        """As `Distribution.mean`."""
-        return np.asarray(location + scale * p[..., 0])
-
-    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
-        """As `Distribution.below`."""
-        middle, sigma, nu = self._parts(p, grain / scale)
-        return np.asarray(special.stdtr(nu, ((y - location) / scale - middle) / sigma))
-
-    def sample(
-        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
-    ) -> Array:
-        """As `Distribution.sample`."""
-        middle, sigma, nu = self._parts(p, grain / scale)
-        return np.asarray(location + scale * (middle + sigma * random.standard_t(nu)))
+    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
+        return random.standard_t(self._freedom(p))
 
 
 class NegativeBinomial(Distribution):
@@ -210,20 +250,17 @@ class NegativeBinomial(Distribution):
     Salinas et al. 2020, "DeepAR", eq. 4, with their alpha = 1 / log(1 + e^p_2).
 
     >>> p = np.array([0.5413, 0.5413])  # mean and shape 1, times a scale of 3
-    >>> float(NegativeBinomial().mean(p, 0.0, 3.0).round(2))
+    >>> units = Units(*map(np.array, (0.0, 3.0, 1.0, 0.0)))
+    >>> float(NegativeBinomial().mean(p, units).round(2))
     3.0
     """
 
     size = 2
-    centred = False
+    centered = False
 
-    @staticmethod
-    def _parts(p: Any, scale: Any) -> tuple[Any, Any]:
-        return scale * _positive(p[..., 0]), _positive(p[..., 1])
-
-    def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
-        """Negative log-likelihood of the count ``scale z``, in nats."""
-        mean, r = self._parts(p, scale)
+    def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
+        """Return the negative log-likelihood of the count ``scale z``, in nats."""
+        mean, r = scale * _positive(p[..., 0]), _positive(p[..., 1])
         y = (scale * z).round().clamp(min=0)
         both = (r + mean).log()
         found: Tensor = (
@@ -232,115 +269,104 @@ class NegativeBinomial(Distribution):
         )  # fmt: skip
         return found
 
-    def point(self, p: Tensor, scale: Tensor) -> Tensor:
-        """The mean."""
-        return _positive(p[..., 0])  # type: ignore[no-any-return]
+    def point(self, p: Tensor) -> Tensor:
+        """Return the mean."""
+        return _positive(p[..., 0])
 
-    def _stats(self, p: Array, scale: Array) -> tuple[Array, Array]:
-        mean, r = self._parts(p, scale)
-        return r, r / (r + mean)
+    def _size_and_probability(self, p: Array, units: Units) -> tuple[Array, Array]:
+        """Return SciPy's n and p."""
+        r = _positive(p[..., 1])
+        return r, r / (r + self.mean(p, units))
 
-    def quantiles(
-        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
-    ) -> Array:
+    def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
         """As `Distribution.quantiles`; whole numbers."""
-        r, share = (part[..., None] for part in self._stats(p, scale))
+        r, share = (part[..., None] for part in self._size_and_probability(p, units))
         return np.asarray(stats.nbinom.ppf(np.asarray(levels), r, share))
 
-    def mean(self, p: Array, location: Array, scale: Array) -> Array:
+    def mean(self, p: Array, units: Units) -> Array:
         """As `Distribution.mean`."""
-        return np.asarray(self._parts(p, scale)[0])
+        return np.asarray(units.scale * _positive(p[..., 0]))
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
-        """As `Distribution.below`."""
-        r, share = self._stats(p, scale)
-        return np.asarray(
-            stats.nbinom.cdf(np.floor(y), r, share) - stats.nbinom.pmf(y, r, share) / 2
-        )
+    def cdf(self, p: Array, y: Array, units: Units) -> Array:
+        """As `Distribution.cdf`."""
+        return np.asarray(stats.nbinom.cdf(y, *self._size_and_probability(p, units)))
 
-    def sample(
-        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
-    ) -> Array:
+    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
         """As `Distribution.sample`."""
-        return random.negative_binomial(*self._stats(p, scale)).astype(np.float64)
+        return random.negative_binomial(*self._size_and_probability(p, units)).astype(np.float64)
 
 
 class Quantiles(Distribution):
-    """Quantiles themselves, without a form: the median p_1, the others by distances from it.
+    """Quantiles without a parametric form: the median p_1, the others by distances from it.
 
-    Their loss is the mean of what each is off by, weighed by its level (Koenker and Bassett 1978),
-    twice: the continuous ranked probability score, as far as these levels tell.
+    The loss is twice the mean pinball loss (Koenker and Bassett 1978): the continuous ranked
+    probability score, as far as these levels tell.
 
-    >>> found = Quantiles().quantiles(np.zeros(Quantiles.size), 5.0, 1.0, 0.0, [0.1, 0.5, 0.9])
+    >>> units = Units(*map(np.array, (5.0, 1.0, 0.0, -np.inf)))
+    >>> found = Quantiles().quantiles(np.zeros(Quantiles.size), units, [0.1, 0.5, 0.9])
     >>> bool(found[0] < found[1] == 5.0 < found[2])
     True
     """
 
     LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
     size = len(LEVELS)
-    MIDDLE = size // 2
+    MEDIAN = size // 2
 
-    def _values(self, p: Any) -> Any:
-        """Quantiles ``(..., K)`` that never cross."""
-        middle, steps = p[..., :1], _positive(p[..., 1:]) / 4
-        down, up = steps[..., : self.MIDDLE], steps[..., self.MIDDLE :]
+    def _values(self, p: Numbers) -> Numbers:
+        """Return quantiles ``(..., K)`` that never cross."""
+        median, steps = p[..., :1], _positive(p[..., 1:]) / 4
+        down, up = steps[..., : self.MEDIAN], steps[..., self.MEDIAN :]
         if isinstance(p, Tensor):
-            return torch.cat(
-                [(middle - down.cumsum(-1)).flip(-1), middle, middle + up.cumsum(-1)], -1
-            )
-        down, up = np.cumsum(down, -1)[..., ::-1], np.cumsum(up, -1)
-        return np.concatenate([middle - down, middle, middle + up], -1)
+            parts = (median - down.cumsum(-1)).flip(-1), median, median + up.cumsum(-1)
+            return torch.cat(parts, -1)
+        below = np.cumsum(down, -1)[..., ::-1]
+        return np.concatenate([median - below, median, median + np.cumsum(up, -1)], -1)
 
-    def loss(self, p: Tensor, z: Tensor, scale: Tensor, grain: Tensor) -> Tensor:
-        """Twice the mean pinball loss."""
-        off = z[..., None] - self._values(p)
-        levels = off.new_tensor(self.LEVELS)
-        return 2 * torch.maximum(levels * off, (levels - 1) * off).mean(-1)
+    def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
+        """Return twice the mean pinball loss."""
+        error = z[..., None] - self._values(p)
+        levels = error.new_tensor(self.LEVELS)
+        return 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
 
-    def point(self, p: Tensor, scale: Tensor) -> Tensor:
-        """The median."""
+    def point(self, p: Tensor) -> Tensor:
+        """Return the median."""
         return p[..., 0]
 
-    def quantiles(
-        self, p: Array, location: Array, scale: Array, grain: Array, levels: Sequence[float]
-    ) -> Array:
-        """As `Distribution.quantiles`, straight between the network's levels and beyond them."""
-        values = self._values(p)
-        known, wanted = np.asarray(self.LEVELS), np.asarray(levels)
-        at = np.clip(np.searchsorted(known, wanted) - 1, 0, len(known) - 2)
-        low, high = values[..., at], values[..., at + 1]
-        z = low + (high - low) * (wanted - known[at]) / (known[at + 1] - known[at])
-        return np.asarray(np.asarray(location)[..., None] + np.asarray(scale)[..., None] * z)
+    def _interpolate(self, low: Array, high: Array, levels: Array, at: NDArray[np.intp]) -> Array:
+        """Quantiles at ``levels`` on the line through the network's levels ``at`` and the next."""
+        known = np.asarray(self.LEVELS)
+        return np.asarray(low + (high - low) * (levels - known[at]) / (known[at + 1] - known[at]))
 
-    def mean(self, p: Array, location: Array, scale: Array) -> Array:
+    def _segment(self, levels: Array) -> NDArray[np.intp]:
+        """Number of the network's level below each level; the outermost lines go on."""
+        return np.clip(np.searchsorted(self.LEVELS, levels) - 1, 0, self.size - 2)
+
+    def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
+        """As `Distribution.quantiles`, linear between the network's levels and beyond them."""
+        values, asked = self._values(p), np.asarray(levels)
+        at = self._segment(asked)
+        z = self._interpolate(values[..., at], values[..., at + 1], asked, at)
+        return np.asarray(units.location[..., None] + units.scale[..., None] * z)
+
+    def mean(self, p: Array, units: Units) -> Array:
         """As `Distribution.mean`, of evenly spaced quantiles."""
-        return np.asarray(
-            self.quantiles(
-                p, location, scale, np.zeros(()), np.arange(0.01, 1, 0.02).tolist()
-            ).mean(-1)
-        )
+        levels = np.arange(0.01, 1, 0.02).tolist()
+        return np.asarray(self.quantiles(p, units, levels).mean(-1))
 
-    def below(self, p: Array, y: Array, location: Array, scale: Array, grain: Array) -> Array:
-        """As `Distribution.below`, straight between the network's levels."""
+    def cdf(self, p: Array, y: Array, units: Units) -> Array:
+        """As `Distribution.cdf`, by evenly spaced quantiles."""
         levels = np.linspace(0.005, 0.995, 199).tolist()
-        return np.asarray(
-            (self.quantiles(p, location, scale, grain, levels) < np.asarray(y)[..., None]).mean(-1)
-        )
+        return np.asarray((self.quantiles(p, units, levels) <= y[..., None]).mean(-1))
 
-    def sample(
-        self, p: Array, location: Array, scale: Array, grain: Array, random: np.random.Generator
-    ) -> Array:
+    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
         """As `Distribution.sample`."""
-        values, known = self._values(p), np.asarray(self.LEVELS)
-        u = random.random(p.shape[:-1])
-        at = np.clip(np.searchsorted(known, u) - 1, 0, len(known) - 2)
-        low = np.take_along_axis(values, at[..., None], -1)[..., 0]
-        high = np.take_along_axis(values, at[..., None] + 1, -1)[..., 0]
-        z = low + (high - low) * (u - known[at]) / (known[at + 1] - known[at])
-        return np.asarray(location + scale * z)
+        values, u = self._values(p), random.random(p.shape[:-1])
+        at = self._segment(u)
+        low, high = (np.take_along_axis(values, at[..., None] + k, -1)[..., 0] for k in (0, 1))
+        return np.asarray(units.location + units.scale * self._interpolate(low, high, u, at))
 
 
-DISTRIBUTIONS: dict[str, Distribution] = {
+DISTRIBUTIONS: dict[DistributionName, Distribution] = {
     "gaussian": Gaussian(),
     "student": StudentT(),
     "negative-binomial": NegativeBinomial(),

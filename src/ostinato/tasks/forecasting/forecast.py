@@ -1,228 +1,293 @@
-"""Forecasts: a distribution for every step ahead, and what it turned out to be worth."""
+"""Forecasts: a distribution for every step ahead, and how good it turned out to be."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from ostinato.data.timeseries import Panel
 from ostinato.errors import OstinatoError
-from ostinato.tasks.forecasting.calibration import Calibration, line_of, spread_of
-from ostinato.tasks.forecasting.distributions import Distribution
+from ostinato.tasks.forecasting.calibration import Calibration, fit_rises, fit_spread, log_odds
+from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.tasks.forecasting.distributions import Distribution, Units
+from ostinato.tasks.forecasting.panel import Panel
+from ostinato.tasks.forecasting.pictures import draw_fans
 from ostinato.tasks.forecasting.scores import (
     SCORED_LEVELS,
-    last_known,
-    repeated,
+    last_observed,
     scores,
-    typical_step,
+    seasonal_naive,
+    seasonal_naive_error,
 )
-from ostinato.tasks.forecasting.windows import Origin, Units
-from ostinato.training.pictures import draw_forecast
+
+__all__ = ["Forecast", "Marginals", "SamplePaths", "calibrate"]
 
 Array = NDArray[np.float64]
 
 
-class Answer(NamedTuple):
-    """What is foretold of one step of a series.
+@dataclass(frozen=True)
+class Marginals:
+    """A parametric distribution for each step; steps are independent.
 
-    Attributes:
-        series: its name.
-        time: of the step.
-        median: of what is foretold.
-        quantiles: by level.
+    Args:
+        distribution: the family.
+        p: parameters ``(members, N, A, K)``; the quantiles of an ensemble's members are averaged.
     """
 
-    series: str
-    time: str
-    median: float
-    quantiles: dict[float, float]
+    distribution: Distribution
+    p: Array
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead, A."""
+        return int(self.p.shape[2])
+
+    def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
+        """Return quantiles ``(N, A, levels)``."""
+        each = [self.distribution.quantiles(p, units.expand(), levels) for p in self.p]
+        return units.round(np.mean(each, 0))
+
+    def mean(self, units: Units) -> Array:
+        """Return means ``(N, A)``."""
+        return np.asarray(np.mean([self.distribution.mean(p, units.expand()) for p in self.p], 0))
+
+    def rise_probability(self, units: Units, last: Array) -> Array:
+        """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
+        rounded = last + units.resolution / 2  # everything that is rounded to the last value
+        at_most = [self.distribution.cdf(p[:, 0], rounded, units) for p in self.p]
+        return np.asarray(np.clip(1 - np.mean(at_most, 0), 1e-6, 1 - 1e-6))
+
+    def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
+        """Draw samples ``(N, count, A)``, before rounding."""
+        member = random.integers(0, len(self.p), count)
+        p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
+        return self.distribution.sample(p, units.expand(2), random)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join the windows of several."""
+        return cls(parts[0].distribution, np.concatenate([part.p for part in parts], 1))
+
+
+@dataclass(frozen=True)
+class SamplePaths:
+    """Sample paths of each window, ``(N, num_samples, A)``, rounded."""
+
+    samples: Array
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead, A."""
+        return int(self.samples.shape[2])
+
+    def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
+        """Return quantiles ``(N, A, levels)``."""
+        return np.moveaxis(np.quantile(self.samples, levels, axis=1), 0, -1)
+
+    def mean(self, units: Units) -> Array:
+        """Return means ``(N, A)``."""
+        return np.asarray(self.samples.mean(1))
+
+    def rise_probability(self, units: Units, last: Array) -> Array:
+        """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
+        least = 0.5 / self.samples.shape[1]
+        share = (self.samples[:, :, 0] > last[:, None]).mean(1)
+        return np.asarray(np.clip(share, least, 1 - least))
+
+    def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
+        """Draw samples ``(N, count, A)``, before rounding."""
+        S = self.samples.shape[1]
+        return self.samples[:, random.choice(S, count, replace=count > S)]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join the windows of several."""
+        return cls(np.concatenate([part.samples for part in parts]))
 
 
 @dataclass(repr=False)
 class Forecast:
-    """What is foretold of some series: a distribution for every step ahead.
+    """Forecasts of some series, N in all: a distribution for every step ahead.
 
     Args:
         panel: the series.
-        origins: the moments that were forecast from.
-        distribution: the family; None where there are paths.
-        p: parameters ``(members, N, A, K)``; members' quantiles are averaged.
+        cutoffs: the times that were forecast from.
+        predictive: distributions before calibration.
         units: of each window.
-        season: steps of one.
-        paths: futures that were drawn, ``(N, paths, A)``; None where there are none.
-        calibration: how all this must be read.
+        season: steps of a season.
+        calibration: corrections.
     """
 
     panel: Panel
-    origins: Sequence[Origin]
-    distribution: Distribution
-    p: Array
+    cutoffs: Sequence[Cutoff]
+    predictive: Marginals | SamplePaths
     units: Units
     season: int = 1
-    paths: Array | None = None
     calibration: Calibration = field(default_factory=Calibration)
 
     def __repr__(self) -> str:
         return (
-            f"Forecast({len(self.origins)} of {len(self.panel)} series, {self.ahead} steps of "
-            f"{self.panel.grid.name} ahead)"
+            f"Forecast({len(self.cutoffs)} of {len(self.panel)} series, horizon "
+            f"{self.horizon}, one step every {self.panel.grid.name})"
         )
 
     @property
-    def ahead(self) -> int:
+    def horizon(self) -> int:
         """Steps ahead, A."""
-        return int(self.p.shape[2] if self.paths is None else self.paths.shape[2])
-
-    def _units(self) -> tuple[Array, Array, Array]:
-        return self.units.location[:, None], self.units.scale[:, None], self.units.grain[:, None]
+        return self.predictive.horizon
 
     def quantiles(self, levels: Sequence[float]) -> Array:
-        """The numbers below which shares ``levels`` of the futures lie, ``(N, A, levels)``."""
-        wanted = np.asarray(levels, dtype=np.float64)
-        if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
+        """Return the values below which shares ``levels`` of the distributions lie.
+
+        Args:
+            levels: between 0 and 1.
+
+        Returns:
+            ``(N, A, levels)``, in the units of the data.
+        """
+        asked = np.asarray(levels, dtype=np.float64)
+        if asked.ndim != 1 or not len(asked) or not ((asked > 0) & (asked < 1)).all():
             raise OstinatoError(
                 f"Forecast.quantiles: levels={levels!r}; expected numbers between 0 and 1."
             )
-        said = self._spread(self._said(wanted.tolist()), self.median[..., None])
-        return self.units.rounded(said)
-
-    def _said(self, levels: Sequence[float]) -> Array:
-        """Quantiles as the network says."""
-        if self.paths is not None:
-            return np.moveaxis(np.quantile(self.paths, levels, axis=1), 0, -1)
-        each = [self.distribution.quantiles(p, *self._units(), levels) for p in self.p]
-        return self.units.rounded(np.mean(each, 0))
-
-    def _spread(self, values: Array, median: Array) -> Array:
-        factor = np.broadcast_to(self.calibration.spread, len(values))
-        factor = factor.reshape(-1, *[1] * (values.ndim - 1))
-        return np.asarray(median + factor * (values - median))
+        found = self.predictive.quantiles(self.units, asked.tolist())
+        return self.units.round(self.calibration.widen(found, self.median[..., None]))
 
     @property
     def median(self) -> Array:
-        """The middle, ``(N, A)``."""
-        return self._said([0.5])[..., 0]
+        """Medians, ``(N, A)``."""
+        return self.predictive.quantiles(self.units, [0.5])[..., 0]
 
     @property
     def mean(self) -> Array:
-        """The mean, ``(N, A)``."""
-        if self.paths is not None:
-            return self._spread(self.paths.mean(1), self.median)
-        each = [self.distribution.mean(p, *self._units()[:2]) for p in self.p]
-        return self._spread(np.mean(each, 0), self.median)
+        """Means, ``(N, A)``."""
+        return self.calibration.widen(self.predictive.mean(self.units), self.median)
 
-    def sample(self, count: int, seed: int | None = None) -> Array:
-        """Futures ``(N, count, A)``.
+    def sample(self, num_samples: int, seed: int | None = None) -> Array:
+        """Draw sample paths ``(N, num_samples, A)``.
 
-        Of a model with ``method="direct"`` each step is drawn by itself: right for every step, not
+        With ``method="direct"`` steps are drawn independently: right for every single step, not
         for sums over several.
         """
-        random = np.random.default_rng(seed)
-        if self.paths is not None:
-            rows = random.integers(0, self.paths.shape[1], count)
-            return self.units.rounded(self._spread(self.paths[:, rows], self.median[:, None]))
-        member = random.integers(0, len(self.p), count)
-        p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
-        location, scale, grain = (unit[:, None] for unit in self._units())
-        drawn = self.distribution.sample(p, location, scale, grain, random)
-        return self.units.rounded(self._spread(drawn, self.median[:, None]))
+        drawn = self.predictive.sample(self.units, num_samples, np.random.default_rng(seed))
+        return self.units.round(self.calibration.widen(drawn, self.median[:, None]))
 
     def rises(self) -> Array:
-        """The probability that the next value is above the last that is known, ``(N,)``."""
-        odds = self.calibration.tilt + self.calibration.slope * self._odds_of_a_rise()
-        return np.asarray(1 / (1 + np.exp(-odds)))
+        """Return the probability that the next value is above the last known one, ``(N,)``.
 
-    def _odds_of_a_rise(self) -> Array:
-        """Log odds of the next value's being above the last that is known; as the network says."""
-        last = self._last()
-        if self.paths is not None:
-            first, least = self.paths[:, :, 0], 0.5 / self.paths.shape[1]
-            even = (first == last[:, None]).mean(1)
-            p = (first > last[:, None]).mean(1) + even / 2
-        else:
-            least = 1e-6
-            below = [self.distribution.below(p[:, 0], last, *self.units[:3]) for p in self.p]
-            p = 1 - np.mean(below, 0)
-        p = np.clip(p, least, 1 - least)
-        return np.asarray(np.log(p) - np.log1p(-p))
+        An equal value is no rise.
+        """
+        p = self.predictive.rise_probability(self.units, self.last)
+        return self.calibration.rise_probability(p)
 
-    def _last(self) -> Array:
-        return np.array([last_known(self._past(origin)) for origin in self.origins])
+    @property
+    def last(self) -> Array:
+        """The last known value before each cutoff, ``(N,)``."""
+        return np.array([last_observed(past) for past in self._pasts()])
 
-    def answers(self, levels: Sequence[float] = (0.1, 0.9)) -> Iterator[Answer]:
-        """What is foretold, a step at a time."""
-        median, quantiles = self.median, self.quantiles(levels)
-        for n, (i, known) in enumerate(self.origins):
-            series = self.panel.series[i]
-            for k in range(self.ahead):
-                time = self.panel.grid.shown(series.start + known + k)
-                found = dict(zip(levels, quantiles[n, k].tolist(), strict=True))
-                yield Answer(series.name, time, float(median[n, k]), found)
+    def to_frame(self, levels: Sequence[float] = (0.1, 0.9)) -> pd.DataFrame:
+        """Return a row for every series and step ahead.
 
-    # How good it was
+        Args:
+            levels: of the quantiles.
 
-    def _past(self, origin: Origin) -> Array:
-        return self.panel.series[origin.series].values[: origin.known]
+        Returns:
+            columns ``unique_id``, ``cutoff`` (the time of the last known step), ``ds``, ``median``,
+            and one for each level.
+        """
+        N, A, grid = len(self.cutoffs), self.horizon, self.panel.grid
+        series = [self.panel.series[i] for i, _ in self.cutoffs]
+        ends = np.array([s.start + n - 1 for s, (_, n) in zip(series, self.cutoffs, strict=True)])
+        steps = (ends[:, None] + np.arange(1, A + 1)).ravel()
+        frame = pd.DataFrame({
+            "unique_id": np.repeat([s.name for s in series], A),
+            "cutoff": grid.times(np.repeat(ends, A)),
+            "ds": grid.times(steps),
+            "median": self.median.ravel(),
+        })  # fmt: skip
+        quantiles = self.quantiles(levels).reshape(N * A, len(levels))
+        return frame.join(pd.DataFrame(quantiles, columns=[f"{level:g}" for level in levels]))
 
-    def truth(self) -> Array:
-        """What came, as far as it is known, ``(N, A)``; NaN where not."""
-        found = np.full((len(self.origins), self.ahead), np.nan)
-        for n, (i, known) in enumerate(self.origins):
-            future = self.panel.series[i].values[known : known + self.ahead]
+    # Evaluation
+
+    def _pasts(self) -> list[Array]:
+        return [self.panel.series[i].values[:length] for i, length in self.cutoffs]
+
+    def observed(self) -> Array:
+        """Return the values that followed, as far as they are known, ``(N, A)``; else NaN."""
+        found = np.full((len(self.cutoffs), self.horizon), np.nan)
+        for n, (i, length) in enumerate(self.cutoffs):
+            future = self.panel.series[i].values[length : length + self.horizon]
             found[n, : len(future)] = future
         return found
 
-    def naive(self, season: int) -> Array:
-        """What was a season before each step; with a season of 1, the last value. ``(N, A)``."""
-        return np.stack(
-            [repeated(self._past(origin), self.ahead, season) for origin in self.origins]
-        )
+    def naive(self, season: int = 1) -> Array:
+        """Return the value a season before each step, ``(N, A)``; of 1, the last value."""
+        return np.stack([seasonal_naive(past, self.horizon, season) for past in self._pasts()])
 
     def plot(self, picture: str | os.PathLike[str]) -> None:
         """Draw forecasts as fans over the series, as a PNG. Needs ``ostinato[plots]``."""
-        draw_forecast(self, Path(picture))
+        draw_fans(
+            self.panel, self.cutoffs, self.quantiles, self.horizon, self.season, Path(picture)
+        )
 
     def scores(self) -> dict[str, float]:
-        """How good the forecasts are, beside those of the naive and the seasonal naive.
+        """Score the forecasts, beside the naive and the seasonal naive ones.
 
         Returns:
             mase, mean absolute error over that of the seasonal naive within the known past of the
             series (Hyndman and Koehler 2006); smape, in per cent (Makridakis and Hibon 2000); mae;
             crps, the continuous ranked probability score by the quantiles of `LEVELS` (Gneiting and
             Raftery 2007), in the units of the data, and scaled_crps, over what mase divides by;
-            pinball_10 and pinball_90; coverage_80 and coverage_95, shares of what came within such
-            intervals; mase and smape of naive and seasonal_naive; and how many forecasts.
+            pinball_10 and pinball_90; coverage_80 and coverage_95, shares of observed values within
+            such intervals; mase and smape of naive and seasonal_naive; and the number of forecasts.
         """
-        steps = [typical_step(self._past(origin), self.season) for origin in self.origins]
+        naive_error = [seasonal_naive_error(past, self.season) for past in self._pasts()]
         return scores(
-            self.truth(),
+            self.observed(),
             self.median,
             self.quantiles(SCORED_LEVELS),
-            self.naive(1),
+            self.naive(),
             self.naive(self.season),
-            np.array(steps)[:, None],
+            np.array(naive_error)[:, None],
+        )
+
+    @classmethod
+    def concatenate(cls, panel: Panel, parts: Sequence[Forecast]) -> Forecast:
+        """Join forecasts of the same series from several cutoffs."""
+        first = parts[0].predictive
+        counts = [len(part.cutoffs) for part in parts]
+        return Forecast(
+            panel,
+            [cutoff for part in parts for cutoff in part.cutoffs],
+            type(first).concatenate([part.predictive for part in parts]),  # type: ignore[misc]
+            Units.concatenate([part.units for part in parts]),
+            parts[0].season,
+            Calibration(*np.repeat([part.calibration for part in parts], counts, 0).T),
         )
 
 
-def calibrated(found: Forecast, first: Forecast, steps: int) -> Calibration:
-    """How forecasts must be read, by what came; few held-out steps count for little.
-
-    See `spread_of` and `line_of`; counts keep their intervals.
+def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:
+    """Fit corrections to what followed; few held-out steps have little weight.
 
     Args:
-        found: of held-out steps, as the network says.
-        first: of one step ahead, from more moments.
-        steps: that were held out; forecasts overlap.
+        forecast: of held-out steps, not calibrated.
+        next_step: of one step ahead, from more cutoffs, not calibrated.
+        steps: how many were held out; forecasts overlap.
+        spread: whether intervals are widened, which those of counts are not.
     """
-    spread = 1.0
-    if found.distribution.centred:
-        low, high = np.moveaxis(found.quantiles([0.1, 0.9]), -1, 0)
-        spread = spread_of(found.truth(), found.median, low, high, found.units.grain, steps)
-    rose = first.truth()[:, 0] - first._last()
-    return Calibration(spread, *line_of(first._odds_of_a_rise(), rose))
+    factor = 1.0
+    if spread:
+        low, high = np.moveaxis(forecast.quantiles([0.1, 0.9]), -1, 0)
+        resolution = forecast.units.resolution
+        observed = forecast.observed()
+        factor = fit_spread(observed, forecast.median, low, high, resolution, steps)
+    last = next_step.last
+    p = next_step.predictive.rise_probability(next_step.units, last)
+    return Calibration(factor, *fit_rises(log_odds(p), next_step.observed()[:, 0] - last))

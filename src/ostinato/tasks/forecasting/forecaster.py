@@ -1,9 +1,8 @@
-"""Forecasts of series: prices, sensors, sales, each with how sure it is."""
+"""Forecasts of time series: prices, sensors, sales, each with its uncertainty."""
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,44 +15,57 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.data.timeseries import Panel, Series, SeriesSettings, read_panel
 from ostinato.errors import DataError, OstinatoError
-from ostinato.recurrence.layers import state_rows
 from ostinato.tasks.forecasting.calibration import Calibration
+from ostinato.tasks.forecasting.columns import SeriesSettings
+from ostinato.tasks.forecasting.cutoffs import (
+    Cutoff,
+    default_horizon,
+    held_out_steps,
+    last_cutoffs,
+    training_cutoffs,
+    validation_cutoffs,
+)
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Distribution, DistributionName
-from ostinato.tasks.forecasting.forecast import Forecast, calibrated
-from ostinato.tasks.forecasting.network import Committee, ForecastNetwork, Window
-from ostinato.tasks.forecasting.windows import Covariates, Origin, Units, WindowBatches, Windows
+from ostinato.tasks.forecasting.forecast import Forecast, calibrate
+from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
+from ostinato.tasks.forecasting.panel import Panel
+from ostinato.tasks.forecasting.predictor import Predictor
+from ostinato.tasks.forecasting.reading import read_panel
+from ostinato.tasks.forecasting.stream import ForecastStream
+from ostinato.tasks.forecasting.windows import (
+    CovariateEncoding,
+    TrainingBatch,
+    WindowBatches,
+    Windows,
+)
 from ostinato.training.estimators import Learning, Sample
+from ostinato.training.progress import ProgressMode
 from ostinato.training.supervised import SequenceEstimator
-from ostinato.training.watching import ProgressMode
 
-Method = Literal["direct", "paths"]
+Method = Literal["autoregressive", "direct"]
 
-AN_EPOCH = 20_000
-"""Windows of a pass over the data, at most."""
-
-AT_ONCE = 8192
-"""Rows that are forecast at a time."""
+EPOCH_WINDOWS = 20_000
+"""Windows of an epoch, at most."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Forecaster(SeriesSettings, SequenceEstimator):
-    """A recurrent network that forecasts series of numbers and says how sure it is.
+    """A recurrent network that forecasts time series, with uncertainty.
 
-    One network learns from all series, at random moments of them. Each window of the past is
-    brought to units of its own first, so that series of all sizes are alike. Missing values, and
-    rows that are missing, are replaced by the network's own forecasts of them.
+    One network is trained on all series, at random cutoffs. Each window of the past is brought to
+    units of its own first, so that series of all scales are comparable. Missing values, and missing
+    rows, are replaced by the network's own predictions of them.
 
     Args:
         horizon: steps ahead; a season if not given, or 12 where there is none.
-        method: paths, one step after the other, each from what the steps before it came to in a
-            thousand futures; or direct, all steps ahead at once, which is faster.
-        output: what is foretold of each step: student or gaussian, for a distribution of this name;
-            negative-binomial, for counts; quantiles, for none.
+        method: autoregressive, one step after the other by sample paths; or direct, all steps ahead
+            simultaneously, which is faster.
+        output: predictive distribution of each step: student or gaussian; negative-binomial, for
+            counts; quantiles, for no parametric form.
         context: steps of the past that are read; by season, horizon and data if not given.
-        members: networks that learn side by side and forecast together; if not given, 5 where data
-            are few, else 1.
+        ensemble_size: networks that are trained side by side and forecast together; if not given, 5
+            where data are few, else 1.
         learning_rate: the highest learning rate of the schedule.
         hidden_size: hidden units of each layer; by the size of the data if not given.
         dropout: share of features dropped before the output; by the size of the data if not given.
@@ -61,11 +73,11 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     Further settings are those of `SeriesSettings`, `SequenceEstimator` and `TrainingSettings`.
 
     Attributes:
-        panel_: the series that were learnt from.
-        covariates_: what is known of what goes with them.
+        panel_: the series of the training data.
+        encoding_: of their covariates.
         network_: the trained network.
         training_: facts of the training run.
-        chosen_: settings that were not given, and what the data made of them.
+        chosen_: settings that were not given, resolved by the data.
 
     Example:
         >>> t = np.arange(120)
@@ -74,30 +86,30 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         >>> forecast = model.forecast()
         >>> model.predict().shape, forecast.quantiles([0.1, 0.9]).shape
         ((1, 6), (1, 6, 2))
-        >>> wanted = 10 + 0.1 * (120 + np.arange(6)) + np.sin(2 * np.pi * (120 + np.arange(6)) / 12)
-        >>> bool(np.abs(forecast.median[0] - wanted).max() < 1)
+        >>> expected = 10 + 0.1 * (120 + np.arange(6)) + np.sin(np.pi * (120 + np.arange(6)) / 6)
+        >>> bool(np.abs(forecast.median[0] - expected).max() < 1)
         True
     """
 
     horizon: int | None = None
-    method: Method = "paths"
+    method: Method = "autoregressive"
     output: DistributionName = "student"
     context: int | None = None
-    members: int | None = None
+    ensemble_size: int | None = None
     learning_rate: float = 0.001
 
     def check_settings(self) -> None:
-        """Refuse what cannot be meant; see `TrainingSettings`."""
+        """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
         self._want_one_of("method", get_args(Method))
         self._want_one_of("output", get_args(DistributionName))
         for name in ("horizon", "context", "season"):
             if getattr(self, name) is not None:
                 self._want(name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
-        if self.members is not None:
-            self._want("members", lambda n: 0 < n <= 100, "a number of networks, 1 to 100")
+        if self.ensemble_size is not None:
+            self._want("ensemble_size", lambda n: 0 < n <= 100, "a number of networks, 1 to 100")
 
-    # Learning
+    # Training
 
     def fit(
         self,
@@ -109,14 +121,15 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Learn to forecast series.
+        """Train on series.
 
         Args:
-            X: tables as `pathlib.Path`, one or several; a data frame of pandas; an array ``(T,)``,
-                or several in a list or by name in a dictionary, NaN where a value is missing.
-            y: nothing; the series are what is to be foretold.
-            validation: nothing but None: the last steps of each series are held out to validate on.
-            out: folder for the model, checkpoints, metrics and learning curve, made anew; None
+            X: tables as `pathlib.Path`, one or several; a data frame; an array or a pandas Series
+                ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is
+                missing.
+            y: nothing; the series are the targets.
+            validation: nothing but None: the last steps of each series are held out for validation.
+            out: folder for the model, checkpoints, metrics and learning curve, created; None
                 keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
@@ -126,162 +139,130 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         """
         if y is not None or validation is not None:
             raise OstinatoError(
-                "Forecaster.fit: y and validation are not for forecasts: the series are both what "
-                "is read and what is foretold, and their last steps are validated on."
+                "Forecaster.fit: expected neither y nor validation: the series are both inputs and "
+                "targets, and their last steps are held out for validation."
             )
-        return self._fit(lambda data: self._prepare(X, data), out, progress, tensorboard)
+        return self._fit(
+            lambda data: self._prepare(read_panel(X, self), data), out, progress, tensorboard
+        )
 
-    def _prepare(self, X: Any, data: Path) -> dict[str, Any]:
-        panel = read_panel(X, self)
+    def _prepare(self, panel: Panel, data: Path) -> dict[str, Any]:
         season = self.season or panel.grid.season
-        longest = panel.longest
         if self.output == "negative-binomial":
-            _refuse_what_is_no_count(panel)
-        ahead = self.horizon or _usual_horizon(season, panel)
-        if longest < ahead + 2:
+            panel.check_counts("output='negative-binomial'")
+        horizon, longest = self.horizon or default_horizon(season, panel), panel.longest
+        held_out = held_out_steps(panel, horizon, self.validation_fraction)
+        training = training_cutoffs(panel, held_out, horizon, season)
+        if longest < horizon + 2 or not training:
             raise DataError(
-                f"the longest series has {longest} steps, too few to learn to forecast {ahead} "
-                f"ahead; give at least {ahead + 2}, or a shorter horizon."
+                f"the longest series has {longest} steps, too few to learn to forecast {horizon} "
+                f"ahead; expected at least {horizon + 2}, or a shorter horizon."
             )
-        context = self.context or min(max(3 * season, ahead, 30), max(2, longest - ahead))
-        self.chosen_ = {"horizon": ahead, "season": season, "context": context}
-        self.panel_, self.covariates_ = panel, Covariates.learn(panel)
-        panel.save(data / "panel.npz")
-        held = self._held(panel, ahead)
-        training = self._training_origins(panel, held, ahead)
-        if not training:
-            raise DataError(
-                f"no series is long enough to learn to forecast {ahead} steps ahead; the longest "
-                f"has {longest}."
-            )
-        windows = min(len(training), AN_EPOCH)
+        context = self.context or min(max(3 * season, horizon, 30), max(2, longest - horizon))
+        windows = min(len(training), EPOCH_WINDOWS)
+        self.panel_, self.encoding_ = panel, CovariateEncoding.learn(panel)
+        self.chosen_ = {"horizon": horizon, "season": season, "context": context}
         self.chosen_ |= self._choose(np.full(windows, context))
+        panel.save(data / "panel.npz")
         lengths = [len(s.values) for s in panel.series]
         return {
+            "columns": panel.description,
             "series": len(panel),
             "shortest": min(lengths),
             "longest": longest,
             "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
             "windows": len(training),
-            "held_out": sum(h > 0 for h in held),
-            "notes": panel.notes + self._warnings(panel, held, ahead),
+            "held_out": sum(h > 0 for h in held_out),
+            "notes": panel.notes + self._warnings(panel, held_out, horizon),
         }
 
-    def _warnings(self, panel: Panel, held: Sequence[int], ahead: int) -> list[str]:
-        """What the user should know before it takes its time."""
+    def _warnings(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
-        if not any(held) and self.validation_fraction is None and len(panel) < 50:
+        if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
             found.append(
-                f"all are too short to validate on, which takes {3 * ahead + 2} steps: nothing "
-                "tells when to stop, nor how wide intervals must be; a shorter horizon does"
+                f"all series are too short for validation, which takes {3 * horizon + 2} steps: "
+                "training cannot stop early and intervals are not calibrated; choose a shorter "
+                "horizon"
             )
-        if panel.known:
-            least = min(len(s.known) - len(s.values) for s in panel.series)
-            if least < ahead:
+        names = panel.columns.future_covariates
+        if names:
+            least = min(len(s.future_covariates) - len(s.values) for s in panel.series)
+            if least < horizon:
                 found.append(
-                    f"what is known ahead ({', '.join(panel.known)}) ends {max(0, least)} steps "
-                    f"after the last value; to forecast it must go on for {ahead}"
+                    f"future covariates ({', '.join(names)}) end {max(0, least)} steps after the "
+                    f"last value; to forecast they must go on for {horizon}"
                 )
         return found
 
     def _choose(self, steps: NDArray[np.int64]) -> dict[str, Any]:
-        return super()._choose(steps) | {"dropout": 0.1, "members": 5 if len(steps) < 2000 else 1}
-
-    def _held(self, panel: Panel, ahead: int) -> list[int]:
-        """Steps at the end of each series to validate on: what is to be foretold, or some more."""
-        share = self.validation_fraction
-        if share == 0:
-            return [0] * len(panel)
-        if share is None:
-            share = 0.1 if len(panel) < 50 else 0.0
-        found = []
-        for series in panel.series:
-            T = len(series.values)
-            found.append(max(ahead, round(share * T)) if 3 * ahead + 2 <= T else 0)
-        return found
-
-    def _training_origins(self, panel: Panel, held: Sequence[int], ahead: int) -> list[Origin]:
-        season = self._value("season")
-        found = []
-        for i, (series, left) in enumerate(zip(panel.series, held, strict=True)):
-            T = len(series.values) - left
-            first = max(2, min(season, T // 3))
-            last = T - ahead if T - ahead > first else T - 1
-            found += [Origin(i, now) for now in range(first, last + 1)]
-        return found
-
-    def _windows(self, panel: Panel, ahead: int | None = None) -> Windows:
-        return Windows(
-            panel,
-            self.covariates_,
-            self._value("context"),
-            ahead or self._value("horizon"),
-            self._value("season"),
-            calendar=self.calendar,
-            centred=self._distribution.centred,
-        )
+        ensemble_size = 5 if len(steps) < 2000 else 1
+        return super()._choose(steps) | {"dropout": 0.1, "ensemble_size": ensemble_size}
 
     @property
     def _distribution(self) -> Distribution:
         return DISTRIBUTIONS[self.output]
 
+    def _predictor(self, calibration: Calibration) -> Predictor:
+        return Predictor(
+            cast(Ensemble, self.network_),
+            self._distribution,
+            self.encoding_,
+            self._value("context"),
+            self._value("horizon"),
+            self._value("season"),
+            self.method == "direct",
+            self.calendar,
+            calibration,
+        )
+
     def _make_network(self) -> nn.Module:
-        known = self.covariates_.known.shape[1]
-        if self.calendar:
-            known += self.panel_.grid.calendar(np.zeros(1, np.int64)).shape[1]
-        window = Window(known, self.covariates_.observed.shape[1], self.covariates_.kinds)
+        sizes = self.encoding_.sizes(self.panel_.grid.calendar_features if self.calendar else 0)
         season, context = self._value("season"), self._value("context")
-        reach = min(context, max(2 * season + 1, 8)) if self.method == "paths" else context
-        members = [
+        direct = self.method == "direct"
+        return Ensemble([
             ForecastNetwork(
-                self._recurrent(ForecastNetwork.input_size(window, season)),
+                self._recurrent(sizes.input_size(season)),
                 self._distribution,
-                window,
-                ahead=self._value("horizon") if self.method == "direct" else None,
+                sizes,
+                horizon=self._value("horizon") if direct else None,
                 season=season,
-                reach=reach,
+                reach=context if direct else min(context, max(2 * season + 1, 8)),
                 dropout=self._value("dropout"),
             )
-            for _ in range(self._value("members"))
-        ]
-        return Committee(members)
+            for _ in range(self._value("ensemble_size"))
+        ])  # fmt: skip
+
+    def _stored_panel(self, data: Path) -> Panel:
+        return Panel.load(data / "panel.npz", self.panel_.to_json())
+
+    def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
+        """Steps of each series that are held out, and cutoffs to validate on."""
+        horizon = self._value("horizon")
+        held_out = held_out_steps(panel, horizon, self.validation_fraction)
+        return held_out, validation_cutoffs(panel, held_out, horizon)
 
     def _learning(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Learning:
-        ahead = self._value("horizon")
-        panel = Panel.load(data / "panel.npz", self.panel_.to_json())
-        self.panel_ = panel
-        held = self._held(panel, ahead)
-        cut = panel.of(
-            s.until(len(s.values) - left) for s, left in zip(panel.series, held, strict=True)
-        )
+        self.panel_ = panel = self._stored_panel(data)  # a resumed run has but its names
+        network = cast(Ensemble, self.network_)
+        predictor = self._predictor(Calibration())
+        held_out, validation = self._held_out(panel)
         batches = WindowBatches(
-            self._windows(cut),
-            self._training_origins(panel, held, ahead),
+            predictor.windows(panel.hold_out(held_out)),
+            training_cutoffs(panel, held_out, self._value("horizon"), self._value("season")),
             self._value("batch_size"),
-            AN_EPOCH,
+            EPOCH_WINDOWS,
             self.seed,
         )
-        windows = self._windows(panel)
-        origins = self._validation_origins(panel, held)
 
-        def validate() -> float:
-            total, count = 0.0, 0
-            for begin in range(0, len(origins), 256):
-                x, y, _ = windows.take(origins[begin : begin + 256])
-                loss, _ = self.network_.loss(x.to(device), y.to(device))
-                n = int((~y.isnan()).sum())
-                total, count = total + n * float(loss), count + n
-            return total / max(1, count)
+        def objective(batch: TrainingBatch, state: None) -> tuple[Tensor, None]:
+            return network.loss(batch.window.to(device), batch.targets.to(device))
 
-        def objective(batch: Any, state: Any) -> tuple[Tensor, Any]:
-            loss, _ = self.network_.loss(batch.inputs.to(device), batch.targets.to(device))
-            return loss, None
-
+        windows = predictor.windows(panel)
         return Learning(
             batches,
-            cast(Any, objective),
+            objective,
             title=self._title(facts, device),
-            validate=validate if origins else None,
+            validate=(lambda: mean_loss(network, windows, validation)) if validation else None,
             counted="steps",
         )
 
@@ -290,44 +271,44 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
         notes = "".join(f"\n{note}" for note in facts["notes"])
         return (
-            f"{facts['series']:,} series of {steps} steps of {self.panel_.grid.name}; "
-            f"{self._value('horizon')} ahead from {self._value('context')}, season "
-            f"{self._value('season')}; the last steps of {facts['held_out']:,} to validate on; "
-            f"{self.cell} of {self.num_layers} x {self._value('hidden_size')} units, "
+            f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon "
+            f"{self._value('horizon')}, context {self._value('context')}, season "
+            f"{self._value('season')}; the last steps of {facts['held_out']:,} held out for "
+            f"validation; {self.cell} of {self.num_layers} x {self._value('hidden_size')} units, "
             f"{self._where(device)}" + self._said_of_choices() + notes
         )
 
-    def _validation_origins(self, panel: Panel, held: Sequence[int]) -> list[Origin]:
-        ahead = self._value("horizon")
-        origins = [
-            Origin(i, now)
-            for i, (series, left) in enumerate(zip(panel.series, held, strict=True))
-            for now in range(len(series.values) - left, len(series.values) - ahead + 1)
-            if left
-        ]
-        return origins[:: -(-len(origins) // 2000) or 1]
-
     def _finish(self, data: Path) -> None:
-        """Find from the held-out steps how forecasts must be read."""
-        held = self._held(self.panel_, self._value("horizon"))
-        origins = self._validation_origins(self.panel_, held)
-        if origins:
-            some = origins[:: -(-len(origins) // 400)]
-            found = self._foretold(self.panel_, some, None, 200, 0)
-            first = self._foretold(self.panel_, origins, 1, 400, 0)
-            self.training_["calibration"] = calibrated(found, first, sum(held))._asdict()
+        """Calibrate on the held-out steps."""
+        panel = self._stored_panel(data)
+        held_out, validation = self._held_out(panel)
+        if not validation:
+            return
+        predictor = self._predictor(Calibration())
+        some = validation[:: -(-len(validation) // 400)]
+        forecast = predictor.forecast(panel, some, None, 200)
+        next_step = predictor.forecast(panel, validation, 1, 400)
+        spread = self._distribution.centered
+        found = calibrate(forecast, next_step, sum(held_out), spread=spread)
+        self.training_["calibration"] = found._asdict()
 
-    # Using
+    # Prediction
+
+    @property
+    def predictor(self) -> Predictor:
+        """The trained network with what it takes to forecast a panel."""
+        check_is_fitted(self, "network_")
+        return self._predictor(Calibration(**self.training_.get("calibration", {})))
 
     def _panel(self, X: Any) -> Panel:
-        """The series to forecast: those that were learnt from, or others like them."""
+        """Return the series to forecast: those of the training data, or others like them."""
         check_is_fitted(self, "network_")
         if X is not None:
             return read_panel(X, self, self.panel_)
         if not self.panel_.series[0].values.size:
             raise OstinatoError(
                 f"{type(self).__name__}: the model was stored without its data; give the series to "
-                "go on with."
+                "forecast."
             )
         return self.panel_
 
@@ -336,129 +317,30 @@ class Forecaster(SeriesSettings, SequenceEstimator):
         X: Any = None,
         horizon: int | None = None,
         *,
-        paths: int = 1000,
+        num_samples: int = 1000,
         seed: int | None = 0,
     ) -> Forecast:
-        """What comes after the last known value of each series.
+        """Forecast each series from its end.
 
         Args:
-            X: series, as in `fit`; if not given, those that were learnt from.
+            X: series, as in `fit`; if not given, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
-            paths: futures that are drawn, with ``method="paths"``.
+            num_samples: sample paths that are drawn, with ``method="autoregressive"``.
             seed: of these.
         """
         panel = self._panel(X)
-        ends = [Origin(i, len(s.values)) for i, s in enumerate(panel.series)]
-        return self._foretold(panel, ends, horizon, paths, seed)
-
-    def _foretold(
-        self,
-        panel: Panel,
-        origins: Sequence[Origin],
-        horizon: int | None,
-        paths: int,
-        seed: int | None,
-    ) -> Forecast:
-        ahead = horizon or self._value("horizon")
-        if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
-            raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
-        if not isinstance(paths, int) or paths < 1:
-            raise OstinatoError(f"Forecaster: {paths!r} paths; expected 1 or more.")
-        if self.method == "direct" and ahead > self._value("horizon"):
-            raise OstinatoError(
-                f"Forecaster: horizon={ahead}; the model forecasts {self._value('horizon')} steps "
-                "ahead at once and no more: train it with a longer horizon, or with "
-                "method='paths', which has no end."
-            )
-        if panel.known:
-            for i, now in origins:
-                series = panel.series[i]
-                if len(series.known) < now + ahead:
-                    which = f"series {series.name!r}: " if series.name else ""
-                    raise DataError(
-                        f"{which}what is known ahead ({', '.join(panel.known)}) ends "
-                        f"{len(series.known) - now} steps after the last value, and {ahead} are to "
-                        "be foretold; add rows with it, their target left empty."
-                    )
-        windows = self._windows(panel, ahead if self.method == "paths" else None)
-        device = next(self.network_.parameters()).device
-        network: Committee = self.network_.eval()
-        found: list[Any] = []
-        of: list[Units] = []
-        size = max(1, AT_ONCE // paths) if self.method == "paths" else 512
-        with torch.inference_mode():
-            for begin in range(0, len(origins), size):
-                x, _, units = windows.take(origins[begin : begin + size])
-                of.append(units)
-                x = x.to(device)
-                if self.method == "direct":
-                    p, _ = network(x)
-                    found.append(p[:, :, :ahead].double().cpu().numpy())
-                    continue
-                M = len(network.members)
-                shares = [paths // M + (m < paths % M) for m in range(M)]
-                randoms = [_dice(panel, origin, seed) for origin in origins[begin : begin + size]]
-                drawn_by = [
-                    self._drawn(cast(ForecastNetwork, member), x, units, ahead, share, randoms)
-                    for member, share in zip(network.members, shares, strict=True)
-                    if share
-                ]
-                found.append(np.concatenate(drawn_by, 1))
-        units = Units(*(np.concatenate(each) for each in zip(*of, strict=True)))
-        values = np.concatenate(found, 0 if self.method == "paths" else 1)
-        nothing = np.zeros((1, len(origins), 0, self._distribution.size))
-        drawn = self.method == "paths"
-        return Forecast(
-            panel,
-            origins,
-            self._distribution,
-            nothing if drawn else values,
-            units,
-            self._value("season"),
-            values if drawn else None,
-            Calibration(**self.training_.get("calibration", {})),
-        )
-
-    def _drawn(
-        self,
-        network: ForecastNetwork,
-        x: Tensor,
-        units: Units,
-        ahead: int,
-        paths: int,
-        randoms: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
-        """Futures ``(B, paths, ahead)``, step by step: each goes on from what it came to.
-
-        Each series has dice of its own, so that what is said of it is not touched by the others.
-        """
-        C = x.shape[1] - ahead
-        p, values, state = network.begin(x, ahead)
-        each = torch.arange(len(x), device=x.device).repeat_interleave(paths)
-        x, p, values, state = x[each], p[each], values[each], state_rows(state, each)
-        location, scale, grain = (unit[:, None] for unit in units[:3])
-        found = np.empty((len(randoms), paths, ahead))
-        for k in range(ahead):
-            outputs = p.double().cpu().numpy().reshape(len(randoms), paths, -1)
-            rows = zip(outputs, location, scale, grain, randoms, strict=True)
-            drawn = np.stack([self._distribution.sample(*row) for row in rows])
-            found[:, :, k] = drawn = units.rounded(drawn)
-            if k + 1 == ahead:
-                break
-            z = torch.from_numpy((drawn - location) / scale).to(values).flatten()
-            values = torch.cat([values, z[:, None]], 1)
-            p, state = network.step(x, values, C + k + 1, state)
-        return found
+        ends = [Cutoff(i, len(s.values)) for i, s in enumerate(panel.series)]
+        return self.predictor.forecast(panel, ends, horizon, num_samples, seed)
 
     def predict(
         self, X: Any = None, horizon: int | None = None, *, point: str = "median"
     ) -> NDArray[np.float64]:
-        """What comes next of each series, ``(N, horizon)``.
+        """Predict the next values of each series, ``(N, horizon)``.
 
         Args:
-            X: series, as in `fit`; if not given, those that were learnt from.
+            X: series, as in `fit`; if not given, those of the training data.
             horizon: steps ahead, as in `forecast`.
-            point: median, which halves what may come; or mean.
+            point: median, or mean.
         """
         if point not in ("median", "mean"):
             raise OstinatoError(f"Forecaster.predict: point={point!r}; expected median or mean.")
@@ -468,251 +350,160 @@ class Forecaster(SeriesSettings, SequenceEstimator):
     def predict_quantiles(
         self, X: Any = None, levels: Sequence[float] = (0.1, 0.5, 0.9), horizon: int | None = None
     ) -> NDArray[np.float64]:
-        """Values below which shares ``levels`` of what may come lie, ``(N, horizon, levels)``."""
+        """Predict quantiles, ``(N, horizon, levels)``."""
         return self.forecast(X, horizon).quantiles(levels)
 
     def sample(
-        self, X: Any = None, count: int = 1000, horizon: int | None = None, seed: int | None = 0
+        self,
+        X: Any = None,
+        num_samples: int = 1000,
+        horizon: int | None = None,
+        seed: int | None = 0,
     ) -> NDArray[np.float64]:
-        """Futures that may come, ``(N, count, horizon)``; see `Forecast.sample`."""
-        forecast = self.forecast(X, horizon, paths=count, seed=seed)
-        return forecast.sample(count, seed) if forecast.paths is None else forecast.paths
+        """Draw sample paths, ``(N, num_samples, horizon)``; see `Forecast.sample`."""
+        forecast = self.forecast(X, horizon, num_samples=num_samples, seed=seed)
+        return forecast.sample(num_samples, seed)
 
-    # How good it is
-
-    def rolled(
-        self, X: Any = None, *, origins: int = 1, stride: int | None = None, paths: int = 400
-    ) -> Forecast:
-        """Forecasts from several moments of each series, each with what was known then.
+    def stream(self, X: Any = None) -> ForecastStream:
+        """Forecast after every observation, from the end of one series on.
 
         Args:
-            X: series, as in `fit`; if not given, those that were learnt from.
-            origins: moments of each series, the last a horizon before its end.
-            stride: steps from one to the next; a horizon if not given.
-            paths: as in `forecast`.
+            X: its past, as in `fit`, up to the last value that is known (a missing value after it
+                is ``observe(None)``); if not given, the series of the training data.
         """
-        panel = self._panel(X)
-        ahead = self._value("horizon")
-        step = stride or ahead
-        moments = [
-            Origin(i, now)
-            for i, series in enumerate(panel.series)
-            for k in reversed(range(origins))
-            if (now := len(series.values) - ahead - k * step) >= 2
-        ]
-        if not moments:
-            raise DataError(
-                f"no series has the {ahead + 2} steps that it takes to forecast {ahead} ahead and "
-                "to know what came."
-            )
-        return self._foretold(panel, moments, None, paths, 0)
+        return ForecastStream(self.predictor, self._panel(X))
+
+    # Evaluation
+
+    def historical_forecasts(
+        self,
+        X: Any = None,
+        *,
+        cutoffs: int = 1,
+        stride: int | None = None,
+        num_samples: int = 400,
+    ) -> Forecast:
+        """Forecast from several cutoffs of each series, each with the values before it.
+
+        The model is not trained again; see `backtest`.
+
+        Args:
+            X: series, as in `fit`; if not given, those of the training data.
+            cutoffs: how many of each series, the last a horizon before its end.
+            stride: steps from one to the next; a horizon if not given.
+            num_samples: as in `forecast`.
+        """
+        panel, horizon = self._panel(X), self._value("horizon")
+        found = last_cutoffs(panel, horizon, cutoffs, stride or horizon)
+        return self.predictor.forecast(panel, found, None, num_samples)
 
     def evaluate(
-        self, X: Any = None, y: None = None, *, origins: int = 1, stride: int | None = None
-    ) -> dict[str, Any]:
-        """How good forecasts of the last steps of each series are; see `Forecast.scores`.
+        self, X: Any = None, y: None = None, *, cutoffs: int = 1, stride: int | None = None
+    ) -> dict[str, float]:
+        """Score forecasts of the last steps of each series; see `Forecast.scores`.
 
-        The model is used as it is; of the series that it has learnt from the last steps have been
-        validated on, and what came before has been learnt. `backtest` learns anew from what was
-        known at the time.
+        The model is used as it is: of the series of the training data the last steps were validated
+        on, and those before were trained on. `backtest` trains on what was known at each cutoff.
 
         Args:
-            X: series, as in `fit`; if not given, those that were learnt from.
+            X: series, as in `fit`; if not given, those of the training data.
             y: nothing.
-            origins: moments to forecast from, as in `rolled`.
+            cutoffs: how many of each series, as in `historical_forecasts`.
             stride: steps between them.
         """
-        forecast = self.rolled(X, origins=origins, stride=stride)
-        return dict(forecast.scores())
+        return self.historical_forecasts(X, cutoffs=cutoffs, stride=stride).scores()
 
     def score(self, X: Any = None, y: None = None) -> float:
-        """How much better than the seasonal naive: 1 for no error, 0 for as much, by MASE."""
+        """Return the skill over the seasonal naive by MASE: 1 for no error, 0 for as much."""
         found = self.evaluate(X)
         return float(1 - found["mase"] / found["seasonal_naive_mase"])
 
     def backtest(
-        self, X: Any, *, origins: int = 3, stride: int | None = None, refit: bool = False
+        self, X: Any, *, cutoffs: int = 3, stride: int | None = None, refit: bool = False
     ) -> Forecast:
-        """What forecasts would have been worth: learnt from what was known, rolled forward.
+        """Train on what was known at the first cutoff, then forecast from several.
 
         Args:
             X: series, as in `fit`.
-            origins: moments to forecast from, the last a horizon before the end.
+            cutoffs: how many, the last a horizon before the end.
             stride: steps between them; a horizon if not given.
-            refit: learn anew at each of them, not only at the first.
+            refit: train again at each of them, not only at the first.
 
         Returns:
-            the forecasts, whose ``scores`` tell how good they were; the estimator is left as it is.
+            the forecasts, to be judged by their ``scores``; the estimator is left as it is.
         """
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
-        ahead = self.horizon or _usual_horizon(season, panel)
-        step = stride or ahead
-        parts: list[Forecast] = []
-        model: Any = None
-        for k in reversed(range(origins)):
-            left = ahead + k * step
+        horizon = self.horizon or default_horizon(season, panel)
+        predictor: Predictor | None = None
+        parts = []
+        for k in reversed(range(cutoffs)):
+            left = horizon + k * (stride or horizon)
             known = panel.until(left)
             if not known.series:
                 raise DataError(
-                    f"no series is longer than the {left} steps that {origins} moments need; give "
+                    f"no series is longer than the {left} steps that {cutoffs} cutoffs need; give "
                     "fewer, or longer series."
                 )
-            if model is None or refit:
-                model = clone(self).set_params(horizon=ahead, season=season).fit(known)
-            moments = [
-                Origin(i, len(s.values) - left)
-                for i, s in enumerate(panel.series)
-                if len(s.values) - left >= 2
-            ]
-            parts.append(model._foretold(panel, moments, None, 400, 0))
-        paths = [part.paths for part in parts]
-        counts = [len(part.origins) for part in parts]
-        return Forecast(
-            panel,
-            [origin for part in parts for origin in part.origins],
-            self._distribution,
-            np.concatenate([part.p for part in parts], 1),
-            Units(*(np.concatenate(each) for each in zip(*(p.units for p in parts), strict=True))),
-            season,
-            None if paths[0] is None else np.concatenate(cast(Any, paths)),
-            Calibration(*np.repeat([p.calibration for p in parts], counts, 0).T),
-        )
+            if predictor is None or refit:
+                model = clone(self).set_params(horizon=horizon, season=season)
+                predictor = model.fit(known).predictor
+            lengths = [len(series.values) - left for series in panel.series]
+            now = [Cutoff(i, length) for i, length in enumerate(lengths) if length >= 2]
+            parts.append(predictor.forecast(panel, now, None, 400))
+        return Forecast.concatenate(panel, parts)
 
-    def stream(self, X: Any = None) -> ForecastStream:
-        """Forecasts that go on with every observation, from the end of one series.
-
-        Args:
-            X: its past, as in `fit`, up to the last value that is known (what is missing after it
-                is told by ``observe(None)``); if not given, the series that was learnt from.
-        """
-        return ForecastStream(self, self._panel(X))
-
-    # Looking into it
+    # Insight
 
     def examples(
         self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Some windows; see `NetworkEstimator`."""
-        return self._some(read_panel(X, self, self.panel_), count)
+        """Return some windows; see `NetworkEstimator`."""
+        return self._sample(read_panel(X, self, self.panel_), count)
 
     def examples_of_run(self, data: Path, *, count: int = 32, steps: int | None = None) -> Sample:
-        """Some windows of a run's series; see `NetworkEstimator`."""
-        return self._some(Panel.load(data / "panel.npz", self.panel_.to_json()), count)
+        """Return some windows of a run's series; see `NetworkEstimator`."""
+        return self._sample(self._stored_panel(data), count)
 
-    def _some(self, panel: Panel, count: int) -> Sample:
-        ahead = self._value("horizon")
-        origins = self._training_origins(panel, [0] * len(panel), ahead)
-        rows = np.random.default_rng(self.seed % 2**32).permutation(len(origins))[:count]
-        x, y, _ = self._windows(panel).take([origins[row] for row in np.sort(rows)])
+    def _sample(self, panel: Panel, count: int) -> Sample:
+        horizon, season = self._value("horizon"), self._value("season")
+        cutoffs = training_cutoffs(panel, [0] * len(panel), horizon, season)
+        rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:count]
+        windows = self.predictor.windows(panel)
+        window, targets, _ = windows.take([cutoffs[row] for row in np.sort(rows)])
         device = next(self.network_.parameters()).device
-        return Sample(x.to(device), y.to(device))
+        window = window.to(device)
+        return Sample(
+            window.past_values,
+            targets.to(device),
+            encode=lambda values: window._replace(past_values=values),
+        )
 
-    def reading(self, sequence: Any) -> tuple[Tensor, list[str]]:
-        """One series as the network takes it; see `NetworkEstimator`."""
+    def reading(self, sequence: Any) -> tuple[Any, list[str]]:
+        """Return one series as the network takes it; see `NetworkEstimator`."""
         panel = read_panel(sequence, self, self.panel_)
-        x, _, _ = self._windows(panel).take([Origin(0, len(panel.series[0].values))])
-        return x.to(next(self.network_.parameters()).device), []
+        end = Cutoff(0, len(panel.series[0].values))
+        window, _, _ = self.predictor.windows(panel).take([end])
+        return window.to(next(self.network_.parameters()).device), []
 
-    # Keeping
+    # Storage
 
     def _documents(self) -> dict[str, Any]:
-        return {
-            "series.json": self.panel_.to_json(),
-            "covariates.json": self.covariates_.to_json(),
-        }
+        return {"series.json": self.panel_.to_json(), "covariates.json": self.encoding_.to_json()}
 
     def _take_documents(self, documents: Mapping[str, Any]) -> None:
-        self.covariates_ = Covariates.from_json(documents["covariates.json"])
+        self.encoding_ = CovariateEncoding.from_json(documents["covariates.json"])
         data = self.folder_ / "data" / "panel.npz" if self.folder_ else None
         self.panel_ = Panel.load(data if data and data.exists() else None, documents["series.json"])
 
 
-class ForecastStream:
-    """One series as it goes on: an observation in, the next forecast out, in constant time.
-
-    What it says is what `Forecaster.forecast` says of the series so far, to the bit. It keeps as
-    many values as the network reads.
-
-    Args:
-        model: a trained `Forecaster`, without covariates other than the calendar.
-        panel: the past of one series.
-
-    Example:
-        >>> model = Forecaster(horizon=2, season=4, hidden_size=8, epochs=1)
-        >>> past = np.sin(np.arange(60))
-        >>> stream = model.fit(past[:50]).stream()
-        >>> for value in past[50:]:
-        ...     forecast = stream.observe(value)
-        >>> np.array_equal(forecast.median, model.predict(past))
-        True
-    """
-
-    def __init__(self, model: Forecaster, panel: Panel) -> None:
-        if panel.known or panel.observed:
-            raise OstinatoError(
-                "Forecaster.stream: the model reads covariates beside the series; give forecast() "
-                "the series with them instead."
-            )
-        if len(panel) != 1:
-            raise OstinatoError(f"Forecaster.stream: X holds {len(panel)} series; expected one.")
-        self._model = model
-        self._keep = model._value("context")
-        self._panel = panel.of([_newest(panel.series[0], self._keep)])
-
-    def observe(self, value: float | None = None, *, paths: int = 1000, seed: int = 0) -> Forecast:
-        """What comes after one more value; None for one that is missing."""
-        series = self._panel.series[0]
-        try:
-            new = float("nan") if value is None else float(value)
-        except (TypeError, ValueError):
-            new = np.inf
-        if np.isinf(new):
-            raise OstinatoError(f"ForecastStream.observe: value={value!r}; expected a number.")
-        nothing = np.zeros((1, 0))
-        longer = series._replace(
-            values=np.append(series.values, new),
-            known=np.concatenate([series.known[: len(series.values)], nothing]),
-            observed=np.concatenate([series.observed, nothing]),
-        )
-        self._panel = self._panel.of([_newest(longer, self._keep)])
-        now = Origin(0, len(self._panel.series[0].values))
-        return self._model._foretold(self._panel, [now], None, paths, seed)
-
-
-def _dice(panel: Panel, origin: Origin, seed: int | None) -> np.random.Generator:
-    """A series' own, from a moment on."""
-    series = panel.series[origin.series]
-    if seed is None:
-        return np.random.default_rng()
-    name = zlib.crc32(series.name.encode())
-    return np.random.default_rng([seed % 2**32, name, (series.start + origin.known) % 2**63])
-
-
-def _usual_horizon(season: int, panel: Panel) -> int:
-    """A season, but no more than leaves enough to learn from and to validate on."""
-    return min(season if season > 1 else 12, max(1, (panel.longest - 2) // 3))
-
-
-def _refuse_what_is_no_count(panel: Panel) -> None:
-    for series in panel.series:
-        seen = np.nan_to_num(series.values)
-        odd = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
-        if len(odd):
-            at = panel.grid.shown(series.start + int(odd[0]))
-            name = f"series {series.name!r}" if series.name else panel.target
-            raise DataError(
-                f"{name} is {seen[odd[0]]:g} at {at}; output='negative-binomial' is for counts, "
-                "whole numbers from 0 on: choose another output."
-            )
-
-
-def _newest(series: Series, keep: int) -> Series:
-    """The last values of a series."""
-    left = max(0, len(series.values) - keep)
-    return series._replace(
-        start=series.start + left,
-        values=series.values[left:],
-        known=series.known[left:],
-        observed=series.observed[left:],
-    )
+def mean_loss(network: Ensemble, windows: Windows, cutoffs: Sequence[Cutoff]) -> float:
+    """Return the mean loss of all values ahead of some cutoffs."""
+    device = next(network.parameters()).device
+    total, count = 0.0, 0
+    for begin in range(0, len(cutoffs), 256):
+        window, targets, _ = windows.take(cutoffs[begin : begin + 256])
+        loss, _ = network.loss(window.to(device), targets.to(device))
+        n = int((~targets.isnan()).sum())
+        total, count = total + n * float(loss), count + n
+    return total / max(1, count)

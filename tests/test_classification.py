@@ -1,16 +1,18 @@
-"""One answer for a sequence: learnt, judged, kept, gone on with, and refused in words."""
+"""Classification and regression: trained, evaluated, stored, resumed, refused in words."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from test_features import sine, write_wav
 
 from ostinato import SequenceClassifier, SequenceRegressor, load
 from ostinato.errors import DataError, OstinatoError
-from ostinato.training import estimators
-from ostinato.training.watching import Watcher
+from ostinato.tasks import estimators
+from ostinato.tasks.targets import calibrate
+from ostinato.training.callbacks import Callback
 
 QUICK = {"hidden_size": 8, "epochs": 4, "batch_size": 8}
 
@@ -85,8 +87,8 @@ def test_the_same_seed_learns_the_same():
 
 
 def test_settings_that_are_not_given_follow_from_the_data():
-    small = SequenceClassifier(steps=1).fit(*series(40)).chosen_
-    large = SequenceClassifier(steps=1).fit(*series(3000)).chosen_
+    small = SequenceClassifier(steps=1).fit(*series(40)).resolved_
+    large = SequenceClassifier(steps=1).fit(*series(3000)).resolved_
     for name in ("batch_size", "hidden_size"):
         assert small[name] < large[name]
     given = SequenceClassifier(steps=1, hidden_size=7, dropout=0.0, batch_size=5).fit(*series(40))
@@ -135,9 +137,11 @@ def test_confidence_that_does_not_hold_is_undone():
     output = model.network_.output.linear
     for parameter in (output.weight, output.bias):
         parameter.data.mul_(8)
-    model._finish(None)
+    X, y = doubtful(1000, 1)
+    truth = torch.tensor([["high", "low"].index(label) for label in y])
+    found = calibrate(model._scores(X), truth, model.network_.output.loss)
     # Not to the digit: a weak prior draws towards 1.
-    np.testing.assert_allclose(model.training_["temperature"], 8 * T, rtol=0.1)
+    np.testing.assert_allclose(found, 8 * T, rtol=0.1)
 
 
 def test_what_is_measured_is_what_was_predicted(model):
@@ -195,16 +199,16 @@ def test_a_model_that_was_kept_is_the_same(tmp_path, kind):
         assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
 
 
-class Interrupting(Watcher):
+class Interrupting(Callback):
     """Ends the run at a step, as Ctrl-C would."""
 
     def __init__(self, at):
         self.at = at
 
-    def begin(self, run):
+    def on_begin(self, run):
         self.run = run
 
-    def step(self, record):
+    def on_step(self, record):
         if record["step"] == self.at:
             self.run._interrupted = True
 
@@ -241,10 +245,10 @@ def test_recordings_in_folders(tmp_path):
     model = SequenceClassifier(hidden_size=16, epochs=30).fit(tmp_path / "sounds")
     assert model.classes_.tolist() == ["beep", "hum"]
     assert model.score(tmp_path / "sounds") > 0.9
-    answers = list(model.answers(tmp_path / "sounds" / "hum"))
-    assert len(answers) == 12
-    assert str(answers[0]).split("\t")[2].endswith("0.wav")
-    assert answers[0].to_json().keys() == {"place", "label", "probability"}
+    found = list(model.predictions(tmp_path / "sounds" / "hum"))
+    assert len(found) == 12
+    assert str(found[0]).split("\t")[2].endswith("0.wav")
+    assert found[0].to_json().keys() == {"place", "label", "probability"}
 
 
 @pytest.mark.parametrize("image", ["rows", "pixels", "whole"])
@@ -262,9 +266,9 @@ def test_images_by_rows_by_pixels_and_at_once(image):
 # Mistakes.
 
 MISTAKES = {
-    "one class": (series()[0], ["x"] * 80, "sequences have the label 'x'; two classes"),
+    "one class": (series()[0], ["x"] * 80, "sequences have the label 'x'; expected two"),
     "two kinds": (series()[0], ["x", 1] * 40, "some labels are text and some are numbers"),
-    "no label": (series()[0], [None] * 80, "None is no label"),
+    "no label": (series()[0], [None] * 80, "is missing; fill it in"),
     "no labels": (series()[0], None, "y is missing"),
     "too few": ([[1.0]], ["x"], "1 sequences are too few to hold 1 out"),
     "no steps": ([np.zeros((0, 2))] * 10, ["x", "y"] * 5, "all sequences are empty"),
@@ -283,7 +287,7 @@ def test_a_mistake_is_said_and_leaves_nothing(tmp_path, name):
 
 def test_what_was_not_met_in_training_is_refused(model):
     X, _ = series(2)
-    with pytest.raises(DataError, match=r"X\[1\]: has the label 'mid', which was not met"):
+    with pytest.raises(DataError, match=r"X\[1\]: has the label 'mid', which was not in"):
         model.score(X, ["low", "mid"])
     with pytest.raises(DataError, match="has 3 variables; the model was trained on 2"):
         model.predict([np.zeros((4, 3))])
@@ -297,7 +301,7 @@ def test_what_was_not_met_in_training_is_refused(model):
     ("settings", "message"),
     [
         ({"pooling": "first"}, "pooling='first'; expected one of last, mean, max, attention"),
-        ({"memory": "some"}, "memory='some'; expected one of recurrent, none"),
+        ({"recurrent": "some"}, "recurrent='some'; expected true or false"),
         ({"hidden_size": 0}, "hidden_size=0; expected a whole number above zero"),
         ({"dropout": 1.0}, "dropout=1.0; expected a share"),
         ({"spelling_size": 3}, "spelling_size=3; expected an even number"),

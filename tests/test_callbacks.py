@@ -1,17 +1,14 @@
-"""`ostinato.training.watching`: every step is recorded once, and shown on any terminal."""
+"""`ostinato.training.callbacks`: every step is recorded once."""
 
 from __future__ import annotations
 
 import builtins
 import importlib
 import json
-import logging
 import math
 import os
-import re
 import signal
 import struct
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,18 +19,13 @@ import pytest
 from learning import Witness, trainer
 
 from ostinato.errors import MissingExtra
+from ostinato.training.callbacks import (
+    MetricsFile,
+    TensorBoard,
+    TrainingResult,
+)
 from ostinato.training.pictures import draw_learning_curve
 from ostinato.training.runs import RunFolder
-from ostinato.training.watching import (
-    Bar,
-    JSONLines,
-    Lines,
-    MetricsFile,
-    Outcome,
-    Quiet,
-    TensorBoard,
-    make_progress,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +35,7 @@ def spared_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_at(step: int, total: int | None = 10) -> Any:
-    """What a watcher may know of a run."""
+    """What a callback may know of a run."""
     return SimpleNamespace(
         title="small",
         step=step,
@@ -80,11 +72,11 @@ def steps_of(path: Path) -> list[int]:
 def written(path: Path, first: int, last: int, evaluated: tuple[int, ...] = ()) -> MetricsFile:
     """A file that a run at step ``first - 1`` began and went on with to ``last``."""
     file = MetricsFile(path)
-    file.begin(run_at(first - 1))
+    file.on_begin(run_at(first - 1))
     for step in range(first, last + 1):
-        file.step(record(step))
+        file.on_step(record(step))
         if step in evaluated:
-            file.evaluation(evaluation(step), "é\n水")
+            file.on_validation(evaluation(step), "é\n水")
     return file
 
 
@@ -119,7 +111,7 @@ def test_half_a_line_is_dropped_wherever_it_ends(tmp_path: Path) -> None:
         # The checkpoint is of the last step whose line is whole.
         at = max((line["step"] for line in lines_of_bytes(data[:length], complete)), default=0)
         file = MetricsFile(path)
-        file.begin(run_at(at))
+        file.on_begin(run_at(at))
         file.close()
         assert lines_of(path) == lines_of_bytes(data, complete), length
 
@@ -168,9 +160,9 @@ def test_records_are_on_disk_within_a_second(
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     file = written(path, 1, 1)
-    file.step(record(2))
+    file.on_step(record(2))
     now[0] += 1.1
-    file.step(record(3))
+    file.on_step(record(3))
     assert steps_of(path) == [1, 2, 3]
     file.close()
 
@@ -210,8 +202,8 @@ def test_every_step_is_recorded_once_whatever_happened(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = written(path, 1, 1)
-    file.evaluation(evaluation(1, math.nan), None)
-    file.evaluation(evaluation(1, math.inf), None)
+    file.on_validation(evaluation(1, math.nan), None)
+    file.on_validation(evaluation(1, math.inf), None)
     file.close()
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
     assert [r["validation_loss"] for r in lines_of(path)[1:]] == [None, None]
@@ -220,209 +212,12 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
 def test_closing_before_the_beginning_is_no_mistake(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "metrics.jsonl").close()
     board = TensorBoard(tmp_path / "tensorboard")
-    board.saving()
+    board.on_checkpoint()
     board.close()
     assert not list(tmp_path.iterdir())
 
 
-# Lines.
-
-OUTCOME = Outcome("patience", 12, math.inf, 0, 3.5)
-
-
-def tell(watcher: Any) -> None:
-    watcher.begin(run_at(0))
-    watcher.step(record(1))
-    watcher.evaluation(evaluation(1200, 1.5), "one\n\ttwo \x1b[2J\x9b\x7f é水")
-    watcher.evaluation({"step": 2, "training_loss": 0.25, "best": False, "seconds": 1.0}, None)
-    watcher.say("step 3: something")
-    watcher.evaluation(evaluation(4, math.nan, best=False), "")
-    watcher.end(OUTCOME)
-    watcher.close()
-
-
-def test_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(Lines())
-    printed = capsys.readouterr()
-    assert printed.out.splitlines() == [
-        "small",
-        "step 1,200 · validation 1.500 nats, 2.164 bits a character · best so far",
-        "  │ one",
-        "  │ \ttwo ␛[2J\ufffd\ufffd é水",
-        "step 2 · training 0.250 nats",
-        "step 4 · validation nan nats, nan bits a character",
-        "",
-    ]
-    assert printed.err == "warning: step 3: something\n"
-
-
-def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(JSONLines())
-    printed = capsys.readouterr()
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    found = [json.loads(line, parse_constant=refuse) for line in printed.out.splitlines()]
-    assert [line["event"] for line in found] == [
-        "evaluation",
-        "evaluation",
-        "warning",
-        "evaluation",
-        "end",
-    ]
-    assert found[0] == {
-        "event": "evaluation",
-        **evaluation(1200, 1.5),
-        "sample": found[0]["sample"],
-    }
-    assert found[0]["sample"] == "one\n\ttwo \x1b[2J\x9b\x7f é水"
-    assert found[1]["training_loss"] == 0.25 and found[1]["sample"] is None
-    assert found[2] == {"event": "warning", "message": "step 3: something"}
-    assert found[3]["validation_loss"] is None
-    assert found[4] == {
-        "event": "end",
-        "ended": "patience",
-        "steps": 12,
-        "best_loss": None,
-        "best_step": 0,
-        "seconds": 3.5,
-    }
-    assert printed.err == ""
-
-
-def test_quiet_says_only_what_goes_wrong(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    tell(Quiet())
-    assert capsys.readouterr().out == ""
-    assert caplog.record_tuples == [("ostinato.training", logging.WARNING, "step 3: something")]
-
-
-def test_progress_suits_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[tuple[Any, type]] = [("lines", Lines), ("json", JSONLines), ("quiet", Quiet)]
-    for mode, kind in [*modes, ("bar", Bar), ("auto", Lines)]:
-        assert type(make_progress(mode)) is kind
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert type(make_progress("auto")) is Bar
-
-
-# The bar, on a terminal.
-
-SCRIPT = """
-import sys
-from ostinato.training import watching
-from ostinato.training.watching import Bar, make_progress
-
-class Clock:
-    now = 100.0
-    perf_counter = staticmethod(lambda: Clock.now)
-
-watching.time = Clock
-
-class Run:
-    title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
-    step, total, tokens, seconds = 0, TOTAL, 0, 0.0
-    counted, loss_unit = "tok", "nats"
-
-    def units(self, loss):
-        return {"bits_per_character": loss / 0.6931}
-
-run, bar = Run(), make_progress("auto")
-assert type(bar) is Bar
-bar.begin(run)
-for k in range(3):
-    Clock.now += 0.05
-    run.step, run.seconds = 1234 + k, 600.0 + k
-    run.tokens += 10_000
-    bar.step({"step": run.step, "loss": 2.3456, "learning_rate": 0.00123, "gradient_norm": 0.4567})
-    if k == 1:
-        numbers = {"validation_loss": 2.1, "bits_per_character": 3.03, "best": True, "seconds": 1.0}
-        bar.evaluation({"step": run.step, **numbers}, "[bold]as it is[/] \\x1b[2J :smile: " * 9)
-        bar.say("gradient norm 50, 50 times its usual 1: exploding gradients; clip_norm=1.5")
-    bar._drawn = -1.0
-bar.end(None)
-bar.close()
-print("done")
-"""
-
-
-def on_terminal(width: int, total: int | None = 5000, term: str = "xterm-256color") -> list[str]:
-    """The lines that `SCRIPT` leaves on a terminal so wide, those drawn over included."""
-    fcntl, termios = (pytest.importorskip(name) for name in ("fcntl", "termios"))
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    hidden = {"COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.replace("TOTAL", str(total))],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment | {"TERM": term, "PYTHONIOENCODING": "utf-8"},
-    )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            output += (more := os.read(ours, 65536))
-        except OSError:  # how Linux says that the other side is closed
-            break
-        if not more:
-            break
-    os.close(ours)
-    text = output.decode()
-    assert process.wait() == 0, text
-    colours = re.compile(r"\x1b\[[0-9;]*m")
-    moves = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]+")
-    return [line.rstrip() for line in moves.split(colours.sub("", text)) if line.strip()]
-
-
-WIDE = (
-    r"step 1,236/5,000 .*loss 2\.346 · 3\.384 bits/char · lr 0\.0012 · grad 0\.46 · 200k tok/s · "
-)
-
-
-def test_a_wide_terminal_shows_all_there_is() -> None:
-    lines = on_terminal(140)
-    assert max(map(len, lines)) <= 140
-    assert lines[-1] == "done"
-    assert re.fullmatch(WIDE + r"30:3\d left", lines[-2]), lines[-2]
-    assert any(line.startswith("1,115,394 characters; 65 tokens") for line in lines)
-    evaluated = "step 1,235 · validation 2.100 nats, 3.030 bits a character · best so far"
-    assert evaluated in lines
-    assert any("[bold]as it is[/] ␛[2J :smile:" in line for line in lines)
-    assert any(line.startswith("warning: gradient norm 50, 50 times") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("width", "shown"),
-    [
-        (110, WIDE + r"30:3\d left"),
-        (80, r" *24% .*loss 2\.346  3\.384 bits/char  lr 0\.0012  grad 0\.46  200k tok/s  30:3\d"),
-        (60, r" *24% .*loss 2\.346  3\.384 bits/char  200k tok/s  30:3\d"),
-        (40, r" *24% .*loss 2\.346  3\.384 bits/char  30:3\d"),
-        (20, ".*"),
-    ],
-)
-def test_a_narrower_terminal_shows_what_there_is_room_for(width: int, shown: str) -> None:
-    lines = on_terminal(width)
-    assert max(map(len, lines)) <= width, "nothing wraps"
-    assert re.fullmatch(shown, lines[-2]), lines[-2]
-    if width >= 40:
-        assert "…" not in lines[-2]
-
-
-def test_a_run_of_unknown_length_has_no_time_left() -> None:
-    for width in (60, 140):
-        lines = on_terminal(width, total=None)
-        assert re.search(r"step 1,236 .*loss 2\.346 .* tok/s$", lines[-2]), lines[-2]
-
-
-def test_a_dumb_terminal_gets_by() -> None:
-    lines = on_terminal(80, term="dumb")
-    assert lines[-1] == "done"
-    assert max(map(len, lines)) <= 80
+RESULT = TrainingResult("patience", 12, math.inf, 0, 3.5)
 
 
 # TensorBoard.
@@ -442,12 +237,12 @@ def test_tensorboard_finds_every_point_once(tmp_path: Path) -> None:
     folder = tmp_path / "tensorboard"
     for at, last in [(0, 6), (4, 8)]:  # killed after step 6, with a checkpoint at 4
         board = TensorBoard(folder)
-        board.begin(run_at(at))
+        board.on_begin(run_at(at))
         for step in range(at + 1, last + 1):
-            board.step(record(step, loss=step / 2))
-        board.evaluation(evaluation(last), "sample")
-        board.saving()
-        board.end(OUTCOME)
+            board.on_step(record(step, loss=step / 2))
+        board.on_validation(evaluation(last), "sample")
+        board.on_checkpoint()
+        board.on_end(RESULT)
         board.close()
     files = list(folder.iterdir())
     assert len(files) == 2 and all(f.name.startswith("events.out.tfevents") for f in files)
@@ -460,22 +255,22 @@ def test_tensorboard_finds_every_point_once(tmp_path: Path) -> None:
 
 def test_tensorboard_forgets_what_was_rolled_back(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path)
-    board.begin(run_at(0))
+    board.on_begin(run_at(0))
     for step in range(1, 6):
-        board.step(record(step, loss=1.0))
-    board.back(run_at(2))
+        board.on_step(record(step, loss=1.0))
+    board.on_rollback(run_at(2))
     for step in range(3, 6):
-        board.step(record(step, loss=2.0))
+        board.on_step(record(step, loss=2.0))
     board.close()
     assert scalars(tmp_path)["training/loss"] == list(
         zip(range(1, 6), [1, 1, 2, 2, 2], strict=True)
     )
 
 
-def test_a_run_folder_has_the_watchers_asked_for(tmp_path: Path) -> None:
+def test_a_run_folder_has_the_callbacks_asked_for(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, {})
-    assert [type(watcher) for watcher in run.watchers(tensorboard=False)] == [MetricsFile]
-    assert [type(w) for w in run.watchers(tensorboard=True)] == [MetricsFile, TensorBoard]
+    assert [type(callback) for callback in run.callbacks(tensorboard=False)] == [MetricsFile]
+    assert [type(w) for w in run.callbacks(tensorboard=True)] == [MetricsFile, TensorBoard]
 
 
 # The learning curve.
@@ -496,12 +291,12 @@ def test_a_learning_curve_is_a_picture(
 ) -> None:
     metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "curve.png"
     file = MetricsFile(metrics)
-    file.begin(run_at(0))
+    file.on_begin(run_at(0))
     for step in range(1, count + 1):
-        file.step(record(step, loss=3 / step))
+        file.on_step(record(step, loss=3 / step))
     for k, loss in enumerate(evaluations):
-        file.evaluation(evaluation(10 * k + 1, loss), None)
-    file.evaluation({"step": 5, "training_loss": 1.0, "best": True, "seconds": 0.1}, None)
+        file.on_validation(evaluation(10 * k + 1, loss), None)
+    file.on_validation({"step": 5, "training_loss": 1.0, "best": True, "seconds": 0.1}, None)
     file.close()
     draw_learning_curve(metrics, picture)
     assert_is_picture(picture)

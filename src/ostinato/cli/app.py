@@ -1,0 +1,104 @@
+"""The program ``ostinato``: finds the command, runs it, and turns errors into one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import ostinato
+from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
+from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
+from ostinato.cli.options import help_of, parse
+from ostinato.errors import OstinatoError
+
+__all__ = ["OPENMP", "main"]
+
+OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
+"""How long OpenMP's threads spin for one another before they sleep: looks, of GCC's runtime, which
+take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
+5 and 200 milliseconds, for which a thread that waits keeps a core from who else wants it."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
+    _limit_spinning()
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # not every terminal knows every letter
+    try:
+        status = _run(sys.argv[1:] if argv is None else list(argv))
+        print(end="", flush=True)  # while a broken pipe can still be dealt with
+    except OstinatoError as error:
+        _fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        _fail("out of memory; choose a smaller hidden_size, batch_size or window.")
+    else:
+        sys.exit(status or 0)
+
+
+def _run(tokens: list[str]) -> int | None:
+    if tokens == ["--version"]:
+        print(f"ostinato {ostinato.__version__}")
+        return 0
+    words = 2 if tokens[:1] == ["train"] else 1
+    name, rest = " ".join(tokens[:words]), tokens[words:]
+    if not tokens or {*tokens[:words]} & {"-h", "--help"} or name == "train":
+        print(_overview(tokens[0] if tokens else ""))
+        return 0
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
+        raise OstinatoError(f"unknown command {name!r}; {hint}")
+    command = COMMANDS[name]
+    options = command.options()
+    if {"-h", "--help"} & {*rest[: rest.index("--") if "--" in rest else None]}:
+        print(help_of(name, command.text, options), end="")
+        return 0
+    args, given = parse(name, options, rest)
+    if command.protocol:
+        refuse_wrong_task(command, args[0])
+    return command.call(*args, **given)
+
+
+def _overview(of: str) -> str:
+    """Return the list of commands, or of those that train."""
+    lines = ["usage: ostinato COMMAND ... [options]", ""]
+    lines += ["Train recurrent neural networks on sequences, use them, look inside."]
+    for group in [TRAIN] if of == "train" else GROUPS:
+        lines += ["", f"{group}:"]
+        lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
+    return "\n".join([*lines, "", "ostinato COMMAND --help shows its options and examples."])
+
+
+def _limit_spinning() -> None:
+    """Let OpenMP's threads sleep soon, unless the user has set how they wait.
+
+    OpenMP reads the environment once, when PyTorch is imported.
+    """
+    names = {*OPENMP, "OMP_WAIT_POLICY"}
+    if "torch" not in sys.modules and names.isdisjoint(os.environ):
+        os.environ.update(OPENMP)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"ostinato: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

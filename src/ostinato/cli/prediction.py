@@ -1,0 +1,175 @@
+"""Commands that predict and evaluate: ``predict``, ``forecast``, ``evaluate``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from csv import writer as csv_writer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ostinato
+from ostinato.cli.commands import USE, can, command, print_json, shown
+from ostinato.errors import OstinatoError
+
+if TYPE_CHECKING:
+    from ostinato.tasks.base import ConfusionPlotter, Predictor
+
+
+@command(USE, protocol="Predictor")
+def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool = False) -> None:
+    """Predict labels, numbers or captions for files.
+
+    Prints one line per sequence: the prediction, its probability and where it was read.
+
+    Args:
+        run: folder of a trained model.
+        files: files or folders as in training, labels not needed; or a text per line from
+            standard input, with - or no files.
+        probabilities: print the probability of every class.
+        json: print one JSON object per line.
+
+    Examples:
+        ostinato predict sentiment new.txt
+        echo "a lovely film" | ostinato predict sentiment --probabilities
+    """
+    model: Predictor = ostinato.load(run)
+    paths = list(files) or [Path("-")]
+    for prediction in model.predictions(paths, probabilities=probabilities or json):
+        if json:
+            print_json(prediction.to_json())
+        else:
+            print(prediction)
+
+
+@command(USE, protocol="Evaluator")
+def evaluate(
+    run: Path, /, *files: Path, plot: Path | None = None, cutoffs: int = 1, json: bool = False
+) -> None:
+    """Evaluate a model on labelled files.
+
+    Prints the metrics of the task, such as accuracy, F1, BLEU or MASE. A forecaster predicts the
+    last steps of each series; without files, of the series that it was trained on.
+
+    Args:
+        run: folder of a trained model.
+        files: files or folders with labels, as in training.
+        plot: PNG to write: the confusion matrix, or forecasts beside the observed values.
+        cutoffs: forecasts of each series, one horizon apart.
+        json: print one JSON object.
+
+    Examples:
+        ostinato evaluate sentiment test.csv --plot confusion.png
+        ostinato evaluate sales --cutoffs 3 --json
+    """
+    model: Any = ostinato.load(run)
+    if can(run, "SeriesForecaster"):
+        forecasts = model.historical_forecasts(list(files) or None, cutoffs=cutoffs)
+        found = forecasts.scores()
+        if not files and not json:
+            print("On the training series, the last steps of which were the validation split.")
+        if plot is not None:
+            forecasts.plot(plot)
+    elif not files:
+        raise OstinatoError("evaluate: FILES is required: files with labels.")
+    else:
+        found = model.evaluate(list(files))
+        if plot is not None:
+            _plot_confusion(model, found, plot)
+    if json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        if name == "confusion":
+            _print_confusion(model.classes_.tolist(), value)
+        else:
+            print(f"{name.replace('_', ' '):<21}{shown(value)}")
+
+
+def _plot_confusion(model: ConfusionPlotter, found: dict[str, Any], picture: Path) -> None:
+    if "confusion" not in found:
+        raise OstinatoError(f"evaluate: {type(model).__name__} has no confusion matrix to plot.")
+    model.plot_confusion(found["confusion"], picture)
+
+
+def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
+    """Print the confusion matrix as a table, where it fits the terminal."""
+    names = [str(name) for name in classes]
+    cells = [names, *([f"{n:,}" if n else "·" for n in row] for row in confusion)]
+    width = 2 + max(len(cell) for row in cells for cell in row)
+    room = max(map(len, names)) + 8
+    if room + width * len(names) > shutil.get_terminal_size((80, 24)).columns:
+        return
+    print("\ntrue  \\ predicted".ljust(room) + "".join(name.rjust(width) for name in names))
+    for name, row in zip(names, cells[1:], strict=True):
+        print(name.ljust(room - 1) + "".join(cell.rjust(width) for cell in row))
+
+
+@command(USE, protocol="SeriesForecaster")
+def forecast(
+    run: Path,
+    /,
+    *files: Path,
+    horizon: int | None = None,
+    levels: str = "0.1,0.9",
+    num_samples: int = 1000,
+    plot: Path | None = None,
+    csv: bool = False,
+    json: bool = False,
+) -> None:
+    """Forecast series, with prediction intervals.
+
+    Prints the median and quantiles of each step, of the series that the model was trained on or of
+    others in files like theirs.
+
+    Args:
+        run: folder of a trained forecaster.
+        files: tables as in training; without files, the training series.
+        horizon: steps ahead; as in training if not given.
+        levels: quantiles to print, from 0 to 1.
+        num_samples: sample paths, of a model trained with --method autoregressive.
+        plot: PNG to write: a fan chart.
+        csv: print comma-separated values.
+        json: print one JSON object per line.
+
+    Examples:
+        ostinato forecast sales --plot forecast.png
+        ostinato forecast sales new.csv --levels 0.05,0.95 --csv
+    """
+    model: Any = ostinato.load(run)
+    try:
+        shares = [float(level) for level in levels.split(",")]
+    except ValueError:
+        raise OstinatoError(
+            f"forecast: --levels {levels}; expected numbers between 0 and 1, as in 0.1,0.9."
+        ) from None
+    found = model.forecast(list(files) or None, horizon, num_samples=num_samples)
+    if plot is not None:
+        found.plot(plot)
+    frame = found.to_frame(shares)
+    times = found.panel.grid.format(frame["ds"].to_numpy())
+    figures = frame.iloc[:, 3:].to_numpy().tolist()  # the median, and quantiles
+    steps = list(zip(frame["unique_id"], times, figures, strict=True))
+    named = len(found.panel) > 1 or csv
+    heads = ["series"] * named + ["time", "median"]
+    heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in shares]
+    rows = [[name] * named + [time, *map(_figure, each)] for name, time, each in steps]
+    if json:
+        for name, time, (median, *quantiles) in steps:
+            by_level = dict(zip(map(str, shares), quantiles, strict=True))
+            print_json({"series": name, "time": time, "median": median, "quantiles": by_level})
+    elif csv:
+        csv_writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
+    else:
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        for row in [heads, *rows]:
+            print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    if not named and not json:
+        chance = float(found.rises()[0])
+        print(f"\n{times[0]} is above the last value with a probability of {chance:.2f}.")
+
+
+def _figure(value: float) -> str:
+    """Return a number with six significant digits, or two decimals."""
+    before = len(f"{abs(value):.0f}")
+    return f"{value:.{max(6, before + 2)}g}"

@@ -1,0 +1,118 @@
+"""``ostinato train``: a command for each task."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ostinato
+from ostinato.cli.commands import COMMANDS, TRAIN, Command, shown, with_settings
+from ostinato.cli.options import Kind, Option, options_of
+from ostinato.errors import OstinatoError
+from ostinato.tasks.registry import TASKS, Task, task_of
+
+
+def train(
+    task: Task,
+    /,
+    *files: Path,
+    out: Path,
+    resume: bool = False,
+    config: Path | None = None,
+    json: bool = False,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    **settings: Any,
+) -> int:
+    """Train an estimator.
+
+    Args:
+        task: the row of the registry.
+        files: files or folders; - reads standard input.
+        out: folder of the run, created: model, checkpoints, metrics and learning curve.
+        resume: continue the run in --out, which keeps its data and settings.
+        config: TOML file with any of these options; those given here take precedence.
+        json: print one JSON object per line.
+        quiet: print nothing but warnings.
+        tensorboard: write curves for TensorBoard.
+        **settings: of the estimator and its ``fit``.
+    """
+    estimator = getattr(ostinato, task.estimator)
+    shown_by = {"progress": "json" if json else "quiet" if quiet else "auto"}
+    if not files and not resume:
+        raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
+    fit = {o.name for o in _fit_options(task)}
+    how = {name: settings.pop(name) for name in fit & settings.keys()}
+    try:
+        if resume:
+            _refuse_other_task(task, out)
+            model = estimator.resume(out, **shown_by, tensorboard=tensorboard, **settings)
+        else:
+            model = estimator(**settings)
+            model.fit(list(files), out=out, **how, **shown_by, tensorboard=tensorboard)
+    except OSError as error:
+        if error.filename is None and error.strerror:
+            raise OstinatoError(f"{out}: {error.strerror}.") from error
+        raise
+    facts, folder = model.training_, shlex.quote(str(out))
+    if facts["ended"] == "interrupt":
+        print(
+            f"Stopped at step {facts['steps']:,}. "
+            f"To continue:  ostinato train {task.command} --resume --out {folder}",
+            file=sys.stderr,
+        )
+        return 130
+    if not json and not quiet:
+        _report(facts, out)
+        print(f"Next:      {task.next.format(run=folder)}")
+    return 0
+
+
+def _refuse_other_task(task: Task, out: Path) -> None:
+    """Raise an `OstinatoError` that names the command, if the run is of another task."""
+    found = task_of(ostinato.describe(out)["task"])
+    if found not in (task, None):
+        raise OstinatoError(
+            f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
+            f"ostinato train {found.command} --resume --out {shlex.quote(str(out))}"
+        )
+
+
+def _report(facts: dict[str, Any], out: Path) -> None:
+    """Print what a run came to, and where it is."""
+    seconds = facts["seconds"]
+    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    print(
+        f"\nTrained for {duration}, {facts['steps']:,} steps; "
+        f"{out}/ holds the best model, of step {facts['best_step']:,}"
+    )
+    for name, value in facts.get("validation", {}).items():
+        print(f"  {name:<8} {shown(value)} on validation data")
+    for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl")):
+        if (out / file).exists():
+            print(f"  {name:<8} {out}/{file}")
+
+
+def _fit_options(task: Task) -> list[Option]:
+    """Return what ``fit`` takes beside the data and what every command has."""
+    options = {o.name: o for o in options_of(task.module, f"{task.estimator}.fit")}
+    found = [options["pattern"]] if "pattern" in options else []
+    if "validation" in options:
+        files, help = Kind(Path, repeated=True), "files to validate on; repeat it for several."
+        found.append(options["validation"]._replace(kind=files, help=help))
+    return found
+
+
+def _options(task: Task) -> list[Option]:
+    own = [option for option in options_of(__name__, "train") if option.name != "task"]
+    return with_settings(own + _fit_options(task), task.estimator)
+
+
+for _task in TASKS:
+    _name = f"train {_task.command}"
+    COMMANDS[_name] = Command(
+        _name, partial(train, _task), _task.help, TRAIN, partial(_options, _task)
+    )

@@ -1,0 +1,275 @@
+"""Dates and times as people write them: text, numbers, and pandas' own types.
+
+Pandas parses; this module decides what it is told to. Of two plausible readings none is guessed.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ostinato.errors import OstinatoError
+
+__all__ = ["Parsed", "join_parts", "parse_times"]
+
+Stamps = NDArray[np.datetime64]
+Whole = NDArray[np.int64]
+NAT = np.datetime64("NaT", "us")
+
+
+class Parsed(NamedTuple):
+    """Times as they were read.
+
+    Attributes:
+        times: ``(T,)``, in microseconds, NaT for a cell that is no time; or whole numbers.
+        utc: whether they had offsets and were converted to UTC.
+    """
+
+    times: Stamps | Whole
+    utc: bool = False
+
+
+YEARS = 1700, 2200
+"""Years that numbers such as 20200131 are taken for dates of."""
+
+# Numbers of so many digits that are dates, by what pandas calls it, and since 1970, in a unit.
+_DIGITS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_SINCE_1970 = (
+    (10**8, 10**10, "s"),
+    (10**11, 10**13, "ms"),
+    (10**14, 10**16, "us"),
+    (10**17, 10**19, "ns"),
+)
+
+_TEXT = (
+    r"^(?P<date>.*?)"
+    r"(?:(?:[Tt]|[\s,]+)(?P<time>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?|(?<=[Tt])\d{1,2})"
+    r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?\s*(?P<offset>[Zz]|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?)?$"
+)
+_MONTH = r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_REWRITTEN = (
+    (r"(?i)^(\d{4})-?q([1-4])$", lambda m: f"{m[1]}-{3 * int(m[2]) - 2:02d}"),
+    (r"(?i)^q([1-4])-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
+    (r"(?i)^([1-4])q-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
+    (r"(?i)^(\d{4})-?m(\d{1,2})$", lambda m: f"{m[1]}-{m[2]}"),
+)  # fmt: skip
+_FORMS = (
+    "%Y-%m-%d", "%Y-%m", "%m-%Y", "%b-%Y", "%Y-%b", "%b-%y", "%d-%b-%Y", "%d-%b-%y", "%b-%d-%Y",
+    "%Y-%b-%d", "%Y%m%d", "%G-W%V-%u",
+)  # fmt: skip
+_DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = "%d-%m-%", "%m-%d-%", "%y-%m-%d"
+
+
+def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
+    """Read a column as dates and times, or as whole numbers.
+
+    Times with offsets become UTC, but where all are midnights of their own zone, which are days.
+
+    Args:
+        cells: text, numbers, dates, periods, or objects.
+        day_first: whether 01/02/2020 is in February; None to infer it from the other cells.
+
+    Raises:
+        OstinatoError: if two readings are plausible.
+
+    >>> def read(*cells): return [str(time)[:16] for time in parse_times(pd.Series(cells)).times]
+    >>> [*read("1949-01"), *read("2020Q2"), *read("2016-07-01 03:00"), *read("31.01.22")]
+    ['1949-01-01T00:00', '2020-04-01T00:00', '2016-07-01T03:00', '2022-01-31T00:00']
+    >>> [*read("1 Feb 2020", "soon"), *read("2020-W05"), *read(20200131), *read(1, 2)]
+    ['2020-02-01T00:00', 'NaT', '2020-01-27T00:00', '2020-01-31T00:00', '1', '2']
+    """
+    if isinstance(cells.dtype, pd.PeriodDtype):
+        return Parsed(_stamps(cells.dt.to_timestamp()))
+    if isinstance(cells.dtype, pd.DatetimeTZDtype):
+        return _local_days(_stamps(cells.dt.tz_localize(None)), _stamps(cells.dt.tz_convert(None)))
+    if pd.api.types.is_datetime64_dtype(cells.dtype):
+        return Parsed(_stamps(cells))
+    if pd.api.types.is_numeric_dtype(cells.dtype):
+        return Parsed(_of_numbers(cells))
+    codes, distinct = pd.factorize(cells)
+    if isinstance(distinct.dtype, pd.CategoricalDtype):
+        distinct = distinct.astype(object)
+    times, utc = _of_distinct(pd.Series(distinct), day_first)
+    if (codes < 0).any():  # the last is taken for a missing cell
+        times = np.array([*(times if times.dtype.kind == "M" else len(times) * [NAT]), NAT])
+    return Parsed(times[codes], utc)
+
+
+def join_parts(parts: dict[str, pd.Series]) -> pd.Series:
+    """Join columns that hold parts of a time, such as year and month, or date and hour, as text.
+
+    >>> year, month = pd.Series([2020, 2020]), pd.Series([1, 12])
+    >>> join_parts({"year": year, "Month": month}).tolist()
+    ['2020-1', '2020-12']
+    """
+    text = {name.strip().lower(): _text(cells) for name, cells in parts.items()}
+    clock = [text.pop(name) for name in ("hour", "minute", "second") if name in text]
+    if "year" in text:
+        year = text.pop("year")
+        if "quarter" in text:
+            date = year + "Q" + text.pop("quarter").str.lstrip("Qq")
+        elif "week" in text:
+            date = year + "-W" + text.pop("week").str.zfill(2)
+        else:
+            date = year
+            for name in ("month", "day"):
+                date = date + "-" + text.pop(name) if name in text else date
+    else:
+        date = text.pop(next(iter(text)))
+    for rest in text.values():
+        date = date + " " + rest
+    if clock:
+        clock += [pd.Series("00", date.index)] if len(clock) == 1 else []
+        date = date + " " + clock[0].str.cat([part.str.zfill(2) for part in clock[1:]], sep=":")
+    return date
+
+
+def _text(cells: pd.Series) -> pd.Series:
+    return (
+        cells.map(lambda cell: "" if pd.isna(cell) else str(cell))
+        .str.strip()
+        .str.removesuffix(".0")
+    )
+
+
+def _stamps(values: Any) -> Stamps:
+    return np.asarray(values, dtype="M8[us]")
+
+
+def _local_days(wall: Stamps, utc: Stamps) -> Parsed:
+    """Days of clocks on the wall where all show midnight, since by UTC they would shift; or UTC."""
+    there = wall[~np.isnat(wall)]
+    return Parsed(wall) if (there == there.astype("M8[D]")).all() else Parsed(utc, utc=True)
+
+
+def _of_numbers(cells: pd.Series) -> Stamps | Whole:
+    """Numbers as dates where their digits say so, as seconds since 1970, or as they are."""
+    values = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+    odd = ~np.isfinite(values) | (values != np.round(values))
+    if odd.any():
+        return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
+    whole = cells.astype(np.int64)
+    dates = _dates_of_numbers(whole)
+    return whole.to_numpy() if dates is None else dates
+
+
+def _dates_of_numbers(whole: pd.Series) -> Stamps | None:
+    if not len(whole):
+        return None
+    low, high = int(whole.min()), int(whole.max())
+    form = _DIGITS.get(len(str(low))) if low > 0 and len(str(low)) == len(str(high)) else None
+    if form is not None:
+        stamps = pd.to_datetime(whole.astype(str), format=form, errors="coerce")
+        if stamps.notna().all() and stamps.dt.year.between(*YEARS).all():
+            return _stamps(stamps)
+    for least, most, unit in _SINCE_1970:
+        if least <= low and high < most:
+            return _stamps(whole.to_numpy().astype(f"M8[{unit}]"))
+    return None
+
+
+def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
+    """Distinct cells that are text or objects."""
+    if all(isinstance(cell, Real | Decimal) and not isinstance(cell, bool) for cell in cells):
+        return Parsed(_of_numbers(cells.astype(np.float64)))
+    text = (cells.map(_as_text) if cells.dtype == object else cells).str.strip()
+    if text.str.fullmatch(r"-?\d+").all():
+        return Parsed(_of_numbers(text.astype(np.int64)))
+    iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
+    plain = text.str.fullmatch(r"\d{4}-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?")
+    if plain.all() and iso.notna().all():
+        return Parsed(_stamps(iso.dt.tz_localize(None)))
+    return _of_text(text, day_first)
+
+
+def _as_text(cell: Any) -> str:
+    return cell.start_time.isoformat() if isinstance(cell, pd.Period) else str(cell)
+
+
+def _of_text(text: pd.Series, day_first: bool | None) -> Parsed:
+    parts = text.str.extract(_TEXT)
+    dotted = parts["date"].str.contains(".", regex=False).fillna(False)
+    date = parts["date"].fillna("").str.replace(_MONTH, r" \1 ", regex=True).str.strip()
+    date = date.str.replace(r"(?<=\d)(?:st|nd|rd|th)\b", "", regex=True)
+    date = date.str.replace(r"[\s,./_-]+", "-", regex=True)
+    for pattern, rewritten in _REWRITTEN:
+        date = date.str.replace(pattern, rewritten, regex=True)
+    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)$", r"\1-W\2-1", regex=True)
+    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)-(\d)$", r"\1-W\2-\3", regex=True)
+    days = _days(date, bool(dotted.any()), day_first, text)
+    clock = (
+        parts["time"]
+        .fillna("00:00")
+        .str.replace(",", ".")
+        .str.replace(r"^(\d+)$", r"\1:00", regex=True)
+    )
+    clock = clock.where(clock.str.count(":") == 2, clock + ":00")
+    since = pd.to_timedelta(clock, errors="coerce")
+    half = parts["half"].str.lower().str[0]
+    hour = clock.str.split(":").str[0].astype(int)
+    since += pd.to_timedelta(12 * ((half == "p") & (hour < 12)), unit="h")
+    since -= pd.to_timedelta(12 * ((half == "a") & (hour == 12)), unit="h")
+    wall = _stamps(days + since.astype("m8[us]"))
+    if parts["offset"].isna().all():
+        return Parsed(wall)
+    offset = (
+        parts["offset"].fillna("+00:00").str.replace(r"(?i)^(z|utc|gmt)$", "+00:00", regex=True)
+    )
+    sign = np.where(offset.str.startswith("-"), -1, 1)
+    minutes = 60 * offset.str[1:3].astype(int) + offset.str[3:].str.lstrip(":").replace(
+        "", "0"
+    ).astype(int)
+    return _local_days(wall, wall - (sign * minutes).to_numpy().astype("m8[m]"))
+
+
+def _days(date: pd.Series, dotted: bool, day_first: bool | None, text: pd.Series) -> pd.Series:
+    """Days of texts whose parts are joined by hyphens; NaT where one is no date."""
+    found = pd.Series(NAT, date.index)
+    for form in _FORMS:
+        left = found.isna() & ~date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
+        if left.any():
+            read = pd.to_datetime(date[left], format=form, errors="coerce")
+            found[left] = read.astype("M8[us]")
+    numeric = date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
+    if numeric.any():
+        found[numeric] = _day_and_month(date[numeric], dotted, day_first, text[numeric])
+    return found
+
+
+def _day_and_month(
+    date: pd.Series, dotted: bool, day_first: bool | None, text: pd.Series
+) -> pd.Series:
+    """Dates such as 31-01-2020, 01-31-2020 or 31-01-22, all of one form."""
+    year = "Y" if date.str.fullmatch(r".*-\d{4}").all() else "y"
+    forms = [_DAY_FIRST + year, _MONTH_FIRST + year]
+    if day_first is not None:
+        forms = [forms[not day_first]]
+    elif dotted:
+        forms = forms[:1]
+    elif year == "y":
+        forms.append(_YEAR_FIRST)
+    readings = [pd.to_datetime(date, format=f, errors="coerce").astype("M8[us]") for f in forms]
+    most = max(int(each.notna().sum()) for each in readings)
+    whole = [each for each in readings if each.notna().sum() == most]
+    whole = [each for k, each in enumerate(whole) if not any(each.equals(o) for o in whole[:k])]
+    if len(whole) > 1:
+        whole.sort(key=_irregularity)
+        if _irregularity(whole[1]) < 3 * _irregularity(whole[0]):
+            at = int(np.argmax(whole[0].to_numpy() != whole[1].to_numpy()))
+            one, other = (f"{each.iloc[at]:%Y-%m-%d}" for each in whole[:2])
+            raise OstinatoError(
+                f"{text.iloc[at]!r} may be {one} or {other}; say which with day_first (--day-first "
+                "or --no-day-first), or write years first, with four digits."
+            )
+    return whole[0]
+
+
+def _irregularity(days: pd.Series) -> float:
+    """The longest distance between times over the usual one; 1 where times are regular."""
+    steps = np.diff(np.unique(_stamps(days.dropna()))).astype(np.int64)
+    return float(steps.max() / np.median(steps)) if len(steps) else 1.0

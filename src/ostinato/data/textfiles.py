@@ -1,0 +1,191 @@
+"""Files as bytes and as text: compressed or not, in whatever a system writes text."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ostinato.errors import DataError, OstinatoError, require
+
+__all__ = ["PACKED", "LineEnds", "after", "decoded", "library_errors", "numbered_lines", "opened",
+           "pieces"]  # fmt: skip
+
+PIECE = 1 << 18
+"""Bytes, or characters, read at a time."""
+
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
+"""What reading bytes raises, packed or not."""
+
+
+@contextmanager
+def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
+    """Turn what reading a file raises into a `DataError`; all that a format's library raises."""
+    try:
+        yield
+    except (OstinatoError, MemoryError):
+        raise
+    except _UNREADABLE as error:
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"cannot be read: {message}.", path=path) from error
+    except Exception as error:
+        if library is None:
+            raise
+        message = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"cannot be read as {library}: {message}.", path=path) from error
+
+
+@contextmanager
+def _zip(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+        names = [name for name in names if not name.endswith("/")]
+        if len(names) != 1:
+            raise DataError(
+                f"holds {len(names)} files ({', '.join(names[:5])}); expected one: unpack it.",
+                path=file.name,
+            )
+        with archive.open(names[0]) as member:
+            yield member
+
+
+@contextmanager
+def _zstd(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    module = require("zstandard", "tables", "reading .zst")
+    try:
+        with module.ZstdDecompressor().stream_reader(file, read_across_frames=True) as unpacked:
+            yield unpacked
+    except module.ZstdError as error:
+        raise OSError(str(error)) from error
+
+
+PACKED: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ\0", lzma.open),
+    ".zst": (b"\x28\xb5\x2f\xfd", _zstd),
+    ".zip": (b"PK\x03\x04", _zip),
+}
+"""Of each suffix of compressed files, how they begin and what unpacks them."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read its bytes, unpacked if it is compressed; standard input for ``-``."""
+    if str(path) == "-":
+        yield io.BytesIO(sys.stdin.buffer.read())
+        return
+    with library_errors(path), path.open("rb") as file:
+        head = file.peek(6)[:6]
+        for suffix, (magic, unpack) in PACKED.items():
+            if head.startswith(magic) and (suffix != ".bz2" or head[3:4].isdigit()):
+                with unpack(file) as unpacked:
+                    yield unpacked
+                return
+        if path.suffix.lower() in PACKED and head:
+            raise DataError(f"is no {path.suffix} file; rename it.", path=path)
+        yield file
+
+
+def decoded(path: Path) -> Iterator[str]:
+    r"""The text of a file in pieces, without a byte order mark; none ends between \r and \n."""
+    before, held = 0, ""
+    with opened(path) as file:
+        data = file.read(PIECE)
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
+        while True:
+            if not wide and b"\0" in data:
+                raise DataError(
+                    "holds a zero byte: no text file, or UTF-16 without a byte order mark.",
+                    path=path,
+                    line=_line_of(path, before + data.index(b"\0")),
+                )
+            try:
+                text = held + decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                at = before + len(data) - len(error.object) + error.start
+                raise DataError(
+                    f"byte 0x{error.object[error.start]:02X} is not valid UTF-8; convert the file, "
+                    "if it is Latin-1 with iconv -f LATIN1 -t UTF-8.",
+                    path=path,
+                    line=_line_of(path, at),
+                ) from None
+            held = "\r" if text.endswith("\r") and data else ""
+            text = text[: len(text) - len(held)]
+            before += len(data)
+            if text:
+                yield text
+            if not data:
+                return
+            data = file.read(PIECE)
+
+
+def _line_of(path: Path, offset: int) -> int:
+    """The line that a byte is in."""
+    line = 1
+    with opened(path) as file:
+        while offset > 0 and (data := file.read(min(PIECE, offset))):
+            line += data.count(b"\n")
+            offset -= len(data)
+    return line
+
+
+class LineEnds:
+    r"""Turns what ends lines into \n: \r\n, or \r where there is no \n.
+
+    Attributes:
+        alone: carriage returns that are not before a newline.
+        pairs: those that are.
+    """
+
+    def __init__(self) -> None:
+        self.alone = self.pairs = 0
+        self._by_return: bool | None = None
+
+    def __call__(self, text: str) -> str:
+        r"""Return the next piece, none of which ends between \r and \n."""
+        if "\r" not in text:
+            return text
+        if self._by_return is None:
+            self._by_return = "\n" not in text
+        pairs = text.count("\r\n")
+        self.pairs += pairs
+        self.alone += text.count("\r") - pairs
+        text = text.replace("\r\n", "\n")
+        return text.replace("\r", "\n") if self._by_return else text
+
+
+def after(pieces: Iterable[str], lines: int) -> Iterator[str]:
+    """Text without its first lines."""
+    for text in pieces:
+        while lines and "\n" in text:
+            text = text.partition("\n")[2]
+            lines -= 1
+        if text and not lines:
+            yield text
+
+
+def pieces(path: Path, skipped: int = 0) -> Iterator[str]:
+    r"""The text of a file in pieces, with \n at the end of lines, without its first lines."""
+    return after(map(LineEnds(), decoded(path)), skipped)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, compressed or not, without their ends."""
+    rest, number = "", 0
+    for piece in pieces(path):
+        *lines, rest = (rest + piece).split("\n")
+        for number, line in enumerate(lines, start=number + 1):  # noqa: B020
+            yield number, line
+    if rest:
+        yield number + 1, rest

@@ -1,0 +1,164 @@
+"""What a trained model can do, as protocols: a command asks for one, a task's row names its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
+from torch import nn
+
+from ostinato.data.corpus import Corpus, Place
+from ostinato.data.midi import Roll
+from ostinato.data.pairs import Pairs
+
+
+class Prediction(NamedTuple):
+    """The prediction for one sequence, for the command line.
+
+    Attributes:
+        place: where the sequence was read.
+        text: lines to print.
+        facts: the same as values that JSON can hold.
+    """
+
+    place: Place
+    text: str
+    facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction as a JSON document."""
+        return {"place": str(self.place), **self.facts}
+
+
+class Text(NamedTuple):
+    """A text that a model wrote.
+
+    Attributes:
+        text: the text.
+        score: its log-probability over a norm of its length, by which texts are ranked.
+        log_p: natural log of its probability.
+        pieces: its tokens.
+        attention: of each token on the source's tokens, ``(pieces, S)``; None if there is none.
+    """
+
+    text: str
+    score: float
+    log_p: float
+    pieces: list[str]
+    attention: NDArray[Any] | None
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Predicts something of each sequence: ``ostinato predict``."""
+
+    def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Yield the prediction for each sequence."""
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Measures how good its predictions are: ``ostinato evaluate``."""
+
+    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+        """Return measures by name."""
+
+
+@runtime_checkable
+class ConfusionPlotter(Protocol):
+    """Draws the confusion matrix that `Evaluator.evaluate` found: ``ostinato evaluate --plot``."""
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The classes, in the order of the matrix."""
+
+    def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
+        """Draw a confusion matrix as a PNG."""
+
+
+@runtime_checkable
+class TextWriter(Protocol):
+    """Writes a text for each source: ``ostinato translate``, ``ostinato summarize``."""
+
+    def sources(self, X: Any) -> Pairs:
+        """Read sources from memory or files."""
+
+    def write(self, X: Any, **search: Any) -> Iterator[list[Text]]:
+        """Yield the texts written for each source, the best first."""
+
+    def plot_attention(self, text: str, picture: str | os.PathLike[str]) -> str:
+        """Draw the attention of what is written for a text as a PNG."""
+
+
+@runtime_checkable
+class TextSampler(Protocol):
+    """Continues a text: ``ostinato generate``."""
+
+    def generate(self, prompt: str = "", length: int = 500, **controls: Any) -> str:
+        """Return a continuation."""
+
+    def stream(self, prompt: str = "", length: int = 500, **controls: Any) -> Iterator[str]:
+        """Yield a continuation piece by piece."""
+
+    def next_log_probs(self, text: str) -> Mapping[str, float]:
+        """Return the natural log of the probability of each token to follow a text."""
+
+
+@runtime_checkable
+class Composer(Protocol):
+    """Continues a piece of music: ``ostinato compose``."""
+
+    def compose(self, prompt: Any = (), length: int = 64, **controls: Any) -> Roll:
+        """Return the new steps as a piano roll."""
+
+
+@runtime_checkable
+class SpeechTranscriber(Protocol):
+    """Transcribes recordings: ``ostinato transcribe``."""
+
+    def recordings(self, X: Any) -> Corpus:
+        """Read recordings from memory, files or folders."""
+
+    def transcribe(
+        self, X: Any, *, beam: int = 16, language: Any = None, weight: float = 0.5
+    ) -> list[str]:
+        """Return the text of each recording."""
+
+    def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Return which of some texts is spoken in each recording, and its probability."""
+
+    def stream(self) -> Any:
+        """Return an object that transcribes sound as it comes."""
+
+
+@runtime_checkable
+class SeriesForecaster(Protocol):
+    """Forecasts series: ``ostinato forecast``."""
+
+    def forecast(self, X: Any = None, horizon: int | None = None) -> Any:
+        """Return the forecast of each series."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """Hands out its network and encoded data: ``ostinato diagnose``, ``memory``, ``gates``."""
+
+    network_: nn.Module
+
+    def resolved(self, name: str) -> Any:
+        """Return a setting as it was given, or as it was resolved from the data."""
+
+    def examples(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Any:
+        """Return some data as a `Sample`."""
+
+    def validation_examples(self, data: Path, *, count: int = 32, steps: int | None = None) -> Any:
+        """Return some of the data in a run's folder as a `Sample`."""
+
+    def encode(self, sequence: Any) -> tuple[Any, list[str]]:
+        """Return one sequence as the network takes it, and the names of its steps."""

@@ -1,0 +1,360 @@
+"""What all tasks share: from `fit` to a run's folder, to a stored model and back.
+
+A task puts together five objects: a source of data, inputs, targets, a network, and `fit`. The
+methods of `Estimator` that begin with an underscore and raise are what a task says about them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from ostinato.data.inputs import SequenceInputs
+from ostinato.errors import OstinatoError
+from ostinato.networks.arrangements import CellName
+from ostinato.tasks.sequences import Data, Sequences
+from ostinato.tasks.targets import SequenceTargets
+from ostinato.training import storage
+from ostinato.training.callbacks import Callback, TrainingResult
+from ostinato.training.fit import NetworkInput, Problem, Sample, evaluate, fit
+from ostinato.training.loop import device_of
+from ostinato.training.progress import ProgressMode, make_progress
+from ostinato.training.runs import RunFolder
+from ostinato.training.settings import TrainingSettings
+
+InputsT = TypeVar("InputsT")
+TargetsT = TypeVar("TargetsT")
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class Prepared(NamedTuple):
+    """What preparing data leaves for training, all of it JSON.
+
+    Attributes:
+        documents: inputs and targets by file name, as a stored model keeps them.
+        resolved: settings that were not given, by name.
+        facts: of the data.
+    """
+
+    documents: dict[str, Any]
+    resolved: dict[str, Any]
+    facts: dict[str, Any]
+
+
+class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
+    """An estimator whose model is a network: runs, resuming, storing, loading.
+
+    Attributes:
+        inputs_: what the model knows of its inputs.
+        targets_: what it predicts.
+        network_: the trained network.
+        training_: facts of the training run.
+        resolved_: settings that were not given, and what the data made of them.
+        folder_: the folder of the run or model that it stems from; None if there is none.
+    """
+
+    inputs_: InputsT
+    targets_: TargetsT
+    network_: NetworkT
+    training_: dict[str, Any]
+    resolved_: dict[str, Any]
+    folder_ = cast("Path | None", None)
+
+    cell: CellName
+    num_layers: int
+    seed: int
+    device: str
+
+    # What a task says; what stands here is for sequences with targets
+
+    def check_settings(self) -> None:
+        """Raise an `OstinatoError` at a setting out of range."""
+        raise NotImplementedError
+
+    def _read(self, X: Any) -> Data:
+        """Return data from memory or files."""
+        raise NotImplementedError
+
+    def _labelled(self, X: Any, y: Any = None) -> Data:
+        """Return data with targets from memory or files."""
+        raise NotImplementedError
+
+    def _documents(self, inputs: InputsT, targets: TargetsT) -> dict[str, Any]:
+        """Return inputs and targets as JSON documents by file name."""
+        raise NotImplementedError
+
+    def _restore(self, documents: Mapping[str, Any]) -> tuple[InputsT, TargetsT]:
+        """Return the inverse of `_documents`."""
+        raise NotImplementedError
+
+    def _build(self, inputs: InputsT, targets: TargetsT) -> NetworkT:
+        """Return the network, its weights drawn at random."""
+        raise NotImplementedError
+
+    def _batching(self) -> dict[str, int]:
+        """Return further arguments of the training batches; see `SequenceBatches`."""
+        return {}
+
+    def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
+        """Return what is trained on, of the data that were prepared in a folder.
+
+        Args:
+            data: the folder.
+            facts: of the data.
+            device: of the network.
+        """
+        size = self.resolved("batch_size")
+        notes = "\n".join([self._resolved_title(), *facts.get("notes", ())])
+        return self._sequences(device).problem(data, facts, size, notes, **self._batching())
+
+    def _final_facts(self, problem: Problem) -> dict[str, Any]:
+        """Return what is measured once, when the network has its last weights."""
+        if problem.validation is None:
+            return {}
+        measured = evaluate(self.network_, problem.objective, problem.validation)
+        del measured["loss"]
+        return {"validation": measured} if measured else {}
+
+    def _sequences(self, device: torch.device | None = None) -> Sequences:
+        """Return what encodes data for the network; None for the device that it is on."""
+        inputs, targets = self.inputs_, self.targets_
+        assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
+        return Sequences(inputs, targets, self.seed, device or self._device())
+
+    # Training
+
+    def _fit(
+        self,
+        prepare: Callable[[Path], Prepared],
+        out: str | os.PathLike[str] | None,
+        progress: ProgressMode,
+        tensorboard: bool,
+    ) -> Self:
+        """Prepare data, and train.
+
+        Args:
+            prepare: writes the data into a folder.
+            out: folder of the run; None keeps all in memory, but for data in a temporary folder.
+            progress: as `make_progress` takes it.
+            tensorboard: whether to write curves for TensorBoard into ``out``.
+        """
+        self.check_settings()
+        device_of(self.device)
+
+        def document(data: Path) -> dict[str, Any]:
+            task = {"task": type(self).__name__, "parameters": self.get_params()}
+            return task | prepare(data)._asdict()
+
+        if out is None:
+            with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
+                data = Path(folder)
+                self._train(data, document(data), None, [make_progress(progress)])
+        else:
+            run = RunFolder.create(Path(out), document)
+            with run.removed_unless_begun():
+                self._train_in(run, progress, tensorboard)
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        out: str | os.PathLike[str],
+        *,
+        progress: ProgressMode = "quiet",
+        tensorboard: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Continue the run in a folder as if it had never stopped.
+
+        Args:
+            out: the folder that `fit` was given.
+            progress: as in `fit`.
+            tensorboard: as in `fit`.
+            settings: may repeat settings of the run, and must then equal them.
+
+        Raises:
+            OstinatoError: if there is no run, or it was begun by another task or other settings.
+        """
+        run = RunFolder.reopen(Path(out))
+        run.refuse_other_task(cls.__name__)
+        run.refuse_other_settings(settings)
+        model = cls(**run.document["parameters"])
+        model._train_in(run, progress, tensorboard, resume=True)
+        return model
+
+    def _train_in(
+        self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
+    ) -> None:
+        callbacks = [make_progress(progress), *run.callbacks(tensorboard)]
+        unit = self._train(run.data, run.document, run, callbacks, resume=resume)
+        if self.training_["ended"] != "interrupt":
+            self.save(run.path)
+        missing = run.draw(unit)
+        if missing:
+            warnings.warn(missing, stacklevel=4)
+
+    def _train(
+        self,
+        data: Path,
+        document: Mapping[str, Any],
+        run: RunFolder | None,
+        callbacks: Sequence[Callback],
+        *,
+        resume: bool = False,
+    ) -> str:
+        """Train on prepared data; returns the unit of the loss."""
+        facts: dict[str, Any] = document["facts"]
+        self.folder_ = None if run is None else run.path
+        self.resolved_ = document["resolved"]
+        self.inputs_, self.targets_ = self._restore(document["documents"])
+
+        def note(result: TrainingResult) -> None:
+            weights = sum(p.numel() for p in self.network_.parameters())
+            self.training_ = {
+                **facts,
+                **asdict(result),
+                "seconds": round(result.seconds, 1),
+                "weights": weights,
+            }
+
+        def keep_best(result: TrainingResult) -> None:
+            note(result)
+            if run is not None:
+                self.save(run.path)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            device = device_of(self.device)
+            self.network_ = self._build(self.inputs_, self.targets_).to(device)
+            problem = self._problem(data, facts, device)
+            result = fit(
+                self.network_,
+                problem.batches,
+                problem.objective,
+                self._training_settings(),
+                callbacks,
+                validation=problem.validation,
+                sample=problem.sample,
+                on_best=keep_best,
+                title=f"{problem.title}; {self._network_title(device)}{problem.notes}",
+                folder=None if run is None else run.checkpoints,
+                resume=resume,
+            )
+            note(result)
+            if result.ended != "interrupt":
+                self.training_ |= self._final_facts(problem)
+        return problem.objective.loss_unit
+
+    def resolved(self, name: str) -> Any:
+        """Return a setting as it was given, or else as it was resolved from the data."""
+        given = getattr(self, name)
+        return self.resolved_.get(name) if given is None else given
+
+    def _training_settings(self) -> TrainingSettings:
+        """Return the settings of the run, resolved."""
+        names = [field.name for field in fields(TrainingSettings)]
+        return TrainingSettings(**{name: self.resolved(name) for name in names})
+
+    def _network_title(self, device: torch.device) -> str:
+        """Return cell, size and device of the network for a title."""
+        weights = sum(p.numel() for p in self.network_.parameters())
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        layers = f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
+        return f"{layers}, {weights:,} weights; {device.type}{threads}"
+
+    def _resolved_title(self) -> str:
+        """Return resolved settings as a line for a title."""
+        chosen = ", ".join(
+            f"{name} {value:g}"
+            for name, value in self.resolved_.items()
+            if getattr(self, name, None) is None and value is not None
+        )
+        return f"\nby the size of the data: {chosen}" if chosen else ""
+
+    def _device(self) -> torch.device:
+        """Return the device of the network."""
+        check_is_fitted(self, "network_")
+        return next(self.network_.parameters()).device
+
+    # Looking into it
+
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode some data as the network takes them, to look into it.
+
+        Args:
+            X: as in ``fit``.
+            y: as in ``fit``.
+            count: the most rows.
+            steps: the most steps of a row, where a row may be cut; None for what training takes.
+        """
+        sequences = self._sequences()
+        return sequences.sample(sequences.labelled(self._labelled(X, y)), count, steps)
+
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Encode some of the data in a run's folder: the validation part, where there is one.
+
+        Args:
+            data: the folder ``data`` of a run.
+            count: as in `examples`.
+            steps: as in `examples`.
+        """
+        return self._sequences().sample_of_run(data, count, steps)
+
+    def encode(self, sequence: Any) -> tuple[NetworkInput, list[str]]:
+        """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
+        return self._sequences().encode(self._read([sequence]))
+
+    # Storing
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model as a folder; see `storage`. A model that is there is replaced."""
+        check_is_fitted(self, "network_")
+        config = {
+            "task": type(self).__name__,
+            "parameters": self.get_params(),
+            "resolved": self.resolved_,
+            "training": self.training_,
+        }
+        documents = self._documents(self.inputs_, self.targets_)
+        storage.save_model(Path(folder), config, self.network_.state_dict(), documents)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
+        """Load the model in a folder that `save`, or training, wrote.
+
+        Raises:
+            OstinatoError: if there is none, or it is damaged.
+        """
+        path = Path(folder)
+        config, weights, documents = storage.load_model(path, cls.__name__)
+        try:
+            model = cls(**config["parameters"])
+            model.folder_ = path
+            model.training_, model.resolved_ = config["training"], config["resolved"]
+            model.inputs_, model.targets_ = model._restore(documents)
+            with torch.random.fork_rng():
+                model.network_ = model._build(model.inputs_, model.targets_)
+            model.network_.load_state_dict(weights)
+        except OstinatoError:
+            raise
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise storage.DamagedError(
+                f"{path}: its parts do not fit together: {reason}"
+            ) from error
+        model.network_.to(device_of(device)).eval()
+        return model

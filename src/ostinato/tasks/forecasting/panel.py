@@ -1,0 +1,191 @@
+"""A panel: time series on one regular grid, missing values and covariates included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ostinato.errors import DataError
+from ostinato.tasks.forecasting.columns import Columns
+from ostinato.tasks.forecasting.grid import Grid
+
+__all__ = ["Panel", "Series", "Static"]
+
+Array = NDArray[np.float64]
+Static = str | float
+"""A static covariate: a category or a number."""
+
+
+class Series(NamedTuple):
+    """A series on a grid.
+
+    Attributes:
+        name: of the series; empty where there is but one.
+        start: number of its first step on the grid.
+        values: ``(T,)``, NaN where one is missing; neither the first nor the last is.
+        future_covariates: known ahead, ``(T + ahead, F)``.
+        past_covariates: known up to the present, ``(T, P)``.
+        static_covariates: ``(S,)``.
+    """
+
+    name: str
+    start: int
+    values: Array
+    future_covariates: Array
+    past_covariates: Array
+    static_covariates: tuple[Static, ...] = ()
+
+    def until(self, T: int) -> Series:
+        """Return the first ``T`` steps, and the covariates known ahead of them."""
+        return self._replace(values=self.values[:T], past_covariates=self.past_covariates[:T])
+
+    def after(self, t: int) -> Series:
+        """Return the steps from ``t`` on."""
+        return self._replace(
+            start=self.start + t,
+            values=self.values[t:],
+            future_covariates=self.future_covariates[t:],
+            past_covariates=self.past_covariates[t:],
+        )
+
+    def extended(self, value: float) -> Series:
+        """Return the series, which has no covariates, with one value more."""
+        nothing = np.zeros((len(self.values) + 1, 0))
+        return self._replace(
+            values=np.append(self.values, value), future_covariates=nothing, past_covariates=nothing
+        )
+
+    def trimmed(self) -> Series | None:
+        """Return the series without missing values at both ends; None if nothing is left."""
+        there = np.flatnonzero(~np.isnan(self.values))
+        return self.until(int(there[-1]) + 1).after(int(there[0])) if len(there) else None
+
+
+@dataclass
+class Panel:
+    """Series on one grid.
+
+    Args:
+        series: the series.
+        grid: their steps.
+        columns: where they were read from, by name.
+        categories: of each past or future covariate that is text its categories, each of which is a
+            covariate of 0 and 1.
+        notes: what the user should know, such as the number of missing values.
+    """
+
+    series: list[Series]
+    grid: Grid
+    columns: Columns = field(default_factory=Columns)
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest series."""
+        return max(len(s.values) for s in self.series)
+
+    @property
+    def target(self) -> str:
+        """What is forecast, in a word."""
+        return self.columns.target[0] if len(self.columns.target) == 1 else "value"
+
+    @property
+    def description(self) -> str:
+        """One line on which columns were read as what.
+
+        >>> from ostinato.tasks.forecasting.grid import Grid
+        >>> series = Series("", 0, np.ones(3), np.zeros((3, 0)), np.zeros((3, 0)))
+        >>> Panel([series], Grid("month"), Columns(("Month",), None, ("Passengers",))).description
+        'time: Month; target: Passengers; one series, monthly'
+        """
+        count = "one series" if len(self) == 1 else f"{len(self):,} series"
+        return f"{self.columns}; {count}, {self.grid.adverb}"
+
+    def with_series(self, series: Iterable[Series]) -> Panel:
+        """Return a panel of other series of the same kind."""
+        return Panel(list(series), self.grid, self.columns, self.categories)
+
+    def hold_out(self, steps: Sequence[int]) -> Panel:
+        """Return the panel without the last steps of each series, as many as given for it."""
+        pairs = zip(self.series, steps, strict=True)
+        return self.with_series(s.until(len(s.values) - left) for s, left in pairs)
+
+    def until(self, left: int) -> Panel:
+        """Return what was known ``left`` steps before the end of each series.
+
+        Series that had not begun are left out, and missing values at the ends.
+        """
+        cut = (s.until(max(0, len(s.values) - left)).trimmed() for s in self.series)
+        return self.with_series(s for s in cut if s is not None)
+
+    def check_counts(self, setting: str) -> None:
+        """Refuse values that are no counts.
+
+        Raises:
+            DataError: naming the series, the time and the value.
+        """
+        for series in self.series:
+            seen = np.nan_to_num(series.values)
+            wrong = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
+            if len(wrong):
+                (at,) = self.grid.format(self.grid.times([series.start + int(wrong[0])]))
+                name = f"series {series.name!r}" if series.name else self.target
+                raise DataError(
+                    f"{name} is {seen[wrong[0]]:g} at {at}; {setting} is for counts, whole numbers "
+                    "from 0 on: choose another output."
+                )
+
+    def save(self, path: Path) -> None:
+        """Write all numbers into one ``.npz`` file."""
+        arrays: dict[str, Any] = {}
+        for part in ("values", "future_covariates", "past_covariates"):
+            rows = [getattr(s, part) for s in self.series]
+            arrays[part] = np.concatenate(rows)
+            arrays[f"{part}_lengths"] = np.array([len(row) for row in rows])
+        np.savez(path, start=np.array([s.start for s in self.series]), **arrays)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `save` leaves out, as JSON."""
+        return {
+            "grid": self.grid.to_json(),
+            "columns": self.columns._asdict(),
+            "categories": dict(self.categories),
+            "covariates": [
+                self.series[0].future_covariates.shape[1], self.series[0].past_covariates.shape[1]
+            ],
+            "series": [[s.name, *s.static_covariates] for s in self.series],
+        }  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path | None, data: Mapping[str, Any]) -> Panel:
+        """Invert `save` and `to_json`; without a path the series are empty."""
+        names = data["series"]
+        N = len(names)
+        start = [0] * N
+        parts = [[np.zeros(0)] * N, *([np.zeros((0, n))] * N for n in data["covariates"])]
+        if path is not None:
+            with np.load(path) as stored:
+                start = stored["start"].tolist()
+                parts = [
+                    np.split(stored[part], stored[f"{part}_lengths"].cumsum()[:-1])
+                    for part in ("values", "future_covariates", "past_covariates")
+                ]
+        rows = zip(names, start, *parts, strict=True)
+        columns: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data["columns"].items()
+        }
+        return cls(
+            [Series(n[0], s, v, f, p, tuple(n[1:])) for n, s, v, f, p in rows],
+            Grid(**data["grid"]),
+            Columns(**columns),
+            data["categories"],
+        )

@@ -1,0 +1,222 @@
+"""Networks of tasks: each built from inputs, targets and architecture settings by one function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, get_args
+
+import torch
+
+from ostinato.data.corpus import ReadingSettings
+from ostinato.data.features import ImageForm
+from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.networks.arrangements import (
+    CellName,
+    ManyToMany,
+    ManyToOne,
+    OneToOne,
+    PoolingKind,
+    recurrent_layers,
+)
+from ostinato.networks.inputs import Standardize, WordEncoder
+from ostinato.networks.outputs import Output
+from ostinato.recurrence.cells import Initialization
+from ostinato.recurrence.layers import Recurrent
+from ostinato.training.settings import check_choice, check_value
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NetworkSettings:
+    """The recurrent layers.
+
+    Args:
+        cell: lstm, gru, gru-reset-before, rnn (tanh), rnn-relu (starting from the identity); or a
+            variant, slower: lstm-peephole, lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru,
+            min-lstm.
+        hidden_size: hidden units of each layer and direction; by the size of the data if not given.
+        num_layers: recurrent layers.
+        init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
+            dependencies as long as the longest sequence.
+        dropout: share of features dropped before and between layers, the same at every step, and
+            before the output; by the size of the data if not given.
+        weight_dropout: share of recurrent weights dropped.
+        zoneout: share of units that keep their state in a step.
+        residual: whether layers add their input to their output, so that many can be trained.
+    """
+
+    cell: CellName = "gru"
+    hidden_size: int | None = None
+    num_layers: int = 1
+    init: Initialization = "orthogonal"
+    dropout: float | None = None
+    weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
+
+    def check_network(self) -> None:
+        """Raise an `OstinatoError` at a setting out of range."""
+        check_choice(self, "cell", get_args(CellName))
+        check_choice(self, "init", get_args(Initialization))
+        check_sizes(self, "hidden_size", "num_layers")
+        check_shares(self, "dropout", "weight_dropout", "zoneout")
+
+    def architecture(self, resolved: Mapping[str, Any]) -> Architecture:
+        """Return the settings with those filled in that were not given."""
+        size, dropout = self.hidden_size, self.dropout
+        return Architecture(
+            self.cell,
+            resolved["hidden_size"] if size is None else size,
+            self.num_layers,
+            self.init,
+            resolved["dropout"] if dropout is None else dropout,
+            self.weight_dropout,
+            self.zoneout,
+            self.residual,
+            resolved.get("init_steps") or 100,
+        )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class EncoderSettings(InputSettings, ReadingSettings):
+    """How the network reads sequences.
+
+    Args:
+        bidirectional: whether to read in both directions, so that a step may use the future.
+        recurrent: False trains the same network without recurrence, as a baseline.
+        embedding_size: features of a word's own vector.
+        spelling_size: features that a small network makes of a word's letters; 0 for none.
+        word_dropout: share of words taken for unknown while training.
+    """
+
+    bidirectional: bool = True
+    recurrent: bool = True
+    embedding_size: int = 100
+    spelling_size: int = 64
+    word_dropout: float = 0.3
+
+    def check_encoder(self) -> None:
+        """Raise an `OstinatoError` at a setting out of range."""
+        check_choice(self, "image", get_args(ImageForm))
+        check_sizes(self, "vocabulary_size", "min_count", "embedding_size", "bands")
+        even = "an even number, 0 for none"
+        check_value(self, "spelling_size", lambda n: n >= 0 and n % 2 == 0, even)
+        check_shares(self, "word_dropout")
+
+
+def check_sizes(settings: object, *names: str) -> None:
+    """Raise an `OstinatoError` unless settings are sizes; None where that is the default."""
+    expected = "a whole number above zero, below 2**24"
+    for name in _given(settings, names):
+        check_value(settings, name, lambda n: 0 < n < 2**24, expected)
+
+
+def check_shares(settings: object, *names: str) -> None:
+    """Raise an `OstinatoError` unless settings are shares; None where that is the default."""
+    for name in _given(settings, names):
+        check_value(settings, name, lambda v: 0 <= v < 1, "a share from 0 to below 1")
+
+
+def _given(settings: object, names: Sequence[str]) -> Iterator[str]:
+    kind = type(settings)
+    return (n for n in names if getattr(settings, n) is not None or getattr(kind, n) is not None)
+
+
+class Architecture(NamedTuple):
+    """Recurrent layers with every size resolved; see `NetworkSettings`.
+
+    Attributes:
+        init_steps: steps that the initialisation chrono reckons with.
+
+    >>> Architecture(hidden_size=8, init="pytorch").layers(3, bidirectional=True)
+    GRU(3, 8, batch_first=True, bidirectional=True)
+    """
+
+    cell: CellName = "gru"
+    hidden_size: int = 64
+    num_layers: int = 1
+    init: Initialization = "orthogonal"
+    dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
+    init_steps: int = 100
+
+    def layers(
+        self, input_size: int, hidden_size: int | None = None, *, bidirectional: bool = False
+    ) -> Recurrent:
+        """Return recurrent layers on so many features."""
+        return recurrent_layers(
+            self.cell,
+            input_size,
+            hidden_size or self.hidden_size,
+            self.num_layers,
+            bidirectional=bidirectional,
+            variational_dropout=self.dropout if self.num_layers > 1 else 0.0,
+            weight_dropout=self.weight_dropout,
+            init=self.init,
+            init_steps=self.init_steps,
+            zoneout=self.zoneout,
+            residual=self.residual,
+        )
+
+
+def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | Standardize, int]:
+    """Return what makes vectors of inputs, and their size."""
+    if inputs.lexicon is not None:
+        words = WordEncoder(
+            len(inputs.lexicon.words) + 1,
+            settings.embedding_size,
+            len(inputs.lexicon.characters) + 1,
+            settings.spelling_size,
+            settings.word_dropout,
+        )
+        return words, words.output_size
+    return Standardize(torch.tensor(inputs.mean), torch.tensor(inputs.scale)), inputs.features
+
+
+def input_dropout(inputs: Inputs, dropout: float) -> float:
+    """Return the share of an encoded input's features to drop.
+
+    Features of words stand in for each other, and so, less, do bands of sound; a variable of a
+    series may be the only one that tells.
+    """
+    return {"text": 1.0, "words": 1.0, "sound": 0.5}.get(inputs.kind, 0.0) * dropout
+
+
+class Head(Protocol):
+    """Targets that name the output of their network."""
+
+    def head(self, features: int, dropout: float) -> Output:
+        """Return the output layer on so many features."""
+
+
+def many_to_one(
+    inputs: Inputs,
+    targets: Head,
+    how: Architecture,
+    settings: EncoderSettings,
+    pooling: PoolingKind,
+) -> ManyToOne | OneToOne:
+    """Return a network with one output for each sequence."""
+    encode, features = encoder(inputs, settings)
+    width = how.hidden_size * (2 if settings.bidirectional else 1)
+    output = targets.head(width, how.dropout)
+    if not settings.recurrent or (inputs.kind == "image" and settings.image == "whole"):
+        sizes = [width] * (how.num_layers + 1)
+        return OneToOne(encode, features, sizes, output, how.dropout, pooled=True)
+    layers = how.layers(features, bidirectional=settings.bidirectional)
+    return ManyToOne(encode, layers, output, pooling, input_dropout(inputs, how.dropout))
+
+
+def many_to_many(
+    inputs: Inputs, targets: Head, how: Architecture, settings: EncoderSettings
+) -> ManyToMany | OneToOne:
+    """Return a network with an output for each step."""
+    encode, features = encoder(inputs, settings)
+    width = how.hidden_size * (2 if settings.bidirectional else 1)
+    output = targets.head(width, how.dropout)
+    if not settings.recurrent:
+        return OneToOne(encode, features, [width] * (how.num_layers + 1), output, how.dropout)
+    layers = how.layers(features, bidirectional=settings.bidirectional)
+    return ManyToMany(encode, layers, output, input_dropout(inputs, how.dropout))

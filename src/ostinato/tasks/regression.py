@@ -1,0 +1,109 @@
+"""Regression: one number, or several, for each sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from ostinato.data.batches import SequenceBatches
+from ostinato.data.corpus import Corpus
+from ostinato.data.inputs import Inputs
+from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
+from ostinato.tasks.base import Prediction
+from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.networks import many_to_one
+from ostinato.tasks.targets import Numbers
+from ostinato.training.fit import Problem, predict
+from ostinato.training.settings import check_choice
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
+    """A recurrent network that predicts a number, or several, for a sequence.
+
+    Args:
+        pooling: as in `SequenceClassifier`.
+
+    Sequences, settings and attributes are as of `SequenceClassifier`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> X = [rng.normal(size=(rng.integers(3, 9), 1)) for i in range(100)]
+        >>> y = [x.mean() for x in X]
+        >>> model = SequenceRegressor(hidden_size=16, epochs=20).fit(X, y)
+        >>> model.score(X, y) > 0.8
+        True
+    """
+
+    pooling: PoolingKind = "attention"
+
+    def check_settings(self) -> None:
+        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
+        super().check_settings()
+        check_choice(self, "pooling", get_args(PoolingKind))
+
+    def _learn_targets(self, training: Corpus) -> Numbers:
+        return Numbers.learn(training)
+
+    def _restore_targets(self, document: Mapping[str, Any]) -> Numbers:
+        return Numbers.from_json(document)
+
+    def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
+        return many_to_one(inputs, targets, self._architecture(), self, self.pooling)
+
+    def _final_facts(self, problem: Problem) -> dict[str, Any]:
+        """Measure the errors on the validation data, in the scale of the data."""
+        held_out = problem.validation
+        if not isinstance(held_out, SequenceBatches):
+            return {}
+        guess = predict(self.network_, held_out, lambda y, batch: y.cpu().numpy())
+        errors = np.stack(guess) - np.asarray(held_out.examples.targets)
+        return {"validation": _errors(errors * self.targets_.scale)}
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``.
+
+        Args:
+            X: sequences, as in `fit`.
+        """
+        found = self._sequences().predict(self.network_, self._read(X), lambda y, batch: y.cpu())
+        return self.targets_.decode(torch.stack(found).double().numpy())
+
+    def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Yield the prediction for each sequence; see `Predictor`."""
+        corpus = self._read(X)
+        for place, found in zip(corpus.places, self.predict(corpus), strict=True):
+            numbers = np.atleast_1d(found).tolist()
+            text = " ".join(f"{number:.6g}" for number in numbers)
+            facts = {"number": numbers[0]} if self.targets_.single else {"numbers": numbers}
+            yield Prediction(place, f"{text}\t{place}", facts)
+
+    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+        """Measure the predictions by known numbers.
+
+        Args:
+            X: as in `fit`.
+            y: as in `fit`.
+
+        Returns:
+            mae (mean absolute error), rmse (root of the mean squared error), r2, sequences.
+        """
+        corpus = self._labelled(X, y)
+        truth = self.targets_.numbers(corpus)
+        guess = self.predict(corpus).reshape(truth.shape)
+        r2 = float(metrics.r2_score(truth, guess)) if len(truth) > 1 else float("nan")
+        return {**_errors(truth - guess), "r2": r2, "sequences": len(truth)}
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return R2, the share of the numbers' variance that the predictions explain."""
+        return float(self.evaluate(X, y)["r2"])
+
+
+def _errors(errors: NDArray[np.float64]) -> dict[str, float]:
+    return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}

@@ -1,0 +1,298 @@
+"""Sequences with targets, from data as they were read to batches, predictions and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.features import WordTable
+from ostinato.data.inputs import Dataset, SequenceInputs
+from ostinato.data.ragged import Examples, Ragged
+from ostinato.errors import DataError
+from ostinato.tasks.targets import SequenceTargets
+from ostinato.training.fit import NetworkInput, Problem, Sample, predict
+from ostinato.training.settings import TrainingSettings
+
+__all__ = ["Data", "Sequences", "prepare", "resolve", "split"]
+
+T = TypeVar("T")
+
+
+class Data(Protocol):
+    """Sequences as they were read."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Return some of the sequences."""
+
+
+DataT = TypeVar("DataT", bound=Data)
+InputsT = TypeVar("InputsT", bound=SequenceInputs)
+
+
+def split(
+    data: DataT,
+    fraction: float | None,
+    seed: int,
+    strata: Sequence[str] | None = None,
+    *,
+    call: str = "split",
+    most: int = 10_000,
+) -> tuple[DataT, DataT]:
+    """Split data into a training and a validation part.
+
+    Args:
+        data: the data.
+        fraction: share of the validation part; None for a tenth, a fifth of fewer than 1,000.
+        seed: of the choice.
+        strata: labels that should be in equal shares in both parts, if that can be.
+        call: who asks, for errors.
+        most: sequences of the validation part, where no fraction is given.
+
+    Raises:
+        DataError: there are too few.
+    """
+    N = len(data)
+    share = (0.2 if N < 1000 else 0.1) if fraction is None else fraction
+    held = min(max(1, round(share * N)), most if fraction is None else N)
+    if held >= N:
+        raise DataError(
+            f"{call}: {N} sequences are too few to hold {held} out for validation; give more, or "
+            "validation_fraction=0."
+        )
+    rows, groups, lone = np.arange(N), None, np.arange(0)
+    if strata is not None:
+        _, numbers, counts = np.unique(strata, return_inverse=True, return_counts=True)
+        # A label that occurs once cannot be in both parts: it is trained on.
+        rest = np.flatnonzero(counts[numbers] >= 2)
+        if len(counts[counts >= 2]) <= min(held, len(rest) - held):
+            rows, groups, lone = rest, numbers[rest], np.flatnonzero(counts[numbers] < 2)
+    kept, out = train_test_split(rows, test_size=held, random_state=seed % 2**32, stratify=groups)
+    return data.take(sorted([*kept, *lone])), data.take(sorted(out))
+
+
+def resolve(
+    settings: TrainingSettings, pieces: int, init_steps: int | None = None
+) -> dict[str, Any]:
+    """Return settings that were not given, by the size of the data.
+
+    Args:
+        settings: those that were given.
+        pieces: sequences, or windows of them, that are trained on.
+        init_steps: steps that the initialisation chrono reckons with; None for another one.
+    """
+    n = pieces
+    batch = settings.batch_size or min(64, max(8, 1 << round(math.log2(max(1, n / 50)))))
+    batch = min(batch, max(1, n))
+    per_epoch = -(-n // batch)
+    # Small data are gone over more often; none so seldom that the network has not begun.
+    epochs = min(100.0, max(4.0, 40 * (1000 / n) ** (1 / 3)))
+    epochs = max(epochs, 600 / per_epoch)
+    if settings.epochs is not None:
+        epochs = settings.epochs
+    elif settings.steps is not None:
+        epochs = settings.steps / per_epoch
+    evaluations = settings.evaluations or max(1, min(50, round(epochs)))
+    budgets = (settings.minutes, settings.epochs, settings.steps)
+    return {
+        "batch_size": batch,
+        "evaluations": evaluations,
+        "epochs": None if any(b is not None for b in budgets) else round(epochs, 1),
+        "patience": max(5, evaluations // 3) if settings.validation_fraction != 0 else 0,
+        "hidden_size": 64 if n < 500 else 128 if n < 200_000 else 256,
+        "dropout": 0.5 if n < 20_000 else 0.3 if n < 200_000 else 0.1,
+        "init_steps": init_steps,
+    }
+
+
+class Sequences(NamedTuple):
+    """Encodes data by inputs and targets, and puts them into batches.
+
+    Args:
+        inputs: of the model.
+        targets: of the model.
+        seed: of the order of batches, and of samples.
+        device: of the network.
+    """
+
+    inputs: SequenceInputs
+    targets: SequenceTargets[Any]
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+
+    # From data to batches
+
+    def write(self, folder: Path, name: str, data: Data) -> Dataset:
+        """Encode a part of the data into files."""
+        rows, words = self._encoded(data)
+        return Dataset.write(folder, name, rows, self.targets.encode(data), words)
+
+    def labelled(self, data: Data) -> Dataset:
+        """Encode data with targets in memory."""
+        self.targets.check(data)
+        rows, words = self._encoded(data)
+        targets = self.targets.encode(data)
+        wanted = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
+        return Dataset(Examples(Ragged.of(rows), wanted), words)
+
+    def unlabelled(self, data: Data) -> Dataset:
+        """Encode data in memory, with zeros for targets."""
+        rows, words = self._encoded(data)
+        return Dataset(Examples(Ragged.of(rows), np.zeros(len(data))), words)
+
+    def _encoded(self, data: Data) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+        self.inputs.check(data)
+        return self.inputs.encode(data)
+
+    def batches(self, dataset: Dataset, batch_size: int = 64, **more: int) -> SequenceBatches:
+        """Return batches as the network takes them; ``more`` as in `SequenceBatches`."""
+
+        def ready(batch: SequenceBatch) -> SequenceBatch:
+            x = self._prepared(batch.inputs, dataset.words)
+            return batch._replace(inputs=x, targets=batch.targets.to(self.device))
+
+        return SequenceBatches(
+            dataset.examples,
+            batch_size,
+            seed=self.seed,
+            own_lengths=self.targets.own_lengths,
+            transform=ready,
+            **more,
+        )
+
+    def _prepared(self, rows: NetworkInput, words: WordTable | None) -> NetworkInput:
+        assert isinstance(rows, Tensor)
+        return self.inputs.prepare(rows, words).to(self.device)
+
+    # What the loop takes, and what comes after it
+
+    def problem(
+        self,
+        data: Path,
+        facts: Mapping[str, Any],
+        batch_size: int,
+        notes: str,
+        **more: int,
+    ) -> Problem:
+        """Return what is trained on, of the data in a run's folder.
+
+        Args:
+            data: the folder.
+            facts: as `prepare` returned them.
+            batch_size: of the training batches.
+            notes: further lines of the title.
+            more: of the training batches, as in `SequenceBatches`.
+        """
+        training, held_out = Dataset.open(data, "training"), Dataset.open(data, "validation")
+        if training is None:
+            raise DataError("holds no data of a run.", path=data)
+        shortest, longest = facts["shortest"], facts["longest"]
+        steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
+        return Problem(
+            self.batches(training, batch_size, **more),
+            self.targets,
+            None if held_out is None else self.batches(held_out),
+            f"{facts['sequences']:,} {self.inputs.noun} of {steps} step{'s' * (longest > 1)} for "
+            f"training, {facts['held_out']:,} for validation; {self.targets.describe()}",
+            notes,
+        )
+
+    def predict(
+        self,
+        network: nn.Module,
+        data: Data,
+        decode: Callable[[Tensor, SequenceBatch], Iterable[T]],
+    ) -> list[T]:
+        """Apply a network to each sequence; ``decode`` as in `ostinato.training.fit.predict`."""
+        return predict(network, self.batches(self.unlabelled(data)), decode)
+
+    # Looking into it
+
+    def sample(self, dataset: Dataset, count: int, steps: int | None) -> Sample:
+        """Draw some rows, fewer where they are long; the longest, where each step has a target."""
+        (rows, targets), words = dataset
+        by_step, lengths = self.targets.by_step, rows.lengths
+        if by_step:
+            steps = steps or 200
+            order = np.argsort(-lengths, kind="stable")
+        else:
+            steps = int(lengths.max(initial=1))
+            count = min(count, max(4, 20_000 // max(1, steps)))
+            order = np.random.default_rng(self.seed % 2**32).permutation(len(rows))
+        some = np.sort(order[:count]).tolist()
+        cut = [np.asarray(targets[row])[:steps] if by_step else targets[row] for row in some]
+        wanted = Ragged.of(cut) if isinstance(targets, Ragged) else np.array(cut)
+        examples = Examples(Ragged.of([rows[row][:steps] for row in some]), wanted)
+        whole = SequenceBatches(examples, len(some), own_lengths=self.targets.own_lengths)
+        batch = next(iter(whole))
+        assert isinstance(batch.inputs, Tensor)
+        own = batch.target_lengths
+        return Sample(
+            batch.inputs,
+            batch.targets.to(self.device),
+            batch.unequal,
+            partial(self._prepared, words=words),
+            more={} if own is None else {"target_lengths": own},
+        )
+
+    def sample_of_run(self, data: Path, count: int, steps: int | None) -> Sample:
+        """Draw rows of the data in a run's folder: the validation part, where there is one."""
+        dataset = Dataset.open(data, "validation") or Dataset.open(data, "training")
+        if dataset is None:
+            raise DataError("holds no data of a run.", path=data)
+        return self.sample(dataset, count, steps)
+
+    def encode(self, data: Data) -> tuple[NetworkInput, list[str]]:
+        """Encode the first sequence as the network takes it, and name its steps."""
+        first = data.take([0])
+        batch = next(iter(self.batches(self.unlabelled(first))))
+        return batch.inputs, self.inputs.step_names(first)
+
+
+def prepare(
+    folder: Path,
+    parts: Mapping[str, Data | None],
+    inputs: InputsT,
+    targets: SequenceTargets[Any],
+) -> tuple[InputsT, NDArray[np.int64], dict[str, Any]]:
+    """Encode training and validation data into files.
+
+    Args:
+        folder: where.
+        parts: the data by name, ``training`` and ``validation``.
+        inputs: learnt from the training data.
+        targets: the same.
+
+    Returns:
+        the inputs, scaled; the lengths of the training sequences; facts of the data.
+
+    Raises:
+        DataError: all sequences are empty, or one is not such as the others.
+    """
+    written = {
+        name: Sequences(inputs, targets).write(folder, name, data)
+        for name, data in parts.items()
+        if data is not None
+    }
+    rows = written["training"].examples.inputs
+    if not rows.lengths.any():
+        raise DataError("all sequences are empty; there is nothing to train on.")
+    held_out = written.get("validation")
+    facts = {
+        "sequences": len(rows),
+        "held_out": 0 if held_out is None else len(held_out.examples.inputs),
+        "shortest": int(rows.lengths.min()),
+        "longest": int(rows.lengths.max()),
+    }
+    return inputs.scaled_by(rows), rows.lengths, facts

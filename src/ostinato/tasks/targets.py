@@ -1,0 +1,573 @@
+"""Targets: what is predicted. Each learns from labelled data, encodes labels, decodes scores.
+
+A task names its targets; they name the loss, and what is measured on validation data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn import metrics
+from torch import Tensor
+
+from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Corpus
+from ostinato.data.vocabulary import Vocabulary
+from ostinato.errors import DataError, OstinatoError
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+from ostinato.networks.functional import Lengths, running
+from ostinato.networks.outputs import CRFOutput, Output
+from ostinato.recurrence.layers import Hidden
+from ostinato.training.fit import NetworkInput
+
+__all__ = [
+    "Classes",
+    "LabelSets",
+    "Numbers",
+    "SequenceTargets",
+    "StepLabels",
+    "TokenSequence",
+    "calibrate",
+    "has_label_sets",
+]
+
+Label: TypeAlias = str | int | float
+PerSequence: TypeAlias = ManyToOne | OneToOne
+PerStep: TypeAlias = ManyToMany | OneToOne
+
+
+class SequenceNetwork(Protocol):
+    """A network with a loss over whole sequences."""
+
+    def loss(
+        self, x: NetworkInput, targets: Tensor, *, lengths: Lengths = None
+    ) -> tuple[Tensor, Hidden]:
+        """Return the mean loss, and a state."""
+
+
+SequenceNetworkT = TypeVar("SequenceNetworkT", bound=SequenceNetwork)
+
+
+class SequenceTargets(Generic[SequenceNetworkT]):
+    """What is predicted of whole sequences; by default the loss is the network's own.
+
+    Attributes:
+        by_step: whether each step has a target, not each sequence.
+        own_lengths: whether targets are sequences with lengths of their own.
+        loss_unit: what the loss is counted in.
+        step_name: what a step of a sequence is called, in short.
+    """
+
+    by_step = False
+    own_lengths = False
+    loss_unit = "nats"
+    step_name = "steps"
+
+    def loss(
+        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
+    ) -> tuple[Tensor, None]:
+        """Return the mean loss of a batch."""
+        loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal)
+        return loss, None
+
+    def metrics(
+        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss of a batch as ``loss``."""
+        loss, _ = self.loss(network, batch, state)
+        return {"loss": float(loss)}, None
+
+    def count(self, batch: SequenceBatch) -> int:
+        """Return the number of sequences, or of steps where each has a target."""
+        return batch.steps if self.by_step else len(batch.lengths)
+
+    def units(self, loss: float) -> dict[str, float]:
+        """Return no other units."""
+        return {}
+
+    def check(self, data: Any) -> None:
+        """Raise a `DataError` at a target that cannot be predicted."""
+
+    def encode(self, data: Any) -> NDArray[Any] | Iterator[NDArray[Any]]:
+        """Return the target of each sequence as numbers."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return what is predicted in words."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return {}
+
+
+@dataclass
+class Classes(SequenceTargets[PerSequence]):
+    """One class for each sequence.
+
+    Args:
+        names: the classes, sorted, ``(K,)``.
+
+    >>> corpus = Corpus("text", ["x", "y"], ["b", "a"], [])
+    >>> Classes(np.array(["a", "b"])).encode(corpus).tolist()
+    [1, 0]
+    """
+
+    names: NDArray[Any]
+    multilabel: ClassVar[bool] = False
+
+    @classmethod
+    def learn(cls, corpus: Corpus) -> Self:
+        """Collect the classes.
+
+        Raises:
+            DataError: there are fewer than two, or they are text and numbers.
+        """
+        labels = [_label(corpus, i) for i in range(len(corpus))]
+        return cls(_classes(corpus, labels, least=2))
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a label that training did not have."""
+        known = set(self.names.tolist())
+        for i, place in enumerate(corpus.places):
+            if (label := _label(corpus, i)) not in known:
+                raise place.error(_unseen(label, self.names))
+
+    def encode(self, corpus: Corpus) -> NDArray[np.int64]:
+        """Return the number of each sequence's class, ``(N,)``."""
+        number = {label: i for i, label in enumerate(self.names.tolist())}
+        return np.array([number[_plain(t)] for t in corpus.targets or []], dtype=np.int64)
+
+    def head(self, features: int, dropout: float) -> Output:
+        """Return an output layer with a score for each class."""
+        return Output(features, len(self.names), "category", dropout)
+
+    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return whether the best class of scores ``(N, K)`` is the true one, ``(N,)``."""
+        return scores.argmax(-1) == targets
+
+    def metrics(
+        self, network: PerSequence, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss and the accuracy of a batch."""
+        scores, _ = network(batch.inputs, lengths=batch.unequal)
+        loss = network.output.loss(scores, batch.targets).mean()
+        right = self.right(scores, batch.targets).double().mean()
+        return {"loss": float(loss), "accuracy": float(right)}, None
+
+    def decode(self, p: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the likeliest class of each row of probabilities ``(N, K)``."""
+        classes: NDArray[Any] = self.names[p.argmax(1)]
+        return classes
+
+    def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
+        """Return measures of probabilities ``(N, K)`` by true classes ``(N,)``."""
+        guess = p.argmax(1)
+        floor = np.finfo(np.float64).tiny
+        confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
+        return {
+            "accuracy": float((guess == truth).mean()),
+            "macro_f1": _f1(truth, guess, "macro"),
+            "log_loss": float(-np.log(p[np.arange(len(p)), truth] + floor).mean()),
+            "sequences": len(truth),
+            "confusion": confusion.tolist(),
+        }
+
+    def describe(self) -> str:
+        """Return the number of classes in words."""
+        return f"{len(self.names):,} classes"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return {"classes": self.names.tolist(), "multilabel": self.multilabel}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        return cls(np.array(document["classes"]))
+
+
+class LabelSets(Classes):
+    """Any number of labels for each sequence, none included.
+
+    >>> corpus = Corpus("text", ["x", "y"], [["b"], []], [])
+    >>> LabelSets(np.array(["a", "b"])).encode(corpus).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+
+    multilabel = True
+
+    @classmethod
+    def learn(cls, corpus: Corpus) -> Self:
+        """Collect the labels."""
+        labels = [label for i in range(len(corpus)) for label in _labels(corpus, i)]
+        return cls(_classes(corpus, labels, least=1))
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a label that training did not have."""
+        known = set(self.names.tolist())
+        for i, place in enumerate(corpus.places):
+            for label in _labels(corpus, i):
+                if label not in known:
+                    raise place.error(_unseen(label, self.names))
+
+    def encode(self, corpus: Corpus) -> NDArray[Any]:
+        """Return 1 where a sequence has a label, else 0, ``(N, K)``."""
+        number = {label: i for i, label in enumerate(self.names.tolist())}
+        found = np.zeros((len(corpus), len(number)), dtype=np.float32)
+        for row, labels in zip(found, corpus.targets or [], strict=True):
+            row[[number[_plain(label)] for label in labels]] = 1.0
+        return found
+
+    def head(self, features: int, dropout: float) -> Output:
+        """Return an output layer with a yes or no for each label."""
+        return Output(features, len(self.names), "probability", dropout)
+
+    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return whether every label of scores ``(N, K)`` is right, ``(N,)``."""
+        return ((scores > 0) == targets).all(-1)
+
+    def decode(self, p: NDArray[np.float64]) -> Any:
+        """Return the likely labels of each row of probabilities ``(N, K)``."""
+        return [self.names[row > 0.5].tolist() for row in p]
+
+    def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
+        """Return measures of probabilities ``(N, K)`` by true labels ``(N, K)``."""
+        guess = p > 0.5
+        floor = np.finfo(np.float64).tiny
+        log_loss = -np.where(truth > 0, np.log(p + floor), np.log1p(-p + floor)).sum(1).mean()
+        return {
+            "accuracy": float((guess == (truth > 0)).all(1).mean()),
+            "macro_f1": _f1(truth, guess, "macro"),
+            "micro_f1": _f1(truth, guess, "micro"),
+            "log_loss": float(log_loss),
+            "sequences": len(truth),
+        }
+
+    def describe(self) -> str:
+        """Return the number of labels in words."""
+        return f"{len(self.names):,} labels"
+
+
+@dataclass
+class Numbers(SequenceTargets[PerSequence]):
+    """One number or several for each sequence, standardised.
+
+    Args:
+        mean: of each number in the training data, ``(K,)``.
+        scale: standard deviation of each.
+        single: whether a sequence has one number, and not a list of one.
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    single: bool
+    loss_unit = "squared errors"
+
+    @classmethod
+    def learn(cls, corpus: Corpus) -> Self:
+        """Learn mean and scale.
+
+        Raises:
+            DataError: a target is no number, or all are the same.
+        """
+        numbers = _numbers(corpus)
+        mean, scale = numbers.mean(0), numbers.std(0)
+        if not (scale > 0).any():
+            raise DataError(
+                f"all {len(numbers)} sequences have the number {numbers[0].tolist()}; there is "
+                "nothing to learn.",
+                path=corpus.places[0].path,
+            )
+        single = not isinstance((corpus.targets or [])[0], list | tuple | np.ndarray)
+        return cls(mean, np.where(scale > 0, scale, 1.0), single)
+
+    def numbers(self, corpus: Corpus) -> NDArray[np.float64]:
+        """Return the numbers of each sequence in their own scale, ``(N, K)``."""
+        return _numbers(corpus, len(self.mean))
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a target that is no number, or not so many."""
+        self.numbers(corpus)
+
+    def encode(self, corpus: Corpus) -> NDArray[np.float32]:
+        """Return standardised numbers ``(N, K)``."""
+        return np.asarray((self.numbers(corpus) - self.mean) / self.scale, dtype=np.float32)
+
+    def head(self, features: int, dropout: float) -> Output:
+        """Return a linear output layer."""
+        return Output(features, len(self.mean), "number", dropout)
+
+    def decode(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return scores ``(N, K)`` in the scale of the training data, ``(N, K)`` or ``(N,)``."""
+        numbers = scores * self.scale + self.mean
+        return numbers[:, 0] if self.single else numbers
+
+    def describe(self) -> str:
+        """Return how many numbers are predicted."""
+        return f"{len(self.mean)} number{'s' * (len(self.mean) > 1)} for each"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "single": self.single}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        mean, scale = np.array(document["mean"]), np.array(document["scale"])
+        return cls(mean, scale, bool(document["single"]))
+
+
+@dataclass
+class StepLabels(SequenceTargets[PerStep]):
+    """A label for every step.
+
+    Args:
+        names: the labels, sorted, ``(K,)``.
+        crf: whether the labels of a sequence are scored together.
+    """
+
+    names: NDArray[Any]
+    crf: bool = False
+    by_step = True
+
+    @classmethod
+    def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:
+        """Collect the labels.
+
+        Raises:
+            DataError: there are fewer than two.
+        """
+        labels = {str(label) for labels in corpus.targets or [] for label in labels}
+        if len(labels) < 2:
+            raise DataError(
+                f"all steps have the label {', '.join(labels)!r}; expected two or more labels.",
+                path=corpus.places[0].path,
+            )
+        return cls(np.array(sorted(labels)), crf)
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a label that training did not have, or labels too many or few."""
+        known = set(self.names.tolist())
+        for i, (steps, labels) in enumerate(zip(corpus.inputs, corpus.targets or [], strict=True)):
+            place = corpus.places[i]
+            if not isinstance(labels, list | tuple | np.ndarray):
+                raise place.error(f"has the label {labels!r:.40}; expected a label for each step.")
+            if len(steps) != len(labels):
+                raise place.error(f"has {len(steps)} steps, and {len(labels)} labels.")
+            for t, label in enumerate(labels):
+                if str(label) not in known:
+                    line = corpus.step_lines[i][t] if corpus.step_lines else place.line
+                    raise place._replace(line=line).error(_unseen(label, self.names))
+
+    def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
+        """Yield the numbers of each sequence's labels, ``(T,)``."""
+        number = {label: i for i, label in enumerate(self.names.tolist())}
+        return (
+            np.array([number[str(label)] for label in labels], dtype=np.int64)
+            for labels in corpus.targets or []
+        )
+
+    def head(self, features: int, dropout: float) -> Output:
+        """Return an output layer with a score for each label."""
+        kind = CRFOutput if self.crf else Output
+        return kind(features, len(self.names), dropout=dropout)
+
+    def metrics(
+        self, network: PerStep, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss and the accuracy of a batch's steps."""
+        h, _ = network.hidden(batch.inputs, lengths=batch.unequal)
+        output = network.output
+        loss = output.mean_loss(h, batch.targets, batch.unequal)
+        right = output.best(output(h), batch.lengths) == batch.targets
+        right &= running(h, batch.lengths)
+        return {"loss": float(loss), "accuracy": int(right.sum()) / max(1, batch.steps)}, None
+
+    def decode(self, best: NDArray[np.int64], lengths: Iterable[int]) -> Iterator[list[str]]:
+        """Yield the labels of rows of numbers ``(B, T)``."""
+        return (self.names[row[:n]].tolist() for row, n in zip(best, lengths, strict=True))
+
+    def describe(self) -> str:
+        """Return the number of labels in words."""
+        return f"{len(self.names):,} labels for each step" + (
+            ", scored jointly" if self.crf else ""
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return {"classes": self.names.tolist(), "crf": self.crf}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        return cls(np.array(document["classes"]), document["crf"])
+
+
+class TokenNetwork(Protocol):
+    """A network with a loss over targets that have lengths of their own."""
+
+    def loss(
+        self,
+        x: Any,
+        targets: Tensor,
+        *,
+        lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> tuple[Tensor, Hidden]:
+        """Return the mean loss of a token, and a state."""
+
+
+TokenNetworkT = TypeVar("TokenNetworkT", bound=TokenNetwork)
+
+
+@dataclass
+class TokenSequence(SequenceTargets[TokenNetworkT]):
+    """A text for each sequence, as token ids: as many as the text has.
+
+    Args:
+        vocabulary: the tokens.
+    """
+
+    vocabulary: Vocabulary
+    own_lengths = True
+
+    def loss(
+        self, network: TokenNetworkT, batch: SequenceBatch, state: Hidden
+    ) -> tuple[Tensor, None]:
+        """Return the mean loss of a token."""
+        loss, _ = network.loss(
+            batch.inputs,
+            batch.targets,
+            lengths=batch.unequal,
+            target_lengths=batch.target_lengths,
+        )
+        return loss, None
+
+    def count(self, batch: SequenceBatch) -> int:
+        """Return the number of tokens, and of ends, which are predicted too."""
+        assert batch.target_lengths is not None
+        return int(batch.target_lengths.sum()) + len(batch.lengths)
+
+    def describe(self) -> str:
+        """Return size and kind of the vocabulary in words."""
+        return f"{len(self.vocabulary):,} tokens of level {self.vocabulary.level}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON document."""
+        return self.vocabulary.to_json()
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        return cls(Vocabulary.from_json(document))
+
+
+def calibrate(
+    scores: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> float | None:
+    """Return the temperature with which probabilities fit data best; None if there is none.
+
+    Guo et al. 2017, "On calibration of modern neural networks".
+
+    Args:
+        scores: of validation data, ``(N, K)``.
+        targets: of the same.
+        loss: of each row of scores.
+
+    >>> scores, targets = torch.tensor([[9.0, 0.0]] * 400), torch.arange(400) % 4 // 3
+    >>> temperature = calibrate(scores, targets, Output(1, 2).loss)
+    >>> [round(p, 2) for p in (scores[0] / temperature).softmax(0).tolist()]
+    [0.75, 0.25]
+    """
+    coldness = torch.zeros((), requires_grad=True)  # log of 1 / temperature
+    optimizer = torch.optim.LBFGS([coldness], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(scores * coldness.exp(), targets).mean()
+        value = value + 0.5 / len(scores) * coldness**2  # a prior, for few data
+        torch.autograd.backward(value)
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float((-coldness.detach()).exp()) if torch.isfinite(coldness) else None
+
+
+def has_label_sets(corpus: Corpus) -> bool:
+    """Return whether the first sequence has a list of labels."""
+    return isinstance((corpus.targets or [None])[0], list | tuple | set | frozenset)
+
+
+def _label(corpus: Corpus, i: int) -> Label:
+    """Return the one label of a sequence."""
+    target = (corpus.targets or [])[i]
+    if isinstance(target, list | tuple | set | frozenset):
+        raise corpus.places[i].error(
+            f"has the label {target!r}; others have lists of labels, or not."
+        )
+    return _plain(target)
+
+
+def _labels(corpus: Corpus, i: int) -> list[Label]:
+    """Return the labels of a sequence that may have several."""
+    target = (corpus.targets or [])[i]
+    if not isinstance(target, list | tuple | set | frozenset):
+        raise corpus.places[i].error(
+            f"has the label {target!r}; others have lists of labels, or not."
+        )
+    return [_plain(each) for each in target]
+
+
+def _plain(label: object) -> Label:
+    """Return a label as JSON can hold it."""
+    label = label.item() if isinstance(label, np.generic) else label
+    if not isinstance(label, str | int | float):
+        raise OstinatoError(f"{label!r:.40} is no label; expected text or a number.")
+    return label
+
+
+def _classes(corpus: Corpus, labels: Sequence[Label], least: int) -> NDArray[Any]:
+    """Return the distinct labels, sorted."""
+    distinct = set(labels)
+    if len({isinstance(label, str) for label in distinct}) > 1:
+        raise DataError("some labels are text and some are numbers; make them one kind.")
+    if len(distinct) < least:
+        raise DataError(
+            f"all {len(corpus)} sequences have the label {', '.join(map(repr, distinct))}; "
+            "expected two or more classes.",
+            path=corpus.places[0].path,
+        )
+    return np.array(sorted(distinct))
+
+
+def _unseen(label: object, names: NDArray[Any]) -> str:
+    shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
+    return f"has the label {label!r}, which was not in the training data; known are {shown}."
+
+
+def _f1(truth: NDArray[Any], guess: NDArray[Any], average: str) -> float:
+    return float(metrics.f1_score(truth, guess, average=average, zero_division=0))
+
+
+def _numbers(corpus: Corpus, expected: int | None = None) -> NDArray[np.float64]:
+    """Return targets ``(N, K)``; a `DataError` at the first that is no number."""
+    rows = []
+    for target, place in zip(corpus.targets or [], corpus.places, strict=True):
+        several = isinstance(target, list | tuple | np.ndarray)
+        try:
+            row = [float(t) for t in (target if several else [target])]
+        except (TypeError, ValueError):
+            raise place.error(f"has the label {target!r:.40}; expected a number.") from None
+        if not np.isfinite(row).all():
+            raise place.error(f"has the label {target!r:.40}; expected a finite number.")
+        expected = len(row) if expected is None else expected
+        if len(row) != expected:
+            raise place.error(f"has {len(row)} numbers; expected {expected}.")
+        rows.append(row)
+    return np.array(rows)

@@ -1,0 +1,196 @@
+"""Callbacks of a training run, and the files they write.
+
+Callbacks are told what happens and change nothing: without one the run is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+from ostinato.errors import require
+
+Ending = Literal["budget", "patience", "interrupt", "unfinished"]
+
+
+class Run(Protocol):
+    """What a callback may know of a run."""
+
+    title: str
+    step: int
+    total: int | None
+    tokens: int
+    seconds: float
+    counted: str
+    loss_unit: str
+
+    def units(self, loss: float, /) -> dict[str, float]:
+        """Further units of a loss, by name."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training run ended.
+
+    Args:
+        ended: why: the budget was used, patience ran out, it was interrupted; or not yet.
+        steps: steps done.
+        best_loss: lowest validation loss in nats; the last training loss without validation.
+        best_step: the step it was reached at: the network's weights are those.
+        seconds: time spent training, before and after resuming.
+    """
+
+    ended: Ending
+    steps: int
+    best_loss: float
+    best_step: int
+    seconds: float
+
+
+class Callback:
+    """Base of the callbacks: does nothing."""
+
+    def on_begin(self, run: Run) -> None:
+        """The run starts, or resumes after ``run.step`` steps."""
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """A step is done."""
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """The network was evaluated on the validation data."""
+
+    def on_health(self, record: dict[str, Any]) -> None:
+        """Gradients were measured; see `GradientHealth`."""
+
+    def log(self, message: str) -> None:
+        """A message for the user."""
+
+    def on_checkpoint(self) -> None:
+        """A checkpoint is about to be written: what was recorded must outlive what follows."""
+
+    def on_rollback(self, run: Run) -> None:
+        """The run was rolled back to ``run.step``."""
+
+    def on_end(self, result: TrainingResult) -> None:
+        """The run is over."""
+
+    def close(self) -> None:
+        """Release files and the terminal; called last, whatever went wrong before."""
+
+
+class MetricsFile(Callback):
+    """Every step's record, a line of JSON each, in a file.
+
+    A run that goes on from a checkpoint, or is rolled back to one, first drops the records of steps
+    after it; those before it are on disk before it is. Null stands for a number that is not finite.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+        self._flushed = 0.0
+
+    def on_begin(self, run: Run) -> None:
+        """Open the file at the end of what still holds."""
+        self.path.touch()
+        keep = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
+                        break
+                except (ValueError, KeyError, TypeError):
+                    break
+                keep += len(line)
+        with open(self.path, "r+b") as file:
+            file.truncate(keep if run.step else 0)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Add a line, and see to it that it is on disk within a second."""
+        self._write(record)
+        if time.monotonic() - self._flushed > 1 and self._file is not None:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Add a line with the evaluation and its sample."""
+        self._write(record if sample is None else record | {"sample": sample})
+
+    def on_health(self, record: dict[str, Any]) -> None:
+        """Add a line with what was measured."""
+        self._write(record)
+
+    def on_checkpoint(self) -> None:
+        """See to it that all records are on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def on_rollback(self, run: Run) -> None:
+        """Drop the records of the steps that are repeated."""
+        self.close()
+        self.on_begin(run)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(finite(record), ensure_ascii=False) + "\n")
+
+
+class TensorBoard(Callback):
+    """Curves for TensorBoard, in the folder that it is given. Needs ``ostinato[tensorboard]``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._module = require("torch.utils.tensorboard", "tensorboard", "TensorBoard logging")
+        self._writer: Any = None
+
+    def on_begin(self, run: Run) -> None:
+        """Open a file; what an earlier one holds of steps still to come is hidden."""
+        self._writer = self._module.SummaryWriter(str(self._folder), purge_step=run.step + 1)
+
+    def on_rollback(self, run: Run) -> None:
+        """Hide the steps that are repeated."""
+        self.close()
+        self.on_begin(run)
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """A point on each curve."""
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            self._writer.add_scalar(f"training/{name}", record[name], record["step"])
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """A point on the validation curve, and the sample."""
+        for name, value in record.items():
+            if name.endswith("_loss"):
+                self._writer.add_scalar(name, value, record["step"])
+        if sample is not None:
+            self._writer.add_text("sample", sample, record["step"])
+
+    def on_checkpoint(self) -> None:
+        """Write out what is buffered."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def finite(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with null for NaN and infinity, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }

@@ -1,0 +1,193 @@
+"""Progress of a training run: a bar on a terminal, lines or JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, Literal
+
+from ostinato.training.callbacks import Callback, Run, TrainingResult, finite
+
+_log = logging.getLogger("ostinato.training")
+
+ProgressMode = Literal["auto", "bar", "lines", "json", "quiet"]
+
+
+class Quiet(Callback):
+    """Nothing but warnings, through the log ``ostinato.training``."""
+
+    def log(self, message: str) -> None:
+        """Log a warning."""
+        _log.warning(message)
+
+
+class Lines(Quiet):
+    """A line for every evaluation, for a log that is no terminal."""
+
+    def on_begin(self, run: Run) -> None:
+        """Print what is trained on what."""
+        self._unit = run.loss_unit
+        print(run.title, flush=True)
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the evaluation and its sample."""
+        print(_described(record, self._unit), flush=True)
+        if sample is not None:
+            print(_indented(sample), flush=True)
+
+    def log(self, message: str) -> None:
+        """Print a warning."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+class JSONLines(Callback):
+    """A line of JSON for every evaluation and warning, on standard output."""
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the record."""
+        print(json.dumps(finite({"event": "evaluation", **record, "sample": sample})), flush=True)
+
+    def log(self, message: str) -> None:
+        """Print the warning."""
+        print(json.dumps({"event": "warning", "message": message}), flush=True)
+
+    def on_end(self, result: TrainingResult) -> None:
+        """Print how training ended."""
+        print(json.dumps(finite({"event": "end", **asdict(result)})), flush=True)
+
+
+class Bar(Callback):
+    """A bar with loss, units, learning rate, gradient norm, tokens a second and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(highlight=False, emoji=False)
+        self._wide = self._console.width >= 110
+        self._bar = Progress(
+            TextColumn("{task.fields[where]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            expand=True,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=None, where="", numbers="starting")
+        self._drawn = 0.0
+        self._warning = ""
+
+    def on_begin(self, run: Run) -> None:
+        """Draw the bar."""
+        self._run = run
+        self._since = (time.perf_counter(), run.tokens)
+        self._console.print(run.title, markup=False)
+        self._bar.start()
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Move the bar, a few times a second."""
+        now, run = time.perf_counter(), self._run
+        if now - self._drawn < 0.2 and run.step != run.total:
+            return
+        self._drawn = now
+        begun, tokens = self._since
+        step, total = run.step, run.total
+        where = f"step {step:,}" + (f"/{total:,}" if total else "")
+        if total and not self._wide:
+            where = f"{100 * step // total}%"
+        numbers = {
+            "loss": f"loss {_small(record['loss'])}",
+            **{n: _unit_described(n, v, short=True) for n, v in run.units(record["loss"]).items()},
+            "lr": f"lr {record['learning_rate']:.2g}",
+            "grad": f"grad {record['gradient_norm']:.2g}",
+            "speed": f"{_short((run.tokens - tokens) / (now - begun))} {run.counted}/s",
+        }
+        if self._warning:
+            numbers["health"] = self._warning
+        if total:
+            left = _clock((total - step) * run.seconds / step)
+            numbers["left"] = f"{left} left" if self._wide else left
+        gap = " · " if self._wide else "  "
+        room = self._console.width - len(where) - 6  # a short bar, and what keeps the three apart
+        for spared in ("grad", "lr", "speed"):
+            if len(gap.join(numbers.values())) > room:
+                del numbers[spared]
+        self._bar.update(
+            self._task,
+            total=run.total,
+            completed=run.step,
+            where=where,
+            numbers=gap.join(numbers.values()),
+        )
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the evaluation and its sample above the bar."""
+        self._console.print(_described(record, self._run.loss_unit), style="bold", markup=False)
+        if sample is not None:
+            self._console.print(_indented(sample), style="dim", markup=False)
+
+    def on_health(self, record: dict[str, Any]) -> None:
+        """Show bad gradients."""
+        found = record["health"]
+        self._warning = ""
+        if found["growth"] > 10:
+            self._warning = f"gradients grow {found['growth']:.2g}x"
+        elif found["reach"] < found["steps"] / 4:
+            self._warning = f"gradients reach {found['reach']} of {found['steps']}"
+
+    def log(self, message: str) -> None:
+        """Print a warning above the bar."""
+        self._console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+
+def make_progress(mode: ProgressMode) -> Callback:
+    """Return what shows progress: a bar on a terminal, lines elsewhere, or as asked."""
+    if mode == "auto":
+        mode = "bar" if sys.stdout.isatty() else "lines"
+    return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
+
+
+def _described(record: dict[str, Any], unit: str) -> str:
+    name = "validation" if "validation_loss" in record else "training"
+    units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
+    loss = units.pop(f"{name}_loss")
+    words = [f"{_small(loss)} {unit}", *(_unit_described(n, v) for n, v in units.items())]
+    return f"step {record['step']:,} · {name} {', '.join(words)}" + (
+        " · best so far" if record["best"] else ""
+    )
+
+
+def _small(number: float) -> str:
+    """Three decimals, or two digits where those would not tell."""
+    return f"{number:.2g}" if 0 < abs(number) < 0.01 else f"{number:.3f}"
+
+
+def _unit_described(name: str, value: float, *, short: bool = False) -> str:
+    words = name.replace("_per_character", "/char") if short else name.replace("_per_", " a ")
+    return f"{value:.3f} {words.replace('_', ' ')}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+# What a network writes may hold any character; a terminal would obey these.
+_CONTROLS = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) != "\t"},
+    **dict.fromkeys(range(127, 160), 0xFFFD),
+}
+
+
+def _indented(text: str, mark: str = "  │ ") -> str:
+    return "\n".join(mark + line.translate(_CONTROLS) for line in text.splitlines())
+
+
+def _short(number: float) -> str:
+    return f"{number / 1000:.0f}k" if number >= 10_000 else f"{number:.0f}"

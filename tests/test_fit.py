@@ -1,0 +1,134 @@
+"""Training, evaluation and prediction of any network, over batches of any size."""
+
+import numpy as np
+import pytest
+import torch
+from learning import Witness, same, weights
+from torch import nn
+
+from ostinato.data.batches import ContiguousBatches, SequenceBatches
+from ostinato.data.ragged import Examples, Ragged
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
+from ostinato.networks.outputs import Output
+from ostinato.tasks.generation import NextTokens
+from ostinato.tasks.targets import Classes, StepLabels
+from ostinato.training.fit import eval_mode, evaluate, fit, predict
+from ostinato.training.settings import TrainingSettings
+
+V = 5
+LENGTHS = (4, 2, 7, 3, 5, 1, 6)
+
+
+def examples(by_step=False):
+    random = np.random.default_rng(2)
+    rows = [random.normal(size=(n, 3)).astype("f4") for n in LENGTHS]
+    if by_step:
+        return Examples(Ragged.of(rows), Ragged.of(random.integers(0, V, n) for n in LENGTHS))
+    return Examples(Ragged.of(rows), random.integers(0, V, len(LENGTHS)))
+
+
+def network(kind=ManyToOne, dropout=0.3):
+    torch.manual_seed(0)
+    output = Output(6, V, dropout=dropout)
+    return kind(nn.Identity(), recurrent_layers("lstm", 3, 6, dropout=0.0), output).double()
+
+
+def batches(by_step=False, size=3):
+    def double(batch):
+        return batch._replace(inputs=batch.inputs.double())
+
+    return SequenceBatches(examples(by_step), size, transform=double)
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+def test_measures_do_not_depend_on_the_batch_size(by_step):
+    net = network(ManyToMany if by_step else ManyToOne)
+    targets = (StepLabels if by_step else Classes)(np.arange(V))
+    whole = evaluate(net, targets, batches(by_step, len(LENGTHS)))
+    # By hand: every sequence alone.
+    losses, counts = [], []
+    net.eval()
+    for row, target in zip(*examples(by_step), strict=True):
+        x = torch.from_numpy(np.array(row)).double()[None]
+        truth = torch.from_numpy(np.atleast_1d(target))
+        losses.append(net.loss(x, truth[None] if by_step else truth)[0].item())
+        counts.append(len(row) if by_step else 1)
+    assert whole["loss"] == pytest.approx(np.average(losses, weights=counts), rel=1e-12)
+    for size in (1, 2, 3):
+        found = evaluate(net, targets, batches(by_step, size))
+        assert found == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_state_is_carried_through_an_evaluation():
+    torch.manual_seed(0)
+    recurrent = recurrent_layers("gru", 4, 6)
+    net = ManyToMany(nn.Embedding(V, 4), recurrent, Output(6, V)).double().eval()
+    tokens = np.random.default_rng(0).integers(0, V, 61)
+    ids = torch.from_numpy(tokens)[None]
+    expected = net.loss(ids[:, :-1], ids[:, 1:])[0].item()
+    objective = NextTokens(None, tokens_per_character=2.0)
+    for window in (60, 7, 1):
+        found = evaluate(net, objective, ContiguousBatches(tokens, 1, window))
+        assert found == {"loss": pytest.approx(expected, rel=1e-12)}
+    assert objective.units(np.log(2))["bits_per_character"] == pytest.approx(2.0)
+
+
+def test_predictions_come_in_the_order_of_the_sequences():
+    net = network()
+    expected = []
+    for row in examples().inputs:
+        x = torch.from_numpy(np.array(row)).double()[None]
+        expected.append(net.eval()(x)[0][0].tolist())
+    for size in (1, 2, 7):
+        found = predict(net.train(), batches(size=size), lambda y, batch: y.tolist())
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        assert net.training
+
+
+def test_eval_mode_leaves_every_module_as_it_was():
+    net = network().train()
+    net.output.eval()
+    before = [module.training for module in net.modules()]
+    with pytest.raises(ValueError), eval_mode(net):
+        assert not any(module.training for module in net.modules())
+        raise ValueError
+    assert [module.training for module in net.modules()] == before
+
+
+def test_fit_trains_in_place_and_reports_what_it_kept():
+    net, witness, kept = network(dropout=0.0), Witness(), []
+    settings = TrainingSettings(steps=200, evaluations=6, learning_rate=0.03, warmup_steps=0)
+    data = batches()
+
+    def on_best(result):
+        kept.append((result.best_step, weights(net)))
+
+    classes = Classes(np.arange(V))
+    first = evaluate(net, classes, data)["loss"]
+    result = fit(net, data, classes, settings, [witness], validation=data, on_best=on_best)
+    assert result.ended == "budget" and result.steps == 200
+    assert result.best_loss < 0.2 * first
+    assert evaluate(net, classes, data)["loss"] == pytest.approx(result.best_loss)
+    assert kept[-1][0] == result.best_step and same(kept[-1][1], weights(net))
+    assert [e["accuracy"] for e in witness.evaluations][-1] > 0.9
+
+
+def test_fit_resumed_is_fit_uninterrupted(tmp_path):
+    def run(folder, stop_at=None):
+        torch.manual_seed(1)
+        net, witness = network(), Witness()
+        if stop_at is not None:
+            witness = Witness({stop_at: lambda: setattr(witness.run, "_interrupted", True)})
+        settings = TrainingSettings(steps=12, evaluations=3, warmup_steps=0)
+        found = []
+        for resume in (False, True):
+            data = batches()
+            found.append(fit(net, data, Classes(np.arange(V)), settings, [witness],
+                             validation=data, folder=folder, resume=resume))  # fmt: skip
+        return found, weights(net)
+
+    (whole, _), expected = run(tmp_path / "whole")
+    (stopped, resumed), found = run(tmp_path / "stopped", stop_at=5)
+    assert (stopped.ended, stopped.steps) == ("interrupt", 5)
+    assert (resumed.ended, resumed.best_loss) == ("budget", whole.best_loss)
+    assert same(found, expected)

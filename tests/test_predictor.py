@@ -1,0 +1,107 @@
+"""From a network to forecasts: sample paths against the distributions that they are drawn from."""
+
+import numpy as np
+import pytest
+import torch
+
+from ostinato.errors import DataError
+from ostinato.recurrence.dropin import GRU
+from ostinato.tasks.forecasting.calibration import Calibration
+from ostinato.tasks.forecasting.columns import Columns
+from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
+from ostinato.tasks.forecasting.grid import Grid
+from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
+from ostinato.tasks.forecasting.panel import Panel, Series
+from ostinato.tasks.forecasting.predictor import Predictor, sample_paths
+from ostinato.tasks.forecasting.windows import CovariateEncoding
+
+
+def predictor(name="student", horizon=None, future=0):
+    """An ensemble of two with random weights, and two series of noise."""
+    rng = np.random.default_rng(0)
+
+    def series(i):
+        known = rng.normal(size=(44, future))
+        return Series(f"s{i}", i, np.pi * rng.normal(size=40), known, np.zeros((40, 0)))
+
+    columns = Columns(future_covariates=("f",) * future)
+    panel = Panel([series(0), series(1)], Grid("step"), columns)
+    encoding = CovariateEncoding.learn(panel)
+    torch.manual_seed(1)
+    sizes = encoding.sizes(0)
+    members = [
+        ForecastNetwork(
+            GRU(sizes.input_size(3), 5, batch_first=True), DISTRIBUTIONS[name], sizes,
+            horizon=horizon, season=3,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for member in members:
+        torch.nn.init.normal_(member.shortcut.weight, std=0.3)
+        torch.nn.init.normal_(member.output.weight)
+    calibration, direct = Calibration(), horizon is not None
+    family = DISTRIBUTIONS[name]
+    return panel, Predictor(
+        Ensemble(members), family, encoding, 12, 4, 3, direct, True, calibration
+    )
+
+
+ENDS = [Cutoff(0, 40), Cutoff(1, 40)]
+
+
+def test_the_first_step_of_paths_is_the_mixture_of_the_members():
+    panel, model = predictor()
+    window, _, units = model.windows(panel).take(ENDS)
+    randoms = [np.random.default_rng(i) for i in range(2)]
+    with torch.inference_mode():
+        drawn = sample_paths(model.network, window, units, 20_000, randoms)
+        outputs = [member.begin(window)[0].double().numpy() for member in model.network]
+    assert drawn.shape == (2, 20_000, 4)
+    for level in (0.05, 0.3, 0.5, 0.7, 0.95):
+        y = np.quantile(drawn[:, :, 0], level, axis=1)
+        found = np.mean([model.distribution.cdf(p, y, units) for p in outputs], 0)
+        np.testing.assert_allclose(found, level, atol=0.012)
+
+
+def test_a_later_step_is_drawn_from_what_the_path_came_to():
+    panel, model = predictor()
+    window, _, units = model.windows(panel).take(ENDS[:1])
+    (member, _) = model.network
+    alone = Ensemble([member])
+    with torch.inference_mode():
+        drawn = sample_paths(alone, window, units, 3, [np.random.default_rng(5)])[0]
+        random = np.random.default_rng(5)
+        wide = window.take(torch.zeros(3, dtype=torch.int64))
+        p, values, state = member.begin(wide)
+        for k in range(4):
+            y = units.round(
+                model.distribution.sample(p.double().numpy(), units.take(0), random)[None]
+            )[0]
+            np.testing.assert_array_equal(drawn[:, k], y)
+            z = torch.from_numpy((y - units.location[0]) / units.scale[0]).to(values)
+            values = torch.cat([values, z[:, None]], 1)
+            p, state = member.step(wide, values, 12 + k + 1, state) if k < 3 else (p, state)
+
+
+@pytest.mark.parametrize("horizon", [None, 4])
+def test_forecasts_do_not_depend_on_how_windows_are_batched(horizon, monkeypatch):
+    panel, model = predictor(horizon=horizon)
+    cutoffs = [Cutoff(i, n) for i in range(2) for n in range(20, 41)]
+    whole = model.forecast(panel, cutoffs, None, 30)
+    monkeypatch.setattr("ostinato.tasks.forecasting.predictor.MAX_ROWS", 90)
+    monkeypatch.setattr("ostinato.tasks.forecasting.predictor.MAX_WINDOWS", 3)
+    parts = model.forecast(panel, cutoffs, None, 30)
+    np.testing.assert_allclose(parts.median, whole.median, rtol=1e-5, atol=1e-5)
+    assert parts.cutoffs == cutoffs and parts.horizon == 4
+    shorter = model.forecast(panel, cutoffs, 2, 30)
+    assert shorter.horizon == 2
+    if horizon is not None:
+        np.testing.assert_allclose(shorter.median, whole.median[:, :2], rtol=1e-5, atol=1e-5)
+
+
+def test_future_covariates_must_reach_the_horizon():
+    panel, model = predictor(future=1)
+    model.forecast(panel, ENDS, 4, 5)
+    with pytest.raises(DataError, match=r"series 's0': future covariates \(f\) end 4 steps after"):
+        model.forecast(panel, ENDS, 5, 5)
