@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ostinato.insight import diagnose
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 from ostinato.training.callbacks import Callback
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings

@@ -29,7 +29,6 @@ from ostinato.recurrence.streams import SlowQuantizationWarning
 
 HAS_JAX = importlib.util.find_spec("jax") is not None
 HAS_ONNX_RUNTIME = all(importlib.util.find_spec(each) for each in ("onnx", "onnxruntime"))
-HAS_STREAM = hasattr(ostinato, "Stream")
 HAS_EIGEN = eigen.absence() is None
 HAS_COMPILER = eigen.COMPILER is not None  # which torch.compile needs as well
 
@@ -201,17 +200,16 @@ def _compiled_modules(setting: Setting, problem: Problem) -> list[Contender]:
     """torch.nn's layer through torch.compile, forward and backward.
 
     As it comes, it breaks its graph at a recurrent layer, and calls the same operation of ATen.
-    Let to (``allow_rnn``, which Ostinato turns on), it unrolls the steps, and compiles the longer
-    the more there are: so a part of the sequence is compiled, as one graph, and called until all
-    is done, and that for some sizes of a batch alone. An LSTM that is unrolled is half as fast as
-    the operation, oneDNN's, and does not take part.
+    With Dynamo's ``allow_rnn`` it unrolls the steps, and compiles the longer the more there are: so
+    a part of the sequence is compiled, as one graph, and called until all is done, and that for
+    some sizes of a batch alone. An LSTM that is unrolled is half as fast as the operation,
+    oneDNN's, and does not take part.
     """
 
     def as_it_comes() -> Contender:
         layer = _layer(nn, setting.cell.upper(), setting, problem)
         run = torch.compile(layer, dynamic=False)
-        with torch._dynamo.config.patch(allow_rnn=False):
-            run(torch.from_numpy(problem.x).requires_grad_(setting.input_grad))
+        run(torch.from_numpy(problem.x).requires_grad_(setting.input_grad))
         note = "the same operation of ATen"
         return _module("torch.compile", layer, setting, problem, "", run=run, note=note)
 
@@ -256,8 +254,6 @@ def _torch_streams(setting: Setting, problem: Problem) -> list[list[Contender]]:
 
 
 def _ostinato_streams(setting: Setting, problem: Problem, threads: int) -> list[list[Contender]]:
-    if not HAS_STREAM:
-        return []
     layer = _layer(ostinato, setting.cell.upper(), setting, problem)
 
     def variants(name: str, quantize: Any) -> list[Contender]:
@@ -317,7 +313,7 @@ def _loops(setting: Setting, problem: Problem) -> list[list[Contender]]:
         note = f"{'one product' if stacked else 'a product for each gate'}"
         return Contender("eigen loop", call, results, note=note, steps=LOOP_STEPS)
 
-    found = [[ours()]] if HAS_STREAM else []
+    found = [[ours()]]
     both = (False, True)[: 1 if setting.cell == "rnn" else 2]
     return [*found, [theirs(stacked) for stacked in both]] if HAS_EIGEN else found
 

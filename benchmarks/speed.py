@@ -355,8 +355,6 @@ def absences() -> list[str]:
         found.append("onnx and onnxruntime are not installed: ONNX Runtime takes no part.")
     if missing := eigen.absence():
         found.append(missing)
-    if not peers.HAS_STREAM:
-        found.append("ostinato.Stream does not exist in this version: no streaming is measured.")
     return found
 
 

@@ -1,5 +1,5 @@
 // One step of every cell on one vector of hidden units, forward and backward: the equations of
-// src/ostinato/recurrence/cells.py. What calls them does the products; here is what is elementwise.
+// src/ostinato/recurrence/cells/. What calls them does the products; here is what is elementwise.
 #pragma once
 
 #include "activations.hpp"

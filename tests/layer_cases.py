@@ -13,8 +13,8 @@ from itertools import chain
 
 import torch
 
+from ostinato.recurrence.backends import run, use_backend
 from ostinato.recurrence.cells import ACTIVATIONS, GRUCell, LSTMCell, RNNCell
-from ostinato.recurrence.kernels import run, use_backend
 from ostinato.recurrence.scan import scan
 
 # Of the largest magnitude in a tensor: about a hundred spacings of float32, more than four thousand
@@ -141,29 +141,29 @@ def across(tensor):
 
 def draw(seed):
     """The call of this number."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    dtype = dice.choice([torch.float32, torch.float64])
+    dtype = rng.choice([torch.float32, torch.float64])
 
     def numbers(*shape, scale=1.0):
         # Of float32, so that float64 can hold the very same.
         return (scale * torch.randn(shape, generator=generator)).to(dtype)
 
-    size = dice.random()
+    size = rng.random()
     if size < 0.03:  # enough for several threads
-        T, B, I, H = 40, dice.randint(8, 40), dice.randint(40, 70), dice.randint(40, 70)
+        T, B, I, H = 40, rng.randint(8, 40), rng.randint(40, 70), rng.randint(40, 70)
     elif size < 0.1:
-        T, B = dice.choice([(40, 2), (2, 40), (70, 1), (1, 70)])
-        I, H = dice.randint(1, 20), dice.randint(1, 20)
+        T, B = rng.choice([(40, 2), (2, 40), (70, 1), (1, 70)])
+        I, H = rng.randint(1, 20), rng.randint(1, 20)
     else:
-        T, B = dice.randint(0, 12), dice.randint(0, 9)
-        I, H = (dice.choice([dice.randint(1, 9), dice.randint(1, 70)]) for _ in "IH")
-    make, options = KINDS[dice.choice(list(KINDS))]
+        T, B = rng.randint(0, 12), rng.randint(0, 9)
+        I, H = (rng.choice([rng.randint(1, 9), rng.randint(1, 70)]) for _ in "IH")
+    make, options = KINDS[rng.choice(list(KINDS))]
     if "proj_size" in options:
         H = max(H, 2)
-        options = {"proj_size": dice.randint(1, H - 1)}
-    cell = make(I, H, bias=dice.random() < 0.7, **options)
-    directions = dice.choice([1, 2])
+        options = {"proj_size": rng.randint(1, H - 1)}
+    cell = make(I, H, bias=rng.random() < 0.7, **options)
+    directions = rng.choice([1, 2])
     P = cell.output_size
     fan_in = {"weight_ih": I, "weight_hh": P, "bias_ih": 4, "bias_hh": 4, "weight_hr": H}
     weights = [
@@ -171,19 +171,19 @@ def draw(seed):
         for _ in range(directions)
     ]
     layouts = ["steps first", "rows first", "features first", "a part", "backward in memory"]
-    x = spread(numbers(T, B, I), dice.choice(layouts))
+    x = spread(numbers(T, B, I), rng.choice(layouts))
     state = lengths = None
-    if dice.random() < 0.7:
+    if rng.random() < 0.7:
         state = cell.state_type(*(numbers(directions, B, size) for size in cell.state_sizes))
-    if dice.random() < 0.5:
-        lengths = torch.tensor([dice.randint(0, T) for _ in range(B)], dtype=torch.int64)
-    case = LayerCase(cell, weights, x, state, lengths, threads=dice.randint(1, 3))
-    if dice.random() < 0.2:  # matrices and states that are views
+    if rng.random() < 0.5:
+        lengths = torch.tensor([rng.randint(0, T) for _ in range(B)], dtype=torch.int64)
+    case = LayerCase(cell, weights, x, state, lengths, threads=rng.randint(1, 3))
+    if rng.random() < 0.2:  # matrices and states that are views
         case.weights = [{n: across(t) if t.dim() > 1 else t for n, t in w.items()} for w in weights]
         case.state = None if state is None else type(state)(*map(across, state))
-    every = dice.random()
+    every = rng.random()
     for tensor in chain([case.x], case.state or (), *(w.values() for w in case.weights)):
-        tensor.requires_grad_(every < 0.7 or (every < 0.95 and dice.random() < 0.5))
+        tensor.requires_grad_(every < 0.7 or (every < 0.95 and rng.random() < 0.5))
     return case
 
 

@@ -24,7 +24,10 @@ from tolerances import HANGS
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
-FOLDERS = ["recurrence", "networks", "training", "tasks", "tasks/forecasting"]
+FOLDERS = [
+    "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
+    "tasks/forecasting",
+]  # fmt: skip
 LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
@@ -32,7 +35,15 @@ LAWS = [
     "targets", "sequences", "fit",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
-    "kernels": ["kernels", "checkpoint_every"],
+    "standard": ["cells"],
+    "variants": ["cells"],
+    "cells/base": ["cells", "layers"],
+    "initialization": ["cells"],
+    "scan": ["scan", "kernels", "checkpoint_every"],
+    "dispatch": ["kernels"],
+    "compiled": ["kernels", "checkpoint_every"],
+    "torch": ["kernels"],
+    "dropin": ["layers"],
     "outputs": ["outputs", "arrangements"],
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
@@ -43,127 +54,127 @@ AT_ONCE = 2
 # The module, perhaps a class in it, what is wrong, the piece of its source and what stands there
 # instead.
 FAULTS = """
-cells LSTMCell: LSTM: i and f swapped
+standard LSTMCell: LSTM: i and f swapped
 - i, f, g, o = (x_t
 + f, i, g, o = (x_t
 
-cells LSTMCell: LSTM: g and o swapped
+standard LSTMCell: LSTM: g and o swapped
 - i, f, g, o = (x_t
 + i, f, o, g = (x_t
 
-cells LSTMCell: LSTM: candidate without tanh
+standard LSTMCell: LSTM: candidate without tanh
 - g.tanh(), o.sigmoid()
 + g, o.sigmoid()
 
-cells: LSTM: h without tanh
+standard: LSTM: h without tanh
 - h = o * c.tanh()
 + h = o * c
 
-cells LSTMCell: LSTM: h is the cell
+standard LSTMCell: LSTM: h is the cell
 - if self.proj_size else h, c)
 + if self.proj_size else c, c)
 
-cells LSTMCell: LSTM: c is cut off
+standard LSTMCell: LSTM: c is cut off
 - cast(LSTMState, state).c
 + state.c.detach()
 
-cells LSTMCell: LSTM: projection dropped
+standard LSTMCell: LSTM: projection dropped
 - linear(h, w["weight_hr"])
 + h[..., : self.proj_size]
 
-cells LSTMCell: LSTM: forget gate starts shut
-- [self._forget_block].fill_(1.0)
-+ [self._forget_block].fill_(0.0)
+cells/base: LSTM: forget gate starts shut
+- [self.forget_gate].fill_(1.0)
++ [self.forget_gate].fill_(0.0)
 
-cells LSTMCell: LSTM: the input gate starts open
-- _forget_block: ClassVar[int] = 1
-+ _forget_block: ClassVar[int] = 0
+standard LSTMCell: LSTM: the input gate starts open
+-     forget_gate = 1
++     forget_gate = 0
 
-cells: RNN: h is cut off
+standard: RNN: h is cut off
 - f(x_t + linear(state.h,
 + f(x_t + linear(state.h.detach(),
 
-cells: GRU: reset before for after
+standard: GRU: reset before for after
 - if self.reset_after:
 + if not self.reset_after:
 
-cells: GRU: z and 1 - z swapped
+standard: GRU: z and 1 - z swapped
 - (1 - z) * n + z * state.h
 + z * n + (1 - z) * state.h
 
-cells: GRU: r and z swapped
+standard: GRU: r and z swapped
 - r, z = (x_rz
 + z, r = (x_rz
 
-cells: GRU: bias_hh dropped
+standard: GRU: bias_hh dropped
 - bias = w.get("bias_hh")
 + bias = None
 
-cells: GRU: h is cut off in n
+standard: GRU: h is cut off in n
 - x_n + r * linear(h,
 + x_n + r * linear(h.detach(),
 
-cells: GRU: no reset before the product
+standard: GRU: no reset before the product
 - linear(r * h, w_n, b_n)
 + linear(h, w_n, b_n)
 
-cells _GatedCell: bias_ih dropped
+standard GatedCell: bias_ih dropped
 - w["weight_ih"], w.get("bias_ih"))
 + w["weight_ih"])
 
-cells: orthogonal as a whole, not gate by gate
-- return list(torch.split(weight, rows))
-+ return [weight]
+initialization: orthogonal as a whole, not gate by gate
+- in torch.split(weight, rows):
++ in [weight]:
 
-cells: peephole: the output gate sees the cell before
+variants: peephole: the output gate sees the cell before
 - + p_o * (f * c + i * g)).sigmoid())
 + + p_o * c).sigmoid())
 
-cells: peephole: one for both gates
+variants: peephole: one for both gates
 - i, f, g = (i + p_i * c).sigmoid(), (f + p_f * c)
 + i, f, g = (i + p_i * c).sigmoid(), (f + p_i * c)
 
-cells: coupled: the core's input gate is the forget gate
+variants: coupled: the core's input gate is the forget gate
 - torch.cat([-t[:H], t]) for n
 + torch.cat([t[:H], t]) for n
 
-cells: MGU: the core keeps where it should let in
+variants: MGU: the core keeps where it should let in
 - torch.cat([t[:H], -t[:H], t[H:]]) for
 + torch.cat([t[:H], t[:H], t[H:]]) for
 
-cells: layer norm: the cell is not normalised
+variants: layer norm: the cell is not normalised
 - h = o * _normalized(c, w["gain_c"], w.get("bias_c")).tanh()
 + h = o * c.tanh()
 
-cells: layer norm: one mean for gates and candidate of the GRU
+variants: layer norm: one mean for gates and candidate of the GRU
 - return torch.cat([first, second], dim=-1)
 + return _normalized(a, gain, bias)
 
-cells: layer norm: gains start anywhere
+initialization: layer norm: gains start anywhere
 - weight.fill_(1.0)
 + weight.mul_(1.0)
 
-cells: higher order: the oldest state is kept, the newest dropped
+variants: higher order: the oldest state is kept, the newest dropped
 - before[..., : self.state_sizes[1]])
 + before[..., self.hidden_size :])
 
-cells: Jordan: hidden units never fed back
+variants: Jordan: hidden units never fed back
 - a = a + linear(cast(JordanState, state).s, w["weight_hh"])
 + pass
 
-cells: minimal LSTM: gates not divided by their sum
+variants: minimal LSTM: gates not divided by their sum
 - MinLSTMGates(f / (f + i), i / (f + i), n)
 + MinLSTMGates(f, i, n)
 
-cells: minimal GRU: keeps what it lets in
+variants: minimal GRU: keeps what it lets in
 - return (-z).sigmoid(), z.sigmoid() * n
 + return z.sigmoid(), z.sigmoid() * n
 
-cells: zoneout: keeps the new
+variants: zoneout: keeps the new
 - mixed.append(m * s + (1 - m) * n)
 + mixed.append((1 - m) * s + m * n)
 
-cells: chrono: gates that let in begin open
+initialization: chrono: gates that let in begin open
 - = sign * times
 + = times
 
@@ -175,7 +186,7 @@ scan: a linear recurrence forgets the state before
 - before = torch.cat([h0[None], y[:-1]])
 + before = y
 
-scan: doubling stops a round too early
+scan: the parallel scan stops a round too early
 - while reach < len(a):
 + while 2 * reach < len(a):
 
@@ -227,89 +238,89 @@ scan: state runs on through padding
 - torch.where(running[t], n, s)
 + n
 
-kernels: h and c swapped on the fused path
+torch: h and c swapped on the fused path
 - (state.h, state.c), flat
 + (state.c, state.h), flat
 
-kernels: both directions forward in the reference
+scan: both directions forward in the reference
 - scan(cell, w, x, before, lengths, reverse=i == 1)
 + scan(cell, w, x, before, lengths)
 
-kernels: directions change places in the reference
-- torch.cat(outputs, dim
-+ torch.cat(outputs[::-1], dim
+scan: directions change places in the reference
+- else torch.cat(outputs, dim=-1), joined
++ else torch.cat(outputs[::-1], dim=-1), joined
 
-kernels: relu for tanh
+torch: relu for tanh
 - if cell.activation == "tanh"
 + if cell.activation == "relu"
 
-kernels: padding sent to the fused path
+dispatch: padding sent to the fused path
 - steps > 0 and not padded and
 + steps > 0 and
 
-kernels: reset before sent to the fused path
+torch: reset before sent to the fused path
 - return cell.reset_after
 + return True
 
-kernels: derived cells taken for their parent
+torch: derived cells taken for their parent
 - return type(cell) is LSTMCell
 + return isinstance(cell, LSTMCell)
 
-kernels: derived cells sent to the core
-- if type(cell.standard_cell()) not in _STANDARD:
-+ if not isinstance(cell, _STANDARD):
+compiled: derived cells sent to the core
+- if type(cell.standard_cell()) not in STANDARD:
++ if not isinstance(cell, STANDARD):
 
-kernels: every RNN of the core is one of tanh
+compiled: every RNN of the core is one of tanh
 - 0, list(ACTIVATIONS).index(cell.activation)
 + 0, 0
 
-kernels: the GRUs of the core change places
+compiled: the GRUs of the core change places
 - kind = 2 if cast(
 + kind = 2 if not cast(
 
-kernels: autocast reaches the core
+compiled: autocast reaches the core
 - if torch.is_autocast_enabled("cpu"):
 + if False:
 
-kernels: transforms reach the core
+compiled: transforms reach the core
 - return torch._C._are_functorch_transforms_active() or
 + return
 
-kernels: dual numbers reach the core
+compiled: dual numbers reach the core
 - or forward_ad._current_level >= 0
 + or False
 
-kernels: lines are used twice
+compiled: the workspace is used twice
 - if ctx.used_up:
 + if False:
 
-kernels: gradients of gradients are constants
-- if torch.is_grad_enabled() or _is_transformed() or
-+ if _is_transformed() or
+compiled: gradients of gradients are constants
+- if torch.is_grad_enabled() or is_transformed() or
++ if is_transformed() or
 
-kernels: batched gradients reach the core
+compiled: batched gradients reach the core
 - or any(map(_is_batched, gradients)):
 + or False:
 
-kernels: gradients of h0 and c0 swapped
+compiled: gradients of h0 and c0 swapped
 - return [dx, dh0, dc0, *dweights]
 + return [dx, dc0, dh0, *dweights]
 
-kernels: second direction lost in graphs
-- if flat[len(_WEIGHTS)] is None else flat
-+ if True else flat
+compiled: second direction lost in graphs
+-     for i in range(0, len(weights), n):
++     for i in range(0, n, n):
 
-kernels: shapes of one direction in graphs
-- D = 1 if w5 is None else 2
-+ D = 1
+compiled: shapes of one direction in graphs
+- kept: Tensor | None = x.new_empty(directions, T, B, workspace_size)
++ kept: Tensor | None = x.new_empty(1, T, B, workspace_size)
 
-kernels: the operator uses up what it was lent
-- else kept.clone(),
-+ else kept,
+compiled: the operator uses up what it was lent
+- kept.clone() if not checkpoint_every else kept
++ kept
 
-kernels: gradient of c lost in graphs
-- dc = gradients[2] if ctx.shape[0] == 1 else None
-+ dc = None
+compiled: gradient of c lost in graphs
+- dc if ctx.cell[0][0] == 1 else None, needs,
++ None, needs,
 
 layers: second direction has the weights of the first
 - weights = [self.weights_of(layer * D + direction) for
@@ -319,19 +330,19 @@ layers: states of layers change places
 - states[layer],
 + states[-1 - layer],
 
-kernels: segments of the backward direction read forward
+scan: segments of the backward direction read forward
 - steps = reverse_rows(x, lengths) if i == 1 else x
 + steps = x
 
-kernels: every segment has the lengths of the first
+scan: every segment has the lengths of the first
 - lengths - t * checkpoint_every
 + lengths
 
-kernels: every segment starts from the first state
-- given = (part, last) if
-+ given = (part, None) if
+scan: every segment starts from the first state
+- [w], part, last, left, use
++ [w], part, None, left, use
 
-kernels: one checkpoint too many
+compiled: one checkpoint too many
 - return x.new_empty(D, max(T - 1, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
 + return x.new_empty(D, max(T, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
 
@@ -379,15 +390,15 @@ layers: weight dropout cuts the gradient
 - dropout(w["weight_hh"],
 + dropout(w["weight_hh"].detach(),
 
-layers: own dropout lost on the fused path
+dropin: own dropout lost on the fused path
 - and not (self.training and drops)
 + and True
 
-layers: one activation for all layers on the fused path
-- len({_mode(cell) for cell in self.cells}) == 1
+dropin: one activation for all layers on the fused path
+- len({mode_of(cell) for cell in self.cells}) == 1
 + True
 
-layers: lengths lost on the fused path
+dropin: lengths lost on the fused path
 - whole = lengths is None and self._runs_whole()
 + whole = self._runs_whole()
 
@@ -396,7 +407,7 @@ layers: a step forgets the state
 + y, hx = self(x_t.unsqueeze(time_axis))
 
 layers: identical layers told for ever
-- self._twins_sought = True
+- self._identity_checked = True
 + pass
 
 outputs: padding counts
@@ -431,13 +442,37 @@ arrangements: padding draws attention
 - weights = weights.masked_fill(~counts & counts.any(1, keepdim=True), -torch.inf)
 + pass
 
-arrangements: the state of the first layer stands for the sequence
-- last[-directions:]
-+ last[:directions]
+layers: the state of the first layer stands for the last
+- return h[-self._directions :]
++ return h[: self._directions]
 
-arrangements: the first layer of several stands for the sequence
-- else after[-1]
-+ else after[0]
+layers: the first state of several stands for the last
+- else [*hx][-1]
++ else [*hx][0]
+
+layers: an observer is told of the first layer alone
+- observer(self, layer, LayerCall(*call))
++ observer(self, 0, LayerCall(*call))
+
+dropin: an observed stack is run whole
+- or observer_now() is not None
++ or False
+
+standard: the state of an LSTM is made of c and h
+- return super().__new__(cls, h, c)
++ return super().__new__(cls, c, h)
+
+cells/base: a state is no pickle of tensors
+- torch.serialization.add_safe_globals([cls])
++ pass
+
+cells/base: a state cannot be stored in a graph
+- _pytree._register_namedtuple(cls, serialized_type_name=f"ostinato.{cls.__name__}")
++ pass
+
+compiled: a projection is lost in graphs
+- has_bias, is_projected = n > 3, n % 2 == 1
++ has_bias, is_projected = n > 3, False
 
 arrangements: a stream's mean forgets how many steps there were
 - weight = memory.weight + 1
@@ -536,8 +571,8 @@ seq2seq EncoderDecoder: labels are not smoothed
 + loss = loss + 0 * even
 
 layers: rows of a state keep their order
-- return _each_tensor(lambda t: t[:, index], state)
-+ return _each_tensor(lambda t: t[:, : len(index)], state)
+- return None if state is None else state[:, index]
++ return None if state is None else state[:, : len(index)]
 
 decoding: the state does not follow the hypotheses
 - state = state.rows(index)

@@ -15,8 +15,8 @@ from layer_cases import KINDS
 
 from ostinato import _core
 from ostinato.errors import ShapeError
+from ostinato.recurrence.backends.compiled import shape_of
 from ostinato.recurrence.cells import LSTMCell
-from ostinato.recurrence.kernels import shape_of
 
 TESTS = Path(__file__).parent
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -28,20 +28,20 @@ MALFORMED = 2000
 class Call:
     """A sound call of the core's `forward` or `backward`; its arguments by name."""
 
-    def __init__(self, dice, backward=None, T=None, B=None):
-        self.backward = dice.random() < 0.6 if backward is None else backward
-        make, options = KINDS[dice.choice(list(KINDS))]
-        I, H = dice.randint(1, 20), dice.randint(1, 20)
+    def __init__(self, rng, backward=None, T=None, B=None):
+        self.backward = rng.random() < 0.6 if backward is None else backward
+        make, options = KINDS[rng.choice(list(KINDS))]
+        I, H = rng.randint(1, 20), rng.randint(1, 20)
         if "proj_size" in options:
             H += 1
-            options = {"proj_size": dice.randint(1, H - 1)}
-        cell = make(I, H, bias=dice.random() < 0.7, **options)
+            options = {"proj_size": rng.randint(1, H - 1)}
+        cell = make(I, H, bias=rng.random() < 0.7, **options)
         self.cell, self.lstm = cell, make is LSTMCell
         self.projects = bool(getattr(cell, "proj_size", 0))
-        T = dice.randint(1, 4) if T is None else T
-        B = dice.randint(1, 4) if B is None else B
-        D, P = dice.choice([1, 2]), cell.output_size
-        self.dtype = dtype = dice.choice([torch.float32, torch.float64])
+        T = rng.randint(1, 4) if T is None else T
+        B = rng.randint(1, 4) if B is None else B
+        D, P = rng.choice([1, 2]), cell.output_size
+        self.dtype = dtype = rng.choice([torch.float32, torch.float64])
         shape = shape_of(cell)
         length = _core.line_length(shape, dtype == torch.float64)
         self.D = D
@@ -54,11 +54,11 @@ class Call:
 
         w = cell.weight_shapes()
         weights = [numbers(*w[n]) if n in w else None for n in WEIGHTS] * D
-        self.tokens = not self.backward and dice.random() < 0.15
+        self.tokens = not self.backward and rng.random() < 0.15
         a = self.arguments = {"shape": shape, "x": numbers(T, B, I), "lengths": None}
-        if dice.random() < 0.5:
-            a["lengths"] = torch.tensor([dice.randint(0, T) for _ in range(B)], dtype=torch.int64)
-        given = dice.random() < 0.7
+        if rng.random() < 0.5:
+            a["lengths"] = torch.tensor([rng.randint(0, T) for _ in range(B)], dtype=torch.int64)
+        given = rng.random() < 0.7
         a["h0"] = numbers(D, B, P) if given else None
         a["c0"] = numbers(D, B, H) if given and self.lstm else None
         a["weights"] = tuple(weights)
@@ -66,10 +66,10 @@ class Call:
         ends = {"h_n": place(D, B, P), "c_n": place(D, B, H) if self.lstm else None}
         ends["lines"] = place(D, T, B, length)
         a.update(ends)
-        a["threads"] = dice.randint(1, 3)
+        a["threads"] = rng.randint(1, 3)
         if self.tokens:
             a["x"] = numbers(5, I)
-            numbers_of_rows = [dice.randint(0, 4) for _ in range(T * B)]
+            numbers_of_rows = [rng.randint(0, 4) for _ in range(T * B)]
             a["tokens"] = torch.tensor(numbers_of_rows, dtype=torch.int64).reshape(T, B)
         if self.backward:
             _core.forward(**a)
@@ -117,7 +117,7 @@ class Call:
 SEQUENCES = {"x", "y", "dy", "dx"}
 
 
-def wrong_kind(dice, name, tensor, optional):
+def wrong_kind(rng, name, tensor, optional):
     """Something that is no tensor of numbers in memory."""
     kinds = [3, 2.5, "a tensor", [1.0, 2.0], (), {}, object(), tensor.numpy(), tensor.tolist()]
     kinds += [torch.float32, True, b"", np.float64(2), type(tensor), lambda: tensor]
@@ -130,18 +130,18 @@ def wrong_kind(dice, name, tensor, optional):
         kinds.append(tensor.to_sparse_csr())
     if not optional:
         kinds.append(None)
-    return dice.choice(kinds)
+    return rng.choice(kinds)
 
 
-def wrong_type(dice, name, tensor, optional):
+def wrong_type(rng, name, tensor, optional):
     types = [torch.float16, torch.bfloat16, torch.complex64, torch.int32, torch.bool, torch.uint8]
     types += [torch.int64 if tensor.is_floating_point() else torch.float64]
     if tensor.is_floating_point() and name != "x":  # x says what all the others have to be
         types.append(torch.float64 if tensor.dtype == torch.float32 else torch.float32)
-    return tensor.to(dice.choice(types))
+    return tensor.to(rng.choice(types))
 
 
-def wrong_shape(dice, name, tensor, optional):
+def wrong_shape(rng, name, tensor, optional):
     size = list(tensor.shape)
     # x says what T and B are; tokens do, and a table what the number of its rows is.
     first = {"x": len(size) - 1, "tokens": len(size)}.get(name, 0)
@@ -151,12 +151,12 @@ def wrong_shape(dice, name, tensor, optional):
         ways = ["flat", "axis more"]
     if axes:
         ways += ["longer", "shorter"]
-    way = dice.choice(ways)
+    way = rng.choice(ways)
     if way == "flat":
         return tensor.reshape(-1) if tensor.dim() != 1 else tensor.reshape(-1, 1)
     if way == "axis more":
-        return tensor.unsqueeze(dice.randint(0, len(size)))
-    axis = dice.choice(axes)
+        return tensor.unsqueeze(rng.randint(0, len(size)))
+    axis = rng.choice(axes)
     if way == "huge":  # sizes whose product is past every integer, and no memory for any of it
         size[axis] = 2**40
         if size[axis] * max(1, tensor.numel()) > 2**62:
@@ -166,7 +166,7 @@ def wrong_shape(dice, name, tensor, optional):
     return tensor.new_zeros(size)
 
 
-def wrong_strides(dice, name, tensor, optional):
+def wrong_strides(rng, name, tensor, optional):
     """Sound numbers and shape in a layout that cannot be taken; None where every one can."""
     layouts = []
     if name in SEQUENCES and tensor.dim() == 3:
@@ -185,7 +185,7 @@ def wrong_strides(dice, name, tensor, optional):
                 layouts.append(tensor.new_zeros(T * B * n).as_strided((T, B, n), (B * n, n - 1, 1)))
             if T > 1 and B > 1:
                 layouts.append(tensor.new_zeros(T * B * n).as_strided((T, B, n), (n, n, 1)))
-        return dice.choice(layouts) if layouts else None
+        return rng.choice(layouts) if layouts else None
     if name == "tokens":
         return None
     for axis in range(tensor.dim()):
@@ -196,14 +196,14 @@ def wrong_strides(dice, name, tensor, optional):
             layouts.append(tensor.movedim(axis, 0).clone(memory_format=torch.contiguous_format))
             layouts[-1] = layouts[-1].movedim(0, axis)
     layouts = [each for each in layouts if not each.is_contiguous()]
-    return dice.choice(layouts) if layouts else None
+    return rng.choice(layouts) if layouts else None
 
 
-def wrong_tensor(dice, call):
+def wrong_tensor(rng, call):
     """A place, what is put there, and the name that the error has to begin with."""
-    name, tensor, change, optional = dice.choice(list(call.slots()))
-    break_it = dice.choice([wrong_kind, wrong_type, wrong_shape, wrong_strides])
-    new = break_it(dice, name, tensor, optional)
+    name, tensor, change, optional = rng.choice(list(call.slots()))
+    break_it = rng.choice([wrong_kind, wrong_type, wrong_shape, wrong_strides])
+    new = break_it(rng, name, tensor, optional)
     if new is None and (optional or break_it is not wrong_kind):
         return None
     if name == "y" and call.backward and break_it is wrong_strides and new.stride(2) == 1:
@@ -211,72 +211,72 @@ def wrong_tensor(dice, call):
     return change(new), (name,)
 
 
-def wrong_lengths(dice, call):
+def wrong_lengths(rng, call):
     T, B = (call.arguments["tokens" if call.tokens else "x"]).shape[:2]
-    sound = [dice.randint(0, T) for _ in range(B)]
-    sound[dice.randrange(B)] = dice.choice([-1, T + 1, -(2**63), 2**63 - 1, 2**40, -T - 1])
+    sound = [rng.randint(0, T) for _ in range(B)]
+    sound[rng.randrange(B)] = rng.choice([-1, T + 1, -(2**63), 2**63 - 1, 2**40, -T - 1])
     return {"lengths": torch.tensor(sound, dtype=torch.int64)}, ("lengths",)
 
 
-def wrong_threads(dice, call):
+def wrong_threads(rng, call):
     values = [0, -1, 2**15 + 1, 2**31, 2**63, -(2**200), 1.0, True, None, "2", [2], np.int64(2)]
-    return {"threads": dice.choice([*values, torch.tensor(2)])}, ("threads",)
+    return {"threads": rng.choice([*values, torch.tensor(2)])}, ("threads",)
 
 
-def wrong_sizes(dice, call):
+def wrong_sizes(rng, call):
     sizes = list(call.arguments["shape"])
-    k = dice.randrange(5)
+    k = rng.randrange(5)
     wrong = [-1, 2**31 + 1, 2**64, 1.0, None, "3", True, torch.tensor(3), (3,)]
     wrong += [4, 17] if k < 2 else [0]
     if k == 4:
         wrong.append(sizes[3] + 1)
-    sizes[k] = dice.choice(wrong)
+    sizes[k] = rng.choice(wrong)
     name = "shape." + ["cell", "activation", "I", "H", "P"][k]
-    whole = dice.random()
+    whole = rng.random()
     if whole < 0.2:
-        sizes = call.arguments["shape"][: dice.randrange(5)]
-        return {"shape": dice.choice([sizes, (*call.arguments["shape"], 1)])}, ("shape",)
+        sizes = call.arguments["shape"][: rng.randrange(5)]
+        return {"shape": rng.choice([sizes, (*call.arguments["shape"], 1)])}, ("shape",)
     if whole < 0.4:
-        return {"shape": dice.choice([sizes, None, 5, "shape", set(), torch.Size])}, ("shape",)
+        return {"shape": rng.choice([sizes, None, 5, "shape", set(), torch.Size])}, ("shape",)
     return {"shape": tuple(sizes)}, (name,)
 
 
-def other_sizes(dice, call):
+def other_sizes(rng, call):
     """Sizes that are sound and not those of the tensors."""
     sizes = list(call.arguments["shape"])
-    k = dice.choice([2, 3])
-    more = dice.choice([1, 3, 2**20, 2**30])
+    k = rng.choice([2, 3])
+    more = rng.choice([1, 3, 2**20, 2**30])
     sizes[k] += more
     if k == 3 and not call.projects:
         sizes[4] = sizes[3]
     return {"shape": tuple(sizes)}, None
 
 
-def wrong_tuples(dice, call):
-    name = dice.choice(["weights", "dweights"] if call.backward else ["weights"])
+def wrong_tuples(rng, call):
+    name = rng.choice(["weights", "dweights"] if call.backward else ["weights"])
     value = call.arguments[name]
     other = list(value), dict(enumerate(value)), None, 5, value[0], iter(value), "weights"
     sizes = value[:4], (*value, None), value[:1], (), (*value, *value, *value)
     if name == "dweights":
         sizes = (*sizes, value * 2 if call.D == 1 else value[:5])
-    return {name: dice.choice([*other, *sizes])}, (name,)
+    return {name: rng.choice([*other, *sizes])}, (name,)
 
 
-def wrong_lines(dice, call):
+def wrong_lines(rng, call):
     lines = call.arguments["lines"]
     room = torch.zeros(lines.numel() + 64, dtype=lines.dtype)
     start = -room.data_ptr() // lines.element_size() % (64 // lines.element_size())
-    start += dice.choice([1, 2, 3, 5, 7])
+    start += rng.choice([1, 2, 3, 5, 7])
     moved = room[start : start + lines.numel()].view(lines.shape)
     assert moved.data_ptr() % 64
     return {"lines": moved}, ("lines",)
 
 
-def wrong_tokens(dice, call):
+def wrong_tokens(rng, call):
     if not call.tokens:
         return None
     tokens = call.arguments["tokens"].clone()
-    tokens.view(-1)[dice.randrange(tokens.numel())] = dice.choice([-1, 5, 2**40, -(2**63)])
+    tokens.view(-1)[rng.randrange(tokens.numel())] = rng.choice([-1, 5, 2**40, -(2**63)])
     return {"tokens": tokens}, ("tokens",)
 
 
@@ -294,11 +294,11 @@ ARGUMENTS = {
 
 def refuse(seed):
     """Make the malformed call of this number, and see that it is refused as it should be."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     torch.manual_seed(seed)
-    call, wrong = Call(dice), None
+    call, wrong = Call(rng), None
     while wrong is None:
-        wrong = dice.choice(WAYS)(dice, call)
+        wrong = rng.choice(WAYS)(rng, call)
     changed, names = wrong
     before = call.bits()
     try:
@@ -350,11 +350,11 @@ def test_the_malformed_calls_are_of_every_kind():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in range(MALFORMED):
-            dice = random.Random(seed)
+            rng = random.Random(seed)
             torch.manual_seed(seed)
-            call, wrong = Call(dice), None
+            call, wrong = Call(rng), None
             while wrong is None:
-                wrong = dice.choice(WAYS)(dice, call)
+                wrong = rng.choice(WAYS)(rng, call)
             for name in wrong[1] or ["sizes"]:
                 met[name] = met.get(name, 0) + 1
     kinds = ARGUMENTS | {"threads", "shape", "sizes"}

@@ -1,8 +1,10 @@
 """A cell is its equations: step, gates, sizes, initialisation."""
 
+import io
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from tolerances import assert_same
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import (
     Cell,
+    CellName,
     CoupledLSTMCell,
     GRUCell,
     GRUState,
@@ -38,6 +41,7 @@ from ostinato.recurrence.cells import (
     RNNCell,
     RNNState,
     ZoneoutCell,
+    cell_named,
 )
 
 EACH = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -48,7 +52,9 @@ EVERY = pytest.mark.parametrize(
     "cell", (CELLS | BIASLESS | VARIANTS).values(), ids=CELLS | BIASLESS | VARIANTS
 )
 GATED = pytest.mark.parametrize(
-    "cell", [cell for cell in CELLS.values() if hasattr(cell, "gates")], ids=lambda cell: str(cell)
+    "cell",
+    [cell for cell in CELLS.values() if cell.gates_type is not None],
+    ids=str,
 )
 
 
@@ -131,6 +137,40 @@ def test_the_names_of_the_states():
     assert RNNState._fields == GRUState._fields == ("h",)
     assert LSTMState._fields == ("h", "c")
     assert LSTMCell(I, H, proj_size=P).state_sizes == (P, H)
+
+
+@EVERY
+def test_a_saved_state_is_loaded_as_what_it_is_where_only_tensors_are(cell):
+    state = cell.state_type(*(random(2, size, seed=size) for size in cell.state_sizes))
+    file = io.BytesIO()
+    torch.save({"state": state}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["state"]
+    assert type(loaded) is type(state)
+    assert all(map(torch.equal, loaded, state))
+
+
+def test_the_state_of_an_lstm_is_made_of_two_tensors_or_of_one_iterable():
+    h, c = random(2, H, seed=1), random(2, H, seed=2)
+    for state in (
+        LSTMState(h, c),
+        LSTMState([h, c]),
+        LSTMState(t for t in (h, c)),
+        LSTMState(h, c=c),
+    ):
+        assert state.h is h
+        assert state.c is c
+    assert type(state._replace(c=h)) is LSTMState
+    for wrong in ([h], [h, c, h]):
+        with pytest.raises(ValueError, match="values to unpack"):
+            LSTMState(wrong)
+
+
+def test_every_name_is_that_of_one_cell():
+    cells = [make(I, H, **options) for make, options in map(cell_named, get_args(CellName))]
+    assert len(set(cells)) == len(cells) == 13
+    with pytest.raises(OstinatoError, match="cell='elman'; expected one of lstm, gru"):
+        cell_named("elman")
 
 
 @EACH_AND_BIASLESS

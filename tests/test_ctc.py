@@ -12,7 +12,7 @@ from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.networks.ctc import CTC
-from ostinato.recurrence.layers import GRU
+from ostinato.recurrence.dropin import GRU
 
 V, I = 2, 3
 

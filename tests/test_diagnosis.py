@@ -13,7 +13,7 @@ from ostinato.insight import Remedy, Thresholds, write_report
 from ostinato.insight.diagnosis import oscillation
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, LSTM, RNN
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
 
 T, B = 60, 16
 

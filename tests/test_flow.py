@@ -16,7 +16,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.networks.tracing import recording
 from ostinato.recurrence.cells import ZoneoutCell
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.scan import scan
 
 T, B, I, H = 6, 3, 2, 4
@@ -126,7 +127,30 @@ def test_recording_changes_no_bit_and_leaves_no_trace(make, lengths):
         theirs = before[1] if hasattr(last, "h") else [before[1]]
         assert all(map(torch.equal, last if hasattr(last, "h") else [last], theirs))
     assert len(tracks) == 4
-    assert "run_layer" not in vars(layer)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_layers_of_torch_are_recorded_with_the_same_dropout_and_stay_as_they_are(training):
+    torch.manual_seed(0)
+    layer = torch.nn.LSTM(3, 5, 2, batch_first=True, dropout=0.5).train(training)
+    x = random(B, T, 3, seed=3, dtype=torch.float32)
+
+    def run(*hx):
+        torch.manual_seed(7)
+        y, (h, c) = layer(x, *hx)
+        return y, h, c, torch.rand(1)
+
+    before, attributes = run(), set(vars(layer))
+    with recording(layer) as tracks:
+        during = run()
+        assert len(tracks) == 2
+        torch.testing.assert_close(run(before[1:3]), run(during[1:3]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(during, before, rtol=1e-5, atol=1e-6)
+    assert torch.equal(during[3], before[3])
+    assert all(map(torch.equal, run(), before))
+    assert set(vars(layer)) == attributes
+    assert not layer._forward_hooks
+    assert not layer._forward_pre_hooks
 
 
 def test_a_model_that_is_looked_at_stays_as_it_is():

@@ -7,7 +7,7 @@ from laws import random
 from tolerances import assert_same
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.layers import GRU, LSTM
+from ostinato.recurrence.dropin import GRU, LSTM
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
 from ostinato.tasks.forecasting.network import (
     STEP_FEATURES,

@@ -10,7 +10,7 @@ from ostinato.errors import OstinatoError
 from ostinato.insight import gates, inside_quotes, labels_of, overlay, position_in_line
 from ostinato.networks.arrangements import ManyToMany
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, LSTM, RNN
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.scan import trace
 
 

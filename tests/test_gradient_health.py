@@ -14,7 +14,7 @@ from ostinato.data.batches import SequenceBatch
 from ostinato.insight import gradient_flow
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, LSTM, RNN
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.training import health as training_health
 from ostinato.training.callbacks import Callback
 from ostinato.training.health import GradientHealth, _few

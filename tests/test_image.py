@@ -4,7 +4,7 @@ import torch
 
 from ostinato.networks.image import ImageEncoder
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder
-from ostinato.recurrence.layers import GRU
+from ostinato.recurrence.dropin import GRU
 
 V, B, W, H = 7, 3, 4, 6
 

@@ -28,7 +28,7 @@ from ostinato.insight import (
 )
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, LSTM, RNN
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
 
 
 @pytest.fixture

@@ -42,9 +42,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ostinato import GRU, LSTM, RNN, _core, backend
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence import kernels
+from ostinato.recurrence.backends import choose, compiled, run, use_backend
 from ostinato.recurrence.cells import GRUCell, LSTMCell, RNNCell
-from ostinato.recurrence.kernels import choose, run, use_backend
 from ostinato.recurrence.scan import scan
 
 TESTS = Path(__file__).parent
@@ -120,7 +119,7 @@ def test_a_path_equals_scan_in_each_direction(cell, lengths, directions, path):
 def test_the_core_serves_the_variants_that_are_a_standard_cell_with_tied_weights(name):
     cell = VARIANTS[name]
     assert choose(cell, torch.zeros(1)) == ("compiled" if name in TIED else "reference")
-    lacks = kernels.compiled_lacks((cell,), torch.zeros(1))
+    lacks = compiled.lacks((cell,), torch.zeros(1))
     assert lacks == ("" if name in TIED else "it has no equations for this cell")
 
 
@@ -278,7 +277,7 @@ import os
 import torch
 from test_kernels import SHARED, call, shared
 from ostinato.recurrence.cells import GRUCell
-from ostinato.recurrence.kernels import run
+from ostinato.recurrence.backends import run
 
 def new_threads(case, n):
     torch.set_num_threads(n)
@@ -1017,25 +1016,24 @@ def test_a_layer_is_exported_with_any_steps_and_rows(with_lengths, strict):
 
 def operator_arguments(cell, directions, lengths, requires_grad, checkpoint_every):
     case = call(cell, directions, lengths, torch.float32)
-    flat = [w.get(name) for w in case.weights for name in kernels._WEIGHTS]
-    flat += [None] * (10 - len(flat))
-    c0 = getattr(case.state, "c", None)
-    tensors = [
-        None if t is None else t.detach().requires_grad_(requires_grad)
-        for t in (case.x, case.state.h, c0, *flat)
+    x, h0, *weights = [
+        t.detach().requires_grad_(requires_grad)
+        for t in (case.x, case.state.h, *(t for w in case.weights for t in w.values()))
     ]
-    shape = kernels.shape_of(cell)
-    line_length = _core.line_length(shape, False)
-    return (tensors[0], lengths, *tensors[1:], [*shape, line_length, checkpoint_every])
+    c0 = case.state.c.detach().requires_grad_(requires_grad) if case.state[1:] else None
+    shape = compiled.shape_of(cell)
+    workspace = _core.line_length(shape, False)
+    return x, lengths, h0, c0, weights, list(shape), directions, workspace, checkpoint_every
 
 
 @LENGTHS
 @DIRECTIONS
-@EACH_CELL
-@pytest.mark.parametrize("every", [0, 2], ids=["lines", "checkpoints"])
+@pytest.mark.parametrize("cell", (CELLS | BIASLESS).values(), ids=CELLS | BIASLESS)
+@pytest.mark.parametrize("every", [0, 2], ids=["workspace", "checkpoints"])
 def test_the_operators_keep_their_contract_with_pytorch(cell, directions, lengths, every):
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    # Lines have gaps that nobody writes, and so has c past a row's end: there no two calls agree.
+    # The workspace has gaps that are never written, and so has c past a row's end: there two calls
+    # differ.
     if (lengths is None) == (every > 0):
         checks.append("test_aot_dispatch_dynamic")
     arguments = operator_arguments(cell, directions, lengths, True, every)
@@ -1043,10 +1041,11 @@ def test_the_operators_keep_their_contract_with_pytorch(cell, directions, length
     arguments = operator_arguments(cell, directions, lengths, False, every)
     y, h, c, kept = torch.ops.ostinato.layer.default(*arguments)
     dc = torch.randn(c.shape) if isinstance(cell, LSTMCell) else None
-    needs = [k % 3 != 1 for k in range(3 + 10)]
+    *given, _, _ = arguments
+    needs = [k % 3 != 1 for k in range(3 + len(given[4]))]
+    gradients = torch.randn(y.shape), torch.randn(h.shape), dc
     torch.library.opcheck(
-        torch.ops.ostinato.layer_gradients.default,
-        (*arguments, y, kept, torch.randn(y.shape), torch.randn(h.shape), dc, needs),
+        torch.ops.ostinato.layer_gradients.default, (*given, every, y, kept, *gradients, needs)
     )
 
 

@@ -26,7 +26,7 @@ RANKS = {
 }
 # `import ostinato` is for what stands above everything that the package offers by name.
 ROOT = 7.5
-RECURRENCE = ["cells", "scan", "kernels", "layers", "streams"]
+RECURRENCE = ["cells", "scan", "backends", "layers", "dropin", "streams"]
 # What all tasks may import; every other module of `tasks` is one of them.
 SHARED_BY_TASKS = {
     "base", "corpora", "estimators", "networks", "registry", "sequences", "targets", "writing",
@@ -135,8 +135,8 @@ GOOD = {
     "ostinato.errors": "import math",
     "ostinato.recurrence.": "from ostinato.recurrence.layers import LSTM",
     "ostinato.recurrence.cells": "from ostinato.errors import OstinatoError",
-    "ostinato.recurrence.kernels": "from ostinato import _core\nfrom .cells import LSTMCell",
-    "ostinato.recurrence.layers": "from ostinato.recurrence import cells, kernels",
+    "ostinato.recurrence.backends": "from ostinato import _core\nfrom .cells import LSTMCell",
+    "ostinato.recurrence.layers": "from ostinato.recurrence import backends, cells",
     "ostinato.networks.": "",
     "ostinato.networks.attention": "",
     "ostinato.networks.seq2seq": "from .attention import Attention\nfrom ..recurrence import scan",
@@ -190,7 +190,7 @@ def test_a_good_package_has_no_violations():
         ("networks.attention", "from .seq2seq import Decoder", "a circle"),
         ("networks.attention", "from ostinato.data.batches import B", "is not below it"),
         ("recurrence.cells", "from .layers import LSTM", "is not below it"),
-        ("recurrence.cells", "from ostinato.recurrence import kernels", "is not below it"),
+        ("recurrence.cells", "from ostinato.recurrence import backends", "is not below it"),
         ("recurrence.layers", "from .helpers import x", "the order within recurrence"),
         ("recurrence.helpers", "from .cells import x", "the order within recurrence"),
         ("recurrence.cells", "import ostinato.utils", "utils has no rank"),

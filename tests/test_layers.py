@@ -1,8 +1,12 @@
 """Layers: what `torch.nn` computes, then depth, direction, lengths and dropout over any cell."""
 
 import copy
+import inspect
+import io
 import pickle
 import re
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 
@@ -15,17 +19,25 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.backends import run, use_backend
 from ostinato.recurrence.cells import (
     Cell,
     GRUCell,
     GRUState,
+    HigherOrderCell,
     LSTMCell,
     LSTMState,
     RNNCell,
     RNNState,
 )
-from ostinato.recurrence.kernels import use_backend
-from ostinato.recurrence.layers import GRU, LSTM, RNN, IdenticalLayersWarning, Recurrent, backend
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import (
+    IdenticalLayersWarning,
+    Options,
+    Recurrent,
+    backend,
+    observing,
+)
 from ostinato.recurrence.scan import scan
 from ostinato.recurrence.streams import Stream
 
@@ -67,7 +79,7 @@ def hidden(layer, rows=B, seed=5):
         return random(count, *batch, size, seed=seed).requires_grad_()
 
     h = leaf(layer.proj_size or layer.hidden_size, seed)
-    return (h, leaf(layer.hidden_size, seed + 1)) if isinstance(layer, nn.LSTM) else h
+    return (h, leaf(layer.hidden_size, seed + 1)) if isinstance(layer, nn.LSTM | LSTM) else h
 
 
 def values_and_gradients(layer, call, x, hx):
@@ -75,7 +87,7 @@ def values_and_gradients(layer, call, x, hx):
     return with_gradients(call(layer, x, hx), [x, *leaves(hx), *layer.parameters()])
 
 
-def assert_twins(kind, call, x, path, rows=B, **more):
+def assert_as_torch(kind, call, x, path, rows=B, **more):
     ours, theirs = pair(kind, **more)
     hx = hidden(theirs, rows)
     with use_backend(path):
@@ -98,7 +110,7 @@ def data(*shape, seed=7):
 @KIND
 def test_the_same_values_and_gradients(kind, num_layers, bidirectional, bias, path):
     more = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias}
-    assert_twins(kind, lambda layer, x, hx: layer(x, hx), data(T, B, I), path, **more)
+    assert_as_torch(kind, lambda layer, x, hx: layer(x, hx), data(T, B, I), path, **more)
 
 
 @PROJECTED
@@ -110,8 +122,8 @@ def test_the_same_layouts(kind, batch_first, bidirectional, path):
     more = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
     call = lambda layer, x, hx: layer(x, hx)  # noqa: E731
     batch = data(B, T, I) if batch_first else data(T, B, I)
-    assert_twins(kind, call, batch, path, **more)
-    assert_twins(kind, call, data(T, I), path, rows=None, **more)
+    assert_as_torch(kind, call, batch, path, **more)
+    assert_as_torch(kind, call, data(T, I), path, rows=None, **more)
 
 
 @BACKEND
@@ -129,7 +141,7 @@ def test_the_same_for_packed_sequences(kind, order, batch_first, bidirectional, 
 
     more = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
     x = data(B, T, I) if batch_first else data(T, B, I)
-    assert_twins(kind, call, x, path, **more)
+    assert_as_torch(kind, call, x, path, **more)
 
 
 @BACKEND
@@ -141,7 +153,7 @@ def test_the_same_for_sequences_packed_in_order(kind, path):
         assert y.unsorted_indices is None
         return y.data, hx
 
-    assert_twins(kind, call, data(T, B, I), path, num_layers=2)
+    assert_as_torch(kind, call, data(T, B, I), path, num_layers=2)
 
 
 @BACKEND
@@ -156,7 +168,7 @@ def test_lengths_are_what_packing_is(kind, order, bidirectional, path):
         return pad_packed_sequence(y)[0], hx
 
     more = {"num_layers": 2, "bidirectional": bidirectional}
-    assert_twins(kind, call, data(T, B, I), path, **more)
+    assert_as_torch(kind, call, data(T, B, I), path, **more)
 
 
 @PROJECTED
@@ -212,9 +224,9 @@ def test_the_same_seed_drops_the_same_elements(kind, bidirectional, path):
 
 
 @KIND
-def test_it_is_an_instance_of_torchs_layer_with_its_attributes(kind):
+def test_it_is_an_rnnbase_with_the_attributes_of_torchs_layer(kind):
     ours, theirs = pair(kind, num_layers=2, bidirectional=True, dropout=0.25, batch_first=True)
-    assert isinstance(ours, type(theirs))
+    assert isinstance(ours, nn.RNNBase)
     names = [
         *["mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout"],
         *["bidirectional", "proj_size", "_flat_weights_names", "_all_weights", "training"],
@@ -583,7 +595,7 @@ def transparent(layers=2, size=50, **more):
         for k in range(layers):
             getattr(layer, f"weight_ih_l{k}").copy_(torch.eye(size))
             getattr(layer, f"weight_hh_l{k}").zero_()
-    layer._twins_sought = True  # they are identical on purpose
+    layer._identity_checked = True  # they are identical on purpose
     return layer
 
 
@@ -704,10 +716,10 @@ def test_what_only_we_drop_is_dropped_on_every_path(kind, name, path):
     assert (fast[0] - theirs(x)[0]).abs().max() > 1e-3
 
 
-# Twins.
+# Identical layers.
 
 
-def twins(layer):
+def identical(layer):
     with torch.no_grad():
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             getattr(layer, f"{name}_l2").copy_(getattr(layer, f"{name}_l1"))
@@ -719,7 +731,7 @@ def twins(layer):
     "make", [lambda: LSTM(I, H, 3), lambda: Recurrent(GRUCell(I, H), 3)], ids=["lstm", "recurrent"]
 )
 def test_identical_layers_are_told_once_while_training(make, given):
-    layer, x = twins(make()), torch.randn(T, B, I)
+    layer, x = identical(make()), torch.randn(T, B, I)
     layer.eval()(x, **given)
     layer.train()
     with pytest.warns(IdenticalLayersWarning, match="layers 1 and 2 start from identical") as told:
@@ -728,7 +740,7 @@ def test_identical_layers_are_told_once_while_training(make, given):
     layer(x, **given)  # a second warning would be an error
     layer.reset_parameters()
     layer(x, **given)
-    twins(layer).reset_parameters()
+    identical(layer).reset_parameters()
     layer(x, **given)
 
 
@@ -744,13 +756,13 @@ class Decay(Cell):
         return RNNState(w["decay"] * state.h + x_t)
 
 
-def test_layers_that_differ_are_no_twins():
+def test_layers_that_differ_are_not_reported():
     x = torch.randn(T, B, I)
     LSTM(I, I, 3, bidirectional=True)(x)
     RNN(I, I, 3, nonlinearity="relu", init="identity")(x)
     Recurrent(LSTMCell(I, I), 3, init="orthogonal")(x)
     Recurrent(Decay(I, I), 3)(x)  # nothing to compare
-    almost = twins(LSTM(I, H, 3))
+    almost = identical(LSTM(I, H, 3))
     with torch.no_grad():
         almost.weight_ih_l2[0, 0] += 1e-3
     almost(x)
@@ -926,6 +938,110 @@ def test_a_state_can_be_detached_between_windows():
     y.sum().backward()
     assert not x.grad[:T].any()
     assert x.grad[T:].abs().amax(dim=-1).min() > 0
+
+
+# PyTorch itself stays as it is.
+
+
+def test_an_import_changes_no_setting_of_dynamo_and_does_not_import_it():
+    code = """
+import sys, torch
+import ostinato
+ostinato.LSTM(3, 4), ostinato.Recurrent
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+assert not torch._dynamo.config.allow_rnn
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LSTM(I, H, 2),
+        lambda: GRU(I, H),
+        lambda: Recurrent([LSTMCell(I, 4), GRUCell(4, 5)]),
+        lambda: Recurrent(HigherOrderCell(I, H)),
+    ],
+    ids=["lstm", "gru", "mixed", "higher-order"],
+)
+def test_an_exported_layer_is_saved_with_states_in_and_out(make, strict):
+    layer, x = make(), torch.randn(T, B, I)
+    with torch.no_grad():
+        _, hx = layer(x)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x, hx), strict=strict), file)
+    file.seek(0)
+    y, last = torch.export.load(file).module()(2 * x, hx)
+    expected = layer(2 * x, hx)
+    assert type(last) is type(expected[1])
+    assert_same([y, *leaves(last)], leaves(expected))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("make", [RNN, LSTM, GRU])
+def test_the_signature_shows_every_option(make):
+    parameters = inspect.signature(make).parameters
+    assert set(Options.__annotations__) < set(parameters)
+    shared = inspect.signature(Recurrent).parameters
+    for name in Options.__annotations__:
+        assert parameters[name] == shared[name]
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    keyword_only = [n for n, p in shared.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert keyword_only == list(Options.__annotations__)
+    assert all(f"\n        {name}: " in make.__doc__ for name in ("num_layers", "dtype", "options"))
+
+
+def test_a_layer_can_be_derived_from():
+    class Own(LSTM):
+        """An LSTM of another name."""
+
+        def __init__(self, size, **more):
+            super().__init__(size, size, **more)
+
+    assert Own.__doc__ == "An LSTM of another name."
+    assert list(inspect.signature(Own).parameters) == ["size", "more"]
+    layer = Own(I, init="orthogonal", weight_dropout=0.25)
+    assert (layer.init, layer.weight_dropout) == ("orthogonal", 0.25)
+    assert layer(torch.randn(T, B, I))[0].shape == (T, B, I)
+
+
+@pytest.mark.parametrize("path", ["auto", "torch"])
+@pytest.mark.parametrize("lengths", [None, [T, 2, 0, 3]], ids=["even", "ragged"])
+def test_an_observer_runs_each_layer_of_each_stack(lengths, path):
+    torch.manual_seed(0)
+    stacks = [GRU(I, H, 2, bidirectional=True), Recurrent([LSTMCell(2 * H, 4), RNNCell(4, 5)])]
+    x, seen = torch.randn(T, B, I), []
+
+    def observer(stack, number, call):
+        seen.append((stack, number, call.cell, len(call.weights)))
+        y, state = run(*call)
+        return 2 * y, state
+
+    def outputs(x, factor=1):
+        for stack in stacks:
+            for k, cell in enumerate(stack.cells):
+                alone = Recurrent([cell], bidirectional=stack.bidirectional)
+                for name, weight in stack.named_parameters():
+                    if f"_l{k}" in name:
+                        setattr(alone, name.replace(f"_l{k}", "_l0"), weight)
+                x = factor * alone(x, lengths=lengths)[0]
+        return x
+
+    with use_backend("auto" if lengths else path):
+        with observing(observer):
+            y, _ = stacks[1](stacks[0](x, lengths=lengths)[0], lengths=lengths)
+        assert_same([y], [outputs(x, 2)])
+        assert len(seen) == 4
+        y, _ = stacks[1](stacks[0](x, lengths=lengths)[0], lengths=lengths)
+        assert_same([y], [outputs(x)])
+    assert seen == [
+        (stack, k, cell, 1 + stack.bidirectional)
+        for stack in stacks
+        for k, cell in enumerate(stack.cells)
+    ]
 
 
 # Gates and states of every step

@@ -19,7 +19,7 @@ from torch import nn
 
 from ostinato.data.batches import ContiguousBatches
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.layers import LSTMState
+from ostinato.recurrence.cells import LSTMState
 from ostinato.training import loop
 from ostinato.training.callbacks import Callback
 from ostinato.training.checkpoints import Checkpoints

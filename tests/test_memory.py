@@ -9,7 +9,7 @@ from ostinato.insight import memory
 from ostinato.insight.memory import spread
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.layers import GRU, RNN
+from ostinato.recurrence.dropin import GRU, RNN
 
 
 def delay_line(k, kind="number"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ostinato.errors import DataError
-from ostinato.recurrence.layers import GRU
+from ostinato.recurrence.dropin import GRU
 from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.columns import Columns
 from ostinato.tasks.forecasting.cutoffs import Cutoff

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from layer_cases import KINDS, LayerCase, draw, threads
 
 from ostinato import _core
+from ostinato.recurrence.backends import run, use_backend
 from ostinato.recurrence.cells import RNNCell
-from ostinato.recurrence.kernels import run, use_backend
 
 LAW = settings(max_examples=1000, derandomize=True, deadline=None, database=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -21,7 +21,7 @@ from laws import (
 from tolerances import TOLERANCES, assert_same
 
 from ostinato.recurrence.cells import Cell, RNNCell, RNNState, ZoneoutCell
-from ostinato.recurrence.scan import doubling, mask_of, reverse_rows, scan, stepwise
+from ostinato.recurrence.scan import mask_of, parallel_scan, reverse_rows, scan, sequential_scan
 
 EACH = pytest.mark.parametrize("cell", (CELLS | VARIANTS).values(), ids=CELLS | VARIANTS)
 BOTH_DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -284,7 +284,7 @@ def test_a_parallel_scan_is_the_recurrence_step_by_step(T):
     for t in range(T):
         now = a[t] * now + b[t]
         wanted.append(now)
-    assert_same([stepwise(a, b, h), doubling(a, b, h)], [torch.stack(wanted)] * 2)
+    assert_same([sequential_scan(a, b, h), parallel_scan(a, b, h)], [torch.stack(wanted)] * 2)
 
 
 @pytest.mark.parametrize("name", ["min-gru", "min-lstm"])

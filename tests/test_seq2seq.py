@@ -10,7 +10,7 @@ from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder, VectorEncoder
-from ostinato.recurrence.layers import GRU, LSTM
+from ostinato.recurrence.dropin import GRU, LSTM
 
 V, S, B, W, H = 7, 5, 3, 4, 6
 LENGTHS = torch.tensor([5, 1, 3])

@@ -12,7 +12,8 @@ from laws import COMPILED_VARIANTS, VARIANTS, leaves, random
 from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.streams import SlowQuantizationWarning, Stream
 
 # Most layers here are too small to gain from 8 bits.
@@ -75,16 +76,16 @@ def test_state_is_saved_set_reset_and_forked(name):
     stream.state = state
     assert equal(stream.state, state)
     stream.step(x[0])
-    saved, twin = stream.state, stream.fork()
+    saved, forked = stream.state, stream.fork()
     ours = [stream.step(x_t).clone() for x_t in x[1:4]]
-    theirs = [twin.step(x_t).clone() for x_t in x[1:4]]
+    theirs = [forked.step(x_t).clone() for x_t in x[1:4]]
     assert all(map(torch.equal, ours, theirs))
-    assert equal(twin.state, stream.state)
+    assert equal(forked.state, stream.state)
     stream.state = saved
     assert torch.equal(stream.step(x[1]), ours[0])
-    twin.reset()
-    assert all(not t.any() for t in leaves(twin.state))
-    assert torch.equal(twin.step(x[0]), Stream(layer, 2).step(x[0]))
+    forked.reset()
+    assert all(not t.any() for t in leaves(forked.state))
+    assert torch.equal(forked.step(x[0]), Stream(layer, 2).step(x[0]))
     assert all(t.any() for t in leaves(stream.state)), "a fork has a state of its own"
     stream.state = None
     assert all(not t.any() for t in leaves(stream.state))

@@ -1,4 +1,4 @@
-// Checks the core without Python: against the equations of src/ostinato/recurrence/cells.py, written
+// Checks the core without Python: against the equations of src/ostinato/recurrence/cells/, written
 // here once more in the plainest way, and against its own laws.
 //
 //   check [--cases N] [--seed S] [--first K]            cases K to K + N - 1 that the seed gives

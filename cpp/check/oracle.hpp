@@ -1,4 +1,4 @@
-// The oracle of the check: the equations of src/ostinato/recurrence/cells.py and what the chain rule
+// The oracle of the check: the equations of src/ostinato/recurrence/cells/ and what the chain rule
 // makes of them, in the plainest way, and nothing that the core is made of.
 #pragma once
 

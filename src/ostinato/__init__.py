@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from ostinato.errors import OstinatoError as OstinatoError
     from ostinato.errors import ShapeError as ShapeError
     from ostinato.insight.diagnosis import diagnose as diagnose
-    from ostinato.recurrence.kernels import use_backend as use_backend
-    from ostinato.recurrence.layers import GRU as GRU
-    from ostinato.recurrence.layers import LSTM as LSTM
-    from ostinato.recurrence.layers import RNN as RNN
+    from ostinato.recurrence.backends import use_backend as use_backend
+    from ostinato.recurrence.dropin import GRU as GRU
+    from ostinato.recurrence.dropin import LSTM as LSTM
+    from ostinato.recurrence.dropin import RNN as RNN
     from ostinato.recurrence.layers import Recurrent as Recurrent
     from ostinato.recurrence.layers import backend as backend
     from ostinato.recurrence.streams import Stream as Stream
@@ -50,8 +50,9 @@ _MODULES = ("cells", "insight", "networks")
 _NAMES = {
     "errors": ("DataError", "MissingExtra", "OstinatoError", "ShapeError"),
     "insight.diagnosis": ("diagnose",),
-    "recurrence.kernels": ("use_backend",),
-    "recurrence.layers": ("GRU", "LSTM", "RNN", "Recurrent", "backend"),
+    "recurrence.backends": ("use_backend",),
+    "recurrence.dropin": ("GRU", "LSTM", "RNN"),
+    "recurrence.layers": ("Recurrent", "backend"),
     "recurrence.streams": ("Stream",),
     "training.runs": ("describe",),
 }

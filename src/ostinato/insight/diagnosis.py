@@ -229,7 +229,7 @@ def diagnose(
 
     Example:
         >>> from torch import nn
-        >>> from ostinato.recurrence.layers import RNN
+        >>> from ostinato.recurrence.dropin import RNN
         >>> from ostinato.networks.arrangements import ManyToOne
         >>> from ostinato.networks.outputs import Output
         >>> network = ManyToOne(nn.Identity(), RNN(1, 16, batch_first=True), Output(16, 2))

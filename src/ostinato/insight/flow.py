@@ -161,7 +161,7 @@ def gradient_flow(
 
     Example:
         >>> from torch import nn
-        >>> from ostinato.recurrence.layers import RNN
+        >>> from ostinato.recurrence.dropin import RNN
         >>> from ostinato.networks.arrangements import ManyToOne
         >>> from ostinato.networks.outputs import Output
         >>> recurrent = RNN(1, 8, batch_first=True, init="orthogonal")

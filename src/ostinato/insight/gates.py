@@ -183,7 +183,7 @@ def gates(model: Any, sequence: Any) -> Gates:
 
     Example:
         >>> from torch import nn
-        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.dropin import GRU
         >>> from ostinato.networks.arrangements import ManyToMany
         >>> from ostinato.networks.outputs import Output
         >>> network = ManyToMany(nn.Identity(), GRU(2, 5, batch_first=True), Output(5, 2))

@@ -111,7 +111,7 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
         OstinatoError: if the network is none of `SCORED`.
 
     Example:
-        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.dropin import GRU
         >>> from ostinato.networks.arrangements import ManyToOne
         >>> from ostinato.networks.outputs import Output
         >>> network = ManyToOne(nn.Identity(), GRU(1, 8, batch_first=True), Output(8, 2))

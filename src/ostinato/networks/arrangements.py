@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
@@ -13,22 +13,10 @@ from torch.nn import functional as F
 from ostinato.errors import OstinatoError
 from ostinato.networks.functional import Lengths, drop, running
 from ostinato.networks.outputs import Output, Steps
-from ostinato.recurrence.cells import (
-    Cell,
-    CoupledLSTMCell,
-    GRUCell,
-    IndRNNCell,
-    LayerNormGRUCell,
-    LayerNormLSTMCell,
-    LSTMCell,
-    MGUCell,
-    MinGRUCell,
-    MinLSTMCell,
-    PeepholeLSTMCell,
-    RNNCell,
-    ZoneoutCell,
-)
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Hidden, Recurrent
+from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, RNNCell, ZoneoutCell, cell_named
+from ostinato.recurrence.cells import CellName as CellName
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Hidden, Recurrent
 
 PoolingKind = Literal["last", "mean", "max", "attention"]
 
@@ -237,11 +225,7 @@ class ManyToOne(_Network):
     def _pooled(self, h: Tensor, after: Hidden, lengths: Lengths) -> Tensor:
         """What stands for each sequence, ``(B, H)``."""
         if self.pooling == "last":
-            last = after if hasattr(after, "h") or isinstance(after, Tensor) else after[-1]
-            last = last if isinstance(last, Tensor) else last.h
-            # The states of the last layer: one, or one a direction.
-            directions = 1 + self.recurrent.bidirectional
-            return torch.cat(last[-directions:].unbind(0), dim=-1)
+            return torch.cat(self.recurrent.last_hidden(after).unbind(0), dim=-1)
         if h.shape[1] == 0:
             return h.new_zeros(h.shape[0], h.shape[2])
         counts = None if lengths is None else running(h, lengths)[..., None]  # (B, T, 1)
@@ -353,57 +337,47 @@ def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:
     return not (special or encode.scale_grad_by_freq or hooked)
 
 
-CellName = Literal[
-    "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
-    "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
-]  # fmt: skip
-
-CELLS: dict[CellName, tuple[type[Cell], dict[str, Any]]] = {
-    "lstm": (LSTMCell, {}),
-    "gru": (GRUCell, {}),
-    "gru-reset-before": (GRUCell, {"reset_after": False}),
-    "rnn": (RNNCell, {}),
-    "rnn-relu": (RNNCell, {"activation": "relu"}),
-    "lstm-peephole": (PeepholeLSTMCell, {}),
-    "lstm-coupled": (CoupledLSTMCell, {}),
-    "lstm-norm": (LayerNormLSTMCell, {}),
-    "gru-norm": (LayerNormGRUCell, {}),
-    "mgu": (MGUCell, {}),
-    "indrnn": (IndRNNCell, {}),
-    "min-gru": (MinGRUCell, {}),
-    "min-lstm": (MinLSTMCell, {}),
-}
-"""Every cell by its name: the class, and arguments beside its sizes."""
-
-
 def recurrent_layers(
     cell: CellName,
     input_size: int,
     hidden_size: int,
     num_layers: int = 1,
     zoneout: float = 0.0,
-    **more: Any,
+    **options: Any,
 ) -> Recurrent:
-    """Recurrent layers by the name of their cell, ``(B, T, features)``.
+    """Make recurrent layers by the name of their cell, ``(B, T, features)``.
 
-    ``more`` goes to the layer. ``rnn-relu`` starts from the identity, which is what lets it learn.
-    With ``zoneout`` the cell is a `ZoneoutCell`.
+    Args:
+        cell: such as lstm; ``rnn-relu`` starts from the identity, without which it does not learn.
+        input_size: features of a step.
+        hidden_size: hidden units of each layer and direction.
+        num_layers: layers.
+        zoneout: rate of a `ZoneoutCell` around the cell.
+        options: further arguments of the layer.
+
+    Raises:
+        OstinatoError: if there is no cell of that name.
 
     >>> recurrent_layers("gru", 8, 16)
     GRU(8, 16, batch_first=True)
     >>> recurrent_layers("mgu", 8, 16).cells
     (MGUCell(input_size=8, hidden_size=16, bias=True),)
     """
-    if cell not in CELLS:
-        raise OstinatoError(f"cell={cell!r}; expected one of {', '.join(CELLS)}.")
-    kind, settings = CELLS[cell]
-    more |= {"batch_first": True} | ({"init": "identity"} if cell == "rnn-relu" else {})
-    sizes, drop_in = (input_size, hidden_size), settings | more
-    if not zoneout and kind is LSTMCell:
-        return LSTM(*sizes, num_layers, **drop_in)
-    if not zoneout and kind is GRUCell:
-        return GRU(*sizes, num_layers, **drop_in)
-    if not zoneout and kind is RNNCell:
-        return RNN(*sizes, num_layers, drop_in.pop("activation", "tanh"), **drop_in)
-    made = kind(*sizes, **settings)
-    return Recurrent(ZoneoutCell(made, zoneout) if zoneout else made, num_layers, **more)
+    make, arguments = cell_named(cell)
+    sizes = (input_size, hidden_size)
+    if cell == "rnn-relu":
+        options["init"] = "identity"
+    options |= {"num_layers": num_layers, "batch_first": True}
+    if make in _DROP_INS and not zoneout:
+        if make is RNNCell:
+            arguments = {"nonlinearity": arguments.get("activation", "tanh")}
+        return _DROP_INS[make](*sizes, **arguments, **options)
+    made = make(*sizes, **arguments)
+    return Recurrent(ZoneoutCell(made, zoneout) if zoneout else made, **options)
+
+
+_DROP_INS: dict[Callable[..., Cell], Callable[..., Recurrent]] = {
+    RNNCell: RNN,
+    LSTMCell: LSTM,
+    GRUCell: GRU,
+}

@@ -29,7 +29,7 @@ class CTC(nn.Module):
             the hidden states.
 
     Example:
-        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.dropin import GRU
         >>> network = CTC(nn.Identity(), GRU(6, 8, batch_first=True), tokens=5, stacked=2)
         >>> x, y = torch.randn(2, 9, 3), torch.randint(5, (2, 3))
         >>> scores, _ = network(x, lengths=[9, 6])

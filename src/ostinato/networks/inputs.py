@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.layers import LSTM
+from ostinato.recurrence.dropin import LSTM
 
 
 class Words(NamedTuple):

@@ -62,7 +62,7 @@ class RecurrentEncoder(nn.Module):
     The summary is the mean of the hidden states: it reaches the decoder from every step.
 
     Example:
-        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.dropin import GRU
         >>> layers = GRU(8, 16, batch_first=True, bidirectional=True)
         >>> encoder = RecurrentEncoder(nn.Embedding(10, 8), layers)
         >>> encoded = encoder(torch.randint(10, (2, 5)), torch.tensor([5, 3]))
@@ -354,7 +354,7 @@ class EncoderDecoder(nn.Module):
         coverage_weight: of attending to the same steps again in the loss (See et al. 2017, eq. 13).
 
     Example:
-        >>> from ostinato.recurrence.layers import GRU
+        >>> from ostinato.recurrence.dropin import GRU
         >>> encoder = RecurrentEncoder(nn.Embedding(10, 8), GRU(8, 16, batch_first=True))
         >>> decoder = Decoder(12, GRU(8, 16, batch_first=True), encoder.output_size, 8)
         >>> network = EncoderDecoder(encoder, decoder)

@@ -1,20 +1,22 @@
-"""Recurrent layers watched at work: every state a node of the graph, or every gate in view."""
+"""Observe recurrent layers while they run: every state a node of the graph, or every gate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
+from torch.nn.utils.rnn import PackedSequence
 
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
-from ostinato.recurrence import kernels
-from ostinato.recurrence.cells import Cell, State, Trace, Weights
-from ostinato.recurrence.layers import GRU, LSTM, RNN, Recurrent
+from ostinato.recurrence import backends
+from ostinato.recurrence.cells import Cell, State, Trace
+from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.recurrence.layers import Hidden, LayerCall, Output, Recurrent, observing
 from ostinato.recurrence.scan import mask_of, reverse_rows
 
 
@@ -35,11 +37,11 @@ class Track:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors of all states."""
-        return [tensor for state in self.states for tensor in cast("tuple[Tensor, ...]", state)]
+        return [tensor for state in self.states for tensor in state]
 
 
 class Traced(NamedTuple):
-    """What one layer did in one direction.
+    """Gates and states of one layer in one direction.
 
     Attributes:
         name: of the layer.
@@ -55,15 +57,15 @@ class Traced(NamedTuple):
 
 
 def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
-    """The recurrent layers of a network: name, the module, and what serves it.
+    """Return the recurrent layers of a network: name, the module, and a layer that computes it.
 
-    Of our arrangements those after the encoder. Layers of `torch.nn` are served by ours with their
-    very weights.
+    Of our arrangements those after the encoder. A layer of `torch.nn` is computed by one of ours
+    that has its very weights.
     """
     chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
     found = []
     for name, module in chosen.named_modules():
-        ours = module if isinstance(module, Recurrent) else _twin(module)
+        ours = module if isinstance(module, Recurrent) else _ours(module)
         if ours is not None:
             found.append((name, module, ours))
     return found
@@ -71,155 +73,164 @@ def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
 
 @contextmanager
 def recording(network: nn.Module) -> Iterator[list[Track]]:
-    """Run recurrent layers a step at a time while in here, and keep every state.
+    """Run recurrent layers a step at a time inside the block, and keep every state.
 
     Yields a list that fills with a `Track` for each layer and direction as the network is called.
     """
     tracks: list[Track] = []
-    with _served(network, lambda name, layer: _stepwise(tracks, name, layer)):
+
+    def record(name: str, call: LayerCall) -> tuple[Tensor, State]:
+        y, last, states = _run_steps(call)
+        ends = _ends(call.lengths, y)
+        tracks.extend(
+            Track(_title(name, direction), each, ends)
+            for direction, each in enumerate(states)
+            if each
+        )
+        return y, last
+
+    with _observed(network, record):
         yield tracks
 
 
 @contextmanager
 def tracing(network: nn.Module) -> Iterator[list[Traced]]:
-    """Keep gates and states of recurrent layers while in here, at their usual speed.
+    """Keep gates and states of recurrent layers inside the block, at their usual speed.
 
     Yields a list that fills with a `Traced` for each layer and direction.
     """
     seen: list[Traced] = []
-    with _served(network, lambda name, layer: _observed(seen, name, layer)):
+
+    def trace(name: str, call: LayerCall) -> tuple[Tensor, State]:
+        own: list[Trace] = []
+        y, last = backends.run(*call._replace(traces=own))
+        ends = _ends(call.lengths, y)
+        seen.extend(Traced(_title(name, d), call.cell, each, ends) for d, each in enumerate(own))
+        if call.traces is not None:
+            call.traces.extend(own)
+        return y, last
+
+    with _observed(network, trace):
         yield seen
 
 
 @contextmanager
-def _served(network: nn.Module, runner: Callable[[str, Recurrent], Any]) -> Iterator[None]:
-    """Another function in the place of `kernels.run` in all recurrent layers."""
-    changed: list[tuple[nn.Module, str]] = []
-    try:
-        for name, module, ours in stacks_of(network):
-            ours.run_layer = runner(name, ours)
-            changed.append((ours, "run_layer"))
+def _observed(
+    network: nn.Module, run: Callable[[str, LayerCall], tuple[Tensor, State]]
+) -> Iterator[None]:
+    """Let ``run(name, call)`` run each recurrent layer of a network, by its name."""
+    stacks = stacks_of(network)
+    names = {ours: name for name, _, ours in stacks}
+
+    def observer(stack: Recurrent, number: int, call: LayerCall) -> tuple[Tensor, State]:
+        if stack not in names:
+            return backends.run(*call)
+        return run(".".join(filter(None, [names[stack], f"layer {number}"])), call)
+
+    with ExitStack() as hooks:
+        for _, module, ours in stacks:
             if ours is not module:
-                module.forward = ours.forward
-                changed.append((module, "forward"))
+                hooks.enter_context(_computed_by(ours, module))
+        hooks.enter_context(observing(observer))
+        yield
+
+
+@contextmanager
+def _computed_by(ours: Recurrent, module: nn.Module) -> Iterator[None]:
+    """Give the output of ours for that of a module of `torch.nn`, with the same dropout."""
+    random: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[object, ...]) -> None:
+        random.append(torch.get_rng_state())
+
+    def after(
+        module: nn.Module,
+        args: tuple[Tensor | PackedSequence, Hidden],
+        kwargs: Mapping[str, Hidden],
+        output: object,
+    ) -> Output:
+        torch.set_rng_state(random.pop())
+        result: Output = ours(*args, **kwargs)
+        return result
+
+    handles = [
+        module.register_forward_pre_hook(before),
+        module.register_forward_hook(after, with_kwargs=True),
+    ]
+    try:
         yield
     finally:
-        for module, attribute in changed:
-            delattr(module, attribute)
+        for handle in handles:
+            handle.remove()
 
 
-def _twin(module: nn.Module) -> Recurrent | None:
-    """A layer of ours with the very weights of a layer of `torch.nn`; None for anything else."""
-    made: Any = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}.get(type(module))
-    if made is None:
+def _ours(module: nn.Module) -> Recurrent | None:
+    """Return a layer with the very weights of a layer of `torch.nn`; None for anything else."""
+    make = _DROP_INS.get(type(module))
+    if make is None:
         return None
-    theirs = cast(nn.RNNBase, module)
-    more: dict[str, Any] = {}
-    if isinstance(theirs, nn.RNN):
-        more["nonlinearity"] = theirs.nonlinearity
-    if theirs.proj_size:
-        more["proj_size"] = theirs.proj_size
-    ours: Recurrent = made(
-        theirs.input_size,
-        theirs.hidden_size,
-        theirs.num_layers,
-        bias=theirs.bias,
-        batch_first=theirs.batch_first,
-        dropout=theirs.dropout,
-        bidirectional=theirs.bidirectional,
-        device="meta",
-        **more,
-    )
-    for name, weight in theirs.named_parameters():
-        setattr(ours, name, weight)
-    ours.train(theirs.training)
-    return ours
-
-
-def _title(name: str, number: int, direction: int) -> str:
-    title = ".".join(filter(None, [name, f"layer {number}"]))
-    return f"{title} backward" if direction else title
-
-
-def _observed(seen: list[Traced], name: str, layer: Recurrent) -> Callable[..., Any]:
-    """What stands in for `kernels.run` in a layer that is traced."""
-    calls = 0
-
-    def run(
-        cell: Cell,
-        weights: Sequence[Weights],
-        x: Tensor,
-        state: State | None = None,
-        lengths: Tensor | None = None,
-        tokens: Tensor | None = None,
-        traces: list[Trace] | None = None,
-        checkpoint_every: int = 0,
-    ) -> tuple[Tensor, State]:
-        nonlocal calls
-        number, calls = calls % layer.num_layers, calls + 1
-        own: list[Trace] = []
-        y, last = kernels.run(cell, weights, x, state, lengths, tokens, own)
-        T, B = y.shape[:2]
-        ends = torch.full((B,), T) if lengths is None else lengths
-        seen.extend(
-            Traced(_title(name, number, d), cell, trace, ends) for d, trace in enumerate(own)
+    options = {
+        name: getattr(module, name)
+        for name in (
+            *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout"),
+            "bidirectional",
         )
-        if traces is not None:
-            traces += own
-        return y, last
+    }
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = module.nonlinearity
+    if isinstance(module, nn.LSTM):
+        options["proj_size"] = module.proj_size
+    ours = make(**options, device="meta")
+    for name, weight in module.named_parameters():
+        setattr(ours, name, weight)
+    return ours.train(module.training)
 
-    return run
+
+_DROP_INS: dict[type[nn.Module], Callable[..., Recurrent]] = {
+    nn.RNN: RNN,
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+}
 
 
-def _stepwise(tracks: list[Track], name: str, layer: Recurrent) -> Callable[..., Any]:
-    """What stands in for `kernels.run` in a layer that is recorded."""
-    calls = 0
+def _title(name: str, direction: int) -> str:
+    return f"{name} backward" if direction else name
 
-    def run(
-        cell: Cell,
-        weights: Sequence[Weights],
-        x: Tensor,
-        state: State | None = None,
-        lengths: Tensor | None = None,
-        tokens: Tensor | None = None,
-        traces: list[Trace] | None = None,
-        checkpoint_every: int = 0,
-    ) -> tuple[Tensor, State]:
-        nonlocal calls
-        number, calls = calls % layer.num_layers, calls + 1
-        x = x if tokens is None else embedding(tokens, x)
-        T, B = x.shape[:2]
-        ends = torch.full((B,), T) if lengths is None else lengths
-        outputs, lasts = [], []
-        for direction, w in enumerate(weights):
-            steps = reverse_rows(x, lengths) if direction else x
-            parts = cell.zero_state(B, like=x) if state is None else state
-            now = cell.state_type(
-                *((s if state is None else s[direction]) for s in cast("tuple[Tensor, ...]", parts))
-            )
-            states = []
-            for t in range(T):
-                # Gradients flow to a state even where all weights are frozen.
-                before = cell.state_type(*(_node(s)[None] for s in cast("tuple[Tensor]", now)))
-                going = None if lengths is None else (t < lengths).long()
-                _, new = kernels.run(cell, [w], steps[t : t + 1], before, going)
-                now = cell.state_type(*(s[0] for s in cast("tuple[Tensor, ...]", new)))
-                states.append(now)
-            if states:
-                tracks.append(Track(_title(name, number, direction), states, ends))
-            y = (
-                torch.stack([s.h for s in states])
-                if states
-                else x.new_zeros(0, B, cell.output_size)
-            )
-            if lengths is not None:
-                y = torch.where(mask_of(lengths, T), y, 0.0)
-            outputs.append(reverse_rows(y, lengths) if direction else y)
-            lasts.append(now)
-        y = torch.cat(outputs, dim=-1)
-        return y, cell.state_type(*(torch.stack(parts) for parts in zip(*lasts, strict=True)))
 
-    return run
+def _ends(lengths: Tensor | None, y: Tensor) -> Tensor:
+    """Steps of each row of ``y (T, B, ...)``."""
+    return torch.full((y.shape[1],), y.shape[0]) if lengths is None else lengths
+
+
+def _run_steps(call: LayerCall) -> tuple[Tensor, State, list[list[State]]]:
+    """Return the results of a call, and the states of each direction as nodes of the graph."""
+    cell, weights, x, state, lengths, tokens, *_ = call
+    x = x if tokens is None else embedding(tokens, x)
+    T, B = x.shape[:2]
+    outputs, lasts, found = [], [], []
+    for direction, w in enumerate(weights):
+        steps = reverse_rows(x, lengths) if direction else x
+        now = cell.zero_state(B, like=x)
+        if state is not None:
+            now = cell.state_type(*(s[direction] for s in state))
+        states: list[State] = []
+        for t in range(T):
+            # Gradients flow to a state even where all weights are frozen.
+            before = cell.state_type(*(_node(s)[None] for s in now))
+            left = None if lengths is None else (t < lengths).long()
+            _, new = backends.run(cell, [w], steps[t : t + 1], before, left)
+            now = cell.state_type(*(s[0] for s in new))
+            states.append(now)
+        y = x.new_zeros(0, B, cell.output_size)
+        if states:
+            y = torch.stack([s.h for s in states])
+        if lengths is not None:
+            y = torch.where(mask_of(lengths, T), y, 0.0)
+        outputs.append(reverse_rows(y, lengths) if direction else y)
+        lasts.append(now)
+        found.append(states)
+    last = cell.state_type(*(torch.stack(parts) for parts in zip(*lasts, strict=True)))
+    return torch.cat(outputs, dim=-1), last, found
 
 
 def _node(tensor: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The engine: cells, the scan that runs them, compiled kernels, layers and streams."""
+"""The engine: cells, the scan that runs them, faster paths, layers and streams."""

@@ -1,54 +1,103 @@
-"""Recurrent layers: depth, direction, lengths and dropout over any cell.
+"""Recurrent layers: depth, direction, lengths and dropout over any cell, or a stack of cells.
 
-`RNN`, `LSTM` and `GRU` are drop-in for `torch.nn`'s: same arguments, attributes, parameter names,
-`state_dict`, shapes and errors. What they do more is keyword-only. `Recurrent` gives the same
-features to any cell, and to a stack of different ones.
+`dropin` has `RNN`, `LSTM` and `GRU` with the arguments of `torch.nn`'s.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import Any, cast
+from typing import NamedTuple, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
-import torch._dynamo.config
 from torch import Tensor
 from torch.nn.functional import dropout
-from torch.nn.modules.rnn import GRU as TorchGRU
-from torch.nn.modules.rnn import LSTM as TorchLSTM
-from torch.nn.modules.rnn import RNN as TorchRNN
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.types import Device
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence import kernels
-from ostinato.recurrence.cells import (
-    Activation,
-    Cell,
-    GRUCell,
-    GRUState,
-    Initialization,
-    LSTMCell,
-    LSTMState,
-    RNNCell,
-    RNNState,
-    State,
-    Trace,
+from ostinato.recurrence import backends
+from ostinato.recurrence.backends.compiled import constant_in_graphs
+from ostinato.recurrence.cells import Cell, Initialization, RNNCell, State, Tensors, Trace, Weights
+
+Hidden: TypeAlias = Tensor | State | tuple[State, ...] | None
+"""The state of a layer stack, as it goes in and comes out, see `Recurrent`; None for zeros."""
+
+Lengths: TypeAlias = Tensor | Sequence[int] | None
+"""Steps of each row ``(B,)``; None if all have the same."""
+
+Output: TypeAlias = (
+    tuple[Tensor | PackedSequence, Hidden] | tuple[Tensor | PackedSequence, Hidden, list[Trace]]
 )
-
-# Dynamo breaks the graph at whatever derives from `torch.nn.RNN`, `LSTM` or `GRU`, unless it is
-# told that it may trace them: ours it can.
-torch._dynamo.config.allow_rnn = True
-
-Hidden = Any
-"""The state of a whole layer stack, as it goes in and comes out. See `Recurrent`."""
 
 
 class IdenticalLayersWarning(UserWarning):
     """Two layers hold identical weights, so that they would learn the same thing."""
+
+
+class Options(TypedDict, total=False):
+    """The keyword-only arguments of `Recurrent`, which all layers share."""
+
+    init: Initialization
+    init_steps: int
+    variational_dropout: float
+    weight_dropout: float
+    residual: bool
+    checkpoint_every: int | None
+
+
+class LayerCall(NamedTuple):
+    """The arguments of `backends.run` for one layer of a stack."""
+
+    cell: Cell
+    weights: Sequence[Weights]
+    x: Tensor
+    state: State | None
+    lengths: Tensor | None
+    tokens: Tensor | None
+    traces: list[Trace] | None
+    checkpoint_every: int
+
+
+Observer: TypeAlias = "Callable[[Recurrent, int, LayerCall], tuple[Tensor, State]]"
+
+_observer: ContextVar[Observer | None] = ContextVar("ostinato_observer", default=None)
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Hand the run of every layer inside the block to an observer.
+
+    Args:
+        observer: called with the stack, the number of the layer in it, and the call; it returns
+            the results of ``backends.run(*call)``, however it computes them.
+
+    Example:
+        >>> seen = []
+        >>> def observer(stack, number, call):
+        ...     seen.append((number, tuple(call.x.shape)))
+        ...     return backends.run(*call)
+        >>> with observing(observer):
+        ...     _ = Recurrent(RNNCell(3, 4), num_layers=2)(torch.zeros(5, 1, 3))
+        >>> seen
+        [(0, (5, 1, 3)), (1, (5, 1, 4))]
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+@constant_in_graphs
+def observer_now() -> Observer | None:
+    """Return the observer of `observing`."""
+    return _observer.get()
 
 
 class Recurrent(RNNBase):
@@ -59,7 +108,7 @@ class Recurrent(RNNBase):
             the one before), or a sequence of cells, one a layer.
         num_layers: layers, ``L``; left out for a sequence of cells.
         batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, anew at every step.
+        dropout: probability of zeroing an element between layers, drawn again at every step.
         bidirectional: read the sequence in both directions, so that a step may use the future.
         device: where the weights are made.
         dtype: type of the weights.
@@ -69,8 +118,8 @@ class Recurrent(RNNBase):
             application of dropout in recurrent neural networks").
         weight_dropout: probability of zeroing a recurrent weight for a whole sequence (Merity,
             Keskar and Socher 2018, "Regularizing and optimizing LSTM language models").
-        init_steps: how long, in steps, the memory is that ``init="chrono"`` prepares for.
-        residual: every layer but the first adds what it takes to what it gives, so that gradients
+        init_steps: longest memory, in steps, that ``init="chrono"`` prepares for.
+        residual: every layer but the first adds its input to its output, so that gradients
             reach the lowest of many layers (He et al. 2016; Wu et al. 2016, "Google's neural
             machine translation system", section 3.1). Layers must be of one size.
         checkpoint_every: keep for backward, of a layer's insides, only the state every so many
@@ -100,6 +149,7 @@ class Recurrent(RNNBase):
         IdenticalLayersWarning: at the first training step, if two layers hold the same weights.
 
     Example:
+        >>> from ostinato.recurrence.cells import LSTMCell, RNNCell
         >>> stack = Recurrent([LSTMCell(8, 16), RNNCell(16, 4, activation="relu")])
         >>> y, (first, second) = stack(torch.randn(10, 2, 8), lengths=torch.tensor([10, 7]))
         >>> y.shape, first.c.shape, second.h.shape
@@ -107,9 +157,6 @@ class Recurrent(RNNBase):
     """
 
     cells: tuple[Cell, ...]
-    run_layer = staticmethod(kernels.run)
-    """What runs one layer; who wants to watch puts something in its place that gives the same."""
-    _twins_sought = False
 
     def __init__(
         self,
@@ -118,8 +165,8 @@ class Recurrent(RNNBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         init: Initialization = "pytorch",
         init_steps: int = 100,
@@ -128,7 +175,7 @@ class Recurrent(RNNBase):
         residual: bool = False,
         checkpoint_every: int | None = None,
     ) -> None:
-        directions = 2 if bidirectional else 1
+        name, directions = type(self).__name__, 2 if bidirectional else 1
         if isinstance(cell, Cell):
             above = cell.with_input(directions * cell.output_size)
             cells = (cell, *[above] * (num_layers - 1))
@@ -136,64 +183,40 @@ class Recurrent(RNNBase):
             cells = tuple(cell)
         if not cells or num_layers < 1 or (num_layers != 1 and num_layers != len(cells)):
             raise OstinatoError(
-                f"{type(self).__name__}: {len(cells)} cells, num_layers={num_layers}; "
+                f"{name}: {len(cells)} cells, num_layers={num_layers}; "
                 "expected at least one layer and one cell a layer."
             )
         for below, above in pairwise(cells):
             if above.input_size != directions * below.output_size:
                 raise OstinatoError(
-                    f"{type(self).__name__}: {above!r} follows {below!r}; its input_size must be "
+                    f"{name}: {above!r} follows {below!r}; its input_size must be "
                     f"{directions * below.output_size}, the features of the layer before it."
                 )
-        self._assemble(
-            cells,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            device=device,
-            dtype=dtype,
-            init=init,
-            init_steps=init_steps,
-            variational_dropout=variational_dropout,
-            weight_dropout=weight_dropout,
-            residual=residual,
-            checkpoint_every=checkpoint_every,
-        )
-
-    def _assemble(
-        self,
-        cells: tuple[Cell, ...],
-        *,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        device: Any,
-        dtype: Any,
-        init: Initialization,
-        init_steps: int,
-        variational_dropout: float,
-        weight_dropout: float,
-        residual: bool,
-        checkpoint_every: int | None,
-    ) -> None:
-        for name, rate in [
+        for rate_name, rate in [
             ("dropout", dropout),
             ("variational_dropout", variational_dropout),
             ("weight_dropout", weight_dropout),
         ]:
             if not 0 <= rate <= 1:
                 raise OstinatoError(
-                    f"{type(self).__name__}: {name}={rate}; expected a probability from 0 to 1."
+                    f"{name}: {rate_name}={rate}; expected a probability from 0 to 1."
                 )
         if checkpoint_every is not None and checkpoint_every < 1:
             raise OstinatoError(
-                f"{type(self).__name__}: checkpoint_every={checkpoint_every}; expected a number of "
+                f"{name}: checkpoint_every={checkpoint_every}; expected a number of "
                 "steps from 1 on, or None."
             )
+        for cell in cells[1:] if residual else ():
+            if cell.input_size != directions * cell.output_size:
+                raise OstinatoError(
+                    f"{name}: residual=True, and {cell!r} takes {cell.input_size} "
+                    f"features and gives {directions * cell.output_size}; give all layers "
+                    "one size."
+                )
         torch.nn.Module.__init__(self)
         sizes = tuple(cell.hidden_size for cell in cells)
         self.cells = cells
-        self.mode = "_".join(dict.fromkeys(_mode(cell) for cell in cells))
+        self.mode = "_".join(dict.fromkeys(mode_of(cell) for cell in cells))
         self.input_size = cells[0].input_size
         self.hidden_size = sizes[0] if len(set(sizes)) == 1 else sizes  # type: ignore[assignment]
         self.num_layers = len(cells)
@@ -203,27 +226,21 @@ class Recurrent(RNNBase):
         self.bidirectional = bidirectional
         self.proj_size = getattr(cells[0], "proj_size", 0)
         self.init = init
+        self.init_steps = init_steps
         self.variational_dropout = float(variational_dropout)
         self.weight_dropout = float(weight_dropout)
-        self.init_steps = init_steps
         self.residual = residual
         self.checkpoint_every = checkpoint_every
-        for cell in cells[1:] if residual else ():
-            if cell.input_size != self._directions * cell.output_size:
-                raise OstinatoError(
-                    f"{type(self).__name__}: residual=True, and {cell!r} takes {cell.input_size} "
-                    f"features and gives {self._directions * cell.output_size}; give all layers "
-                    "one size."
-                )
+        self._identity_checked = False
         self._flat_weights_names: list[str] = []
         self._all_weights: list[list[str]] = []
         for layer, cell in enumerate(cells):
-            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: self._directions]:
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:directions]:
                 names = []
-                for name, shape in cell.weight_shapes().items():
+                for weight_name, shape in cell.weight_shapes().items():
                     weight = torch.empty(shape, device=device, dtype=dtype)
-                    setattr(self, name + suffix, torch.nn.Parameter(weight))
-                    names.append(name + suffix)
+                    setattr(self, weight_name + suffix, torch.nn.Parameter(weight))
+                    names.append(weight_name + suffix)
                 self._flat_weights_names += names
                 self._all_weights.append(names)
         self._init_flat_weights()
@@ -244,19 +261,19 @@ class Recurrent(RNNBase):
         return len({(cell.state_type, cell.state_sizes) for cell in self.cells}) == 1
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew by the recipe that ``init`` names."""
+        """Draw all weights again by the recipe that ``init`` names."""
         for i in range(self.num_layers * self._directions):
             self.cells[i // self._directions].initialize(
                 self.weights_of(i), self.init, self.init_steps
             )
-        self._twins_sought = False
+        self._identity_checked = False
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
-        """Weights by bare name of the layer and direction that PyTorch counts as ``i``."""
+        """Return weights by bare name of the layer and direction that PyTorch counts as ``i``."""
         return {name: self._weight(full) for name, full in self._named_weights[i]}
 
     def _weight(self, name: str) -> Tensor:
-        """What ``getattr`` gives; a parameter at a tenth of its price."""
+        """Do as ``getattr``; for a parameter ten times as fast."""
         weight = self._parameters.get(name)
         return getattr(self, name) if weight is None else weight
 
@@ -267,18 +284,18 @@ class Recurrent(RNNBase):
         return [list(zip(*pair, strict=True)) for pair in zip(bare, self._all_weights, strict=True)]
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: only the layers of `torch.nn` have one block of weights for cuDNN."""
+        """Do nothing: only the layers of `torch.nn` have one block of weights for cuDNN."""
 
     def backend(
-        self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
-    ) -> kernels.Backend:
-        """The path that would serve a call now; see `kernels`."""
+        self, input: Tensor | PackedSequence, *, lengths: Lengths = None
+    ) -> backends.Backend:
+        """Return the path that would serve a call now; see `backends`."""
         if isinstance(input, PackedSequence):
-            return kernels.choose(self.cells, input.data, padded=True)
-        return kernels.choose(self.cells, self._in_time(input), padded=lengths is not None)
+            return backends.choose(self.cells, input.data, padded=True)
+        return backends.choose(self.cells, self._in_time(input), padded=lengths is not None)
 
     def _in_time(self, input: Tensor) -> Tensor:
-        """The input with its steps first."""
+        """Return the input with its steps first."""
         return input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
 
     def forward(
@@ -286,15 +303,16 @@ class Recurrent(RNNBase):
         input: Tensor | PackedSequence,
         hx: Hidden = None,
         *,
-        lengths: Tensor | Sequence[int] | None = None,
+        lengths: Lengths = None,
         return_gates: bool = False,
         table: Tensor | None = None,
-    ) -> Any:
+    ) -> Output:
         """Run the layers over a sequence; see the class."""
-        if self.training:
-            self._warn_of_twins()
+        if self.training and not self._identity_checked:
+            self._warn_of_identical_layers()
         if table is not None:
-            return self._forward_tokens(input, hx, lengths, return_gates, table)
+            x = self._checked_tokens(input, table)
+            return self._forward_batch(x, hx, lengths, return_gates, table=table)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, return_gates)
         if input.dim() not in (2, 3):
@@ -302,8 +320,7 @@ class Recurrent(RNNBase):
                 f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}."
             )
         unbatched = input.dim() == 2
-        batch_axis = 0 if self.batch_first else 1
-        x = input.unsqueeze(batch_axis) if unbatched else input
+        x = input.unsqueeze(0 if self.batch_first else 1) if unbatched else input
         x = x.transpose(0, 1) if self.batch_first else x  # (T, B, I)
         if x.shape[2] != self.input_size:
             raise ShapeError(
@@ -323,13 +340,12 @@ class Recurrent(RNNBase):
         self,
         x: Tensor,
         hx: Hidden,
-        lengths: Any,
+        lengths: Lengths,
         return_gates: bool,
         unbatched: bool = False,
         table: Tensor | None = None,
-    ) -> Any:
-        """What `forward` returns, of a checked ``x``: ``(T, B, I)``, or with a table ``(T, B)``."""
-        batch_axis = 0 if self.batch_first else 1
+    ) -> Output:
+        """Return the results of `forward` for a checked ``x (T, B, I)``, or ``(T, B)`` tokens."""
         states: Sequence[State | None] = [None] * self.num_layers
         if hx is not None:
             states = self.split_state(hx, x, unbatched, like=x if table is None else table)
@@ -340,21 +356,29 @@ class Recurrent(RNNBase):
 
         def laid_out(y: Tensor) -> Tensor:
             y = y.transpose(0, 1) if self.batch_first else y
-            return y.squeeze(batch_axis) if unbatched else y
+            return y.squeeze(0 if self.batch_first else 1) if unbatched else y
 
         hx = self.join_state(last, unbatched)
         if traces is None:
             return laid_out(y), hx
-        return laid_out(y), hx, [_each_tensor(laid_out, seen) for seen in traces]
+        return (
+            laid_out(y),
+            hx,
+            [
+                Trace(None if gates is None else _each(laid_out, gates), _each(laid_out, states))
+                for gates, states in traces
+            ],
+        )
 
     def step(self, x_t: Tensor, hx: Hidden = None) -> tuple[Tensor, Hidden]:
-        """One step of an endless stream, ``(B, I) -> (B, H)``: the state goes in and comes out.
+        """Run one step of an endless stream, ``(B, I) -> (B, H)``: the state goes in and comes out.
 
         Raises:
             OstinatoError: if the layer is bidirectional, which needs the future.
 
         Example:
-            >>> layer = GRU(3, 4)
+            >>> from ostinato.recurrence.cells import GRUCell
+            >>> layer = Recurrent(GRUCell(3, 4))
             >>> x = torch.randn(7, 2, 3)
             >>> state = None
             >>> for x_t in x:
@@ -371,20 +395,18 @@ class Recurrent(RNNBase):
         y, hx = self(x_t.unsqueeze(time_axis), hx)
         return y.squeeze(time_axis), hx
 
-    def _forward_tokens(
-        self, tokens: Any, hx: Hidden, lengths: Any, return_gates: bool, table: Tensor
-    ) -> Any:
-        wanted = "(B, T)" if self.batch_first else "(T, B)"
+    def _checked_tokens(self, tokens: Tensor | PackedSequence, table: Tensor) -> Tensor:
+        """Return tokens ``(T, B)``, each a row of the table."""
         if (
             not isinstance(tokens, Tensor)
             or tokens.dim() != 2
             or tokens.is_floating_point()
             or tuple(table.shape[1:]) != (self.input_size,)
         ):
-            came = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+            got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
             raise ShapeError(
-                f"{self}: input is {came} and table {tuple(table.shape)}; expected whole numbers "
-                f"{wanted} and a table (V, {self.input_size})."
+                f"{self}: input is {got} and table {tuple(table.shape)}; expected whole numbers "
+                f"{'(B, T)' if self.batch_first else '(T, B)'} and a table (V, {self.input_size})."
             )
         if tokens.numel() and not torch.compiler.is_compiling():
             low, high = map(int, torch.aminmax(tokens))
@@ -393,12 +415,11 @@ class Recurrent(RNNBase):
                     f"{self}: input has numbers from {low} to {high}; "
                     f"expected 0 to {table.shape[0] - 1}, rows of the table."
                 )
-        x = tokens.transpose(0, 1) if self.batch_first else tokens
-        return self._forward_batch(x.long(), hx, lengths, return_gates, table=table)
+        return (tokens.transpose(0, 1) if self.batch_first else tokens).long()
 
     def _forward_packed(
-        self, input: PackedSequence, hx: Hidden, lengths: Any, return_gates: bool
-    ) -> Any:
+        self, input: PackedSequence, hx: Hidden, lengths: Lengths, return_gates: bool
+    ) -> Output:
         if lengths is not None:
             raise OstinatoError(f"{self}: a PackedSequence has its own lengths; leave lengths out.")
         x, steps = pad_packed_sequence(input, batch_first=self.batch_first)
@@ -418,9 +439,9 @@ class Recurrent(RNNBase):
         traces: list[Trace] | None,
         table: Tensor | None,
     ) -> tuple[Tensor, list[State]]:
-        """All layers over ``x``, one after the other; fills ``traces`` if given."""
+        """Run all layers over ``x``, one after the other; extend ``traces`` if given."""
         last: list[State] = []
-        D = self._directions
+        D, observer = self._directions, observer_now()
         for layer, cell in enumerate(self.cells):
             if layer > 0 and self.training:
                 x = dropout(x, self.dropout)
@@ -431,19 +452,14 @@ class Recurrent(RNNBase):
                 for w in weights:
                     if "weight_hh" in w:
                         w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
-            tokens = x if layer == 0 and table is not None else None
-            taken = x if tokens is None or table is None else table
+            taken, tokens = (x, None) if layer > 0 or table is None else (table, x)
             cell = cell.in_training() if self.training else cell
-            y, state = self.run_layer(
-                cell,
-                weights,
-                taken,
-                states[layer],
-                lengths,
-                tokens,
-                traces,
-                self.checkpoint_every or 0,
-            )
+            every = self.checkpoint_every or 0
+            call = (cell, weights, taken, states[layer], lengths, tokens, traces, every)
+            if observer is None:
+                y, state = backends.run(*call)
+            else:
+                y, state = observer(self, layer, LayerCall(*call))
             x = y + x if self.residual and layer > 0 else y
             last.append(state)
         return x, last
@@ -451,14 +467,14 @@ class Recurrent(RNNBase):
     def split_state(
         self, hx: Hidden, x: Tensor, unbatched: bool, like: Tensor
     ) -> Sequence[State | None]:
-        """The state of each layer, tensors ``(D, B, size)``, out of ``hx``; None for zeros.
+        """Return the state of each layer, tensors ``(D, B, size)``, from ``hx``; None for zeros.
 
         ``x (T, B, ...)`` gives the batch, ``like`` the dtype.
         """
         B, D = x.shape[1], self._directions
         if hx is None:
             return [None] * self.num_layers
-        groups = [hx] if self._is_even else list(hx)
+        groups = [hx] if self._is_even else list(cast("tuple[Tensor | State]", hx))
         if len(groups) != (1 if self._is_even else self.num_layers):
             raise ShapeError(
                 f"{self}: hx has {len(groups)} entries; expected one state a layer, "
@@ -467,7 +483,7 @@ class Recurrent(RNNBase):
         states: list[State] = []
         for layer, group in enumerate(groups):
             cell = self.cells[layer]
-            tensors = [group] if isinstance(group, Tensor) else list(group)
+            tensors = [group] if isinstance(group, Tensor) else list(cast(State, group))
             rows = self.num_layers * D if self._is_even else D
             shapes = [(rows, size) if unbatched else (rows, B, size) for size in cell.state_sizes]
             if [tuple(t.shape) for t in tensors] != shapes:
@@ -481,23 +497,28 @@ class Recurrent(RNNBase):
                 )
             if unbatched:
                 tensors = [t.unsqueeze(1) for t in tensors]
-            parts = [[t] if rows == D else t.split(D) for t in tensors]
+            parts = [[t] if rows == D else torch.split(t, D) for t in tensors]
             states += [cell.state_type(*each) for each in zip(*parts, strict=True)]
         return states
 
     def join_state(self, states: list[State], unbatched: bool) -> Hidden:
-        """The inverse of `split_state`."""
-        groups: list[Any] = states
+        """Do the inverse of `split_state`."""
+        groups = states
         if self._is_even and len(states) > 1:
-            parts = zip(*cast(Any, states), strict=True)
+            parts = zip(*states, strict=True)
             groups = [self.cells[0].state_type(*(torch.cat(each) for each in parts))]
         if unbatched:
-            groups = [type(group)(*(t.squeeze(1) for t in group)) for group in groups]
+            groups = [_each(lambda t: t.squeeze(1), group) for group in groups]
         return groups[0] if self._is_even else tuple(groups)
 
-    def _checked_lengths(self, lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-        if lengths is None:
-            return None
+    def last_hidden(self, hx: Hidden) -> Tensor:
+        """Return h of the last layer, ``(D, B, H)``, from the state of all layers, batched."""
+        if hx is None:
+            raise OstinatoError(f"{self}: hx is None; expected a state that the layers returned.")
+        h = hx if isinstance(hx, Tensor) else cast(State, hx if self._is_even else [*hx][-1]).h
+        return h[-self._directions :]
+
+    def _checked_lengths(self, lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         T, B = x.shape[:2]
         lengths = torch.as_tensor(lengths) if B else torch.zeros(0, dtype=torch.int64)
         if (
@@ -521,390 +542,71 @@ class Recurrent(RNNBase):
         batched = "B, T" if self.batch_first else "T, B"
         return f"({batched}, {self.input_size}) or (T, {self.input_size})"
 
-    def _warn_of_twins(self) -> None:
-        """Two layers that start alike stay alike; say so once."""
-        if torch.compiler.is_compiling() or self._twins_sought:
+    def _warn_of_identical_layers(self) -> None:
+        """Warn, once, of layers that start equal, since they stay equal."""
+        if torch.compiler.is_compiling():
             return
-        self._twins_sought = True
+        self._identity_checked = True
         for i, j in combinations(range(len(self._all_weights)), 2):
             a, b = ([w for w in self.weights_of(k).values() if w.dim() > 1] for k in (i, j))
             try:
-                alike = a and len(a) == len(b) and all(map(torch.equal, a, b))
+                equal = a and len(a) == len(b) and all(map(torch.equal, a, b))
             except RuntimeError:  # no values to compare: meta, fake or vmapped tensors
                 return
-            if alike:
+            if equal:
                 names = [self._all_weights[k][0].partition("_l")[2] for k in (i, j)]
                 warnings.warn(
                     f"{type(self).__name__}: layers {names[0]} and {names[1]} start from identical "
-                    "weights; draw them anew with reset_parameters(), or they learn the same.",
+                    "weights; draw them again with reset_parameters(), or they learn the same.",
                     IdenticalLayersWarning,
                     stacklevel=3,
                 )
 
     def extra_repr(self) -> str:
-        """The cells, and what was asked for beyond them."""
-        return ", ".join(map(repr, self.cells)) + self._extras()
+        """Return the cells and the options that differ from their defaults."""
+        return ", ".join(map(repr, self.cells)) + self._options_repr()
 
-    def _extras(self) -> str:
+    def _options_repr(self) -> str:
         usual = {
             "init": "pytorch", "init_steps": 100, "variational_dropout": 0.0, "weight_dropout": 0.0,
             "residual": False, "checkpoint_every": None,
         }  # fmt: skip
         given = {name: getattr(self, name) for name in usual}
-        return "".join(f", {n}={value}" for n, value in given.items() if value != usual[n])
-
-
-class _DropIn(Recurrent):
-    """What `RNN`, `LSTM` and `GRU` share: where PyTorch has this very layer, its forward serves."""
-
-    @cached_property
-    def _is_torchs(self) -> bool:
-        """Whether `torch.nn` has this very layer."""
-        alike = self._is_even and len({_mode(cell) for cell in self.cells}) == 1
-        return alike and all(kernels.is_fused_by_torch(cell) for cell in self.cells)
-
-    def _runs_whole(self) -> bool:
-        """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
-        drops = self.variational_dropout > 0 or self.weight_dropout > 0
-        watched = "run_layer" in vars(self)
-        more = self.residual or self.checkpoint_every or watched
-        return self._is_torchs and not (self.training and drops) and not more
-
-    def backend(
-        self, input: Tensor | PackedSequence, *, lengths: Tensor | Sequence[int] | None = None
-    ) -> kernels.Backend:
-        """The path that would serve a call now; see `kernels`."""
-        if isinstance(input, PackedSequence) and self._runs_whole() and lengths is None:
-            return kernels.choose(self.cells, input.data)  # PyTorch's own has a packed form
-        return super().backend(input, lengths=lengths)
-
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Hidden = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        return_gates: bool = False,
-        table: Tensor | None = None,
-    ) -> Any:
-        """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        if return_gates or table is not None:
-            more = {"lengths": lengths, "return_gates": return_gates, "table": table}
-            return super().forward(input, hx, **more)  # type: ignore[arg-type]
-        whole = lengths is None and self._runs_whole()
-        try:
-            if whole and self._is_left_to_torch(input):
-                if self.training:
-                    self._warn_of_twins()
-                y, hx = super(Recurrent, self).forward(input, hx)  # torch.nn's
-                return y, (LSTMState(*hx) if isinstance(hx, tuple) else hx)
-            return super().forward(input, hx, lengths=lengths)
-        except ShapeError:
-            if whole:
-                super(Recurrent, self).forward(input, hx)  # fails, in PyTorch's own words
-            raise
-
-    def _is_left_to_torch(self, input: Tensor | PackedSequence) -> bool:
-        if not isinstance(input, Tensor):
-            return self.backend(input) == "torch"
-        # PyTorch refuses a call without steps, and so does what stands in its place.
-        if input.numel() == 0 and 0 in self._in_time(input).shape[:1]:
-            return True
-        return kernels.choose(self.cells, input, steps=1) == "torch"
-
-    def join_state(self, states: list[State], unbatched: bool) -> Hidden:
-        hx = super().join_state(states, unbatched)
-        return hx.h if isinstance(hx, RNNState | GRUState) else hx
-
-    def flatten_parameters(self) -> None:
-        """Lay the weights out in one block for cuDNN, where cuDNN can run this layer."""
-        if self._is_torchs:
-            super(Recurrent, self).flatten_parameters()
-
-    def extra_repr(self) -> str:
-        """What `torch.nn` prints, and what was asked for beyond it."""
-        beyond = {cell.activation for cell in self.cells if isinstance(cell, RNNCell)}
-        text = super(Recurrent, self).extra_repr()
-        if beyond - {"tanh", "relu"}:
-            text += f", nonlinearity={self.nonlinearity!r}"
-        if any(isinstance(cell, GRUCell) and not cell.reset_after for cell in self.cells):
-            text += ", reset_after=False"
-        return text + self._extras()
-
-
-class RNN(_DropIn, TorchRNN):
-    """Elman network: `torch.nn.RNN` with more. Equations: `RNNCell`; calls: `Recurrent`.
-
-    Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` or ``nonlinearity`` gives one a layer.
-        nonlinearity: ``tanh``, ``relu``, ``sigmoid`` or ``identity``; or a sequence, one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, anew at every step.
-        bidirectional: read in both directions.
-        device: where the weights are made.
-        dtype: type of the weights.
-        init: ``pytorch``, ``orthogonal``, or ``identity`` (for relu); see `Cell.initialize`.
-        variational_dropout: dropout between layers with the same mask at every step.
-        weight_dropout: dropout on the recurrent weights.
-        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
-        residual: whether layers add what they take to what they give; see `Recurrent`.
-        checkpoint_every: steps between the states that are kept for backward; see `Recurrent`.
-        rejected: an argument that only the LSTM has is refused as `torch.nn` refuses it.
-
-    Example:
-        >>> layer = RNN(3, [16, 8], nonlinearity=["relu", "tanh"], batch_first=True)
-        >>> y, (first, second) = layer(torch.randn(4, 10, 3))
-        >>> y.shape, first.h.shape, second.h.shape
-        (torch.Size([4, 10, 8]), torch.Size([1, 4, 16]), torch.Size([1, 4, 8]))
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        nonlinearity: Activation | Sequence[Activation] = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        init: Initialization = "pytorch",
-        init_steps: int = 100,
-        variational_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-        residual: bool = False,
-        checkpoint_every: int | None = None,
-        **rejected: Any,
-    ) -> None:
-        sizes, activations = _one_a_layer(
-            "RNN", num_layers, hidden_size=hidden_size, nonlinearity=nonlinearity
-        )
-        first = activations[0] if activations[0] not in ("sigmoid", "identity") else "tanh"
-        TorchRNN(  # PyTorch's own checks of the arguments, in its own words
-            input_size, sizes[0], len(sizes), first, bias, batch_first, dropout, bidirectional,
-            device="meta", **rejected,
-        )  # fmt: skip
-        widths = _input_sizes(input_size, sizes, bidirectional)
-        self._assemble(
-            tuple(
-                RNNCell(I, H, bias, activation)
-                for I, H, activation in zip(widths, sizes, activations, strict=True)
-            ),
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            device=device,
-            dtype=dtype,
-            init=init,
-            init_steps=init_steps,
-            variational_dropout=variational_dropout,
-            weight_dropout=weight_dropout,
-            residual=residual,
-            checkpoint_every=checkpoint_every,
-        )
-        self.nonlinearity = nonlinearity if isinstance(nonlinearity, str) else tuple(activations)
-
-
-class LSTM(_DropIn, TorchLSTM):
-    """Long short-term memory: `torch.nn.LSTM` with more. Equations: `LSTMCell`; calls: `Recurrent`.
-
-    Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` gives one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, anew at every step.
-        bidirectional: read in both directions.
-        proj_size: features of a projected ``h``; 0 for none.
-        device: where the weights are made.
-        dtype: type of the weights.
-        init: ``pytorch``, ``orthogonal`` (with forget bias 1) or ``chrono``; see `Cell.initialize`.
-        variational_dropout: dropout between layers with the same mask at every step.
-        weight_dropout: dropout on the recurrent weights.
-        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
-        residual: whether layers add what they take to what they give; see `Recurrent`.
-        checkpoint_every: steps between the states that are kept for backward; see `Recurrent`.
-
-    Example:
-        >>> layer = LSTM(3, 8, num_layers=2)
-        >>> y, state = layer(torch.randn(10, 4, 3), lengths=[10, 7, 1, 0])
-        >>> y.shape, state.h.shape, state.c.shape
-        (torch.Size([10, 4, 8]), torch.Size([2, 4, 8]), torch.Size([2, 4, 8]))
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        init: Initialization = "pytorch",
-        init_steps: int = 100,
-        variational_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-        residual: bool = False,
-        checkpoint_every: int | None = None,
-    ) -> None:
-        (sizes,) = _one_a_layer("LSTM", num_layers, hidden_size=hidden_size)
-        TorchLSTM(
-            input_size, sizes[0], len(sizes), bias, batch_first, dropout, bidirectional, proj_size,
-            device="meta",
-        )  # fmt: skip
-        widths = _input_sizes(input_size, [proj_size or size for size in sizes], bidirectional)
-        self._assemble(
-            tuple(LSTMCell(I, H, bias, proj_size) for I, H in zip(widths, sizes, strict=True)),
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            device=device,
-            dtype=dtype,
-            init=init,
-            init_steps=init_steps,
-            variational_dropout=variational_dropout,
-            weight_dropout=weight_dropout,
-            residual=residual,
-            checkpoint_every=checkpoint_every,
-        )
-
-
-class GRU(_DropIn, TorchGRU):
-    """Gated recurrent unit: `torch.nn.GRU` with more. Equations: `GRUCell`; calls: `Recurrent`.
-
-    Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` gives one a layer.
-        bias: whether there are bias vectors.
-        batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
-        dropout: probability of zeroing an element between layers, anew at every step.
-        bidirectional: read in both directions.
-        device: where the weights are made.
-        dtype: type of the weights.
-        reset_after: where the reset gate acts: after the recurrent product, as in PyTorch, or
-            before it, as in Cho et al. 2014.
-        init: ``pytorch``, ``orthogonal`` or ``chrono``; see `Cell.initialize`.
-        variational_dropout: dropout between layers with the same mask at every step.
-        weight_dropout: dropout on the recurrent weights.
-        init_steps: steps that ``init="chrono"`` prepares for; see `Recurrent`.
-        residual: whether layers add what they take to what they give; see `Recurrent`.
-        checkpoint_every: steps between the states that are kept for backward; see `Recurrent`.
-        rejected: an argument that only the LSTM has is refused as `torch.nn` refuses it.
-
-    Example:
-        >>> layer = GRU(3, 8, bidirectional=True, reset_after=False)
-        >>> y, h = layer(torch.randn(10, 4, 3))
-        >>> y.shape, h.shape
-        (torch.Size([10, 4, 16]), torch.Size([2, 4, 8]))
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        reset_after: bool = True,
-        init: Initialization = "pytorch",
-        init_steps: int = 100,
-        variational_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-        residual: bool = False,
-        checkpoint_every: int | None = None,
-        **rejected: Any,
-    ) -> None:
-        (sizes,) = _one_a_layer("GRU", num_layers, hidden_size=hidden_size)
-        TorchGRU(
-            input_size, sizes[0], len(sizes), bias, batch_first, dropout, bidirectional,
-            device="meta", **rejected,
-        )  # fmt: skip
-        widths = _input_sizes(input_size, sizes, bidirectional)
-        self._assemble(
-            tuple(GRUCell(I, H, bias, reset_after) for I, H in zip(widths, sizes, strict=True)),
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            device=device,
-            dtype=dtype,
-            init=init,
-            init_steps=init_steps,
-            variational_dropout=variational_dropout,
-            weight_dropout=weight_dropout,
-            residual=residual,
-            checkpoint_every=checkpoint_every,
-        )
-        self.reset_after = reset_after
+        return "".join(f", {n}={v}" for n, v in given.items() if v != usual[n])
 
 
 def backend(
-    layer: Recurrent,
-    input: Tensor | PackedSequence,
-    *,
-    lengths: Tensor | Sequence[int] | None = None,
-) -> kernels.Backend:
-    """The path that would serve ``layer(input, lengths=lengths)`` now; see `use_backend`."""
+    layer: Recurrent, input: Tensor | PackedSequence, *, lengths: Lengths = None
+) -> backends.Backend:
+    """Return the path that would serve ``layer(input, lengths=lengths)`` now.
+
+    See `use_backend`.
+    """
     return layer.backend(input, lengths=lengths)
 
 
 def state_rows(state: Hidden, index: Tensor) -> Hidden:
-    """The state of a layer stack for other rows of the batch, ``index (N,)``."""
-    return _each_tensor(lambda t: t[:, index], state)  # (L, B, H)
+    """Return the state of a layer stack for other rows of the batch, ``index (N,)``."""
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state[:, index]  # (L, B, H)
+    if all(isinstance(part, Tensor) for part in state):  # of one layer, or of equal ones
+        return _each(lambda t: t[:, index], cast(State, state))
+    return tuple(_each(lambda t: t[:, index], each) for each in cast("tuple[State]", state))
 
 
-def _each_tensor(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """The same tuples, named or not, with f of every tensor."""
-    if tree is None or isinstance(tree, Tensor):
-        return None if tree is None else f(tree)
-    parts = [_each_tensor(f, part) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+_T = TypeVar("_T", bound=Tensors)
+
+
+def _each(f: Callable[[Tensor], Tensor], tensors: _T) -> _T:
+    """Return a named tuple with f of each tensor."""
+    return type(tensors)(*map(f, tensors))
 
 
 def _autocasts(x: Tensor) -> bool:
     return torch.is_autocast_enabled(x.device.type)
 
 
-def _mode(cell: Cell) -> str:
-    """PyTorch's name for what a cell computes, as far as it has one: RNN_TANH, LSTM, GRU."""
+def mode_of(cell: Cell) -> str:
+    """Return PyTorch's name for a cell, as far as it has one: RNN_TANH, LSTM, GRU."""
     name = type(cell).__name__.removesuffix("Cell")
     return f"{name}_{cell.activation.upper()}" if isinstance(cell, RNNCell) else name
-
-
-def _input_sizes(input_size: int, output_sizes: Sequence[int], bidirectional: bool) -> list[int]:
-    """What each layer of a stack takes: the input, then both directions of the layer below."""
-    return [input_size, *((2 if bidirectional else 1) * size for size in output_sizes[:-1])]
-
-
-def _one_a_layer(owner: str, num_layers: int, **given: Any) -> list[list[Any]]:
-    """Each argument as a list with one entry a layer, whether it came as one value or as many."""
-    if num_layers < 1:
-        raise OstinatoError("num_layers must be greater than zero")
-    counts = {name: len(value) for name, value in given.items() if isinstance(value, list | tuple)}
-    layers = {*counts.values(), *([num_layers] if num_layers > 1 or not counts else [])}
-    if len(layers) > 1 or 0 in layers:
-        raise OstinatoError(
-            f"{owner}: num_layers={num_layers} and entries a layer: {counts}; "
-            "expected the same number of layers everywhere."
-        )
-    (n,) = layers
-    return [
-        list(value) if isinstance(value, list | tuple) else [value] * n for value in given.values()
-    ]

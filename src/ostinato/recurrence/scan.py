@@ -6,13 +6,14 @@ any cell, any floating dtype and any device, and is differentiable any number of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from ostinato.recurrence.cells import Cell, LinearCell, State, Trace, Weights
+from ostinato.recurrence.cells import Cell, LinearCell, State, Tensors, Trace, Weights
 
 
 def scan(
@@ -73,7 +74,7 @@ def scan(
             new = cell.step(w, x_t, state)
             if running is not None:
                 new = cell.state_type(
-                    *(torch.where(running[t], n, s) for n, s in zip(new, state, strict=True))  # type: ignore[call-overload]
+                    *(torch.where(running[t], n, s) for n, s in zip(new, state, strict=True))
                 )
             outputs.append(new.h)
             if observe is not None:
@@ -94,7 +95,7 @@ def trace(
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, State, Trace]:
-    """What `scan` returns, and every gate and state on the way.
+    """Run `scan`, and return the gates and states of every step as well.
 
     Example:
         >>> from ostinato.recurrence.cells import GRUCell
@@ -104,41 +105,92 @@ def trace(
         >>> seen.gates.z.shape, seen.gates.z.unique().item()
         (torch.Size([5, 2, 4]), 0.5)
     """
-    gates: list[Any] = []
-    states: list[Any] = []
+    T, gates_type = x.shape[0], cell.gates_type
+    gates: list[Tensors] = []
+    states: list[State] = []
 
     def observe(x_t: Tensor, before: State, after: State) -> None:
         states.append(after)
-        if cell.gates_type is not None:
-            gates.append(cast(Any, cell).gates(w, x_t, before))
+        if gates_type is not None:
+            gates.append(cell.gates(w, x_t, before))
+
+    def stacked(steps: Sequence[Tensors]) -> list[Tensor]:
+        """Named tuples of ``(B, size)`` as tensors ``(T, B, size)``."""
+        tensors = [torch.stack(parts).detach()[:T] for parts in zip(*steps, strict=True)]
+        if lengths is not None:
+            running = mask_of(lengths, T)
+            tensors = [torch.where(running, each, 0.0) for each in tensors]
+        return [reverse_rows(each, lengths) for each in tensors] if reverse else tensors
 
     y, last = scan(cell, w, x, state, lengths, reverse=reverse, observe=observe)
+    if not states:  # T is 0: a step that is cut off below gives the shapes
+        scan(cell, w, x.new_zeros(1, *x.shape[1:]), last, observe=observe)
+    found = None if gates_type is None else gates_type(*stacked(gates))
+    return y, last, Trace(found, cell.state_type(*stacked(states)))
 
-    def stacked(steps: list[Any]) -> Any:
-        """Named tuples of ``(B, size)`` as one of ``(T, B, size)``."""
-        tensors = [torch.stack(parts).detach() for parts in zip(*steps, strict=True)]
-        if lengths is not None:
-            running = mask_of(lengths, len(steps))
-            tensors = [torch.where(running, each, 0.0) for each in tensors]
-        if reverse:
-            tensors = [reverse_rows(each, lengths) for each in tensors]
-        return type(steps[0])(*tensors)
 
-    if not states:  # no steps: shapes are all there is to see
-        B, H = x.shape[1], cell.hidden_size
-        kind = cell.gates_type
-        nothing = None if kind is None else kind(*[x.new_zeros(0, B, H)] * len(kind._fields))
-        sizes = cell.state_sizes
-        return y, last, Trace(nothing, cell.state_type(*(x.new_zeros(0, B, n) for n in sizes)))
-    return y, last, Trace(stacked(gates) if gates else None, cast(State, stacked(states)))
+def run_directions(
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    traces: list[Trace] | None = None,
+) -> tuple[Tensor, State]:
+    """Run a cell in each direction; arguments and results as those of `backends.run`."""
+    outputs: list[Tensor] = []
+    lasts: list[State] = []
+    for i, w in enumerate(weights):
+        before = None if state is None else cell.state_type(*(s[i] for s in state))
+        if traces is None:
+            y, last = scan(cell, w, x, before, lengths, reverse=i == 1)
+        else:
+            y, last, seen = trace(cell, w, x, before, lengths, reverse=i == 1)
+            traces.append(seen)
+        outputs.append(y)
+        lasts.append(last)
+    joined = cell.state_type(*(torch.stack(parts) for parts in zip(*lasts, strict=True)))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), joined
+
+
+def run_segments(
+    run: Callable[..., tuple[Tensor, State]],
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    checkpoint_every: int,
+) -> tuple[Tensor, State]:
+    """Run a cell in each direction, in segments that backward computes again.
+
+    ``run`` is `run_directions`, or takes the same arguments. Autograd keeps inputs and states of
+    segments of ``checkpoint_every`` steps, nothing else.
+    """
+    outputs: list[Tensor] = []
+    lasts: list[State] = []
+    for i, w in enumerate(weights):
+        steps = reverse_rows(x, lengths) if i == 1 else x
+        last = None if state is None else cell.state_type(*(s[i : i + 1] for s in state))
+        parts: list[Tensor] = []
+        for t, part in enumerate(torch.split(steps, checkpoint_every)):
+            left = None if lengths is None else lengths - t * checkpoint_every
+            left = None if left is None else left.clamp(0, part.shape[0])
+            y, last = checkpoint(run, cell, [w], part, last, left, use_reentrant=False)
+            parts.append(y)
+        assert last is not None  # there are steps
+        y = torch.cat(parts)
+        outputs.append(reverse_rows(y, lengths) if i == 1 else y)
+        lasts.append(last)
+    joined = cell.state_type(*(torch.cat(each) for each in zip(*lasts, strict=True)))
+    return torch.cat(outputs, dim=-1), joined
 
 
 def linear_recurrence(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-    """h_t = a_t * h_(t-1) + b_t for all steps: ``a`` and ``b (T, B, H)``, ``h0 (B, H)``.
+    """Compute h_t = a_t * h_(t-1) + b_t for all steps: ``a`` and ``b (T, B, H)``, ``h0 (B, H)``.
 
-    A parallel scan (G. Blelloch 1990, "Prefix sums and their applications", section 1.4), which on
-    a CPU, where it would do more work on no more cores, takes one step after the other.
-    Differentiable any number of times.
+    A parallel scan (D. Hillis and G. Steele 1986, "Data parallel algorithms"), or on a CPU, where
+    that would do more work on no more cores, a sequential one. Differentiable any number of times.
 
     >>> a, b = torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1)
     >>> linear_recurrence(a, b, torch.zeros(1, 1)).flatten()
@@ -157,7 +209,7 @@ class _LinearRecurrence(torch.autograd.Function):
     def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
         """The states."""
         plain = a.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
-        return stepwise(a, b, h0) if plain else doubling(a, b, h0)
+        return sequential_scan(a, b, h0) if plain else parallel_scan(a, b, h0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -175,16 +227,16 @@ class _LinearRecurrence(torch.autograd.Function):
         return d * before, d, d[0] * a[0]
 
 
-def stepwise(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """`linear_recurrence`, a step after the other."""
+def sequential_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """Compute `linear_recurrence` step by step."""
     y = torch.empty_like(b)
     for a_t, b_t, y_t in zip(a, b, y, strict=True):
         h = torch.addcmul(b_t, a_t, h, out=y_t)
     return y
 
 
-def doubling(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """`linear_recurrence` in log2(T) rounds: after each, a step knows twice as many before it."""
+def parallel_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """Compute `linear_recurrence` in log2(T) rounds, each of which doubles the steps combined."""
     b = torch.cat([b[:1] + a[:1] * h, b[1:]])
     reach = 1
     while reach < len(a):
@@ -195,12 +247,12 @@ def doubling(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
 
 
 def mask_of(lengths: Tensor, T: int) -> Tensor:
-    """``(T, B, 1)`` booleans: True where a row still has a step."""
+    """Return ``(T, B, 1)`` booleans: True where a row still has a step."""
     return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
 
 
 def reverse_rows(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """``x (T, B, ...)`` with each row's own steps in reverse order and its padding left in place.
+    """Reverse each row's own steps of ``x (T, B, ...)``, its padding left in place.
 
     >>> reverse_rows(torch.tensor([[1, 1], [2, 2], [3, 0]]), torch.tensor([3, 2])).T.tolist()
     [[3, 2, 1], [2, 1, 0]]

@@ -1,16 +1,18 @@
-"""A recurrent layer as a stream: one step at a time, in about a microsecond, for ever."""
+"""A recurrent layer as a stream: one step at a time, in about a microsecond, without end."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence import kernels
+from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.layers import Hidden, Recurrent
 
 Quantization = Literal["int8"]
@@ -92,9 +94,9 @@ class Stream(_core.Stream):
         each = [(cell, layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
         weights = [cell.standard_weights(w) for cell, w in each]
         like = next(iter(weights[0].values())).detach()
-        lacks = kernels.compiled_lacks(layer.cells, like)
+        lacks = compiled.lacks(layer.cells, like)
         if layer.residual:
-            lacks = "its layers add what they take"
+            lacks = "its layers are residual"
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
         if quantize and like.dtype != torch.float32:
@@ -111,15 +113,15 @@ class Stream(_core.Stream):
             )
         self._layer, self._like, self._batch_size = layer, like[:0], batch_size
         super().__init__(
-            tuple(kernels.shape_of(cell.standard_cell()) for cell in layer.cells),
-            tuple(t for w in weights for t in kernels.flat_weights(w)),
+            tuple(compiled.shape_of(cell.standard_cell()) for cell in layer.cells),
+            tuple(t for w in weights for t in compiled.flat_weights(w)),
             batch_size or 1,
             1 + get_args(_Products).index(_products) if quantize else 0,
             threads,
             *self._output(),
         )
 
-    def _output(self) -> tuple[Any, Tensor]:
+    def _output(self) -> tuple[NDArray[np.floating], Tensor]:
         """Where a step puts what comes out: as an array and as a tensor."""
         batch = () if self._batch_size is None else (self._batch_size,)
         tensor = self._like.new_zeros(*batch, self._layer.output_size)
@@ -143,7 +145,7 @@ class Stream(_core.Stream):
 
     @property
     def state(self) -> Hidden:
-        """The state, as the layer takes and gives it: a copy, which can be set again."""
+        """The state, as the layer takes and returns it: a copy, which can be set again."""
         numbers = self._like.new_empty(self._state_size())
         self._save(numbers)
         B = self._batch_size or 1
@@ -164,14 +166,14 @@ class Stream(_core.Stream):
         unbatched = self._batch_size is None
         like = self._like.new_empty(0, self._batch_size or 1, self._layer.input_size)
         states = self._layer.split_state(hx, like, unbatched, like)
-        self._load(torch.cat([t.detach().flatten() for state in states for t in state]))  # type: ignore[union-attr]
+        self._load(torch.cat([t.detach().flatten() for state in states for t in state or ()]))
 
     def fork(self) -> Self:
-        """Another stream with a copy of the state, sharing the weights."""
-        twin = type(self).__new__(type(self))
-        twin._layer, twin._like, twin._batch_size = self._layer, self._like, self._batch_size
-        _core.Stream.__init__(twin, self, *twin._output())
-        return twin
+        """Return another stream with a copy of the state, sharing the weights."""
+        copy = type(self).__new__(type(self))
+        copy._layer, copy._like, copy._batch_size = self._layer, self._like, self._batch_size
+        _core.Stream.__init__(copy, self, *copy._output())
+        return copy
 
     def __repr__(self) -> str:
         return f"Stream({self._layer}, batch_size={self._batch_size})"

@@ -115,7 +115,7 @@ class ForecastNetwork(nn.Module):
         dropout: probability of zeroing a feature of the hidden state in training.
 
     Example:
-        >>> from ostinato.recurrence.layers import LSTM
+        >>> from ostinato.recurrence.dropin import LSTM
         >>> from ostinato.tasks.forecasting.distributions import Gaussian
         >>> sizes = WindowSizes(future_covariates=2)
         >>> layers = LSTM(sizes.input_size(season=4), 8, batch_first=True)

@@ -1,0 +1,161 @@
+"""Which path serves a call.
+
+- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells and those
+  that are one of them with tied weights (see `Cell.standard_cell`), rows of equal or unequal
+  length; its gradients once. Its results are the same to the last bit however
+  a sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
+- ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
+  length.
+- ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
+
+The path is chosen call by call, is written to the log ``ostinato.recurrence`` at level DEBUG, and
+can be asked for with `choose` and forced with `use_backend`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import embedding
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends.torch import has_operator, run_operator
+from ostinato.recurrence.cells import Cell, State, Trace, Weights
+from ostinato.recurrence.scan import run_directions, run_segments
+
+Backend = Literal["compiled", "torch", "reference"]
+
+_log = logging.getLogger("ostinato.recurrence")
+_forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
+    """Serve every recurrent call inside the block by one path.
+
+    A function that `torch.compile` compiles keeps the path of the time when it was traced.
+
+    Args:
+        name: ``"compiled"``, ``"torch"``, ``"reference"``, or ``"auto"`` for the fastest that
+            applies. A call the named path cannot serve is an `OstinatoError`.
+
+    Example:
+        PyTorch's own operators instead of the compiled core:
+
+        >>> import ostinato
+        >>> layer = ostinato.LSTM(3, 4)
+        >>> with use_backend("torch"):
+        ...     ostinato.backend(layer, torch.randn(5, 2, 3))
+        'torch'
+    """
+    if name != "auto" and name not in get_args(Backend):
+        raise OstinatoError(
+            f"use_backend({name!r}): expected 'auto' or one of {', '.join(get_args(Backend))}."
+        )
+    token = _forced.set(None if name == "auto" else name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@compiled.constant_in_graphs
+def _forced_now() -> Backend | None:
+    return _forced.get()
+
+
+def choose(
+    cells: Cell | tuple[Cell, ...], x: Tensor, *, steps: int | None = None, padded: bool = False
+) -> Backend:
+    """Return the path that serves a call.
+
+    Args:
+        cells: the cell, or all cells of a stack.
+        x: the input, ``(T, B, I)``, or any tensor of its dtype and device.
+        steps: ``T``, where ``x`` does not tell.
+        padded: whether rows have unequal lengths.
+
+    Raises:
+        OstinatoError: if `use_backend` forces a path that cannot serve it.
+    """
+    cells = (cells,) if isinstance(cells, Cell) else cells
+    forced = _forced_now()
+    if forced == "reference":
+        return "reference"
+    lacks = compiled.lacks(cells, x)
+    if not lacks and forced != "torch":
+        return "compiled"
+    if forced == "compiled":
+        raise OstinatoError(
+            f"use_backend('compiled'): the compiled core cannot serve {cells[0]!r}: {lacks}; "
+            "use 'auto' or 'reference'."
+        )
+    steps = x.shape[0] if steps is None else steps
+    able = steps > 0 and not padded and all(has_operator(cell) for cell in cells)
+    if forced is None and compiled.is_transformed():
+        return "reference"
+    if forced == "torch" and not able:
+        raise OstinatoError(
+            f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with "
+            f"T={steps}{' and lengths' if padded else ''}; use 'auto' or 'reference'."
+        )
+    return "torch" if able else "reference"
+
+
+def run(
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None = None,
+    lengths: Tensor | None = None,
+    tokens: Tensor | None = None,
+    traces: list[Trace] | None = None,
+    checkpoint_every: int = 0,
+) -> tuple[Tensor, State]:
+    """Run one layer, in one direction or both, by the fastest path that serves the call.
+
+    Args:
+        cell: the equations.
+        weights: those of each direction; the second direction reads backward.
+        x: input ``(T, B, I)``.
+        state: tensors ``(directions, B, size)``; zeros when None.
+        lengths: as in `scan`.
+        tokens: which row of ``x``, then a table ``(V, I)``, each step takes; ``(T, B)`` integers.
+        traces: a list to which a `Trace` of each direction is added. PyTorch's own operators have
+            none: the reference serves instead.
+        checkpoint_every: keep the state every so many steps, and compute the steps between again
+            in backward; 0 to keep all. Traces keep all in any case.
+
+    Returns:
+        outputs ``(T, B, directions * size)`` and the state after each row's last step.
+    """
+    T, B, *_ = (x if tokens is None else tokens).shape
+    backend = choose(cell, x, steps=T, padded=lengths is not None)
+    if tokens is not None:  # the core alone multiplies tables, where it pays
+        graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+        if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
+            x, tokens = embedding(tokens, x), None
+    if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
+        _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
+    own = backend == "reference" or (backend == "torch" and traces is not None)
+    if not own and type(cell) not in compiled.STANDARD:
+        weights = [cell.standard_weights(w) for w in weights]
+        cell = cell.standard_cell()
+    if traces is not None:
+        checkpoint_every = 0
+    if backend == "compiled":
+        return compiled.run(cell, weights, x, state, lengths, tokens, traces, checkpoint_every)
+    if checkpoint_every and T and torch.is_grad_enabled() and not compiled.is_transformed():
+        segment = run_directions if backend == "reference" else run_operator
+        return run_segments(segment, cell, weights, x, state, lengths, checkpoint_every)
+    if own:
+        return run_directions(cell, weights, x, state, lengths, traces)
+    return run_operator(cell, weights, x, state)

@@ -1,0 +1,251 @@
+"""What a cell is: its weights, its state, its step, and the names by which cells are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells.initialization import (
+    Initialization,
+    fill,
+    fill_gains,
+    fill_time_scales,
+)
+
+Weights = Mapping[str, Tensor]
+"""The weights of one layer in one direction, by their names without the layer's suffix."""
+
+CellName = Literal[
+    "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
+    "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
+]  # fmt: skip
+"""Names that `named` gives to cells; written out for type checkers and the command line."""
+
+
+class Tensors(Protocol):
+    """A named tuple of tensors."""
+
+    def __init__(self, *tensors: Tensor) -> None: ...
+    def __iter__(self) -> Iterator[Tensor]: ...
+    def _asdict(self) -> Mapping[str, Tensor]: ...
+
+
+class State(Tensors, Protocol):
+    """The state of a cell: a named tuple of tensors ``(B, size)``, one of them called ``h``."""
+
+    @property
+    def h(self) -> Tensor:
+        """The output: what the next layer and the user get."""
+
+
+_S = TypeVar("_S", bound=type[tuple[Tensor, ...]])
+
+
+def register_state(cls: _S) -> _S:
+    """Make a named tuple of tensors known to PyTorch as the state of a cell.
+
+    `torch.export.save` then stores a graph that takes or returns it, and ``torch.load`` with
+    ``weights_only`` reads it.
+    """
+    _pytree._register_namedtuple(cls, serialized_type_name=f"ostinato.{cls.__name__}")
+    torch.serialization.add_safe_globals([cls])
+    return cls
+
+
+class Trace(NamedTuple):
+    """Gates and states of one layer in one direction, step by step, without gradients.
+
+    Tensors are ``(T, B, size)``, zeros where a row has no step. ``gates`` is None for a cell that
+    has none; ``states`` are those after each step.
+    """
+
+    gates: Tensors | None
+    states: State
+
+
+@dataclass(frozen=True)
+class Cell(ABC):
+    """One recurrent equation: a few numbers and one pure step.
+
+    A cell owns no weights and no state: both are arguments, and the new state is the result. A
+    subclass is a frozen dataclass, or takes these three arguments, and defines
+
+    - ``state_type``, the named tuple of its state, and `state_sizes`, if not one ``(B, H)``;
+    - `weight_shapes`;
+    - `step`, and `project` for what of the step does not depend on the state.
+
+    It may define more: ``gates_type`` and `gates`, to have its gates observed; ``time_gates``, for
+    ``init="chrono"``; ``forget_gate``, for ``init="orthogonal"``; ``has_identity``; `in_training`;
+    `standard_cell` and `standard_weights`, to run on the compiled core; and the decorator `named`.
+
+    Args:
+        input_size: features of an input step, ``I``.
+        hidden_size: features of the hidden state, ``H``.
+        bias: whether the cell has bias vectors.
+
+    Raises:
+        OstinatoError: if a size is not a whole number above zero.
+
+    Example:
+        A leaky integrator, h_t = (h_(t-1) + W x_t) / 2:
+
+        >>> from ostinato.recurrence.cells import RNNState
+        >>> class Leaky(Cell):
+        ...     state_type = RNNState
+        ...     def weight_shapes(self):
+        ...         return {"weight_ih": (self.hidden_size, self.input_size)}
+        ...     def step(self, w, x_t, state):
+        ...         return RNNState((state.h + x_t @ w["weight_ih"].T) / 2)
+        >>> cell = Leaky(input_size=3, hidden_size=2)
+        >>> w = {"weight_ih": torch.ones(2, 3)}
+        >>> cell.step(w, torch.ones(1, 3), cell.zero_state(1)).h
+        tensor([[1.5000, 1.5000]])
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
+
+    state_type: ClassVar[type[State]]
+    """The named tuple of the state."""
+    gates_type: ClassVar[type[Tensors] | None] = None
+    """The named tuple that `gates` returns; None for a cell without gates."""
+    time_gates: ClassVar[Mapping[int, int]] = {}
+    """Which blocks of the weights are gates that keep the state, 1, or let in new input, -1."""
+    forget_gate: ClassVar[int | None] = None
+    """Which block of the weights is the gate that orthogonal initialisation opens."""
+    has_identity: ClassVar[bool] = True
+    """Whether recurrent weights that are the identity make sense."""
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+                raise OstinatoError(
+                    f"{type(self).__name__}: {name}={size!r}; expected a whole number above zero."
+                )
+
+    @abstractmethod
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights by name, in the order in which they are made."""
+
+    @abstractmethod
+    def step(self, w: Weights, x_t: Tensor, state: State) -> State:
+        """Return the state after one step. ``x_t`` is a step of the result of `project`."""
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """Compute the part of the step that does not depend on the state, for all steps.
+
+        ``x`` is ``(..., I)``; the result is what `step` takes as ``x_t``. Here: ``x`` itself.
+        """
+        return x
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> Tensors:
+        """Return the gates of one step, of type ``gates_type``; arguments as in `step`."""
+        raise OstinatoError(f"{type(self).__name__} has no gates.")
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of each tensor of the state, in the order of its named tuple."""
+        return (self.hidden_size,)
+
+    @property
+    def output_size(self) -> int:
+        """Features of ``state.h``."""
+        return self.state_sizes[0]
+
+    def zero_state(self, batch_size: int, like: Tensor | None = None) -> State:
+        """Return h_0 = 0, in the dtype and on the device of ``like``."""
+        like = torch.empty(0) if like is None else like
+        return self.state_type(*(like.new_zeros(batch_size, size) for size in self.state_sizes))
+
+    def with_input(self, input_size: int) -> Self:
+        """Return the same cell for another input size, such as for the next layer of a stack."""
+        return replace(self, input_size=input_size)
+
+    def in_training(self) -> Cell:
+        """Return the cell to train with, for one that computes something else then."""
+        return self
+
+    def standard_cell(self) -> Cell:
+        """Return the RNN, LSTM or GRU cell that computes the same, if there is one, or itself."""
+        return self
+
+    def standard_weights(self, w: Weights) -> Weights:
+        """Return the weights with which `standard_cell` computes the same."""
+        return w
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Fill the weights in place with new numbers, by the name of the recipe.
+
+        - ``"pytorch"``: all uniform in ±1/sqrt(H), as `torch.nn` does.
+        - ``"orthogonal"``: recurrent weights orthogonal gate by gate (Saxe et al. 2014, "Exact
+          solutions to the nonlinear dynamics of learning in deep linear neural networks"), other
+          matrices uniform after Glorot and Bengio 2010, biases 0, but for the LSTM's forget
+          gate 1 (Gers et al. 2000; Jozefowicz et al. 2015).
+        - ``"identity"``: recurrent weights the identity, biases 0, input weights normal with
+          deviation 0.001 (Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent
+          networks of rectified linear units"). For `RNNCell`.
+        - ``"chrono"``: as orthogonal, but the gates that keep the state have biases
+          log(uniform(1, steps - 1)), and those that let in new input the opposite, so that units
+          forget over 1 to ``steps`` steps (Tallec and Ollivier 2018, "Can recurrent neural networks
+          warp time?", eq. 16). For cells with such gates.
+
+        Raises:
+            OstinatoError: if there is no such recipe, or not for this cell.
+        """
+        name = type(self).__name__
+        if how not in get_args(Initialization):
+            raise OstinatoError(
+                f"{name}: initialization {how!r}; expected one of "
+                f"{', '.join(get_args(Initialization))}."
+            )
+        if how == "identity" and not self.has_identity:
+            raise OstinatoError(f"{name}: initialization 'identity' is for RNNCell with relu.")
+        if how == "chrono" and not (self.bias and self.time_gates and steps > 2):
+            raise OstinatoError(
+                f"{name}: initialization 'chrono' is for cells with gates that keep "
+                f"the state, with biases, and more than 2 steps (here {steps})."
+            )
+        with torch.no_grad():
+            fill(w, how, self.hidden_size)
+            fill_gains(w)
+            if how == "chrono":
+                fill_time_scales(w["bias_ih"], self.time_gates, self.hidden_size, steps)
+            elif how == "orthogonal" and self.bias and self.forget_gate is not None:
+                torch.split(w["bias_ih"], self.hidden_size)[self.forget_gate].fill_(1.0)
+
+
+_C = TypeVar("_C", bound=type[Cell])
+_named: dict[str, tuple[Callable[..., Cell], dict[str, str | bool]]] = {}
+
+
+def named(name: CellName, **options: str | bool) -> Callable[[_C], _C]:
+    """Give a name to a cell with these arguments; a decorator of its class."""
+
+    def register(cls: _C) -> _C:
+        _named[name] = cls, options
+        return cls
+
+    return register
+
+
+def cell_named(name: CellName) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
+    """Return the class of a cell by its name, and its arguments beyond the sizes.
+
+    Raises:
+        OstinatoError: if there is no cell of that name.
+
+    >>> cell_named("gru-reset-before")
+    (<class 'ostinato.recurrence.cells.standard.GRUCell'>, {'reset_after': False})
+    """
+    if name not in _named:
+        raise OstinatoError(f"cell={name!r}; expected one of {', '.join(get_args(CellName))}.")
+    return _named[name]

@@ -1,0 +1,568 @@
+"""Variants of the standard cells, after published papers.
+
+The compiled core runs those whose equations are a standard cell's with tied weights, see
+`Cell.standard_cell`; the others run on the reference path.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple, Self, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear
+
+from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells.base import Cell, State, Tensors, Weights, named, register_state
+from ostinato.recurrence.cells.initialization import Initialization
+from ostinato.recurrence.cells.standard import (
+    ACTIVATIONS,
+    Activation,
+    GatedCell,
+    GRUCell,
+    GRUGates,
+    GRUState,
+    LSTMCell,
+    LSTMGates,
+    LSTMState,
+    RNNCell,
+    RNNState,
+)
+
+
+@register_state
+class HigherOrderState(NamedTuple):
+    """State of a `HigherOrderCell`: ``h (B, H)``, and those before it, ``past (B, (k - 1) H)``."""
+
+    h: Tensor
+    past: Tensor
+
+
+@register_state
+class JordanState(NamedTuple):
+    """State of a `JordanCell` with elman: output ``h (B, O)`` and hidden units ``s (B, H)``."""
+
+    h: Tensor
+    s: Tensor
+
+
+class MinGRUGates(NamedTuple):
+    """Gates of one `MinGRUCell` step, each ``(B, H)``: ``z`` in (0, 1), the candidate ``n``."""
+
+    z: Tensor
+    n: Tensor
+
+
+class MinLSTMGates(NamedTuple):
+    """Gates of one `MinLSTMCell` step, each ``(B, H)``: ``f`` and ``i`` add up to 1; ``n``."""
+
+    f: Tensor
+    i: Tensor
+    n: Tensor
+
+
+@named("lstm-peephole")
+@dataclass(frozen=True)
+class PeepholeLSTMCell(LSTMCell):
+    """LSTM whose gates see the cell as well.
+
+    ::
+
+        i, f  = sigmoid(W_i* x_t + W_h* h_(t-1) + b_* + p_* c_(t-1))
+        o     = sigmoid(W_io x_t + W_ho h_(t-1) + b_o + p_o c_t)
+
+    and the rest as in `LSTMCell`. ``weight_peephole (3H,)`` holds p_i, p_f, p_o. F. Gers,
+    N. Schraudolph and J. Schmidhuber 2002, "Learning precise timing with LSTM recurrent networks".
+    Not compiled.
+    """
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of `LSTMCell`, and the peepholes."""
+        return super().weight_shapes() | {"weight_peephole": (3 * self.hidden_size,)}
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
+        """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
+        c = cast(LSTMState, state).c
+        p_i, p_f, p_o = w["weight_peephole"].chunk(3)
+        i, f, g, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(4, dim=-1)
+        i, f, g = (i + p_i * c).sigmoid(), (f + p_f * c).sigmoid(), g.tanh()
+        return LSTMGates(i, f, g, (o + p_o * (f * c + i * g)).sigmoid())
+
+
+@named("lstm-coupled")
+@dataclass(frozen=True)
+class CoupledLSTMCell(LSTMCell):
+    """LSTM with coupled input and forget gates: i = 1 - f, and the rest as in `LSTMCell`.
+
+    Weights have three blocks, ``f g o``. K. Greff et al. 2017, "LSTM: A search space odyssey",
+    variant CIFG. Compiled: since 1 - sigmoid(a) = sigmoid(-a), it is an LSTM whose input gate has
+    the forget gate's weights, negative.
+    """
+
+    gates_per_unit = 3
+    time_gates = {0: 1}  # noqa: RUF012
+    forget_gate = 0
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
+        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
+        f, g, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(3, dim=-1)
+        return LSTMGates((-f).sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
+
+    def standard_cell(self) -> Cell:
+        """An LSTM."""
+        return LSTMCell(self.input_size, self.hidden_size, self.bias, self.proj_size)
+
+    def standard_weights(self, w: Weights) -> Weights:
+        """The forget gate's rows, negative, above all."""
+        H = self.hidden_size
+        return {n: t if n == "weight_hr" else torch.cat([-t[:H], t]) for n, t in w.items()}
+
+
+@named("lstm-norm")
+@dataclass(frozen=True)
+class LayerNormLSTMCell(LSTMCell):
+    """LSTM with normalised sums.
+
+    ::
+
+        i, f, g, o = N(W_ih x_t) + N(W_hh h_(t-1))       then as in `LSTMCell`
+        h_t        = o * tanh(N(c_t))
+
+    N(a) = gain * (a - mean of a) / deviation of a + bias, each N with a gain and bias of its own
+    (``gain_ih``, ``bias_ih``, ...). J. L. Ba, J. R. Kiros and G. Hinton 2016, "Layer
+    normalization", equations 20 to 22. Not compiled.
+    """
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of `LSTMCell`, and the gains and bias of N."""
+        H = self.hidden_size
+        shapes = {"gain_ih": (4 * H,), "gain_hh": (4 * H,), "gain_c": (H,)}
+        return super().weight_shapes() | shapes | ({"bias_c": (H,)} if self.bias else {})
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """N(W_ih x): (..., I) -> (..., 4H)."""
+        return _normalized(linear(x, w["weight_ih"]), w["gain_ih"], w.get("bias_ih"))
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
+        """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
+        a = _normalized(linear(state.h, w["weight_hh"]), w["gain_hh"], w.get("bias_hh"))
+        i, f, g, o = (x_t + a).chunk(4, dim=-1)
+        return LSTMGates(i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> LSTMState:
+        """Compute one step; ``x_t (B, 4H)`` is the projected input."""
+        i, f, g, o = self.gates(w, x_t, state)
+        c = f * cast(LSTMState, state).c + i * g
+        h = o * _normalized(c, w["gain_c"], w.get("bias_c")).tanh()
+        return LSTMState(linear(h, w["weight_hr"]) if self.proj_size else h, c)
+
+
+@named("gru-norm")
+@dataclass(frozen=True)
+class LayerNormGRUCell(GRUCell):
+    """GRU with normalised sums.
+
+    ::
+
+        r, z = sigmoid(N(W_i* x_t) + N(W_h* h_(t-1)))
+        n    = tanh(N(W_in x_t) + r * N(W_hn h_(t-1)))
+        h_t  = (1 - z) * n + z * h_(t-1)
+
+    N as in `LayerNormLSTMCell`, over the sums of both gates together and over the candidate's. Ba,
+    Kiros and Hinton 2016, appendix. Not compiled.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.reset_after:
+            raise OstinatoError("LayerNormGRUCell: reset_after=False; its reset gate acts after.")
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of `GRUCell`, and the gains."""
+        H = self.hidden_size
+        return super().weight_shapes() | {"gain_ih": (3 * H,), "gain_hh": (3 * H,)}
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """N(W_ih x): (..., I) -> (..., 3H)."""
+        return self._each_normalized(linear(x, w["weight_ih"]), w["gain_ih"], w.get("bias_ih"))
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
+        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
+        a = linear(state.h, w["weight_hh"])
+        a = self._each_normalized(a, w["gain_hh"], w.get("bias_hh"))
+        H = 2 * self.hidden_size
+        r, z = (x_t[..., :H] + a[..., :H]).sigmoid().chunk(2, dim=-1)
+        return GRUGates(r, z, (x_t[..., H:] + r * a[..., H:]).tanh())
+
+    def _each_normalized(self, a: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        H = 2 * self.hidden_size
+        first = _normalized(a[..., :H], gain[:H], None if bias is None else bias[:H])
+        second = _normalized(a[..., H:], gain[H:], None if bias is None else bias[H:])
+        return torch.cat([first, second], dim=-1)
+
+
+def _normalized(a: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    return layer_norm(a, a.shape[-1:], gain, bias)
+
+
+@named("mgu")
+@dataclass(frozen=True)
+class MGUCell(GatedCell):
+    """Minimal gated unit: one gate in place of a GRU's two.
+
+    ::
+
+        f   = sigmoid(W_if x_t + W_hf h_(t-1) + b_f)
+        n   = tanh(W_in x_t + W_hn (f * h_(t-1)) + b_n)
+        h_t = (1 - f) * h_(t-1) + f * n
+
+    Weights have two blocks, ``f n``. G.-B. Zhou et al. 2016, "Minimal gated unit for recurrent
+    neural networks", equations 6 to 8. Compiled: it is a GRU with the reset before the product,
+    where r = f and z = 1 - f.
+    """
+
+    state_type = GRUState
+    gates_type = GRUGates
+    gates_per_unit = 2
+    time_gates = {0: -1}  # noqa: RUF012
+    has_identity = False
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
+        """Compute the gates of one step as a GRU's: ``r`` is f, ``z`` is 1 - f."""
+        h, H, bias = state.h, self.hidden_size, w.get("bias_hh")
+        b_f, b_n = (None, None) if bias is None else (bias[:H], bias[H:])
+        a = x_t[..., :H] + linear(h, w["weight_hh"][:H], b_f)
+        f = a.sigmoid()
+        n = (x_t[..., H:] + linear(f * h, w["weight_hh"][H:], b_n)).tanh()
+        return GRUGates(f, (-a).sigmoid(), n)
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> GRUState:
+        """Compute one step; ``x_t (B, 2H)`` is the projected input."""
+        f, _, n = self.gates(w, x_t, state)
+        return GRUState((1 - f) * state.h + f * n)
+
+    def standard_cell(self) -> Cell:
+        """A GRU."""
+        return GRUCell(self.input_size, self.hidden_size, self.bias, reset_after=False)
+
+    def standard_weights(self, w: Weights) -> Weights:
+        """The gate's rows, once more and negative between its own and the candidate's."""
+        H = self.hidden_size
+        return {name: torch.cat([t[:H], -t[:H], t[H:]]) for name, t in w.items()}
+
+
+@dataclass(frozen=True)
+class HigherOrderCell(RNNCell):
+    """Elman's network that sees its last k states.
+
+    h_t = f(W_ih x_t + b_ih + U_1 h_(t-1) + ... + U_k h_(t-k) + b_hh)
+
+    Args:
+        order: k, at least 2.
+
+    ``weight_hh (H, k H)`` holds U_1 to U_k side by side. R. Soltani and H. Jiang 2016, "Higher
+    order recurrent neural networks", equation 5. Not compiled.
+    """
+
+    order: int = 2
+
+    state_type = HigherOrderState
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order < 2:
+            raise OstinatoError(f"HigherOrderCell: order={self.order}; expected 2 or more.")
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of h, then of the states before it."""
+        return self.hidden_size, (self.order - 1) * self.hidden_size
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of `RNNCell`, the recurrent matrix k times as wide."""
+        shapes = super().weight_shapes()
+        return shapes | {"weight_hh": (self.hidden_size, self.order * self.hidden_size)}
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> HigherOrderState:
+        """Compute one step; ``x_t (B, H)`` is the projected input."""
+        before = torch.cat([state.h, cast(HigherOrderState, state).past], dim=-1)  # (B, k H)
+        f = ACTIVATIONS[self.activation]
+        h = f(x_t + linear(before, w["weight_hh"], w.get("bias_hh")))
+        return HigherOrderState(h, before[..., : self.state_sizes[1]])
+
+
+@dataclass(frozen=True)
+class JordanCell(RNNCell):
+    """Jordan's network: the output is fed back, not the hidden units; or beside them.
+
+    ::
+
+        s_t = f(W_ih x_t + b_ih + W_yh y_(t-1) + b_hh)       with elman: + W_hh s_(t-1)
+        y_t = g(W_hy s_t + b_hy)
+
+    Args:
+        outputs: features of y, ``O``: the layer's output, its ``h``.
+        output_activation: g.
+        elman: whether the hidden units are fed back as well.
+
+    M. I. Jordan 1986, "Serial order: a parallel distributed processing approach". Not compiled.
+    """
+
+    outputs: int = 1
+    output_activation: Activation = "identity"
+    elman: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outputs < 1 or self.output_activation not in ACTIVATIONS:
+            raise OstinatoError(
+                f"JordanCell: outputs={self.outputs}, output_activation="
+                f"{self.output_activation!r}; expected at least 1 and one of "
+                f"{', '.join(ACTIVATIONS)}."
+            )
+
+    @property
+    def state_type(self) -> type[State]:  # type: ignore[override]
+        """With elman the hidden units are part of the state, else the output alone."""
+        return JordanState if self.elman else RNNState
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of y, then, with elman, of s."""
+        return (self.outputs, self.hidden_size) if self.elman else (self.outputs,)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those from x, y and s to the hidden units, and from there to y."""
+        H, O = self.hidden_size, self.outputs
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (H, self.input_size)}
+        shapes |= {"weight_hh": (H, H)} if self.elman else {}
+        shapes |= {"weight_yh": (H, O), "weight_hy": (O, H)}
+        return shapes | ({"bias_ih": (H,), "bias_hh": (H,), "bias_hy": (O,)} if self.bias else {})
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> State:
+        """Compute one step; ``x_t (B, H)`` is the projected input."""
+        a = x_t + linear(state.h, w["weight_yh"], w.get("bias_hh"))
+        if self.elman:
+            a = a + linear(cast(JordanState, state).s, w["weight_hh"])
+        s = ACTIVATIONS[self.activation](a)
+        y = linear(s, w["weight_hy"], w.get("bias_hy"))
+        y = ACTIVATIONS[self.output_activation](y)
+        return JordanState(y, s) if self.elman else RNNState(y)
+
+
+@named("indrnn")
+@dataclass(frozen=True)
+class IndRNNCell(RNNCell):
+    """Units with independent recurrence: h_t = f(W_ih x_t + b_ih + u * h_(t-1) + b_hh).
+
+    ``weight_hh (H,)`` holds u; a unit's gradient grows or shrinks by u f' a step, and by no other
+    unit's. ``orthogonal`` draws u uniform in (0, 1), ``identity`` sets it to 1. S. Li et al. 2018,
+    "Independently recurrent neural network (IndRNN)", equation 4; it is meant for relu.
+    Not compiled.
+    """
+
+    activation: Activation = "relu"
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return those of `RNNCell`, a recurrent vector instead of a matrix."""
+        return super().weight_shapes() | {"weight_hh": (self.hidden_size,)}
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Initialize as `Cell.initialize`, but for u."""
+        super().initialize(w, how, steps)
+        with torch.no_grad():
+            if how == "orthogonal":
+                w["weight_hh"].uniform_(0, 1)
+            elif how == "identity":
+                w["weight_hh"].fill_(1.0)
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
+        """Compute one step; ``x_t (B, H)`` is the projected input."""
+        a = x_t + w["weight_hh"] * state.h
+        return RNNState(ACTIVATIONS[self.activation](a + w["bias_hh"] if self.bias else a))
+
+
+@dataclass(frozen=True)
+class LinearCell(Cell):
+    """h_t = a_t * h_(t-1) + b_t, where a and b depend on the input alone.
+
+    So all steps can be computed in parallel: `scan` runs such a cell as a parallel scan.
+    """
+
+    blocks: ClassVar[int]
+
+    state_type = RNNState
+    has_identity = False
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return one matrix and one bias; the state has no weights."""
+        rows = self.blocks * self.hidden_size
+        return {"weight_ih": (rows, self.input_size)} | ({"bias_ih": (rows,)} if self.bias else {})
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """W_ih x + b_ih: (..., I) -> (..., blocks * H)."""
+        return linear(x, w["weight_ih"], w.get("bias_ih"))
+
+    @abstractmethod
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A and b, ``(..., H)`` each, of the projected input."""
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
+        """Compute one step; ``x_t`` is the projected input."""
+        a, b = self.coefficients(x_t)
+        return RNNState(a * state.h + b)
+
+
+@named("min-gru")
+@dataclass(frozen=True)
+class MinGRUCell(LinearCell):
+    """GRU whose gates do not depend on the state, so that steps can run in parallel.
+
+    ::
+
+        z   = sigmoid(W_z x_t + b_z)
+        n   = W_n x_t + b_n
+        h_t = (1 - z) * h_(t-1) + z * n
+
+    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.1; biases are ours. Not compiled: a
+    parallel scan in PyTorch.
+    """
+
+    blocks = 2
+    gates_type = MinGRUGates
+    time_gates = {0: -1}  # noqa: RUF012
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> MinGRUGates:
+        """Compute the gates of one step; ``x_t (B, 2H)`` is the projected input."""
+        z, n = x_t.chunk(2, dim=-1)
+        return MinGRUGates(z.sigmoid(), n)
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """1 - z, and z n."""
+        z, n = x.chunk(2, dim=-1)
+        return (-z).sigmoid(), z.sigmoid() * n
+
+
+@named("min-lstm")
+@dataclass(frozen=True)
+class MinLSTMCell(LinearCell):
+    """LSTM whose gates do not depend on the state, so that steps can run in parallel.
+
+    ::
+
+        f, i = sigmoid(W_* x_t + b_*), divided by their sum
+        n    = W_n x_t + b_n
+        h_t  = f * h_(t-1) + i * n
+
+    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.2; biases are ours. Not compiled: a
+    parallel scan in PyTorch.
+    """
+
+    blocks = 3
+    gates_type = MinLSTMGates
+    time_gates = {0: 1, 1: -1}  # noqa: RUF012
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> MinLSTMGates:
+        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
+        f, i, n = x_t.chunk(3, dim=-1)
+        f, i = f.sigmoid(), i.sigmoid()
+        return MinLSTMGates(f / (f + i), i / (f + i), n)
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f, and i n."""
+        f, i, n = self.gates({}, x, RNNState(x))
+        return f, i * n
+
+
+@dataclass(frozen=True)
+class ZoneoutCell(Cell):
+    """Another cell, some of whose units keep their state in a step, drawn again at every step.
+
+    ::
+
+        state_t = m * state_(t-1) + (1 - m) * step(x_t, state_(t-1))
+
+    with m of ones and zeros in training, and their mean, the rate, otherwise.
+
+    Args:
+        inner: the cell.
+        rates: probability of keeping, for each tensor of the state; or one for all.
+        training: which of the two is computed; a layer sees to it.
+
+    D. Krueger et al. 2017, "Zoneout: Regularizing RNNs by randomly preserving hidden activations",
+    equations 5 and 6. Not compiled.
+    """
+
+    input_size: int = field(init=False)
+    hidden_size: int = field(init=False)
+    bias: bool = field(init=False)
+    inner: Cell
+    rates: float | tuple[float, ...] = 0.1
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size", "bias"):
+            object.__setattr__(self, name, getattr(self.inner, name))
+        for rate in self._rates():
+            if not 0 <= rate <= 1:
+                raise OstinatoError(f"ZoneoutCell: rates={self.rates}; expected 0 to 1.")
+
+    def _rates(self) -> tuple[float, ...]:
+        """The rate of each tensor of the state."""
+        sizes = self.inner.state_sizes
+        rates = self.rates if isinstance(self.rates, tuple) else (self.rates,) * len(sizes)
+        if len(rates) != len(sizes):
+            raise OstinatoError(
+                f"ZoneoutCell: {len(rates)} rates; {type(self.inner).__name__} has {len(sizes)} "
+                "tensors of state."
+            )
+        return rates
+
+    @property
+    def state_type(self) -> type[State]:  # type: ignore[override]
+        """The inner cell's."""
+        return self.inner.state_type
+
+    @property
+    def gates_type(self) -> type[Tensors] | None:  # type: ignore[override]
+        """The inner cell's."""
+        return self.inner.gates_type
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The inner cell's."""
+        return self.inner.state_sizes
+
+    def with_input(self, input_size: int) -> Self:
+        """The same around the inner cell for an input of another size."""
+        return replace(self, inner=self.inner.with_input(input_size))
+
+    def in_training(self) -> Cell:
+        """The same with drawn m."""
+        return replace(self, training=True)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The inner cell's."""
+        return self.inner.weight_shapes()
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Do as the inner cell does."""
+        self.inner.initialize(w, how, steps)
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """Do as the inner cell does."""
+        return self.inner.project(w, x)
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> Tensors:
+        """The inner cell's."""
+        return self.inner.gates(w, x_t, state)
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> State:
+        """Compute one step; ``x_t`` is the projected input."""
+        new, mixed = self.inner.step(w, x_t, state), []
+        for s, n, rate in zip(state, new, self._rates(), strict=True):
+            m = torch.bernoulli(torch.full_like(n, rate)) if self.training else rate
+            mixed.append(m * s + (1 - m) * n)
+        return self.inner.state_type(*mixed)
