@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Place
 from ostinato.data.features import (
     Lexicon,
@@ -69,13 +68,7 @@ def test_words_of_a_batch_are_what_stands_in_the_table():
     inputs = Inputs.learn(corpus, InputSettings(min_count=1))
     rows, table = inputs.encode(corpus)
     ragged = Ragged.of(rows)
-    batch = SequenceBatch(
-        torch.from_numpy(ragged.padded([2, 0]).astype(np.int64)),
-        torch.tensor([3, 2]),
-        torch.zeros(2),
-        0,
-    )
-    words = inputs.tensors(batch, table, torch.device("cpu"))
+    words = inputs.prepare(torch.from_numpy(ragged.padded([2, 0]).astype(np.int64)), table)
     known = [None, *inputs.lexicon.words]
     letters = [None, *inputs.lexicon.characters]
     for b, sentence in enumerate([["do", "to", "zz"], ["to", "be"]]):
@@ -204,9 +197,9 @@ def test_what_is_kept_is_what_was_learnt(corpus):
 def test_sequences_of_another_kind_are_refused():
     inputs = Inputs.learn(corpus_of(np.zeros((3, 4, 2))), InputSettings())
     with pytest.raises(DataError, match=r"X\[0\]: holds text; the model was trained on series"):
-        inputs.refuse_others(corpus_of(["a text"]))
+        inputs.check(corpus_of(["a text"]))
     with pytest.raises(DataError, match="has 3 variables; the model was trained on 2: 1, 2"):
-        inputs.refuse_others(corpus_of(np.zeros((3, 4, 3))))
+        inputs.check(corpus_of(np.zeros((3, 4, 3))))
     large = corpus_of([[1e39]])
     with pytest.raises(DataError, match=r"X\[0\]: holds a number too large for 32 bits"):
         list(Inputs.learn(large, InputSettings()).encode(large)[0])
