@@ -396,3 +396,14 @@ def test_validation_files_and_a_config_are_taken(data, ostinato):
     assert not model.bidirectional
     assert ostinato(f"train classify reviews.csv --out b --no-bidirectional {EPOCHS}").status == 0
     assert not SequenceClassifier.load("b").bidirectional
+
+
+def test_what_columns_mean_is_said_once(data, ostinato):
+    (data / "kinds.csv").write_text(
+        "number,words,mood\n" + "".join(f"{7 * i},fine film {i},{'ab'[i % 2]}\n" for i in range(20))
+    )
+    columns = "--text words --label mood"
+    result = ostinato(f"train classify kinds.csv {columns} --out run {EPOCHS}")
+    assert result.out.count("text: words; label: mood; not used: number") == 1
+    result = ostinato(f"train translate train.en train.de --out german {EPOCHS}")
+    assert len(set(lines := result.out.splitlines()[:4])) == len(lines)

@@ -113,8 +113,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             facts: of the data.
             device: of the network.
         """
-        size = self.resolved("batch_size")
-        notes = "\n".join([self._resolved_title(), *facts.get("notes", ())])
+        size, notes = self.resolved("batch_size"), self._resolved_title()
         return self._sequences(device).problem(data, facts, size, notes, **self._batching())
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
