@@ -18,11 +18,12 @@ from torch import Tensor
 from ostinato.errors import OstinatoError
 from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
 from ostinato.insight.memory import SCORED, Memory, memory
-from ostinato.insight.samples import Data, Examined, Loss, estimator_of, judged, sample_of
+from ostinato.insight.samples import Data, Examined, Loss, estimator_of, sample_of
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
 from ostinato.recurrence.cells import RNNCell
 from ostinato.tasks.base import Inspectable
+from ostinato.training.fit import eval_mode
 
 Ailment = Literal[
     "identical layers",
@@ -277,7 +278,7 @@ class _Examination:
         network = looked.network
         self.layers = [stack for _, _, stack in stacks_of(network)]
         self.flow = gradient_flow(network, looked.sample, loss=loss)
-        with judged(network), torch.no_grad(), tracing(network) as seen:
+        with eval_mode(network), torch.no_grad(), tracing(network) as seen:
             if loss is None:
                 self.loss = float(looked.loss())
             else:

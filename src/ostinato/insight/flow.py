@@ -14,8 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import Data, Loss, judged, sample_of
+from ostinato.insight.samples import Data, Loss, sample_of
 from ostinato.networks.tracing import Track, recording
+from ostinato.training.fit import eval_mode
 
 SMALL = 32
 """Hidden units up to which Jacobians are computed exactly."""
@@ -173,7 +174,7 @@ def gradient_flow(
     sample = sample_of(model, data)
     network = sample.network
     random = torch.Generator().manual_seed(seed)
-    with torch.enable_grad(), judged(network), recording(network) as tracks:
+    with torch.enable_grad(), eval_mode(network), recording(network) as tracks:
         value = (
             loss(network, sample.inputs, sample.targets, sample.lengths)
             if loss is not None

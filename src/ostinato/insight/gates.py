@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import estimator_of, judged
+from ostinato.insight.samples import estimator_of
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
+from ostinato.training.fit import eval_mode
 
 LEFT, RIGHT = 0.1, 0.9
 """Below and above these a gate counts as shut and as open (Karpathy et al. 2015, section 4.2)."""
@@ -198,7 +199,7 @@ def gates(model: Any, sequence: Any) -> Gates:
     else:
         network, x = model, sequence[None]
         names = []
-    with judged(network), torch.no_grad(), tracing(network) as seen:
+    with eval_mode(network), torch.no_grad(), tracing(network) as seen:
         reader = network.encoder if isinstance(network, EncoderDecoder) else network
         reader(x)
     if not seen:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.flow import number
-from ostinato.insight.samples import Data, Examined, judged, sample_of
+from ostinato.insight.samples import Data, Examined, sample_of
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+from ostinato.training.fit import eval_mode
 
 SCORED = (ManyToMany, ManyToOne, OneToOne)
 """Networks with scores of each step or sequence, whose memory can be measured."""
@@ -129,7 +130,7 @@ def memory(model: Any, data: Data, *, seed: int = 0) -> Memory:
     random = np.random.default_rng(seed)
     T = int(ends.max())
     lags = spread(T)
-    with judged(looked.network):
+    with eval_mode(looked.network):
         with torch.no_grad():
             scores = looked.last(x, looked.lengths)
             losses = looked.losses(scores)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,18 +101,6 @@ class Examined:
 
     def _is_judged_together(self) -> bool:
         return isinstance(getattr(self.network, "output", None), CRFOutput)
-
-
-@contextmanager
-def judged(network: nn.Module) -> Iterator[None]:
-    """The network without what it does in training only; as it was, afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def estimator_of(model: Any) -> Inspectable | None:
