@@ -7,6 +7,7 @@
 #   make test-slow     the tests that take minutes: all planted faults, the core under the sanitizers
 #   make test-isa      the tests of the core for every instruction set that this CPU can run; all
 #                      tests with TESTS='tests src'
+#   make test-gpu      the tests of a GPU, which the others hide
 #   make sanitize      the core under the sanitizers (some minutes); needs no .venv
 #   make test-arm      the core for 64-bit Arm, in an emulator, if that is installed; needs no .venv
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
@@ -42,7 +43,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow test-isa sanitize test-arm bench bench-full bench-forecasts lint format clean
+.PHONY: install demo test check test-slow test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -76,6 +77,9 @@ test-isa: $(PACKAGE)
 	  env OSTINATO_ISA=$$isa $$held OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q \
 	    -m "not slow" $(TESTS) || exit 1; \
 	done
+
+test-gpu: $(PACKAGE)
+	$(BIN)/python -m pytest tests/test_cuda.py
 
 sanitize:
 	$(PYTHON) tests/core_check.py

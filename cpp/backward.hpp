@@ -152,7 +152,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
                 const Vec<T> before = load_part(m.h[j] + at, H - at);
                 store(carry, dh * z);
                 store(to + Hp, dh * (before - n) * z * (T(1) - z));
-                store(to + 2 * Hp, dh * (T(1) - z) * (T(1) - n * n));
+                store(to + 2 * Hp, dh * (T(1) - z) * one_minus_square(n));
             }
         }
     };
@@ -175,7 +175,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
                          const int64_t at = v * W<T>;
                          T* carry = m.carry + j * Hp + at;
                          const Vec<T> r = load(m.line[j] + at);
-                         store(carry, load(carry) + drh * r);
+                         store(carry, fma(drh, r, load(carry)));
                          const Vec<T> before = load_part(m.h[j] + at, H - at);
                          store(m.line[j] + at, drh * before * r * (T(1) - r));
                      });

@@ -48,9 +48,13 @@ std::string shape_text(const Sizes& shape) {
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
+std::string is_a(nb::handle object) {
+    return std::string("is a ") + nb::str(object.type().attr("__name__")).c_str();
+}
+
 int64_t integer(nb::handle object, const char* name, int64_t least, int64_t most) {
     if (!PyLong_Check(object.ptr()) || PyBool_Check(object.ptr()))
-        refuse(name, std::string("is a ") + Py_TYPE(object.ptr())->tp_name, "a whole number");
+        refuse(name, is_a(object), "a whole number");
     int overflow = 0;
     const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
     if (overflow || value < least || value > most)
@@ -158,7 +162,7 @@ private:
     void read(nb::handle tensor, const char* name, const Names& n) {
         const int is_tensor = PyObject_IsInstance(tensor.ptr(), n.tensor);
         if (is_tensor < 0) throw nb::python_error();
-        if (!is_tensor) refuse(name, std::string("is a ") + Py_TYPE(tensor.ptr())->tp_name, "a tensor");
+        if (!is_tensor) refuse(name, is_a(tensor), "a tensor");
         try {
             if (nb::steal(get(tensor, n.is_cpu)).ptr() != Py_True) refuse(name, "is not on the CPU", "a CPU tensor");
             nb::object type = nb::steal(get(tensor, n.dtype));
@@ -178,7 +182,7 @@ private:
         return value;
     }
     static nb::object call(nb::handle tensor, PyObject* name) {
-        PyObject* value = PyObject_CallMethodNoArgs(tensor.ptr(), name);
+        PyObject* value = PyObject_CallMethodObjArgs(tensor.ptr(), name, nullptr);
         if (!value) throw nb::python_error();
         return nb::steal(value);
     }
@@ -235,7 +239,7 @@ template <class T> T* sequence(nb::handle tensor, const char* name, const Sizes&
 }
 
 nb::tuple tuple_of(nb::handle object, const char* name, size_t size) {
-    if (!nb::isinstance<nb::tuple>(object)) refuse(name, std::string("is a ") + Py_TYPE(object.ptr())->tp_name, "a tuple");
+    if (!nb::isinstance<nb::tuple>(object)) refuse(name, is_a(object), "a tuple");
     nb::tuple tuple = nb::borrow<nb::tuple>(object);
     if (size && nb::len(tuple) != size)
         refuse(name, "has " + std::to_string(nb::len(tuple)) + " entries", std::to_string(size));
@@ -398,7 +402,7 @@ bool are_readable(const nb::args& tensors) {
     for (nb::handle tensor : tensors) {
         const bool is_sequence = std::exchange(first, false);
         if (tensor.is_none()) continue;
-        nb::object negated = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), n.is_neg));
+        nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), n.is_neg, nullptr));
         if (!negated.is_valid()) throw nb::python_error();
         if (negated.ptr() != Py_False) return false;
         const View view(tensor, "tensors");

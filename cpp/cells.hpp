@@ -20,7 +20,7 @@ template <class T> OSTINATO_INLINE Vec<T> activate(Activation f, Vec<T> a) {
 // Derivative of f where it has the value h.
 template <class T> OSTINATO_INLINE Vec<T> slope(Activation f, Vec<T> h) {
     switch (f) {
-        case Activation::tanh: return T(1) - h * h;
+        case Activation::tanh: return one_minus_square(h);
         case Activation::relu: return h <= T(0) ? Vec<T>{} : splat(T(1));
         case Activation::sigmoid: return h * (T(1) - h);
         default: return splat(T(1));
@@ -34,17 +34,17 @@ template <class T> struct LSTMUnit {
     // Leaves h, which is wanted apart from the gates, to the caller.
     OSTINATO_INLINE void forward(Vec<T> c_before) {
         i = sigmoid<T>(i), f = sigmoid<T>(f), g = tanh(g), o = sigmoid<T>(o);
-        c = f * c_before + rounded<T>(i * g);
+        c = fma(f, c_before, i * g);
     }
 
     // dh: gradient of o * tanh(c). dc: of c, from later steps; replaced by that for the step before.
     // Gates are replaced by the gradients of their products.
     OSTINATO_INLINE void backward(Vec<T> dh, Vec<T>& dc, Vec<T> c_before) {
         const Vec<T> t = tanh(c);
-        const Vec<T> d = dc + dh * o * (T(1) - t * t);
+        const Vec<T> d = fma(dh * o, one_minus_square(t), dc);
         const Vec<T> di = d * g * i * (T(1) - i);
         const Vec<T> df = d * c_before * f * (T(1) - f);
-        const Vec<T> dg = d * i * (T(1) - g * g);
+        const Vec<T> dg = d * i * one_minus_square(g);
         dc = d * f;
         o = dh * t * o * (T(1) - o);
         i = di, f = df, g = dg;
@@ -57,14 +57,14 @@ template <class T> struct GRUUnit {
 
     OSTINATO_INLINE Vec<T> forward(Vec<T> h_before) {
         r = sigmoid<T>(r), z = sigmoid<T>(z);
-        n = tanh(n + r * hn);
-        return n + z * (h_before - n);
+        n = tanh(fma(r, hn, n));
+        return fma(z, h_before - n, n);
     }
 
     // dh: gradient of h. Returns what of it goes straight to the h before.
     OSTINATO_INLINE Vec<T> backward(Vec<T> dh, Vec<T> h_before) {
         const Vec<T> straight = dh * z;
-        const Vec<T> dn = dh * (T(1) - z) * (T(1) - n * n);
+        const Vec<T> dn = dh * (T(1) - z) * one_minus_square(n);
         const Vec<T> dr = dn * hn * r * (T(1) - r);
         z = dh * (h_before - n) * z * (T(1) - z);
         hn = dn * r;

@@ -79,20 +79,30 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
         const int64_t per_panel = gated ? W<T> : NV * W<T>, per_vector = gated ? lines.Hp : W<T>;
         for_panels<NV>(w.ih, p0, p1, rows, w.ih.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
-            const int64_t p = at.panel;
-            auto place = [&](int v) { return lines.x.at + (p + v / NV) * per_panel + v % NV * per_vector; };
-            auto exists = [&](int v) { return gated || p * NV + v < vectors; };
+            // Copies: what was captured by reference would be read again after every store.
+            const int64_t first = lines.x.at + at.panel * per_panel, panel = per_panel, vector = per_vector;
+            const int64_t there = gated ? M * NV : vectors - at.panel * NV;
+            auto place = [=](int v) { return first + v / NV * panel + v % NV * vector; };
+            T* out[R];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) out[r] = to[row + r];
             Vec<T> acc[R][M * NV];
+#pragma GCC unroll 16
             for (int v = 0; v < M * NV; ++v) {
-                const Vec<T> bias = exists(v) ? load(w.bias + place(v)) : Vec<T>{};
+                const Vec<T> bias = v < there ? load(w.bias + place(v)) : Vec<T>{};
+#pragma GCC unroll 16
                 for (int r = 0; r < R; ++r) acc[r][v] = bias;
             }
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
-                for (int v = 0; v < M * NV; ++v) prefetch(to[row + r] + place(v));
+#pragma GCC unroll 16
+                for (int v = 0; v < M * NV; ++v) prefetch(out[r] + place(v));
             w.ih.template add<R, NV, M>(acc, a, row, at);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < M * NV; ++v)
-                    if (exists(v)) store(to[row + r] + place(v), acc[r][v]);
+                    if (v < there) store(out[r] + place(v), acc[r][v]);
         });
     });
 }
@@ -151,12 +161,16 @@ private:
                 constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
                 const int64_t first = at.panel * NV;
                 Vec<T> acc[R][M * NV];
+#pragma GCC unroll 16
                 for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                     for (int v = 0; v < M * NV; ++v)
                         acc[r][v] = first + v < vectors ? start(row + r, (first + v) * W<T>) : Vec<T>{};
                 add_input<R, NV, M>(acc, row, at);
                 w.hh.template add<R, NV, M>(acc, hs, row, at);
+#pragma GCC unroll 16
                 for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                     for (int v = 0; v < M * NV && first + v < vectors; ++v) {
                         const int64_t unit = (first + v) * W<T>;
                         const Vec<T> h = activate<T>(f, acc[r][v]);
@@ -174,10 +188,14 @@ private:
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
             const int64_t p = at.panel;
             Vec<T> acc[R][M * 4];
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < M * 4; ++v)
                     acc[r][v] = start(row + r, v % 4 * Hp + (p + v / 4) * W<T>);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (p + m) * W<T>;
                     prefetch(line[row + r] + lines.c + unit), prefetch(y[row + r] + unit);
@@ -185,7 +203,9 @@ private:
                 }
             add_input<R, 4, M>(acc, row, at);
             w.hh.template add<R, 4, M>(acc, hs, row, at);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (p + m) * W<T>;
                     const Vec<T>* a = acc[r] + 4 * m;
@@ -197,7 +217,9 @@ private:
                     acc[r][4 * m] = u.o, acc[r][4 * m + 1] = u.c;
                 }
             // Apart from the gates, so that rows need not wait for each other's long chains.
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (p + m) * W<T>;
                     const Vec<T> h = acc[r][4 * m] * tanh(acc[r][4 * m + 1]);
@@ -218,7 +240,9 @@ private:
         for_panels<3>(w.hh, p0, p1, rows, w.hh.k, [&](const Block& at, auto panels, int64_t row, auto tile) {
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
             Vec<T> acc[R][M * 3], input[R][M];  // r z hn; and n of the input alone
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (at.panel + m) * W<T>;
                     acc[r][3 * m] = start(row + r, Hp + unit);
@@ -226,14 +250,18 @@ private:
                     acc[r][3 * m + 2] = start(row + r, 3 * Hp + unit);
                 }
             add_input<R, 3, M>(acc, row, at);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (at.panel + m) * W<T>;
                     input[r][m] = acc[r][3 * m + 2];
                     acc[r][3 * m + 2] = load(w.bias + unit);
                 }
             w.hh.template add<R, 3, M>(acc, hs, row, at);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (at.panel + m) * W<T>;
                     const Vec<T>* a = acc[r] + 3 * m;
@@ -253,11 +281,15 @@ private:
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
             const int64_t p = at.panel;
             Vec<T> acc[R][M * 2];
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < M * 2; ++v)
                     acc[r][v] = load(line[row + r] + v % 2 * Hp + (p + v / 2) * W<T>);
             w.hh.template add<R, 2, M>(acc, hs, row, at);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int m = 0; m < M; ++m) {
                     const int64_t unit = (p + m) * W<T>;
                     T* to = line[row + r] + unit;
@@ -278,7 +310,7 @@ private:
                      const Vec<T> n = tanh(sum), z = load(line[j] + Hp + at);
                      store(line[j] + 2 * Hp + at, n);
                      const Vec<T> before = load_part(h[j] + at, H - at);
-                     store_part(y[j] + at, n + z * (before - n), H - at);
+                     store_part(y[j] + at, fma(z, before - n, n), H - at);
                  });
     }
 };

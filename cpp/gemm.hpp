@@ -38,7 +38,7 @@ OSTINATO_INLINE void add_products(Vec<T> (&acc)[R][N], const Number& number, con
         for (int r = 0; r < R; ++r) {
             const Vec<T> x = splat(number(r));
 #pragma GCC unroll 16
-            for (int v = 0; v < N; ++v) acc[r][v] += x * columns[v];
+            for (int v = 0; v < N; ++v) acc[r][v] = fma(x, columns[v], acc[r][v]);
         }
     } else {
         Vec<T> x[R];
@@ -48,7 +48,7 @@ OSTINATO_INLINE void add_products(Vec<T> (&acc)[R][N], const Number& number, con
         for (int v = 0; v < N; ++v) {
             const Vec<T> c = column(v);
 #pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][v] += x[r] * c;
+            for (int r = 0; r < R; ++r) acc[r][v] = fma(x[r], c, acc[r][v]);
         }
     }
 }

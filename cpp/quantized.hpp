@@ -99,6 +99,7 @@ struct QuantizedPanels {
     OSTINATO_INLINE void add(Vec<float> (&acc)[R][M * NV], const Row* all, int64_t row, const Block& at) const {
         const Row* rows = all + row;
         const int64_t p = at.panel;
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
             Int sum[R][NV];
             const int8_t* panel = data + (p + m) * NV * W<float> * padded;
@@ -106,13 +107,17 @@ struct QuantizedPanels {
             if (Dot::feature != DotFeature::none && products == Products::dot) sum_by<Dot>(sum, panel, shift + first, rows);
             else if (Native::exists && products != Products::portable) sum_by<Native>(sum, panel, shift + first, rows);
             else
+#pragma GCC unroll 16
                 for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                     for (int v = 0; v < NV; ++v)
                         sum[r][v] = sum_plainly(panel + v * vector_bytes, NV * vector_bytes, padded, rows[r].plain);
+#pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < NV; ++v)
-                    acc[r][m * NV + v] += __builtin_convertvector(sum[r][v], Vec<float>) *
-                                          (load(scale + first + v * W<float>) * rows[r].scale);
+                    acc[r][m * NV + v] = fma(__builtin_convertvector(sum[r][v], Vec<float>),
+                                             load(scale + first + v * W<float>) * rows[r].scale, acc[r][m * NV + v]);
         }
     }
 
@@ -265,7 +270,9 @@ private:
                         part[half % sums][r][v] = Way::add(part[half % sums][r][v], w[v], x);
                 }
             }
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
             for (int v = 0; v < NV; ++v) sum[r][v] = sums == 2 ? part[0][r][v] + part[sums - 1][r][v] : part[0][r][v];
     }
 

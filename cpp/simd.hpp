@@ -6,6 +6,8 @@
 
 #if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define OSTINATO_INLINE inline __attribute__((always_inline))
@@ -43,6 +45,41 @@ template <class T> inline void store(T* p, Vec<T> v) {
 }
 template <class T> inline Vec<T> splat(T x) { return x - Vec<T>{}; }
 
+// a * b + c, rounded once where the instruction set can. Compilers are not allowed to fuse anything by
+// themselves (-ffp-contract=off): what they choose to fuse, and with it the last bit, would differ from
+// compiler to compiler, and between two copies of one loop.
+OSTINATO_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(__AVX512F__)
+    return (Vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Vec<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (Vec<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+OSTINATO_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(__AVX512F__)
+    return (Vec<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+    return (Vec<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+    return (Vec<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
+// 1 - x * x.
+template <class V> OSTINATO_INLINE V one_minus_square(V x) { return fma(-x, x, 1 - V{}); }
+
+// first * x^n + ... + more, with n more coefficients.
+template <class V, class T, class... More> OSTINATO_INLINE V polynomial(V x, T first, More... more) {
+    V p = splat(first);
+    ((p = fma(p, x, splat(more))), ...);
+    return p;
+}
+
 // Starts to bring the 64 bytes around p into the first cache. Any address will do.
 OSTINATO_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
@@ -68,19 +105,6 @@ OSTINATO_INLINE Vec<float> at_most(Vec<float> x, float limit) {
 #else
     return x > limit ? splat(limit) : x;
 #endif
-}
-
-// The same number, which the compiler takes as rounded: a product so marked is not fused with a sum.
-// In a * b + c * d it is the compiler's choice which of the products is, and with it the last bit.
-template <class T> OSTINATO_INLINE Vec<T> rounded(Vec<T> x) {
-#if defined(__AVX512F__)
-    asm("" : "+v"(x));
-#elif defined(__x86_64__)
-    asm("" : "+x"(x));
-#elif defined(__aarch64__)
-    asm("" : "+w"(x));
-#endif
-    return x;
 }
 
 // The first n of W lanes; the others are 0, or are left alone.

@@ -16,17 +16,29 @@ namespace OSTINATO_TARGET {
 template <class T> int64_t line_length(const Shape& shape) { return Lines<T>(shape).length; }
 template <class T> int64_t gate_at(const Shape& shape, int gate) { return Lines<T>(shape).gate_at(gate); }
 
+// The same number, which the compiler does not know any more.
+template <class T> OSTINATO_INLINE Vec<T> unknown(Vec<T> x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm("" : "+x"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
+#endif
+    return x;
+}
+
 // Multiplies and adds registers alone, as many sums side by side as they hold, which is more than a CPU has
 // under way; gives how many numbers that were.
 double multiply_adds(int64_t rounds) {
     constexpr int sums = registers - 4;
-    const Vec<float> factor = rounded<float>(splat(0x1p-30f));  // so small that the sums stay as they are
+    const Vec<float> factor = unknown<float>(splat(0x1p-30f));  // so small that the sums stay as they are
     Vec<float> sum[sums];
 #pragma GCC unroll 32
-    for (int i = 0; i < sums; ++i) sum[i] = rounded<float>(splat(float(i)));  // not known to the compiler
+    for (int i = 0; i < sums; ++i) sum[i] = unknown<float>(splat(float(i)));
     for (int64_t round = 0; round < rounds; ++round)
 #pragma GCC unroll 32
-        for (int i = 0; i < sums; ++i) sum[i] += sum[i] * factor;
+        for (int i = 0; i < sums; ++i) sum[i] = fma(sum[i], factor, sum[i]);
     Vec<float> all{};
     for (int i = 0; i < sums; ++i) all += sum[i];
     return all[0] * 0 + double(rounds) * sums * W<float>;

@@ -1,5 +1,6 @@
-"""Fixtures of the tests of the command line."""
+"""What all tests share: hidden GPUs, and fixtures of the command line."""
 
+import os
 import shlex
 
 import pytest
@@ -7,6 +8,12 @@ from command_line import TEXT, Result, write_data
 
 import ostinato as package
 from ostinato import TextGenerator, cli
+
+
+def pytest_configure(config):
+    """Hide GPUs: on every machine the tests run on the CPU, but for those of GPUs alone."""
+    if not all("test_cuda" in argument for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

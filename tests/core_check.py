@@ -105,7 +105,7 @@ class Build:
             own = {
                 "target.cpp": [
                     *([] if instruction_set == "generic" else [f"-march={instruction_set}"]),
-                    "-ffp-contract=fast",
+                    "-ffp-contract=off",
                     f"-DOSTINATO_TARGET={instruction_set.replace('-', '_')}",
                     f'-DOSTINATO_TARGET_NAME="{instruction_set}"',
                 ],

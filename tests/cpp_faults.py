@@ -20,8 +20,8 @@ HANGS = 3600  # seconds; no machine is so slow
 # The file, what is wrong, a piece of a line and what stands there instead.
 FAULTS = """
 cells.hpp: LSTM: i and f swapped
-- c = f * c_before + rounded<T>(i * g);
-+ c = i * c_before + rounded<T>(f * g);
+- c = fma(f, c_before, i * g);
++ c = fma(i, c_before, f * g);
 
 cells.hpp: LSTM: dc is not cut by the forget gate
 - dc = d * f;

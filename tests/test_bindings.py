@@ -4,10 +4,13 @@ import os
 import random
 import subprocess
 import sys
+import sysconfig
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import core_check
+import nanobind
 import numpy as np
 import pytest
 import torch
@@ -392,6 +395,23 @@ def test_calls_without_steps_or_rows_are_sound(T, B, seed):
                 assert w is None or not w.any()
     elif T == 0:
         assert torch.equal(a["h_n"], torch.zeros_like(a["h_n"]) if a["h0"] is None else a["h0"])
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not core_check.available(), reason="no C++ compiler here")
+def test_the_bindings_keep_to_the_stable_abi():
+    """From Python 3.12 on they are built for it, one wheel for all; before, nothing else tells."""
+    source = TESTS.parent / "cpp" / "bindings.cpp"
+    folders = [nanobind.include_dir(), sysconfig.get_path("include")]
+    folders.append(Path(nanobind.source_dir()).parent / "ext" / "robin_map" / "include")
+    done = subprocess.run(
+        [*core_check.compiler(), "-std=c++17", "-fsyntax-only", "-DPy_LIMITED_API=0x030C0000",
+         "-DNB_DOMAIN=test", *(f"-I{folder}" for folder in folders), str(source)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    # The headers of an older Python lack what nanobind takes from 3.12.
+    found = [line for line in done.stderr.splitlines() if line.startswith(f"{source}:")]
+    assert not [line for line in found if " error: " in line]
 
 
 def test_what_is_not_wanted_may_be_left_out():

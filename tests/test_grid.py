@@ -18,7 +18,8 @@ def months(n, count=30, day=1):
     return first.astype("datetime64[us]") + np.timedelta64(day - 1, "D")
 
 
-MONTH_ENDS = (months(1).astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
+MONTH_ENDS = months(1).astype("datetime64[M]") + np.timedelta64(1, "M")
+MONTH_ENDS = MONTH_ENDS.astype("datetime64[D]") - np.timedelta64(1, "D")
 MONTH_ENDS = MONTH_ENDS.astype("datetime64[us]")
 BUSINESS = np.arange("2020-01-01", "2020-03-01", dtype="datetime64[D]")
 BUSINESS = BUSINESS[np.is_busday(BUSINESS)]
@@ -123,7 +124,7 @@ def test_last_business_days_of_months_are_months():
 @pytest.mark.parametrize("moved", [-1, 3], ids=["Thursday", "Monday"])
 def test_fridays_moved_by_holidays_are_weeks(moved):
     fridays = every(7, "D", 60, np.datetime64("2020-01-03T00:00:00")).astype("datetime64[D]")
-    fridays[[14, 51]] += moved
+    fridays[[14, 51]] += np.timedelta64(moved, "D")
     grid = Grid.find(fridays.astype("datetime64[us]"))
     assert (grid.name, grid.season, grid.loose) == ("1 week", 52, True)
     numbers = grid.numbers(fridays.astype("datetime64[us]"))

@@ -39,13 +39,13 @@ class Format(NamedTuple):
         name: what ``format`` calls it.
         suffixes: of its files, in lower case.
         read: the reader.
-        extra: modules that it needs, and the extra of Ostinato that brings them.
+        extra: a module that it needs, and the extra of Ostinato that brings it.
     """
 
     name: FormatName
     suffixes: tuple[str, ...]
     read: Callable[[Path, TableSettings, Collection[str]], Table]
-    extra: tuple[tuple[str, ...], str] = ((), "")
+    extra: tuple[str, str] | None = None
 
 
 def read_table(
@@ -75,19 +75,19 @@ def read_table(
                 f"format={settings.format!r}; expected one of {', '.join(get_args(FormatName))}."
             )
         found = named[settings.format]
-    modules, extra = found.extra
-    for module in modules:
-        require(module, extra, f"reading {path.name}")
+    if found.extra is not None:
+        require(*found.extra, f"reading {path.name}")
     table = found.read(path, settings, {name.strip().lower() for name in asked})
     if not len(table) or not table.names:
         raise DataError("is empty; give some rows.", path=path)
     return table
 
 
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # of .xls, before .xlsx
 _MAGIC: dict[bytes, FormatName] = {
     b"PAR1": "parquet",
     b"ARROW1": "feather",
-    b"\xd0\xcf\x11\xe0": "excel",
+    _OLD_EXCEL: "excel",
 }
 
 
@@ -238,6 +238,9 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
     import pandas
 
     with _bytes(path) as file, library_errors(path, "Excel"):
+        module = "xlrd" if file.read(4) == _OLD_EXCEL else "openpyxl"
+        file.seek(0)
+        require(module, "excel", f"reading {path.name}")
         sheets = pandas.read_excel(file, sheet_name=None, header=None, dtype=object,
                                    keep_default_na=False, na_values=[""])  # fmt: skip
     full = {name: sheet.dropna(how="all") for name, sheet in sheets.items()}
@@ -267,8 +270,8 @@ FORMATS: tuple[Format, ...] = (
     Format("tsv", (".tsv", ".tab"), partial(read_delimited, delimiter="\t")),
     Format("jsonl", (".jsonl", ".ndjson"), _read_json_lines),
     Format("json", (".json",), _read_json),
-    Format("parquet", (".parquet", ".pq"), _read_parquet, (("pyarrow",), "tables")),
-    Format("feather", (".feather", ".arrow"), _read_feather, (("pyarrow",), "tables")),
-    Format("excel", (".xlsx", ".xlsm", ".xls"), _read_excel, (("openpyxl", "xlrd"), "excel")),
+    Format("parquet", (".parquet", ".pq"), _read_parquet, ("pyarrow", "tables")),
+    Format("feather", (".feather", ".arrow"), _read_feather, ("pyarrow", "tables")),
+    Format("excel", (".xlsx", ".xlsm", ".xls"), _read_excel),
 )
 """The formats; a new one is its reader and a row here."""

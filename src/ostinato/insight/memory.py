@@ -195,7 +195,8 @@ def _last_steps(x: Tensor, ends: Tensor, n: int) -> Tensor:
     steps = begins[:, None] + torch.arange(n)
     there = steps < ends[:, None]
     taken = x[torch.arange(len(x))[:, None], steps.clamp(max=x.shape[1] - 1)]
-    return taken.masked_fill(~there.view(*there.shape, *[1] * (x.dim() - 2)), 0)
+    there = there.view(*there.shape, *[1] * (x.dim() - 2)).to(x.device)
+    return taken.masked_fill(~there, 0)
 
 
 def _answers(looked: Examined, scores: Tensor) -> Tensor:

@@ -54,9 +54,9 @@ class Examined:
 
     @property
     def ends(self) -> Tensor:
-        """Steps of each row, ``(B,)``, whether they are equal or not."""
+        """Steps of each row, ``(B,)`` on the CPU, whether they are equal or not."""
         B, T = self.sample.inputs.shape[:2]
-        return torch.full((B,), T) if self.lengths is None else torch.as_tensor(self.lengths)
+        return torch.full((B,), T) if self.lengths is None else torch.as_tensor(self.lengths).cpu()
 
     def loss(self, *, last: bool = False) -> Tensor:
         """The network's mean loss; ``last`` counts the last step of a row alone."""

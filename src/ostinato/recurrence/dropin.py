@@ -115,6 +115,9 @@ class _DropIn(Recurrent):
     def _is_left_to_torch(self, input: Tensor | PackedSequence) -> bool:
         if not isinstance(input, Tensor):
             return self.backend(input) == "torch"
+        # In eval mode cuDNN would keep nothing for backward.
+        if input.is_cuda and torch.is_grad_enabled() and not self.training:
+            return False
         # PyTorch refuses a call without steps, and so does what stands in its place.
         if input.numel() == 0 and 0 in self._in_time(input).shape[:1]:
             return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import _VF, Tensor
@@ -35,11 +37,23 @@ def run_operator(
     if state is None:
         zeros = cell.zero_state(x.shape[1], like=x)
         state = cell.state_type(*(s.expand(len(weights), -1, -1).contiguous() for s in zeros))
-    if isinstance(state, LSTMState):
-        y, h, c = _VF.lstm(x, (state.h, state.c), flat, *rest)
-        return y, LSTMState(h, c)
-    operator = _VF.gru
-    if isinstance(cell, RNNCell):
-        operator = _VF.rnn_tanh if cell.activation == "tanh" else _VF.rnn_relu
-    y, h = operator(x, state.h, flat, *rest)
-    return y, cell.state_type(h)
+    with _packing() if x.is_cuda and not torch.compiler.is_compiling() else nullcontext():
+        if isinstance(state, LSTMState):
+            y, h, c = _VF.lstm(x, (state.h, state.c), flat, *rest)
+            return y, LSTMState(h, c)
+        operator = _VF.gru
+        if isinstance(cell, RNNCell):
+            operator = _VF.rnn_tanh if cell.activation == "tanh" else _VF.rnn_relu
+        y, h = operator(x, state.h, flat, *rest)
+        return y, cell.state_type(h)
+
+
+@contextmanager
+def _packing() -> Iterator[None]:
+    """Let cuDNN copy weights into one block at each call without a warning.
+
+    The weights of one layer of a stack, or tied ones, do not lie in one block.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
+        yield

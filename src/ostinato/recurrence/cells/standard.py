@@ -62,8 +62,9 @@ class LSTMState(_HiddenAndCell):
 
     def __new__(cls, h: Tensor | Iterable[Tensor], c: Tensor | None = None) -> Self:
         """Make a state of two tensors, or of one iterable of them."""
-        h, c = h if c is None else (cast(Tensor, h), c)
-        return super().__new__(cls, h, c)
+        if c is None and h is not None:  # pytree fills one with None and None
+            h, c = h
+        return super().__new__(cls, cast(Tensor, h), cast(Tensor, c))
 
 
 class LSTMGates(NamedTuple):
