@@ -202,7 +202,7 @@ class Grid:
             within = months.astype("M8[us]").astype(np.int64) + self.anchor
             return within.astype("M8[us]")
         after = (numbers * self.n + self.phase + 1).astype("M8[M]").astype("M8[D]")
-        last = np.subtract(after, np.timedelta64(1, "D"))
+        last: Stamps = np.subtract(after, np.timedelta64(1, "D"))
         if self.anchor == LAST_BUSINESS_DAY:
             last = np.busday_offset(last, 0, roll="backward")
         return last.astype("M8[us]")
