@@ -171,7 +171,8 @@ private:
 #pragma GCC unroll 16
                 for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-                    for (int v = 0; v < M * NV && first + v < vectors; ++v) {
+                    for (int v = 0; v < M * NV; ++v) {
+                        if (first + v >= vectors) break;
                         const int64_t unit = (first + v) * W<T>;
                         const Vec<T> h = activate<T>(f, acc[r][v]);
                         store(line[row + r] + unit, h);
