@@ -181,7 +181,7 @@ def test_dropout_of_the_input_stays_over_time():
             ),
             "ManyToMany: the output takes 4 features; the recurrent layers give 8",
         ),
-        (lambda: recurrent_layers("elman", I, H), "cell='elman'; expected one of lstm, gru, "),
+        (lambda: recurrent_layers("elman", I, H), "cell='elman'; expected one of rnn-relu, rnn, "),
     ],
 )
 def test_errors_name_what_came_and_what_was_wanted(mistake, message):

@@ -31,7 +31,8 @@ def test_every_task_has_a_command_that_trains_and_one_that_uses_it():
 def test_a_command_for_another_task_is_one_line_and_loads_nothing(command, ostinato, monkeypatch):
     loaded = []
     monkeypatch.setattr(package, "load", lambda run: loaded.append(run) or 1 / 0)
-    more = {"gates": ["text"], "compose": ["--out", "x.mid"]}.get(command.name, [])
+    needed = [option for option in command.options() if option.needed][1:]
+    more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + ["x"]]
     for task in TASKS:
         monkeypatch.setattr(package, "describe", lambda run, name=task.estimator: {"task": name})
         if command.protocol in task.protocols:
@@ -74,6 +75,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("runs"))
         write_data(Path())
+        assert set(DATA) == {task.command for task in TASKS}, "DATA: what each `train` reads"
         for task, data in DATA.items():
             budget = "--steps 4" if task == "text" else "--epochs 1"
             words = f"train {task} {data} --out {task} --hidden-size 8 {budget} --quiet"

@@ -52,7 +52,8 @@ def test_commands_run(data, capfd, command):
 def test_the_page_names_every_format_and_usual_name():
     page = (ROOT / "docs/tables.md").read_text()
     for each in formats.FORMATS:
-        assert f"`{each.name}`" in page or f"--format {each.name}" in page
-        assert [suffix for suffix in each.suffixes if f"`{suffix}`" not in page] == []
+        said = f"`{each.name}`" in page or f"--format {each.name}" in page
+        missing = [suffix for suffix in each.suffixes if f"`{suffix}`" not in page]
+        assert said and not missing, f"docs/tables.md: say what {each.name} is {missing}"
     usual = (columns.LABELS | columns.TEXTS) - {"labels", "tags", "word", "token"}
     assert [name for name in usual if f"`{name}`" not in page] == []

@@ -234,7 +234,7 @@ def test_settings_and_data_that_cannot_be_are_refused(model):
     ):
         with pytest.raises(OstinatoError, match=message):
             Forecaster(**settings).fit(X)
-    with pytest.raises(OstinatoError, match="expected neither y nor validation"):
+    with pytest.raises(OstinatoError, match="expected no y: the series are the targets too"):
         Forecaster().fit(y, y)
     if model.method == "direct":
         with pytest.raises(OstinatoError, match="horizon=13; the model forecasts 12 steps"):

@@ -154,6 +154,13 @@ def test_every_format_is_read_packed_or_not_and_under_any_name(tmp_path, name, s
         assert read(other, format=kind.get(ending, ending)) == wanted
 
 
+def test_a_folder_is_refused_in_words(tmp_path):
+    with pytest.raises(DataError, match=r"is a folder; expected a file with a table \(\.csv, "):
+        read_table(tmp_path)
+    with pytest.raises(DataError, match="is a folder; expected a file"):
+        next(numbered_lines(tmp_path))
+
+
 def test_an_unknown_format_is_refused(write):
     with pytest.raises(OstinatoError, match="format='arff'; expected one of csv, tsv, jsonl, json"):
         read_table(write("a.csv", "a,b\n1,2\n"), TableSettings(format="arff"))

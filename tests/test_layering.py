@@ -93,8 +93,8 @@ def objection(module: str, target: str) -> str | None:
         return "is the package that holds it"
     if here[-1] == "":  # a package gathers what it holds
         return None
-    if here[1] == "tasks" and there[2] != here[2] and there[2] not in SHARED_BY_TASKS:
-        return "is another task"
+    if here[1] == "tasks" and there[2] not in SHARED_BY_TASKS | {here[2]}:
+        return None if here[2] == "registry" else "is another task"
     if here[1] == "recurrence" and there[2] != here[2]:
         if there[2] not in RECURRENCE or here[2] not in RECURRENCE:
             return f"the order within recurrence is {' < '.join(RECURRENCE)}"

@@ -2,10 +2,12 @@
 
 import importlib
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from test_layering import SHARED_BY_TASKS
 
+from ostinato.insight.memory import SCORED
 from ostinato.tasks import base
 from ostinato.tasks.registry import TASKS, task_of, tasks_with
 
@@ -26,7 +28,8 @@ def test_names_and_commands_are_unique():
 def test_every_module_of_a_task_has_a_row():
     shared = SHARED_BY_TASKS | {"__init__"}
     modules = {path.stem for path in SOURCE.glob("*.py")} - shared | {"forecasting"}
-    assert {task.module.split(".")[2] for task in TASKS} == modules
+    rows = {task.module.split(".")[2] for task in TASKS}
+    assert rows == modules, "a module of tasks/ is a row of TASKS in tasks/registry.py"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.command)
@@ -35,7 +38,19 @@ def test_a_row_is_true(task):
     assert kind.__module__ == task.module
     assert "{run}" in task.next
     assert task.help.splitlines()[0].endswith(".")
-    methods = {
-        name: {m for m in vars(getattr(base, name)) if not m.startswith("_")} for name in PROTOCOLS
-    }
-    assert {name for name in PROTOCOLS if methods[name] <= set(dir(kind))} == set(task.protocols)
+    fulfilled = {name for name in PROTOCOLS if fulfils(kind, getattr(base, name))}
+    assert set(task.protocols) == fulfilled, f"protocols of {task.estimator} in tasks/registry.py"
+
+
+def fulfils(kind, protocol):
+    """Whether a class has the methods of a protocol, and builds a network of the kind it names."""
+    methods = {name for name in vars(protocol) if not name.startswith("_")}
+    network = get_type_hints(protocol).get("network_", object)
+    built = get_type_hints(kind._build)["return"]
+    allowed = get_args(network) or (network,)
+    fits = all(issubclass(each, allowed) for each in get_args(built) or (built,))
+    return methods <= set(dir(kind)) and fits
+
+
+def test_memory_is_measured_of_the_networks_that_insight_knows():
+    assert get_args(get_type_hints(base.StepScorer)["network_"]) == SCORED

@@ -32,16 +32,7 @@ if TYPE_CHECKING:
     from ostinato.recurrence.layers import Recurrent as Recurrent
     from ostinato.recurrence.layers import backend as backend
     from ostinato.recurrence.streams import Stream as Stream
-    from ostinato.tasks.captioning import Captioner as Captioner
-    from ostinato.tasks.classification import SequenceClassifier as SequenceClassifier
-    from ostinato.tasks.forecasting.forecaster import Forecaster as Forecaster
-    from ostinato.tasks.generation import TextGenerator as TextGenerator
-    from ostinato.tasks.music import MusicModel as MusicModel
-    from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
-    from ostinato.tasks.summarization import Summarizer as Summarizer
-    from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
-    from ostinato.tasks.transcription import Transcriber as Transcriber
-    from ostinato.tasks.translation import Translator as Translator
+    from ostinato.tasks.registry import *  # noqa: F403 estimators
     from ostinato.training.runs import describe as describe
 
 __version__ = "0.1.0"

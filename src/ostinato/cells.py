@@ -5,52 +5,17 @@
 LSTMCell(input_size=8, hidden_size=16, bias=True, proj_size=0)
 """
 
-from ostinato.recurrence.cells import (
-    Cell,
-    CoupledLSTMCell,
-    GRUCell,
-    GRUState,
-    HigherOrderCell,
-    HigherOrderState,
-    IndRNNCell,
-    JordanCell,
-    JordanState,
-    LayerNormGRUCell,
-    LayerNormLSTMCell,
-    LinearCell,
-    LSTMCell,
-    LSTMState,
-    MGUCell,
-    MinGRUCell,
-    MinLSTMCell,
-    PeepholeLSTMCell,
-    RNNCell,
-    RNNState,
-    ZoneoutCell,
-)
-from ostinato.recurrence.scan import scan
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Cell",
-    "CoupledLSTMCell",
-    "GRUCell",
-    "GRUState",
-    "HigherOrderCell",
-    "HigherOrderState",
-    "IndRNNCell",
-    "JordanCell",
-    "JordanState",
-    "LSTMCell",
-    "LSTMState",
-    "LayerNormGRUCell",
-    "LayerNormLSTMCell",
-    "LinearCell",
-    "MGUCell",
-    "MinGRUCell",
-    "MinLSTMCell",
-    "PeepholeLSTMCell",
-    "RNNCell",
-    "RNNState",
-    "ZoneoutCell",
-    "scan",
-]
+from ostinato.recurrence.cells.base import Cell as Cell
+from ostinato.recurrence.cells.standard import *  # noqa: F403 cells, their states and gates
+from ostinato.recurrence.cells.variants import *  # noqa: F403
+from ostinato.recurrence.scan import scan as scan
+
+if not TYPE_CHECKING:  # type checkers take all that the two modules define
+    __all__ = ["scan"]
+    __all__ += [
+        name
+        for name, each in globals().items()
+        if isinstance(each, type) and issubclass(each, Cell | tuple) and name == each.__name__
+    ]

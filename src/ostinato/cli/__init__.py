@@ -1,4 +1,4 @@
-"""The command line: ``ostinato train|predict|evaluate|generate|compose|diagnose|...``."""
+"""The command line: ``ostinato COMMAND``; `COMMANDS` has every command by its name."""
 
 from ostinato.cli.app import OPENMP, main
 from ostinato.cli.commands import COMMANDS

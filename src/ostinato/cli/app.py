@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        reason = error.strerror or error
+        if isinstance(error, IsADirectoryError):
+            reason = "is a folder; expected a file"
+        _fail(f"{error.filename or ''}: {reason}".removeprefix(": "))
     except KeyboardInterrupt:
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from ostinato.cli.commands import LOOK, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import Inspectable
+    from ostinato.tasks.base import Inspectable, StepScorer
 
 
 @command(LOOK)
@@ -74,7 +74,7 @@ def diagnose(
     print(f"\nPage with plots: {pages[0]}")
 
 
-@command(LOOK, protocol="Inspectable")
+@command(LOOK, protocol="StepScorer")
 def memory(
     run: Path, /, *data: str, steps: int = 256, plot: Path | None = None, json: bool = False
 ) -> None:
@@ -92,7 +92,7 @@ def memory(
         ostinato memory run book.txt --plot memory.png
         ostinato memory run "It was the best of times" --json
     """
-    model: Inspectable = ostinato.load(run)
+    model: StepScorer = ostinato.load(run)
     if data:
         text = can(run, "TextSampler") and not any(map(_exists, data))
         given = " ".join(data) if text else [Path(name) for name in data]
@@ -146,11 +146,9 @@ def gates(
     """
     insight = ostinato.insight
     model: Inspectable = ostinato.load(run)
-    given: Any = Path(data) if _exists(data) else data
+    given: str | Path = Path(data)
     if can(run, "TextSampler") or can(run, "TextWriter"):
-        given = given.read_text(encoding="utf-8") if isinstance(given, Path) else given
-    else:
-        given = Path(data)
+        given = Path(data).read_text(encoding="utf-8") if _exists(data) else data
     found = insight.gates(model, given)
     report: dict[str, Any] = {"steps": len(found.steps), "layers": found.to_json()}
     ranked = [] if label is None else found.rank(insight.labels_of(label, found.steps))

@@ -178,7 +178,7 @@ class _Source:
 
     def find(self, name: str) -> tuple[_Source, _Meaning] | None:
         """Return what a name stands for, and the module that says so; None for foreign names."""
-        for node in self.tree.body:
+        for node in reversed(self.tree.body):
             match node:
                 case ast.ClassDef() | ast.FunctionDef() if node.name == name:
                     return self, node
@@ -192,6 +192,8 @@ class _Source:
                     for alias in node.names:
                         if (alias.asname or alias.name) == name:
                             return _source(module).find(alias.name)
+                        if alias.name == "*" and (found := _source(module).find(name)):
+                            return found
         return None
 
     def definition(self, name: str) -> tuple[_Source, _Meaning] | None:

@@ -13,7 +13,7 @@ from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import ConfusionPlotter, Predictor
+    from ostinato.tasks.base import ConfusionPlotter, Evaluator, Predictor, SeriesForecaster
 
 
 @command(USE, protocol="Predictor")
@@ -62,10 +62,11 @@ def evaluate(
         ostinato evaluate sentiment test.csv --plot confusion.png
         ostinato evaluate sales --cutoffs 3 --json
     """
-    model: Any = ostinato.load(run)
+    model = ostinato.load(run)
     if can(run, "SeriesForecaster"):
-        forecasts = model.historical_forecasts(list(files) or None, cutoffs=cutoffs)
-        found = forecasts.scores()
+        forecaster: SeriesForecaster = model
+        forecasts = forecaster.historical_forecasts(list(files) or None, cutoffs=cutoffs)
+        found: dict[str, Any] = forecasts.scores()
         if not files and not json:
             print("On the training series, the last steps of which were the validation split.")
         if plot is not None:
@@ -73,7 +74,8 @@ def evaluate(
     elif not files:
         raise OstinatoError("evaluate: FILES is required: files with labels.")
     else:
-        found = model.evaluate(list(files))
+        evaluator: Evaluator = model
+        found = evaluator.evaluate(list(files))
         if plot is not None:
             _plot_confusion(model, found, plot)
     if json:
@@ -136,7 +138,7 @@ def forecast(
         ostinato forecast sales --plot forecast.png
         ostinato forecast sales new.csv --levels 0.05,0.95 --csv
     """
-    model: Any = ostinato.load(run)
+    model: SeriesForecaster = ostinato.load(run)
     try:
         shares = [float(level) for level in levels.split(",")]
     except ValueError:
@@ -147,10 +149,10 @@ def forecast(
     if plot is not None:
         found.plot(plot)
     frame = found.to_frame(shares)
-    times = found.panel.grid.format(frame["ds"].to_numpy())
+    times = found.times()
     figures = frame.iloc[:, 3:].to_numpy().tolist()  # the median, and quantiles
     steps = list(zip(frame["unique_id"], times, figures, strict=True))
-    named = len(found.panel) > 1 or csv
+    named = len(found) > 1 or csv
     heads = ["series"] * named + ["time", "median"]
     heads += [f"q{level:g}" if csv else f"{100 * level:g} %" for level in shares]
     rows = [[name] * named + [time, *map(_figure, each)] for name, time, each in steps]

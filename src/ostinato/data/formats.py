@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,7 @@ from ostinato.data.tables import Table, TableSettings, as_frame
 from ostinato.data.textfiles import PACKED, library_errors, numbered_lines, opened, pieces
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["FORMATS", "FormatName", "is_table", "read_table"]
-
-FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "feather", "excel"]
+__all__ = ["FORMATS", "is_table", "read_table"]
 
 
 class Format(NamedTuple):
@@ -42,7 +40,7 @@ class Format(NamedTuple):
         extra: a module that it needs, and the extra of Ostinato that brings it.
     """
 
-    name: FormatName
+    name: str
     suffixes: tuple[str, ...]
     read: Callable[[Path, TableSettings, Collection[str]], Table]
     extra: tuple[str, str] | None = None
@@ -66,14 +64,15 @@ def read_table(
     """
     path = Path(path)
     settings = settings or TableSettings()
+    if path.is_dir():
+        suffixes = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
+        raise DataError(f"is a folder; expected a file with a table ({suffixes}).", path=path)
     if settings.format is None:
         found = _by_suffix(path) or _by_content(path)
     else:
         named = {each.name: each for each in FORMATS}
         if settings.format not in named:
-            raise OstinatoError(
-                f"format={settings.format!r}; expected one of {', '.join(get_args(FormatName))}."
-            )
+            raise OstinatoError(f"format={settings.format!r}; expected one of {', '.join(named)}.")
         found = named[settings.format]
     if found.extra is not None:
         require(*found.extra, f"reading {path.name}")
@@ -84,11 +83,7 @@ def read_table(
 
 
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # of .xls, before .xlsx
-_MAGIC: dict[bytes, FormatName] = {
-    b"PAR1": "parquet",
-    b"ARROW1": "feather",
-    _OLD_EXCEL: "excel",
-}
+_MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", _OLD_EXCEL: "excel"}
 
 
 def is_table(path: Path) -> bool:

@@ -63,8 +63,8 @@ class TableSettings:
     """How tables are read.
 
     Args:
-        format: csv, tsv, jsonl, json, parquet, feather or excel, whatever a file is called; by its
-            name, or else its content, if not given.
+        format: such as csv, tsv, jsonl, json, parquet, feather or excel, whatever a file is called;
+            by its name, or else its content, if not given.
         header: whether the first line of a table names its columns; inferred if not given.
         decimal: the decimal mark of numbers in text, . or a comma; inferred where all that a table
             holds has one reading.

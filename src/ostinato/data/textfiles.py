@@ -34,6 +34,8 @@ def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
         yield
     except (OstinatoError, MemoryError):
         raise
+    except IsADirectoryError:
+        raise DataError("is a folder; expected a file.", path=path) from None
     except _UNREADABLE as error:
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot be read: {message}.", path=path) from error

@@ -8,8 +8,8 @@ and errors. They derive from `torch.nn.RNNBase`, not from `torch.nn.LSTM` and it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar, Unpack, cast
 
 import torch
@@ -26,6 +26,7 @@ from ostinato.recurrence import backends
 from ostinato.recurrence.backends.torch import has_operator
 from ostinato.recurrence.cells import (
     Activation,
+    Cell,
     GRUCell,
     GRUState,
     LSTMCell,
@@ -64,6 +65,25 @@ class _DropIn(Recurrent):
     """What `RNN`, `LSTM` and `GRU` share: where PyTorch has this very layer, its forward serves."""
 
     torch_layer: ClassVar[type[RNNBase]]
+
+    def __init__(
+        self,
+        like: RNNBase,
+        hidden_sizes: Sequence[int],
+        cells: Sequence[Callable[[int, int], Cell]],
+        device: Device,
+        dtype: torch.dtype | None,
+        options: Options,
+    ) -> None:
+        """Make a layer whose other arguments are those of one of PyTorch's, which checked them."""
+        made: list[Cell] = []
+        width, directions = like.input_size, 2 if like.bidirectional else 1
+        for make, H in zip(cells, hidden_sizes, strict=True):
+            made.append(make(width, H))
+            width = directions * made[-1].output_size
+        super().__init__(
+            made, 1, like.batch_first, like.dropout, like.bidirectional, device, dtype, **options
+        )
 
     @cached_property
     def _is_torchs(self) -> bool:
@@ -194,17 +214,12 @@ class RNN(_DropIn):
         sizes: list[int] = _spread(hidden_size, n)
         activations: list[Activation] = _spread(nonlinearity, n)
         first = activations[0] if activations[0] not in ("sigmoid", "identity") else "tanh"
-        TorchRNN(  # PyTorch's own checks of the arguments, in its own words
+        like = TorchRNN(
             input_size, sizes[0], n, first, bias, batch_first, dropout, bidirectional,
             device="meta", **_unknown(options),
         )  # fmt: skip
-        cells = [
-            RNNCell(I, H, bias, activation)
-            for I, H, activation in zip(
-                _input_sizes(input_size, sizes, bidirectional), sizes, activations, strict=True
-            )
-        ]
-        super().__init__(cells, 1, batch_first, dropout, bidirectional, device, dtype, **options)
+        cells = [partial(RNNCell, bias=bias, activation=activation) for activation in activations]
+        super().__init__(like, sizes, cells, device, dtype, options)
         self.nonlinearity = nonlinearity if isinstance(nonlinearity, str) else tuple(activations)
 
 
@@ -247,13 +262,12 @@ class LSTM(_DropIn):
     ) -> None:
         n = _layer_count("LSTM", num_layers, hidden_size=hidden_size)
         sizes = _spread(hidden_size, n)
-        TorchLSTM(
+        like = TorchLSTM(
             input_size, sizes[0], n, bias, batch_first, dropout, bidirectional, proj_size,
             device="meta", **_unknown(options),
         )  # fmt: skip
-        widths = _input_sizes(input_size, [proj_size or size for size in sizes], bidirectional)
-        cells = [LSTMCell(I, H, bias, proj_size) for I, H in zip(widths, sizes, strict=True)]
-        super().__init__(cells, 1, batch_first, dropout, bidirectional, device, dtype, **options)
+        cells = [partial(LSTMCell, bias=bias, proj_size=proj_size)] * n
+        super().__init__(like, sizes, cells, device, dtype, options)
 
 
 @_with_shared_arguments
@@ -293,24 +307,18 @@ class GRU(_DropIn):
     ) -> None:
         n = _layer_count("GRU", num_layers, hidden_size=hidden_size)
         sizes = _spread(hidden_size, n)
-        TorchGRU(
+        like = TorchGRU(
             input_size, sizes[0], n, bias, batch_first, dropout, bidirectional,
             device="meta", **_unknown(options),
         )  # fmt: skip
-        widths = _input_sizes(input_size, sizes, bidirectional)
-        cells = [GRUCell(I, H, bias, reset_after) for I, H in zip(widths, sizes, strict=True)]
-        super().__init__(cells, 1, batch_first, dropout, bidirectional, device, dtype, **options)
+        cells = [partial(GRUCell, bias=bias, reset_after=reset_after)] * n
+        super().__init__(like, sizes, cells, device, dtype, options)
         self.reset_after = reset_after
 
 
 def _unknown(options: Options) -> dict[str, object]:
     """Return the arguments that are none of ours: `torch.nn` says what is wrong with them."""
     return {name: value for name, value in options.items() if name not in Options.__annotations__}
-
-
-def _input_sizes(input_size: int, output_sizes: Sequence[int], bidirectional: bool) -> list[int]:
-    """Return the input size of each layer: the input, then both directions of the layer below."""
-    return [input_size, *((2 if bidirectional else 1) * size for size in output_sizes[:-1])]
 
 
 def _layer_count(owner: str, num_layers: int, **given: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 from torch import nn
@@ -13,6 +13,10 @@ from torch import nn
 from ostinato.data.corpus import Corpus, Place
 from ostinato.data.midi import Roll
 from ostinato.data.pairs import Pairs
+from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Prediction(NamedTuple):
@@ -137,17 +141,43 @@ class SpeechTranscriber(Protocol):
         """Return an object that transcribes sound as it comes."""
 
 
+class SeriesForecast(Protocol):
+    """Forecasts of N series."""
+
+    def __len__(self) -> int: ...
+
+    def to_frame(self, levels: Sequence[float] = (0.1, 0.9)) -> pd.DataFrame:
+        """Return ``unique_id, cutoff, ds, median`` and quantiles, a row a series and step."""
+
+    def times(self) -> list[str]:
+        """Return the time of each row as text."""
+
+    def rises(self) -> NDArray[Any]:
+        """Return the probability that the next value is above the last known one, ``(N,)``."""
+
+    def scores(self) -> dict[str, float]:
+        """Return measures by name, where the values that followed are known."""
+
+    def plot(self, picture: str | os.PathLike[str]) -> None:
+        """Draw the forecasts as a PNG."""
+
+
 @runtime_checkable
 class SeriesForecaster(Protocol):
     """Forecasts series: ``ostinato forecast``."""
 
-    def forecast(self, X: Any = None, horizon: int | None = None) -> Any:
-        """Return the forecast of each series."""
+    def forecast(
+        self, X: Any = None, horizon: int | None = None, *, num_samples: int = 1000
+    ) -> SeriesForecast:
+        """Return the forecast of each series from its end."""
+
+    def historical_forecasts(self, X: Any = None, *, cutoffs: int = 1) -> SeriesForecast:
+        """Return forecasts of each series from several times before its end."""
 
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """Hands out its network and encoded data: ``ostinato diagnose``, ``memory``, ``gates``."""
+    """Hands out its network and encoded data: ``ostinato diagnose``, ``gates``."""
 
     network_: nn.Module
 
@@ -162,3 +192,10 @@ class Inspectable(Protocol):
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Return one sequence as the network takes it, and the names of its steps."""
+
+
+@runtime_checkable
+class StepScorer(Inspectable, Protocol):
+    """Has a network that scores each step, or each sequence, at once: ``ostinato memory``."""
+
+    network_: ManyToMany | ManyToOne | OneToOne

@@ -101,8 +101,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
     Args:
         level: tokens: char, byte, word or bpe (byte pairs learnt from the text).
         cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh),
-            rnn-relu (starting from the identity); or a variant, slower: lstm-peephole,
-            lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru, min-lstm.
+            rnn-relu (starting from the identity); or a variant of `ostinato.cells`, slower.
         hidden_size: hidden units of each layer.
         num_layers: recurrent layers.
         embedding_size: features of a token's vector; follows from the vocabulary if not given.

@@ -30,8 +30,7 @@ class NetworkSettings:
 
     Args:
         cell: lstm, gru, gru-reset-before, rnn (tanh), rnn-relu (starting from the identity); or a
-            variant, slower: lstm-peephole, lstm-coupled, lstm-norm, gru-norm, mgu, indrnn, min-gru,
-            min-lstm.
+            variant of `ostinato.cells`, slower.
         hidden_size: hidden units of each layer and direction; by the size of the data if not given.
         num_layers: recurrent layers.
         init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for

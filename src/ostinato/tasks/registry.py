@@ -6,9 +6,19 @@ Plain data, so that the command line can read it without importing PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["TASKS", "Task", "task_of", "tasks_with"]
+if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type checkers
+    from ostinato.tasks.captioning import Captioner as Captioner
+    from ostinato.tasks.classification import SequenceClassifier as SequenceClassifier
+    from ostinato.tasks.forecasting.forecaster import Forecaster as Forecaster
+    from ostinato.tasks.generation import TextGenerator as TextGenerator
+    from ostinato.tasks.music import MusicModel as MusicModel
+    from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
+    from ostinato.tasks.summarization import Summarizer as Summarizer
+    from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
+    from ostinato.tasks.transcription import Transcriber as Transcriber
+    from ostinato.tasks.translation import Translator as Translator
 
 
 class Task(NamedTuple):
@@ -37,7 +47,7 @@ TASKS: Sequence[Task] = (
         "TextGenerator",
         "ostinato.tasks.generation",
         "text",
-        ("TextSampler", "Inspectable"),
+        ("TextSampler", "Inspectable", "StepScorer"),
         """Train a language model on text.
 
         Shows the loss on held-out text and a sample as it goes. Ctrl-C stops the run; --resume
@@ -53,7 +63,7 @@ TASKS: Sequence[Task] = (
         "SequenceClassifier",
         "ostinato.tasks.classification",
         "classify",
-        ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable"),
+        ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable", "StepScorer"),
         """Train a classifier of sequences.
 
         From texts (CSV, TSV, JSON lines with a column of labels), measurements (.ts files, tables
@@ -69,7 +79,7 @@ TASKS: Sequence[Task] = (
         "SequenceRegressor",
         "ostinato.tasks.regression",
         "regress",
-        ("Predictor", "Evaluator", "Inspectable"),
+        ("Predictor", "Evaluator", "Inspectable", "StepScorer"),
         """Train a regression model of sequences.
 
         From the same files as classify, with numbers for labels.
@@ -84,7 +94,7 @@ TASKS: Sequence[Task] = (
         "SequenceTagger",
         "ostinato.tasks.tagging",
         "tag",
-        ("Predictor", "Evaluator", "Inspectable"),
+        ("Predictor", "Evaluator", "Inspectable", "StepScorer"),
         """Train a tagger: a label for every step.
 
         From sentences (CoNLL, CoNLL-U) or tables with a row for every step.
@@ -179,7 +189,7 @@ TASKS: Sequence[Task] = (
         "MusicModel",
         "ostinato.tasks.music",
         "music",
-        ("Composer", "Evaluator", "Inspectable"),
+        ("Composer", "Evaluator", "Inspectable", "StepScorer"),
         """Train a model of music.
 
         From MIDI files, or piano rolls in MATLAB or JSON files.

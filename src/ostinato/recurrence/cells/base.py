@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -21,12 +21,6 @@ from ostinato.recurrence.cells.initialization import (
 
 Weights = Mapping[str, Tensor]
 """The weights of one layer in one direction, by their names without the layer's suffix."""
-
-CellName = Literal[
-    "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
-    "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
-]  # fmt: skip
-"""Names that `named` gives to cells; written out for type checkers and the command line."""
 
 
 class Tensors(Protocol):
@@ -227,7 +221,7 @@ _C = TypeVar("_C", bound=type[Cell])
 _named: dict[str, tuple[Callable[..., Cell], dict[str, str | bool]]] = {}
 
 
-def named(name: CellName, **options: str | bool) -> Callable[[_C], _C]:
+def named(name: str, **options: str | bool) -> Callable[[_C], _C]:
     """Give a name to a cell with these arguments; a decorator of its class."""
 
     def register(cls: _C) -> _C:
@@ -237,7 +231,7 @@ def named(name: CellName, **options: str | bool) -> Callable[[_C], _C]:
     return register
 
 
-def cell_named(name: CellName) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
+def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
     """Return the class of a cell by its name, and its arguments beyond the sizes.
 
     Raises:
@@ -247,5 +241,5 @@ def cell_named(name: CellName) -> tuple[Callable[..., Cell], dict[str, str | boo
     (<class 'ostinato.recurrence.cells.standard.GRUCell'>, {'reset_after': False})
     """
     if name not in _named:
-        raise OstinatoError(f"cell={name!r}; expected one of {', '.join(get_args(CellName))}.")
+        raise OstinatoError(f"cell={name!r}; expected one of {', '.join(_named)}.")
     return _named[name]

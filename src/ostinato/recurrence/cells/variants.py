@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple, Self, cast
+from typing import ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ from ostinato.recurrence.cells.standard import (
     RNNCell,
     RNNState,
 )
+
+CellName = Literal[
+    "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
+    "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
+]  # fmt: skip
+"""Names that `named` gives to cells; written out for type checkers and the command line."""
 
 
 @register_state

@@ -131,9 +131,12 @@ class Forecast:
     season: int = 1
     calibration: Calibration = field(default_factory=Calibration)
 
+    def __len__(self) -> int:
+        return len(self.cutoffs)
+
     def __repr__(self) -> str:
         return (
-            f"Forecast({len(self.cutoffs)} of {len(self.panel)} series, horizon "
+            f"Forecast({len(self)} of {len(self.panel)} series, horizon "
             f"{self.horizon}, one step every {self.panel.grid.name})"
         )
 
@@ -213,6 +216,10 @@ class Forecast:
         })  # fmt: skip
         quantiles = self.quantiles(levels).reshape(N * A, len(levels))
         return frame.join(pd.DataFrame(quantiles, columns=[f"{level:g}" for level in levels]))
+
+    def times(self) -> list[str]:
+        """Return the time of each row of `to_frame` as text."""
+        return self.panel.grid.format(self.to_frame()["ds"].to_numpy())
 
     # Evaluation
 

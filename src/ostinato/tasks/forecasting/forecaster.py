@@ -184,19 +184,17 @@ class Forecaster(
         X: Any,
         y: None = None,
         *,
-        validation: Any = None,
         out: str | os.PathLike[str] | None = None,
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Train on series.
+        """Train on series, the last steps of each held out for validation.
 
         Args:
             X: tables as `pathlib.Path`, one or several; a data frame; an array or a pandas Series
                 ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is
                 missing.
             y: nothing; the series are the targets.
-            validation: nothing but None: the last steps of each series are held out for validation.
             out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
@@ -204,11 +202,8 @@ class Forecaster(
         Raises:
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
         """
-        if y is not None or validation is not None:
-            raise OstinatoError(
-                "Forecaster.fit: expected neither y nor validation: the series are both inputs and "
-                "targets, and their last steps are held out for validation."
-            )
+        if y is not None:
+            raise OstinatoError("Forecaster.fit: expected no y: the series are the targets too.")
         return self._fit(
             lambda data: self._prepare(data, read_panel(X, self)), out, progress, tensorboard
         )
