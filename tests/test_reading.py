@@ -275,7 +275,7 @@ MISTAKES = {
     "steps.csv": (
         "subject,t,x,label\n1,0,1,u\n1,1,2,u\n2,0,1,d\n2,1,2,d\n",
         {},
-        "column 't' says that each row is a step; name the column",
+        "column 't' means that each row is a step; name the column",
     ),
     "word.csv": (LONG.replace("0,5,", "0,o,"), {}, "line 4: 'x' is 'o', no"),
     "inf.csv": (LONG.replace("0,5,", "0,inf,"), {}, "line 4: 'x' is 'inf'"),

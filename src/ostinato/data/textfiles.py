@@ -132,7 +132,7 @@ def decode(file: IO[bytes], size: int, path: Path) -> Iterator[str]:
         path: its name in messages.
 
     Raises:
-        DataError: naming line and byte of what is not UTF-8.
+        DataError: naming line and byte of the first that is not UTF-8.
     """
     before, line = 0, 1
     data = file.read(size)
