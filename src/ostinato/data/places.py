@@ -31,6 +31,7 @@ def paths_of(X: object) -> list[Path]:
     >>> paths_of([Path("a.csv")]) == paths_of(Path("a.csv")), paths_of(["a.csv"])
     (True, [])
     """
-    listed = [X] if isinstance(X, os.PathLike) else X
-    several = isinstance(listed, list | tuple) and all(isinstance(x, os.PathLike) for x in listed)
-    return [Path(path) for path in listed] if several else []
+    if isinstance(X, os.PathLike):
+        return [Path(X)]
+    several = isinstance(X, list | tuple) and all(isinstance(path, os.PathLike) for path in X)
+    return [Path(path) for path in X] if several else []

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -270,8 +269,9 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
 
     def _sample_text(self, seed: int, length: int = 200) -> str:
-        draw = partial(draw_token, generator=torch.Generator().manual_seed(seed))
-        return self.vocabulary_.decode(self._generate_ids(self._encode_prompt(""), length, draw))
+        generator, prompt = torch.Generator().manual_seed(seed), self._encode_prompt("")
+        ids = self._generate_ids(prompt, length, lambda scores: draw_token(scores, generator))
+        return self.vocabulary_.decode(ids)
 
     # Generation
 
@@ -359,10 +359,12 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
             generator.seed()
         else:
             generator.manual_seed(seed)
-        draw = partial(
-            draw_token, generator=generator, temperature=temperature, top_k=top_k, top_p=top_p
+        ids = self._generate_ids(
+            self._encode_prompt(prompt),
+            length,
+            lambda scores: draw_token(scores, generator, temperature, top_k, top_p),
+            repetition_penalty,
         )
-        ids = self._generate_ids(self._encode_prompt(prompt), length, draw, repetition_penalty)
         return _watched(_until(self.vocabulary_.decode_stream(ids), stops), length)
 
     def _encode_prompt(self, prompt: str) -> list[int]:
