@@ -320,11 +320,13 @@ def test_settings_that_cannot_be_meant_are_refused(settings, message):
 def test_arrays_are_trained_on_without_pandas():
     """It takes a second to import, and reads tables and dates alone."""
     program = """
-import sys
+import importlib.machinery, sys
 class Refused:  # scikit-learn imports it where it can
     def find_spec(self, name, *_):
-        if name == "pandas":
-            raise ImportError(name)
+        return importlib.machinery.ModuleSpec(name, self) if name == "pandas" else None
+    def create_module(self, spec):
+        raise ImportError(spec.name)
+    def exec_module(self, module): ...
 sys.meta_path.insert(0, Refused())
 import numpy as np, ostinato
 X = [np.full((3, 2), i % 2.0) for i in range(12)]

@@ -540,5 +540,5 @@ def test_rows_that_may_be_series_or_steps_are_asked_about(file):
     assert [s.values.tolist() for s in read(path, series_in_rows=False, target="*").series] == [
         [1, 4], [2, 5]
     ]  # fmt: skip
-    with pytest.raises(DataError, match="others must be numbers; name it with id"):
+    with pytest.raises(DataError, match="'b' is 'y', no number"):
         read(file("a,b,c\nx,y,1\n"), series_in_rows=True)

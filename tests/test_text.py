@@ -17,16 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ostinato.data import text as text_module
 from ostinato.data.text import TextSource
+from ostinato.data.textfiles import PACKED
 from ostinato.errors import DataError, OstinatoError
 
 LAW = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 PIECES = st.integers(3, 9)  # bytes read at a time: characters of 2 to 4 bytes lie across cuts
 BOM = codecs.BOM_UTF8
+MARKS = (*(magic for magic, _ in PACKED.values()), codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def test_a_string_comes_back(text: str, size: int) -> None:
 @given(st.text(min_size=1), PIECES, st.booleans())
 @example("a\r\nb\rc\u2028\x00\U0001f600é", 4, True)
 def test_a_file_comes_back(scratch: Path, text: str, size: int, mark: bool) -> None:
+    assume(mark or not text.encode().startswith(MARKS))
     scratch.write_bytes((BOM if mark else b"") + text.encode())
     with pieces_of(size):
         if not mark and text.startswith("\ufeff"):
@@ -183,6 +186,7 @@ def test_a_negative_bound_is_refused(start: int, stop: int | None) -> None:
 @example(BOM + b"\n\nabc\xe9", 3)
 @example(BOM + b"\xff", 9)
 def test_an_invalid_byte_is_named_exactly(scratch: Path, content: bytes, size: int) -> None:
+    assume(not content.startswith(MARKS))
     scratch.write_bytes(content)
     try:
         expected, where = content.decode("utf-8").removeprefix("\ufeff"), None

@@ -33,5 +33,6 @@ def paths_of(X: object) -> list[Path]:
     """
     if isinstance(X, os.PathLike):
         return [Path(X)]
-    several = isinstance(X, list | tuple) and all(isinstance(path, os.PathLike) for path in X)
-    return [Path(path) for path in X] if several else []
+    if isinstance(X, list | tuple) and all(isinstance(path, os.PathLike) for path in X):
+        return [Path(path) for path in X]
+    return []

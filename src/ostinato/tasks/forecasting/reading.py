@@ -59,8 +59,9 @@ class SeriesSettings(TableSettings):
         season: steps of a season; by the frequency if not given.
         calendar: whether the time of day, week and year are known to the network.
         day_first: whether 01/02/2020 is in February; inferred from the other dates if not given.
-        series_in_rows: whether each row of a table is a series and each column a step, as in the
-            tables of the M competitions; inferred if not given.
+        series_in_rows: whether each row of a table is a series, named in its first column or that
+            of the id, and each other column a step, as in the tables of the M competitions;
+            inferred if not given.
     """
 
     target: str | None = None
@@ -311,32 +312,23 @@ def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns |
 def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
     """The column of names where each row is a series and the other columns its steps; else None.
 
-    Without a setting: if a column of ids names each row, and the other columns are numbered.
+    Without a setting: if the first column is an id of each row, and the others are numbered.
     """
-    words = [i for i in range(len(table.names)) if not table.is_numeric(i)]
-    if settings.id is not None:
-        words = [table.column(settings.id, "ids of series")]
-    if settings.series_in_rows:
-        if len(words) != 1:
-            raise DataError(
-                "which column names the series is not clear, and the others must be numbers; name "
-                f"it with id: {table.described()}.",
-                path=table.path,
-            )
-        return words[0]
+    names = 0 if settings.id is None else table.column(settings.id, "ids of series")
     named = (settings.target, settings.time, settings.future_covariates, settings.past_covariates,
              settings.static_covariates)  # fmt: skip
-    if settings.series_in_rows is False or len(words) != 1 or any(named) or not table.named:
-        return None
-    (names,) = words
+    if settings.series_in_rows is not None or any(named) or not table.named:
+        return names if settings.series_in_rows else None
     steps = [re.fullmatch(r"(\D*)(\d+)", n) for i, n in enumerate(table.names) if i != names]
     numbers = [(step[1], int(step[2])) for step in steps if step is not None]
-    if not numbers or len(numbers) < len(steps) or len(table.codes(names).cells) < len(table):
+    if not numbers or len(numbers) < len(steps):
         return None
     prefix, first = numbers[0]
     counted = numbers == [(prefix, first + k) for k in range(len(numbers))]
+    if not counted or table.is_numeric(names) or len(table.codes(names).cells) < len(table):
+        return None
     is_id = names_rows(table, names) or table.names[names] == f"{prefix}{first - 1}"
-    return names if counted and is_id else None
+    return names if is_id else None
 
 
 def _series_of_rows(
