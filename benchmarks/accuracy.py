@@ -517,8 +517,7 @@ ETT_TEST = 4 * 30 * 24
 def ett_temperatures(data: Path) -> Any:
     """Oil temperature of a transformer, 20 months of 30 days; the last four are the test."""
     file = there(data / "timeseries" / "ETTh1.csv")
-    from ostinato.tasks.forecasting.columns import SeriesSettings
-    from ostinato.tasks.forecasting.reading import read_panel
+    from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 
     return read_panel(file, SeriesSettings(target="OT")).series[0].values[: 20 * 30 * 24]
 
@@ -579,8 +578,7 @@ def vix(data: Path) -> Any:
     file = there(data / "timeseries" / "vix-daily.csv")
     from scipy.stats import binomtest
 
-    from ostinato.tasks.forecasting.columns import SeriesSettings
-    from ostinato.tasks.forecasting.reading import read_panel
+    from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 
     values = read_panel(file, SeriesSettings(target="CLOSE")).series[0].values
     values = values[~np.isnan(values)]  # days of trading

@@ -631,8 +631,8 @@ distributions StudentT: a degree of freedom too few
 + return 1 + _positive(p[..., 2])
 
 distributions LocationScale: the spread costs nothing
-- + sigma.log() + constant, z, resolution
-+ + constant, z, resolution
+- + sigma.log() + constant
++ + constant
 
 distributions NegativeBinomial: the mean is not scaled
 - mean, r = scale * _positive(p[..., 0]), _positive(p[..., 1])
@@ -691,8 +691,8 @@ network ForecastNetwork: the season is a step off
 + lag = _span(values, -self.season, end - self.season)
 
 network ForecastNetwork: static covariates are read before a series begins
-- begun = _span(valid, begin, end, 1.0)[..., None]
-+ begun = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
+- started = _span(valid, begin, end, 1.0)[..., None]
++ started = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
 
 network ForecastNetwork: the linear shortcut ends a step early
 - before = F.pad(values, (self.reach, 0))

@@ -176,8 +176,8 @@ def test_arguments_that_do_not_fit_are_refused(
         ({"batch_size": 3}, "saved with batch_size=3"),
         ({"window": 9}, "saved with window=9"),
         ({"epoch": -1}, "is no position"),
-        ({"next_window": 3}, "epoch 0, window 3 is no position among 3 windows"),
-        ({"next_window": -1}, "is no position"),
+        ({"next_batch": 3}, "epoch 0, batch 3 is no position among 3 batches"),
+        ({"next_batch": -1}, "is no position"),
         ({"more": 1}, "expected the keys"),
     ],
 )

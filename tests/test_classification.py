@@ -1,6 +1,8 @@
 """Classification and regression: trained, evaluated, stored, resumed, refused in words."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -313,3 +315,22 @@ def test_settings_that_cannot_be_meant_are_refused(settings, message):
     with pytest.raises(OstinatoError) as caught:
         SequenceClassifier(**settings).fit(*series())
     assert message in str(caught.value)
+
+
+def test_arrays_are_trained_on_without_pandas():
+    """It takes a second to import, and reads tables and dates alone."""
+    program = """
+import importlib.machinery, sys
+class Refused:  # scikit-learn imports it where it can
+    def find_spec(self, name, *_):
+        return importlib.machinery.ModuleSpec(name, self) if name == "pandas" else None
+    def create_module(self, spec):
+        raise ImportError(spec.name)
+    def exec_module(self, module): ...
+sys.meta_path.insert(0, Refused())
+import numpy as np, ostinato
+X = [np.full((3, 2), i % 2.0) for i in range(12)]
+ostinato.SequenceClassifier(hidden_size=4, epochs=1).fit(X, [0, 1] * 6).predict(X)
+ostinato.Forecaster, ostinato.Translator, ostinato.Captioner
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

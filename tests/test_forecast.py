@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from ostinato.tasks.forecasting.calibration import Calibration
-from ostinato.tasks.forecasting.columns import SeriesSettings
-from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
 from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths, calibrate
-from ostinato.tasks.forecasting.reading import read_panel
+from ostinato.tasks.forecasting.panel import Cutoff
+from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.scores import LEVELS
 
 

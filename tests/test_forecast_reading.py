@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.columns import SeriesSettings
 from ostinato.tasks.forecasting.panel import Panel
-from ostinato.tasks.forecasting.reading import read_panel
+from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 
 NAN = np.nan
 
@@ -515,3 +514,31 @@ def test_columns_of_the_training_data_are_found_again(file):
     )
     again = read(file(more, "more.csv"), like=panel)
     assert again.columns == panel.columns and [s.name for s in again.series] == ["a", "b"]
+
+
+def test_a_table_with_a_series_in_each_row_is_read_by_rows(file):
+    text = '"V1","V2","V3","V4","V5"\n"Y1",1,2,,4\n"Y2","5","6","",""\n'
+    for head in ("V1", "id", "series"):
+        panel = read(file(text.replace("V1", head)))
+        assert [s.name for s in panel.series] == ["Y1", "Y2"]
+        np.testing.assert_array_equal(panel.series[0].values, [1, 2, np.nan, 4])
+        assert panel.series[1].values.tolist() == [5, 6]
+        assert panel.notes[0] == "each row is a series, and its steps are the columns V2 to V5"
+    again = read(file("V1,V2,V3,V4\nZ,7,8,9\n"), panel)
+    assert again.series[0].values.tolist() == [7, 8, 9]
+
+
+def test_rows_that_may_be_series_or_steps_are_asked_about(file):
+    path = file("shop,jan,feb,mar\nA,1,2,3\nB,4,5,6\n")
+    with pytest.raises(DataError, match="if each row is a series, say so with series_in_rows"):
+        read(path)
+    assert [s.values.tolist() for s in read(path, series_in_rows=True).series] == [
+        [1, 2, 3], [4, 5, 6]
+    ]  # fmt: skip
+    assert len(read(path, target="*").series) == 3
+    path = file("id,V2,V3\na,1,2\nb,4,5\n")
+    assert [s.values.tolist() for s in read(path, series_in_rows=False, target="*").series] == [
+        [1, 4], [2, 5]
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="'b' is 'y', no number"):
+        read(file("a,b,c\nx,y,1\n"), series_in_rows=True)

@@ -6,7 +6,7 @@ import torch
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.tasks.forecasting.panel import Cutoff
 from ostinato.tasks.forecasting.scores import LEVELS
 from ostinato.tasks.forecasting.windows import Windows
 

@@ -189,7 +189,7 @@ DAMAGED = {
     "b.json": (b'"text"', "holds no table; expected a list of objects"),
     "a.jsonl": (b'{"a": 1}\n{"a"\n', "line 2: is not JSON: "),
     "b.jsonl": (b"[1, 2]\n", "line 1: is no JSON object"),
-    "latin.csv": (b"a,b\n\n\xfc,2\n", "line 3: byte 0xFC is not valid UTF-8; convert"),
+    "latin.csv": (b"a,b\n\n\xfc,2\n", "line 3, byte 5: 0xFC is not valid UTF-8"),
     "wide.txt": ("a,b\n1,é\n".encode("utf-16-le"), "line 1: holds a zero byte: no text file, or"),
     "escaped.csv": (b'a,b\n"x \\"y\\"",2\n', "line 2: ',' expected after"),
     "zero.csv": (b"a,b\n1,2\n1,\0\n", "line 3: holds a zero byte"),

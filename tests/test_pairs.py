@@ -22,14 +22,14 @@ def write(folder, **files):
 def test_parallel_files_belong_together_line_by_line(tmp_path):
     paths = write(tmp_path, a__en="one\ntwo\n\nthree\n\n", a__de="eins\nzwei\n\ndrei\n")
     found = read_pairs(paths, PairSettings())
-    assert list(found.sources) == ["one", "two", "three"]
+    assert list(found.inputs) == ["one", "two", "three"]
     assert list(found.targets) == [["eins"], ["zwei"], ["drei"]]
     assert [str(place) for place in found.places] == [f"{paths[0]}:{n}" for n in (1, 2, 4)]
     for path in paths:
         with gzip.open(f"{path}.gz", "wb") as file:
             file.write(path.read_bytes())
     zipped = read_pairs([tmp_path / "a.en.gz", tmp_path / "a.de.gz"], PairSettings())
-    assert list(zipped.sources) == list(found.sources)
+    assert list(zipped.inputs) == list(found.inputs)
 
 
 TABLES = {
@@ -52,16 +52,16 @@ def test_tables_have_a_column_of_each(tmp_path, name):
             read_pairs([path], settings)
         settings = PairSettings(source="english", target="2")
     found = read_pairs([path], settings)
-    assert list(found.sources) == ["one", "two"]
+    assert list(found.inputs) == ["one", "two"]
     assert [several[0] for several in found.targets] == ["eins", "zwei"]
     assert len(found.targets[0]) == (2 if name == "some.jsonl" else 1)
-    assert list(read_sources([path], settings).sources) == ["one", "two"]
+    assert list(read_sources([path], settings).inputs) == ["one", "two"]
 
 
 def test_empty_lines_belong_to_their_partners(tmp_path):
     paths = write(tmp_path, a__en="one\n\nthree\n\n", a__de="eins\nzwei\ndrei\nvier\n\n\n")
     found = read_pairs(paths, PairSettings())
-    assert list(found.sources) == ["one", "three"]
+    assert list(found.inputs) == ["one", "three"]
     assert list(found.targets) == [["eins"], ["drei"]]
     assert found.notes == ["2 of 4 lines are empty on one side and left out"]
 
@@ -70,32 +70,32 @@ def test_which_column_is_what_is_said_and_row_numbers_are_neither(tmp_path):
     rows = "".join(f"{i},wort {i},word {i}\n" for i in range(12))
     (path,) = write(tmp_path, a__csv=",german,english\n" + rows)
     found = read_pairs([path], PairSettings())
-    assert found.sources[3] == "wort 3" and found.targets[3] == ["word 3"]
+    assert found.inputs[3] == "wort 3" and found.targets[3] == ["word 3"]
     assert found.notes == ["source: german; target: english"]
     frame = pandas.read_csv(path)
-    assert pairs_of(frame).sources[3] == "wort 3"
-    assert read_sources([path], PairSettings(source="english")).sources[0] == "word 0"
+    assert pairs_of(frame).inputs[3] == "wort 3"
+    assert read_sources([path], PairSettings(source="english")).inputs[0] == "word 0"
 
 
 def test_sentences_of_a_document_are_joined(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"document": ["A b. ", "C d."], "summary": "e", "id": 3}) + "\n")
-    assert list(read_pairs([path], PairSettings()).sources) == ["A b. C d."]
+    assert list(read_pairs([path], PairSettings()).inputs) == ["A b. C d."]
 
 
 def test_sources_alone_keep_their_empty_lines(tmp_path):
     (path,) = write(tmp_path, a__txt="one\n\ntwo\n")
     found = read_sources([path], PairSettings())
-    assert list(found.sources) == ["one", "", "two"]
+    assert list(found.inputs) == ["one", "", "two"]
     assert found.targets is None
     (path,) = write(tmp_path, b__txt="one\n\n\n")  # an answer for each line
-    assert list(read_sources([path], PairSettings()).sources) == ["one", "", ""]
+    assert list(read_sources([path], PairSettings()).inputs) == ["one", "", ""]
 
 
 def test_pairs_in_memory():
     found = pairs_of(["a", "b"], ["x", ["y", "z"]])
     assert list(found.targets) == [["x"], ["y", "z"]]
-    assert found.take([1]).sources == ["b"]
+    assert found.take([1]).inputs == ["b"]
     assert pairs_of(["a"]).targets is None
     with pytest.raises(OstinatoError, match="X has 2 texts, and y has 1"):
         pairs_of(["a", "b"], ["x"])

@@ -7,12 +7,10 @@ import torch
 from ostinato.errors import DataError
 from ostinato.recurrence.dropin import GRU
 from ostinato.tasks.forecasting.calibration import Calibration
-from ostinato.tasks.forecasting.columns import Columns
-from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
 from ostinato.tasks.forecasting.grid import Grid
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
-from ostinato.tasks.forecasting.panel import Panel, Series
+from ostinato.tasks.forecasting.panel import Columns, Cutoff, Panel, Series
 from ostinato.tasks.forecasting.predictor import Predictor, sample_paths
 from ostinato.tasks.forecasting.windows import CovariateEncoding
 
@@ -40,11 +38,7 @@ def predictor(name="student", horizon=None, future=0):
     for member in members:
         torch.nn.init.normal_(member.shortcut.weight, std=0.3)
         torch.nn.init.normal_(member.output.weight)
-    calibration, direct = Calibration(), horizon is not None
-    family = DISTRIBUTIONS[name]
-    return panel, Predictor(
-        Ensemble(members), family, encoding, 12, 4, 3, direct, True, calibration
-    )
+    return panel, Predictor(Ensemble(members), encoding, 12, 4, True, Calibration())
 
 
 ENDS = [Cutoff(0, 40), Cutoff(1, 40)]
@@ -60,7 +54,7 @@ def test_the_first_step_of_paths_is_the_mixture_of_the_members():
     assert drawn.shape == (2, 20_000, 4)
     for level in (0.05, 0.3, 0.5, 0.7, 0.95):
         y = np.quantile(drawn[:, :, 0], level, axis=1)
-        found = np.mean([model.distribution.cdf(p, y, units) for p in outputs], 0)
+        found = np.mean([model.network.distribution.cdf(p, y, units) for p in outputs], 0)
         np.testing.assert_allclose(found, level, atol=0.012)
 
 
@@ -76,7 +70,7 @@ def test_a_later_step_is_drawn_from_what_the_path_came_to():
         p, values, state = member.begin(wide)
         for k in range(4):
             y = units.round(
-                model.distribution.sample(p.double().numpy(), units.take(0), random)[None]
+                model.network.distribution.sample(p.double().numpy(), units.take(0), random)[None]
             )[0]
             np.testing.assert_array_equal(drawn[:, k], y)
             z = torch.from_numpy((y - units.location[0]) / units.scale[0]).to(values)

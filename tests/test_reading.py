@@ -264,7 +264,7 @@ MISTAKES = {
     "width.csv": ("text,label\na b,x\nc,d,y\n", {}, "line 3: has 3 cells, and line 1 has 2"),
     "twice.csv": ("text,text\na,b\n", {}, "line 1: names two columns 'text'"),
     "quote.csv": ('text,label\n"a" b,x\n', {}, "line 2: "),
-    "latin.csv": (b"text,label\ncaf\xe9,x\n", {}, "line 2: byte 0xE9 is not valid UTF-8"),
+    "latin.csv": (b"text,label\ncaf\xe9,x\n", {}, "line 2, byte 14: 0xE9 is not valid UTF-8"),
     "zero.csv": (b"text,label\na\0b,x\n", {}, "line 2: holds a zero byte"),
     "gone.csv": ("text,label\na b,x\nc d,\n", {}, "line 3: 'label' is empty"),
     "column.csv": ("text,label\na,x\n", {"label": "mood"}, "no column 'mood' for the labels; its"),
@@ -275,7 +275,7 @@ MISTAKES = {
     "steps.csv": (
         "subject,t,x,label\n1,0,1,u\n1,1,2,u\n2,0,1,d\n2,1,2,d\n",
         {},
-        "column 't' says that each row is a step; name the column",
+        "column 't' means that each row is a step; name the column",
     ),
     "word.csv": (LONG.replace("0,5,", "0,o,"), {}, "line 4: 'x' is 'o', no"),
     "inf.csv": (LONG.replace("0,5,", "0,inf,"), {}, "line 4: 'x' is 'inf'"),

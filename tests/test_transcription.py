@@ -133,7 +133,7 @@ def test_words_can_be_written_too():
 
 def test_data_that_cannot_be_are_refused():
     X = [spoken("ab"), spoken("b")]
-    with pytest.raises(OstinatoError, match="has no text; expected what is spoken in it"):
+    with pytest.raises(OstinatoError, match="has no text; expected its transcript"):
         Transcriber(validation_fraction=0).fit(X, ["ab", " "])
     with pytest.raises(OstinatoError, match="has the label .*; expected a text"):
         Transcriber(validation_fraction=0).fit(X, [["a"], ["b"]])

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ostinato.tasks.forecasting.columns import Columns
-from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
-from ostinato.tasks.forecasting.panel import Panel, Series
+from ostinato.tasks.forecasting.panel import Columns, Cutoff, Panel, Series
 from ostinato.tasks.forecasting.windows import CovariateEncoding, WindowBatches, Windows
 
 
@@ -83,7 +82,9 @@ def test_an_epoch_takes_no_cutoff_twice_and_goes_on_from_its_position():
     rows = [tuple(row.tolist()) for b in epoch for row in b.window.future_covariates[..., 0]]
     assert len(set(rows)) == 10
     again = WindowBatches(windows, cutoffs, 4, 10, seed=1)
-    again.load_state_dict({"position": 2})
+    again.load_state_dict({**batches.state_dict(), "epoch": 0, "next_batch": 2})
     for one, other in zip(epoch[2].window, again.next_batch().window, strict=True):
         assert one.equal(other)
-    assert batches.state_dict() == {"position": 3}
+    assert batches.state_dict() == again.state_dict()
+    with pytest.raises(OstinatoError, match="saved with seed=1, here it is 2"):
+        WindowBatches(windows, cutoffs, 4, 10, seed=2).load_state_dict(batches.state_dict())

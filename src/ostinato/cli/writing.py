@@ -76,7 +76,7 @@ def write(
     model: TextWriter = ostinato.load(run)
     sources = model.sources(list(files) or [Path("-")])
     if attention is not None:
-        model.plot_attention(sources.sources[0], attention)
+        model.plot_attention(sources.inputs[0], attention)
     for place, texts in zip(sources.places, model.write(sources, **search), strict=True):
         if json:
             facts = [{"text": t.text, "score": t.score, "log_p": t.log_p} for t in texts]

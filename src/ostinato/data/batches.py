@@ -11,14 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ostinato.data.ragged import Examples, Ragged, write_header
+from ostinato.data.ragged import Examples, Ragged, write_array
 from ostinato.errors import DataError, OstinatoError
-from ostinato.files import atomic_file
 from ostinato.networks.inputs import Words
 
 __all__ = [
     "Batch",
     "ContiguousBatches",
+    "Epochs",
     "SequenceBatch",
     "SequenceBatches",
     "open_tokens",
@@ -29,6 +29,54 @@ POOL = 50
 """Batches among which sequences are sorted by length: less padding, and still a random order."""
 
 _TOKEN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+
+
+class Epochs:
+    """A position in an endless succession of epochs, each of ``windows`` batches."""
+
+    windows: int
+    _epoch, _next = 0, 0
+
+    def _advance(self) -> None:
+        """Go to the next batch."""
+        self._next += 1
+        if self._next == self.windows:
+            self._epoch, self._next = self._epoch + 1, 0
+
+    def _layout(self) -> dict[str, int]:
+        """Return what gives a position a meaning."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, int]:
+        """Where `next_batch` stands, and what gives it a meaning."""
+        return {"epoch": self._epoch, "next_batch": self._next, **self._layout()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to where `state_dict` was taken: the batches that follow are the same.
+
+        Raises:
+            OstinatoError: the state is of other data or settings, or is malformed.
+        """
+        call = f"{type(self).__name__}.load_state_dict"
+        layout = self._layout()
+        if set(state) != {"epoch", "next_batch", *layout}:
+            raise OstinatoError(
+                f"{call}: expected the keys epoch, next_batch, {', '.join(layout)}; "
+                f"got {', '.join(map(str, state)) or 'none'}."
+            )
+        for name, here in layout.items():
+            if state[name] != here:
+                raise OstinatoError(
+                    f"{call}: the state was saved with {name}={state[name]}, here it is {here}; "
+                    "resume with the same data and settings."
+                )
+        epoch, batch = state["epoch"], state["next_batch"]
+        if epoch < 0 or not 0 <= batch < self.windows:
+            raise OstinatoError(
+                f"{call}: epoch {epoch}, batch {batch} is no position among {self.windows} batches "
+                "an epoch."
+            )
+        self._epoch, self._next = epoch, batch
 
 
 class Batch(NamedTuple):
@@ -53,7 +101,7 @@ class Batch(NamedTuple):
         return self.targets.numel()
 
 
-class ContiguousBatches:
+class ContiguousBatches(Epochs):
     """Windows over B parallel streams, each of which continues where its last window ended.
 
     With ``n = (len(tokens) - 1) // batch_size``, stream b reads ``tokens[b*n : (b+1)*n + 1]``; each
@@ -111,14 +159,11 @@ class ContiguousBatches:
         self._targets: NDArray[Any] = array[1 : batch_size * n + 1].reshape(batch_size, n)
         self.windows = -(-n // window)
         self.predictions = batch_size * n
-        self._epoch, self._next = 0, 0
 
     def next_batch(self) -> Batch:
         """The next window of the endless succession of epochs."""
         batch = self._batch(self._epoch, self._next)
-        self._next += 1
-        if self._next == self.windows:
-            self._epoch, self._next = self._epoch + 1, 0
+        self._advance()
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -133,36 +178,6 @@ class ContiguousBatches:
             fresh=window == 0,
             epoch=epoch,
         )
-
-    def state_dict(self) -> dict[str, int]:
-        """Where `next_batch` stands, as plain integers, and the layout that gives it a meaning."""
-        return {"epoch": self._epoch, "next_window": self._next, **self._layout()}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where `state_dict` was taken: the batches that follow are the same.
-
-        Raises:
-            OstinatoError: the state is of another text, batch size or window, or is malformed.
-        """
-        layout = self._layout()
-        if set(state) != {"epoch", "next_window", *layout}:
-            raise OstinatoError(
-                "ContiguousBatches.load_state_dict: expected the keys epoch, next_window, "
-                f"{', '.join(layout)}; got {', '.join(map(str, state)) or 'none'}."
-            )
-        for name, here in layout.items():
-            if state[name] != here:
-                raise OstinatoError(
-                    f"ContiguousBatches.load_state_dict: the state was saved with {name}="
-                    f"{state[name]}, here it is {here}; resume with the same text and settings."
-                )
-        epoch, window = state["epoch"], state["next_window"]
-        if epoch < 0 or not 0 <= window < self.windows:
-            raise OstinatoError(
-                f"ContiguousBatches.load_state_dict: epoch {epoch}, window {window} is no position "
-                f"among {self.windows} windows an epoch."
-            )
-        self._epoch, self._next = epoch, window
 
     def _layout(self) -> dict[str, int]:
         return {"tokens": self._length, "batch_size": self.batch_size, "window": self.window}
@@ -201,10 +216,8 @@ def write_tokens(
     if not isinstance(vocabulary_size, int) or not 1 <= vocabulary_size <= 2**32:
         raise OstinatoError(f"{call}: expected an integer from 1 to 2**32.")
     dtype = np.min_scalar_type(vocabulary_size - 1)
-    length = 0
-    with atomic_file(path) as file:
-        write_header(file, dtype, (0,))
-        start = file.tell()
+
+    def checked() -> Iterator[NDArray[Any]]:
         for piece in pieces:
             ids = np.asarray(piece)
             if not ids.size:
@@ -220,13 +233,9 @@ def write_tokens(
                     f"{call}: there is no token {low if low < 0 else high}; ids run from 0 to "
                     f"{vocabulary_size - 1}."
                 )
-            file.write(ids.astype(dtype).data)
-            length += len(ids)
-        if not length:
-            raise DataError(f"{call}: the text is empty; give some text.")
-        file.seek(0)
-        write_header(file, dtype, (length,))
-        assert file.tell() == start, "numpy leaves room in the header for the length to grow"
+            yield ids.astype(dtype)
+
+    write_array(checked(), path, f"{call}: the text is empty; give some text.")
     return open_tokens(path)
 
 
@@ -278,7 +287,7 @@ class SequenceBatch(NamedTuple):
         return None if bool((self.lengths == self.inputs.shape[1]).all()) else self.lengths
 
 
-class SequenceBatches:
+class SequenceBatches(Epochs):
     """Batches of sequences, in another random order in every epoch, similar lengths together.
 
     Args:
@@ -335,7 +344,6 @@ class SequenceBatches:
             pieces = np.where(self._lengths > window, -(-self._lengths // window) + 1, 1)
         self._pieces = int(pieces.sum())
         self.windows = -(-self._pieces // batch_size)
-        self._epoch, self._next = 0, 0
         self._order: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
     def next_batch(self) -> SequenceBatch:
@@ -349,9 +357,7 @@ class SequenceBatches:
             _move(batch.inputs, shifts)
             if batch.targets.shape == batch.inputs.shape:
                 _move(batch.targets, shifts)
-        self._next += 1
-        if self._next == self.windows:
-            self._epoch, self._next = self._epoch + 1, 0
+        self._advance()
         return self.transform(batch)
 
     def __iter__(self) -> Iterator[SequenceBatch]:
@@ -418,24 +424,6 @@ class SequenceBatches:
             targets.padded(rows, begins, longest) if isinstance(targets, Ragged) else targets[rows]
         )
         return SequenceBatch(_tensor(inputs), lengths, padded, epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where `next_batch` stands, and what gives it a meaning."""
-        return {"epoch": self._epoch, "next_batch": self._next, **self._layout()}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where `state_dict` was taken: the batches that follow are the same.
-
-        Raises:
-            OstinatoError: the state is of other sequences or settings.
-        """
-        for name, here in self._layout().items():
-            if state.get(name) != here:
-                raise OstinatoError(
-                    f"SequenceBatches.load_state_dict: the state was saved with {name}="
-                    f"{state.get(name)}, here it is {here}; resume with the same data and settings."
-                )
-        self._epoch, self._next = state["epoch"], state["next_batch"]
 
     def _layout(self) -> dict[str, int]:
         return {

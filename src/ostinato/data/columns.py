@@ -1,6 +1,6 @@
 """Which column of a table means what, decided in one place for all tasks.
 
-A name that everybody gives a column, or its cells, may tell what it is. Where two readings are
+A name that everybody gives a column, or its cells, may tell its meaning. Where two readings are
 plausible, nothing is chosen: a `DataError` names the setting that says it.
 """
 
@@ -98,7 +98,7 @@ class Columns(NamedTuple):
     """Which column of a table is what.
 
     Attributes:
-        label: what is to be predicted.
+        label: the target to predict.
         text: texts, words or names of files.
         id: what tells sequences apart, in a table with a row for every step.
         time: what orders the steps.
@@ -118,9 +118,9 @@ class Columns(NamedTuple):
 
         >>> from pathlib import Path
         >>> from pandas import DataFrame
-        >>> table = Table(Path("a.csv"), DataFrame(columns=["n", "said", "mood"]))
+        >>> table = Table(Path("a.csv"), DataFrame(columns=["n", "review", "mood"]))
         >>> Columns(label=2, text=1).described(table)
-        'text: said; label: mood; not used: n'
+        'text: review; label: mood; not used: n'
         """
         kinds: dict[str, list[int | None]] = {
             "id": [self.id],
@@ -169,7 +169,7 @@ def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | N
     if stamps and settings.variables is None:
         raise _unclear(
             table,
-            f"column {table.names[stamps[0]]!r} says that each row is a step",
+            f"column {table.names[stamps[0]]!r} means that each row is a step",
             "the column that tells sequences apart",
             "id",
         )

@@ -23,7 +23,7 @@ class ReadingSettings(TableSettings):
     """How files are read.
 
     Args:
-        label: column of what is to be predicted, by name or by number from 1; inferred where there
+        label: column of the targets, by name or by number from 1; inferred where there
             is one choice. Of CoNLL-U: upos, xpos, deprel or a name in feats or misc.
         text: column of the texts, words, or names of files; inferred where there is one choice.
         id: column that tells sequences apart, in a table with a row for every step.
@@ -51,8 +51,8 @@ class Corpus:
         kind: ``text``, a string each; ``words``, a list of strings; ``series``, ``(T, I)`` numbers;
             ``sound`` and ``image``, a path or pixels.
         inputs: of each sequence.
-        targets: of each sequence: a label, a list of labels or numbers, or one a step. None where
-            they were not asked for, or are not there.
+        targets: of each sequence: a label, a list of labels or numbers, or one a step; a text, or
+            several, any of which would do. None where they were not asked for, or are not there.
         places: where each was read.
         variables: names of the features of a series.
         step_lines: lines of the steps of each sequence, where each has one.
@@ -69,6 +69,22 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Corpus]) -> Corpus:
+        """Join corpora of one kind; without targets where one has none."""
+        first, targets = parts[0], [part.targets for part in parts]
+        if len(parts) == 1:
+            return first
+        return cls(
+            first.kind,
+            [each for part in parts for each in part.inputs],
+            None if None in targets else [t for some in targets for t in some or []],
+            [each for part in parts for each in part.places],
+            first.variables,
+            [each for part in parts for each in part.step_lines],
+            list(dict.fromkeys(note for part in parts for note in part.notes)),
+        )
 
     def take(self, rows: Sequence[int]) -> Corpus:
         """Some of the sequences."""

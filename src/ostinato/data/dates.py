@@ -1,6 +1,6 @@
 """Dates and times as people write them: text, numbers, and pandas' own types.
 
-Pandas parses; this module decides what it is told to. Of two plausible readings none is guessed.
+pandas parses; this module decides how. Of two plausible readings none is guessed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 
 __all__ = ["Parsed", "join_parts", "parse_times"]

@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.columns import IDS, LABELS, UNNAMED, WEAK_LABELS, has_header
+from ostinato.data.lazy import pd
 from ostinato.data.tables import MISSING, Table, TableSettings
 from ostinato.data.textfiles import LineEnds, after, decoded, numbered_lines, opened, pieces
 from ostinato.errors import DataError
@@ -146,8 +147,6 @@ def _parsed(
     path: Path, head: str, dialect: _Dialect, settings: TableSettings, asked: Collection[str]
 ) -> Table:
     """A delimited text as a table; a `DataError` at the first row of another width."""
-    import pandas
-
     rows = _head_rows(path, head, dialect)
     width = len(rows[0])
     if any(len(row) != width for row in rows):
@@ -177,7 +176,7 @@ def _parsed(
             frame = read(held)
         except ValueError:  # a column of numbers holds something else later on
             frame = read({i: kind for i, kind in held.items() if kind == "text"})
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         _refuse_rows(path, dialect)
         raise DataError(f"is no table: {' '.join(str(error).split())}", path=path) from None
     last = frame.iloc[:, -1]
@@ -187,7 +186,7 @@ def _parsed(
     odd = [i for i in range(width) if not _is_one_thing(frame[i])]
     if odd:
         again = read(dict.fromkeys(odd, "text"), odd)
-        frame = pandas.DataFrame({i: again[i] if i in odd else frame[i] for i in range(width)})
+        frame = pd.DataFrame({i: again[i] if i in odd else frame[i] for i in range(width)})
     # A delimiter at the end of every line makes a column without a name or a cell.
     nameless = [UNNAMED.fullmatch(name) or (not header and width > 1) for name in names]
     kept = [i for i in range(width) if not (nameless[i] and (frame[i] == "").all())]
@@ -218,21 +217,19 @@ def _cells(
     returns: str,
     storage: Mapping[int, Storage],
     only: Sequence[int] | None = None,
-) -> Any:
+) -> pd.DataFrame:
     """Rows of a text as a frame with numbered columns.
 
     pandas reads a file that holds plain text by itself, large ones in parallel; others as a stream.
     """
-    import pandas
-
     with opened(path) as file, path.open("rb") as raw:
         head = raw.read(4)
         plain = file.read(4) == head and returns != "elsewhere"
     plain = plain and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     plain = plain and not (head.startswith(codecs.BOM_UTF8) and not skipped)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)
-        return pandas.read_csv(
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+        return pd.read_csv(
             str(path) if plain else _Stream(pieces(path, skipped)),
             sep=dialect.delimiter,
             header=None,
@@ -249,7 +246,7 @@ def _cells(
         )
 
 
-def _is_one_thing(series: Any) -> bool:
+def _is_one_thing(series: pd.Series) -> bool:
     """Tell whether a column came out as numbers or as text throughout."""
     if series.dtype.kind in "iuf":
         return True
@@ -259,12 +256,12 @@ def _is_one_thing(series: Any) -> bool:
 
 
 def _storage(cells: Sequence[str], named: bool) -> Storage:
-    """How to hold a column whose first cells are these; what it says does not depend on it.
+    """How to hold a column whose first cells are these; its content does not depend on it.
 
     Few whole numbers under a name of labels or ids are likely to be asked for as text.
 
     Numbers are read again as text where they are asked for as that, or turn out to be something
-    else; so is what was left to pandas ("") and is no text throughout.
+    else; so are columns left to pandas ("") that are no text throughout.
     """
     filled = [cell for cell in cells if cell.strip().lower() not in MISSING]
     if filled and all(_NUMBER.fullmatch(cell) for cell in filled):
@@ -320,39 +317,39 @@ def _records(
         yield from ((line.split(dialect.delimiter), n) for n, line in lines if line.strip(" \t"))
         return
     limit = csv.field_size_limit(sys.maxsize)
-    begun = 0
+    first = 0
 
     def text() -> Iterator[str]:
-        nonlocal begun
+        nonlocal first
         for number, line in lines:
-            begun = begun or number
+            first = first or number
             yield line + "\n"
 
     try:
         reader = csv.reader(text(), delimiter=dialect.delimiter, strict=True)
         while True:
-            begun = 0
+            first = 0
             row = next(reader, None)
             if row is None:
                 return
             if row and (len(row) > 1 or row[0].strip(" \t") or dialect.delimiter in " \t"):
-                yield row, begun
+                yield row, first
     except csv.Error as error:
         message = f"{error}: a quotation mark stands where none may; within a cell it is doubled."
-        raise _Malformed(message, begun) from None
+        raise _Malformed(message, first) from None
     finally:
         csv.field_size_limit(limit)
 
 
 def _end_of_record(head: str, dialect: _Dialect) -> int:
     """Characters of the first record, with blank lines before it."""
-    at, inside, begun = 0, False, False
+    at, inside, filled = 0, False, False
     for line in head.split("\n"):
         at += len(line) + 1
-        begun |= bool(line.strip())
+        filled |= bool(line.strip())
         if dialect.quoting != csv.QUOTE_NONE:
             inside ^= line.count('"') % 2 == 1
-        if begun and not inside:
+        if filled and not inside:
             break
     return min(at, len(head))
 

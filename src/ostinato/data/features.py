@@ -57,7 +57,7 @@ class WordTable(NamedTuple):
 
 
 class Lexicon:
-    """Known words, and known characters for those that are not; number 0 is what is unknown.
+    """Known words, and known characters for those that are not; number 0 is the unknown.
 
     Args:
         words: in the order of their numbers, from 1.
@@ -142,7 +142,7 @@ class Spectrogram:
 
     Each band has its mean over the recording taken away, so that loudness and the microphone's
     colour do not matter; but not where rows must not know what comes after them: a mean of the
-    little that has come would move with what is said.
+    little heard so far would move with the speech.
 
     Args:
         rate: samples a second that it works on; others are converted.
@@ -173,7 +173,7 @@ class Spectrogram:
             return np.concatenate([stream.feed(samples), stream.finish()])
         around = np.zeros(self.fft // 2, dtype=np.float32)
         energy = self.energy(np.concatenate([around, samples, around]))
-        # What is 80 dB below the loudest is silence.
+        # Energy 80 dB below the loudest is silence.
         mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
         centred: NDArray[np.float32] = mel - mel.mean(0)
         return centred
@@ -234,7 +234,7 @@ class SpectrogramStream:
         self.spectrogram = spectrogram
         # The first row's window has silence before it.
         self._samples = np.zeros(spectrogram.fft // 2, dtype=np.float32)
-        # What is 90 dB below the loudest tone that there can be is silence.
+        # Energy 90 dB below the loudest possible tone is silence.
         self._silence = 1e-9 * (spectrogram.size / 4) ** 2
 
     def feed(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -277,11 +277,11 @@ def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     return torch.from_numpy(triangles.astype(np.float32))
 
 
-def _resampled(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+def _resampled(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
     from scipy.signal import resample_poly
 
-    common = gcd(rate, wanted)
-    return np.asarray(resample_poly(samples, wanted // common, rate // common), dtype=np.float32)
+    common = gcd(rate, target)
+    return np.asarray(resample_poly(samples, target // common, rate // common), dtype=np.float32)
 
 
 def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:

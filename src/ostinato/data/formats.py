@@ -1,6 +1,6 @@
 """Formats of tables: one row of `FORMATS` says which reader serves which suffix.
 
-Text is read as text: what is a number, a date or a label is decided later, by whoever needs it.
+Text is read as text: numbers, dates and labels are told apart later, by whoever needs them.
 Whatever a format's library raises becomes a `DataError` with the file, and the line where there is
 one. A suffix that is not known, or none, is no reason to refuse: the file is looked into.
 """
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.columns import has_header
 from ostinato.data.delimited import names_of_columns, read_delimited
+from ostinato.data.lazy import pd
 from ostinato.data.tables import Table, TableSettings, as_frame
 from ostinato.data.textfiles import PACKED, library_errors, numbered_lines, opened, pieces
 from ostinato.errors import DataError, OstinatoError, require
@@ -187,15 +188,14 @@ def _of_columns(
     lines: int | Callable[[], NDArray[np.int64]] = 1,
 ) -> Table:
     """Columns of JSON: those of numbers of one type as such, the others cell by cell."""
-    import pandas
 
-    def series(cells: list[Any]) -> Any:
+    def series(cells: list[Any]) -> pd.Series:
         kinds = {type(cell) for cell in cells}
         if kinds <= {int, float} and len(kinds) == 1:
-            return pandas.Series(cells)
-        return pandas.Series(cells, dtype=str if kinds == {str} else object)
+            return pd.Series(cells)
+        return pd.Series(cells, dtype=str if kinds == {str} else object)
 
-    frame = pandas.DataFrame({str(name): series(cells) for name, cells in columns.items()})
+    frame = pd.DataFrame({str(name): series(cells) for name, cells in columns.items()})
     return Table(path, frame, line=lines, decimal=settings.decimal)
 
 
@@ -210,33 +210,19 @@ def _bytes(path: Path) -> IO[bytes]:
         return io.BytesIO(file.read())
 
 
-def _read_parquet(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
-    import pandas
-
-    with _bytes(path) as file, library_errors(path, "Parquet"):
-        return _of_frame(path, pandas.read_parquet(file), settings)
-
-
-def _read_feather(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
-    import pandas
-
-    with _bytes(path) as file, library_errors(path, "Feather"):
-        return _of_frame(path, pandas.read_feather(file), settings)
-
-
-def _of_frame(path: Path, frame: Any, settings: TableSettings) -> Table:
-    return Table(path, as_frame(frame), decimal=settings.decimal)
+def _read_arrow(path: Path, settings: TableSettings, asked: Collection[str], library: str) -> Table:
+    with _bytes(path) as file, library_errors(path, library):
+        frame = pd.read_parquet(file) if library == "Parquet" else pd.read_feather(file)
+        return Table(path, as_frame(frame), decimal=settings.decimal)
 
 
 def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
     """The only sheet of a workbook that holds anything."""
-    import pandas
-
     with _bytes(path) as file, library_errors(path, "Excel"):
         module = "xlrd" if file.read(4) == _OLD_EXCEL else "openpyxl"
         file.seek(0)
         require(module, "excel", f"reading {path.name}")
-        sheets = pandas.read_excel(file, sheet_name=None, header=None, dtype=object,
+        sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
                                    keep_default_na=False, na_values=[""])  # fmt: skip
     full = {name: sheet.dropna(how="all") for name, sheet in sheets.items()}
     full = {name: sheet.dropna(how="all", axis=1) for name, sheet in full.items() if len(sheet)}
@@ -260,13 +246,14 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
     return Table(path, body, named=header, line=lambda: lines, decimal=settings.decimal)
 
 
+_ARROW = "pyarrow", "tables"
 FORMATS: tuple[Format, ...] = (
     Format("csv", (".csv",), partial(read_delimited, delimiter=None)),
     Format("tsv", (".tsv", ".tab"), partial(read_delimited, delimiter="\t")),
     Format("jsonl", (".jsonl", ".ndjson"), _read_json_lines),
     Format("json", (".json",), _read_json),
-    Format("parquet", (".parquet", ".pq"), _read_parquet, ("pyarrow", "tables")),
-    Format("feather", (".feather", ".arrow"), _read_feather, ("pyarrow", "tables")),
+    Format("parquet", (".parquet", ".pq"), partial(_read_arrow, library="Parquet"), _ARROW),
+    Format("feather", (".feather", ".arrow"), partial(_read_arrow, library="Feather"), _ARROW),
     Format("excel", (".xlsx", ".xlsm", ".xls"), _read_excel),
 )
 """The formats; a new one is its reader and a row here."""

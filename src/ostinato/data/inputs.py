@@ -27,7 +27,6 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
-from ostinato.data.pairs import Pairs
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
@@ -99,10 +98,10 @@ class SequenceInputs:
     noun = "sequences"
     """What the sequences are called."""
 
-    def check(self, data: Any) -> None:
+    def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` unless data are such as the model was trained on."""
 
-    def encode(self, data: Any) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+    def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
         """Return each sequence as numbers, and the words that they are numbers of, if any."""
         raise NotImplementedError
 
@@ -119,7 +118,7 @@ class SequenceInputs:
         """
         return rows
 
-    def step_names(self, data: Any) -> list[str]:
+    def step_names(self, corpus: Corpus) -> list[str]:
         """Return what the steps of the first sequence are called, where they have names."""
         return []
 
@@ -247,29 +246,16 @@ class Inputs(SequenceInputs):
 
     def to_json(self) -> dict[str, Any]:
         """All that makes it, as JSON."""
-        return {
-            "kind": self.kind,
-            "features": self.features,
-            "lexicon": None if self.lexicon is None else self.lexicon.to_json(),
-            "spectrogram": None if self.spectrogram is None else self.spectrogram.to_json(),
-            "form": self.form,
-            "shape": list(self.shape),
-            "variables": list(self.variables),
-            "mean": list(self.mean),
-            "scale": list(self.scale),
-        }
+        lexicon = None if self.lexicon is None else self.lexicon.to_json()
+        spectrogram = None if self.spectrogram is None else self.spectrogram.to_json()
+        return {**vars(self), "lexicon": lexicon, "spectrogram": spectrogram}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        lexicon, spectrogram = data["lexicon"], data["spectrogram"]
-        return cls(
-            **{
-                **data,
-                "lexicon": None if lexicon is None else Lexicon.from_json(lexicon),
-                "spectrogram": None if spectrogram is None else Spectrogram(**spectrogram),
-            }
-        )
+        lexicon = data["lexicon"] and Lexicon.from_json(data["lexicon"])
+        spectrogram = data["spectrogram"] and Spectrogram(**data["spectrogram"])
+        return cls(**{**data, "lexicon": lexicon, "spectrogram": spectrogram})
 
 
 @dataclass
@@ -290,13 +276,13 @@ class TokenInputs(SequenceInputs):
         ids: NDArray[np.int64] = self.vocabulary.encode(text)[: self.longest]
         return ids
 
-    def encode(self, pairs: Pairs) -> tuple[Iterator[NDArray[np.int64]], None]:
-        """Return the ids of each source."""
-        return map(self.encode_text, pairs.sources), None
+    def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[np.int64]], None]:
+        """Return the ids of each text."""
+        return map(self.encode_text, corpus.inputs), None
 
-    def step_names(self, pairs: Pairs) -> list[str]:
-        """Return the tokens of the first source."""
-        return [self.vocabulary.token(i) for i in self.encode_text(pairs.sources[0]).tolist()]
+    def step_names(self, corpus: Corpus) -> list[str]:
+        """Return the tokens of the first text."""
+        return [self.vocabulary.token(i) for i in self.encode_text(corpus.inputs[0]).tolist()]
 
 
 def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:

@@ -171,18 +171,18 @@ def _ticks_per_beat(path: Path, file: Any) -> Fraction:
 def _notes(track: Iterable[Any]) -> list[tuple[int, int, int]]:
     """Begin, end and key of each note of a track, in ticks."""
     sounding: list[tuple[int, int, int]] = []
-    begun: dict[tuple[int, int], int] = {}
+    started: dict[tuple[int, int], int] = {}
     now = 0
     for message in track:
         now += message.time
         if message.type not in ("note_on", "note_off") or message.channel == 9:
             continue
         voice = (message.channel, message.note)
-        if voice in begun:
-            sounding.append((begun.pop(voice), now, message.note))
+        if voice in started:
+            sounding.append((started.pop(voice), now, message.note))
         if message.type == "note_on" and message.velocity:
-            begun[voice] = now
-    return sounding + [(begin, now, note) for (_, note), begin in begun.items()]
+            started[voice] = now
+    return sounding + [(begin, now, note) for (_, note), begin in started.items()]
 
 
 def _roll(notes: Sequence[tuple[int, int, int]], step: Fraction) -> Roll:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.data.columns import SOURCES, TARGETS, pair_columns
+from ostinato.data.corpus import Corpus
 from ostinato.data.formats import is_table, read_table
 from ostinato.data.places import Place
 from ostinato.data.tables import Table, TableSettings, cells_of, has_columns, table_of
 from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["PairSettings", "Pairs", "pairs_of", "read_pairs", "read_sources"]
+__all__ = ["PairSettings", "pairs_of", "read_pairs", "read_sources"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -22,43 +23,16 @@ class PairSettings(TableSettings):
     """How files of pairs are read.
 
     Args:
-        source: column of what is read, by name or by number from 1; inferred where there is one
+        source: column of the sources, by name or by number from 1; inferred where there is one
             choice. Files without columns are parallel: first the sources, then the targets.
-        target: column of what is to be written.
+        target: column of the targets.
     """
 
     source: str | None = None
     target: str | None = None
 
 
-@dataclass
-class Pairs:
-    """Sources, their targets, and where each was read.
-
-    Args:
-        sources: texts.
-        targets: of each source one text or several, any of which would do; None where they were not
-            asked for.
-        places: of the sources.
-        notes: what a reader should know, such as which column was read as what.
-    """
-
-    sources: Sequence[str]
-    targets: Sequence[Sequence[str]] | None
-    places: Sequence[Place]
-    notes: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def take(self, rows: Sequence[int]) -> Pairs:
-        """Some of the pairs."""
-        targets = None if self.targets is None else [self.targets[row] for row in rows]
-        places = [self.places[row] for row in rows]
-        return Pairs([self.sources[row] for row in rows], targets, places, self.notes)
-
-
-def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Pairs:
+def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Corpus:
     """Take pairs that are in memory already.
 
     Args:
@@ -74,29 +48,22 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Pai
         if not isinstance(text, str):
             raise place.error(f"is {text!r:.40}; expected a text.")
     if y is None:
-        return Pairs(sources, None, places)
+        return Corpus("text", sources, None, places)
     targets = cells_of(y)
     if len(targets) != len(sources):
         raise OstinatoError(f"X has {len(sources)} texts, and y has {len(targets)}.")
-    return Pairs(
-        sources, [_several(each, p) for each, p in zip(targets, places, strict=True)], places
-    )
+    several = [_several(each, place) for each, place in zip(targets, places, strict=True)]
+    return Corpus("text", sources, several, places)
 
 
-def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Pairs:
+def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
     """Read pairs from two parallel files, or from one or several tables.
 
     Raises:
         DataError: naming file and line.
     """
     if settings.format is not None or all(is_table(path) for path in paths):
-        parts = [_of_table(_read(path, settings), settings) for path in paths]
-        return Pairs(
-            [s for part in parts for s in part.sources],
-            [t for part in parts for t in part.targets or []],
-            [p for part in parts for p in part.places],
-            parts[0].notes,
-        )
+        return Corpus.joined([_of_table(_read(path, settings), settings) for path in paths])
     if len(paths) != 2:
         raise DataError(
             f"{', '.join(map(str, paths))}: expected two parallel files, first the sources, then "
@@ -116,15 +83,16 @@ def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Pairs:
     if not kept:
         raise DataError("has no line with text on both sides.", path=paths[0])
     left = count - len(kept)
-    return Pairs(
+    return Corpus(
+        "text",
         [sources[i] for i in kept],
         [[targets[i]] for i in kept],
         [Place(str(paths[0]), i + 1) for i in kept],
-        [f"{left:,} of {count:,} lines are empty on one side and left out"] if left else [],
+        notes=[f"{left:,} of {count:,} lines are empty on one side and left out"] if left else [],
     )
 
 
-def read_sources(paths: Sequence[Path], settings: PairSettings) -> Pairs:
+def read_sources(paths: Sequence[Path], settings: PairSettings) -> Corpus:
     """Read sources alone: a text a line, empty ones too, or a column of a table."""
     sources: list[str] = []
     places: list[Place] = []
@@ -138,7 +106,7 @@ def read_sources(paths: Sequence[Path], settings: PairSettings) -> Pairs:
             lines = _lines(path)
             sources += lines
             places += [Place(str(path), number) for number in range(1, len(lines) + 1)]
-    return Pairs(sources, None, places)
+    return Corpus("text", sources, None, places)
 
 
 def _read(path: Path, settings: PairSettings) -> Table:
@@ -153,14 +121,15 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _of_table(table: Table, settings: PairSettings) -> Pairs:
+def _of_table(table: Table, settings: PairSettings) -> Corpus:
     source, target = pair_columns(table, settings.source, settings.target)
     assert target is not None
-    return Pairs(
+    return Corpus(
+        "text",
         _texts(table, source),
         [_several(cell, table.place(row)) for row, cell in enumerate(table.series(target))],
         table.places,
-        [f"source: {table.names[source]}; target: {table.names[target]}"],
+        notes=[f"source: {table.names[source]}; target: {table.names[target]}"],
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 from ostinato.errors import DataError
 
-__all__ = ["Place"]
+__all__ = ["Place", "paths_of"]
 
 
 class Place(NamedTuple):
@@ -21,3 +23,16 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.path if self.line is None else f"{self.path}:{self.line}"
+
+
+def paths_of(X: object) -> list[Path]:
+    """Return one path, or several, as a list; an empty list for data in memory.
+
+    >>> paths_of([Path("a.csv")]) == paths_of(Path("a.csv")), paths_of(["a.csv"])
+    (True, [])
+    """
+    if isinstance(X, os.PathLike):
+        return [Path(X)]
+    if isinstance(X, list | tuple) and all(isinstance(path, os.PathLike) for path in X):
+        return [Path(path) for path in X]
+    return []

@@ -43,21 +43,9 @@ class Ragged:
     def write(cls, rows: Iterable[NDArray[Any]], path: str | os.PathLike[str]) -> Ragged:
         """Write arrays to a file, one at a time as they come, and map it."""
         path = Path(path)
-        starts, shape, dtype = [0], None, None
-        with atomic_file(path) as file:
-            for row in rows:
-                if shape is None:
-                    shape, dtype = row.shape[1:], row.dtype
-                    write_header(file, dtype, (0, *shape))
-                assert (row.shape[1:], row.dtype) == (shape, dtype), "rows are of one kind"
-                file.write(np.ascontiguousarray(row).data)
-                starts.append(starts[-1] + len(row))
-            if shape is None or dtype is None:
-                raise DataError("there is no sequence at all.", path=path)
-            file.seek(0)
-            write_header(file, dtype, (starts[-1], *shape))
+        starts = write_array(rows, path, f"{path}: there is no sequence at all.")
         with atomic_file(_starts_of(path)) as file:
-            np.save(file, np.array(starts, dtype=np.int64))
+            np.save(file, starts)
         return cls.open(path)
 
     @classmethod
@@ -65,8 +53,8 @@ class Ragged:
         """Map a file that `write` wrote: read when used."""
         try:
             starts = np.load(_starts_of(Path(path)))
-            # What has no bytes cannot be mapped. A plain array: slices of a memmap cost five times
-            # as much, and a batch takes hundreds.
+            # An empty file cannot be mapped. A plain array: slices of a memmap cost five times as
+            # much, and a batch takes hundreds.
             values = np.load(path, mmap_mode="r" if starts[-1] else None).view(np.ndarray)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"is damaged, or missing: {error}", path=path) from error
@@ -111,14 +99,41 @@ def _starts_of(path: Path) -> Path:
     return path.with_suffix(".starts.npy")
 
 
-def write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Begin a ``.npy`` file; numpy leaves room for the first axis to grow."""
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+def write_array(
+    rows: Iterable[NDArray[Any]], path: str | os.PathLike[str], empty: str
+) -> NDArray[np.int64]:
+    """Write arrays of one kind end to end as a ``.npy`` file; return where each begins, and ends.
+
+    Args:
+        rows: the arrays, taken one at a time.
+        path: the file; whole or not there, see `atomic_file`.
+        empty: the message of the `DataError` where there are none.
+    """
+    starts, shape, dtype = [0], (), np.dtype(np.uint8)
+
+    def write_header() -> None:  # numpy leaves room for the first axis to grow
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (starts[-1], *shape)}
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header)
+
+    with atomic_file(path) as file:
+        for row in rows:
+            if starts == [0]:
+                shape, dtype = row.shape[1:], row.dtype
+                write_header()
+                begin = file.tell()
+            assert (row.shape[1:], row.dtype) == (shape, dtype), "rows are of one kind"
+            file.write(np.ascontiguousarray(row).data)
+            starts.append(starts[-1] + len(row))
+        if starts == [0]:
+            raise DataError(empty)
+        write_header()
+        assert file.tell() == begin, "numpy leaves room in the header for the length to grow"
+    return np.array(starts, dtype=np.int64)
 
 
 class Examples(NamedTuple):
-    """Sequences, and what is wanted of them.
+    """Sequences and their targets.
 
     Attributes:
         inputs: of each sequence, numbers of words ``(T,)`` or features ``(T, I)``.

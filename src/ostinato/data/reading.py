@@ -79,18 +79,7 @@ def read_corpus(
                 "read together, files must be of one kind.",
                 path=path,
             )
-    if len(parts) == 1:
-        return first
-    targets = [part.targets for part in parts]
-    return Corpus(
-        first.kind,
-        [each for part in parts for each in part.inputs],
-        None if None in targets else [t for some in targets if some is not None for t in some],
-        [each for part in parts for each in part.places],
-        first.variables,
-        [each for part in parts for each in part.step_lines],
-        list(dict.fromkeys(note for part in parts for note in part.notes)),
-    )
+    return Corpus.joined(parts)
 
 
 def _described(part: Corpus) -> str:
@@ -121,7 +110,7 @@ def _read_file(
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
-    """The format of a file by its suffix, or by what it holds."""
+    """The format of a file by its suffix, or its content."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     named = next((READERS[s] for s in suffixes[-2:] if s in READERS), None)
     if named is not None:
@@ -171,13 +160,13 @@ def _read_ts(path: Path) -> Corpus:
     has_target: bool | None = None
     inputs: list[NDArray[np.float64]] = []
     targets, places = [], []
-    begun = False
+    in_data = False
     for number, line in numbered_lines(path):
         line = line.strip()
         place = Place(str(path), number)
         if not line or line.startswith("#"):
             continue
-        if not begun:
+        if not in_data:
             if not line.startswith("@"):
                 raise place.error("expected a line that begins with @, or @data before the cases.")
             name, *rest = line[1:].lower().split()
@@ -185,7 +174,7 @@ def _read_ts(path: Path) -> Corpus:
                 has_target = rest[:1] == ["true"] or has_target is True
             if name == "timestamps" and rest[:1] == ["true"]:
                 raise place.error("time stamps in .ts files are not read; take them out.")
-            begun = name == "data"
+            in_data = name == "data"
             continue
         parts = line.split(":")
         if has_target and len(parts) < 2:

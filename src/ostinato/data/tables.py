@@ -11,27 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeAlias,
-    overload,
-    runtime_checkable,
-)
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.errors import DataError, require
-
-if TYPE_CHECKING:
-    import pandas
-
-    Frame: TypeAlias = pandas.DataFrame
 
 __all__ = [
     "Codes",
@@ -48,7 +35,7 @@ __all__ = [
 DecimalMark = Literal[".", ","]
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
-"""What a cell says, in lower case, that has no value."""
+"""Texts of cells without a value, in lower case."""
 
 # Numbers with groups of three digits, or a decimal comma, which `float` does not read.
 _SIGN, _GROUP = r"[-+]?", r"[1-9]\d{0,2}"
@@ -119,7 +106,7 @@ class Places(Sequence[Place]):
 class Table:
     """Rows of cells under named columns, each cell as it was written.
 
-    A column is asked for as what it is meant to be: `texts`, `numbers` or `codes`. Nothing is
+    A column is asked for by its meaning: as `texts`, `numbers` or `codes`. Nothing is
     rewritten on the way: the text of a cell in a text file is what stands there.
 
     Args:
@@ -136,11 +123,11 @@ class Table:
     def __init__(
         self,
         path: Path,
-        frame: Frame,
+        frame: pd.DataFrame,
         *,
         named: bool = True,
         line: int | Callable[[], NDArray[np.int64]] = 1,
-        reread: Callable[[int], Any] | None = None,
+        reread: Callable[[int], pd.Series] | None = None,
         decimal: DecimalMark | None = None,
     ) -> None:
         self.path = path
@@ -198,9 +185,9 @@ class Table:
         """Return the number of a column by its name, in any case, or its number from 1, or None."""
         if name in self.names:
             return self.names.index(name)
-        alike = [i for i, each in enumerate(self.names) if _plain(each) == _plain(name)]
-        if len(alike) == 1:
-            return alike[0]
+        same = [i for i, each in enumerate(self.names) if _plain(each) == _plain(name)]
+        if len(same) == 1:
+            return same[0]
         if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= len(self.names):
             return (int(name) - 1) if int(name) > 0 else len(self.names) + int(name)
         return None
@@ -220,27 +207,18 @@ class Table:
 
     def cell(self, row: int, column: int) -> Any:
         """Return a cell: text of a text file, or what the file or object holds."""
-        return self._as_text(column).iloc[row]
+        return self.series(column).iloc[row]
 
-    def series(self, column: int) -> pandas.Series:
-        """Return a column as pandas holds it: of a text file as text."""
-        return self._as_text(column)
+    def series(self, column: int) -> pd.Series:
+        """Return a column as pandas holds it: of a text file as text, parsed numbers too."""
+        if self._reread is None or not self._stored_as_numbers(column):
+            return self.frame.iloc[:, column]
+        return self._column(column).series
 
     def texts(self, column: int) -> NDArray[np.object_]:
         """Return a column as text, ``(rows,)``, exactly as written; "" where a cell is empty."""
         codes, cells = self.codes(column)
         return np.array(cells, dtype=object)[codes] if cells else np.empty(0, dtype=object)
-
-    def text(self, row: int, column: int) -> str:
-        """Return a cell as text.
-
-        Raises:
-            DataError: the cell is empty, or holds a list.
-        """
-        text = _text_of(self.cell(row, column))
-        if not text.strip():
-            raise self.place(row).error(f"{self.names[column]!r} is empty.")
-        return text
 
     def codes(self, column: int) -> Codes:
         """Return a column as numbers of its distinct texts.
@@ -249,11 +227,6 @@ class Table:
             DataError: a cell holds a list or an object.
         """
         return self._column(column).codes
-
-    def is_missing(self, column: int) -> NDArray[np.bool_]:
-        """Tell which cells of a column have no value, ``(rows,)``."""
-        parsed = self._column(column)
-        return parsed.missing[parsed.codes.codes]
 
     def is_numeric(self, column: int) -> bool:
         """Tell whether most cells of a column are numbers: those that are not are mistakes.
@@ -335,12 +308,6 @@ class Table:
     def _kind(self, column: int) -> str:
         return str(self.frame.dtypes.iloc[column].kind)
 
-    def _as_text(self, column: int) -> pandas.Series:
-        """Return a column whose parsed numbers, if it is of a text file, are text again."""
-        if self._reread is None or not self._stored_as_numbers(column):
-            return self.frame.iloc[:, column]
-        return self._column(column).series
-
     def _column(self, column: int) -> _Column:
         if column not in self._columns:
             series = self.frame.iloc[:, column]
@@ -394,16 +361,14 @@ class Table:
 
 
 class _Column:
-    """A column as text: distinct cells, what has no value, which decimal marks it can have."""
+    """A column as text: distinct cells, missing ones, which decimal marks it can have."""
 
-    def __init__(self, series: pandas.Series, codes: Codes) -> None:
-        import pandas
-
+    def __init__(self, series: pd.Series, codes: Codes) -> None:
         self.series = series
         self.codes = codes
-        self._cells = pandas.Series(codes.cells, dtype=str).str.strip()
+        self._cells = pd.Series(codes.cells, dtype=str).str.strip()
         self.missing: NDArray[np.bool_] = self._cells.str.lower().isin(MISSING).to_numpy(dtype=bool)
-        plain = pandas.to_numeric(self._cells, errors="coerce").to_numpy(dtype=np.float64)
+        plain = pd.to_numeric(self._cells, errors="coerce").to_numpy(dtype=np.float64)
         self._plain = np.where(self.missing, np.nan, plain)
         self.only_mark: DecimalMark | None = None
         self.ambiguous: str | None = None  # a cell of which both readings are plausible
@@ -422,13 +387,11 @@ class _Column:
             self.ambiguous = str(commas.iloc[0]) if len(commas) else None
 
     @classmethod
-    def of(cls, series: pandas.Series, table: Table, column: int) -> _Column:
-        import pandas
-
-        if isinstance(series.dtype, pandas.CategoricalDtype | pandas.StringDtype):
-            numbers, cells = pandas.factorize(series)
+    def of(cls, series: pd.Series, table: Table, column: int) -> _Column:
+        if isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype):
+            numbers, cells = pd.factorize(series)
         else:
-            numbers, cells = pandas.factorize(
+            numbers, cells = pd.factorize(
                 np.array(
                     [_listless(cell, table, row, column) for row, cell in enumerate(series)],
                     dtype=object,
@@ -442,8 +405,6 @@ class _Column:
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the numbers of the distinct cells, and which of these are mistakes."""
-        import pandas
-
         values, wrong = self._plain, np.isnan(self._plain) & ~self.missing
         if wrong.any() or (mark == "," and self.only_mark != "."):
             lower = self._cells.str.lower()
@@ -453,14 +414,14 @@ class _Column:
                 group = "." if mark == "," else ","
                 fits = self._cells.str.fullmatch(_GROUPED[mark]).to_numpy(dtype=bool)
                 plain = self._cells.str.replace(f"[{group}' \u00a0\u202f]", "", regex=True)
-                read = pandas.to_numeric(plain.str.replace(mark, "."), errors="coerce")
+                read = pd.to_numeric(plain.str.replace(mark, "."), errors="coerce")
                 values = np.where(fits, read.to_numpy(dtype=np.float64), np.nan)
                 values[self.missing] = np.nan
             wrong = np.isnan(values) & ~self.missing
         return values, wrong | np.isinf(values)
 
 
-def is_missing(cell: Any) -> bool:
+def is_missing(cell: object) -> bool:
     """Tell whether a cell has no value."""
     return _text_of(cell).strip().lower() in MISSING
 
@@ -470,13 +431,13 @@ def _plain(name: str) -> str:
     return re.sub(r"\s+", " ", name).strip().lower()
 
 
-def _listless(cell: Any, table: Table, row: int, column: int) -> str:
+def _listless(cell: object, table: Table, row: int, column: int) -> str:
     if isinstance(cell, _OBJECTS):
         raise table.place(row).error(f"{table.names[column]!r} is no text but {cell!r:.40}.")
     return _text_of(cell)
 
 
-def _text_of(cell: Any) -> str:
+def _text_of(cell: object) -> str:
     """Return a cell as text; "" where it has no value."""
     if isinstance(cell, str):
         return cell
@@ -507,8 +468,7 @@ class _HasColumns(Protocol):
 
 def is_frame(X: object) -> bool:
     """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
-    pandas = sys.modules.get("pandas")
-    series = pandas is not None and isinstance(X, pandas.Series)
+    series = sys.modules.get("pandas") is not None and isinstance(X, pd.Series)
     return series or isinstance(X, _ArrowStream | _Interchange)
 
 
@@ -556,7 +516,7 @@ def array_of(X: Any) -> NDArray[Any]:
     return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
-def as_frame(X: Any) -> Frame:
+def as_frame(X: Any) -> pd.DataFrame:
     """Return a data frame of any library as one of pandas, with what its index holds as columns.
 
     Args:
@@ -568,24 +528,22 @@ def as_frame(X: Any) -> Frame:
     >>> list(as_frame(series).columns)
     ['time', 'sales']
     """
-    import pandas
-
     if isinstance(X, Mapping):
-        X = pandas.DataFrame({name: cells_of(cells) for name, cells in X.items()})
-    if isinstance(X, pandas.Series):
+        X = pd.DataFrame({name: cells_of(cells) for name, cells in X.items()})
+    if isinstance(X, pd.Series):
         X = X.to_frame("value" if X.name is None else X.name)
-    if not isinstance(X, pandas.DataFrame):
+    if not isinstance(X, pd.DataFrame):
         if isinstance(X, _Interchange) and not isinstance(X, _ArrowStream):
-            X = pandas.api.interchange.from_dataframe(X)
+            X = pd.api.interchange.from_dataframe(X)
         elif has_columns(X):
             arrow = require("pyarrow", "tables", f"a frame of {type(X).__module__}")
             X = arrow.table(X).to_pandas()
         else:
-            X = pandas.DataFrame({"value": cells_of(X)})
+            X = pd.DataFrame({"value": cells_of(X)})
     index = X.index
-    if isinstance(index, pandas.MultiIndex) or index.name is not None:
+    if isinstance(index, pd.MultiIndex) or index.name is not None:
         return X.reset_index()
-    if isinstance(index, pandas.DatetimeIndex | pandas.PeriodIndex):
+    if isinstance(index, pd.DatetimeIndex | pd.PeriodIndex):
         return X.rename_axis("time").reset_index()
     return X.reset_index(drop=True)
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 import fnmatch
+import io
 import os
 import shutil
 import stat
 import sys
 import tempfile
-import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from ostinato.data.textfiles import decode, library_errors, unpacked
 from ostinato.errors import DataError, OstinatoError
 
 __all__ = ["TextSource"]
 
 PIECE_BYTES = 1 << 20  # bytes read at a time; at least 3, the length of a byte order mark
 
-_STANDARD_INPUT = "<standard input>"
+_STANDARD_INPUT = Path("<standard input>")
 
 
 class TextSource:
@@ -74,8 +75,9 @@ class TextSource:
         A folder stands for all files below it, links followed, whose names match `pattern` and
         do not start with a dot, sorted by path. ``"-"`` is standard input, which, like a named
         pipe, is first copied to a temporary file (under ``$TMPDIR``), since it must be read more
-        than once. Files are UTF-8; a byte order mark is dropped; a newline is put between two
-        files where the first does not end in one. Empty files add nothing.
+        than once. Files are UTF-8, or UTF-16 with a byte order mark, which is dropped, and may be
+        compressed (.gz, .bz2, .xz, .zip, .zst). A newline is put between two files where the first
+        does not end in one. Empty files add nothing.
 
         Args:
             paths: one path or several.
@@ -178,103 +180,69 @@ def _file_pieces(files: Iterable[_File | _Spool]) -> Iterator[str]:
 
 
 def _decoded(file: _File | _Spool) -> Iterator[str]:
-    """The text of one file, strictly UTF-8, cut between characters only."""
-    rest, offset, line = b"", 0, 1  # undecoded bytes; where they start in the file
-    first = True
-    for chunk in file.chunks():
-        if first and chunk.startswith(codecs.BOM_UTF8):
-            chunk, offset = chunk[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
-        data = rest + chunk
-        try:
-            text, used = codecs.utf_8_decode(data, "strict", not chunk)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"0x{data[error.start]:02X} is not valid UTF-8 ({error.reason}); {_hint(file)}",
-                path=file.name,
-                line=line + data.count(b"\n", 0, error.start),
-                offset=offset + error.start,
-            ) from None
-        line += data.count(b"\n", 0, used)
-        offset, rest, first = offset + used, data[used:], False
-        if text:
-            yield text
-
-
-def _hint(file: _File | _Spool) -> str:
-    """What to do about a file that is not UTF-8, judged by its first bytes."""
-    start = next(file.chunks())[:2]
-    if start == b"\x1f\x8b":
-        return "it is compressed by gzip: unpack it, or pipe it in through gzip -dc"
-    charset = "UTF-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
-    return f"it may be {charset}: re-encode it with iconv -f {charset} -t UTF-8"
+    """The text of one file, unpacked if it is compressed."""
+    with library_errors(file.path), file.open() as stream, unpacked(stream, file.path) as content:
+        yield from decode(content, PIECE_BYTES, file.path)
 
 
 class _File:
     """A regular file, which must stay as it is for as long as it is read."""
 
     def __init__(self, path: Path) -> None:
-        self.name = os.fspath(path)
-        try:
-            with path.open("rb") as stream:
-                self._stamp = _stamp(stream)
-        except OSError as error:
-            raise _unreadable(self.name, error) from error
+        self.path = path
+        with library_errors(path), path.open("rb"):
+            self._stamp = _stamp(path)
 
-    def chunks(self) -> Iterator[bytes]:
-        """The bytes, in chunks of `PIECE_BYTES`, then b"" for the end."""
-        try:
-            with open(self.name, "rb") as stream:
-                if _stamp(stream) != self._stamp:
-                    raise DataError(
-                        "has changed since reading began; start again once it is complete.",
-                        path=self.name,
-                    )
-                while chunk := stream.read(PIECE_BYTES):
-                    yield chunk
-        except OSError as error:
-            raise _unreadable(self.name, error) from error
-        yield b""
+    def open(self) -> io.BufferedReader:
+        """The file, to be read from its beginning."""
+        if _stamp(self.path) != self._stamp:
+            raise DataError(
+                "has changed since reading began; start again once it is complete.", path=self.path
+            )
+        return self.path.open("rb")
 
 
 class _Spool:
     """A stream that can be read only once, kept in a temporary file without a name."""
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
-        self.name = name
-        self._lock = threading.Lock()  # passes share the position in the file
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.path = path
         try:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the source
+            weakref.finalize(self, self._file.close)
             shutil.copyfileobj(stream, self._file, PIECE_BYTES)
             self._file.flush()
         except OSError as error:
             raise DataError(
                 f"cannot be copied to a temporary file in {tempfile.gettempdir()}: "
                 f"{error.strerror}; set TMPDIR to a folder with room for it.",
-                path=name,
+                path=path,
             ) from error
 
-    def chunks(self) -> Iterator[bytes]:
-        """The bytes, in chunks of `PIECE_BYTES`, then b"" for the end."""
-        position, chunk = 0, b"-"
-        while chunk:
-            with self._lock:
-                self._file.seek(position)
-                chunk = self._file.read(PIECE_BYTES)
-            position += len(chunk)
-            yield chunk
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+    def open(self) -> io.BufferedReader:
+        """The stream, to be read from its beginning."""
+        return io.BufferedReader(_OwnPosition(self._file.fileno()))
 
 
-def _stamp(stream: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(stream.fileno())
+class _OwnPosition(io.RawIOBase):
+    """An open file, read from its beginning without moving its position."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._at = descriptor, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = os.pread(self._descriptor, len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _unreadable(path: str, error: OSError) -> DataError:
-    return DataError(f"cannot be read: {error.strerror or error}.", path=path)
 
 
 def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spool]:
@@ -285,8 +253,11 @@ def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spoo
             raise DataError("is closed; pipe some text into it.", path=_STANDARD_INPUT)
         return [_Spool(_STANDARD_INPUT, stream)]
     path = Path(path)
-    try:
-        mode = path.stat().st_mode
+    with library_errors(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError as error:
+            raise DataError("no such file or folder.", path=path) from error
         if stat.S_ISDIR(mode):
             found = list(_walk(path, pattern, {}))
             if not found:
@@ -297,11 +268,7 @@ def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spoo
             return [_File(file) for file in found]
         if stat.S_ISFIFO(mode):
             with path.open("rb") as stream:
-                return [_Spool(os.fspath(path), stream)]
-    except FileNotFoundError as error:
-        raise DataError("no such file or folder.", path=path) from error
-    except OSError as error:
-        raise _unreadable(os.fspath(error.filename or path), error) from error
+                return [_Spool(path, stream)]
     if not stat.S_ISREG(mode):
         raise DataError("is neither a file nor a folder.", path=path)
     return [_File(path)]

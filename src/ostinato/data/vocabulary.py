@@ -56,19 +56,19 @@ class Vocabulary(abc.ABC):
     """
 
     level: ClassVar[Level]
-    _fields: ClassVar[tuple[str, ...]] = ()  # arguments of __init__, which are also what is stored
+    _fields: ClassVar[tuple[str, ...]] = ()  # arguments of __init__, which are stored
 
     def __init__(self, tokens: Sequence[bytes], unk_id: int | None = None) -> None:
         self._tokens = tokens
         self.unk_id = unk_id
 
-    @abc.abstractmethod
     def encode(self, text: str) -> Ids:
         """Token ids of a text: int64 of shape (T,).
 
         Raises:
             DataError: part of the text is not in the vocabulary, and there is no unknown token.
         """
+        return np.concatenate([*self.encode_pieces([text]), np.zeros(0, dtype=np.int64)])
 
     @abc.abstractmethod
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
@@ -195,35 +195,24 @@ class CharacterVocabulary(Vocabulary):
         self.unknown = unknown
         super().__init__(tokens, None if unknown is None else 0)
         codes = _code_points(characters)
-        # The last entry answers for every code point beyond the table.
+        # The last entry is for every code point beyond the table.
         self._table = np.full(int(codes.max()) + 2, -1 if unknown is None else 0, dtype=np.int64)
         self._table[codes] = np.arange(len(tokens) - len(codes), len(tokens))
 
-    def encode(self, text: str) -> Ids:
-        """Token ids of a text, one for each character: int64 of shape (T,).
-
-        Raises:
-            DataError: a character is not in the vocabulary, and there is no unknown token.
-        """
-        return self._encode(text, 0)
-
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """As `Vocabulary.encode_pieces`."""
+        """As `Vocabulary.encode_pieces`, one id for each character."""
         position = 0
-        for piece in pieces:
-            yield self._encode(piece, position)
-            position += len(piece)
-
-    def _encode(self, text: str, position: int) -> Ids:
-        ids: Ids = self._table.take(_code_points(text, position), mode="clip")
-        if self.unk_id is None and ids.size and ids.min() < 0:
-            i = int(np.argmin(ids))  # the first of the lowest, -1
-            raise DataError(
-                f"{self!r}.encode: {text[i]!r} (U+{ord(text[i]):04X}) at position {position + i} "
-                f"is not among its {len(self)} characters; take it out of the text, or build the "
-                "vocabulary with an unknown token, unknown='<unk>'."
-            )
-        return ids
+        for text in pieces:
+            ids: Ids = self._table.take(_code_points(text, position), mode="clip")
+            if self.unk_id is None and ids.size and ids.min() < 0:
+                i = int(np.argmin(ids))  # the first of the lowest, -1
+                raise DataError(
+                    f"{self!r}.encode: {text[i]!r} (U+{ord(text[i]):04X}) at position "
+                    f"{position + i} is not among its {len(self)} characters; take it out of the "
+                    "text, or build the vocabulary with an unknown token, unknown='<unk>'."
+                )
+            yield ids
+            position += len(text)
 
 
 class ByteVocabulary(Vocabulary):
@@ -355,7 +344,7 @@ class BPEVocabulary(_OverWords):
 
         Args:
             pieces: the text, in pieces cut anywhere.
-            size: V wanted, 256 or more; fewer where the text has no more pairs to merge.
+            size: the target V, 256 or more; fewer where the text has no more pairs to merge.
             min_count: occurrences a pair must have in the text to be merged.
 
         Raises:

@@ -12,7 +12,6 @@ from torch import nn
 
 from ostinato.data.corpus import Corpus, Place
 from ostinato.data.midi import Roll
-from ostinato.data.pairs import Pairs
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 
 if TYPE_CHECKING:
@@ -90,14 +89,14 @@ class ConfusionPlotter(Protocol):
 class TextWriter(Protocol):
     """Writes a text for each source: ``ostinato translate``, ``ostinato summarize``."""
 
-    def sources(self, X: Any) -> Pairs:
+    def sources(self, X: Any) -> Corpus:
         """Read sources from memory or files."""
 
     def write(self, X: Any, **search: Any) -> Iterator[list[Text]]:
         """Yield the texts written for each source, the best first."""
 
     def plot_attention(self, text: str, picture: str | os.PathLike[str]) -> str:
-        """Draw the attention of what is written for a text as a PNG."""
+        """Write a text for a source, and draw its attention as a PNG."""
 
 
 @runtime_checkable

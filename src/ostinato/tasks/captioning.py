@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.features import ImageForm
 from ostinato.data.inputs import Inputs
-from ostinato.data.text import TextSource
-from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import DataError, require
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Search, beam_search
@@ -58,22 +56,15 @@ class Pictures(nn.Module):
 class Captions(TokenSequence[EncoderDecoder]):
     """A caption for each image."""
 
-    @classmethod
-    def learn(cls, corpus: Corpus, level: Level, size: int | None, min_count: int) -> Self:
-        """Collect the tokens of all captions."""
-        texts = [text for i in range(len(corpus)) for text in _captions(corpus, i)]
-        unknown = {"word": "<unk>", "char": "\ufffd"}.get(level)
-        source = TextSource.from_text("\n".join(texts))
-        return cls(build_vocabulary(level, source, size=size, min_count=min_count, unknown=unknown))
-
-    def check(self, corpus: Corpus) -> None:
-        """Raise a `DataError` at a target that is no text."""
-        for i in range(len(corpus)):
-            _captions(corpus, i)
-
-    def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
-        """Yield the token ids of the first caption of each image."""
-        return (self.vocabulary.encode(_captions(corpus, i)[0]) for i in range(len(corpus)))
+    @staticmethod
+    def texts(corpus: Corpus, i: int) -> list[str]:
+        """Return the captions of an image."""
+        target = (corpus.targets or [])[i]
+        several = [target] if isinstance(target, str) else list(target)
+        texts = [text.strip() for text in several if isinstance(text, str) and text.strip()]
+        if not texts:
+            raise corpus.places[i].error(f"has the caption {target!r:.40}; expected a text.")
+        return texts
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -95,13 +86,10 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
     `NetworkSettings` and `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         vocabulary_: tokens.
         inputs_: what the model knows of the images.
         targets_: the captions, and how they are encoded.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = [np.full((8, 8), value, np.uint8) for value in (0, 255)] * 20
@@ -121,8 +109,6 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_choice(self, "attention", get_args(AttentionKind))
-        check_choice(self, "level", get_args(Level))
         check_choice(self, "image", ["whole"])
         check_value(self, "blocks", lambda n: 1 <= n <= 8, "a number of convolutions, 1 to 8")
         check_shares(self, "label_smoothing")
@@ -159,15 +145,12 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         kept = [i for i, key in enumerate(keys) if key not in out]
         return corpus.take(kept), corpus.take([i for i, key in enumerate(keys) if key in out])
 
-    def _examples(self, corpus: Corpus) -> Corpus:
-        """Return the image once for each of its captions."""
-        rows = [(i, text) for i in range(len(corpus)) for text in _captions(corpus, i)]
-        taken = corpus.take([i for i, _ in rows])
-        taken.targets = [text for _, text in rows]
-        return taken
+    def _examples(self, corpus: Corpus, part: str) -> Corpus:
+        """Train on each image once for each of its captions."""
+        return Captions.one_each(corpus)
 
     def _build(self, inputs: Inputs, targets: Captions) -> EncoderDecoder:
-        how = self._architecture()
+        how = self.architecture(self.resolved_)
         H, width = how.hidden_size, max(32, how.hidden_size // 2)
         images = ImageEncoder(inputs.shape[2], H, self.blocks, dropout=0.1)
         tokens = len(targets.vocabulary)
@@ -230,7 +213,7 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         """
         sacrebleu = require("sacrebleu", "translation", "BLEU")
         corpus = self._labelled(X, y)
-        references = [_captions(corpus, i) for i in range(len(corpus))]
+        references = [Captions.texts(corpus, i) for i in range(len(corpus))]
         written = [several[0] for several in self.caption(corpus, **search)]
         most = max(map(len, references))
         columns = [[r[k] if k < len(r) else None for r in references] for k in range(most)]
@@ -244,13 +227,3 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     def score(self, X: Any, y: Any = None) -> float:
         """Return BLEU."""
         return float(self.evaluate(X, y)["bleu"])
-
-
-def _captions(corpus: Corpus, i: int) -> list[str]:
-    """Return the captions of an image."""
-    target = (corpus.targets or [])[i]
-    several = [target] if isinstance(target, str) else list(target)
-    texts = [text.strip() for text in several if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise corpus.places[i].error(f"has the caption {target!r:.40}; expected a text.")
-    return texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from ostinato.tasks.networks import many_to_one
 from ostinato.tasks.targets import Classes, LabelSets, calibrate, has_label_sets
 from ostinato.training.fit import Problem, predict
 from ostinato.training.pictures import draw_confusion
-from ostinato.training.settings import check_choice
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -33,20 +32,17 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     labels are lists, a sequence may have several, or none.
 
     Args:
-        pooling: what stands for a sequence: last (its last hidden state), mean or max of them all,
-            or attention (a mean weighted by what matters).
+        pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
+            attention (a mean weighted by relevance).
 
     Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
     `NetworkSettings` and `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         classes_: the classes, sorted.
         multilabel_: whether a sequence may have several labels.
         inputs_: what the model knows of its inputs, such as words.
         targets_: the classes, and how they are encoded.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -58,11 +54,6 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     """
 
     pooling: PoolingKind = "attention"
-
-    def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
-        super().check_settings()
-        check_choice(self, "pooling", get_args(PoolingKind))
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -81,7 +72,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return (LabelSets if document["multilabel"] else Classes).from_json(document)
 
     def _build(self, inputs: Inputs, targets: Classes) -> ManyToOne | OneToOne:
-        return many_to_one(inputs, targets, self._architecture(), self, self.pooling)
+        return many_to_one(inputs, targets, self.architecture(self.resolved_), self, self.pooling)
 
     def _strata(self, corpus: Corpus) -> Sequence[str] | None:
         return None if has_label_sets(corpus) else [str(target) for target in corpus.targets or []]

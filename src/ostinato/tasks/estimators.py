@@ -1,7 +1,7 @@
 """What all tasks share: from `fit` to a run's folder, to a stored model and back.
 
 A task puts together five objects: a source of data, inputs, targets, a network, and `fit`. The
-methods of `Estimator` that begin with an underscore and raise are what a task says about them.
+methods of `Estimator` that begin with an underscore and raise are the hooks of a task.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import CellName
-from ostinato.tasks.sequences import Data, Sequences
+from ostinato.tasks.sequences import Sequences, prepare, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, TrainingResult
@@ -56,7 +59,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
 
     Attributes:
         inputs_: what the model knows of its inputs.
-        targets_: what it predicts.
+        targets_: the targets that it predicts.
         network_: the trained network.
         training_: facts of the training run.
         resolved_: settings that were not given, and what the data made of them.
@@ -74,20 +77,44 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     num_layers: int
     seed: int
     device: str
+    validation_fraction: float | None
 
-    # What a task says; what stands here is for sequences with targets
+    # Hooks of a task; the defaults are for sequences with targets
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
         raise NotImplementedError
 
-    def _read(self, X: Any) -> Data:
+    def _read(self, X: Any, y: Any = None) -> Corpus:
         """Return data from memory or files."""
         raise NotImplementedError
 
-    def _labelled(self, X: Any, y: Any = None) -> Data:
+    def _labelled(self, X: Any, y: Any = None) -> Corpus:
         """Return data with targets from memory or files."""
         raise NotImplementedError
+
+    def _learn(self, training: Corpus) -> tuple[InputsT, TargetsT]:
+        """Learn inputs and targets from training data."""
+        raise NotImplementedError
+
+    def _defaults(
+        self, training: Corpus, inputs: InputsT, lengths: NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """Return settings that were not given, by the training data and their lengths."""
+        raise NotImplementedError
+
+    def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
+        """Split into training and validation data."""
+        strata, call = self._strata(corpus), type(self).__name__
+        return split(corpus, self.validation_fraction, self.seed, strata, call=call)
+
+    def _strata(self, corpus: Corpus) -> Sequence[str] | None:
+        """Return labels that should be in equal shares in training and validation data."""
+        return None
+
+    def _examples(self, corpus: Corpus, part: str) -> Corpus:
+        """Return the examples of the part, training or validation, that are trained on."""
+        return corpus
 
     def _documents(self, inputs: InputsT, targets: TargetsT) -> dict[str, Any]:
         """Return inputs and targets as JSON documents by file name."""
@@ -106,7 +133,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return {}
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        """Return what is trained on, of the data that were prepared in a folder.
+        """Return the training problem of the data that were prepared in a folder.
 
         Args:
             data: the folder.
@@ -117,7 +144,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return self._sequences(device).problem(data, facts, size, notes, **self._batching())
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Return what is measured once, when the network has its last weights."""
+        """Return facts that are measured once, when the network has its last weights."""
         if problem.validation is None:
             return {}
         measured = evaluate(self.network_, problem.objective, problem.validation)
@@ -131,6 +158,54 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return Sequences(inputs, targets, self.seed, device or self._device())
 
     # Training
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        validation: Any = None,
+        out: str | os.PathLike[str] | None = None,
+        progress: ProgressMode = "quiet",
+        tensorboard: bool = False,
+    ) -> Self:
+        """Train on data, which the class describes.
+
+        Args:
+            X: the data in memory; or files and folders, one or several `pathlib.Path` and no ``y``.
+            y: the target of each sequence.
+            validation: data to validate on, ``(X, y)`` or files as for ``X``; if not given, a share
+                of the training data is held out.
+            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
+            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
+            tensorboard: write curves for TensorBoard into ``out``.
+
+        Raises:
+            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
+        """
+        return self._fit(
+            lambda data: self._prepare(data, X, y, validation), out, progress, tensorboard
+        )
+
+    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """Write the data into the folder of a run, as the network takes them."""
+        training, held_out = self._parts(X, y, validation)
+        inputs, targets = self._learn(training)
+        assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
+        parts = {"training": self._examples(training, "training")}
+        if held_out is not None:
+            parts["validation"] = self._examples(held_out, "validation")
+        scaled, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
+        defaults = self._defaults(training, scaled, lengths)
+        return Prepared(self._documents(scaled, targets), defaults, facts)
+
+    def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
+        """Return training and validation data, as `fit` is given them."""
+        training = self._labelled(X, y)
+        if validation is not None:
+            pair = validation if isinstance(validation, tuple) else (validation,)
+            return training, self._labelled(*pair)
+        return (training, None) if self.validation_fraction == 0 else self._split(training)
 
     def _fit(
         self,
@@ -173,7 +248,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         tensorboard: bool = False,
         **settings: Any,
     ) -> Self:
-        """Continue the run in a folder as if it had never stopped.
+        """Continue the run in a folder as if it had not been interrupted.
 
         Args:
             out: the folder that `fit` was given.
@@ -182,7 +257,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             settings: may repeat settings of the run, and must then equal them.
 
         Raises:
-            OstinatoError: if there is no run, or it was begun by another task or other settings.
+            OstinatoError: if there is no run, or one of another task or other settings.
         """
         run = RunFolder.reopen(Path(out))
         run.refuse_other_task(cls.__name__)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self, get_args
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.networks import check_shares, check_sizes
-from ostinato.training.fit import Problem, Sample
+from ostinato.training.fit import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings, check_choice, refuse
+from ostinato.training.settings import TrainingSettings, refuse
 
 VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""
@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
 
 @dataclass
-class NextTokens:
+class NextTokens(Objective[ManyToMany, Batch]):
     """The token after each, the state carried from window to window.
 
     Args:
@@ -78,13 +78,6 @@ class NextTokens:
         inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
         return network.loss(inputs, targets, state)
 
-    def metrics(
-        self, network: ManyToMany, batch: Batch, state: Hidden
-    ) -> tuple[dict[str, float], Hidden]:
-        """Return the mean loss of a token as ``loss``, and the state after the window."""
-        loss, state = self.loss(network, batch, state)
-        return {"loss": loss.item()}, state
-
     def count(self, batch: Batch) -> int:
         """Return the number of tokens."""
         return batch.steps
@@ -99,7 +92,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
     """A recurrent language model: it is trained on a text and continues others.
 
     Args:
-        level: tokens: char, byte, word or bpe (byte pairs learnt from the text).
+        level: tokens: char, byte, word or bpe (byte pairs learned from the text).
         cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh),
             rnn-relu (starting from the identity); or a variant of `ostinato.cells`, slower.
         hidden_size: hidden units of each layer.
@@ -121,11 +114,8 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
     Settings of the training run are those of `TrainingSettings`: minutes, epochs, steps,
     batch_size, learning_rate, ..., seed.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         vocabulary_: the tokens.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given.
 
     Example:
         >>> model = TextGenerator(hidden_size=32, steps=80, learning_rate=0.02, window=8)
@@ -153,7 +143,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
 
     # Training
 
-    def fit(
+    def fit(  # type: ignore[override]  # a text is divided, not given in parts
         self,
         text: TextData,
         y: None = None,
@@ -178,13 +168,11 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         """
         self.check_settings()
         source = _source_of(text, pattern)
-        return self._fit(lambda data: self._prepare(data, source), out, progress, tensorboard)
+        return self._fit(lambda data: self._write(data, source), out, progress, tensorboard)
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        for name, kind in (("level", Level), ("cell", CellName), ("init", Initialization)):
-            check_choice(self, name, get_args(kind))
         check_sizes(self, "hidden_size", "num_layers", "window", "min_count", "embedding_size")
         check_sizes(self, "vocabulary_size")
         check_shares(self, "dropout", "variational_dropout", "weight_dropout", "zoneout")
@@ -194,7 +182,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         """The tokens."""
         return self.targets_.vocabulary
 
-    def _prepare(self, data: Path, source: TextSource) -> Prepared:
+    def _write(self, data: Path, source: TextSource) -> Prepared:
         """Write the tokens of a text into a folder."""
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
         characters = source.characters()
@@ -280,9 +268,8 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
 
     def _sample_text(self, seed: int, length: int = 200) -> str:
-        ids = self._generate_ids(
-            self._encode_prompt(""), length, torch.Generator().manual_seed(seed)
-        )
+        generator, prompt = torch.Generator().manual_seed(seed), self._encode_prompt("")
+        ids = self._generate_ids(prompt, length, lambda scores: draw_token(scores, generator))
         return self.vocabulary_.decode(ids)
 
     # Generation
@@ -347,23 +334,25 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         check_is_fitted(self, "network_")
         stops = [stop] if isinstance(stop, str) else list(stop or [])
 
-        def want(name: str, value: Any, kind: Any, holds: Callable[[Any], bool], what: str) -> None:
+        def expect(
+            name: str, value: Any, kind: Any, holds: Callable[[Any], bool], what: str
+        ) -> None:
             if not (isinstance(value, kind) and not isinstance(value, bool) and holds(value)):
                 raise OstinatoError(f"TextGenerator.generate: {name}={value!r}; expected {what}.")
 
         real = int | float
-        want("length", length, int, lambda n: n >= 0, "a whole number, zero or more")
-        want("temperature", temperature, real, lambda t: 0 <= t < math.inf, "zero or more")
+        expect("length", length, int, lambda n: n >= 0, "a whole number, zero or more")
+        expect("temperature", temperature, real, lambda t: 0 <= t < math.inf, "zero or more")
         r = repetition_penalty
-        want("repetition_penalty", r, real, lambda r: 0.01 <= r <= 100, "0.01 to 100")
+        expect("repetition_penalty", r, real, lambda r: 0.01 <= r <= 100, "0.01 to 100")
         if top_k is not None:
-            want("top_k", top_k, int, lambda k: k >= 1, "a whole number, one or more")
+            expect("top_k", top_k, int, lambda k: k >= 1, "a whole number, one or more")
         if top_p is not None:
-            want("top_p", top_p, real, lambda p: 0 < p <= 1, "above 0, 1 at the most")
+            expect("top_p", top_p, real, lambda p: 0 < p <= 1, "above 0, 1 at the most")
         if seed is not None:
-            want("seed", seed, int, lambda s: abs(s) < 2**63, "a whole number below 2**63")
+            expect("seed", seed, int, lambda s: abs(s) < 2**63, "a whole number below 2**63")
         for each in stops:
-            want("stop", each, str, bool, "texts that are not empty")
+            expect("stop", each, str, bool, "texts that are not empty")
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -372,11 +361,8 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         ids = self._generate_ids(
             self._encode_prompt(prompt),
             length,
-            generator,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
+            lambda scores: draw_token(scores, generator, temperature, top_k, top_p),
+            repetition_penalty,
         )
         return _watched(_until(self.vocabulary_.decode_stream(ids), stops), length)
 
@@ -397,11 +383,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         self,
         prompt: Sequence[int],
         length: int,
-        generator: torch.Generator,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        draw: Callable[[Tensor], int],
         repetition_penalty: float = 1.0,
     ) -> Iterator[int]:
         was_training = self.network_.training
@@ -429,7 +411,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
                     scores[seen] = torch.where(
                         s > 0, s / repetition_penalty, s * repetition_penalty
                     )
-                token = draw_token(scores, generator, temperature, top_k, top_p)
+                token = draw(scores)
                 yield token
                 latest = [*latest[-PENALTY_WINDOW:], token]
                 x = torch.tensor([[token]], device=device)
@@ -576,10 +558,10 @@ def draw_token(
 
 
 def degeneration(text: str, length: int) -> str | None:
-    """Return what is wrong with a generated text: it is empty, or ends in a loop; None if nothing.
+    """Return the problem of a generated text, empty or ending in a loop; None if there is none.
 
     Args:
-        text: what was generated.
+        text: the generated text.
         length: how many tokens were asked for.
 
     >>> degeneration("a rose is a rose is a rose is a rose is a rose is a rose is ", 60)
@@ -643,7 +625,7 @@ def _source_of(text: TextData, pattern: str) -> TextSource:
     if len(text) < 1000 and "\n" not in text and os.path.exists(text):
         raise OstinatoError(
             f"TextGenerator.fit: {text!r} is the name of a file; give pathlib.Path({text!r}) to "
-            "learn what is in it."
+            "train on its content."
         )
     return TextSource.from_text(text)
 

@@ -6,44 +6,32 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Corpus
 from ostinato.data.features import WordTable
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
+from ostinato.data.places import Place
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
-from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import NetworkSettings
-from ostinato.tasks.sequences import prepare, resolve
+from ostinato.tasks.sequences import resolve
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import predict
-from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import TrainingSettings, check_value
 
 Pieces = str | os.PathLike[str] | Sequence[Any]
-
-
-@dataclass
-class Rolls:
-    """Piano rolls ``(T, 88)`` of pieces, each step a row of notes that sound."""
-
-    rolls: Sequence[Roll]
-
-    def __len__(self) -> int:
-        return len(self.rolls)
-
-    def take(self, rows: Sequence[int]) -> Rolls:
-        """Return some of the pieces."""
-        return Rolls([self.rolls[row] for row in rows])
 
 
 class PreviousNotes(SequenceInputs):
@@ -51,9 +39,9 @@ class PreviousNotes(SequenceInputs):
 
     noun = "pieces"
 
-    def encode(self, pieces: Rolls) -> tuple[Iterator[Roll], None]:
+    def encode(self, corpus: Corpus) -> tuple[Iterator[Roll], None]:
         """Yield each piece a step late."""
-        return map(_shifted, pieces.rolls), None
+        return map(_shifted, corpus.inputs), None
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor:
         """Return notes as floating-point numbers."""
@@ -65,9 +53,9 @@ class Notes(SequenceTargets[ManyToMany]):
 
     by_step = True
 
-    def encode(self, pieces: Rolls) -> Iterator[Roll]:
+    def encode(self, corpus: Corpus) -> Iterator[Roll]:
         """Yield each piece."""
-        return iter(pieces.rolls)
+        return iter(corpus.inputs)
 
     def describe(self) -> str:
         """Return how many notes there are."""
@@ -80,6 +68,10 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
 
     At each step it predicts the probability of each of the 88 keys, from all steps before.
 
+    ``fit`` takes pieces: lists of the MIDI notes of each step, or piano rolls ``(T, 88)`` as uint8;
+    or files, as `read_music` takes them, of which a training part is used alone, and a validation
+    part, if there is one, to validate on.
+
     Args:
         cell: as in `NetworkSettings`; an LSTM suits music best.
         weight_dropout: share of recurrent weights dropped.
@@ -87,12 +79,8 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         transpose: pieces are transposed at random by so many semitones at most while training.
         steps_per_beat: steps that a beat of a MIDI file is cut into.
 
-    Further settings are those of `NetworkSettings` and `TrainingSettings`.
-
-    Attributes:
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
+    Further settings are those of `NetworkSettings` and `TrainingSettings`, attributes those of
+    `Estimator`.
 
     Example:
         >>> scale = [[60], [62], [64], [65], [67], [69], [71], [72]]
@@ -117,50 +105,27 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
 
     # Training
 
-    def fit(
-        self,
-        X: Pieces,
-        y: None = None,
-        *,
-        validation: Pieces | None = None,
-        out: str | os.PathLike[str] | None = None,
-        progress: ProgressMode = "quiet",
-        tensorboard: bool = False,
-    ) -> Self:
-        """Train on pieces.
-
-        Args:
-            X: pieces: lists of the MIDI notes of each step, or piano rolls ``(T, 88)`` as uint8; or
-                files, as `read_music` takes them, of which a training part is used alone.
-            y: ignored; there for scikit-learn.
-            validation: pieces to validate on; if not given, the files' validation part, or a share
-                of the pieces.
-            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
-            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
-            tensorboard: write curves for TensorBoard into ``out``.
-
-        Raises:
-            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
-        """
-        return self._fit(
-            lambda data: self._prepare(data, X, validation), out, progress, tensorboard
-        )
-
-    def _prepare(self, data: Path, X: Pieces, validation: Pieces | None) -> Prepared:
-        parts = self._parts(X)
+    def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
+        parts = self._by_part(X)
         training = _part(parts, "training")
-        held_out = _part(self._parts(validation), "validation") if validation is not None else None
-        if held_out is None and self.validation_fraction != 0:
-            held_out = parts.get("validation")
-            if not held_out:
-                training, held_out = self._split(training)
-        rolls = {"training": Rolls(training), "validation": Rolls(held_out) if held_out else None}
-        _, lengths, facts = prepare(data, rolls, PreviousNotes(), Notes())
+        if validation is not None:
+            return training, _part(self._by_part(validation), "validation")
+        if self.validation_fraction == 0:
+            return training, None
+        held_out = parts.get("validation")
+        return (training, _corpus(held_out)) if held_out else self._split(training)
+
+    def _learn(self, training: Corpus) -> tuple[PreviousNotes, Notes]:
+        return PreviousNotes(), Notes()
+
+    def _defaults(
+        self, training: Corpus, inputs: PreviousNotes, lengths: NDArray[np.int64]
+    ) -> dict[str, Any]:
         found = resolve(self, len(lengths), int(lengths.max()) if self.init == "chrono" else None)
         # Chords take units, however few the pieces.
-        return Prepared({}, found | {"hidden_size": max(256, found["hidden_size"])}, facts)
+        return found | {"hidden_size": max(256, found["hidden_size"])}
 
-    def _split(self, pieces: list[Roll]) -> tuple[list[Roll], list[Roll]]:
+    def _split(self, pieces: Corpus) -> tuple[Corpus, Corpus]:
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
         held = max(1, round(share * len(pieces)))
         if held >= len(pieces):
@@ -168,16 +133,16 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
                 f"MusicModel: {len(pieces)} pieces are too few to hold {held} out for "
                 "validation; give more, or validation_fraction=0."
             )
-        kept, out = train_test_split(pieces, test_size=held, random_state=self.seed % 2**32)
-        return kept, out
+        rows = np.arange(len(pieces))
+        kept, out = train_test_split(rows, test_size=held, random_state=self.seed % 2**32)
+        return pieces.take(kept), pieces.take(out)
 
-    def _parts(self, X: Pieces) -> dict[str, list[Roll]]:
-        """Return piano rolls by part: training, validation, test; or all."""
+    def _by_part(self, X: Pieces) -> dict[str, list[tuple[str, Roll]]]:
+        """Return piano rolls, and where each was read, by part: training, validation, test; all."""
         paths = [X] if isinstance(X, str | os.PathLike) else X
         if all(isinstance(path, os.PathLike | str) for path in paths):
-            found = read_music([Path(path) for path in paths], self.steps_per_beat)
-            return {part: [roll for _, roll in pieces] for part, pieces in found.items()}
-        return {"all": [_roll(piece, f"X[{i}]") for i, piece in enumerate(paths)]}
+            return read_music([Path(path) for path in paths], self.steps_per_beat)
+        return {"all": [(f"X[{i}]", _roll(piece, f"X[{i}]")) for i, piece in enumerate(paths)]}
 
     def _build(self, inputs: PreviousNotes, targets: Notes) -> ManyToMany:
         how = self.architecture(self.resolved_)
@@ -187,11 +152,10 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
     def _batching(self) -> dict[str, int]:
         return {"shift": self.transpose}
 
-    def _read(self, X: Pieces) -> Rolls:
-        return Rolls(_part(self._parts(X), "test"))
+    def _read(self, X: Pieces, y: None = None) -> Corpus:
+        return _part(self._by_part(X), "test")
 
-    def _labelled(self, X: Pieces, y: None = None) -> Rolls:
-        return self._read(X)
+    _labelled = _read
 
     # Evaluation and composition
 
@@ -253,14 +217,14 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
                 "1 or more, and zero or more."
             )
         if isinstance(prompt, str | os.PathLike):
-            begun = _part(self._parts(prompt), "test")[0]
+            past = _part(self._by_part(prompt), "test").inputs[0]
         else:
-            begun = _roll(prompt, "prompt")
+            past = _roll(prompt, "prompt")
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         device = self._device()
         written = []
-        x = torch.from_numpy(np.concatenate([np.zeros((1, KEYS), np.uint8), begun]))
+        x = torch.from_numpy(np.concatenate([np.zeros((1, KEYS), np.uint8), past]))
         x, state = x.to(device).float()[None], None
         with torch.inference_mode():
             for _ in range(length):
@@ -275,7 +239,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
                 x = keys.to(device).float()[None, None]
         roll = np.stack(written)
         if out is not None:
-            write_midi(np.concatenate([begun, roll]), out, self.steps_per_beat)
+            write_midi(np.concatenate([past, roll]), out, self.steps_per_beat)
         return roll
 
     # Storing
@@ -300,9 +264,15 @@ def _roll(piece: Any, where: str) -> Roll:
     return roll_of(piece, where)
 
 
-def _part(parts: Mapping[str, list[Roll]], name: str) -> list[Roll]:
+def _part(parts: Mapping[str, list[tuple[str, Roll]]], name: str) -> Corpus:
     """Return the pieces of a part; all of them, if there are no parts."""
     found = parts.get(name) or parts.get("all") or []
     if not found:
         raise DataError(f"there is no {name} part; there are {', '.join(parts)}.")
-    return found
+    return _corpus(found)
+
+
+def _corpus(pieces: Sequence[tuple[str, Roll]]) -> Corpus:
+    return Corpus(
+        "series", [roll for _, roll in pieces], None, [Place(where) for where, _ in pieces]
+    )

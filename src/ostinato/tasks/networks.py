@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 
@@ -21,7 +21,7 @@ from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.settings import check_choice, check_value
+from ostinato.training.settings import check_value
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -53,25 +53,14 @@ class NetworkSettings:
 
     def check_network(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
-        check_choice(self, "cell", get_args(CellName))
-        check_choice(self, "init", get_args(Initialization))
         check_sizes(self, "hidden_size", "num_layers")
         check_shares(self, "dropout", "weight_dropout", "zoneout")
 
     def architecture(self, resolved: Mapping[str, Any]) -> Architecture:
         """Return the settings with those filled in that were not given."""
-        size, dropout = self.hidden_size, self.dropout
-        return Architecture(
-            self.cell,
-            resolved["hidden_size"] if size is None else size,
-            self.num_layers,
-            self.init,
-            resolved["dropout"] if dropout is None else dropout,
-            self.weight_dropout,
-            self.zoneout,
-            self.residual,
-            resolved.get("init_steps") or 100,
-        )
+        given = {field.name: getattr(self, field.name) for field in fields(NetworkSettings)}
+        known = {name: resolved[name] for name in given if given[name] is None}
+        return Architecture(**given | known, init_steps=resolved.get("init_steps") or 100)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -118,24 +107,19 @@ def _given(settings: object, names: Sequence[str]) -> Iterator[str]:
     return (n for n in names if getattr(settings, n) is not None or getattr(kind, n) is not None)
 
 
-class Architecture(NamedTuple):
-    """Recurrent layers with every size resolved; see `NetworkSettings`.
+@dataclass(kw_only=True, eq=False)
+class Architecture(NetworkSettings):
+    """Recurrent layers with every size resolved.
 
-    Attributes:
+    Args:
         init_steps: steps that the initialisation chrono reckons with.
 
     >>> Architecture(hidden_size=8, init="pytorch").layers(3, bidirectional=True)
     GRU(3, 8, batch_first=True, bidirectional=True)
     """
 
-    cell: CellName = "gru"
     hidden_size: int = 64
-    num_layers: int = 1
-    init: Initialization = "orthogonal"
     dropout: float = 0.0
-    weight_dropout: float = 0.0
-    zoneout: float = 0.0
-    residual: bool = False
     init_steps: int = 100
 
     def layers(
@@ -158,7 +142,7 @@ class Architecture(NamedTuple):
 
 
 def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | Standardize, int]:
-    """Return what makes vectors of inputs, and their size."""
+    """Return the module that makes vectors of inputs, and their size."""
     if inputs.lexicon is not None:
         words = WordEncoder(
             len(inputs.lexicon.words) + 1,

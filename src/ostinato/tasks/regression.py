@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import many_to_one
 from ostinato.tasks.targets import Numbers
 from ostinato.training.fit import Problem, predict
-from ostinato.training.settings import check_choice
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -43,11 +42,6 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
 
     pooling: PoolingKind = "attention"
 
-    def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
-        super().check_settings()
-        check_choice(self, "pooling", get_args(PoolingKind))
-
     def _learn_targets(self, training: Corpus) -> Numbers:
         return Numbers.learn(training)
 
@@ -55,7 +49,7 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
         return Numbers.from_json(document)
 
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
-        return many_to_one(inputs, targets, self._architecture(), self, self.pooling)
+        return many_to_one(inputs, targets, self.architecture(self.resolved_), self, self.pooling)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Measure the errors on the validation data, in the scale of the data."""

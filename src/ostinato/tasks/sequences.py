@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch, SequenceBatches
+from ostinato.data.corpus import Corpus
 from ostinato.data.features import WordTable
 from ostinato.data.inputs import Dataset, SequenceInputs
 from ostinato.data.ragged import Examples, Ragged
@@ -23,33 +24,21 @@ from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import NetworkInput, Problem, Sample, predict
 from ostinato.training.settings import TrainingSettings
 
-__all__ = ["Data", "Sequences", "prepare", "resolve", "split"]
+__all__ = ["Sequences", "prepare", "resolve", "split"]
 
 T = TypeVar("T")
-
-
-class Data(Protocol):
-    """Sequences as they were read."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Sequence[int]) -> Self:
-        """Return some of the sequences."""
-
-
-DataT = TypeVar("DataT", bound=Data)
 InputsT = TypeVar("InputsT", bound=SequenceInputs)
 
 
 def split(
-    data: DataT,
+    data: Corpus,
     fraction: float | None,
     seed: int,
     strata: Sequence[str] | None = None,
     *,
     call: str = "split",
     most: int = 10_000,
-) -> tuple[DataT, DataT]:
+) -> tuple[Corpus, Corpus]:
     """Split data into a training and a validation part.
 
     Args:
@@ -96,7 +85,7 @@ def resolve(
     batch = settings.batch_size or min(64, max(8, 1 << round(math.log2(max(1, n / 50)))))
     batch = min(batch, max(1, n))
     per_epoch = -(-n // batch)
-    # Small data are gone over more often; none so seldom that the network has not begun.
+    # Small data are gone over more often; none so seldom that the network stays untrained.
     epochs = min(100.0, max(4.0, 40 * (1000 / n) ** (1 / 3)))
     epochs = max(epochs, 600 / per_epoch)
     if settings.epochs is not None:
@@ -133,12 +122,12 @@ class Sequences(NamedTuple):
 
     # From data to batches
 
-    def write(self, folder: Path, name: str, data: Data) -> Dataset:
+    def write(self, folder: Path, name: str, data: Corpus) -> Dataset:
         """Encode a part of the data into files."""
         rows, words = self._encoded(data)
         return Dataset.write(folder, name, rows, self.targets.encode(data), words)
 
-    def labelled(self, data: Data) -> Dataset:
+    def labelled(self, data: Corpus) -> Dataset:
         """Encode data with targets in memory."""
         self.targets.check(data)
         rows, words = self._encoded(data)
@@ -146,12 +135,12 @@ class Sequences(NamedTuple):
         encoded = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
         return Dataset(Examples(Ragged.of(rows), encoded), words)
 
-    def unlabelled(self, data: Data) -> Dataset:
+    def unlabelled(self, data: Corpus) -> Dataset:
         """Encode data in memory, with zeros for targets."""
         rows, words = self._encoded(data)
         return Dataset(Examples(Ragged.of(rows), np.zeros(len(data))), words)
 
-    def _encoded(self, data: Data) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
+    def _encoded(self, data: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
         self.inputs.check(data)
         return self.inputs.encode(data)
 
@@ -175,7 +164,7 @@ class Sequences(NamedTuple):
         assert isinstance(rows, Tensor)
         return self.inputs.prepare(rows, words).to(self.device)
 
-    # What the loop takes, and what comes after it
+    # Training and prediction
 
     def problem(
         self,
@@ -185,7 +174,7 @@ class Sequences(NamedTuple):
         notes: str,
         **more: int,
     ) -> Problem:
-        """Return what is trained on, of the data in a run's folder.
+        """Return the training problem of the data in a run's folder.
 
         Args:
             data: the folder.
@@ -211,7 +200,7 @@ class Sequences(NamedTuple):
     def predict(
         self,
         network: nn.Module,
-        data: Data,
+        data: Corpus,
         decode: Callable[[Tensor, SequenceBatch], Iterable[T]],
     ) -> list[T]:
         """Apply a network to each sequence; ``decode`` as in `ostinato.training.fit.predict`."""
@@ -253,7 +242,7 @@ class Sequences(NamedTuple):
             raise DataError("holds no data of a run.", path=data)
         return self.sample(dataset, count, steps)
 
-    def encode(self, data: Data) -> tuple[NetworkInput, list[str]]:
+    def encode(self, data: Corpus) -> tuple[NetworkInput, list[str]]:
         """Encode the first sequence as the network takes it, and name its steps."""
         first = data.take([0])
         batch = next(iter(self.batches(self.unlabelled(first))))
@@ -262,7 +251,7 @@ class Sequences(NamedTuple):
 
 def prepare(
     folder: Path,
-    parts: Mapping[str, Data | None],
+    parts: Mapping[str, Corpus],
     inputs: InputsT,
     targets: SequenceTargets[Any],
     notes: Sequence[str] = (),
@@ -271,7 +260,7 @@ def prepare(
 
     Args:
         folder: where.
-        parts: the data by name, ``training`` and ``validation``.
+        parts: the data by name: ``training``, and ``validation`` if there are any.
         inputs: of the training data.
         targets: the same.
         notes: what a reader should know of the data.
@@ -282,11 +271,10 @@ def prepare(
     Raises:
         DataError: all sequences are empty, or one is not such as the others.
     """
-    written = {
-        name: Sequences(inputs, targets).write(folder, name, data)
-        for name, data in parts.items()
-        if data is not None
-    }
+    for part in parts.values():
+        targets.check(part)
+    sequences = Sequences(inputs, targets)
+    written = {name: sequences.write(folder, name, part) for name, part in parts.items()}
     rows = written["training"].examples.inputs
     if not rows.lengths.any():
         raise DataError("all sequences are empty; there is nothing to train on.")

@@ -24,11 +24,8 @@ class Summarizer(WritingEstimator):
         coverage: whether attention takes account of the attention so far.
         copying: whether words of the document may be copied.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         vocabulary_: tokens.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = [f"the {word} is here and there" for word in ["sun", "sea", "sky"]] * 6
@@ -58,8 +55,8 @@ class Summarizer(WritingEstimator):
         pairs = self._labelled(X, y)
         references = pairs.targets or []
         search = {"no_repeat": 3, **search}
-        written = [several[0].text for several in self.write(pairs.sources, **search)]
-        lead = [first_sentence(source) for source in pairs.sources]
+        written = [several[0].text for several in self.write(pairs.inputs, **search)]
+        lead = [first_sentence(source) for source in pairs.inputs]
         found: dict[str, Any] = {}
         for name, texts in (("", written), ("lead_", lead)):
             scores = [rouge(text, refs) for text, refs in zip(texts, references, strict=True)]

@@ -39,13 +39,10 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
     `NetworkSettings` and `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         classes_: the labels, sorted.
         inputs_: what the model knows of its inputs, such as words.
         targets_: the labels, and how they are encoded.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = [["the", "dog", "barks"], ["a", "dog", "sleeps"], ["the", "cat", "sleeps"]] * 10
@@ -77,7 +74,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         return StepLabels.from_json(document)
 
     def _build(self, inputs: Inputs, targets: StepLabels) -> ManyToMany | OneToOne:
-        return many_to_many(inputs, targets, self._architecture(), self)
+        return many_to_many(inputs, targets, self.architecture(self.resolved_), self)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Whole sequences are held out, or, where there are few, the end of each."""

@@ -1,11 +1,11 @@
-"""Targets: what is predicted. Each learns from labelled data, encodes labels, decodes scores.
+"""Targets: the values to predict. Each learns from labelled data, encodes labels, decodes scores.
 
-A task names its targets; they name the loss, and what is measured on validation data.
+A task names its targets; they name the loss, and the metrics of validation data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
-from ostinato.data.vocabulary import Vocabulary
+from ostinato.data.text import TextSource
+from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.functional import Lengths, running
 from ostinato.networks.outputs import CRFOutput, Output
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.fit import NetworkInput
+from ostinato.training.fit import NetworkInput, Objective
 
 __all__ = [
     "Classes",
@@ -34,6 +35,7 @@ __all__ = [
     "TokenSequence",
     "calibrate",
     "has_label_sets",
+    "vocabulary_of",
 ]
 
 Label: TypeAlias = str | int | float
@@ -53,8 +55,8 @@ class SequenceNetwork(Protocol):
 SequenceNetworkT = TypeVar("SequenceNetworkT", bound=SequenceNetwork)
 
 
-class SequenceTargets(Generic[SequenceNetworkT]):
-    """What is predicted of whole sequences; by default the loss is the network's own.
+class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[SequenceNetworkT]):
+    """Targets of whole sequences; by default the loss is the network's own.
 
     Attributes:
         by_step: whether each step has a target, not each sequence.
@@ -75,30 +77,19 @@ class SequenceTargets(Generic[SequenceNetworkT]):
         loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal)
         return loss, None
 
-    def metrics(
-        self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
-    ) -> tuple[dict[str, float], None]:
-        """Return the mean loss of a batch as ``loss``."""
-        loss, _ = self.loss(network, batch, state)
-        return {"loss": float(loss)}, None
-
     def count(self, batch: SequenceBatch) -> int:
         """Return the number of sequences, or of steps where each has a target."""
         return batch.steps if self.by_step else len(batch.lengths)
 
-    def units(self, loss: float) -> dict[str, float]:
-        """Return no other units."""
-        return {}
-
-    def check(self, data: Any) -> None:
+    def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a target that cannot be predicted."""
 
-    def encode(self, data: Any) -> NDArray[Any] | Iterator[NDArray[Any]]:
+    def encode(self, corpus: Corpus) -> NDArray[Any] | Iterator[NDArray[Any]]:
         """Return the target of each sequence as numbers."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """Return what is predicted in words."""
+        """Describe the targets in words."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
@@ -424,6 +415,37 @@ class TokenSequence(SequenceTargets[TokenNetworkT]):
     vocabulary: Vocabulary
     own_lengths = True
 
+    @staticmethod
+    def texts(corpus: Corpus, i: int) -> Sequence[str]:
+        """Return the texts of a sequence, any of which would do; a `DataError` if it has none."""
+        several: Sequence[str] = (corpus.targets or [])[i]
+        return several
+
+    @classmethod
+    def learn(
+        cls, corpus: Corpus, level: Level, size: int | None = None, min_count: int = 1
+    ) -> Self:
+        """Collect the tokens of all texts; arguments are those of `build_vocabulary`."""
+        texts = (text for i in range(len(corpus)) for text in cls.texts(corpus, i))
+        return cls(vocabulary_of(texts, level, size, min_count))
+
+    @classmethod
+    def one_each(cls, corpus: Corpus) -> Corpus:
+        """Return each sequence once for each of its texts."""
+        rows = [(i, text) for i in range(len(corpus)) for text in cls.texts(corpus, i)]
+        taken = corpus.take([i for i, _ in rows])
+        taken.targets = [[text] for _, text in rows]
+        return taken
+
+    def check(self, corpus: Corpus) -> None:
+        """Raise a `DataError` at a target that is no text."""
+        for i in range(len(corpus)):
+            self.texts(corpus, i)
+
+    def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
+        """Yield the token ids of the first text of each sequence."""
+        return (self.vocabulary.encode(self.texts(corpus, i)[0]) for i in range(len(corpus)))
+
     def loss(
         self, network: TokenNetworkT, batch: SequenceBatch, state: Hidden
     ) -> tuple[Tensor, None]:
@@ -453,6 +475,15 @@ class TokenSequence(SequenceTargets[TokenNetworkT]):
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         return cls(Vocabulary.from_json(document))
+
+
+def vocabulary_of(
+    texts: Iterable[str], level: Level, size: int | None = None, min_count: int = 1
+) -> Vocabulary:
+    """Return the tokens of texts, one for unknown words or characters included."""
+    source = TextSource.from_text("\n".join(texts))
+    unknown = {"word": "<unk>", "char": "\ufffd"}.get(level)
+    return build_vocabulary(level, source, size=size, min_count=min_count, unknown=unknown)
 
 
 def calibrate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
 from ostinato.data.features import SpectrogramStream
 from ostinato.data.inputs import Inputs
-from ostinato.data.text import TextSource
-from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.networks.ctc import CTC
 from ostinato.networks.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
@@ -36,21 +35,16 @@ LETTER_UNKNOWN = -20.0
 class Transcripts(TokenSequence[CTC]):
     """The text of each recording."""
 
-    @classmethod
-    def learn(cls, corpus: Corpus, level: Level) -> Self:
-        """Collect the characters or words of the texts."""
-        source = TextSource.from_text("\n".join(_text(corpus, i) for i in range(len(corpus))))
-        unknown = "<unk>" if level == "word" else "\ufffd"
-        return cls(build_vocabulary(level, source, unknown=unknown))
-
-    def check(self, corpus: Corpus) -> None:
-        """Raise a `DataError` at a target that is no text."""
-        for i in range(len(corpus)):
-            _text(corpus, i)
-
-    def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
-        """Yield the token ids of each text."""
-        return (self.vocabulary.encode(_text(corpus, i)) for i in range(len(corpus)))
+    @staticmethod
+    def texts(corpus: Corpus, i: int) -> list[str]:
+        """Return the text of a recording."""
+        target = (corpus.targets or [])[i]
+        if isinstance(target, list | tuple | np.ndarray):
+            raise corpus.places[i].error(f"has the label {target!r:.40}; expected a text.")
+        text = " ".join(str(target).split())
+        if not text:
+            raise corpus.places[i].error("has no text; expected its transcript.")
+        return [text]
 
     def metrics(
         self, network: CTC, batch: SequenceBatch, state: Hidden
@@ -93,13 +87,10 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
     Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
     `NetworkSettings` and `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         vocabulary_: characters or words.
         inputs_: what the model knows of its inputs.
         targets_: the texts, and how they are encoded.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -137,13 +128,15 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         return Transcripts.from_json(document)
 
     def _build(self, inputs: Inputs, targets: Transcripts) -> CTC:
-        how = self._architecture()
+        how = self.architecture(self.resolved_)
         encode, features = encoder(inputs, self)
         layers = how.layers(self.stacked * features, bidirectional=self.bidirectional)
         return CTC(encode, layers, len(targets.vocabulary), self.stacked, how.dropout)
 
-    def _defaults(self, inputs: Inputs, lengths: NDArray[np.int64]) -> dict[str, Any]:
-        found = super()._defaults(inputs, lengths)
+    def _defaults(
+        self, training: Corpus, inputs: Inputs, lengths: NDArray[np.int64]
+    ) -> dict[str, Any]:
+        found = super()._defaults(training, inputs, lengths)
         return found | {"dropout": min(0.3, found["dropout"])}
 
     # Transcription
@@ -219,7 +212,7 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
     def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
         """Find which of some texts is spoken in each recording, and its probability among them.
 
-        For spoken commands and search by voice: what is not among the texts cannot be found.
+        For spoken commands and search by voice: other texts cannot be found.
 
         Args:
             X: as in `fit`.
@@ -254,10 +247,10 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
 
         Returns:
             cer, wer: errors a character and a word (insertions, deletions and replacements over
-            what is there); exact, the share without any; recordings.
+            the length of the true text); exact, the share without any; recordings.
         """
         corpus = self._labelled(X, y)
-        truth = [_text(corpus, i) for i in range(len(corpus))]
+        truth = [Transcripts.texts(corpus, i)[0] for i in range(len(corpus))]
         guess = self.transcribe(corpus, **search)
         pairs = list(zip(guess, truth, strict=True))
         return {
@@ -270,17 +263,6 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
     def score(self, X: Any, y: Any = None) -> float:
         """Return 1 less the errors a character."""
         return 1.0 - float(self.evaluate(X, y)["cer"])
-
-
-def _text(corpus: Corpus, i: int) -> str:
-    """Return the text of a recording."""
-    target = (corpus.targets or [])[i]
-    if isinstance(target, list | tuple | np.ndarray):
-        raise corpus.places[i].error(f"has the label {target!r:.40}; expected a text.")
-    text = " ".join(str(target).split())
-    if not text:
-        raise corpus.places[i].error("has no text; expected what is spoken in it.")
-    return text
 
 
 def _rate(pairs: Sequence[tuple[Any, Any]]) -> float:
@@ -338,7 +320,7 @@ class TranscriptionStream:
         return self._read(x if self._sound is None else self._sound.feed(x))
 
     def finish(self) -> str:
-        """Return what is left of the text at the end."""
+        """Return the rest of the text at the end."""
         rest = self._rows[:0] if self._sound is None else self._sound.finish()
         return self._read(rest, last=True)
 

@@ -16,12 +16,9 @@ class Translator(WritingEstimator):
     Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
     `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         vocabulary_: tokens of the target.
         source_vocabulary_: tokens of the source; the same where they are shared.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, and what the data made of them.
 
     Example:
         >>> X = ["one two", "two one", "one", "two", "two two", "one one"] * 8
@@ -53,7 +50,7 @@ class Translator(WritingEstimator):
         """
         sacrebleu = require("sacrebleu", "translation", "BLEU and chrF")
         pairs = self._labelled(X, y)
-        written = self.translate(pairs.sources, **search)
+        written = self.translate(pairs.inputs, **search)
         several = pairs.targets or []
         most = max(map(len, several))
         references = [[t[k] if k < len(t) else None for t in several] for k in range(most)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +16,24 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
+from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import TokenInputs
-from ostinato.data.pairs import Pairs, PairSettings, pairs_of, read_pairs, read_sources
+from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
+from ostinato.data.places import paths_of
 from ostinato.data.ragged import Ragged
-from ostinato.data.text import TextSource
-from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
+from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import OstinatoError
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Text
-from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
-from ostinato.tasks.sequences import prepare, resolve, split
-from ostinato.tasks.targets import TokenSequence
+from ostinato.tasks.sequences import resolve, split
+from ostinato.tasks.targets import TokenSequence, vocabulary_of
 from ostinato.training.pictures import draw_attention
-from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings, check_choice
+from ostinato.training.settings import TrainingSettings
 
 
 @dataclass
@@ -49,10 +49,6 @@ class TargetTexts(TokenSequence[EncoderDecoder]):
 
     sampled: float = 0.0
     epochs: float = 0.0
-
-    def encode(self, pairs: Pairs) -> Iterator[NDArray[np.int64]]:
-        """Yield the token ids of the first text of each source."""
-        return (self.vocabulary.encode(several[0]) for several in pairs.targets or [])
 
     def loss(
         self, network: EncoderDecoder, batch: SequenceBatch, state: Hidden
@@ -78,13 +74,16 @@ class WritingEstimator(
 ):
     """An estimator that reads texts and writes a text for each: an encoder and a decoder.
 
+    ``fit`` takes texts, and for each a target, a text or a list of texts any of which would do; or
+    files: two parallel ones, or tables with a column of sources and one of targets.
+
     Args:
         attention: multiplicative (Luong et al. 2015) or additive (Bahdanau et al. 2015).
         input_feeding: whether the attentional vector is part of the decoder's next input; slower.
         coverage: whether attention takes account of the attention so far (See et al. 2017);
             additive, slower.
         copying: whether words of the source may be copied (See et al. 2017); needs shared.
-        level: tokens: bpe (subwords learnt from the texts), char, word.
+        level: tokens: bpe (subwords learned from the texts), char, word.
         vocabulary_size: most tokens; by the size of the data if not given.
         shared: whether source and target share their vocabulary and its embedding.
         embedding_size: features of a token's vector; half of hidden_size if not given.
@@ -110,8 +109,6 @@ class WritingEstimator(
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
         self.check_network()
-        check_choice(self, "attention", get_args(AttentionKind))
-        check_choice(self, "level", get_args(Level))
         check_sizes(self, "vocabulary_size", "embedding_size", "longest")
         check_shares(self, "label_smoothing", "sampled")
         if self.copying and not self.shared:
@@ -131,45 +128,14 @@ class WritingEstimator(
 
     # Training
 
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        validation: Any = None,
-        out: str | os.PathLike[str] | None = None,
-        progress: ProgressMode = "quiet",
-        tensorboard: bool = False,
-    ) -> Self:
-        """Train on texts and their targets.
-
-        Args:
-            X: texts; or files: two parallel ones, or tables with a column of sources and one of
-                targets, as `pathlib.Path` and no ``y``.
-            y: the target of each: a text, or a list of texts any of which would do.
-            validation: pairs to validate on, ``(X, y)`` or files; if not given, a share is held
-                out.
-            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
-            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
-            tensorboard: write curves for TensorBoard into ``out``.
-
-        Raises:
-            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
-        """
-        return self._fit(
-            lambda data: self._prepare(data, X, y, validation), out, progress, tensorboard
-        )
-
-    def _read(self, X: Any, y: Any = None) -> Pairs:
-        if isinstance(X, Pairs):
+    def _read(self, X: Any, y: Any = None) -> Corpus:
+        if isinstance(X, Corpus):
             return X
-        paths = [X] if isinstance(X, os.PathLike) else X
-        files = isinstance(paths, list) and paths and all(isinstance(p, os.PathLike) for p in paths)
-        if files and y is None:
-            return read_pairs([Path(p) for p in paths], self)
+        if y is None and (paths := paths_of(X)):
+            return read_pairs(paths, self)
         return pairs_of(X, y, self)
 
-    def _labelled(self, X: Any, y: Any = None) -> Pairs:
+    def _labelled(self, X: Any, y: Any = None) -> Corpus:
         pairs = self._read(X, y)
         if pairs.targets is None:
             raise OstinatoError(
@@ -178,37 +144,36 @@ class WritingEstimator(
             )
         return pairs
 
-    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        training, held_out = self._labelled(X, y), None
-        if validation is not None:
-            pair = validation if isinstance(validation, tuple) else (validation,)
-            held_out = self._labelled(*pair)
-        elif self.validation_fraction != 0:
-            call, fraction = type(self).__name__, self.validation_fraction
-            training, held_out = split(training, fraction, self.seed, call=call, most=2000)
-        texts = [several[0] for several in training.targets or []]
-        size = self._usual_vocabulary(texts, training.sources)
-        both = [*texts, *training.sources] if self.shared else texts
-        vocabulary = _vocabulary(self.level, both, size)
-        own = vocabulary if self.shared else _vocabulary(self.level, training.sources, size)
-        parts = {"training": _one_each(training)}
-        if held_out is not None:
-            parts["validation"] = held_out
-        inputs, targets = TokenInputs(own, self.longest), TargetTexts(vocabulary)
-        inputs, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
+    def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
+        call, fraction = type(self).__name__, self.validation_fraction
+        return split(corpus, fraction, self.seed, call=call, most=2000)
+
+    def _examples(self, corpus: Corpus, part: str) -> Corpus:
+        """Train on each source once for each of its targets."""
+        return TargetTexts.one_each(corpus) if part == "training" else corpus
+
+    def _learn(self, training: Corpus) -> tuple[TokenInputs, TargetTexts]:
+        texts, size = _first_texts(training), self._usual_vocabulary(training)
+        both = [*texts, *training.inputs] if self.shared else texts
+        vocabulary = vocabulary_of(both, self.level, size)
+        own = vocabulary if self.shared else vocabulary_of(training.inputs, self.level, size)
+        return TokenInputs(own, self.longest), TargetTexts(vocabulary)
+
+    def _defaults(
+        self, training: Corpus, inputs: TokenInputs, lengths: NDArray[np.int64]
+    ) -> dict[str, Any]:
         n = len(lengths)
-        resolved = resolve(self, n, int(lengths.max()) if self.init == "chrono" else None) | {
-            "vocabulary_size": size,
+        return resolve(self, n, int(lengths.max()) if self.init == "chrono" else None) | {
+            "vocabulary_size": self._usual_vocabulary(training),
             "hidden_size": 128 if n < 2000 else 256 if n < 10_000 else 512,
             "dropout": 0.3,
         }
-        return Prepared(self._documents(inputs, targets), resolved, facts)
 
-    def _usual_vocabulary(self, *texts: Iterable[str]) -> int | None:
+    def _usual_vocabulary(self, training: Corpus) -> int | None:
         """Return the size of the vocabulary, as given or by the size of the data."""
         if self.vocabulary_size is not None or self.level != "bpe":
             return self.vocabulary_size
-        letters = sum(len(text) for some in texts for text in some)
+        letters = sum(map(len, [*_first_texts(training), *training.inputs]))
         return int(min(8000, max(400, letters // 400)))
 
     def _build(self, inputs: TokenInputs, targets: TargetTexts) -> EncoderDecoder:
@@ -269,7 +234,7 @@ class WritingEstimator(
         network = self.network_.eval()
         # A stretch at a time is sorted by length, so that little is padded and texts come soon.
         for begin in range(0, len(pairs), 32 * batch_size):
-            stretch = pairs.sources[begin : begin + 32 * batch_size]
+            stretch = pairs.inputs[begin : begin + 32 * batch_size]
             rows = [self.inputs_.encode_text(text) for text in stretch]
             cut = [p for p, row in zip(pairs.places[begin:], rows, strict=False)
                    if len(row) == self.longest]  # fmt: skip
@@ -326,14 +291,12 @@ class WritingEstimator(
         draw_attention(found.attention, read, found.pieces, Path(picture))
         return found.text
 
-    def sources(self, X: Any) -> Pairs:
-        """Read sources, texts in memory or files of them, and where each stands."""
-        if isinstance(X, Pairs):
+    def sources(self, X: Any) -> Corpus:
+        """Read sources, texts in memory or files of them, and their places."""
+        if isinstance(X, Corpus):
             return X
-        paths = [X] if isinstance(X, os.PathLike) else list(X)
-        if paths and all(isinstance(path, os.PathLike) for path in paths):
-            return read_sources([Path(path) for path in paths], self)
-        return pairs_of(paths)
+        paths = paths_of(X)
+        return read_sources(paths, self) if paths else pairs_of(X)
 
     # Storing
 
@@ -350,16 +313,5 @@ class WritingEstimator(
         return inputs, TargetTexts(vocabulary, self.sampled, self.resolved("epochs") or 0.0)
 
 
-def _vocabulary(level: Level, texts: Iterable[str], size: int | None) -> Vocabulary:
-    unknown = {"word": "<unk>", "char": "\ufffd"}.get(level)
-    return build_vocabulary(
-        level, TextSource.from_text("\n".join(texts)), size=size, unknown=unknown
-    )
-
-
-def _one_each(pairs: Pairs) -> Pairs:
-    """Return each source once for each of its targets."""
-    rows = [(i, text) for i, several in enumerate(pairs.targets or []) for text in several]
-    taken = pairs.take([i for i, _ in rows])
-    taken.targets = [[text] for _, text in rows]
-    return taken
+def _first_texts(corpus: Corpus) -> list[str]:
+    return [several[0] for several in corpus.targets or []]

@@ -25,7 +25,7 @@ NetworkInput: TypeAlias = Tensor | Words
 T = TypeVar("T")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
-NetworkT_contra = TypeVar("NetworkT_contra", bound=nn.Module, contravariant=True)
+NetworkT_contra = TypeVar("NetworkT_contra", contravariant=True)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
 
 
@@ -49,12 +49,15 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
         self, network: NetworkT_contra, batch: BatchT_contra, state: Hidden
     ) -> tuple[dict[str, float], Hidden]:
         """Return means over a batch by name, ``loss`` among them, and the state after it."""
+        loss, state = self.loss(network, batch, state)
+        return {"loss": float(loss)}, state
 
     def count(self, batch: BatchT_contra) -> int:
         """Return how many items the means of a batch are over."""
 
     def units(self, loss: float) -> dict[str, float]:
-        """Return a loss in other units, by name."""
+        """Return a loss in other units, by name; by default in none."""
+        return {}
 
 
 def fit(

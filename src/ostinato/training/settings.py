@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ostinato.errors import OstinatoError
 
@@ -88,13 +88,8 @@ class TrainingSettings:
                 refuse(self, name, "a whole number")
             if hint is bool and not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false")
-        choices = {
-            "optimizer": get_args(OptimizerName),
-            "schedule": get_args(ScheduleName),
-            "on_nonfinite": get_args(Remedy),
-        }
-        for name, allowed in choices.items():
-            check_choice(self, name, allowed)
+            if get_origin(hint) is Literal:
+                check_choice(self, name, get_args(hint))
         given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OstinatoError(

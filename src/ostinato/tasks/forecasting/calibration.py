@@ -56,7 +56,7 @@ def fit_spread(
         steps: how many were held out; forecasts overlap.
     """
     half = np.where(observed > median, high - median, median - low)
-    half = np.maximum(half, resolution[:, None] / 2)  # what is rounded to the median
+    half = np.maximum(half, resolution[:, None] / 2)  # values that are rounded to the median
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (np.abs(observed - median) / half)[~np.isnan(observed)]
     ratios = ratios[np.isfinite(ratios)]

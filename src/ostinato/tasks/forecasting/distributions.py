@@ -113,23 +113,6 @@ def _positive(p: Numbers) -> Numbers:
     return np.logaddexp(0.0, p) + 1e-4
 
 
-def _mean_over_resolution(
-    loss: Callable[[Tensor], Tensor], z: Tensor, resolution: Tensor
-) -> Tensor:
-    """Return -log of the mean density over all that is rounded to ``z``, by Gauss-Legendre.
-
-    Args:
-        loss: negative log density at ``(..., nodes)``.
-        z: values ``(...)``.
-        resolution: what they are rounded to, broadcasts to ``z``; 0 for nothing.
-    """
-    if not resolution.any():
-        return loss(z[..., None])[..., 0]
-    nodes, weights = (z.new_tensor(each / 2) for each in np.polynomial.legendre.leggauss(7))
-    each = loss(z[..., None] + resolution[..., None] * nodes)
-    return -torch.logsumexp(weights.log() - each, -1)
-
-
 class LocationScale(Distribution):
     """A standard distribution, shifted by p_1 and stretched by log(1 + e^p_2)."""
 
@@ -156,12 +139,21 @@ class LocationScale(Distribution):
         return p[..., 0], sigma
 
     def loss(self, p: Tensor, z: Tensor, scale: Tensor, resolution: Tensor) -> Tensor:
-        """Return the negative log-likelihood of ``z``, in nats."""
+        """Return the negative log-likelihood of everything that is rounded to ``z``, in nats.
+
+        That is of the mean density, by Gauss-Legendre quadrature.
+        """
         mean, sigma = (part[..., None] for part in self._location_and_scale(p, resolution))
         standard, constant = self._standard_loss(p)
-        return _mean_over_resolution(
-            lambda z: standard(((z - mean) / sigma) ** 2) + sigma.log() + constant, z, resolution
-        )
+
+        def loss(z: Tensor) -> Tensor:
+            return standard(((z - mean) / sigma) ** 2) + sigma.log() + constant
+
+        if not resolution.any():
+            return loss(z[..., None])[..., 0]
+        nodes, weights = (z.new_tensor(each / 2) for each in np.polynomial.legendre.leggauss(7))
+        each = loss(z[..., None] + resolution[..., None] * nodes)
+        return -torch.logsumexp(weights.log() - each, -1)
 
     def point(self, p: Tensor) -> Tensor:
         """Return the median, which is the mean."""

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.calibration import Calibration, fit_rises, fit_spread, log_odds
-from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.distributions import Distribution, Units
-from ostinato.tasks.forecasting.panel import Panel
+from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.tasks.forecasting.pictures import draw_fans
 from ostinato.tasks.forecasting.scores import (
     SCORED_LEVELS,

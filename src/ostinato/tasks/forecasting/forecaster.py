@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,33 +18,31 @@ from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.forecasting.calibration import Calibration
-from ostinato.tasks.forecasting.columns import SeriesSettings
-from ostinato.tasks.forecasting.cutoffs import (
+from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
+from ostinato.tasks.forecasting.forecast import Forecast, calibrate
+from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
+from ostinato.tasks.forecasting.panel import (
     Cutoff,
+    Panel,
     default_horizon,
     held_out_steps,
     last_cutoffs,
     training_cutoffs,
     validation_cutoffs,
 )
-from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Distribution, DistributionName
-from ostinato.tasks.forecasting.forecast import Forecast, calibrate
-from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
-from ostinato.tasks.forecasting.panel import Panel
 from ostinato.tasks.forecasting.predictor import Predictor
-from ostinato.tasks.forecasting.reading import read_panel
+from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.stream import ForecastStream
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
     TrainingBatch,
     WindowBatches,
-    Windows,
 )
 from ostinato.tasks.networks import NetworkSettings
 from ostinato.tasks.sequences import resolve
-from ostinato.training.fit import Problem, Sample
+from ostinato.training.fit import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings, check_choice, check_value
+from ostinato.training.settings import TrainingSettings, check_value
 
 Method = Literal["autoregressive", "direct"]
 
@@ -63,7 +61,7 @@ class SeriesInputs:
 
 
 @dataclass
-class NextValues:
+class NextValues(Objective[Ensemble, TrainingBatch]):
     """The values ahead of each window; NaN counts nothing.
 
     Args:
@@ -78,33 +76,9 @@ class NextValues:
         """Return the mean loss of a value."""
         return network.loss(batch.window.to(self.device), batch.targets.to(self.device))
 
-    def metrics(
-        self, network: Ensemble, batch: TrainingBatch, state: Hidden
-    ) -> tuple[dict[str, float], None]:
-        """Return the mean loss of a value as ``loss``."""
-        loss, _ = self.loss(network, batch, state)
-        return {"loss": float(loss)}, None
-
     def count(self, batch: TrainingBatch) -> int:
         """Return the number of values."""
         return int((~batch.targets.isnan()).sum())
-
-    def units(self, loss: float) -> dict[str, float]:
-        """Return no other units."""
-        return {}
-
-
-@dataclass
-class ValidationBatches:
-    """Windows at all of some cutoffs, in their order."""
-
-    windows: Windows
-    cutoffs: Sequence[Cutoff]
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        for begin in range(0, len(self.cutoffs), 256):
-            window, targets, _ = self.windows.take(self.cutoffs[begin : begin + 256])
-            yield TrainingBatch(window, targets, targets.numel(), 0.0)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -116,6 +90,11 @@ class Forecaster(
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
     units of its own first, so that series of all scales are comparable. Missing values, and missing
     rows, are replaced by the network's own predictions of them.
+
+    ``fit`` takes tables as `pathlib.Path`, one or several; a data frame; an array or a pandas
+    Series ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is missing.
+    It takes neither ``y`` nor ``validation``: the series are the targets, and the last steps of
+    each are held out for validation.
 
     Args:
         horizon: steps ahead; a season if not given, or 12 where there is none.
@@ -132,13 +111,10 @@ class Forecaster(
 
     Further settings are those of `SeriesSettings`, `NetworkSettings` and `TrainingSettings`.
 
-    Attributes:
+    Attributes, beside those of `Estimator`:
         panel_: the series of the training data.
         inputs_: the same, and how their covariates are encoded.
         targets_: how the values ahead are scored.
-        network_: the trained network.
-        training_: facts of the training run.
-        resolved_: settings that were not given, resolved by the data.
 
     Example:
         >>> t = np.arange(120)
@@ -163,8 +139,6 @@ class Forecaster(
         """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
         self.check_network()
-        check_choice(self, "method", get_args(Method))
-        check_choice(self, "output", get_args(DistributionName))
         for name in ("horizon", "context", "season"):
             if getattr(self, name) is not None:
                 check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
@@ -179,7 +153,7 @@ class Forecaster(
 
     # Training
 
-    def fit(
+    def fit(  # type: ignore[override]  # series are divided in time, not given in parts
         self,
         X: Any,
         y: None = None,
@@ -188,12 +162,10 @@ class Forecaster(
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Train on series, the last steps of each held out for validation.
+        """Train on series, the last steps of which are held out for validation.
 
         Args:
-            X: tables as `pathlib.Path`, one or several; a data frame; an array or a pandas Series
-                ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is
-                missing.
+            X: series, as the class describes.
             y: nothing; the series are the targets.
             out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
@@ -204,11 +176,10 @@ class Forecaster(
         """
         if y is not None:
             raise OstinatoError("Forecaster.fit: expected no y: the series are the targets too.")
-        return self._fit(
-            lambda data: self._prepare(data, read_panel(X, self)), out, progress, tensorboard
-        )
+        return super().fit(X, out=out, progress=progress, tensorboard=tensorboard)
 
-    def _prepare(self, data: Path, panel: Panel) -> Prepared:
+    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        panel = read_panel(X, self)
         season = self.season or panel.grid.season
         if self.output == "negative-binomial":
             panel.check_counts("output='negative-binomial'")
@@ -260,19 +231,12 @@ class Forecaster(
                 )
         return found
 
-    @property
-    def _distribution(self) -> Distribution:
-        return DISTRIBUTIONS[self.output]
-
     def _predictor(self, calibration: Calibration) -> Predictor:
         return Predictor(
             self.network_,
-            self._distribution,
             self.inputs_.encoding,
             self.resolved("context"),
             self.resolved("horizon"),
-            self.resolved("season"),
-            self.method == "direct",
             self.calendar,
             calibration,
         )
@@ -286,7 +250,7 @@ class Forecaster(
         return Ensemble([
             ForecastNetwork(
                 how.layers(sizes.input_size(season)),
-                self._distribution,
+                DISTRIBUTIONS[self.output],
                 sizes,
                 horizon=self.resolved("horizon") if direct else None,
                 season=season,
@@ -322,7 +286,7 @@ class Forecaster(
                 self.seed,
             ),
             NextValues(device),
-            ValidationBatches(predictor.windows(panel), validation) if validation else None,
+            WindowBatches(predictor.windows(panel), validation) if validation else None,
             f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon {horizon}, "
             f"context {self.resolved('context')}, season {season}; the last steps of "
             f"{facts['held_out']:,} held out for validation",
@@ -339,7 +303,7 @@ class Forecaster(
         some = validation[:: -(-len(validation) // 400)]
         forecast = predictor.forecast(panel, some, None, 200)
         next_step = predictor.forecast(panel, validation, 1, 400)
-        spread = self._distribution.centered
+        spread = self.network_.distribution.centered
         found = calibrate(forecast, next_step, sum(held_out), spread=spread)
         return {"calibration": found._asdict()}
 
@@ -347,7 +311,7 @@ class Forecaster(
 
     @property
     def predictor(self) -> Predictor:
-        """The trained network with what it takes to forecast a panel."""
+        """The trained network, ready to forecast a panel."""
         self._device()  # which checks that the model is fitted
         return self._predictor(Calibration(**self.training_.get("calibration", {})))
 
@@ -481,7 +445,7 @@ class Forecaster(
             refit: train again at each of them, not only at the first.
 
         Returns:
-            the forecasts, to be judged by their ``scores``; the estimator is left as it is.
+            the forecasts, to be scored by their ``scores``; the estimator is left as it is.
         """
         panel = read_panel(X, self)
         season = self.season or panel.grid.season

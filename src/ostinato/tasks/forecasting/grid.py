@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 
 __all__ = ["NOWHERE", "Grid", "Times"]
@@ -54,9 +54,9 @@ class Grid:
     """Regular times: one every so many steps, microseconds, business days or months.
 
     Args:
-        unit: what is counted.
+        unit: the unit of a step.
         n: so many of them are a step.
-        phase: what is left of the number of every step's start after division by ``n``.
+        phase: remainder of the number of every step's start after division by ``n``.
         anchor: where the time of a step lies, in microseconds from the start of the step; of
             months -1 is the last day, -2 the last business day.
         loose: whether a time counts for the step that it falls into, wherever it lies in it.
@@ -319,7 +319,7 @@ def _months(offset: Any) -> int:
 
 
 def _usual(steps: NDArray[np.int64]) -> int:
-    """The commonest distance of times, or what divides them all where it divides too few."""
+    """The commonest distance of times, or the common divisor of all where it divides too few."""
     steps = steps[steps > 0]
     if not len(steps):
         return 1

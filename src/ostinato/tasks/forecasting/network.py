@@ -24,12 +24,12 @@ STEP_FEATURES = 16
 
 
 class Window(NamedTuple):
-    """A batch of windows of series. It holds nothing of the future but what is known ahead.
+    """A batch of windows of series. Of the future it holds only the covariates known ahead.
 
     Attributes:
         past_values: ``(B, C)``, in the units of each window, 0 where missing.
         observed: ``(B, C)``, whether a value was observed.
-        valid: ``(B, C)``, whether the series had begun.
+        valid: ``(B, C)``, whether the series has started.
         future_covariates: known ahead, the calendar first, ``(B, C + A, F)``.
         past_covariates: known up to the present, ``(B, C, P)``.
         static_categories: ``(B, S)``, from 1; 0 for an unknown category.
@@ -296,10 +296,10 @@ class ForecastNetwork(nn.Module):
             observed = window.observed.to(dtype)[..., None]
             past = torch.cat([window.past_covariates, observed], -1)
             parts.append(_span(past, begin - 1, end - 1))
-        begun = _span(valid, begin, end, 1.0)[..., None]  # static covariates are 0 before
-        categories = window.static_categories[:, None] * begun.long()
+        started = _span(valid, begin, end, 1.0)[..., None]  # static covariates are 0 before
+        categories = window.static_categories[:, None] * started.long()
         parts += [embedding(categories[..., k]) for k, embedding in enumerate(self.embeddings)]
-        parts.append(window.static_numbers[:, None] * begun)
+        parts.append(window.static_numbers[:, None] * started)
         return torch.cat(parts, -1)
 
     def _join(self, value: Tensor, fixed: Tensor, lag: Tensor) -> Tensor:
@@ -368,11 +368,18 @@ class Ensemble(nn.Module):
 
     Args:
         members: networks that differ in nothing but their weights.
+
+    Attributes:
+        distribution: the family of predictive distributions.
+        season: steps of a season.
+        direct: whether all steps ahead are forecast simultaneously.
     """
 
     def __init__(self, members: Sequence[ForecastNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.distribution, self.season = members[0].distribution, members[0].season
+        self.direct = members[0].horizon is not None
 
     def __iter__(self) -> Iterator[ForecastNetwork]:
         return (cast(ForecastNetwork, member) for member in self.members)

@@ -1,4 +1,4 @@
-"""A panel: time series on one regular grid, missing values and covariates included."""
+"""A panel, time series on one regular grid, and cutoffs, the times to forecast them from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.errors import DataError
-from ostinato.tasks.forecasting.columns import Columns
 from ostinato.tasks.forecasting.grid import Grid
 
-__all__ = ["Panel", "Series", "Static"]
+__all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", "held_out_steps",
+           "last_cutoffs", "training_cutoffs", "validation_cutoffs"]  # fmt: skip
+
+MAX_VALIDATION = 2000
+"""Windows to validate on, at most."""
 
 Array = NDArray[np.float64]
 Static = str | float
 """A static covariate: a category or a number."""
+
+
+class Columns(NamedTuple):
+    """Which columns of a table are what, by name.
+
+    Attributes:
+        time: of the times; several where they are in parts, such as year and month; or none.
+        id: of the names of the series, or none.
+        target: forecast; several where each is a series.
+        future_covariates: known ahead.
+        past_covariates: known up to the present.
+        static_covariates: constant within a series.
+    """
+
+    time: tuple[str, ...] = ()
+    id: str | None = None
+    target: tuple[str, ...] = ("value",)
+    future_covariates: tuple[str, ...] = ()
+    past_covariates: tuple[str, ...] = ()
+    static_covariates: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        def shown(names: tuple[str, ...] | str) -> str:
+            if isinstance(names, str) or len(names) <= 6:
+                return names if isinstance(names, str) else ", ".join(names)
+            return f"{', '.join(names[:3])}, ... ({len(names):,} columns)"
+
+        parts = {name.replace("_", " "): value for name, value in self._asdict().items() if value}
+        return "; ".join(f"{name}: {shown(value)}" for name, value in parts.items())
 
 
 class Series(NamedTuple):
@@ -95,7 +127,7 @@ class Panel:
 
     @property
     def target(self) -> str:
-        """What is forecast, in a word."""
+        """The name of the forecast column, or value."""
         return self.columns.target[0] if len(self.columns.target) == 1 else "value"
 
     @property
@@ -120,9 +152,9 @@ class Panel:
         return self.with_series(s.until(len(s.values) - left) for s, left in pairs)
 
     def until(self, left: int) -> Panel:
-        """Return what was known ``left`` steps before the end of each series.
+        """Return the panel as it was known ``left`` steps before the end of each series.
 
-        Series that had not begun are left out, and missing values at the ends.
+        Series that start later are left out, and missing values at the ends.
         """
         cut = (s.until(max(0, len(s.values) - left)).trimmed() for s in self.series)
         return self.with_series(s for s in cut if s is not None)
@@ -189,3 +221,80 @@ class Panel:
             Columns(**columns),
             data["categories"],
         )
+
+
+class Cutoff(NamedTuple):
+    """A time to forecast from.
+
+    Attributes:
+        series: number of the series in its panel.
+        length: how many of its values are known.
+    """
+
+    series: int
+    length: int
+
+
+def default_horizon(season: int, panel: Panel) -> int:
+    """Return a season, or 12 without one, but not more than leaves enough to train on."""
+    return min(season if season > 1 else 12, max(1, (panel.longest - 2) // 3))
+
+
+def held_out_steps(panel: Panel, horizon: int, fraction: float | None) -> list[int]:
+    """Return how many steps at the end of each series are held out for validation.
+
+    Args:
+        panel: series.
+        horizon: steps ahead, the least that is held out.
+        fraction: share of each series; None for a tenth, or only the horizon of 50 series or more.
+    """
+    if fraction == 0:
+        return [0] * len(panel)
+    if fraction is None:
+        fraction = 0.1 if len(panel) < 50 else 0.0
+    lengths = [len(series.values) for series in panel.series]
+    return [max(horizon, round(fraction * T)) if 3 * horizon + 2 <= T else 0 for T in lengths]
+
+
+def training_cutoffs(
+    panel: Panel, held_out: Sequence[int], horizon: int, season: int
+) -> list[Cutoff]:
+    """Return all cutoffs whose horizon ends before the held-out steps, a season's past given."""
+    found = []
+    for i, (series, left) in enumerate(zip(panel.series, held_out, strict=True)):
+        T = len(series.values) - left
+        first = max(2, min(season, T // 3))
+        last = T - horizon if T - horizon > first else T - 1
+        found += [Cutoff(i, length) for length in range(first, last + 1)]
+    return found
+
+
+def validation_cutoffs(panel: Panel, held_out: Sequence[int], horizon: int) -> list[Cutoff]:
+    """Return cutoffs whose horizon lies in the held-out steps; of many an even selection."""
+    found = [
+        Cutoff(i, length)
+        for i, (series, left) in enumerate(zip(panel.series, held_out, strict=True))
+        for length in range(len(series.values) - left, len(series.values) - horizon + 1)
+        if left
+    ]
+    return found[:: -(-len(found) // MAX_VALIDATION) or 1]
+
+
+def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cutoff]:
+    """Return cutoffs of each series, ``stride`` steps apart, the last a horizon before its end.
+
+    Raises:
+        DataError: if every series is too short.
+    """
+    found = [
+        Cutoff(i, length)
+        for i, series in enumerate(panel.series)
+        for k in reversed(range(count))
+        if (length := len(series.values) - horizon - k * stride) >= 2
+    ]
+    if not found:
+        raise DataError(
+            f"no series has the {horizon + 2} steps that are needed to forecast {horizon} ahead "
+            "and to compare with the observed values."
+        )
+    return found

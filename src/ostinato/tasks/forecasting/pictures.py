@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.tasks.forecasting.cutoffs import Cutoff
-from ostinato.tasks.forecasting.panel import Panel
+from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.training.pictures import COLOURS, new_axes
 
 FAN = {"95 %": "#cfe3f1", "80 %": "#9fc8e3", "50 %": "#66a8d2"}

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.layers import state_rows
 from ostinato.tasks.forecasting.calibration import Calibration
-from ostinato.tasks.forecasting.cutoffs import Cutoff
-from ostinato.tasks.forecasting.distributions import Distribution, Units
+from ostinato.tasks.forecasting.distributions import Units
 from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
-from ostinato.tasks.forecasting.panel import Panel
+from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.tasks.forecasting.windows import CovariateEncoding, Windows
 
 MAX_ROWS = 8192
@@ -33,23 +32,17 @@ class Predictor:
 
     Args:
         network: the ensemble.
-        distribution: the family that its outputs are parameters of.
         encoding: of covariates.
         context: steps of the past, C.
         horizon: steps ahead that it was trained for.
-        season: steps of a season.
-        direct: whether all steps ahead are forecast simultaneously.
         calendar: whether features of the calendar are read.
         calibration: of its forecasts.
     """
 
     network: Ensemble
-    distribution: Distribution
     encoding: CovariateEncoding
     context: int
     horizon: int
-    season: int
-    direct: bool
     calendar: bool
     calibration: Calibration
 
@@ -60,9 +53,9 @@ class Predictor:
             self.encoding,
             self.context,
             horizon or self.horizon,
-            self.season,
+            self.network.season,
             calendar=self.calendar,
-            centered=self.distribution.centered,
+            centered=self.network.distribution.centered,
         )
 
     def forecast(
@@ -90,39 +83,39 @@ class Predictor:
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
         if not isinstance(num_samples, int) or num_samples < 1:
             raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
-        ahead = horizon or self.horizon
-        if self.direct and ahead > self.horizon:
+        ahead, direct = horizon or self.horizon, self.network.direct
+        if direct and ahead > self.horizon:
             raise OstinatoError(
                 f"Forecaster: horizon={ahead}; the model forecasts {self.horizon} steps "
                 "simultaneously and no more: train it with a longer horizon, or with "
                 "method='autoregressive', which has no limit."
             )
         _check_future_covariates(panel, cutoffs, ahead)
-        windows = self.windows(panel, None if self.direct else ahead)
+        windows = self.windows(panel, None if direct else ahead)
         device = next(self.network.parameters()).device
         network = self.network.eval()
         arrays: list[NDArray[np.float64]] = []
         parts: list[Units] = []
-        size = MAX_WINDOWS if self.direct else max(1, MAX_ROWS // num_samples)
+        size = MAX_WINDOWS if direct else max(1, MAX_ROWS // num_samples)
         with torch.inference_mode():
             for begin in range(0, len(cutoffs), size):
                 some = cutoffs[begin : begin + size]
                 window, _, units = windows.take(some)
                 window = window.to(device)
                 parts.append(units)
-                if self.direct:
+                if direct:
                     p, _ = network(window)
                     arrays.append(p[:, :, :ahead].double().cpu().numpy())
                 else:
                     randoms = [_generator(panel, cutoff, seed) for cutoff in some]
                     arrays.append(sample_paths(network, window, units, num_samples, randoms))
         predictive: Marginals | SamplePaths = (
-            Marginals(self.distribution, np.concatenate(arrays, 1))
-            if self.direct
+            Marginals(network.distribution, np.concatenate(arrays, 1))
+            if direct
             else SamplePaths(np.concatenate(arrays))
         )
         units = Units.concatenate(parts)
-        return Forecast(panel, cutoffs, predictive, units, self.season, self.calibration)
+        return Forecast(panel, cutoffs, predictive, units, network.season, self.calibration)
 
 
 def sample_paths(

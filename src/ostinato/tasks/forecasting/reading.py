@@ -1,31 +1,27 @@
-"""Time series from files, data frames and arrays, onto one grid."""
+"""Time series from files, data frames and arrays: which column is what, then onto one grid."""
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from ostinato.data.columns import IDS, TIMES, names_rows
+from ostinato.data.dates import join_parts, parse_times
 from ostinato.data.formats import read_table
-from ostinato.data.places import Place
-from ostinato.data.tables import Table, is_frame, table_of
+from ostinato.data.lazy import pd
+from ostinato.data.places import Place, paths_of
+from ostinato.data.tables import Table, TableSettings, is_frame, is_missing, table_of
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.columns import (
-    Columns,
-    Resolved,
-    SeriesSettings,
-    resolve,
-    usual_names,
-)
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
-from ostinato.tasks.forecasting.panel import Panel, Series, Static
+from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
 
-__all__ = ["read_panel"]
+__all__ = ["SeriesSettings", "read_panel"]
 
 Array = NDArray[np.float64]
 
@@ -34,6 +30,51 @@ MAX_STEPS = 50_000_000
 
 MAX_CATEGORIES = 200
 """Categories of a past or future covariate, at most."""
+
+# What columns are usually called, in lower case.
+TIME_NAMES = TIMES | {"ds", "when"}
+PART_NAMES = {"month", "day", "hour", "week", "quarter", "year", "period"}  # or a covariate
+ID_NAMES = IDS | {"item", "item_id", "store", "sensor", "name", "key"}
+TARGET_NAMES = {"target", "value", "values", "y", "sales", "demand", "quantity", "observation"}
+YEAR_PARTS = ("month", "quarter", "week", "day")
+CLOCK_PARTS = ("time", "hour", "minute", "second")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SeriesSettings(TableSettings):
+    """How time series are read.
+
+    Args:
+        target: column to forecast; of several, separated by commas, each is a series, and * stands
+            for all numbers; inferred where there is one choice.
+        time: column of the times, or columns of their parts, separated by commas; inferred from
+            names and cells. Without one, rows are steps.
+        id: column of the names of series; inferred where times repeat and there is one choice.
+        future_covariates: columns known ahead, such as prices or holidays, separated by commas.
+        past_covariates: columns known up to the present, separated by commas.
+        static_covariates: columns that are constant within a series, separated by commas.
+        frequency: the step: 15min, h, D, B (business days), W, M, Q, Y, or a number; inferred from
+            the times if not given. Given, times need not lie on a grid: each counts for the step
+            that it falls into, and several for their mean.
+        season: steps of a season; by the frequency if not given.
+        calendar: whether the time of day, week and year are known to the network.
+        day_first: whether 01/02/2020 is in February; inferred from the other dates if not given.
+        series_in_rows: whether each row of a table is a series, named in its first column or that
+            of the id, and each other column a step, as in the tables of the M competitions;
+            inferred if not given.
+    """
+
+    target: str | None = None
+    time: str | None = None
+    id: str | None = None
+    future_covariates: str | None = None
+    past_covariates: str | None = None
+    static_covariates: str | None = None
+    frequency: str | None = None
+    season: int | None = None
+    calendar: bool = True
+    day_first: bool | None = None
+    series_in_rows: bool | None = None
 
 
 def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> Panel:
@@ -59,9 +100,14 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     categories: dict[str, Sequence[str]] = dict(like.categories) if like is not None else {}
     notes: dict[str, None] = {}
     for name, table in _tables(X, settings):
-        found = resolve(table, settings, None if like is None else like.columns)
-        columns, path = first = first or (found.columns, table.path)
-        if found.columns != columns:
+        names = _names_of_rows(table, settings)
+        if names is not None:
+            found, more = Columns(id=table.names[names]), _series_of_rows(table, names, name, notes)
+        else:
+            found, times = _columns(table, settings, None if like is None else like.columns, notes)
+            more = _rows_of(table, found, times, name, categories, notes)
+        columns, path = first = first or (found, table.path)
+        if found != columns:
             raise DataError(f"has other columns than {path}.", path=table.path)
         if like is not None and columns[3:] != like.columns[3:]:
             raise DataError(
@@ -69,7 +115,7 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
                 f"expected {like.columns}, got {columns}.",
                 path=path,
             )
-        rows += _rows_of(table, found, name, categories, notes)
+        rows += more
     if first is None:
         raise OstinatoError("X holds no series.")
     return _on_grid(rows, settings, like, first[0], categories, list(notes))
@@ -80,11 +126,13 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
     if is_frame(X):
         yield "", table_of(X)
         return
-    paths = [X] if isinstance(X, os.PathLike) else X
-    if isinstance(paths, list | tuple) and paths and isinstance(paths[0], os.PathLike):
-        for path in map(Path, paths):
-            table = read_table(path, settings, usual_names(settings))
-            yield path.stem if len(paths) > 1 else "", table
+    if paths := paths_of(X):
+        columns = (settings.target, settings.time, settings.id, settings.future_covariates,
+                   settings.past_covariates, settings.static_covariates)  # fmt: skip
+        names = {name for each in columns if each for name in each.split(",")}
+        names |= TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES  # names that tell a header
+        for path in paths:
+            yield path.stem if len(paths) > 1 else "", read_table(path, settings, names)
         return
     if not pd.api.types.is_list_like(X):
         raise OstinatoError(
@@ -111,6 +159,192 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         yield name, Table(Path(place), pd.DataFrame({"value": values}), line=0)
 
 
+# Which column is what
+
+
+def _columns(
+    table: Table, settings: SeriesSettings, like: Columns | None, notes: dict[str, None]
+) -> tuple[Columns, Times | None]:
+    """What each column is: as set, as in the training data, or else inferred; and all times.
+
+    There are no times where rows are steps.
+    """
+    before = Columns(target=()) if like is None else like
+    taken: set[int] = set()
+
+    def named(names: str | None, known: Sequence[str], what: str) -> list[int]:
+        if names:
+            found = [table.column(n.strip(), what) for n in names.split(",") if n.strip()]
+        else:
+            found = [i for i in map(table.find, known) if i is not None and table.named]
+            found = found if len(found) == len(known) else []
+        taken.update(found)
+        return found
+
+    def free() -> list[int]:
+        return [i for i in range(len(table.names)) if i not in taken]
+
+    future = named(settings.future_covariates, before.future_covariates, "future covariates")
+    past = named(settings.past_covariates, before.past_covariates, "past covariates")
+    static = named(settings.static_covariates, before.static_covariates, "static covariates")
+    every = settings.target == "*"
+    target = [] if every else named(settings.target, before.target, "target")
+    time = named(settings.time, before.time, "times") or _find_time(table, free())
+    taken.update(time)
+    times = _times(table, time, settings.day_first, notes)
+    ids = named(settings.id, [before.id] if before.id else [], "ids of series")
+    ids = ids or _find_id(table, free(), times)
+    taken.update(ids)
+    target = target or _find_target(table, free(), every, like)
+    parts = ([table.names[i] for i in some] for some in (time, target, future, past, static))
+    time_, target_, *covariates = map(tuple, parts)
+    columns = Columns(time_, table.names[ids[0]] if ids else None, target_, *covariates)
+    return columns, times
+
+
+def _find_time(table: Table, free: Sequence[int]) -> list[int]:
+    """Columns of the times: one called so, the first with dates, or parts as year and month."""
+    names = {table.names[i].strip().lower(): i for i in free} if table.named else {}
+    if "year" in names and any(part in names for part in YEAR_PARTS[:3]):
+        parts = ("year", *YEAR_PARTS, *CLOCK_PARTS)
+        return [names[part] for part in parts if part in names]
+    called = table.called(TIME_NAMES | PART_NAMES, free)
+    for column in dict.fromkeys([*called, *free]):
+        some = _cells(table, column).head(200).dropna()
+        times = parse_times(some, day_first=False).times
+        if not len(some) or times.dtype.kind != "M" or np.isnat(times).mean() >= 0.1:
+            continue
+        if column in called or not table.is_numeric(column):
+            days = (times == times.astype("M8[D]")).all()
+            clock = [names[part] for part in CLOCK_PARTS if part in names and names[part] != column]
+            return [column, *clock] if days else [column]
+    sure = table.called(TIME_NAMES, free)
+    numeric = [i for i in called if i in sure or _cells(table, i).is_unique]
+    numeric = [i for i in numeric if table.is_numeric(i)]
+    # A column called a time that cannot be read as one is a mistake, not to be passed over.
+    return numeric[:1] or (sure if len(sure) == 1 else [])
+
+
+def _cells(table: Table, column: int) -> pd.Series:
+    """A column for dates: as the file has it, numbers as numbers."""
+    cells = table.frame.iloc[:, column]
+    return cells if pd.api.types.is_numeric_dtype(cells.dtype) else table.series(column)
+
+
+def _times(
+    table: Table, columns: Sequence[int], day_first: bool | None, notes: dict[str, None]
+) -> Times | None:
+    if not columns:
+        return None
+    name, parts = table.names[columns[0]], {table.names[i]: _cells(table, i) for i in columns}
+    cells = join_parts(parts) if len(parts) > 1 else parts[name]
+    try:
+        times, utc = parse_times(cells, day_first)
+    except OstinatoError as error:
+        raise DataError(f"{name!r}: {error}", path=table.path) from None
+    if times.dtype.kind == "M" and np.isnat(times).any():
+        row = int(np.isnat(times).argmax())
+        raise table.place(row).error(
+            f"{name!r} is {str(cells.iloc[row])!r:.40}, no time; expected a date, as in 2024-01-31 "
+            "or 2024-01-31 12:00, or a whole number."
+        )
+    if utc:
+        notes["times are in UTC, since they have offsets"] = None
+    return times
+
+
+def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int]:
+    """The column of names of series: where times repeat, the one within which they do not."""
+    N = len(table)
+    free = [i for i in free if not table.is_boolean(i)]
+    words = [i for i in free if not table.is_numeric(i)]
+    called = table.called(ID_NAMES, free)
+    if times is not None and len(np.unique(times)) == N:
+        called, words = [i for i in called if i in words], []
+
+    def splits(column: int) -> bool:
+        codes, cells = table.codes(column)
+        if times is None:  # rows of a series stand together
+            return 1 + int((np.diff(codes) != 0).sum()) == len(cells) < N
+        order = np.lexsort((times, codes))
+        again = (np.diff(codes[order]) == 0) & (np.diff(times[order]).astype(np.int64) == 0)
+        return not again.any() and len(cells) < N
+
+    for some in (called, words):
+        found = [i for i in some if splits(i)]
+        if len({len(table.codes(i).cells) for i in found}) > 1:
+            raise DataError(
+                "which column names the series is not clear; name it with id: "
+                f"{table.described()}.",
+                path=table.path,
+            )
+        if found:
+            return found[:1]
+    return []
+
+
+def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns | None) -> list[int]:
+    """The only column of numbers, the one called so, or all of them."""
+    if len(table.names) == 1:
+        return list(free)
+    numbers = [i for i in free if table.is_numeric(i) and not names_rows(table, i)]
+    if every or len(numbers) == 1:
+        return numbers
+    found = table.called(TARGET_NAMES, numbers)
+    if len(found) == 1:
+        return found
+    if like is not None:
+        raise DataError(
+            f"has no column {like.target[0]!r}, which the model forecasts; {table.described()}.",
+            path=table.path,
+        )
+    raise DataError(
+        "which column is to be forecast is not clear; name it with target, or * for all that hold "
+        "numbers, each a series; or, if each row is a series, say so with series_in_rows: "
+        f"{table.described()}.",
+        path=table.path,
+    )
+
+
+# Series of a table
+
+
+def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
+    """The column of names where each row is a series and the other columns its steps; else None.
+
+    Without a setting: if the first column is an id of each row, and the others are numbered.
+    """
+    names = 0 if settings.id is None else table.column(settings.id, "ids of series")
+    named = (settings.target, settings.time, settings.future_covariates, settings.past_covariates,
+             settings.static_covariates)  # fmt: skip
+    if settings.series_in_rows is not None or any(named) or not table.named:
+        return names if settings.series_in_rows else None
+    steps = [re.fullmatch(r"(\D*)(\d+)", n) for i, n in enumerate(table.names) if i != names]
+    numbers = [(step[1], int(step[2])) for step in steps if step is not None]
+    if not numbers or len(numbers) < len(steps):
+        return None
+    prefix, first = numbers[0]
+    counted = numbers == [(prefix, first + k) for k in range(len(numbers))]
+    if not counted or table.is_numeric(names) or len(table.codes(names).cells) < len(table):
+        return None
+    is_id = names_rows(table, names) or table.names[names] == f"{prefix}{first - 1}"
+    return names if is_id else None
+
+
+def _series_of_rows(
+    table: Table, names: int, label: str, notes: dict[str, None]
+) -> Iterator[_Rows]:
+    """Series of a table with one in each row."""
+    steps = [i for i in range(len(table.names)) if i != names]
+    shown = f"{table.names[steps[0]]} to {table.names[steps[-1]]}"
+    notes[f"each row is a series, and its steps are the columns {shown}"] = None
+    values, nothing = table.numbers(steps, missing=True), np.zeros((len(steps), 0))
+    for row, name in enumerate(table.texts(names)):
+        full = "/".join(part for part in (label, name.strip()) if part)
+        times, rows = np.arange(len(steps)), np.full(len(steps), row)
+        yield _Rows(full, times, values[row], nothing, nothing, (), table, rows)
+
+
 class _Rows(NamedTuple):
     """A series before it lies on a grid: its rows in the order of their times."""
 
@@ -130,13 +364,13 @@ class _Rows(NamedTuple):
 
 def _rows_of(
     table: Table,
-    resolved: Resolved,
+    columns: Columns,
+    times: Times | None,
     label: str,
     categories: dict[str, Sequence[str]],
     notes: dict[str, None],
 ) -> Iterator[_Rows]:
     """Series of a table, sorted by time."""
-    columns, times, utc = resolved
     numbers = {name: i for i, name in enumerate(table.names)}
     N = len(table)
     codes, cells = np.zeros(N, np.int64), [""]
@@ -155,8 +389,6 @@ def _rows_of(
     borders = np.flatnonzero(np.diff(codes[order])) + 1
     if times is not None:
         _check_order(table, columns, order, codes, times, notes)
-    if utc:
-        notes["times are in UTC, since they have offsets"] = None
     for rows in np.split(order, borders):
         stamps = np.arange(len(rows)) if times is None else times[rows]
         constant = tuple(values[rows[0]] for values in static)
@@ -182,22 +414,22 @@ def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) 
             path=table.path,
         )
     encoded = np.array([[cell.strip() == each for each in known] for cell in cells], dtype=float)
-    encoded = encoded.reshape(len(cells), len(known))[codes]
-    encoded[table.is_missing(column)] = np.nan
-    return encoded
+    encoded = encoded.reshape(len(cells), len(known))
+    encoded[[is_missing(cell) for cell in cells]] = np.nan
+    return encoded[codes]
 
 
 def _static(table: Table, column: int, ids: NDArray[np.int64]) -> Sequence[Static]:
     """A static covariate, of each row; a `DataError` where it changes within a series."""
-    name, codes = table.names[column], table.codes(column).codes
+    name, (codes, cells) = table.names[column], table.codes(column)
     _, first, which = np.unique(ids, return_index=True, return_inverse=True)
     other = codes != codes[first][which]
     if other.any():
         row = int(other.argmax())
         raise table.place(row).error(
-            f"{name!r} is {table.text(row, column)!r:.40}, and was "
-            f"{table.text(int(first[which[row]]), column)!r:.40}; a static covariate does not "
-            "change within a series."
+            f"{name!r} is {cells[codes[row]]!r:.40}, and was "
+            f"{cells[codes[first[which[row]]]]!r:.40}; a static covariate does not change within "
+            "a series."
         )
     if table.is_numeric(column):
         return list(table.numbers([column])[:, 0].tolist())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ostinato.errors import OstinatoError
-from ostinato.tasks.forecasting.cutoffs import Cutoff
 from ostinato.tasks.forecasting.forecast import Forecast
-from ostinato.tasks.forecasting.panel import Panel, Series
+from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series
 from ostinato.tasks.forecasting.predictor import Predictor
 
 

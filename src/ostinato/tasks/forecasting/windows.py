@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.tasks.forecasting.cutoffs import Cutoff
+from ostinato.data.batches import Epochs
 from ostinato.tasks.forecasting.distributions import Units
 from ostinato.tasks.forecasting.network import Window, WindowSizes
-from ostinato.tasks.forecasting.panel import Panel, Series, Static
+from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static
 
 __all__ = ["CovariateEncoding", "TrainingBatch", "WindowBatches", "Windows"]
 
 Array = NDArray[np.float64]
 
 MAX_CATEGORIES = 1000
-"""Categories of a static covariate that are told apart."""
+"""Categories of a static covariate, at most."""
 
 MAX_DECIMALS = 3
 """Decimals up to which values count as rounded."""
@@ -271,55 +271,58 @@ class TrainingBatch(NamedTuple):
     fresh: bool = True
 
 
-class WindowBatches:
+class WindowBatches(Epochs):
     """Endless batches of windows at random cutoffs of random series.
 
     Args:
-        windows: what they are taken from.
+        windows: of a panel.
         cutoffs: cutoffs, a random selection of which makes an epoch, none of them twice.
         batch_size: windows of a batch.
         max_windows: windows of an epoch, at most.
         seed: of the order.
+
+    Attributes:
+        windows: batches of an epoch.
     """
 
     def __init__(
         self,
         windows: Windows,
         cutoffs: Sequence[Cutoff],
-        batch_size: int,
-        max_windows: int,
-        seed: int,
+        batch_size: int = 256,
+        max_windows: int = 20_000,
+        seed: int = 0,
     ) -> None:
         self._windows = windows
         self._cutoffs = cutoffs
         self._batch_size = batch_size
         self._count = min(max_windows, len(cutoffs))
         self._seed = seed
-        self._position = 0
         self._order: tuple[int, NDArray[np.int64]] | None = None
-
-    @property
-    def windows(self) -> int:
-        """Batches of an epoch."""
-        return -(-self._count // self._batch_size)
+        self.windows = -(-self._count // batch_size)
 
     def next_batch(self) -> TrainingBatch:
         """Return the next batch."""
-        epoch, k = divmod(self._position, self.windows)
+        epoch, k = self._epoch, self._next
         if self._order is None or self._order[0] != epoch:
             random = np.random.default_rng((self._seed % 2**32, epoch))
             order = random.choice(len(self._cutoffs), self._count, replace=False)
             self._order = epoch, order
         rows = self._order[1][k * self._batch_size : (k + 1) * self._batch_size]
-        window, targets, _ = self._windows.take([self._cutoffs[row] for row in rows])
-        self._position += 1
-        steps = len(rows) * (self._windows.context + self._windows.horizon)
-        return TrainingBatch(window, targets, steps, self._position / self.windows)
+        self._advance()
+        passes = (self._epoch * self.windows + self._next) / self.windows
+        return self._batch([self._cutoffs[row] for row in rows], passes)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position."""
-        return {"position": self._position}
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Windows at all cutoffs once, in their order: for evaluation."""
+        for begin in range(0, len(self._cutoffs), self._batch_size):
+            yield self._batch(self._cutoffs[begin : begin + self._batch_size], 0)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a position."""
-        self._position = state["position"]
+    def _batch(self, cutoffs: Sequence[Cutoff], epoch: float) -> TrainingBatch:
+        window, targets, _ = self._windows.take(cutoffs)
+        steps = len(cutoffs) * (self._windows.context + self._windows.horizon)
+        return TrainingBatch(window, targets, steps, epoch)
+
+    def _layout(self) -> dict[str, int]:
+        cutoffs = len(self._cutoffs)
+        return {"cutoffs": cutoffs, "batch_size": self._batch_size, "seed": self._seed}
