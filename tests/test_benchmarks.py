@@ -144,7 +144,7 @@ def test_goals_are_read_off_the_results(bench):
         "training, 1 row x 100 steps, all cells": 2.0,
         "the same, the slowest cell and size": 2.0,
         "half the steps padding, against the better of PyTorch packed and padded": 4.0,
-        "loss at the last of 256 steps, against PyTorch as it comes": 4.0,
+        "loss at the last of 256 steps, against PyTorch with default settings": 4.0,
         "streaming, up to 128 units, against ONNX Runtime": 4 / 1.5,
         "streaming, 256 and 512 units, against ONNX Runtime": 4 / 1.5,
         "the same with int8 weights, against ONNX Runtime in float32": 3.0,
