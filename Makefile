@@ -96,6 +96,7 @@ bench-full: $(PEERS)
 	$(BENCH) benchmarks/speed.py --full --isolation $(HOLD)
 	$(BENCH) benchmarks/end_to_end.py $(TEXT) $(HOLD)
 	$(BENCH) benchmarks/busy.py $(TEXT) $(HOLD)
+	$(BENCH) benchmarks/limits.py $(HOLD)
 	$(BENCH) benchmarks/report.py
 
 FORECASTERS := neuralforecast gluonts

@@ -343,6 +343,8 @@ def page(runs: Sequence[Results]) -> str:
         parts.append(_memory(runs))
     if any(run.get("end_to_end", {}).get("runs") for run in runs):
         parts.append(_end_to_end(runs))
+    if limited := [run for run in runs if run.get("limits")]:
+        parts.append(_limits(limited))
     if runs[0].get("int8_accuracy", {}).get("rows"):
         parts.append(_int8_accuracy(runs[0]["int8_accuracy"]))
     return "\n\n".join(parts) + "\n"
@@ -529,6 +531,45 @@ def _end_to_end(runs: Sequence[Results]) -> str:
     )
 
 
+def _limits(runs: Sequence[Results]) -> str:
+    """The limits of the core, each with its measurement."""
+    found = []
+    for run in runs:
+        limits, parts = run["limits"], []
+        large = _matching(run, "training", cell="lstm", B=32, T=100, H=(256, 512))
+        shares = [
+            share_of_peak(record, run["peak"], best_peer(record, "torch") or "") for record in large
+        ]
+        if mean := geometric_mean(shares):
+            parts.append(
+                f"LSTM of 256 and 512 units: oneDNN's runs at {100 * mean:.0f} % of the peak; a "
+                f"speed-up of more than {1 / mean:.2f} times is impossible."
+            )
+        empty = limits["empty_function"]
+        parts.append(
+            "One row, RNN of 32 units, 100 steps: an empty `torch.autograd.Function` takes "
+            f"{empty['an empty function']:.0f} µs per training step, Ostinato's "
+            f"{empty['ostinato']:.0f} µs."
+        )
+        halves = [value for sizes in limits["half_rows"].values() for value in sizes.values()]
+        parts.append(
+            "Lengths: with half as many rows of full length a training step takes "
+            f"{geometric_mean(halves):.2f} of the time ({min(halves):.2f} to {max(halves):.2f} by "
+            "cell and size). Rows of unequal length with half the steps padding cannot be faster: "
+            "the longest has as many steps as before, and each step has a fixed cost."
+        )
+        rates = ", ".join(f"{rate:.0f} at {size} MB" for size, rate in limits["reads"].items())
+        text = f"Streams with int8 weights: read bandwidth of one core, GB/s by block size: {rates}"
+        for record in _matching(run, "streaming", cell="lstm", H=(256, 512)):
+            if "ostinato int8" in record["contenders"]:
+                size = 8e-6 * record["H"] ** 2
+                rate = 1e-3 * size / median(record, "ostinato int8")
+                text += f"; LSTM of {record['H']} units ({size:.1f} MB per step): {rate:.0f}"
+        parts.append(f"{text}. 32 products take four instructions without VNNI, one with it.")
+        found.append(f"{place(run)}:\n\n" + "\n".join(f"- {part}" for part in parts))
+    return "## Limits\n\n" + "\n\n".join(found)
+
+
 def _int8_accuracy(results: Results) -> str:
     rows = []
     for row in results["rows"]:
@@ -656,7 +697,7 @@ def load(folder: Path) -> list[Results]:
     for each in NAMES:
         run = read(f"full-{each}") or read(f"quick-{each}")
         if run:
-            parts = {name: read(f"{name}-{each}") for name in ("end_to_end", "busy")}
+            parts = {name: read(f"{name}-{each}") for name in ("end_to_end", "busy", "limits")}
             runs.append({**run, **parts, "int8_accuracy": read("int8_accuracy")})
     if not runs:
         raise FileNotFoundError(folder)

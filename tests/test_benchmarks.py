@@ -130,6 +130,11 @@ def results(bench, *, speed=2.0, isa="avx512"):
         "instructions": {"ostinato": "AVX2", "torch": "ATen AVX2, oneDNN Intel AVX2"},
         "memory": {"B": 32, "T": 1000, "H": 256, "kept": kept, "every": 32, "slower": slower},
         "busy": {"ratio_to_one_thread": 0.95},
+        "limits": {
+            "half_rows": {"lstm": {"32": 0.5, "64": 0.72}},
+            "empty_function": {"an empty function": 45.4, "ostinato": 120.0},
+            "reads": {"0.5": 100.0, "2.0": 60.0},
+        },
         "end_to_end": {"runs": [{"cell": "lstm", "contenders": rates}], "model": "hidden_size 8"},
     }
 
@@ -191,7 +196,7 @@ def test_a_page_and_a_picture_come_out(bench, tmp_path):
     folder.mkdir()
     for isa, speed in [("avx512", 2.0), ("avx2", 4.0)]:
         made = results(bench, speed=speed, isa=isa)
-        for part in ("end_to_end", "busy"):
+        for part in ("end_to_end", "busy", "limits"):
             (folder / f"{part}-{isa}.json").write_text(json.dumps(made.pop(part)))
         (folder / f"quick-{isa}.json").write_text(json.dumps(made))
     written = report.write(report.load(folder), tmp_path / "docs")
@@ -207,6 +212,9 @@ def test_a_page_and_a_picture_come_out(bench, tmp_path):
     assert "| LSTM | AVX2, Some CPU | 3 MB (0.4) | 4 MB (0.5) | **0.75** |" in page
     assert "| LSTM | AVX2, Some CPU | 3,000 | 1,000 | **3.00 ×** |" in page
     assert "| torch | ATen AVX2, oneDNN Intel AVX2 | ATen AVX2, oneDNN Intel AVX2 |" in page
+    assert "nothing takes 45 µs a training step, Ostinato's 120 µs" in page
+    assert "of full length a training step takes 0.60 of the time (0.50 to 0.72" in page
+    assert "100 of 0.5 MB, 60 of 2.0 MB" in page
     assert "None" not in page
     assert "nan" not in page
     assert written[1].read_bytes().startswith(b"\x89PNG")
@@ -214,7 +222,7 @@ def test_a_page_and_a_picture_come_out(bench, tmp_path):
 
 def test_what_was_not_measured_is_left_out(bench, tmp_path):
     report, made = bench("report"), results(bench)
-    for part in ("end_to_end", "busy", "memory", "instructions"):
+    for part in ("end_to_end", "busy", "memory", "instructions", "limits"):
         del made[part]
     made["settings"] = [r for r in made["settings"] if r["family"] == "streaming"]
     for record in made["settings"]:

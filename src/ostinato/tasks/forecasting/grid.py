@@ -201,7 +201,8 @@ class Grid:
         if self.anchor >= 0:
             within = months.astype("M8[us]").astype(np.int64) + self.anchor
             return within.astype("M8[us]")
-        last: Stamps = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
+        after = (numbers * self.n + self.phase + 1).astype("M8[M]").astype("M8[D]")
+        last: Stamps = np.subtract(after, np.timedelta64(1, "D"))
         if self.anchor == LAST_BUSINESS_DAY:
             last = np.busday_offset(last, 0, roll="backward")
         return last.astype("M8[us]")

@@ -1,0 +1,160 @@
+"""What keeps the core from its goals: floors that no core of its kind can pass, measured.
+
+    python benchmarks/limits.py [--isa avx2]
+
+- ``half_rows``: the time of a training step of 16 rows beside that of 32, all of 100 steps. Rows of
+  unequal length, half of them padding, cannot take less: the longest still has 100 steps, and each
+  step costs something of its own.
+- ``empty_function``: microseconds of a training step of a layer whose `torch.autograd.Function`
+  computes nothing, 1 row x 100 steps, 32 units, beside that of `ostinato.RNN`.
+- ``reads``: GB/s at which one core adds up the numbers of a block, by its size. A stream reads all
+  its weights at every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import instructions
+import numpy as np
+from speed import RESULTS, machine, usable_cores
+
+CELLS = ("rnn", "lstm", "gru")
+SIZES = (32, 64, 128, 256, 512)
+BLOCKS = (0.5, 2.0, 8.0)  # MB
+
+
+def in_turns(works: dict[Any, Callable[[], object]], turns: int) -> dict[Any, float]:
+    """Median seconds of each, taken in turns after two that do not count."""
+    times: dict[Any, list[float]] = {name: [] for name in works}
+    for turn in range(turns + 2):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def half_rows() -> dict[str, dict[int, float]]:
+    """By cell and size: time of 16 rows over time of 32."""
+    import torch
+
+    import ostinato
+
+    found: dict[str, dict[int, float]] = {cell: {} for cell in CELLS}
+    for cell in CELLS:
+        for H in SIZES:
+            layer = getattr(ostinato, cell.upper())(H, H)
+
+            def step(B: int, layer: Any = layer, H: int = H) -> Callable[[], object]:
+                x, dy = torch.randn(100, B, H, requires_grad=True), torch.randn(100, B, H)
+                return lambda: layer(x)[0].backward(dy)
+
+            times = in_turns({B: step(B) for B in (16, 32)}, max(9, 4000 // H))
+            found[cell][H] = times[16] / times[32]
+    return found
+
+
+def empty_function() -> dict[str, float]:
+    """Microseconds of a training step with all that autograd does, and of ours."""
+    import torch
+    from torch import Tensor
+
+    import ostinato
+
+    class Empty(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, h: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            ctx.save_for_backward(x, h, *weights)
+            return torch.empty_like(x), torch.empty_like(h)
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor, dh: Tensor) -> Any:  # type: ignore[override]
+            return tuple(torch.empty_like(t) for t in ctx.saved_tensors)
+
+    layer = ostinato.RNN(32, 32)
+    weights = list(layer.parameters())
+    x, h = torch.randn(100, 1, 32, requires_grad=True), torch.zeros(1, 1, 32)
+    dy = torch.randn(100, 1, 32)
+    times = in_turns(
+        {
+            "an empty function": lambda: Empty.apply(x, h, *weights)[0].backward(dy),
+            "ostinato": lambda: layer(x)[0].backward(dy),
+        },
+        3000,
+    )
+    return {name: 1e6 * seconds for name, seconds in times.items()}
+
+
+ADDING = """
+typedef int Vector __attribute__((vector_size(32)));
+extern "C" int add_up(const Vector* block, long vectors, long times) {
+    Vector sum[4] = {};
+    while (times--) {
+        for (long i = 0; i < vectors; i += 4) {
+            __builtin_prefetch(block + i + 32);
+            for (int j = 0; j < 4; ++j) sum[j] += block[i + j];
+        }
+        asm volatile("" ::: "memory");
+    }
+    return (sum[0] + sum[1] + sum[2] + sum[3])[0];
+}
+"""
+
+
+def reads() -> dict[float, float]:
+    """GB/s by the size of a block in MB; empty without a C++ compiler."""
+    if shutil.which("g++") is None:
+        return {}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        library = str(Path(folder, "adding.so"))
+        command = ["g++", "-x", "c++", "-", "-O3", "-march=" + instructions.march(), "-shared"]
+        subprocess.run([*command, "-fPIC", "-o", library], input=ADDING, text=True, check=True)
+        add_up = ctypes.CDLL(library).add_up
+        for size in BLOCKS:
+            vectors, times = int(size * 1e6) // 128 * 4, int(40 / size)
+            block = np.ones(8 * (vectors + 1), dtype=np.int32)
+            place = ctypes.c_void_p((block.ctypes.data + 31) // 32 * 32)
+            call = functools.partial(add_up, place, ctypes.c_long(vectors), ctypes.c_long(times))
+            found[size] = 32e-9 * vectors * times / in_turns({size: call}, 100)[size]
+    return found
+
+
+def main() -> None:
+    """Measure all, and write it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--isa", choices=instructions.HELD, help="hold everybody to it")
+    parser.add_argument("--out", type=Path, help="JSON file; results/limits-ISA.json if not given")
+    a = parser.parse_args()
+    instructions.hold(a.isa)
+    import torch
+
+    torch.set_num_threads(usable_cores())
+    results = {
+        "machine": machine(usable_cores()),
+        "half_rows": half_rows(),
+        "empty_function": empty_function(),
+        "reads": reads(),
+    }
+    path = a.out or RESULTS / f"limits-{results['machine']['isa']}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in ("half_rows", "empty_function", "reads"):
+        print(name, json.dumps(results[name]))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
