@@ -212,9 +212,9 @@ def test_a_page_and_a_picture_come_out(bench, tmp_path):
     assert "| LSTM | AVX2, Some CPU | 3 MB (0.4) | 4 MB (0.5) | **0.75** |" in page
     assert "| LSTM | AVX2, Some CPU | 3,000 | 1,000 | **3.00 ×** |" in page
     assert "| torch | ATen AVX2, oneDNN Intel AVX2 | ATen AVX2, oneDNN Intel AVX2 |" in page
-    assert "nothing takes 45 µs a training step, Ostinato's 120 µs" in page
+    assert "takes 45 µs per training step, Ostinato's 120 µs" in page
     assert "of full length a training step takes 0.60 of the time (0.50 to 0.72" in page
-    assert "100 of 0.5 MB, 60 of 2.0 MB" in page
+    assert "100 at 0.5 MB, 60 at 2.0 MB" in page
     assert "None" not in page
     assert "nan" not in page
     assert written[1].read_bytes().startswith(b"\x89PNG")
