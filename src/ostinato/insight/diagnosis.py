@@ -188,7 +188,7 @@ class Diagnosis:
             growth = layer.growth()
             half = growth.half_life
             life = f"half in {half:.1f} steps" if math.isfinite(half) else "does not shrink"
-            yield f"  {layer.name:<18}gradient {layer.size:.2g}, {growth}, {life}"
+            yield f"  {layer.name:<17} gradient {layer.size:.2g}, {growth}, {life}"
         if self.influence is not None:
             yield f"  {'input influence':<18}{self.influence}"
 
