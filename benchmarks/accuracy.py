@@ -36,7 +36,7 @@ class Row:
         name: of the row.
         measured: what came out, in words.
         value: the number to judge by.
-        reach: what is asked of it, in words.
+        reach: the goal, as text.
         reached: whether it does.
         published: what others published, and where.
         seconds: from the files to the figure.
@@ -61,9 +61,9 @@ def row(name: str, reach: str, at: float, published: str = "", less: bool = Fals
 
     def declare(function: Callable[[Path], tuple[float, str, Any]]) -> None:
         def run(data: Path) -> Row:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             value, measured, model = function(data)
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
             reached = value <= at if less else value >= at
             return Row(name, measured, value, reach, reached, published, seconds, repr(model))
 
@@ -100,7 +100,7 @@ def sst2(data: Path) -> Any:
 
 @row("vowels", "96 %", 0.96, "MLSTM-FCN 1.00 (arXiv 1801.04503)")
 def vowels(data: Path) -> Any:
-    """Which of nine speakers said a vowel."""
+    """Nine speakers, told apart by a vowel."""
     files = there(data / "uea-JapaneseVowels")
     model = ostinato.SequenceClassifier().fit(files / "JapaneseVowels_TRAIN.ts")
     value = model.score(files / "JapaneseVowels_TEST.ts")
@@ -115,7 +115,7 @@ def recordings(data: Path) -> list[tuple[Path, str, str, int]]:
 
 
 def digits_right(training: list[Any], test: list[Any]) -> tuple[float, Any]:
-    """The share that is right of some recordings, learnt from others, and the model."""
+    """Train on some recordings; return the accuracy on others, and the model."""
     model = ostinato.SequenceClassifier()
     model.fit([r[0] for r in training], [r[1] for r in training])
     return model.score([r[0] for r in test], [r[1] for r in test]), model
@@ -152,7 +152,7 @@ def mnist(data: Path, **settings: Any) -> Any:
 
 @row("mnist-whole", "98 %", 0.98)
 def mnist_whole(data: Path) -> Any:
-    """One to one: an image at once, no recurrence."""
+    """One to one: a whole image, without recurrence."""
     return mnist(data, image="whole", learning_rate=0.001)
 
 
@@ -411,8 +411,8 @@ def summaries(data: Path, target: str, epochs: float) -> Any:
     papers = [json.loads(line) for line in (files / "test.jsonl").read_text().splitlines() if line]
     random, sums = np.random.default_rng(0), dict.fromkeys(("rouge1", "rouge2", "rougeL"), 0.0)
     for paper in papers:
-        wanted = paper[target] if isinstance(paper[target], list) else [paper[target]]
-        for key, value in rouge(random.choice(paper["source"]), wanted).items():
+        expected = paper[target] if isinstance(paper[target], list) else [paper[target]]
+        for key, value in rouge(random.choice(paper["source"]), expected).items():
             sums[key] += 100 * value / len(papers)
     found += [f"first sentence {shown(first)}", f"a random one {shown(sums)}"]
     return best, f"ROUGE-1/2/L {'; '.join(found)}", model
@@ -457,13 +457,13 @@ def nlvr(data: Path) -> Any:
     flat = np.stack(small).reshape(len(small), -1)
     nearest = [y[((flat[: len(X)] - each) ** 2).sum(1).argmin()] for each in flat[len(X) :]]
     bleu, words = {}, []
-    for name, said in (("network", model.predict(test)), ("nearest image's", nearest)):
-        bleu[name] = sacrebleu.BLEU().corpus_score(said, [truth]).score
-        judged = [judge(text, scene) for text, scene in zip(said, scenes, strict=True)]
-        clear = [found for found in judged if found is not None]
+    for name, captions in (("network", model.predict(test)), ("nearest image's", nearest)):
+        bleu[name] = sacrebleu.BLEU().corpus_score(captions, [truth]).score
+        checked = [judge(text, scene) for text, scene in zip(captions, scenes, strict=True)]
+        clear = [found for found in checked if found is not None]
         words.append(
             f"{name} BLEU {bleu[name]:.1f}, true {percent(np.mean(clear))} of the {len(clear)} of "
-            f"{len(said)} that can be judged"
+            f"{len(captions)} that can be checked"
         )
     return bleu["network"] - bleu["nearest image's"], "; ".join(words), model
 
@@ -611,13 +611,13 @@ def timetable(data: Path) -> Any:
     gaps = days.copy()
     gaps[5 + np.flatnonzero(random.random(290) < 0.1)] = np.nan
     model = ostinato.Forecaster(horizon=12, season=1, context=24).fit(gaps)
-    pasts, wanted = [], []
+    pasts, expected = [], []
     for end in range(60, 90):
         missed = days[:end].copy()
         missed[-2] = np.nan
         pasts += [days[:end], missed]
-        wanted += [days[end : end + 12]] * 2
-    right = np.round(model.predict(pasts)) == np.stack(wanted)
+        expected += [days[end : end + 12]] * 2
+    right = np.round(model.predict(pasts)) == np.stack(expected)
     return float(np.mean(right)), f"days right {percent(np.mean(right))}", model
 
 
@@ -657,7 +657,7 @@ def main() -> None:
         try:
             found = ROWS[name](arguments.data)
         except Missing as missing:
-            print(f"left out: there is no {missing}.")
+            print(f"skipped: {missing} is missing.")
             continue
         print(f"{found.measured} in {clock(found.seconds)}", flush=True)
         done.append(found)

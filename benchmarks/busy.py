@@ -110,7 +110,7 @@ def train_steps(side: str, records: Path, B: int = 32, T: int = 100, H: int = 12
         model.recurrent = ostinato.LSTM(inner.input_size, H, batch_first=True)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(V, (B, T + 1))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with records.open("w", buffering=1, encoding="utf-8") as file:
         step = 0
         while True:
@@ -121,7 +121,7 @@ def train_steps(side: str, records: Path, B: int = 32, T: int = 100, H: int = 12
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
             file.write(json.dumps({"tokens": step * B * T, "seconds": seconds}) + "\n")
 
 
@@ -136,8 +136,8 @@ def stopped(
     running: list[subprocess.Popen[bytes]] = []
     try:
         for command, environment in commands:
-            with (folder / f"{len(running)}.log").open("wb") as said:
-                running.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
+            with (folder / f"{len(running)}.log").open("wb") as log:
+                running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             running[-1].send_signal(signal.SIGSTOP)
         yield running
     finally:
@@ -195,11 +195,11 @@ def take_turns(
                     busy.send_signal(signal.SIGCONT if condition == "busy" else signal.SIGSTOP)
                 for each, process in running:
                     before = read(each.records)
-                    begun = time.perf_counter()
+                    start = time.perf_counter()
                     process.send_signal(signal.SIGCONT)
                     time.sleep(seconds)
                     process.send_signal(signal.SIGSTOP)
-                    took = time.perf_counter() - begun
+                    took = time.perf_counter() - start
                     new = read(each.records)[len(before) :]
                     rates.setdefault(each.name, []).append(rate(new, before[-1][1], took))
     return found
@@ -250,7 +250,7 @@ def show(run: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run every work beside the loops and without them, and write what came of it."""
+    """Run every workload with and without the loops, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("text", type=Path, nargs="?", help="text file to learn")
     parser.add_argument("--works", nargs="+", default=["step"], choices=WORKS)

@@ -1,9 +1,9 @@
-"""How often `diagnose` names a planted fault first, and leaves a healthy network alone.
+"""How often `diagnose` reports a planted fault first, and nothing for a healthy network.
 
     python benchmarks/diagnosis.py [--seeds 3] [--only WORD] [--verbose]
 
-Thirty faults and thirty healthy networks, each on a small task, trained for some seconds by the
-loop that trains everything. Results go to benchmarks/results/diagnosis.json.
+Thirty faults and thirty healthy networks, each on a small task, trained for a few seconds by the
+package's training loop. Results go to benchmarks/results/diagnosis.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ostinato.insight import diagnose
+from ostinato.insight import Diagnosis, diagnose
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
@@ -44,7 +44,7 @@ class Some(NamedTuple):
 
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-"""``(rows, random) -> (x, y)``: examples of a task, drawn anew."""
+"""``(rows, random) -> (x, y)``: random examples of a task."""
 
 
 def adding(T: int) -> Draw:
@@ -137,24 +137,24 @@ def build(task: str, T: int, layer: Callable[[int], Recurrent], pooling: Any) ->
 
 
 class Case(NamedTuple):
-    """A network, perhaps with a fault.
+    """A network with or without a fault.
 
     Attributes:
-        name: what it is.
+        name: name of the case.
         task: of `TASKS`.
         T: steps.
         layer: makes the recurrent layers, of the input size.
-        wanted: ailments that name the fault; none of a healthy one.
-        plant: does the damage.
-        pooling: of a network with one answer.
-        settings: of training.
+        expected: issues that identify the fault; none for a healthy network.
+        plant: introduces the fault.
+        pooling: pooling of a network with a single output.
+        settings: training settings.
     """
 
     name: str
     task: str
     T: int
     layer: Callable[[int], Recurrent]
-    wanted: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
     plant: Callable[[Any], None] = lambda network: None
     pooling: str = "last"
     settings: dict[str, Any] = {}  # noqa: RUF012
@@ -200,7 +200,7 @@ def bias(value: float, block: int | None = None) -> Callable[[Any], None]:
     return plant
 
 
-def twins(network: Any) -> None:
+def tied(network: Any) -> None:
     """All layers above the first have the weights of the second, or both that of the first."""
     stack = network.recurrent
     first = 1 if stack.num_layers > 2 else 0
@@ -248,9 +248,9 @@ FAULTS = [
     Case("forget gate -7, words", "words", 40, lstm(H=64), ("saturated gates",), bias(-7.0, 1)),
     Case("forget gate -10, two layers", "echo", 40, lstm(num_layers=2), ("saturated gates",),
          bias(-10.0, 1)),
-    Case("identical layers, lstm", "echo", 30, lstm(num_layers=3), ("identical layers",), twins),
-    Case("identical layers, gru", "waves", 40, gru(num_layers=4), ("identical layers",), twins),
-    Case("identical layers, rnn", "words", 30, rnn(num_layers=3), ("identical layers",), twins),
+    Case("identical layers, lstm", "echo", 30, lstm(num_layers=3), ("identical layers",), tied),
+    Case("identical layers, gru", "waves", 40, gru(num_layers=4), ("identical layers",), tied),
+    Case("identical layers, rnn", "words", 30, rnn(num_layers=3), ("identical layers",), tied),
     Case("depth 12, sigmoid", "echo", 20, rnn(num_layers=12, nonlinearity="sigmoid"),
          ("vanishing over layers",), settings={"steps": 20}),
     Case("depth 12, gru", "waves", 30, gru(num_layers=12, init="pytorch"),
@@ -315,14 +315,14 @@ class Recorder(Callback):
 
 
 class Endless:
-    """Batches drawn anew."""
+    """Endless random batches."""
 
     def __init__(self, draw: Draw, seed: int) -> None:
         self.draw, self.random = draw, torch.Generator().manual_seed(seed)
         self.windows = 50
 
     def next_batch(self) -> Some:
-        """The next."""
+        """Return the next batch."""
         return Some(*self.draw(32, self.random))
 
     def state_dict(self) -> dict[str, Any]:
@@ -333,14 +333,14 @@ class Endless:
         """Nothing."""
 
 
-def examined(case: Case, seed: int) -> Any:
-    """The diagnosis of a case."""
+def trained_and_diagnosed(case: Case, seed: int) -> Diagnosis:
+    """Train the network of a case and diagnose it."""
     torch.manual_seed(seed)
     network, draw = build(case.task, case.T, case.layer, case.pooling)
     case.plant(network)
     batches, recorder = Endless(draw, 100 + seed), Recorder()
-    asked = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant"}
-    settings = TrainingSettings(**{**asked, **case.settings})
+    defaults = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant"}
+    settings = TrainingSettings(**{**defaults, **case.settings})
     held_out = draw(256, torch.Generator().manual_seed(10_000 + seed))
 
     def validate() -> float:
@@ -359,7 +359,7 @@ def examined(case: Case, seed: int) -> Any:
 
 
 def main() -> None:
-    """Run all cases, and print how many were right."""
+    """Run all cases, and print how many were diagnosed correctly."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
@@ -378,16 +378,16 @@ def main() -> None:
     for kind, case, seed in rows():
         if arguments.only not in case.name:
             continue
-        begun = time.perf_counter()
-        said = examined(case, seed)
-        right = said.first in case.wanted if case.wanted else said.healthy
-        found[kind].append({"case": case.name, "seed": seed, "first": said.first, "right": right})
-        seconds = time.perf_counter() - begun
+        start = time.perf_counter()
+        result = trained_and_diagnosed(case, seed)
+        right = result.first in case.expected if case.expected else result.healthy
+        found[kind].append({"case": case.name, "seed": seed, "first": result.first, "right": right})
+        seconds = time.perf_counter() - start
         mark = "yes" if right else "NO "
-        all_said = ", ".join(f.ailment for f in said.findings) or "healthy"
-        print(f"{mark} {case.name:<32}seed {seed}  {all_said}  ({seconds:.1f} s)", flush=True)
+        issues = ", ".join(f.issue for f in result.findings) or "healthy"
+        print(f"{mark} {case.name:<32}seed {seed}  {issues}  ({seconds:.1f} s)", flush=True)
         if arguments.verbose or not right:
-            print("    " + str(said).replace("\n", "\n    "), flush=True)
+            print("    " + str(result).replace("\n", "\n    "), flush=True)
     for kind, all_of in found.items():
         if all_of:
             right = sum(each["right"] for each in all_of)

@@ -25,7 +25,7 @@ def absence() -> str | None:
     """Why a loop with Eigen cannot be measured; None if it can."""
     if not HEADERS.is_dir():
         return f"Eigen is not in {HEADERS} (Debian's libeigen3-dev): its loop takes no part."
-    return None if COMPILER else "There is no C++ compiler: the loop with Eigen takes no part."
+    return None if COMPILER else "No C++ compiler found: skipping the loop with Eigen."
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Characters learnt a second: `ostinato train text` beside the same model in plain PyTorch.
+"""Training speed in characters per second: `ostinato train text` and the same model in PyTorch.
 
     python benchmarks/end_to_end.py book.txt        any text; without one, Python's own sources
     python benchmarks/end_to_end.py --isa avx2      both held to AVX2
@@ -70,8 +70,8 @@ def take_turns(
     try:
         for name, (command, records) in sides.items():
             log = folder / f"{name}.log"
-            with log.open("wb") as said:
-                running[name] = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+            with log.open("wb") as out:
+                running[name] = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
             while not (records.exists() and records.stat().st_size):
                 time.sleep(0.1)
                 if running[name].poll() is not None:
@@ -132,7 +132,7 @@ def main() -> None:
     a = parser.parse_args()
     instructions.hold(a.isa)
     if a.text is not None and not a.text.is_file():
-        print(f"{a.text}: there is no such file; nothing is measured end to end.")
+        print(f"{a.text}: no such file; skipping the end-to-end measurement.")
         return
     settings = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
     keys = ("hidden_size", "dropout", "window", "batch_size")

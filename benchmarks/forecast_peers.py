@@ -2,9 +2,9 @@
 
     PYTHON benchmarks/forecast_peers.py NAME PROBLEM.json ANSWER.json
 
-It runs under the Python of an environment that has the library, and imports nothing else of here.
-A problem is series, how much of each may be learnt from, and the moments to forecast from; an
-answer is the quantiles 0.1, 0.5 and 0.9 of every step, and seconds.
+Runs under the Python of an environment with the library, and imports no other module from here. A
+problem holds series, the number of training steps of each, and the cutoffs to forecast from; an
+answer holds the quantiles 0.1, 0.5 and 0.9 of every step, and seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
 
 
 class Problem:
-    """What is to be learned and forecast.
+    """Series to train on and forecast.
 
     Args:
         path: a JSON file with series, their starts, learnt (steps of each to learn from), moments
@@ -57,12 +57,12 @@ def ostinato(problem: Problem) -> Answer:
         str(i): values[:learnt]
         for i, (values, learnt) in enumerate(zip(problem.series, problem.learnt, strict=True))
     }
-    begun = time.perf_counter()
+    start = time.perf_counter()
     model = Forecaster(horizon=problem.ahead, season=problem.season, seed=problem.seed).fit(known)
     learnt = time.perf_counter()
     pasts = [problem.series[i][:now] for i, now in problem.moments]
     found = model.predict_quantiles(pasts, LEVELS)
-    return found, learnt - begun, time.perf_counter() - learnt
+    return found, learnt - start, time.perf_counter() - learnt
 
 
 def neuralforecast_lstm(problem: Problem) -> Answer:
@@ -91,7 +91,7 @@ def neuralforecast_lstm(problem: Problem) -> Answer:
 
     known = zip(problem.series, problem.starts, problem.learnt, strict=True)
     learning = table([(f"{i:05}", s, v[:n]) for i, (v, s, n) in enumerate(known)])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     short = min(problem.learnt) < 3 * problem.ahead  # what it reads
     model = LSTM(
         h=problem.ahead,
@@ -110,7 +110,7 @@ def neuralforecast_lstm(problem: Problem) -> Answer:
     said = forecaster.predict(df=table(pasts)).sort_values(["unique_id", "ds"])
     found = said[["LSTM-lo-80", "LSTM-median", "LSTM-hi-80"]].to_numpy()
     found = found.reshape(len(pasts), problem.ahead, 3)
-    return found, learnt - begun, time.perf_counter() - learnt
+    return found, learnt - start, time.perf_counter() - learnt
 
 
 def gluonts_deepar(problem: Problem) -> Answer:
@@ -127,7 +127,7 @@ def gluonts_deepar(problem: Problem) -> Answer:
 
     known = zip(problem.series, problem.starts, problem.learnt, strict=True)
     learning = data([(start, values[:n]) for values, start, n in known])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     estimator = DeepAREstimator(
         freq=problem.frequency, prediction_length=problem.ahead, trainer_kwargs=QUIET
     )
@@ -137,7 +137,7 @@ def gluonts_deepar(problem: Problem) -> Answer:
     found = np.stack(
         [np.stack([said.quantile(q) for q in LEVELS], -1) for said in predictor.predict(asked)]
     )
-    return found, learnt - begun, time.perf_counter() - learnt
+    return found, learnt - start, time.perf_counter() - learnt
 
 
 PEERS: dict[str, tuple[str, Callable[[Problem], Answer]]] = {

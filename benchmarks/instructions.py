@@ -49,7 +49,7 @@ def hold(isa: str | None) -> None:
 
 
 def march() -> str:
-    """What a C++ compiler is told, ``-march=...``, for the instruction set of this process."""
+    """Return the ``-march=...`` of a C++ compiler for the instruction set of this process."""
     held = os.environ.get("OSTINATO_ISA", "")
     return held if held in ("x86-64", "x86-64-v3") else "native"
 
@@ -94,16 +94,16 @@ def in_use() -> dict[str, str]:
     from ostinato import _core
 
     found = {"ostinato": NAMES[LABELS.get(_core.instruction_set(), "generic")]}
-    said = _run("torch", ONEDNN_VERBOSE="1", MKL_VERBOSE="1")
-    mkl = _after(r"^MKL_VERBOSE .*architecture (.*?),? Lnx", said)
+    output = _run("torch", ONEDNN_VERBOSE="1", MKL_VERBOSE="1")
+    mkl = _after(r"^MKL_VERBOSE .*architecture (.*?),? Lnx", output)
     parts = {
-        "ATen": _after(r"^aten (\w+)", said),
-        "oneDNN": _after(r"^onednn_verbose.*cpu,isa:([^\n]*)", said),
+        "ATen": _after(r"^aten (\w+)", output),
+        "oneDNN": _after(r"^onednn_verbose.*cpu,isa:([^\n]*)", output),
         # On other CPUs than Intel's it does not say more than the family.
         "MKL": mkl.removesuffix(" enabled processors") if "enabled" in mkl else "does not say",
     }
     found["torch"] = "; ".join(f"{name}: {isa}" for name, isa in parts.items() if isa)
-    found["torch.compile"] = f"vectors {_after(r'^inductor (.*)', said)}, -march={march()}"
+    found["torch.compile"] = f"vectors {_after(r'^inductor (.*)', output)}, -march={march()}"
     if HAS_JAX:
         found["jax"] = _xla()
     if HAS_ONNX_RUNTIME:

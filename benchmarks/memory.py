@@ -1,11 +1,11 @@
-"""What a training step keeps between forward and backward, beside torch.nn.
+"""Measure the memory that a training step keeps between forward and backward, and torch.nn's.
 
     python benchmarks/memory.py
 
-By how much the resident memory of a process of its own grows over a forward pass, outputs
-included, whoever holds it and however: warm, with freed memory given back to the system first. And
-with a state kept only every so many steps; what such a step costs in time beside one that keeps
-all, processor time of one thread, the median of seven pairs.
+Measured as the growth of the resident memory of a separate process over a forward pass, including
+outputs: after a warm-up, with freed memory returned to the system first. Also with a state kept
+only every so many steps, and the processor time of such a step relative to one that keeps all: of
+one thread, the median of seven pairs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def kept(library: str, cell: str) -> int:
     layer = getattr(importlib.import_module(name), cell.upper())(H, H, **more)
     x = torch.randn(T, B, H, requires_grad=True)
     cotangent = torch.randn(T, B, H)
-    for _ in range(2):  # what is kept for good is there after the first
+    for _ in range(2):  # permanent allocations happen in the first
         for tensor in (x, *layer.parameters()):
             tensor.grad = None
         before = resident()
@@ -71,15 +71,15 @@ def time_ratio(cell: str) -> float:
 
     def seconds(every: int | None) -> float:
         layer.checkpoint_every = every
-        begun = time.thread_time()
+        start = time.thread_time()
         layer(x)[0].backward(cotangent)
-        return time.thread_time() - begun
+        return time.thread_time() - start
 
     return statistics.median(seconds(EVERY) / seconds(None) for _ in range(7))
 
 
 def measure() -> dict[str, Any]:
-    """Bytes by cell and library, each in a process of its own; empty where none can be told."""
+    """Measure bytes by cell and library, each in a separate process; empty if unsupported."""
     if not STATUS.exists():
         return {}
     found: dict[str, dict[str, int]] = {}

@@ -72,7 +72,7 @@ class Contender:
         flush: whether PyTorch flushes denormal numbers meanwhile.
         tolerance: by how much its results may differ.
         note: which variant it is, or by which path it runs.
-        steps: how many a call takes, where the time of one is wanted.
+        steps: how many a call takes, if the time of one step is measured.
     """
 
     name: str
@@ -117,7 +117,7 @@ def contenders(setting: Setting, threads: int, *, thorough: bool = True) -> list
     return groups
 
 
-# PyTorch and Ostinato, whose layers are called alike
+# PyTorch and Ostinato, whose layers have the same interface
 
 
 def _layer(library: Any, kind: str, setting: Setting, problem: Problem) -> Any:
@@ -153,7 +153,7 @@ def _module(
     run: Callable[..., Any] | None = None,
     **rest: Any,
 ) -> Contender:
-    """A layer over a sequence; ``route`` says how it is told lengths, ``run`` stands in for it."""
+    """A layer over a sequence; ``route``: how lengths are passed, ``run``: replaces the call."""
     run = layer if run is None else run
     x = torch.from_numpy(problem.x).requires_grad_(setting.input_grad)
     cotangent = torch.from_numpy(problem.cotangent)
@@ -371,8 +371,8 @@ def _jax_scans(setting: Setting, problem: Problem, thorough: bool) -> list[Conte
             return y[-1] if setting.family == "last" else y
 
         def train(w: Any, x: Any, cotangent: Any) -> Any:
-            wanted = (w, x) if setting.input_grad else (w,)
-            y, pull = jax.vjp(lambda w, x=x: forward(w, x), *wanted)
+            leaves = (w, x) if setting.input_grad else (w,)
+            y, pull = jax.vjp(lambda w, x=x: forward(w, x), *leaves)
             return y, pull(cotangent)
 
         compiled = jax.jit(train if setting.is_training else forward)

@@ -68,7 +68,7 @@ def main() -> None:
     ]
     optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
     model.train()
-    step, seen, begun = 0, 0, time.perf_counter()
+    step, seen, start_time = 0, 0, time.perf_counter()
     with a.out.open("w", buffering=1, encoding="utf-8") as records:
         while True:
             state = None
@@ -84,7 +84,7 @@ def main() -> None:
                 optimizer.step()
                 state = detached(state)
                 step, seen = step + 1, seen + y.numel()
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - start_time
                 record = {"step": step, "loss": loss.item(), "tokens": seen, "seconds": seconds}
                 records.write(json.dumps(record) + "\n")
 

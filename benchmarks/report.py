@@ -1,11 +1,10 @@
-"""The table, the picture and the page, all from the JSON that was measured.
+"""Write the table, the plot and the page from the measured results.
 
     python benchmarks/report.py                     docs/performance.md and docs/performance.png
     python benchmarks/report.py --results FOLDER --docs FOLDER
 
-Results stand in a file for each instruction set, ``full-avx2.json`` say, and side by side on the
-page; ``quick-avx2.json`` where there is no other. With them go ``end_to_end-avx2.json`` and
-``busy-avx2.json``, and ``int8_accuracy.json``.
+Results are in one file per instruction set, such as ``full-avx2.json`` or, if it is missing,
+``quick-avx2.json``, with ``end_to_end-avx2.json``, ``busy-avx2.json`` and ``int8_accuracy.json``.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ Results = dict[str, Any]
 
 FAMILIES = {
     "training": "Training step: forward and backward, a loss at every step",
-    "inference": "Inference: forward alone",
-    "lengths": "Unequal lengths: a training step where half the steps are padding",
-    "last": "Loss at the last step alone: a training step",
-    "streaming": "Streaming: one step a call, one row",
+    "inference": "Inference: forward only",
+    "lengths": "Training step with unequal lengths: half the steps are padding",
+    "last": "Training step with the loss at the last step only",
+    "streaming": "Streaming: one step per call, one row",
 }
-DISTURBED = "Other processes took more than a twentieth of the machine; measure these again"
+DISTURBED = "Other processes used more than a twentieth of the machine; to be measured again"
 LOOP = " loop"
 """The end of a contender's name whose loop over the steps of a stream is in C++."""
 CELL_NAMES = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -48,15 +47,15 @@ def median(record: Record, name: str = "ostinato") -> float:
 
 
 def peers(record: Record) -> list[str]:
-    """Everybody but Ostinato, and but loops in C++, which are compared with one another alone."""
+    """The contenders other than Ostinato, without C++ loops, which are compared separately."""
     names = record["contenders"]
     return [n for n in names if not n.startswith("ostinato") and not n.endswith(LOOP)]
 
 
 def best_peer(record: Record, among: str = "") -> str | None:
     """The fastest of the peers whose name begins with ``among``."""
-    everybody = record["contenders"] if among.endswith(LOOP) else peers(record)
-    names = [name for name in everybody if name.startswith(among)]
+    contenders = record["contenders"] if among.endswith(LOOP) else peers(record)
+    names = [name for name in contenders if name.startswith(among)]
     return min(names, key=lambda name: median(record, name), default=None)
 
 
@@ -95,7 +94,7 @@ def geometric_mean(numbers: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is aimed at with AVX2 and with AVX-512, and how it is read off the results."""
+    """Goals with AVX2 and AVX-512, and how to compute them from the results."""
 
     what: str
     avx2: float
@@ -133,35 +132,35 @@ def place(results: Results) -> str:
     return f"{NAMES[isa(results)]}, {results['machine']['cpu']}"
 
 
-def _matching(results: Results, family: str, **wanted: Any) -> list[Record]:
+def _matching(results: Results, family: str, **filters: Any) -> list[Record]:
     def fits(record: Record) -> bool:
         return record["family"] == family and all(
             record[key] in (value if isinstance(value, tuple) else (value,))
-            for key, value in wanted.items()
+            for key, value in filters.items()
         )
 
     return [record for record in results["settings"] if fits(record)]
 
 
 def _mean_speed_up(
-    family: str, among: str = "", ours: str = "ostinato", **wanted: Any
+    family: str, among: str = "", ours: str = "ostinato", **filters: Any
 ) -> Callable[[Results], float | None]:
     return lambda results: geometric_mean(
-        speed_up(record, among, ours) for record in _matching(results, family, **wanted)
+        speed_up(record, among, ours) for record in _matching(results, family, **filters)
     )
 
 
-def _least_speed_up(family: str, **wanted: Any) -> Callable[[Results], float | None]:
+def _least_speed_up(family: str, **filters: Any) -> Callable[[Results], float | None]:
     def least(results: Results) -> float | None:
-        found = [speed_up(record) for record in _matching(results, family, **wanted)]
+        found = [speed_up(record) for record in _matching(results, family, **filters)]
         return min((each for each in found if each is not None), default=None)
 
     return least
 
 
-def _mean_share(family: str, **wanted: Any) -> Callable[[Results], float | None]:
+def _mean_share(family: str, **filters: Any) -> Callable[[Results], float | None]:
     def share(results: Results) -> float | None:
-        records = _matching(results, family, **wanted)
+        records = _matching(results, family, **filters)
         mean = geometric_mean(share_of_peak(record, results["peak"]) for record in records)
         return None if mean is None else 100 * mean
 
@@ -183,7 +182,7 @@ def _against_one_thread(results: Results) -> float | None:
 
 
 def memory_ratio(results: Results) -> float | None:
-    """What a training step keeps as a share of what torch.nn's does, of the worst cell."""
+    """Memory that a training step keeps, as a share of torch.nn's, for the worst cell."""
     kept = results.get("memory", {}).get("kept", {}).values()
     return max((each["ostinato"] / each["torch.nn"] for each in kept), default=None)
 
@@ -214,7 +213,7 @@ GOALS = [
         _MEAN("lengths", "torch"),
     ),
     Goal(
-        "loss at the last of 256 steps, against PyTorch as it comes",
+        "loss at the last of 256 steps, against PyTorch with default settings",
         10.0,
         10.0,
         lambda results: geometric_mean(
@@ -258,7 +257,7 @@ GOALS = [
     Goal("`ostinato train text`, LSTM, against plain PyTorch", 1.5, 1.5, _against_plain("lstm")),
     Goal("`ostinato train text`, GRU, against plain PyTorch", 2.5, 2.5, _against_plain("gru")),
 ]
-"""What is aimed at: times the best peer of the same run, geometric means, unless it says so."""
+"""Goals: times the speed of the best peer of the same run, as geometric means."""
 
 
 # The terminal
@@ -276,7 +275,7 @@ def duration(seconds: float) -> str:
 
 
 def heading(results: Results) -> str:
-    """What it was measured on, and the columns of `line`."""
+    """The machine, and the columns of `line`."""
     columns = f"{'':34}{'ostinato':>10}  {'of peak':>7}  {'speed-up':>8}  peers"
     return f"{described(results)}\n\n{columns}"
 
@@ -358,15 +357,15 @@ def _introduction(runs: Sequence[Results]) -> str:
         "# Performance\n\n"
         "![Speed-up over the best peer by instruction set, cell and size](performance.png)\n\n"
         f"Measured on:\n\n{measured}\n\n"
-        "`make bench` measures the most telling settings again in some minutes, `make bench-full` "
-        "all of them; `ISA=avx2` holds everybody to AVX2 on a CPU that has more. A number on "
-        "another machine will differ; that is what the commands are for."
+        "`make bench` repeats the most important measurements in a few minutes, `make bench-full` "
+        "all of them; `ISA=avx2` restricts all contenders to AVX2 on a CPU with AVX-512. Numbers "
+        "differ between machines."
     )
 
 
 def _measured_on(run: Results) -> str:
     served = sorted({r["contenders"]["ostinato"]["note"] for r in run["settings"] if _served(r)})
-    path = f" Ostinato ran by the path `{'`, `'.join(served)}`." if served else ""
+    path = f" Ostinato used the path `{'`, `'.join(served)}`." if served else ""
     return described(run).replace("\n", "\n  ") + path
 
 
@@ -378,9 +377,9 @@ def _served(record: Record) -> bool:
 def _goals(runs: Sequence[Results]) -> str:
     head, *rows = goal_rows(runs)
     return (
-        "## Goals and what was measured\n\n"
+        "## Goals and measurements\n\n"
         "Times the speed of the best peer of the same run, as a geometric mean over cells and "
-        "sizes, unless it says otherwise.\n\n" + _table(head, rows, "-" + "r" * (len(head) - 1))
+        "sizes, unless stated otherwise.\n\n" + _table(head, rows, "-" + "r" * (len(head) - 1))
     )
 
 
@@ -389,8 +388,8 @@ def _instructions(runs: Sequence[Results]) -> str:
     names = list(dict.fromkeys(name for run in asked for name in run["instructions"]))
     rows = [[name, *(run["instructions"].get(name, "") for run in asked)] for name in names]
     return (
-        "Instructions that each one ran with, as the libraries say themselves (XLA: as the code "
-        "shows that it wrote). PyTorch's LSTM is oneDNN's, its GRU and RNN are products by MKL.\n\n"
+        "Instruction sets used, as reported by the libraries (XLA: as found in the code it "
+        "generated). PyTorch's LSTM is oneDNN's; its GRU and RNN use matrix products of MKL.\n\n"
         + _table(["", *map(place, asked)], rows, "-" * (1 + len(asked)))
     )
 
@@ -399,32 +398,30 @@ def _method(runs: Sequence[Results]) -> str:
     parts = [
         "## How it is measured",
         "- All contenders get the same weights, inputs and gradients, and must agree in outputs "
-        "and gradients before anybody is timed (float32 to 2e-4 of the largest element, int8 to "
+        "and gradients before timing (float32 to 2e-4 of the largest element, int8 to "
         "5e-2).\n"
-        "- They take turns in one process, in an order drawn anew every round, all on the same "
-        "cores. Before each turn the process waits until no idle thread of the one before spins, "
-        "and then wakes caches and threads with calls that are not timed. The numbers are medians; "
-        "quartiles stand in the JSON.\n"
-        "- PyTorch runs as it comes, with denormal numbers flushed, and in `make bench-full`, "
-        "where a sequence has 100 steps, by `torch.compile`, whose compilation is not timed. "
-        "That breaks its graph at a recurrent layer and calls the same operation of ATen. Let "
-        "to, it unrolls the steps, and compiles for minutes where there are 100: GRU and RNN of "
-        "64 and 256 units in a batch get the better of this and of ten steps compiled as one "
-        "graph and called ten times; an LSTM so unrolled is half as fast as the operation, "
-        "oneDNN's.\n"
-        "- JAX runs `lax.scan` under `jit` and gets the best of: the input projected ahead of "
-        "the loop, unrolled 1, 4 or 8 times, or within it. ONNX Runtime runs its own recurrent "
-        "nodes and gets the best of one or all threads, and for streams of plain calls or bound "
-        "memory.\n"
-        "- A step of a stream is called from Python. Beside it stands the time of a step in a loop "
-        "in C++ over 256 of them: Ostinato's, and one with Eigen as RTNeural has it (sizes known "
-        "to the compiler, `-O3 -ffast-math`), which gets the better of a product for each gate and "
-        "one for all. Those two are compared with each other alone.\n"
-        "- The input is as wide as the hidden state. `dx` means that it needs a gradient as well.\n"
-        "- FLOP are those of the matrix products: `2 GH (I + H)` a step and row forward, the same "
-        "for the gradients of the weights, and for those of state and input as far as needed; no "
-        "padding. The peak is that of a loop of fused multiply-adds on registers alone, on as many "
-        "threads at the same time, with the instructions that Ostinato runs with.",
+        "- They take turns in one process, in a new random order every round, all on the same "
+        "cores. Before each turn the process waits until no idle thread of the previous contender "
+        "spins, and then warms up caches and threads with untimed calls. The numbers are medians; "
+        "quartiles are in the JSON files.\n"
+        "- PyTorch runs with default settings, with denormal numbers flushed, and in `make "
+        "bench-full`, for sequences of 100 steps, with `torch.compile`, whose compilation is not "
+        "timed. It breaks the graph at a recurrent layer and calls the same ATen operation. With "
+        "`allow_rnn` it unrolls the steps, and compiles 100 of them for minutes: for GRU and RNN "
+        "of 64 and 256 units in a batch the faster of this and of ten steps compiled as one graph "
+        "and called ten times is shown; an unrolled LSTM is half as fast as oneDNN's operation.\n"
+        "- JAX runs `lax.scan` under `jit`; shown is the best of projecting the input ahead of the "
+        "loop, unrolled 1, 4 or 8 times, or within it. ONNX Runtime runs its own recurrent nodes; "
+        "shown is the best of one or all threads, and for streams of plain calls or bound memory.\n"
+        "- A step of a stream is called from Python. Beside it is the time of a step in a C++ loop "
+        "over 256 steps: Ostinato's, and one with Eigen like RTNeural's (sizes known to the "
+        "compiler, `-O3 -ffast-math`), the faster of one product for each gate and one for all. "
+        "These two are compared only with each other.\n"
+        "- The input is as wide as the hidden state. `dx`: its gradient is computed as well.\n"
+        "- FLOP are those of matrix products: `2 GH (I + H)` per step and row forward, the same "
+        "for the gradients of the weights, and for those of state and input if computed; without "
+        "padding. The peak is that of a loop of fused multiply-adds on registers, on the same "
+        "number of threads and with the same instruction set as Ostinato.",
     ]
     for run in runs:
         parts[1] += "".join(f"\n- {place(run)}: {each}" for each in _remarks(run))
@@ -438,8 +435,8 @@ def _remarks(run: Results) -> list[str]:
     if run.get("isolation"):
         ratios = [each["in_turns"] / each["alone"] for each in run["isolation"]]
         found.append(
-            "taking turns costs nobody anything to speak of: beside a process of its own, a "
-            f"contender took {min(ratios):.2f} to {max(ratios):.2f} times as long, in the median "
+            "taking turns has little influence: compared with a separate process, a "
+            f"contender took {min(ratios):.2f} to {max(ratios):.2f} times as long, median "
             f"{sorted(ratios)[len(ratios) // 2]:.2f} ({len(ratios)} cases)."
         )
     if disturbed := [f"`{r['name']}`" for r in run["settings"] if is_disturbed(r)]:
@@ -500,13 +497,13 @@ def _memory(runs: Sequence[Results]) -> str:
             rows.append([CELL_NAMES[cell], place(run), *each, f"{found['slower'][cell]:.2f} ×"])
     shape = f"{found['B']} rows × {found['T']:,} steps, {found['H']} units"
     return (
-        "## Memory: what a training step keeps\n\n"
-        f"Between forward and backward, outputs included, of {shape}; in brackets, bytes a step, "
-        "row and unit. By how much the resident memory of a process of its own grows over the "
-        "forward pass, the second time (`benchmarks/memory.py`). At the end, layers with "
-        f"`checkpoint_every={found['every']}`, which compute what lies between again in backward: "
-        "the same gradients, to the last bit; and the processor time of their step beside that of "
-        "a layer that keeps all.\n\n"
+        "## Memory of a training step\n\n"
+        f"Memory kept between forward and backward, including outputs, for {shape}; in brackets, "
+        "bytes per step, row and unit. Measured as the growth of the resident memory of a separate "
+        "process over its second forward pass (`benchmarks/memory.py`). On the right, layers with "
+        f"`checkpoint_every={found['every']}`, which compute the steps between again in backward, "
+        "with the same gradients to the last bit; and the processor time of their step relative to "
+        "that of a layer without checkpoints.\n\n"
         + _table(
             ["cell", "", "ostinato", "torch.nn", "ratio", "with checkpoints", "their time"],
             rows,
@@ -525,17 +522,17 @@ def _end_to_end(runs: Sequence[Results]) -> str:
             numbers.append(f"**{rates[0] / rates[1]:.2f} ×**")
             rows.append([CELL_NAMES[each["cell"]], place(run), *numbers])
     return (
-        "## End to end: learning a text\n\n"
-        "Characters learnt a second by `ostinato train text` with "
-        f"`examples/shakespeare.toml` ({model}), metrics and checkpoints included, and "
-        "by a plain PyTorch script with the same model, batches and optimizer "
+        "## End to end: training on a text\n\n"
+        "Training characters per second of `ostinato train text` with "
+        f"`examples/shakespeare.toml` ({model}), including metrics and checkpoints, and "
+        "of a plain PyTorch script with the same model, batches and optimizer "
         "(`benchmarks/end_to_end.py`). Two processes take turns.\n\n"
         + _table(["cell", "", "ostinato", "plain script", "speed-up"], rows, "--rrr")
     )
 
 
 def _limits(runs: Sequence[Results]) -> str:
-    """What stands between the core and its goals, each with its measurement."""
+    """The limits of the core, each with its measurement."""
     found = []
     for run in runs:
         limits, parts = run["limits"], []
@@ -545,32 +542,32 @@ def _limits(runs: Sequence[Results]) -> str:
         ]
         if mean := geometric_mean(shares):
             parts.append(
-                f"An LSTM of 256 and 512 units: oneDNN's runs at {100 * mean:.0f} % of the peak; "
-                f"nothing could be more than {1 / mean:.2f} times as fast."
+                f"LSTM of 256 and 512 units: oneDNN's runs at {100 * mean:.0f} % of the peak; a "
+                f"speed-up of more than {1 / mean:.2f} times is impossible."
             )
         empty = limits["empty_function"]
         parts.append(
-            "One row, an RNN of 32 units, 100 steps: a `torch.autograd.Function` that computes "
-            f"nothing takes {empty['an empty function']:.0f} µs a training step, Ostinato's "
+            "One row, RNN of 32 units, 100 steps: an empty `torch.autograd.Function` takes "
+            f"{empty['an empty function']:.0f} µs per training step, Ostinato's "
             f"{empty['ostinato']:.0f} µs."
         )
         halves = [value for sizes in limits["half_rows"].values() for value in sizes.values()]
         parts.append(
             "Lengths: with half as many rows of full length a training step takes "
             f"{geometric_mean(halves):.2f} of the time ({min(halves):.2f} to {max(halves):.2f} by "
-            "cell and size), and rows of unequal length, half of them padding, cannot take less: "
-            "the longest has as many steps as before, and each step costs something of its own."
+            "cell and size). Rows of unequal length with half the steps padding cannot be faster: "
+            "the longest has as many steps as before, and each step has a fixed cost."
         )
-        rates = ", ".join(f"{rate:.0f} of {size} MB" for size, rate in limits["reads"].items())
-        text = f"Streams with int8 weights: one core reads, GB/s by the size of the block, {rates}"
+        rates = ", ".join(f"{rate:.0f} at {size} MB" for size, rate in limits["reads"].items())
+        text = f"Streams with int8 weights: read bandwidth of one core, GB/s by block size: {rates}"
         for record in _matching(run, "streaming", cell="lstm", H=(256, 512)):
             if "ostinato int8" in record["contenders"]:
                 size = 8e-6 * record["H"] ** 2
                 rate = 1e-3 * size / median(record, "ostinato int8")
-                text += f"; an LSTM of {record['H']} units ({size:.1f} MB at every step) {rate:.0f}"
-        parts.append(f"{text}. Without VNNI 32 products take four instructions, with it one.")
+                text += f"; LSTM of {record['H']} units ({size:.1f} MB per step): {rate:.0f}"
+        parts.append(f"{text}. 32 products take four instructions without VNNI, one with it.")
         found.append(f"{place(run)}:\n\n" + "\n".join(f"- {part}" for part in parts))
-    return "## What limits the rest\n\n" + "\n\n".join(found)
+    return "## Limits\n\n" + "\n\n".join(found)
 
 
 def _int8_accuracy(results: Results) -> str:
@@ -582,11 +579,11 @@ def _int8_accuracy(results: Results) -> str:
         )
         rows.append([f"{cell}, {row['H']} units", *numbers, f"{row['largest']:.3f}"])
     return (
-        "## What eight bits a weight cost\n\n"
-        f"Nats a character on held-out text ({results['text']}) of models trained for "
-        f"{results['steps']} steps, their characters streamed one by one with the weights as they "
-        "are and with eight bits of each (`benchmarks/int8_accuracy.py`); and the largest "
-        "difference between two probabilities of a next character.\n\n"
+        "## Accuracy with int8 weights\n\n"
+        f"Nats per character on held-out text ({results['text']}) of models trained for "
+        f"{results['steps']} steps, streamed character by character with float32 and with int8 "
+        "weights (`benchmarks/int8_accuracy.py`); and the largest difference between two "
+        "probabilities of a next character.\n\n"
         + _table(["", "float32", "int8", "largest difference"], rows, "-rrr")
     )
 
@@ -596,10 +593,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> st
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, marks, *rows])
 
 
-# The picture
+# The plot
 
 COLOURS = {"rnn": "#0072B2", "lstm": "#D55E00", "gru": "#009E73"}
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+"""Okabe and Ito's, distinguishable for colour-blind readers."""
 
 
 PANELS: list[tuple[str, str, dict[str, int]]] = [
@@ -682,14 +679,14 @@ def _draw(axis: Any, title: str, bars: dict[str, dict[int, float]]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-# All of it
+# Everything
 
 
 def load(folder: Path) -> list[Results]:
-    """The runs in a folder, one for each instruction set, with all that belongs to them.
+    """Load the runs in a folder, one for each instruction set, with their further results.
 
     Raises:
-        FileNotFoundError: if nothing was measured yet.
+        FileNotFoundError: if there are no results.
     """
 
     def read(name: str) -> Results:
@@ -708,7 +705,7 @@ def load(folder: Path) -> list[Results]:
 
 
 def write(runs: Sequence[Results], docs: Path) -> list[Path]:
-    """The page and the picture; returns what was written."""
+    """Write the page and the plot; return the files written."""
     docs.mkdir(parents=True, exist_ok=True)
     written = [docs / "performance.md"]
     written[0].write_text(page(runs), encoding="utf-8")
@@ -721,7 +718,7 @@ def write(runs: Sequence[Results], docs: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Table to the terminal; page and picture to their folder."""
+    """Print the table; write the page and the plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
@@ -729,7 +726,7 @@ def main() -> None:
     try:
         runs = load(a.results)
     except FileNotFoundError:
-        sys.exit(f"{a.results}: nothing was measured yet; make bench does.")
+        sys.exit(f"{a.results}: no results; run make bench.")
     for run in runs:
         print(heading(run))
         for record in run["settings"]:

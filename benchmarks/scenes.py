@@ -1,8 +1,8 @@
-"""Whether a sentence is true of a drawn scene, as far as its words are understood.
+"""Check whether a sentence is true of a drawn scene, for known forms of sentences.
 
 The scenes are those of NLVR (Suhr et al. 2017): three boxes, each with blocks in a tower or with
-shapes strewn about. Only the commonest forms of sentence are read; of any other the answer is None.
-How far the reading can be trusted is measured on what people said of the same scenes.
+scattered shapes. Only the most common forms of sentences are read; for others the result is None.
+The accuracy of this is measured on captions written by people.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured: the settings, the data of each, and how much arithmetic it is."""
+"""The settings measured: their data, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def flops(setting: Setting, steps: int | None = None) -> int:
     gradient. The first step counts as any other: its state may have a gradient too.
 
     Args:
-        setting: what is done.
-        steps: steps of all rows together that are no padding; ``B * T`` if all are.
+        setting: the setting.
+        steps: steps of all rows together, without padding.
     """
     s, steps = setting, setting.B * setting.T if steps is None else steps
     I, GH = s.H, GATES[s.cell] * s.H
@@ -129,7 +129,7 @@ class Problem:
             output, ``(B, H)``, where that alone has a loss.
         weights: ``weight_ih (GH, I)``, ``weight_hh (GH, H)``, ``bias_ih (GH,)``, ``bias_hh (GH,)``,
             gates in PyTorch's order, drawn as PyTorch draws them.
-        lengths: steps of each row that are no padding, ``(B,)``, or None.
+        lengths: steps of each row, ``(B,)``, or None.
     """
 
     x: Array

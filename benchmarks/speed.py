@@ -1,16 +1,15 @@
-"""How fast the recurrent layers are, beside PyTorch's, JAX's, ONNX Runtime's and Eigen's.
+"""Measure the speed of recurrent layers of Ostinato, PyTorch, JAX, ONNX Runtime and Eigen.
 
     python benchmarks/speed.py              a few minutes
     python benchmarks/speed.py --full       everything, about 20 minutes
-    python benchmarks/speed.py --isa avx2   everybody held to AVX2
+    python benchmarks/speed.py --isa avx2   all contenders restricted to AVX2
     python benchmarks/speed.py --only training/lstm/32x100 --only streaming
 
 Every setting runs in this one process. First all contenders must agree in values and gradients;
-then each finds its fastest variants; then they take turns, in an order drawn anew every round,
-until the time is used. Before a turn the process waits until the threads of the one before have
-gone to sleep, and makes calls that are not timed until caches and threads are awake. What is kept
-of each is the median and the quartiles, so that a machine that is slow as a whole for a while
-slows all alike.
+then the fastest variant of each is found; then they take turns, in a new random order every round,
+until the time is used. Before a turn the process waits until the threads of the previous one sleep,
+and warms up caches and threads with untimed calls. The median and the quartiles of each are kept,
+so that a machine that is slow for a while slows all contenders equally.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ TURNS = 6
 FEWEST = 3
 """Times of each contender that are taken whatever it costs."""
 BLOCK = 2e-4
-"""Seconds that are timed at once, where a call takes less."""
+"""Seconds timed together, for shorter calls."""
 ISOLATED = ("training/lstm/32x100/128/dx", "streaming/lstm/1x1/128")
 """Settings whose contenders also run alone, each in a process of its own, to see that taking turns
 costs nobody anything."""
@@ -76,8 +75,8 @@ def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]
     settle()
     times: list[float] = []
     with contender.mode():
-        begun, spent, calls = clock(), 0.0, 0
-        while not calls or clock() - begun < min(0.005, seconds / 4):
+        start_time, spent, calls = clock(), 0.0, 0
+        while not calls or clock() - start_time < min(0.005, seconds / 4):
             contender.prepare()
             start = clock()
             contender.call()
@@ -85,8 +84,8 @@ def turn(contender: Contender, seconds: float, at_least: int = 1) -> list[float]
         if spent > seconds:  # so slow that a call is its own warm-up
             times.append(spent / contender.steps)
         block = max(1, int(BLOCK / spent))
-        begun = clock()
-        while len(times) < at_least or clock() - begun < seconds:
+        start_time = clock()
+        while len(times) < at_least or clock() - start_time < seconds:
             contender.prepare()
             start = clock()
             for _ in range(block):
@@ -124,9 +123,9 @@ def interleave(contenders: Sequence[Contender], seconds: float) -> list[list[flo
         ]:
             draw.shuffle(waiting)
             for i in waiting:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 times[i] += turn(contenders[i], share / TURNS)
-                spent[i] += time.perf_counter() - begun
+                spent[i] += time.perf_counter() - start
         return times
     finally:
         gc.enable()
@@ -157,11 +156,11 @@ class Disturbance:
         return self
 
     def __exit__(self, *_: object) -> None:
-        all_before, own_before, begun = self._before
+        all_before, own_before, start = self._before
         now = busy()
         if all_before is not None and now is not None:
             others = now - all_before - (sum(os.times()[:4]) - own_before)
-            cores = (os.cpu_count() or 1) * (time.perf_counter() - begun)
+            cores = (os.cpu_count() or 1) * (time.perf_counter() - start)
             self.share = round(max(0.0, others / cores), 4)
 
 
@@ -173,18 +172,18 @@ def disagreements(contenders: Sequence[Contender]) -> list[str]:
     import numpy as np
 
     found = []
-    wanted = {name: np.asarray(value) for name, value in contenders[0].results().items()}
+    expected = {name: np.asarray(value) for name, value in contenders[0].results().items()}
     for each in contenders[1:]:
         with each.mode():
             results = {name: np.asarray(value) for name, value in each.results().items()}
-        if results.keys() != wanted.keys():
-            found.append(f"{each.name} gives {sorted(results)}, not {sorted(wanted)}")
+        if results.keys() != expected.keys():
+            found.append(f"{each.name} gives {sorted(results)}, not {sorted(expected)}")
             continue
         for name, value in results.items():
-            if value.shape != wanted[name].shape:
-                found.append(f"{each.name}: {name} {value.shape}, not {wanted[name].shape}")
+            if value.shape != expected[name].shape:
+                found.append(f"{each.name}: {name} {value.shape}, not {expected[name].shape}")
                 continue
-            error = float(np.abs(value - wanted[name]).max() / np.abs(wanted[name]).max())
+            error = float(np.abs(value - expected[name]).max() / np.abs(expected[name]).max())
             if not error <= each.tolerance:
                 found.append(f"{each.name}: {name} differs by {error:.1e} of its largest element")
     return found
@@ -208,7 +207,7 @@ def measure(
     """One setting: a record as it stands in the results.
 
     Args:
-        setting: what is done.
+        setting: the setting.
         threads: how many each contender may use.
         seconds: for all contenders together.
         only: names of the contenders that are timed; all, if none is named.
@@ -423,7 +422,7 @@ def main() -> None:
         json.dump(results, sys.stdout)
         return
     print(f"\n{report.goals_table([results])}")
-    if a.out or not (a.only or a.contenders):  # a part is no result, unless it is asked for
+    if a.out or not (a.only or a.contenders):  # a partial run is written only on request
         path = Path(a.out) if a.out else RESULTS / f"{kind}-{results['machine']['isa']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

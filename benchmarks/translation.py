@@ -148,18 +148,18 @@ def measure(sides: dict[str, Callable[[], list[str]]], turns: int) -> dict[str, 
         RuntimeError: if more than a sentence in fifty comes out otherwise; sums in another order
             may decide between hypotheses that are as good.
     """
-    said = {name: run() for name, run in sides.items()}
-    ours = said["ostinato"]
-    for name, texts in said.items():
+    outputs = {name: run() for name, run in sides.items()}
+    ours = outputs["ostinato"]
+    for name, texts in outputs.items():
         other = sum(a != b for a, b in zip(ours, texts, strict=True))
         if other > len(ours) / 50:
             raise RuntimeError(f"{name} says {other} of {len(ours)} sentences otherwise.")
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, run in sides.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - begun)
+            taken[name].append(time.perf_counter() - start)
     return taken
 
 

@@ -143,7 +143,7 @@ def begin_or_go_on(out: Path) -> None:
     try:
         TextGenerator.resume(out)
     except OstinatoError as error:
-        if "there is no run to go on with" not in str(error) or out.exists():
+        if "there is no run to resume" not in str(error) or out.exists():
             raise
         TextGenerator(**SETTINGS).fit(make_text(), out=out)
 

@@ -419,8 +419,8 @@ outputs Output: mean over padding too
 + / counts.numel()
 
 outputs: targets in padding poison gradients
-- wanted = wanted.masked_fill(
-+ wanted.masked_fill(
+- targets = targets.masked_fill(
++ targets.masked_fill(
 
 outputs: targets of a row go to another
 - targets = targets[:, None].expand(
@@ -459,8 +459,8 @@ dropin: an observed stack is run whole
 + or False
 
 standard: the state of an LSTM is made of c and h
-- return super().__new__(cls, h, c)
-+ return super().__new__(cls, c, h)
+- super().__new__(cls, cast(Tensor, h), cast(Tensor, c))
++ super().__new__(cls, cast(Tensor, c), cast(Tensor, h))
 
 cells/base: a state is no pickle of tensors
 - torch.serialization.add_safe_globals([cls])
@@ -475,12 +475,12 @@ compiled: a projection is lost in graphs
 + has_bias, is_projected = n > 3, False
 
 arrangements: a stream's mean forgets how many steps there were
-- weight = memory.weight + 1
-+ weight = memory.weight
+- weight = state.weight + 1
++ weight = state.weight
 
 arrangements: a stream's attention keeps its first weight
-- total = torch.logaddexp(memory.weight, weight)
-+ total = memory.weight
+- total = torch.logaddexp(state.weight, weight)
++ total = state.weight
 
 inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
@@ -519,12 +519,12 @@ outputs: the best last tag without its score
 + tag = total.argmax(-1)
 
 seq2seq: the summary counts padding
-- there.sum(1, keepdim=True).clamp(min=1)
-+ there.shape[1]
+- mask.sum(1, keepdim=True).clamp(min=1)
++ mask.shape[1]
 
 attention: padding is attended to
-- e = e.masked_fill(~there[:, None], -torch.inf)
-+ e = e.masked_fill(~there[:, None], 0.0)
+- e = e.masked_fill(~mask[:, None], -torch.inf)
++ e = e.masked_fill(~mask[:, None], 0.0)
 
 attention: additive attention without tanh
 - e = self.score(a.tanh())[..., 0]
@@ -559,8 +559,8 @@ seq2seq Decoder: what is copied counts in full
 + copied.clamp(min=tiny).log()
 
 seq2seq EncoderDecoder: the end of a target is not asked for
-- return inputs, wanted, t <= ends
-+ return inputs, wanted, t < ends
+- return inputs, labels, t <= ends
++ return inputs, labels, t < ends
 
 seq2seq EncoderDecoder: the decoder sees the token that it is asked for
 - inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
@@ -591,11 +591,11 @@ decoding: the number of a row's token is taken from another row
 + numbers = (best.indices % wide).tolist()
 
 decoding: the score is without its norm
-- score = value / how.norm(t + 1)
+- score = value / settings.norm(t + 1)
 + score = value
 
 decoding: a search stops at the first end
-- return len(done) >= how.beam or done[how.n_best - 1].score >= ceiling
+- return len(done) >= settings.beam or done[settings.n_best - 1].score >= ceiling
 + return True
 
 decoding: prefix beam, a repeated token joins without a blank
@@ -610,8 +610,8 @@ decoding: greedy keeps repetitions
 - if token != blank and (t == 0 or token != best[t - 1])
 + if token != blank
 
-ctc CTC: padding is stacked with what is there
-- v = torch.where(there[..., None], v, 0.0)
+ctc CTC: padding is stacked with frames
+- v = torch.where(mask[..., None], v, 0.0)
 + pass
 
 ctc CTC: too few steps of the last frames

@@ -173,13 +173,13 @@ def test_dropout_of_the_input_stays_over_time():
     [
         (
             lambda: ManyToMany(nn.Identity(), LSTM(I, H), Output(H, K)),
-            "ManyToMany: recurrent has batch_first=False; build it with True",
+            "ManyToMany: recurrent has batch_first=False; expected True",
         ),
         (
             lambda: ManyToMany(
                 nn.Identity(), LSTM(I, H, batch_first=True, bidirectional=True), Output(H, K)
             ),
-            "ManyToMany: the output takes 4 features; the recurrent layers give 8",
+            "ManyToMany: output has 4 input features; expected 8",
         ),
         (lambda: recurrent_layers("elman", I, H), "cell='elman'; expected one of rnn-relu, rnn, "),
     ],
@@ -316,7 +316,7 @@ def test_without_recurrence_a_sequence_is_the_mean_of_its_steps():
         h = (x[row, :length] @ layer.weight.T + layer.bias).relu()
         pooled = h.mean(0) if length else torch.zeros(7, dtype=torch.float64)
         assert_same([found[row]], [net.output(pooled)])
-    with pytest.raises(OstinatoError, match="takes 8 features; the layers give 7"):
+    with pytest.raises(OstinatoError, match="output has 8 input features; expected 7"):
         OneToOne(nn.Identity(), I, [7], Output(8, K))
 
 

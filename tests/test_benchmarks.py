@@ -149,7 +149,7 @@ def test_goals_are_read_off_the_results(bench):
         "training, 1 row x 100 steps, all cells": 2.0,
         "the same, the slowest cell and size": 2.0,
         "half the steps padding, against the better of PyTorch packed and padded": 4.0,
-        "loss at the last of 256 steps, against PyTorch as it comes": 4.0,
+        "loss at the last of 256 steps, against PyTorch with default settings": 4.0,
         "streaming, up to 128 units, against ONNX Runtime": 4 / 1.5,
         "streaming, 256 and 512 units, against ONNX Runtime": 4 / 1.5,
         "the same with int8 weights, against ONNX Runtime in float32": 3.0,
@@ -212,9 +212,9 @@ def test_a_page_and_a_picture_come_out(bench, tmp_path):
     assert "| LSTM | AVX2, Some CPU | 3 MB (0.4) | 4 MB (0.5) | **0.75** |" in page
     assert "| LSTM | AVX2, Some CPU | 3,000 | 1,000 | **3.00 ×** |" in page
     assert "| torch | ATen AVX2, oneDNN Intel AVX2 | ATen AVX2, oneDNN Intel AVX2 |" in page
-    assert "nothing takes 45 µs a training step, Ostinato's 120 µs" in page
+    assert "takes 45 µs per training step, Ostinato's 120 µs" in page
     assert "of full length a training step takes 0.60 of the time (0.50 to 0.72" in page
-    assert "100 of 0.5 MB, 60 of 2.0 MB" in page
+    assert "100 at 0.5 MB, 60 at 2.0 MB" in page
     assert "None" not in page
     assert "nan" not in page
     assert written[1].read_bytes().startswith(b"\x89PNG")

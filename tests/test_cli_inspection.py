@@ -38,23 +38,29 @@ def test_info_says_what_is_there(ostinato, run):
     assert float(shown["best_loss"]) == pytest.approx(config["training"]["best_loss"], rel=1e-3)
 
 
-def test_a_run_is_diagnosed_in_words_figures_and_pictures(written, ostinato, tmp_path):
+def test_a_run_is_diagnosed_in_text_measurements_and_plots(written, ostinato, tmp_path):
     result = ostinato(f"diagnose {written} --out {tmp_path}/seen")
     assert (result.status, result.err) == (0, "")
-    assert "figures\n  learnt " in result.out
+    assert "measurements\n  improvement " in result.out
     assert f"Page with plots: {tmp_path}/seen/index.html" in result.out
-    assert {"index.html", "diagnosis.json", "memory.png", "learning_curve.png"} <= {
+    assert {"index.html", "diagnosis.json", "input_influence.png", "learning_curve.png"} <= {
         file.name for file in (tmp_path / "seen").iterdir()
     }
     (tmp_path / "new.txt").write_text('and he left, "no".\n'.replace(",", "") * 3)
     result = ostinato(f"diagnose {written} {tmp_path}/new.txt --json")
-    assert set(json.loads(result.out)) == {"healthy", "findings", "learnt", "flow", "memory"}
+    assert set(json.loads(result.out)) == {
+        "healthy",
+        "findings",
+        "improvement",
+        "flow",
+        "influence",
+    }
     assert (written / "diagnosis" / "index.html").exists()
 
 
-def test_memory_is_told_of_a_text_a_file_or_the_run(written, ostinato, tmp_path):
+def test_memory_is_measured_on_a_text_a_file_or_the_run(written, ostinato, tmp_path):
     result = ostinato(f"memory {written} --plot {tmp_path}/memory.png")
-    assert result.out.startswith("A change of the input is felt up to ")
+    assert result.out.startswith("A change of the input affects the output up to ")
     assert "\n  0  " in result.out and (tmp_path / "memory.png").exists()
     (tmp_path / "a.txt").write_text("he said and left.\n" * 5)
     by_file = json.loads(ostinato(f"memory {written} {tmp_path}/a.txt --steps 30 --json").out)
@@ -88,8 +94,8 @@ def test_gates_are_shown_over_a_text(written, ostinato, tmp_path):
 
 def test_labelled_sequences_are_looked_at_too(data, ostinato):
     assert ostinato(f"train classify reviews.csv --out run {EPOCHS}").status == 0
-    assert "figures" in ostinato("diagnose run").out
-    assert "figures" in ostinato("diagnose run test.csv").out
+    assert "measurements" in ostinato("diagnose run").out
+    assert "measurements" in ostinato("diagnose run test.csv").out
     assert "steps back" in ostinato("memory run test.csv").out
     assert ostinato("gates run new.txt").out.startswith("layer 0: ")
     assert_refused(ostinato("diagnose none"), "none: no such folder")

@@ -109,7 +109,7 @@ def test_series_are_forecast_from_file_to_picture(data, ostinato):
     assert "mase" in found and "seasonal naive mase" in found and "coverage 80" in found
     for name in ("fan.png", "backtest.png"):
         assert (data / name).read_bytes().startswith(b"\x89PNG")
-    assert "figures" in ostinato("diagnose run").out
+    assert "measurements" in ostinato("diagnose run").out
 
 
 def test_json_of_scores_that_are_not_defined_is_null(data, ostinato):

@@ -34,11 +34,11 @@ MISTAKES = {
     "no text": (f"train text --out run {QUICK}", "FILES is required"),
     # Where to
     "no out": (f"train text text.txt {QUICK}", "--out PATH is required"),
-    "out is taken": (f"train text text.txt --out taken {QUICK}", "taken: exists already"),
-    "out is a file": (f"train text text.txt --out text.txt {QUICK}", "text.txt: exists already"),
+    "out is taken": (f"train text text.txt --out taken {QUICK}", "taken: already exists"),
+    "out is a file": (f"train text text.txt --out text.txt {QUICK}", "text.txt: already exists"),
     "out in a file": (f"train text text.txt --out one.txt/run {QUICK}", "one.txt/run: cannot be"),
-    "out is here": (f"train text text.txt --out . {QUICK}", ".: exists already"),
-    "out is empty": (f"train text text.txt --out '' {QUICK}", ".: exists already"),
+    "out is here": (f"train text text.txt --out . {QUICK}", ".: already exists"),
+    "out is empty": (f"train text text.txt --out '' {QUICK}", ".: already exists"),
     "out is too long": (f"train text text.txt --out {'x' * 300} {QUICK}", "File name too long"),
     # Settings
     "flag": (f"{TRAIN} --bogus", "--bogus"),
@@ -55,7 +55,7 @@ MISTAKES = {
     "huge": (f"{TRAIN} --seed 99999999999999999999", "seed=99999999999999999999; expected"),
     "huge size": (f"{TRAIN} --embedding-size 99999999999999999999", "embedding_size=9999"),
     "no value": (f"{TRAIN} --steps", "--steps: expected one argument"),
-    "two budgets": (f"{TRAIN} --minutes 1 --steps 5", "minutes and steps are all budgets"),
+    "two budgets": (f"{TRAIN} --minutes 1 --steps 5", "expected one budget, got minutes and steps"),
     "device": (
         f"train text text.txt --out new/run {QUICK} --device abacus",
         "device='abacus' cannot be used here",
@@ -96,15 +96,15 @@ MISTAKES = {
         f"{TRAIN} --config choice.toml",
         "choice.toml: train text: --cell: invalid choice: 'tree'",
     ),
-    "budget config": (f"{TRAIN} --config budget.toml --steps 1", "are all budgets"),
+    "budget config": (f"{TRAIN} --config budget.toml --steps 1", "expected one budget"),
     # Going on
     "no run": ("train text --resume --out none", "none: no such folder"),
     "no run there": ("train text --resume --out taken", "taken: holds no finished model"),
     "other settings": (
         "train text --resume --out RUN --hidden-size 256",
-        "hidden_size=256 (it began with 12)",
+        "hidden_size=256 (started with 12)",
     ),
-    "a run already": (f"train text text.txt --out RUN {QUICK}", "holds a run already; go on with"),
+    "a run already": (f"train text text.txt --out RUN {QUICK}", "already holds a run; resume it"),
 }
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_run_is_one_line(ostinato, here):
     assert ostinato(f"train text text.txt --out run --steps 1 {QUICK} --quiet").status == 0
     (here / "run" / "run.json").write_bytes(b"{}")
     assert_refused(ostinato("train text --resume --out run"), "run/run.json: damaged")
-    assert_refused(ostinato(f"train text text.txt --out run {QUICK}"), "run: holds a run already")
+    assert_refused(ostinato(f"train text text.txt --out run {QUICK}"), "run: already holds a run")
 
 
 def test_without_matplotlib_there_is_no_curve_and_a_warning(ostinato, here, monkeypatch):

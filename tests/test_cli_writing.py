@@ -130,7 +130,7 @@ def test_texts_are_translated_line_by_line(data, ostinato, monkeypatch):
     assert ostinato("translate run new.en --attention seen.png").status == 0
     assert (data / "seen.png").exists()
     assert "bleu signature" in ostinato("evaluate run train.en train.de").out
-    assert "figures" in ostinato("diagnose run").out
+    assert "measurements" in ostinato("diagnose run").out
 
 
 def test_documents_are_summarised_and_recordings_written_down(data, ostinato):

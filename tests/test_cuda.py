@@ -237,9 +237,9 @@ def test_a_network_on_the_gpu_is_diagnosed_as_on_the_cpu():
     flow = ostinato.insight.gradient_flow(network, (x, y))
     network.cuda()
     found = ostinato.diagnose(network, (x.cuda(), y.cuda()))
-    assert [f.ailment for f in found.findings] == [f.ailment for f in expected.findings]
+    assert [f.issue for f in found.findings] == [f.issue for f in expected.findings]
     ours = ostinato.insight.gradient_flow(network, (x.cuda(), y.cuda()))
     factors = [f.layers[0].growth().factor for f in (ours, flow)]
     np.testing.assert_allclose(*factors, rtol=1e-3)
-    ostinato.insight.memory(network, (x.cuda(), y.cuda()))
+    ostinato.insight.input_influence(network, (x.cuda(), y.cuda()))
     ostinato.insight.gates(network, x[0].cuda())

@@ -201,5 +201,5 @@ def test_edit_distance_is_a_metric_and_counts_single_changes(a, b):
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(OstinatoError, match="beam=0; expected a whole number, 1 or more"):
         Search(beam=0)
-    with pytest.raises(OstinatoError, match="n_best=4 of beam=2"):
+    with pytest.raises(OstinatoError, match="n_best=4; expected at most beam=2"):
         Search(beam=2, n_best=4)

@@ -48,7 +48,7 @@ def biased(layer, value, gate=0):
     return layer
 
 
-def twins():
+def equal_layers():
     layer = GRU(3, 8, 3, batch_first=True)
     for name, weight in layer.weights_of(1).items():
         layer.weights_of(2)[name].data.copy_(weight.data)
@@ -63,12 +63,12 @@ FAULTS = {
         "dead units",
         "--init identity",
     ),
-    "shut": (
+    "closed": (
         lambda: biased(LSTM(3, 32, batch_first=True), -8.0, gate=1),
         "saturated gates",
         "--init orthogonal",
     ),
-    "shut input": (
+    "closed input": (
         lambda: biased(LSTM(3, 32, batch_first=True), -12.0, gate=0),
         "saturated gates",
         "--init orthogonal",
@@ -79,7 +79,7 @@ FAULTS = {
         "saturated gates",
         "--init",
     ),
-    "twins": (twins, "identical layers", "--seed 1"),
+    "equal": (equal_layers, "identical layers", "--seed 1"),
     "depth": (
         lambda: LSTM(3, 16, 12, batch_first=True),
         "vanishing over layers",
@@ -94,16 +94,16 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named_first_with_figures_and_remedies(name, tmp_path):
-    make, ailment, flag = FAULTS[name]
+def test_a_fault_is_reported_first_with_values_and_remedies(name, tmp_path):
+    make, issue, flag = FAULTS[name]
     found = diagnose(net(make()), data())
-    assert found.first == ailment
+    assert found.first == issue
     assert not found.healthy
     finding = found.findings[0]
-    assert any(character.isdigit() for character in finding.said)
-    assert finding.figures
+    assert any(character.isdigit() for character in finding.message)
+    assert finding.values
     assert any(remedy.flag.startswith(flag) for remedy in finding.remedies)
-    assert str(found).startswith(f"{ailment}: ")
+    assert str(found).startswith(f"{issue}: ")
     json.dumps(found.to_json(), allow_nan=False)
     if name == "not finite":
         assert len(found.findings) == 1
@@ -130,7 +130,7 @@ def test_a_short_way_to_every_step_is_no_vanishing_gradient():
     assert diagnose(net(layer, "attention"), data()).healthy
 
 
-def test_what_has_learnt_is_not_said_to_be_unable_to():
+def test_a_network_that_has_learned_is_not_reported_as_unable_to():
     layer, (x, _) = scaled(0.3), data()
     y = (x[:, -1, 0] > 0).long()
     network = net(layer)
@@ -140,11 +140,11 @@ def test_what_has_learnt_is_not_said_to_be_unable_to():
         network.loss(x, y)[0].backward()
         optimizer.step()
     found = diagnose(network, (x, y))
-    assert found.learnt > 0.8
-    assert "vanishing over time" not in [f.ailment for f in found.findings]
+    assert found.improvement > 0.8
+    assert "vanishing over time" not in [f.issue for f in found.findings]
     far = diagnose(network, (x, y), distance=50)
-    assert [f.ailment for f in far.findings] == ["short memory"]
-    assert far.findings[0].figures["effect"] < 0.01
+    assert [f.issue for f in far.findings] == ["short memory"]
+    assert far.findings[0].values["effect"] < 0.01
 
 
 def steps(losses, norms=None, validation=()):
@@ -160,7 +160,7 @@ def fresh():
     return net(LSTM(3, 32, batch_first=True, init="orthogonal"))
 
 
-def test_the_records_of_training_tell_of_what_happened_then():
+def test_issues_of_training_are_found_in_its_records():
     calm = [1.0 - 0.002 * i for i in range(300)]
     network, x = fresh(), data(T=20)
     assert diagnose(network, x, history=steps(calm)).healthy
@@ -175,12 +175,12 @@ def test_the_records_of_training_tell_of_what_happened_then():
     lost = steps(calm)
     lost[200]["loss"] = None
     found = diagnose(network, x, history=lost)
-    assert found.first == "not finite" and "step 201" in found.findings[0].said
+    assert found.first == "not finite" and "step 201" in found.findings[0].message
     falling = [math.exp(-i / 100) for i in range(300)]
     rising = [(60, 1.0), (120, 0.7), (180, 0.9), (240, 1.1), (300, 1.2)]
     found = diagnose(network, x, history=steps(falling, validation=rising))
     assert found.first == "overfitting"
-    assert "step 120" in found.findings[0].said
+    assert "step 120" in found.findings[0].message
     steady = [(60, 1.0), (120, 0.7), (180, 0.69), (240, 0.7), (300, 0.7)]
     assert diagnose(network, x, history=steps(falling, validation=steady)).healthy
 
@@ -195,7 +195,7 @@ def test_oscillation_is_a_swing_above_the_best_level():
     assert oscillation([1.0] * 100 + [0.01, 0.02] * 100)[0] == 0  # little is left to swing by
 
 
-def test_thresholds_can_be_other_ones():
+def test_thresholds_can_be_changed():
     layer = scaled(0.8)
     usual = diagnose(net(layer), data())
     assert usual.first == "vanishing over time"
@@ -221,11 +221,11 @@ def test_an_estimator_is_diagnosed_from_its_run_or_on_new_data(tmp_path):
     assert len([r for r in found.history if "loss" in r]) == 60
     assert found.flow.steps == 40
     again = diagnose(model, (text,))
-    assert again.memory is not None
+    assert again.influence is not None
     alone = TextGenerator(hidden_size=16, steps=5).fit(text)
     with pytest.raises(OstinatoError, match="there are no data"):
         diagnose(alone)
-    assert math.isfinite(diagnose(alone, (text,)).learnt)
+    assert math.isfinite(diagnose(alone, (text,)).improvement)
 
 
 def test_the_remedy_for_a_cell_is_another_cell_and_for_a_gated_one_its_start():
@@ -250,7 +250,7 @@ def test_a_remedy_that_is_in_use_already_is_not_named():
         SequenceClassifier(**{remedy.setting: remedy.value}).check_settings()
 
 
-def test_a_module_of_ones_own_is_diagnosed_with_its_loss():
+def test_a_custom_module_is_diagnosed_with_its_loss():
     class Mine(nn.Module):
         def __init__(self):
             super().__init__()
@@ -265,14 +265,14 @@ def test_a_module_of_ones_own_is_diagnosed_with_its_loss():
 
     found = diagnose(Mine(), data(), loss=loss)
     assert found.first == "vanishing over time"
-    assert math.isnan(found.learnt)
+    assert math.isnan(found.improvement)
     stuck = Mine()
     with torch.no_grad():
         stuck.layer.bias_ih_l0.fill_(9.0)
     assert diagnose(stuck, data(), loss=loss).first == "saturated gates"
 
 
-def test_each_step_of_a_sequence_may_have_its_answer():
+def test_each_step_of_a_sequence_may_have_its_output():
     layer = GRU(3, 16, batch_first=True)
     network = ManyToMany(nn.Identity(), layer, Output(16, 2))
     x, _ = data()

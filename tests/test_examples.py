@@ -66,7 +66,7 @@ def test_a_unit_keeps_the_number_of_the_subject_until_its_verb():
     share, unit, seen = load("agreement").main()
     assert share > 0.98
     assert abs(unit.correlation) > 0.9
-    assert len(seen.of(unit)) == len(seen.steps)
+    assert len(seen.activations(unit)) == len(seen.steps)
 
 
 @pytest.mark.thorough

@@ -69,9 +69,9 @@ def test_the_unit_that_follows_a_label_is_found():
     assert first.correlation == pytest.approx(1)
     assert abs(second.correlation) < 0.8
     assert found.rank(-inside)[0].correlation == pytest.approx(-1)
-    np.testing.assert_array_equal(found.of(first), inside)
+    np.testing.assert_array_equal(found.activations(first), inside)
     assert found.layers[0].dead().tolist() == [2]
-    assert len(found.rank(inside, most=1)) == 1
+    assert len(found.rank(inside, limit=1)) == 1
     half = torch.where(torch.arange(12) < 8, inside, torch.nan)
     wrong = torch.where(torch.arange(12) < 8, inside, -99.0)
     assert found.rank(half)[0].correlation == pytest.approx(1)
@@ -83,10 +83,10 @@ def test_saturation_is_the_share_of_steps_at_an_end():
     with torch.no_grad():
         for weight in layer.parameters():
             weight.zero_()
-        layer.bias_ih_l0[2:4] = torch.tensor([9.0, -9.0])  # z of unit 0 open, of unit 1 shut
+        layer.bias_ih_l0[2:4] = torch.tensor([9.0, -9.0])  # z of unit 0 open, of unit 1 closed
     found = gates(ManyToMany(nn.Identity(), layer, Output(2, 2)), torch.randn(7, 1)).layers[0]
-    shut, open_ = found.saturation()["z"]
-    assert shut.tolist() == [0, 1]
+    closed, open_ = found.saturation()["z"]
+    assert closed.tolist() == [0, 1]
     assert open_.tolist() == [1, 0]
     assert found.saturation()["r"][0].tolist() == [0, 0]
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused():
     found = gates(counter(), torch.randn(4, 2))
     with pytest.raises(OstinatoError, match=r"shape \(3,\); expected \(4,\), one for each step"):
         found.rank([0, 1, 2])
-    with pytest.raises(OstinatoError, match="all labels are the same"):
+    with pytest.raises(OstinatoError, match="all labels are equal"):
         found.rank([1, 1, 1, 1])
     with pytest.raises(OstinatoError, match="no unit 3; expected 0 to 2"):
         found.unit(3)

@@ -16,7 +16,7 @@ def test_one_to_many_starts_from_an_image():
     y = torch.randint(V, (B, 4))
     pictures = torch.rand(B, 3, 9, 14)
     encoded = image(pictures)
-    assert encoded.memory.shape == (B, 3 * 4, 16) and bool(encoded.there.all())
+    assert encoded.memory.shape == (B, 3 * 4, 16) and bool(encoded.mask.all())
     loss, _ = net.loss(pictures, y)
     assert torch.isfinite(loss)
     # What is where makes a difference: the same image, turned round, is another memory.

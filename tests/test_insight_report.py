@@ -16,12 +16,12 @@ from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.insight import (
     gates,
     gradient_flow,
-    memory,
+    input_influence,
     plot_curve,
     plot_flow,
     plot_gate,
+    plot_influence,
     plot_layers,
-    plot_memory,
     plot_unfolded,
     plot_unit,
     write_report,
@@ -68,9 +68,9 @@ def test_every_picture_is_drawn_and_says_what_it_shows(network, data, given):
     seen = gates(network, data[0][0])
     unit = seen.rank(np.arange(12))[0]
     pictures = {
-        "layer 0: times": lambda axes: plot_flow(flow, axes),
+        "layer 0: ": lambda axes: plot_flow(flow, axes),
         "Gradient by layer": lambda axes: plot_layers(flow, axes),
-        "felt": lambda axes: plot_memory(memory(network, data), axes),
+        "memory length": lambda axes: plot_influence(input_influence(network, data), axes),
         "gradient spikes (1)": lambda axes: plot_curve(RECORDS, axes, "nats"),
         "Gate f of layer 1": lambda axes: plot_gate(seen, "f", 1, axes),
         f"unit {unit.number}": lambda axes: plot_unit(seen, unit, axes),
@@ -141,7 +141,7 @@ def test_the_page_holds_words_figures_and_pictures_and_needs_nothing(tmp_path):
     files = write_report(found, network, tmp_path / "a" / "b", "Mine & <yours>")
     assert {file.name for file in files} == {
         "index.html", "diagnosis.json", "gradient_by_lag.png", "gradient_by_layer.png",
-        "memory.png", "learning_curve.png", "unfolded.png",
+        "input_influence.png", "learning_curve.png", "unfolded.png",
     }  # fmt: skip
     page = Page()
     source = (tmp_path / "a" / "b" / "index.html").read_text()
@@ -154,7 +154,7 @@ def test_the_page_holds_words_figures_and_pictures_and_needs_nothing(tmp_path):
     for image in page.images:
         assert base64.b64decode(image.partition(",")[2])[:8] == b"\x89PNG\r\n\x1a\n"
     document = json.loads((tmp_path / "a" / "b" / "diagnosis.json").read_text())
-    assert document["findings"][0]["ailment"] == "vanishing over time"
+    assert document["findings"][0]["issue"] == "vanishing over time"
     assert document["findings"][0]["remedies"][0]["flag"] == "--cell lstm"
     write_report(found, network, tmp_path / "a" / "b", "again")
     assert "again" in (tmp_path / "a" / "b" / "index.html").read_text()

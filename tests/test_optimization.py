@@ -327,5 +327,5 @@ def test_clipping_equals_torch(norm: float, value: float) -> None:
 
 def test_patience_without_validation_is_refused() -> None:
     settings = TrainingSettings(patience=2, validation_fraction=0)
-    with pytest.raises(OstinatoError, match="patience=2 judges by the validation loss"):
+    with pytest.raises(OstinatoError, match="patience=2 needs validation data"):
         settings.check_settings()

@@ -36,11 +36,11 @@ def test_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         "small",
-        "step 1,200 · validation 1.500 nats, 2.164 bits a character · best so far",
+        "step 1,200 · validation 1.500 nats, 2.164 bits per character · best so far",
         "  │ one",
         "  │ \ttwo ␛[2J\ufffd\ufffd é水",
         "step 2 · training 0.250 nats",
-        "step 4 · validation nan nats, nan bits a character",
+        "step 4 · validation nan nats, nan bits per character",
         "",
     ]
     assert printed.err == "warning: step 3: something\n"
@@ -180,7 +180,7 @@ def test_a_wide_terminal_shows_all_there_is() -> None:
     assert lines[-1] == "done"
     assert re.fullmatch(WIDE + r"30:3\d left", lines[-2]), lines[-2]
     assert any(line.startswith("1,115,394 characters; 65 tokens") for line in lines)
-    evaluated = "step 1,235 · validation 2.100 nats, 3.030 bits a character · best so far"
+    evaluated = "step 1,235 · validation 2.100 nats, 3.030 bits per character · best so far"
     assert evaluated in lines
     assert any("[bold]as it is[/] ␛[2J :smile:" in line for line in lines)
     assert any(line.startswith("warning: gradient norm 50, 50 times") for line in lines)

@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 from test_layering import SHARED_BY_TASKS
 
-from ostinato.insight.memory import SCORED
+from ostinato.insight.influence import ScoringNetwork
 from ostinato.tasks import base
 from ostinato.tasks.registry import TASKS, task_of, tasks_with
 
@@ -44,7 +44,7 @@ def test_a_row_is_true(task):
 
 def fulfils(kind, protocol):
     """Whether a class has the methods of a protocol, and builds a network of the kind it names."""
-    methods = {name for name in vars(protocol) if not name.startswith("_")}
+    methods = {m for m, f in vars(protocol).items() if callable(f) and not m.startswith("_")}
     network = get_type_hints(protocol).get("network_", object)
     built = get_type_hints(kind._build)["return"]
     allowed = get_args(network) or (network,)
@@ -53,4 +53,4 @@ def fulfils(kind, protocol):
 
 
 def test_memory_is_measured_of_the_networks_that_insight_knows():
-    assert get_args(get_type_hints(base.StepScorer)["network_"]) == SCORED
+    assert get_args(get_type_hints(base.StepScorer)["network_"]) == get_args(ScoringNetwork)

@@ -173,12 +173,12 @@ def test_what_is_fed_is_the_attentional_vector_of_the_step_before():
     x, y = batch(6)
     with torch.no_grad():
         written, encoded = net(x, y, lengths=LENGTHS)
-        keys, hidden = decoder.keys_of(encoded), decoder.begun(encoded).hidden
+        keys, hidden = decoder.keys_of(encoded), decoder.initial_state(encoded).hidden
         fed = torch.zeros(B, H, dtype=torch.float64)
         for t in range(4):
             v = torch.cat([decoder.embedding(y[:, t]), fed], -1)
             h, hidden = decoder.recurrent(v[:, None], hidden)
-            context, _ = decoder.attention(h, keys, encoded.memory, encoded.there)
+            context, _ = decoder.attention(h, keys, encoded.memory, encoded.mask)
             both = torch.cat([h[:, 0], context[:, 0]], -1)
             fed = (both @ decoder.combine.weight.T + decoder.combine.bias).tanh()
             scores = decoder.shape(fed) @ decoder.embedding.weight[: V + 1].T + decoder.output.bias
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_refused():
         Decoder(V, GRU(W, H, batch_first=True), 8, W, input_feeding=True)
     with pytest.raises(OstinatoError, match="coverage and copying need attention"):
         Decoder(V, reader, 8, W, None, copying=True)
-    with pytest.raises(OstinatoError, match="coverage=True is for kind='additive'"):
+    with pytest.raises(OstinatoError, match="coverage needs kind='additive'"):
         Decoder(V, reader, 8, W, "multiplicative", coverage=True)
     with pytest.raises(OstinatoError, match="label_smoothing=1; expected 0 to below 1"):
         network(label_smoothing=1)

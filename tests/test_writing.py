@@ -138,5 +138,5 @@ def test_settings_and_data_that_cannot_be_are_refused():
         Translator().fit(X)
     with pytest.raises(OstinatoError, match="1 sequences are too few"):
         Translator().fit(X[:1], y[:1])
-    with pytest.raises(OstinatoError, match="n_best=9 of beam=5"):
+    with pytest.raises(OstinatoError, match="n_best=9; expected at most beam=5"):
         list(Translator(epochs=1, **SMALL).fit(X, y).write(X, n_best=9))

@@ -1,9 +1,8 @@
-"""The adding problem: gradients that vanish, what a diagnosis says, and the remedy at work.
+"""The adding problem: vanishing gradients, their diagnosis, and remedies.
 
-Two numbers of a sequence are marked, one in each half; at its end their sum is asked for
-(Hochreiter and Schmidhuber 1997). Whoever knows nothing says 1, with a mean squared error of 0.167.
-Each cell is trained, diagnosed, and trained anew with the first remedy that the diagnosis names,
-until there is nothing left to remedy.
+Two numbers of a sequence are marked, one in each half; the target is their sum (Hochreiter and
+Schmidhuber 1997). The best constant prediction is 1, with a mean squared error of 0.167. Each cell
+is trained, diagnosed, and trained again with the first remedy found, until it is healthy.
 
     python examples/vanishing/adding.py [--steps 50 200 600] [--out vanishing.png]
 """
@@ -34,7 +33,7 @@ def adding(N: int, T: int, seed: int) -> tuple[Any, Any]:
 
 
 def trained(T: int, N: int, **settings: Any) -> tuple[Diagnosis, float]:
-    """What a diagnosis says of a network, and its mean squared error on new data."""
+    """Return the diagnosis of a network, and its mean squared error on new data."""
     model = ostinato.SequenceRegressor(
         bidirectional=False, pooling="last", dropout=0.0, hidden_size=64, epochs=8, **settings
     )
@@ -44,26 +43,26 @@ def trained(T: int, N: int, **settings: Any) -> tuple[Diagnosis, float]:
 
 
 def course(cell: str, T: int, N: int = 10_000) -> list[tuple[dict[str, Any], Diagnosis, float]]:
-    """A cell as it comes, then with one remedy after the other: settings, diagnosis, error."""
+    """Train a cell, then with one remedy after the other: settings, diagnosis, error."""
     # Rectified units that start as the identity explode at the rate that suits the others.
     settings: dict[str, Any] = {"cell": cell, "learning_rate": 0.003 if "relu" in cell else 0.01}
     rounds = []
     for _ in range(4):
         found, error = trained(T, N, **settings)
         rounds.append((dict(settings), found, error))
-        said = found.first or "healthy"
+        issue = found.first or "healthy"
         words = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items())
-        print(f"  {words:<52}error {error:.5f}  {said}", flush=True)
+        print(f"  {words:<52}error {error:.5f}  {issue}", flush=True)
         if error < SOLVED or not found.findings:
             break
         remedy = found.findings[0].remedies[0]
-        print(f"    {found.findings[0].said}\n    remedy: {remedy}", flush=True)
+        print(f"    {found.findings[0].message}\n    remedy: {remedy}", flush=True)
         settings[remedy.setting] = remedy.value
     return rounds
 
 
 def draw(courses: dict[tuple[int, str], list[Any]], picture: Path) -> None:
-    """The gradient by lag of every cell as it came, and of what became of it."""
+    """Plot the gradient by lag of every cell before and after its remedies."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

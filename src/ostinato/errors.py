@@ -1,6 +1,6 @@
-"""What Ostinato raises when it is the caller's turn to do something.
+"""Errors that the caller can correct.
 
-Every message says what was called, what came, what was wanted and what to do. The command line
+Every message names the call, what was expected, what was given, and what to do. The command line
 prints it as one line and exits with status 2; anything else that escapes is a defect of ours.
 """
 
@@ -21,8 +21,8 @@ class DataError(OstinatoError):
     """Input data that cannot be used.
 
     Args:
-        message: what is wrong with the data, and what to do about it.
-        path: the file (or a name such as ``<standard input>``) the data came from.
+        message: the problem of the data, and what to do about it.
+        path: the file (or a name such as ``<standard input>``) of the data.
         line: the line in it, from 1.
         offset: the byte in it, from 0.
 
@@ -84,7 +84,7 @@ pip install 'ostinato[plots]'
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # What is missing may be something that the module itself needs.
+        # The missing module may be a dependency of this one.
         raise MissingExtra(
             f"{purpose} needs {error.name}: pip install 'ostinato[{extra}]'"
         ) from error

@@ -99,17 +99,17 @@ def memory(
         sample = model.examples(given, steps=steps)
     else:
         sample = model.validation_examples(run / "data", steps=steps)
-    found = ostinato.insight.memory(model, sample)
+    found = ostinato.insight.input_influence(model, sample)
     if plot is not None:
-        ostinato.insight.plot_memory(found).figure.savefig(plot, dpi=120)
+        ostinato.insight.plot_influence(found).figure.savefig(plot, dpi=120)
     if json:
         print_json(found.to_json())
         return
     print(f"{found}"[:1].upper() + f"{found}"[1:])
-    print("\n  steps back   change of output   rise of loss")
+    print("\n  steps back   change of output   increase of loss")
     for i, lag in enumerate(found.lags):
         if lag < 4 or (lag + 1) & lag == 0:
-            print(f"  {lag:<12,} {found.effect[i]:<18.4f} {found.loss_rise[i]:+.4f}")
+            print(f"  {lag:<12,} {found.effect[i]:<18.4f} {found.loss_increase[i]:+.4f}")
 
 
 @command(LOOK, protocol="Inspectable")
@@ -156,7 +156,7 @@ def gates(
         report["units"] = [each._asdict() for each in ranked]
     selected = ranked[:1] if unit is None else [found.unit(unit, layer)]
     if selected:
-        report["values"] = [round(float(v), 5) for v in found.of(selected[0])]
+        report["values"] = [round(float(v), 5) for v in found.activations(selected[0])]
     if plot is not None:
         if gate is not None:
             axes = insight.plot_gate(found, gate, layer)

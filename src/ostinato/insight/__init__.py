@@ -1,6 +1,6 @@
-"""What a network learnt and how it learns: gradient flow, memory, gates, diagnosis, pictures."""
+"""Inspect a network: gradient flow, input influence, gates, diagnosis and plots."""
 
-from ostinato.insight.diagnosis import Diagnosis, Finding, Remedy, Thresholds, diagnose
+from ostinato.insight.diagnosis import Diagnosis, Finding, Issue, Remedy, Thresholds, diagnose
 from ostinato.insight.flow import GradientFlow, Growth, LayerFlow, gradient_flow
 from ostinato.insight.gates import (
     Gates,
@@ -12,13 +12,13 @@ from ostinato.insight.gates import (
     overlay,
     position_in_line,
 )
-from ostinato.insight.memory import Memory, memory
+from ostinato.insight.influence import InputInfluence, input_influence
 from ostinato.insight.pictures import (
     plot_curve,
     plot_flow,
     plot_gate,
+    plot_influence,
     plot_layers,
-    plot_memory,
     plot_unfolded,
     plot_unit,
 )
@@ -30,24 +30,25 @@ __all__ = [
     "Gates",
     "GradientFlow",
     "Growth",
+    "InputInfluence",
+    "Issue",
     "LayerFlow",
     "LayerGates",
-    "Memory",
     "Remedy",
     "Thresholds",
     "Unit",
     "diagnose",
     "gates",
     "gradient_flow",
+    "input_influence",
     "inside_quotes",
     "labels_of",
-    "memory",
     "overlay",
     "plot_curve",
     "plot_flow",
     "plot_gate",
+    "plot_influence",
     "plot_layers",
-    "plot_memory",
     "plot_unfolded",
     "plot_unit",
     "position_in_line",

@@ -1,11 +1,11 @@
-"""Gradients on their way back through time and through layers."""
+"""Gradient flow: how much gradient reaches each step and layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,31 +14,31 @@ from scipy import stats
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import Data, Loss, sample_of
+from ostinato.insight.samples import Data, Loss, Model, mean_loss, network_and_sample
 from ostinato.networks.tracing import Track, recording
 from ostinato.training.fit import eval_mode
 
-SMALL = 32
-"""Hidden units up to which Jacobians are computed exactly."""
+EXACT_SIZE = 32
+"""Maximum number of hidden units for which Jacobians are computed exactly."""
 
-DRAWS = 8
-"""Random vectors that a Jacobian of more units is measured by."""
+RANDOM_VECTORS = 8
+"""Number of random vectors by which larger Jacobians are estimated."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerFlow:
-    """What of the gradient arrives at each step of one layer, in one direction.
+    """The gradient at each step of one layer, in one direction.
 
-    A lag counts steps back from the last step that a row's reading came to: lag 0 is that step.
+    A lag counts steps back from the last step of a row that the layer processed, which is lag 0.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         h: norm of dL/dh_t by lag and row, ``(lags, B)``; NaN before a row's first step.
-        c: the same of dL/dc_t, where the cell has one.
-        jacobian: of dh_T/dh_t by lag and row: the root mean square of its singular values, how
-            much a small change of h_t is amplified on average. Of an LSTM the larger of that and
-            dh_T/dc_t. None where it was not asked for.
-        largest: its largest singular value, where it was computed exactly.
+        c: the same for dL/dc_t; None for a cell without c.
+        jacobian: root mean square of the singular values of dh_T/dh_t by lag and row: how much a
+            small change of h_t is amplified on average. For an LSTM the larger of that and
+            dh_T/dc_t. None if not requested.
+        largest: its largest singular value; None unless computed exactly.
         underflow: share of the elements of dL/dh_t, at a lag of 1 or more, that are smaller than
             the smallest normal number of their type.
     """
@@ -67,22 +67,21 @@ class LayerFlow:
         return float(np.sqrt(np.nansum(self.norms**2)))
 
     def growth(self) -> Growth:
-        """Factor a step by which what flows back through the layer's own recurrence grows.
+        """Fit the factor per step by which gradients grow through the layer's own recurrence.
 
-        Fitted to `jacobian` where it is known, else to dL/dh_t.
+        Fitted to `jacobian` if it was computed, else to dL/dh_t.
         """
-        curves = self.jacobian if self.jacobian is not None else self.h
-        return growth_of(curves)
+        return growth_of(self.h if self.jacobian is None else self.jacobian)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A factor a step, and the interval that holds it with 95 % confidence.
+    """A growth factor per step with its 95 % confidence interval.
 
     Attributes:
-        factor: below 1 gradients vanish, above 1 they explode.
+        factor: growth per step: below 1 gradients vanish, above 1 they explode.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     factor: float
@@ -91,21 +90,21 @@ class Growth:
 
     @property
     def half_life(self) -> float:
-        """Steps in which a gradient is halved; infinite where it does not shrink."""
+        """Steps in which a gradient is halved; infinite if it does not shrink."""
         return math.log(0.5) / math.log(self.factor) if 0 < self.factor < 1 else math.inf
 
     def __str__(self) -> str:
-        return f"{self.factor:.3g} a step (95 %: {self.low:.3g} to {self.high:.3g})"
+        return f"{self.factor:.3g} per step (95 %: {self.low:.3g} to {self.high:.3g})"
 
 
 @dataclass(frozen=True, eq=False)
 class GradientFlow:
-    """What `gradient_flow` found.
+    """Result of `gradient_flow`.
 
     Attributes:
         layers: a `LayerFlow` for each layer and direction, in the order of the network.
-        loss: the loss whose gradient it is.
-        steps: of the longest row.
+        loss: the loss that was differentiated.
+        steps: steps of the longest row.
         weights: norm of the gradient of each weight.
     """
 
@@ -115,7 +114,7 @@ class GradientFlow:
     weights: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, without rows."""
+        """Return the values, averaged over rows, as a JSON document."""
         return {
             "loss": number(self.loss),
             "steps": self.steps,
@@ -136,29 +135,32 @@ class GradientFlow:
 
 
 def gradient_flow(
-    model: Any,
+    model: Model,
     data: Data,
     *,
     loss: Loss | None = None,
     jacobian: bool = True,
     seed: int = 0,
 ) -> GradientFlow:
-    """How much gradient reaches each step, layer and direction of a network.
+    """Measure how much gradient reaches each step, layer and direction of a network.
 
-    The network is run a step at a time on the path that would serve it anyway, which gives the same
-    bits as the whole sequence; nothing of it is changed, its gradients included.
+    The network runs one step at a time on its usual path, which gives the same bits as the whole
+    sequence. Nothing in it is changed, including its gradients.
 
     Args:
-        model: a network of `networks`, an estimator, or any module with recurrent layers of ours
-            or of `torch.nn`.
+        model: a network of `networks`, an estimator, or any module with recurrent layers of
+            Ostinato or `torch.nn`.
         data: ``(x, y)`` or ``(x, y, lengths)``: tensors for a network, and for an estimator what
             its ``fit`` takes.
-        loss: ``(model, x, y, lengths) -> loss``, for a module of one's own. If not given, the
-            network's: of one that answers at every step, the loss of the last step alone, so that
-            a lag has a meaning.
-        jacobian: whether to measure dh_T/dh_t too: exactly up to `SMALL` hidden units, else by
-            `DRAWS` random vector-Jacobian products.
-        seed: of those.
+        loss: ``(model, x, y, lengths) -> loss``, for a custom module. By default the network's own
+            loss; with an output at every step, only that of the last step, so that lags count from
+            there.
+        jacobian: measure dh_T/dh_t too: exactly up to `EXACT_SIZE` hidden units, else by
+            `RANDOM_VECTORS` random vector-Jacobian products.
+        seed: seed of the random vectors.
+
+    Raises:
+        OstinatoError: if no recurrent layer was called, or there is no loss function.
 
     Example:
         >>> from torch import nn
@@ -171,49 +173,48 @@ def gradient_flow(
         >>> flow.layers[0].norms.shape
         (30,)
     """
-    sample = sample_of(model, data)
-    network = sample.network
+    network, sample = network_and_sample(model, data)
     random = torch.Generator().manual_seed(seed)
     with torch.enable_grad(), eval_mode(network), recording(network) as tracks:
-        value = (
-            loss(network, sample.inputs, sample.targets, sample.lengths)
-            if loss is not None
-            else sample.loss(last=True)
-        )
+        value = mean_loss(network, sample, loss, last_step=True)
         if not tracks:
             raise OstinatoError(
-                f"gradient_flow: {type(network).__name__} has no recurrent layer that was called; "
+                f"gradient_flow: no recurrent layer was called in {type(network).__name__}; "
                 "expected layers of ostinato or torch.nn."
             )
-        names = [n for n, p in network.named_parameters() if p.requires_grad]
-        weights = [p for _, p in network.named_parameters() if p.requires_grad]
+        weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
         states = [tensor for track in tracks for tensor in track.tensors]
-        found = torch.autograd.grad(
-            value, [*weights, *states], retain_graph=True, allow_unused=True
+        gradients = iter(
+            torch.autograd.grad(
+                value, [*weights.values(), *states], retain_graph=True, allow_unused=True
+            )
         )
         norms = {
             name: 0.0 if g is None else float(g.norm())
-            for name, g in zip(names, found, strict=False)
+            for name, g in zip(weights, gradients, strict=False)
         }
-        rest = iter(found[len(weights) :])
         layers = []
         for track in tracks:
-            gradients = [next(rest) for _ in track.tensors]
             lags = _Lags(track)
             products = lags.jacobian(random) if jacobian else (None, None)
-            layers.append(lags.flow(gradients, *products))
+            layers.append(lags.flow([next(gradients) for _ in track.tensors], *products))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
 
 
 @dataclass
 class _Lags:
-    """What the gradients of a track's states come to, by lag."""
+    """Gradients of a track's states by lag."""
 
     track: Track
 
+    @property
+    def fields(self) -> list[str]:
+        """Names of the tensors of a state, h first."""
+        return list(self.track.states[0]._asdict())
+
     def by_lag(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``(T, B)`` by step as ``(T, B)`` by lag, NaN where there is no such step."""
+        """Reorder ``(T, B)`` by step into ``(T, B)`` by lag, NaN where a row has no such step."""
         T, B = norms.shape
         ends = self.track.ends.cpu().numpy()
         source = ends[None] - 1 - np.arange(T)[:, None]
@@ -225,16 +226,15 @@ class _Lags:
         jacobian: NDArray[np.float64] | None,
         largest: NDArray[np.float64] | None,
     ) -> LayerFlow:
-        """The gradients of `tensors` as a `LayerFlow`."""
-        parts = len(cast("tuple[Tensor, ...]", self.track.states[0]))
+        """Return the gradients of the track's tensors as a `LayerFlow`."""
+        parts = len(self.fields)
 
         def stacked(part: int) -> Tensor:
-            found = zip(gradients[part::parts], self.track.tensors[part::parts], strict=True)
-            return torch.stack([torch.zeros_like(t) if g is None else g for g, t in found])
+            pairs = zip(gradients[part::parts], self.track.tensors[part::parts], strict=True)
+            return torch.stack([torch.zeros_like(t) if g is None else g for g, t in pairs])
 
         h = stacked(0)  # (T, B, size)
-        fields = getattr(type(self.track.states[0]), "_fields", ("h",))
-        c = stacked(fields.index("c")) if "c" in fields else None
+        c = stacked(self.fields.index("c")) if "c" in self.fields else None
         t = torch.arange(len(h), device=h.device)[:, None]
         earlier = (t < self.track.ends.to(h.device) - 1)[..., None].expand_as(h)
         under = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
@@ -250,34 +250,35 @@ class _Lags:
     def jacobian(
         self, random: torch.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Root mean square, and largest, singular value of dh_T/dh_t by lag and row."""
+        """Compute the root mean square and largest singular value of dh_T/dh_t by lag and row."""
         last = self.track.states[-1].h
         B, H = last.shape
-        exact = H <= SMALL
+        exact = H <= EXACT_SIZE
         if exact:
             vectors = list(torch.eye(H, dtype=last.dtype))
         else:
-            vectors = list(torch.randn(DRAWS, H, generator=random, dtype=last.dtype))
-        fields = getattr(type(self.track.states[0]), "_fields", ("h",))
-        kinds = [k for k, name in enumerate(fields) if name in ("h", "c")]
-        parts = len(fields)
-        tensors = [self.track.tensors[k::parts] for k in kinds]
-        flat = [t for each in tensors for t in each]
-        squares: list[Any] = [0.0] * len(kinds)
-        rows: list[list[Tensor]] = [[] for _ in kinds]
+            vectors = list(torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype))
+        fields, T = self.fields, len(self.track.states)
+        flat = [
+            tensor
+            for k, name in enumerate(fields)
+            if name in ("h", "c")
+            for tensor in self.track.tensors[k :: len(fields)]
+        ]
+        squares = np.zeros((len(flat) // T, T, B))
+        rows: list[list[Tensor]] = [[] for _ in squares]
         for v in vectors:
             seed = v.to(last.device).expand(B, H)
             found = torch.autograd.grad(last, flat, seed, retain_graph=True, allow_unused=True)
             pairs = zip(found, flat, strict=True)
             filled = [torch.zeros_like(t) if g is None else g for g, t in pairs]
-            T = len(self.track.states)
-            for k in range(len(kinds)):
+            for k in range(len(squares)):
                 product = torch.stack(filled[k * T : (k + 1) * T])  # v^T dh_T/d(h or c)_t
                 if exact:
                     rows[k].append(product)
-                squares[k] = squares[k] + _norms(product) ** 2
+                squares[k] += _norms(product) ** 2
         scale = H if exact else len(vectors) * H
-        gains = np.sqrt(np.maximum.reduce(squares) / scale)
+        gains = np.sqrt(squares.max(0) / scale)
         largest = None
         if exact:
             matrices = [torch.stack(each, dim=-2).double() for each in rows]
@@ -288,10 +289,10 @@ class _Lags:
 
 
 def growth_of(curves: NDArray[np.float64]) -> Growth:
-    """Growth a step of curves by lag ``(lags, rows)``, each of which should be exponential.
+    """Fit the growth per step of curves by lag ``(lags, rows)``, assumed exponential.
 
-    The slope of the logarithm over the lags is fitted for each row; the interval is Student's over
-    the rows, or, of a single row, that of its regression.
+    The slope of the logarithm over the lags is fitted for each row; the confidence interval is
+    Student's t over the rows, or, for a single row, that of its regression.
 
     >>> growth_of(0.5 ** np.arange(20.0)[:, None] * [[1.0, 2.0]]).factor
     0.5
@@ -315,17 +316,17 @@ def growth_of(curves: NDArray[np.float64]) -> Growth:
 
 
 def _norms(tensor: Tensor) -> NDArray[np.float64]:
-    """Norm over the last axis, in double precision: what is squared must not underflow."""
+    """Return the norm over the last axis, in double precision: squares must not underflow."""
     return np.asarray(tensor.detach().double().norm(dim=-1).cpu().numpy())
 
 
 def _mean(by_row: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over rows that are there, NaN where none is."""
-    there = np.isfinite(by_row)
-    total = np.where(there, by_row, 0.0).sum(1)
-    return np.where(there.any(1), total / np.maximum(1, there.sum(1)), np.nan)
+    """Return the mean over finite rows, NaN if none is."""
+    mask = np.isfinite(by_row)
+    total = np.where(mask, by_row, 0.0).sum(1)
+    return np.where(mask.any(1), total / np.maximum(1, mask.sum(1)), np.nan)
 
 
 def number(value: float) -> float | None:
-    """A number as JSON can hold it, to five digits: None where it is not finite."""
+    """Round a number to five digits for JSON; None if it is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,34 +1,35 @@
-"""What every gate and unit does at every step, and which unit follows what."""
+"""Gates and units at every step of a sequence, and which units follow a label."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import nn
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import estimator_of
+from ostinato.insight.samples import Model, estimator_of
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
+from ostinato.recurrence.cells import Tensors
 from ostinato.training.fit import eval_mode
 
-LEFT, RIGHT = 0.1, 0.9
-"""Below and above these a gate counts as shut and as open (Karpathy et al. 2015, section 4.2)."""
+CLOSED, OPEN = 0.1, 0.9
+"""Below and above these a gate counts as closed and as open (Karpathy et al. 2015, section 4.2)."""
 
 
 class Unit(NamedTuple):
-    """A unit, and how well it follows a label.
+    """A unit, and its correlation with a label.
 
     Attributes:
-        layer: its layer, by its name.
-        state: h, or c of an LSTM.
-        number: of the unit within the layer.
-        correlation: of the state with the label, -1 to 1.
+        layer: name of its layer.
+        state: name of the state: h, or c for an LSTM.
+        number: number of the unit within the layer, from 0.
+        correlation: correlation of the state with the label, -1 to 1.
     """
 
     layer: str
@@ -42,9 +43,9 @@ class LayerGates:
     """Gates and states of one layer in one direction, ``(T, H)`` each.
 
     Attributes:
-        name: of the layer.
-        gates: by their letter, values in (0, 1); candidates, in (-1, 1), too.
-        states: h, and c where the cell has one.
+        name: name of the layer.
+        gates: gates by letter, values in (0, 1); candidates, in (-1, 1), too.
+        states: states by name: h, and c if the cell has one.
     """
 
     name: str
@@ -52,66 +53,66 @@ class LayerGates:
     states: dict[str, NDArray[np.float64]]
 
     def saturation(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Of each gate, by unit: the share of steps at which it is shut, and is open."""
+        """Return, for each gate, the share of steps at which each unit is closed and open."""
         return {
-            letter: ((values < LEFT).mean(0), (values > RIGHT).mean(0))
+            letter: ((values < CLOSED).mean(0), (values > OPEN).mean(0))
             for letter, values in self.gates.items()
             if values.min(initial=0.0) >= 0
         }
 
     def dead(self) -> NDArray[np.int64]:
-        """Units whose state is the same at all steps."""
+        """Return the units whose state is the same at all steps."""
         return np.flatnonzero(np.ptp(self.states["h"], axis=0) < 1e-6)
 
 
 @dataclass(frozen=True, eq=False)
 class Gates:
-    """What `gates` found.
+    """Result of `gates`.
 
     Attributes:
-        steps: what each step is called, such as a character.
+        steps: name of each step, such as a character.
         layers: a `LayerGates` for each layer and direction.
     """
 
     steps: list[str]
     layers: list[LayerGates]
 
-    def rank(self, labels: ArrayLike, most: int = 10) -> list[Unit]:
-        """The units whose state follows a label best, the best first.
+    def rank(self, labels: ArrayLike, limit: int = 10) -> list[Unit]:
+        """Rank units by the absolute correlation of their state with a label.
 
         Args:
-            labels: a number, or true and false, for each step: `inside_quotes` of a text, say;
-                NaN at steps that do not count.
-            most: how many.
+            labels: a number or boolean for each step, such as `inside_quotes` of a text; NaN at
+                steps to ignore.
+            limit: maximum number of units.
 
         Raises:
-            OstinatoError: if there are not as many labels as steps, or all are the same.
+            OstinatoError: if the number of labels is not that of steps, or all labels are equal.
         """
-        wanted = np.asarray(labels, dtype=np.float64)
-        if wanted.shape != (len(self.steps),):
+        target = np.asarray(labels, dtype=np.float64)
+        if target.shape != (len(self.steps),):
             raise OstinatoError(
-                f"Gates.rank: labels have shape {wanted.shape}; expected ({len(self.steps)},), "
+                f"Gates.rank: labels have shape {target.shape}; expected ({len(self.steps)},), "
                 "one for each step."
             )
-        counts = np.isfinite(wanted)
-        wanted = wanted[counts] - wanted[counts].mean() if counts.any() else np.zeros(0)
-        if not wanted.any():
-            raise OstinatoError("Gates.rank: all labels are the same; there is nothing to follow.")
-        wanted = wanted / np.linalg.norm(wanted)
+        mask = np.isfinite(target)
+        target = target[mask] - target[mask].mean() if mask.any() else np.zeros(0)
+        if not target.any():
+            raise OstinatoError("Gates.rank: all labels are equal; expected at least two values.")
+        target = target / np.linalg.norm(target)
         units = []
         for layer in self.layers:
             for name, values in layer.states.items():
-                centred = values[counts] - values[counts].mean(0)
+                centred = values[mask] - values[mask].mean(0)
                 norms = np.linalg.norm(centred, axis=0)
-                found = wanted @ centred / np.maximum(norms, 1e-12)
-                units += [Unit(layer.name, name, i, float(r)) for i, r in enumerate(found)]
-        return sorted(units, key=lambda unit: -abs(unit.correlation))[:most]
+                correlations = target @ centred / np.maximum(norms, 1e-12)
+                units += [Unit(layer.name, name, i, float(r)) for i, r in enumerate(correlations)]
+        return sorted(units, key=lambda unit: -abs(unit.correlation))[:limit]
 
     def unit(self, number: int, layer: int = 0, state: str = "h") -> Unit:
-        """A unit by its number; of an LSTM ``c`` is another state than ``h``.
+        """Return a unit by its number; for an LSTM, ``state`` may be ``c``.
 
         Raises:
-            OstinatoError: if there is none.
+            OstinatoError: if there is no such layer or unit.
         """
         if not 0 <= layer < len(self.layers):
             raise OstinatoError(f"there is no layer {layer}; expected 0 to {len(self.layers) - 1}.")
@@ -122,8 +123,8 @@ class Gates:
             )
         return Unit(self.layers[layer].name, state, number, float("nan"))
 
-    def of(self, unit: Unit) -> NDArray[np.float64]:
-        """The state of a unit at each step, ``(T,)``."""
+    def activations(self, unit: Unit) -> NDArray[np.float64]:
+        """Return the state of a unit at each step, ``(T,)``."""
         layer = next(layer for layer in self.layers if layer.name == unit.layer)
         return layer.states[unit.state][:, unit.number]
 
@@ -131,24 +132,24 @@ class Gates:
         lines = []
         for layer in self.layers:
             parts = [f"{len(layer.dead())} of {layer.states['h'].shape[1]} units dead"]
-            for letter, (shut, open_) in layer.saturation().items():
-                shares = f"shut {shut.mean():.0%}, open {open_.mean():.0%}"
+            for letter, (closed, open_) in layer.saturation().items():
+                shares = f"closed {closed.mean():.0%}, open {open_.mean():.0%}"
                 parts.append(f"{letter} {layer.gates[letter].mean():.2f} on average, {shares}")
             lines.append(f"{layer.name}: " + "; ".join(parts))
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Means and shares, by layer."""
+        """Return means and shares by layer as a JSON document."""
         return {
             layer.name: {
                 "dead": layer.dead().tolist(),
                 **{
                     letter: {
                         "mean": float(layer.gates[letter].mean()),
-                        "shut": float(shut.mean()),
+                        "closed": float(closed.mean()),
                         "open": float(open_.mean()),
                     }
-                    for letter, (shut, open_) in layer.saturation().items()
+                    for letter, (closed, open_) in layer.saturation().items()
                 },
             }
             for layer in self.layers
@@ -156,9 +157,9 @@ class Gates:
 
 
 def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
-    """What was read, line by line, and below each step the state of a unit, from low to high."""
+    """Show the sequence line by line, and below each step a unit's state, from low to high."""
     shown = [step.replace("\n", "⏎").replace("\t", "⇥") or "∅" for step in found.steps]
-    marks = sparkline(found.of(unit))
+    marks = sparkline(found.activations(unit))
     lines, above, below = [], "", ""
     for step, mark in zip(shown, marks, strict=True):
         if len(above) + len(step) > width:
@@ -168,16 +169,15 @@ def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
     return "\n".join([*lines, above, below])
 
 
-def gates(model: Any, sequence: Any) -> Gates:
-    """Every gate and state by step and unit, as the network reads one sequence.
+def gates(model: Model, sequence: Any) -> Gates:
+    """Compute every gate and state by step and unit while a network reads one sequence.
 
-    On the path that serves the network anyway, at its speed; of an `EncoderDecoder` its encoder.
+    Runs on the usual path of the network, at its speed; for an `EncoderDecoder`, only the encoder.
 
     Args:
-        model: an estimator, or any module with recurrent layers of ours or of `torch.nn`.
-        sequence: a text for a `TextGenerator`; for other estimators one sequence as ``fit`` takes
-            many; for a network a tensor ``(T, ...)``, which it is
-            given as a batch of one.
+        model: an estimator, or any module with recurrent layers of Ostinato or `torch.nn`.
+        sequence: a text for a `TextGenerator`; for other estimators one of the sequences that
+            ``fit`` takes; for a network a tensor ``(T, ...)``.
 
     Raises:
         OstinatoError: if the network has no recurrent layers, or the sequence no steps.
@@ -189,39 +189,37 @@ def gates(model: Any, sequence: Any) -> Gates:
         >>> from ostinato.networks.outputs import Output
         >>> network = ManyToMany(nn.Identity(), GRU(2, 5, batch_first=True), Output(5, 2))
         >>> found = gates(network, torch.randn(7, 2))
-        >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), most=3))
+        >>> found.layers[0].gates["z"].shape, len(found.rank(range(7), limit=3))
         ((7, 5), 3)
     """
-    estimator = estimator_of(model)
+    estimator, names = estimator_of(model), list[str]()
     if estimator is not None:
+        network = estimator.network_
         x, names = estimator.encode(sequence)
-        network: Any = estimator.network_
     else:
-        network, x = model, sequence[None]
-        names = []
-    with eval_mode(network), torch.no_grad(), tracing(network) as seen:
-        reader = network.encoder if isinstance(network, EncoderDecoder) else network
-        reader(x)
-    if not seen:
+        network, x = cast(nn.Module, model), sequence[None]
+    with eval_mode(network), torch.no_grad(), tracing(network) as traced:
+        (network.encoder if isinstance(network, EncoderDecoder) else network)(x)
+    if not traced:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
     layers = [
         LayerGates(each.name, _arrays(each.trace.gates), _arrays(each.trace.states))
-        for each in seen
+        for each in traced
     ]
     T = len(layers[0].states["h"])
     if not T:
-        raise OstinatoError("gates: the sequence is empty; give one with steps.")
-    return Gates(list(names) or [str(t) for t in range(T)], layers)
+        raise OstinatoError("gates: the sequence is empty; expected at least one step.")
+    return Gates(names or [str(t) for t in range(T)], layers)
 
 
-def _arrays(parts: Any) -> dict[str, NDArray[np.float64]]:
-    """Tensors ``(T, 1, H)`` of a named tuple by name, as arrays ``(T, H)``."""
-    found: dict[str, Tensor] = {} if parts is None else parts._asdict()
-    return {name: t[:, 0].double().cpu().numpy() for name, t in found.items()}
+def _arrays(tensors: Tensors | None) -> dict[str, NDArray[np.float64]]:
+    """Return tensors ``(T, 1, H)`` of a named tuple by name, as arrays ``(T, H)``."""
+    parts = {} if tensors is None else tensors._asdict()
+    return {name: t[:, 0].double().cpu().numpy() for name, t in parts.items()}
 
 
 def inside_quotes(text: str, marks: str = '"') -> NDArray[np.bool_]:
-    """For each character whether it stands within quotation marks, these included.
+    """Return for each character whether it is inside quotation marks, including the marks.
 
     >>> "".join("x" if inside else "." for inside in inside_quotes('he "said" so'))
     '...xxxxxx...'
@@ -235,7 +233,7 @@ def inside_quotes(text: str, marks: str = '"') -> NDArray[np.bool_]:
 
 
 def position_in_line(text: str) -> NDArray[np.int64]:
-    r"""For each character how many stand before it in its line.
+    r"""Return the position of each character in its line, from 0.
 
     >>> position_in_line("ab\ncd").tolist()
     [0, 1, 2, 0, 1]
@@ -251,11 +249,11 @@ LABELS: dict[str, Callable[[str], NDArray[Any]]] = {
     "quotes": inside_quotes,
     "line": position_in_line,
 }
-"""What a character can be labelled with, by name."""
+"""Labels of characters by name."""
 
 
 def labels_of(name: str, steps: list[str]) -> NDArray[Any]:
-    """A label of `LABELS` for each step of a text: that of its first character.
+    """Return the label of each step of a text, which is that of its first character.
 
     >>> labels_of("line", ["ab", "-", "c"]).tolist()
     [0, 2, 3]
@@ -263,17 +261,17 @@ def labels_of(name: str, steps: list[str]) -> NDArray[Any]:
     if name not in LABELS:
         raise OstinatoError(f"label {name!r}; expected one of {', '.join(LABELS)}.")
     of_characters = LABELS[name]("".join(steps))
-    begins = np.cumsum([0, *(len(step) for step in steps[:-1])])
-    return np.asarray(of_characters[np.minimum(begins, len(of_characters) - 1)])
+    starts = np.cumsum([0, *(len(step) for step in steps[:-1])])
+    return np.asarray(of_characters[np.minimum(starts, len(of_characters) - 1)])
 
 
 def sparkline(values: NDArray[np.float64]) -> str:
-    """Values as marks from low to high, one each.
+    """Draw values as characters from low to high, one each.
 
     >>> sparkline(np.array([0.0, 0.5, 1.0]))
     '▁▅█'
     """
     marks = "▁▂▃▄▅▆▇█"
     low, high = float(values.min()), float(values.max())
-    places = (values - low) / max(high - low, 1e-12) * (len(marks) - 1)
-    return "".join(marks[int(place + 0.5)] for place in places)
+    levels = (values - low) / max(high - low, 1e-12) * (len(marks) - 1)
+    return "".join(marks[int(level + 0.5)] for level in levels)

@@ -1,7 +1,7 @@
-"""Pictures of gradients, memory, gates and units. Each needs ``ostinato[plots]``.
+"""Plots of gradients, input influence, gates and units. Each needs ``ostinato[plots]``.
 
-Every function draws into axes of matplotlib, its own if none are given, and returns them. Colours
-are those of Okabe and Ito 2008, which colour-blind readers tell apart.
+Every function draws into axes of matplotlib, new ones by default, and returns them. Colours are
+those of Okabe and Ito 2008, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ostinato.errors import OstinatoError
 from ostinato.insight.diagnosis import Thresholds
 from ostinato.insight.flow import GradientFlow
 from ostinato.insight.gates import Gates, Unit
-from ostinato.insight.memory import Memory
+from ostinato.insight.influence import NEGLIGIBLE, InputInfluence, ScoringNetwork
+from ostinato.networks.arrangements import ManyToOne
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.pictures import COLOURS, new_axes, plot_losses
 
@@ -24,24 +25,24 @@ __all__ = [
     "plot_curve",
     "plot_flow",
     "plot_gate",
+    "plot_influence",
     "plot_layers",
-    "plot_memory",
     "plot_unfolded",
     "plot_unit",
 ]
 
-NARROW = "monospace"
+FONT = "monospace"
 
 
 def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | None = None) -> Any:
-    """The gradient by lag, a line a layer, on a log scale, with bands for what has vanished.
+    """Plot the gradient by lag, one line per layer, on a log scale, with the vanished range shaded.
 
     Args:
-        flow: what `gradient_flow` found.
-        axes: where to draw.
-        thresholds: where the bands begin.
+        flow: result of `gradient_flow`.
+        axes: axes to draw into.
+        thresholds: limits of the shaded range.
     """
-    axes = new_axes(8, 4.5, "a picture of gradients") if axes is None else axes
+    axes = new_axes(8, 4.5, "a plot of gradients") if axes is None else axes
     limits = thresholds or Thresholds()
     curves = {layer.name: layer.norms for layer in flow.layers}
     first = max((float(np.nanmax(c, initial=0.0)) for c in curves.values()), default=0.0) or 1.0
@@ -53,7 +54,7 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
         growth = flow.layers[k].growth().factor
         axes.plot(
             share, styles[k // len(COLOURS) % 4], color=COLOURS[k % len(COLOURS)], linewidth=2,
-            label=f"{name}: times {growth:.3g} a step",
+            label=f"{name}: {growth:.3g} per step",
         )  # fmt: skip
     top = max(10.0, 3 * max(float(np.nanmax(c, initial=0.0) / first) for c in curves.values()))
     floor = max(1e-40, min(limits.vanished / 30, lowest / 3))
@@ -70,16 +71,14 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
     axes.set_ylabel("gradient of the state, share of the largest")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8 if len(curves) > 4 else 10)
-    axes.set_title("What of the gradient comes back through time")
+    axes.set_title("Gradient by step, back in time")
     return axes
 
 
 def plot_layers(flow: GradientFlow, axes: Any = None) -> Any:
-    """The gradient by layer and lag as a heat map, on a log scale."""
+    """Plot the gradient by layer and lag as a heat map, on a log scale."""
     axes = (
-        new_axes(8, 1.8 + 0.35 * len(flow.layers), "a picture of gradients")
-        if axes is None
-        else axes
+        new_axes(8, 1.8 + 0.35 * len(flow.layers), "a plot of gradients") if axes is None else axes
     )
     width = max(len(layer.norms) for layer in flow.layers)
     rows = [np.pad(layer.norms, (0, width - len(layer.norms)), constant_values=np.nan)
@@ -102,77 +101,77 @@ def plot_layers(flow: GradientFlow, axes: Any = None) -> Any:
     return axes
 
 
-def plot_memory(found: Memory, axes: Any = None) -> Any:
-    """How much the answer depends on the input so many steps ago."""
-    axes = new_axes(8, 4.5, "a picture of memory") if axes is None else axes
+def plot_influence(found: InputInfluence, axes: Any = None) -> Any:
+    """Plot how much the output depends on the input by steps back in time."""
+    axes = new_axes(8, 4.5, "a plot of input influence") if axes is None else axes
     top = found.effect.max() or 1.0
     shares = np.where(found.effect > 0, found.effect / top, np.nan)
     axes.plot(found.lags + 1, shares, "o-", color=COLOURS[0], markersize=3,
-              label="change of the answer when the input is swapped")  # fmt: skip
-    pull = found.gradient / (found.gradient.max() or 1.0)
-    axes.plot(found.lags + 1, np.where(pull > 0, pull, np.nan), "--", color=COLOURS[1],
-              label="gradient by the input")  # fmt: skip
+              label="change of the output when the input is replaced")  # fmt: skip
+    gradient = found.gradient / (found.gradient.max() or 1.0)
+    axes.plot(found.lags + 1, np.where(gradient > 0, gradient, np.nan), "--", color=COLOURS[1],
+              label="gradient with respect to the input")  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain_ticks(axes.xaxis, axes.yaxis)
     axes.set_ylim(1e-4, 2)
-    axes.axhspan(1e-4, 0.01, color="0.85", zorder=0)
-    axes.text(0.99, 0.01, "not felt ", va="top", ha="right", fontsize=9, color="0.25",
+    axes.axhspan(1e-4, NEGLIGIBLE, color="0.85", zorder=0)
+    axes.text(0.99, NEGLIGIBLE, "negligible ", va="top", ha="right", fontsize=9, color="0.25",
               transform=axes.get_yaxis_transform())  # fmt: skip
-    axes.axvline(found.reach + 1, color=COLOURS[2], linestyle=":",
-                 label=f"felt {found.reach} steps later")  # fmt: skip
-    axes.set_xlabel("steps before the answer (1: the last input)")
+    axes.axvline(found.memory_length + 1, color=COLOURS[2], linestyle=":",
+                 label=f"memory length: {found.memory_length} steps")  # fmt: skip
+    axes.set_xlabel("steps before the output (1: the last input)")
     axes.set_ylabel("share of the largest")
     axes.grid(alpha=0.3)
     axes.legend()
-    axes.set_title("How far back the answer depends on the input")
+    axes.set_title("How far back the output depends on the input")
     return axes
 
 
-def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, most: int = 100) -> Any:
-    """How far a gate is open, by unit and step, with what was read on the axis.
+def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit: int = 100) -> Any:
+    """Plot how far a gate is open, by unit and step, with the names of the steps on the axis.
 
     Args:
-        found: what `gates` found.
-        letter: of the gate.
-        layer: number of the layer.
-        axes: where to draw.
-        most: steps that are drawn at most.
+        found: result of `gates`.
+        letter: letter of the gate.
+        layer: number of the layer, from 0.
+        axes: axes to draw into.
+        limit: maximum number of steps.
     """
-    held = found.layers[layer].gates
-    if letter not in held:
+    gates = found.layers[layer].gates
+    if letter not in gates:
         raise OstinatoError(
             f"plot_gate: {found.layers[layer].name} has no gate {letter!r}; expected one of "
-            f"{', '.join(held) or 'none'}."
+            f"{', '.join(gates) or 'none'}."
         )
-    axes = new_axes(12, 4.5, "a picture of gates") if axes is None else axes
-    values = held[letter][:most]
+    axes = new_axes(12, 4.5, "a plot of gates") if axes is None else axes
+    values = gates[letter][:limit]
     order = np.argsort(values.mean(0))
     is_gate = values.min() >= 0
     image = axes.imshow(
         values[:, order].T, aspect="auto", interpolation="nearest", origin="lower",
         cmap="cividis" if is_gate else "PuOr", vmin=0 if is_gate else -1, vmax=1,
     )  # fmt: skip
-    steps = [_shown(step) for step in found.steps[:most]]
-    axes.set_xticks(range(len(steps)), steps, family=NARROW, fontsize=8,
+    steps = [_shown(step) for step in found.steps[:limit]]
+    axes.set_xticks(range(len(steps)), steps, family=FONT, fontsize=8,
                     rotation=90 if max(map(len, steps)) > 2 else 0)  # fmt: skip
-    axes.set_ylabel("units, by how open on average")
-    label = "0 shut, 1 open" if is_gate else "-1 to 1"
+    axes.set_ylabel("units, ordered by mean")
+    label = "0 closed, 1 open" if is_gate else "-1 to 1"
     axes.figure.colorbar(image, ax=axes, label=label)
     axes.set_title(f"Gate {letter} of {found.layers[layer].name}")
     return axes
 
 
 def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> Any:
-    """The text that was read, each step coloured by the state of one unit.
+    """Plot the sequence as text, each step coloured by the state of one unit.
 
     Args:
-        found: what `gates` found.
-        unit: which, as `Gates.rank` names it.
-        axes: where to draw.
-        width: characters in a line.
+        found: result of `gates`.
+        unit: the unit, such as one of `Gates.rank`.
+        axes: axes to draw into.
+        width: characters per line.
     """
-    values = found.of(unit)
+    values = found.activations(unit)
     lines: list[list[tuple[str, float]]] = [[]]
     used = 0
     for step, value in zip(found.steps, values, strict=True):
@@ -187,7 +186,7 @@ def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> An
             lines.append([])
             used = 0
     lines = [line for line in lines if line][:40]
-    axes = new_axes(12, 0.9 + 0.25 * len(lines), "a picture of a unit") if axes is None else axes
+    axes = new_axes(12, 0.9 + 0.25 * len(lines), "a plot of a unit") if axes is None else axes
     bound = float(np.abs(values).max()) or 1.0
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -199,7 +198,7 @@ def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> An
             axes.add_patch(_box(at, row, len(text), colours.to_rgba(np.asarray(value))))
             ink = "white" if abs(value) > 0.7 * bound else "black"
             middle = at + len(text) / 2
-            axes.text(middle, row, text, ha="center", va="center", family=NARROW, size=9, color=ink)
+            axes.text(middle, row, text, ha="center", va="center", family=FONT, size=9, color=ink)
             at += len(text)
     axes.set_xlim(0, width)
     axes.set_ylim(len(lines) - 0.5, -0.5)
@@ -217,17 +216,17 @@ def _box(x: float, y: float, width: float, colour: Any) -> Any:
 
 
 def _shown(step: str) -> str:
-    """What stands for a step in a picture: white space is made visible."""
+    """Return a step as shown in a plot, with visible white space."""
     return step.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
 
 
 def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str = "nats") -> Any:
-    """The learning curve, with spikes of the gradient norm marked.
+    """Plot the learning curve, with spikes of the gradient norm marked.
 
     Args:
-        records: as in ``metrics.jsonl``.
-        axes: where to draw.
-        unit: of the loss.
+        records: records of training, as in ``metrics.jsonl``.
+        axes: axes to draw into.
+        unit: unit of the loss.
     """
     axes = new_axes(8, 4.5, "a learning curve") if axes is None else axes
     plot_losses(records, axes, unit)
@@ -235,15 +234,15 @@ def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str
 
 
 def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: str = "B") -> Any:
-    """The network unfolded in time: one column a step, with the shapes of what flows.
+    """Plot the network unfolded in time: one column per step, with the shapes of its tensors.
 
-    Weights are the same in every column; they are named once, on the arrows of the first.
+    Weights are the same in every column; their shapes are given in the first.
 
     Args:
-        network: with a recurrent layer of ours.
-        axes: where to draw.
-        steps: columns.
-        batch: what the rows of a batch are called.
+        network: a network with a recurrent layer of Ostinato.
+        axes: axes to draw into.
+        steps: number of columns.
+        batch: symbol of the batch size.
     """
     stack = next((m for m in network.modules() if isinstance(m, Recurrent)), None)
     if stack is None:
@@ -254,28 +253,26 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
         if axes is None
         else axes
     )
-    output = getattr(getattr(network, "output", None), "linear", None)
-    pooled = hasattr(network, "pooling")
+    output = network.output.linear if isinstance(network, ScoringNetwork) else None
+    pooled = isinstance(network, ManyToOne)
     for t in range(steps):
-        _node(axes, t, 0, f"x{_low(t + 1)}\n({batch}, {stack.input_size})", COLOURS[5])
+        _node(axes, t, 0, f"x{_subscript(t + 1)}\n({batch}, {stack.input_size})", COLOURS[5])
         for layer, cell in enumerate(stack.cells):
-            sizes = ", ".join(
-                f"{name} ({batch}, {size})"
-                for name, size in zip(_fields(cell), cell.state_sizes, strict=True)
-            )
+            state = cell.zero_state(1)._asdict().items()
+            sizes = ", ".join(f"{name} ({batch}, {part.shape[1]})" for name, part in state)
             _node(axes, t, layer + 1, f"layer {layer}\n{sizes}", COLOURS[0])
             own = "shared " if t else ""
             weight = f"{own}W_ih" + (f" {tuple(stack.weights_of(0)['weight_ih'].shape)}"
                                            if not t and layer == 0 else "")  # fmt: skip
             _arrow(axes, (t, layer), (t, layer + 1), weight)
             both = "<->" if stack.bidirectional else "->"
-            name = "weight_hh"
-            held = stack.weights_of(layer * (1 + stack.bidirectional))
-            shape = f" {tuple(held[name].shape)}" if name in held and t == 0 else ""
-            label = f"{own}W_hh{shape}" if name in held else f"{own}decay"
+            recurrent = stack.weights_of(layer * (1 + stack.bidirectional)).get("weight_hh")
+            shape = f" {tuple(recurrent.shape)}" if recurrent is not None and t == 0 else ""
+            label = f"{own}decay" if recurrent is None else f"{own}W_hh{shape}"
             _arrow(axes, (t, layer + 1), (t + 1, layer + 1), label, both)
         if output is not None and (not pooled or t == steps - 1):
-            _node(axes, t, L + 1, f"y{_low(t + 1)}\n({batch}, {output.out_features})", COLOURS[1])
+            text = f"y{_subscript(t + 1)}\n({batch}, {output.out_features})"
+            _node(axes, t, L + 1, text, COLOURS[1])
             _arrow(axes, (t, L), (t, L + 1), f"{'shared ' if t and not pooled else ''}W_hy")
     for layer in range(L):
         axes.text(steps - 0.05, layer + 1, "...", fontsize=16, va="center", ha="left")
@@ -286,21 +283,16 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
     return axes
 
 
-def _low(number: int) -> str:
-    """A number as a subscript."""
+def _subscript(number: int) -> str:
+    """Return a number as a subscript."""
     return "".join(chr(0x2080 + int(digit)) for digit in str(number))
 
 
 def _plain_ticks(*axis: Any) -> None:
-    """Powers of ten as numbers that every font has."""
+    """Write powers of ten as plain numbers, which every font has."""
     for each in axis:
         each.set_major_formatter(lambda value, _: f"{value:g}")
         each.set_minor_formatter(lambda value, _: "")
-
-
-def _fields(cell: Any) -> tuple[str, ...]:
-    state_type = cell.state_type
-    return tuple(getattr(state_type, "_fields", ("h",)))
 
 
 def _node(axes: Any, x: float, y: float, text: str, colour: str) -> None:

@@ -1,12 +1,15 @@
-"""A diagnosis as a folder: pictures, figures, and one page that holds them all."""
+"""A diagnosis as a folder: plots, measurements, and one page with all of them."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ostinato.errors import MissingExtra
 from ostinato.files import atomic_file
@@ -14,8 +17,8 @@ from ostinato.insight.diagnosis import Diagnosis
 from ostinato.insight.pictures import (
     plot_curve,
     plot_flow,
+    plot_influence,
     plot_layers,
-    plot_memory,
     plot_unfolded,
 )
 
@@ -29,54 +32,53 @@ pre { padding: .6rem; white-space: pre-wrap; }
 """
 
 
-def write_report(found: Diagnosis, network: Any, folder: Path, title: str) -> list[Path]:
-    """Write a diagnosis into a folder, made if need be; files of an earlier one are replaced.
+def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str) -> list[Path]:
+    """Write a diagnosis into a folder, created if missing; earlier files are replaced.
 
-    ``index.html`` holds words, figures and pictures, and needs neither network nor other files;
-    ``diagnosis.json`` has the figures for machines. Pictures need ``ostinato[plots]``; without it
-    the page goes without.
+    ``index.html`` is a self-contained page with text, measurements and plots; ``diagnosis.json``
+    holds the measurements. Without ``ostinato[plots]`` the page has no plots.
 
     Args:
-        found: what `diagnose` found.
-        network: that was looked at.
+        found: result of `diagnose`.
+        network: the network diagnosed.
         folder: where to write.
-        title: of the page.
+        title: title of the page.
 
     Returns:
-        the files.
+        the files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Path] = {}
+    plots: dict[str, Path] = {}
     try:
-        for name, axes in _pictures(found, network):
+        for name, axes in _plots(found, network):
             file = folder / f"{name}.png"
             with atomic_file(file) as out:
                 axes.figure.savefig(out, dpi=120, format="png")
-            drawn[name] = file
+            plots[name] = file
         missing = ""
     except MissingExtra as error:
         missing = str(error)
     page = folder / "index.html"
     with atomic_file(page) as out:
-        out.write(_page(found, drawn, title, missing).encode())
-    figures = folder / "diagnosis.json"
-    with atomic_file(figures) as out:
+        out.write(_page(found, plots, title, missing).encode())
+    document = folder / "diagnosis.json"
+    with atomic_file(document) as out:
         out.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
-    return [page, figures, *drawn.values()]
+    return [page, document, *plots.values()]
 
 
-def _pictures(found: Diagnosis, network: Any) -> Any:
+def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
     yield "gradient_by_lag", plot_flow(found.flow)
     if len(found.flow.layers) > 1:
         yield "gradient_by_layer", plot_layers(found.flow)
-    if found.memory is not None and len(found.memory.lags) > 1:
-        yield "memory", plot_memory(found.memory)
+    if found.influence is not None and len(found.influence.lags) > 1:
+        yield "input_influence", plot_influence(found.influence)
     if len([r for r in found.history if r.get("loss") is not None]) > 1:
         yield "learning_curve", plot_curve(found.history)
     yield "unfolded", plot_unfolded(network)
 
 
-def _page(found: Diagnosis, pictures: dict[str, Path], title: str, missing: str) -> str:
+def _page(found: Diagnosis, plots: dict[str, Path], title: str, missing: str) -> str:
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -84,22 +86,22 @@ def _page(found: Diagnosis, pictures: dict[str, Path], title: str, missing: str)
         f"<h1>{html.escape(title)}</h1>",
     ]
     if found.healthy:
-        parts.append('<div class="healthy"><p>Healthy: no ailment was found.</p></div>')
+        parts.append('<div class="healthy"><p>Healthy: no issue was found.</p></div>')
     for finding in found.findings:
         remedies = "".join(
             f"<li><code>{html.escape(r.flag)}</code> {html.escape(r.why)}</li>"
             for r in finding.remedies
         )
         parts.append(
-            f'<div class="finding"><h2>{html.escape(finding.ailment)}</h2>'
-            f"<p>{html.escape(finding.said)}</p><p>What to do, the best first:</p>"
+            f'<div class="finding"><h2>{html.escape(finding.issue)}</h2>'
+            f"<p>{html.escape(finding.message)}</p><p>Remedies, the best first:</p>"
             f"<ul>{remedies}</ul></div>"
         )
-    parts.append(f"<pre>{html.escape(chr(10).join(found.figures()))}</pre>")
-    for name, file in pictures.items():
+    parts.append(f"<pre>{html.escape(chr(10).join(found.measurements()))}</pre>")
+    for name, file in plots.items():
         data = base64.b64encode(file.read_bytes()).decode()
-        words = name.replace("_", " ")
-        parts.append(f'<p><img alt="{words}" src="data:image/png;base64,{data}"></p>')
+        alt = name.replace("_", " ")
+        parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
     if missing:
         parts.append(f"<p>{html.escape(missing)}</p>")
     return "\n".join([*parts, "</body></html>", ""])

@@ -1,11 +1,10 @@
-"""Some data as a network takes them, for whatever looks into it."""
+"""Some data as a network takes them, for everything that inspects a network."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from sklearn.base import BaseEstimator
@@ -15,123 +14,88 @@ from torch import Tensor, nn
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToMany
 from ostinato.networks.outputs import CRFOutput
+from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Inspectable
 from ostinato.training.fit import Sample
 
-Data = Any
+Model: TypeAlias = nn.Module | Inspectable
+"""A network, or a fitted estimator."""
+
+Data: TypeAlias = Any
 """``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes, or a `Sample`."""
 
-Loss = Callable[[nn.Module, Any, Any, Any], Tensor]
+Loss: TypeAlias = Callable[[nn.Module, Any, Any, Tensor | None], Tensor]
 """``(model, x, y, lengths) -> loss``."""
 
 
-@dataclass
-class Examined:
-    """A network and a sample of data.
+@runtime_checkable
+class HasLoss(Protocol):
+    """A network that computes its own loss."""
 
-    Attributes:
+    def loss(self, x: Any, targets: Any, /, **options: Any) -> tuple[Tensor, Hidden]:
+        """Return the mean loss, and the state after the last step."""
+
+
+def mean_loss(
+    network: nn.Module, sample: Sample, loss: Loss | None = None, *, last_step: bool = False
+) -> Tensor:
+    """Compute the mean loss of a network on a sample.
+
+    Args:
         network: the network.
         sample: the data.
+        loss: the loss function; the network's own if None.
+        last_step: count only the last step of each row, where each step has a loss of its own.
+
+    Raises:
+        OstinatoError: if there is no loss function.
     """
-
-    network: nn.Module
-    sample: Sample
-
-    @property
-    def inputs(self) -> Any:
-        """What the network takes."""
-        return self.sample.encode(self.sample.inputs)
-
-    @property
-    def targets(self) -> Any:
-        """What is wanted."""
-        return self.sample.targets
-
-    @property
-    def lengths(self) -> Tensor | None:
-        """Steps of each row."""
-        return self.sample.lengths
-
-    @property
-    def ends(self) -> Tensor:
-        """Steps of each row, ``(B,)`` on the CPU, whether they are equal or not."""
-        B, T = self.sample.inputs.shape[:2]
-        return torch.full((B,), T) if self.lengths is None else torch.as_tensor(self.lengths).cpu()
-
-    def loss(self, *, last: bool = False) -> Tensor:
-        """The network's mean loss; ``last`` counts the last step of a row alone."""
-        network: Any = self.network
-        if not hasattr(network, "loss"):
-            raise OstinatoError(
-                f"{type(network).__name__} has no method loss(x, y, lengths=...); "
-                "say what the loss is: loss=lambda model, x, y, lengths: ..."
-            )
-        more: dict[str, Any] = {"lengths": self.lengths, **self.sample.more}
-        judged_by_step = isinstance(network, ManyToMany) and not self._is_judged_together()
-        if last and judged_by_step:
-            more["steps"] = "last"
-        loss: Tensor = network.loss(self.inputs, self.targets, **more)[0]
-        return loss
-
-    def last(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Scores ``(B, K)`` of the last step of each row of other inputs."""
-        y, _ = self.network(self.sample.encode(inputs), lengths=lengths)
-        if y.dim() == 2:
-            return y  # type: ignore[no-any-return]
-        ends = torch.full((len(y),), y.shape[1]) if lengths is None else lengths
-        return y[torch.arange(len(y)), (ends - 1).clamp(min=0)]  # type: ignore[no-any-return]
-
-    def last_targets(self) -> Tensor:
-        """What is wanted at the last step of each row."""
-        targets = self.targets
-        by_step = isinstance(self.network, ManyToMany) or (
-            targets.dim() > 1 and targets.shape[:2] == self.sample.inputs.shape[:2]
+    x = sample.encode(sample.inputs)
+    if loss is not None:
+        return loss(network, x, sample.targets, sample.lengths)
+    if not isinstance(network, HasLoss):
+        raise OstinatoError(
+            f"{type(network).__name__} has no method loss(x, y, lengths=...); "
+            "pass a loss function: loss=lambda model, x, y, lengths: ..."
         )
-        if not by_step:
-            return targets  # type: ignore[no-any-return]
-        return targets[torch.arange(len(targets)), (self.ends - 1).clamp(min=0)]  # type: ignore[no-any-return]
-
-    def losses(self, scores: Tensor) -> Tensor:
-        """Loss of each row at its last step, ``(B,)``, of scores ``(B, K)``."""
-        output: Any = self.network.output
-        if self._is_judged_together():  # tags by themselves, since a last one has no future
-            return torch.nn.functional.cross_entropy(scores, self.last_targets(), reduction="none")
-        losses: Tensor = output.loss(scores, self.last_targets())
-        return losses
-
-    def _is_judged_together(self) -> bool:
-        return isinstance(getattr(self.network, "output", None), CRFOutput)
+    options: dict[str, Any] = {"lengths": sample.lengths, **sample.more}
+    if last_step and isinstance(network, ManyToMany) and not isinstance(network.output, CRFOutput):
+        options["steps"] = "last"
+    return network.loss(x, sample.targets, **options)[0]
 
 
-def estimator_of(model: Any) -> Inspectable | None:
+def row_lengths(sample: Sample) -> Tensor:
+    """Return the steps of each row, ``(B,)`` on the CPU."""
+    B, T = sample.inputs.shape[:2]
+    return torch.full((B,), T) if sample.lengths is None else torch.as_tensor(sample.lengths).cpu()
+
+
+def estimator_of(model: Model) -> Inspectable | None:
     """Return the model if it is an estimator, which must be fitted; None if it is a network."""
     if isinstance(model, BaseEstimator):
         check_is_fitted(model, "network_")
     return model if isinstance(model, Inspectable) else None
 
 
-def sample_of(model: Any, data: Data) -> Examined:
-    """What a function that looks into a model was given, as tensors.
+def network_and_sample(model: Model, data: Data) -> tuple[nn.Module, Sample]:
+    """Return the network of a model, and the data as a `Sample`.
 
     Raises:
-        OstinatoError: if it is neither a module nor an estimator, or the data do not fit.
+        OstinatoError: if the model is neither a module nor an estimator, or the data do not fit.
     """
     estimator = estimator_of(model)
     if estimator is not None:
-        if isinstance(data, Sample):
-            return Examined(estimator.network_, data)
-        paths = isinstance(data, str | os.PathLike | list)
-        sample = estimator.examples(data) if paths else estimator.examples(*data)
-        return Examined(estimator.network_, sample)
+        if not isinstance(data, Sample):
+            paths = isinstance(data, str | os.PathLike | list)
+            data = estimator.examples(data) if paths else estimator.examples(*data)
+        return estimator.network_, data
     if not isinstance(model, nn.Module):
         raise OstinatoError(
-            f"{type(model).__name__} is no network; expected a module or estimator."
+            f"model: expected a torch.nn.Module or a fitted estimator, got {type(model).__name__}."
         )
     if isinstance(data, Sample):
-        return Examined(model, data)
+        return model, data
     if not isinstance(data, tuple) or len(data) not in (2, 3) or not isinstance(data[0], Tensor):
         raise OstinatoError("data: expected tensors, (x, y) or (x, y, lengths).")
-    x, y, *lengths = data
-    given = lengths[0] if lengths else None
-    given = None if given is None else torch.as_tensor(given)
-    return Examined(model, Sample(x, y, given))
+    lengths = data[2] if len(data) == 3 else None
+    return model, Sample(data[0], data[1], None if lengths is None else torch.as_tensor(lengths))

@@ -1,4 +1,4 @@
-"""Networks of recurrent layers: what goes in before them, and what comes out after them."""
+"""Networks of recurrent layers: inputs, arrangements, outputs, decoding."""
 
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.attention import Attention

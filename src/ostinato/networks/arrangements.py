@@ -1,4 +1,4 @@
-"""The arrangements: a recurrent layer with what goes in before it and what comes out after it."""
+"""Arrangements of an encoder, recurrent layers and an output: many to many, many to one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PoolingKind = Literal["last", "mean", "max", "attention"]
 
 
 class _Network(nn.Module):
-    """What the recurrent arrangements share: an encoder, recurrent layers, an output."""
+    """Base of the recurrent arrangements: an encoder, recurrent layers, an output."""
 
     def __init__(
         self, encode: nn.Module, recurrent: Recurrent, output: Output, dropout: float = 0.0
@@ -30,11 +30,11 @@ class _Network(nn.Module):
         super().__init__()
         name = type(self).__name__
         if not recurrent.batch_first:
-            raise OstinatoError(f"{name}: recurrent has batch_first=False; build it with True.")
+            raise OstinatoError(f"{name}: recurrent has batch_first=False; expected True.")
         if output.linear.in_features != recurrent.output_size:
             raise OstinatoError(
-                f"{name}: the output takes {output.linear.in_features} features; "
-                f"the recurrent layers give {recurrent.output_size}."
+                f"{name}: output has {output.linear.in_features} input features; expected "
+                f"{recurrent.output_size}, the output size of the recurrent layers."
             )
         self.encode = encode
         self.recurrent = recurrent
@@ -44,8 +44,8 @@ class _Network(nn.Module):
     def hidden(
         self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
-        """Hidden states of every step, ``(B, T, H)``, and the state after the last step."""
-        x = _blanked(x, lengths)  # the encoder too must not meet what stands in padding
+        """Return the hidden states of every step, ``(B, T, H)``, and the state after the last."""
+        x = _zero_padding(x, lengths)  # padding must not reach the encoder either
         drops = self.training and self.dropout > 0
         if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
             h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
@@ -54,7 +54,7 @@ class _Network(nn.Module):
         return h, state
 
     def _step(self, x_t: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
-        """The hidden state ``(B, H)`` of one step of a stream, and the state after it."""
+        """Return the hidden state ``(B, H)`` of one step of a stream, and the state after it."""
         h, state = self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
         return h, state
 
@@ -66,13 +66,13 @@ class _Network(nn.Module):
 
 
 class ManyToMany(_Network):
-    """An output for every step of the input: in step, one- or two-directional.
+    """An output for every step of the input.
 
     Args:
-        encode: what makes vectors ``(B, T, I)`` of the input; `nn.Embedding` for tokens,
-            `WordEncoder` for words, `Standardize` for measurements, `nn.Identity` for vectors.
+        encode: encodes the input as vectors ``(B, T, I)``: `nn.Embedding` for tokens, `WordEncoder`
+            for words, `Standardize` for measurements, `nn.Identity` for vectors.
         recurrent: the recurrent layers, with ``batch_first=True``.
-        output: what makes answers of hidden states.
+        output: maps hidden states to scores.
         dropout: probability of zeroing a feature of the encoded input while training; the mask
             stays the same over time.
 
@@ -88,12 +88,12 @@ class ManyToMany(_Network):
     def forward(
         self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
-        """Scores ``(B, T, K)`` and the state after the last step."""
+        """Return scores ``(B, T, K)`` and the state after the last step."""
         h, state = self.hidden(x, state, lengths=lengths)
         return self.output(h), state
 
     def step(self, x_t: Tensor, state: Hidden = None) -> tuple[Tensor, Hidden]:
-        """Scores ``(B, K)`` of one step ``x_t (B, ...)`` of an endless stream, and the new state.
+        """Return scores ``(B, K)`` for one step ``x_t (B, ...)`` of a stream, and the new state.
 
         Raises:
             OstinatoError: if the network is bidirectional, which needs the future.
@@ -110,30 +110,30 @@ class ManyToMany(_Network):
         lengths: Lengths = None,
         steps: Steps = "all",
     ) -> tuple[Tensor, Hidden]:
-        """Mean loss over the steps that count, and the state after the last step.
+        """Compute the mean loss over the selected steps, and the state after the last step.
 
         Args:
             x: input ``(B, T, ...)``.
-            targets: what is wanted at every step, ``(B, T)`` or ``(B, T, K)``; with
-                ``steps="last"`` also ``(B,)`` or ``(B, K)``.
+            targets: targets of every step, ``(B, T)`` or ``(B, T, K)``; with ``steps="last"`` also
+                ``(B,)`` or ``(B, K)``.
             state: the state before the first step.
-            lengths: steps of each row ``(B,)``; padding never counts.
-            steps: ``"all"``, ``"last"`` (each row's last true step) or numbers of steps from 0.
+            lengths: steps of each row ``(B,)``; padding is ignored.
+            steps: ``"all"``, ``"last"`` (each row's last true step) or step numbers from 0.
         """
         h, state = self.hidden(x, state, lengths=lengths)
         return self.output.mean_loss(h, targets, lengths, steps), state
 
 
-class Memory(NamedTuple):
-    """What a `ManyToOne` remembers of a stream.
+class PooledState(NamedTuple):
+    """State of a `ManyToOne` in a stream.
 
     Attributes:
-        state: of the recurrent layers.
-        pooled: what stands for the steps so far, ``(B, H)``.
-        weight: their number, or the logarithm of their weights' sum, ``(B, 1)``.
+        hidden: state of the recurrent layers.
+        pooled: pooled hidden state of the steps so far, ``(B, H)``.
+        weight: number of steps so far, or the logarithm of the sum of their weights, ``(B, 1)``.
     """
 
-    state: Hidden
+    hidden: Hidden
     pooled: Tensor
     weight: Tensor
 
@@ -144,14 +144,14 @@ class ManyToOne(_Network):
     Args:
         encode: as in `ManyToMany`.
         recurrent: the recurrent layers, with ``batch_first=True``.
-        output: what makes an answer of the pooled hidden states.
-        pooling: what stands for the sequence: ``last``, the hidden state of each row's last true
-            step (of a backward direction: of its first); ``mean`` or ``max`` over its true steps;
-            ``attention``, a mean weighted by how much each step matters (Yang et al. 2016,
-            "Hierarchical attention networks", eq. 5-7, with a learnt query).
+        output: maps the pooled hidden state to scores.
+        pooling: how hidden states are pooled: ``last``, that of each row's last true step (of the
+            first for a backward direction); ``mean`` or ``max`` over its true steps;
+            ``attention``, a mean weighted by attention (Yang et al. 2016, "Hierarchical attention
+            networks", eq. 5-7, with a learned query).
         dropout: as in `ManyToMany`.
 
-    A row without steps is answered from the initial state (``last``) or from zeros.
+    For a row without steps the initial state (``last``) or zeros are used.
 
     Example:
         >>> recurrent = LSTM(3, 8, batch_first=True, bidirectional=True)
@@ -184,46 +184,46 @@ class ManyToOne(_Network):
     def forward(
         self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
-        """Scores ``(B, K)`` and the state after the last step."""
+        """Return scores ``(B, K)`` and the state after the last step."""
         h, after = self.hidden(x, state, lengths=lengths)
         return self.output(self._pooled(h, after, lengths)), after
 
     def loss(
         self, x: Any, targets: Tensor, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
-        """Mean loss over the rows, and the state after the last step.
+        """Compute the mean loss over the rows, and the state after the last step.
 
         Args:
             x: input ``(B, T, ...)``.
-            targets: what is wanted of every row, ``(B,)`` or ``(B, K)``.
+            targets: target of every row, ``(B,)`` or ``(B, K)``.
             state: the state before the first step.
             lengths: steps of each row ``(B,)``.
         """
         y, state = self(x, state, lengths=lengths)
         return self.output.loss(y, targets).mean(), state
 
-    def step(self, x_t: Any, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Scores ``(B, K)`` of the sequence up to a step ``x_t (B, ...)``, and what to remember.
+    def step(self, x_t: Any, state: PooledState | None = None) -> tuple[Tensor, PooledState]:
+        """Return scores ``(B, K)`` for a stream up to a step ``x_t (B, ...)``, and the new state.
 
         Raises:
             OstinatoError: if the network is bidirectional, which needs the future.
         """
-        h, state = self._step(x_t, None if memory is None else memory.state)
+        h, hidden = self._step(x_t, None if state is None else state.hidden)
         pooled = h
         weight = self.attention(h) if self.pooling == "attention" else torch.ones_like(h[:, :1])
-        if memory is not None and self.pooling == "mean":
-            weight = memory.weight + 1
-            pooled = memory.pooled + (h - memory.pooled) / weight
-        elif memory is not None and self.pooling == "max":
-            pooled = torch.maximum(memory.pooled, h)
-        elif memory is not None and self.pooling == "attention":
-            total = torch.logaddexp(memory.weight, weight)
-            pooled = memory.pooled + (h - memory.pooled) * (weight - total).exp()
+        if state is not None and self.pooling == "mean":
+            weight = state.weight + 1
+            pooled = state.pooled + (h - state.pooled) / weight
+        elif state is not None and self.pooling == "max":
+            pooled = torch.maximum(state.pooled, h)
+        elif state is not None and self.pooling == "attention":
+            total = torch.logaddexp(state.weight, weight)
+            pooled = state.pooled + (h - state.pooled) * (weight - total).exp()
             weight = total
-        return self.output(pooled), Memory(state, pooled, weight)
+        return self.output(pooled), PooledState(hidden, pooled, weight)
 
     def _pooled(self, h: Tensor, after: Hidden, lengths: Lengths) -> Tensor:
-        """What stands for each sequence, ``(B, H)``."""
+        """Pool the hidden states of each sequence, ``(B, H)``."""
         if self.pooling == "last":
             return torch.cat(self.recurrent.last_hidden(after).unbind(0), dim=-1)
         if h.shape[1] == 0:
@@ -245,16 +245,16 @@ class ManyToOne(_Network):
 
 
 class OneToOne(nn.Module):
-    """No recurrence: each step by itself, through layers of rectified units. The yardstick.
+    """A baseline without recurrence: each step by itself, through layers of ReLU units.
 
     Args:
         encode: as in `ManyToMany`.
         input_size: features of an encoded step.
         hidden_sizes: units of each layer; none for a linear model.
-        output: what makes an answer of the last layer.
+        output: maps the last layer to scores.
         dropout: probability of zeroing a unit while training.
-        pooled: one answer for all steps, of the mean of their last layers; such as for an image
-            that is a single step.
+        pooled: a single output for all steps, from the mean of their last layers; such as for an
+            image that is a single step.
 
     Example:
         >>> network = OneToOne(nn.Identity(), 3, [16], Output(16, 5))
@@ -276,8 +276,8 @@ class OneToOne(nn.Module):
         sizes = [input_size, *hidden_sizes]
         if output.linear.in_features != sizes[-1]:
             raise OstinatoError(
-                f"OneToOne: the output takes {output.linear.in_features} features; "
-                f"the layers give {sizes[-1]}."
+                f"OneToOne: output has {output.linear.in_features} input features; expected "
+                f"{sizes[-1]}, the size of the last layer."
             )
         self.encode = encode
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
@@ -288,22 +288,22 @@ class OneToOne(nn.Module):
     def forward(
         self, x: Any, state: None = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, None]:
-        """Scores ``(B, T, K)`` or ``(B, K)``; and None, where other arrangements have a state."""
+        """Return scores ``(B, T, K)`` or ``(B, K)``; and None in place of a state."""
         h, _ = self.hidden(x, lengths=lengths)
         return self.output(h), None
 
     def loss(
         self, x: Any, targets: Tensor, state: None = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, None]:
-        """Mean loss over the rows, or over their true steps; see `ManyToOne` and `ManyToMany`."""
+        """Compute the mean loss over rows or steps; see `ManyToOne` and `ManyToMany`."""
         h, _ = self.hidden(x, lengths=lengths)
         if self.pooled:
             return self.output.loss(self.output(h), targets).mean(), None
         return self.output.mean_loss(h, targets, lengths), None
 
     def hidden(self, x: Any, state: None = None, *, lengths: Lengths = None) -> tuple[Tensor, None]:
-        """The last layer's units, ``(B, T, H)``, or their mean ``(B, H)``; and None."""
-        h = _blanked(x, lengths)
+        """Return the last layer's units, ``(B, T, H)``, or their mean ``(B, H)``; and None."""
+        h = _zero_padding(x, lengths)
         h = self.encode(h)
         for layer in self.layers:
             h = layer(h).relu()
@@ -313,8 +313,8 @@ class OneToOne(nn.Module):
         return _mean(h, None if lengths is None else running(h, lengths)[..., None]), None
 
 
-def _blanked(x: Any, lengths: Lengths) -> Any:
-    """``x (B, T, ...)`` with zeros in padding, which may hold anything; `Words` as they are."""
+def _zero_padding(x: Any, lengths: Lengths) -> Any:
+    """Return ``x (B, T, ...)`` with zeros in padding; `Words` unchanged."""
     if lengths is None or not isinstance(x, Tensor):
         return x
     counts = running(x, lengths)
@@ -322,14 +322,14 @@ def _blanked(x: Any, lengths: Lengths) -> Any:
 
 
 def _mean(h: Tensor, counts: Tensor | None) -> Tensor:
-    """Mean of ``h (B, T, H)`` over the steps that count, ``(B, H)``; zeros where none does."""
+    """Return the mean of ``h (B, T, H)`` over the counted steps, ``(B, H)``; zeros if none."""
     if counts is None:
         return h.mean(1)
     return torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
 def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:
-    """Whether calling it does no more than take rows of its weight."""
+    """Return whether calling it only selects rows of its weight."""
     if type(encode) is not nn.Embedding:
         return False
     special = (encode.padding_idx, encode.max_norm) != (None, None) or encode.sparse
@@ -353,10 +353,10 @@ def recurrent_layers(
         hidden_size: hidden units of each layer and direction.
         num_layers: layers.
         zoneout: rate of a `ZoneoutCell` around the cell.
-        options: further arguments of the layer.
+        options: further arguments of `Recurrent`.
 
     Raises:
-        OstinatoError: if there is no cell of that name.
+        OstinatoError: if the name is unknown.
 
     >>> recurrent_layers("gru", 8, 16)
     GRU(8, 16, batch_first=True)

@@ -1,4 +1,4 @@
-"""Attention: how much each step of a source matters to a query.
+"""Attention over the steps of a source.
 
 Letters: ``S`` steps of the source, ``M`` features of each; ``T`` queries, ``H`` features of each.
 """
@@ -16,7 +16,7 @@ AttentionKind = Literal["additive", "multiplicative"]
 
 
 class Attention(nn.Module):
-    """How much each step of a source matters to a query.
+    """Attention of queries over the steps of a source.
 
     ::
 
@@ -29,12 +29,12 @@ class Attention(nn.Module):
         query_size: features of a query, ``H``.
         memory_size: ``M``.
         kind: additive or multiplicative.
-        coverage: whether what was attended to before takes part; additive only.
+        coverage: take earlier attention into account; additive only.
 
     Example:
         >>> attend = Attention(4, 6, "additive")
-        >>> memory, there = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
-        >>> context, weights = attend(torch.randn(2, 3, 4), attend.keys(memory), memory, there)
+        >>> memory, mask = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
+        >>> context, weights = attend(torch.randn(2, 3, 4), attend.keys(memory), memory, mask)
         >>> context.shape, weights.sum(-1).allclose(torch.ones(2, 3))
         (torch.Size([2, 3, 6]), True)
     """
@@ -53,7 +53,7 @@ class Attention(nn.Module):
                 f"Attention: kind={kind!r}; expected one of {', '.join(get_args(AttentionKind))}."
             )
         if coverage and kind != "additive":
-            raise OstinatoError("Attention: coverage=True is for kind='additive'.")
+            raise OstinatoError(f"Attention: coverage needs kind='additive', got {kind!r}.")
         self.kind = kind
         self.memory = nn.Linear(memory_size, query_size, bias=False)
         self.query = nn.Linear(query_size, query_size) if kind == "additive" else None
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.covered = nn.Linear(1, query_size, bias=False) if coverage else None
 
     def keys(self, memory: Tensor) -> Tensor:
-        """What of the memory does not depend on the query, ``(B, S, H)``."""
+        """Project the memory, independently of the query: ``(B, S, M) -> (B, S, H)``."""
         keys: Tensor = self.memory(memory)
         return keys
 
@@ -70,12 +70,17 @@ class Attention(nn.Module):
         query: Tensor,
         keys: Tensor,
         memory: Tensor,
-        there: Tensor,
+        mask: Tensor,
         coverage: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Contexts ``(B, T, M)`` of queries ``(B, T, H)``, and weights ``(B, T, S)``.
+        """Return contexts ``(B, T, M)`` for queries ``(B, T, H)``, and weights ``(B, T, S)``.
 
-        ``coverage (B, S)`` is what was attended to before. A source without steps gives zeros.
+        Args:
+            query: ``(B, T, H)``.
+            keys: see `keys`.
+            memory: ``(B, S, M)``.
+            mask: True at steps of the source, False in padding, ``(B, S)``; zeros without steps.
+            coverage: sum of the attention so far, ``(B, S)``.
         """
         if self.query is None or self.score is None:
             e = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5
@@ -84,6 +89,6 @@ class Attention(nn.Module):
             if self.covered is not None and coverage is not None:
                 a = a + self.covered(coverage[..., None])[:, None]
             e = self.score(a.tanh())[..., 0]
-        e = e.masked_fill(~there[:, None], -torch.inf)
-        weights = torch.where(there.any(1)[:, None, None], e.softmax(-1), 0.0)
+        e = e.masked_fill(~mask[:, None], -torch.inf)
+        weights = torch.where(mask.any(1)[:, None, None], e.softmax(-1), 0.0)
         return weights @ memory, weights

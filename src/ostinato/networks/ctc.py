@@ -1,4 +1,4 @@
-"""Many to many, unaligned but in order: connectionist temporal classification."""
+"""Connectionist temporal classification: many to many, unaligned but in order."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ostinato.recurrence.layers import Hidden, Recurrent
 
 
 class CTC(nn.Module):
-    """Reads frames, and says at every few of them a token or nothing.
+    """Connectionist temporal classification: a token or blank for every few frames.
 
     A. Graves, S. Fernández, F. Gomez and J. Schmidhuber 2006, "Connectionist temporal
     classification: labelling unsegmented sequence data with recurrent neural networks". The blank
     is the last of the scores.
 
     Args:
-        encode: what makes vectors ``(B, T, I)`` of the input.
+        encode: encodes the input as vectors ``(B, T, I)``.
         recurrent: the layers, with ``batch_first=True``, of ``stacked * I`` features.
         tokens: V.
-        stacked: frames that are read at once: fewer steps, and each knows more.
+        stacked: number of frames per step; more make fewer, longer steps.
         dropout: probability of zeroing a feature of the encoded input, the same over time, and of
             the hidden states.
 
@@ -61,27 +61,25 @@ class CTC(nn.Module):
 
     @property
     def blank(self) -> int:
-        """The number that stands for no token."""
+        """The number of the blank."""
         return self.tokens
 
     def steps(self, lengths: Tensor) -> Tensor:
-        """Steps of the output for so many frames."""
+        """Return the number of output steps for numbers of frames."""
         return (lengths + self.stacked - 1) // self.stacked
 
     def forward(
         self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
-        """Scores ``(B, ceil(T / stacked), V + 1)`` of frames ``(B, T, ...)``, and the state.
+        """Return scores ``(B, ceil(T / stacked), V + 1)`` of frames ``(B, T, ...)``, and the state.
 
-        In a stream give a multiple of ``stacked`` frames at a time.
+        A stream takes a multiple of ``stacked`` frames at a time.
         """
         v: Tensor = self.encode(x)  # (B, T, I)
         B, T, I = v.shape
         if lengths is not None:
-            there = (
-                torch.arange(T, device=v.device) < torch.as_tensor(lengths).to(v.device)[:, None]
-            )
-            v = torch.where(there[..., None], v, 0.0)
+            mask = torch.arange(T, device=v.device) < torch.as_tensor(lengths).to(v.device)[:, None]
+            v = torch.where(mask[..., None], v, 0.0)
         v = F.pad(v, (0, 0, 0, -T % self.stacked)).reshape(B, -1, self.stacked * I)
         if self.training and self.dropout:
             v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
@@ -99,14 +97,14 @@ class CTC(nn.Module):
         lengths: Lengths = None,
         target_lengths: Lengths = None,
     ) -> tuple[Tensor, Hidden]:
-        """Negative log-likelihood of the targets, in nats a token, and the state.
+        """Compute the negative log-likelihood of the targets, in nats per token, and the state.
 
-        A target that no alignment of its frames can spell takes no part.
+        Targets without a possible alignment with their frames are ignored.
 
         Args:
             x: frames ``(B, T, ...)``.
             targets: tokens ``(B, U)``.
-            state: before the first frame.
+            state: state before the first frame.
             lengths: frames of each row ``(B,)``.
             target_lengths: tokens of each row ``(B,)``.
         """
@@ -121,7 +119,7 @@ class CTC(nn.Module):
     def likelihoods(
         self, x: Any, targets: Tensor, *, lengths: Lengths = None, target_lengths: Lengths = None
     ) -> Tensor:
-        """Natural log of the probability of each row's target, ``(B,)``."""
+        """Compute the natural log of the probability of each row's target, ``(B,)``."""
         losses, _, _ = self._losses(x, targets, None, lengths, target_lengths, impossible=True)
         return -losses
 

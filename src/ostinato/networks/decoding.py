@@ -1,4 +1,4 @@
-"""From probabilities to sequences: greedy, sampled, by beam, and from the alignments of CTC."""
+"""Decoding: beam search and sampling; greedy and prefix beam search for CTC."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ostinato.networks.seq2seq import EncoderDecoder
 
 
 class Hypothesis(NamedTuple):
-    """A sequence that a network may have meant.
+    """A decoded sequence.
 
     Attributes:
-        tokens: its numbers, without the end.
-        score: what hypotheses are compared by: the log-probability over a norm of the length.
-        log_p: natural log of its probability, the end included.
-        attention: on the source at each of its tokens, ``(tokens, S)``; None where there is none.
+        tokens: numbers of its tokens, without the end.
+        score: log-probability divided by a norm of the length, by which hypotheses are ranked.
+        log_p: natural log of its probability, including the end.
+        attention: attention on the source for each token, ``(tokens, S)``; None without attention.
     """
 
     tokens: list[int]
@@ -35,18 +35,18 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """How sequences are sought.
+    """Settings of `beam_search` and `sample`.
 
     Args:
-        beam: hypotheses kept at a time; 1 takes the likeliest token at every step.
-        length_penalty: exponent of the norm ((5 + length) / 6) that log-probabilities are divided
-            by; 0 prefers short sequences, 1 does not (Wu et al. 2016, eq. 14).
-        n_best: hypotheses given of each source, the best first.
-        max_length: most tokens, ``max_factor`` times the source's steps and so many more.
+        beam: number of hypotheses kept; 1 takes the likeliest token at every step.
+        length_penalty: exponent of the norm ((5 + length) / 6) by which log-probabilities are
+            divided; 0 prefers short sequences, 1 does not (Wu et al. 2016, eq. 14).
+        n_best: number of hypotheses returned for each source, the best first.
+        max_length: maximum number of tokens beyond ``max_factor`` times the source's steps.
         max_factor: see ``max_length``.
-        min_length: fewest tokens.
-        temperature: where sequences are drawn, not sought: below 1 unlikely tokens become rarer.
-        no_repeat: tokens that must not follow each other twice in the same order; 0 for any.
+        min_length: minimum number of tokens.
+        temperature: of sampling: below 1 unlikely tokens become rarer.
+        no_repeat: length of token n-grams that must not occur twice; 0 for no limit.
     """
 
     beam: int = 5
@@ -59,70 +59,70 @@ class Search:
     no_repeat: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("beam", 1), ("n_best", 1), ("max_length", 1), ("min_length", 0)):
+        for name, bound in (("beam", 1), ("n_best", 1), ("max_length", 1), ("min_length", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or value < bound:
                 raise OstinatoError(
-                    f"Search: {name}={value!r}; expected a whole number, {least} or more."
+                    f"Search: {name}={value!r}; expected a whole number, {bound} or more."
                 )
         if self.n_best > self.beam:
             raise OstinatoError(
-                f"Search: n_best={self.n_best} of beam={self.beam}; a beam gives at most as many "
-                "as it keeps."
+                f"Search: n_best={self.n_best}; expected at most beam={self.beam}, the number of "
+                "hypotheses kept."
             )
 
     def norm(self, length: Any) -> Any:
-        """What a log-probability of so many tokens is divided by."""
+        """Return the number by which the log-probability of a sequence of a length is divided."""
         return ((5 + length) / 6) ** self.length_penalty
 
 
 def beam_search(
     network: EncoderDecoder, x: Any, lengths: Lengths = None, search: Search | None = None
 ) -> list[list[Hypothesis]]:
-    """The best hypotheses of each source, all sources of a batch at once.
+    """Find the best hypotheses for each source of a batch.
 
-    At each step every source keeps its ``beam`` best beginnings; a beginning that ends is put
-    aside, and a source is done when nothing that is left can become better than what it has. The
-    state of the decoder is a value, whose rows are reordered with the beginnings.
+    At each step every source keeps its ``beam`` best prefixes; a prefix that ends is set aside, and
+    a source is done when no remaining prefix can become better. The rows of the decoder's state are
+    reordered with the prefixes.
 
     Args:
-        network: what writes.
+        network: the network.
         x: sources, as its encoder takes them.
         lengths: steps of each source, ``(B,)``.
-        search: how to seek.
+        search: settings of the search.
 
     Returns:
-        for each source at most ``n_best`` hypotheses, the best first.
+        at most ``n_best`` hypotheses for each source, the best first.
     """
-    how = search or Search()
-    K = how.beam
+    settings = search or Search()
+    K = settings.beam
     with torch.inference_mode():
         encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.there)
+        B = len(encoded.mask)
         device = encoded.memory.device
-        most = (how.max_factor * encoded.there.sum(1) + how.max_length).long()  # (B,)
+        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()  # (B,)
         each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
         encoded, state = encoded.rows(each), state.rows(each)
         keys = None if keys is None else keys[each]
         end, V = network.decoder.end, network.decoder.tokens + 1
         token = torch.full((B * K,), network.decoder.begin, device=device)
-        # The beginnings of a source are all the same at first: only one of them counts.
+        # The prefixes of a source are all equal at first: only one of them counts.
         total = torch.full((B, K), -torch.inf, dtype=torch.float64, device=device)
         total[:, 0] = 0.0
         done: list[list[Hypothesis]] = [[] for _ in range(B)]
-        sources = list(range(B))  # numbers of those still sought
+        sources = list(range(B))  # numbers of those not done
         tokens = torch.empty(B * K, 0, dtype=torch.long, device=device)
         seen: list[Tensor] = []  # attention of every row at every step
         for t in range(int(most.max()) + 1 if B else 0):
             log_p, state, weights = network.step(token, encoded, state, keys)
-            if t < how.min_length:
+            if t < settings.min_length:
                 log_p[:, end] = -torch.inf
             last = t >= most
-            if last.any():  # what is too long ends now
+            if last.any():  # the longest sequences end now
                 log_p[last.repeat_interleave(K), :end] = -torch.inf
-            if how.no_repeat:
-                _forbid(log_p, tokens, how.no_repeat)
-            # K of the best 2 K go on, whatever ends; no row gives more of these than 2 K.
+            if settings.no_repeat:
+                _forbid(log_p, tokens, settings.no_repeat)
+            # At least K of the best 2 K continue, whatever ends; no row has more of these than 2 K.
             n, wide = len(sources), min(2 * K, V)
             each_best = log_p.topk(wide, dim=1)
             options = (total.view(n * K, 1) + each_best.values.double()).view(n, K * wide)
@@ -131,7 +131,7 @@ def beam_search(
             if weights is not None:
                 seen.append(weights)
             values, parents = best.values.tolist(), (best.indices // wide).tolist()
-            kept_rows, kept_tokens, kept_totals, going = [], [], [], []
+            kept_rows, kept_tokens, kept_totals, active = [], [], [], []
             for i, source in enumerate(sources):
                 rows: list[int] = []
                 new: list[int] = []
@@ -147,18 +147,18 @@ def beam_search(
                         totals.append(value)
                     elif rank < K:
                         found = tokens[row].tolist()
-                        score = value / how.norm(t + 1)
+                        score = value / settings.norm(t + 1)
                         done[source].append(Hypothesis(found, score, value, _at(seen[:t], row)))
                 done[source].sort(key=lambda h: -h.score)
                 del done[source][K:]
-                if not rows or _is_settled(done[source], totals[0], t, int(most[i]), how):
+                if not rows or _is_settled(done[source], totals[0], t, int(most[i]), settings):
                     continue
                 short = K - len(rows)
                 kept_rows += rows + rows[:1] * short
                 kept_tokens += new + new[:1] * short
                 kept_totals.append(totals + [-math.inf] * short)
-                going.append(i)
-            if not going:
+                active.append(i)
+            if not active:
                 break
             index = torch.tensor(kept_rows, device=device)
             token = torch.tensor(kept_tokens, device=device)
@@ -166,38 +166,38 @@ def beam_search(
             tokens = torch.cat([tokens[index], token[:, None]], 1)
             seen = [w[index] for w in seen]
             state = state.rows(index)
-            if len(going) < len(sources):
+            if len(active) < len(sources):
                 encoded = encoded.rows(index)
                 keys = None if keys is None else keys[index]
-                most = most[torch.tensor(going, device=device)]
-                sources = [sources[i] for i in going]
-    return [found[: how.n_best] for found in done]
+                most = most[torch.tensor(active, device=device)]
+                sources = [sources[i] for i in active]
+    return [found[: settings.n_best] for found in done]
 
 
 def _at(seen: list[Tensor], row: int) -> NDArray[np.float32] | None:
-    """Attention of one row at every step, ``(steps, S)``."""
+    """Return the attention of one row at every step, ``(steps, S)``."""
     if not seen:
         return None
     return np.asarray(torch.stack([weights[row] for weights in seen]).float().cpu().numpy())
 
 
-def _is_settled(done: list[Hypothesis], best: float, t: int, most: int, how: Search) -> bool:
-    """Whether no beginning that is left can become better than what there is."""
-    if len(done) < how.n_best:
+def _is_settled(done: list[Hypothesis], best: float, t: int, most: int, settings: Search) -> bool:
+    """Return whether no remaining prefix can become better than the hypotheses found."""
+    if len(done) < settings.n_best:
         return False
-    # With a penalty a longer one is divided by more, the longest by the most.
-    ceiling = best / how.norm(most + 1 if how.length_penalty > 0 else t + 2)
-    return len(done) >= how.beam or done[how.n_best - 1].score >= ceiling
+    # With a penalty longer sequences are divided by more, the longest by the most.
+    ceiling = best / settings.norm(most + 1 if settings.length_penalty > 0 else t + 2)
+    return len(done) >= settings.beam or done[settings.n_best - 1].score >= ceiling
 
 
 def _forbid(log_p: Tensor, tokens: Tensor, n: int) -> None:
-    """Rule out what would repeat n tokens in their order."""
+    """Rule out tokens that would repeat an n-gram."""
     if tokens.shape[1] < n:
         return
     for row, written in enumerate(tokens.tolist()):
-        begun = written[len(written) - n + 1 :]
+        prefix = written[len(written) - n + 1 :]
         for i in range(len(written) - n + 1):
-            if written[i : i + n - 1] == begun:
+            if written[i : i + n - 1] == prefix:
                 log_p[row, written[i + n - 1]] = -torch.inf
 
 
@@ -208,36 +208,36 @@ def sample(
     search: Search | None = None,
     generator: torch.Generator | None = None,
 ) -> list[Hypothesis]:
-    """A sequence for each source, drawn token by token from the network's probabilities."""
-    how = search or Search()
+    """Sample a sequence for each source, token by token, from the network's probabilities."""
+    settings = search or Search()
     with torch.inference_mode():
         encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.there)
+        B = len(encoded.mask)
         end = network.decoder.end
-        most = (how.max_factor * encoded.there.sum(1) + how.max_length).long()
+        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()
         token = torch.full((B,), network.decoder.begin, device=encoded.memory.device)
         log_p = torch.zeros(B, dtype=torch.float64)
         written: list[list[int]] = [[] for _ in range(B)]
-        going = torch.ones(B, dtype=torch.bool)
+        active = torch.ones(B, dtype=torch.bool)
         for t in range(int(most.max()) + 1 if B else 0):
             scores, state, _ = network.step(token, encoded, state, keys)
             p = scores.double().cpu()
-            if t < how.min_length:
+            if t < settings.min_length:
                 p[:, end] = -torch.inf
             p[t >= most.cpu(), :end] = -torch.inf
             drawn = torch.multinomial(
-                (p / max(how.temperature, 1e-6)).softmax(-1), 1, generator=generator
+                (p / max(settings.temperature, 1e-6)).softmax(-1), 1, generator=generator
             )[:, 0]
-            drawn = torch.where(going, drawn, end)
-            log_p += torch.where(going, p.gather(1, drawn[:, None])[:, 0], 0.0)
-            going &= drawn != end
-            for row in torch.nonzero(going)[:, 0].tolist():
+            drawn = torch.where(active, drawn, end)
+            log_p += torch.where(active, p.gather(1, drawn[:, None])[:, 0], 0.0)
+            active &= drawn != end
+            for row in torch.nonzero(active)[:, 0].tolist():
                 written[row].append(int(drawn[row]))
-            if not going.any():
+            if not active.any():
                 break
             token = drawn.clamp(max=end).to(token.device)
     return [
-        Hypothesis(tokens, float(lp) / how.norm(len(tokens) + 1), float(lp))
+        Hypothesis(tokens, float(lp) / settings.norm(len(tokens) + 1), float(lp))
         for tokens, lp in zip(written, log_p, strict=True)
     ]
 
@@ -247,7 +247,7 @@ def sample(
 
 
 def ctc_greedy(log_p: NDArray[np.float64]) -> Hypothesis:
-    """The likeliest alignment ``(T, V + 1)``, repetitions and blanks taken out.
+    """Return the likeliest alignment of ``(T, V + 1)``, without repetitions and blanks.
 
     >>> log_p = np.log([[0.8, 0.1, 0.1], [0.7, 0.1, 0.2], [0.1, 0.1, 0.8], [0.6, 0.3, 0.1]])
     >>> ctc_greedy(log_p).tokens
@@ -278,31 +278,31 @@ def ctc_beam(
     bonus: float = 0.0,
     floor: float = -12.0,
 ) -> list[Hypothesis]:
-    """The likeliest texts of alignments ``(T, V + 1)``: all alignments of a text count.
+    """Return the likeliest texts of ``(T, V + 1)``, summed over all alignments of each text.
 
     Prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech
     recognition using bi-directional recurrent DNNs").
 
     Args:
         log_p: log-probabilities of tokens and, last, the blank.
-        beam: texts kept at a time.
-        n_best: texts given.
-        language: what follows what, in general.
-        weight: of the language model's log-probabilities.
-        bonus: for every token, against the shortness that a language model prefers.
-        floor: tokens less likely than this at a step are not tried.
+        beam: number of texts kept.
+        n_best: number of texts returned.
+        language: a language model of the tokens.
+        weight: weight of the language model's log-probabilities.
+        bonus: added for every token, against a language model's preference for short texts.
+        floor: log-probability below which a token is not tried at a step.
 
     >>> log_p = np.log([[0.4, 0.6], [0.4, 0.6]])   # a, a- and -a together beat --
     >>> ctc_beam(log_p)[0].tokens, round(float(np.exp(ctc_beam(log_p)[0].log_p)), 2)
     ([0], 0.64)
     """
     blank = log_p.shape[-1] - 1
-    # Of each text: log-probability of its alignments that end in a blank, and in its last token.
+    # For each text: log-probability of its alignments that end in a blank, and in its last token.
     texts: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
-    general: dict[tuple[int, ...], float] = {(): 0.0}
+    prior: dict[tuple[int, ...], float] = {(): 0.0}
 
-    def worth(text: tuple[int, ...], parts: tuple[float, float]) -> float:
-        return _add(*parts) + weight * general[text] + bonus * len(text)
+    def score(text: tuple[int, ...], parts: tuple[float, float]) -> float:
+        return _add(*parts) + weight * prior[text] + bonus * len(text)
 
     for step in log_p:
         likely = np.flatnonzero(step[:blank] > max(floor, float(step.max()) + floor)).tolist()
@@ -311,19 +311,20 @@ def ctc_beam(
             _put(new, text, _add(in_blank, in_token) + float(step[blank]), -math.inf)
             if text:
                 _put(new, text, -math.inf, in_token + float(step[text[-1]]))
-            said = language(text) if language is not None else None
+            following = language(text) if language is not None else None
             for token in likely:
                 before = in_blank if text and text[-1] == token else _add(in_blank, in_token)
                 if before == -math.inf:
                     continue
                 longer = (*text, token)
-                if longer not in general:
-                    general[longer] = general[text] + (0.0 if said is None else float(said[token]))
+                if longer not in prior:
+                    more = 0.0 if following is None else float(following[token])
+                    prior[longer] = prior[text] + more
                 _put(new, longer, -math.inf, before + float(step[token]))
-        best = sorted(new, key=lambda text: -worth(text, new[text]))[:beam]
+        best = sorted(new, key=lambda text: -score(text, new[text]))[:beam]
         texts = {text: new[text] for text in best}
-    ordered = sorted(texts, key=lambda text: -worth(text, texts[text]))[:n_best]
-    return [Hypothesis(list(t), worth(t, texts[t]), _add(*texts[t])) for t in ordered]
+    ordered = sorted(texts, key=lambda text: -score(text, texts[text]))[:n_best]
+    return [Hypothesis(list(t), score(t, texts[t]), _add(*texts[t])) for t in ordered]
 
 
 def _put(
@@ -348,7 +349,7 @@ def _add(a: float, b: float) -> float:
 
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Fewest insertions, deletions and replacements that make one sequence the other.
+    """Count the fewest insertions, deletions and replacements between two sequences.
 
     Levenshtein 1966.
 

@@ -1,4 +1,4 @@
-"""Functions that networks share: which steps count, and dropout."""
+"""Functions that networks share: masks and dropout."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Lengths = Tensor | Sequence[int] | None
 def drop(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p, and scale the others by 1 / (1 - p).
 
-    On a CPU some four times faster than PyTorch's: 16 random bits decide on an element, instead of
-    a random number each, so that p counts in multiples of 2^-16.
+    On a CPU about four times faster than PyTorch's: it draws 16 random bits per element instead of
+    a random number, so that p is rounded to a multiple of 2^-16.
 
     >>> y = drop(torch.ones(1000, 1000), 0.25)
     >>> sorted(y.unique().tolist()) == [0.0, torch.tensor(4 / 3).item()], round(y.mean().item(), 1)
@@ -34,7 +34,7 @@ def drop(x: Tensor, p: float) -> Tensor:
 
 
 def running(x: Any, lengths: Lengths) -> Tensor:
-    """``(B, T)`` booleans: True where a row of ``x (B, T, ...)`` still has a step."""
+    """Return ``(B, T)`` booleans: True where a row of ``x (B, T, ...)`` has a step."""
     B, T = x.shape[:2]
     if lengths is None:
         return torch.ones(B, T, dtype=torch.bool, device=x.device)

@@ -12,12 +12,12 @@ from ostinato.networks.seq2seq import Encoded
 
 
 class ImageEncoder(nn.Module):
-    """A small convolutional network: an image as a grid of features, each with its place.
+    """A small convolutional network: an image as a grid of features, each with its position.
 
     Args:
-        channels: of the image.
-        size: features of a place, M.
-        blocks: convolutions, each of which halves the image.
+        channels: channels of the image.
+        size: features per position, M.
+        blocks: number of convolutions, each of which halves the image.
         dropout: probability of zeroing a channel while training.
 
     Example:
@@ -53,5 +53,5 @@ class ImageEncoder(nn.Module):
         )
         memory = grid.flatten(2).transpose(1, 2)  # (B, S, M)
         memory = memory + self.place(torch.stack([down, right], -1).flatten(0, 1))
-        there = torch.ones(memory.shape[:2], dtype=torch.bool, device=x.device)
-        return Encoded(memory, there, memory.mean(1))
+        mask = torch.ones(memory.shape[:2], dtype=torch.bool, device=x.device)
+        return Encoded(memory, mask, memory.mean(1))

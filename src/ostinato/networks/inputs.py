@@ -13,13 +13,13 @@ from ostinato.recurrence.dropin import LSTM
 
 
 class Words(NamedTuple):
-    """Words, and how they are spelled; each distinct word of a batch is spelled once.
+    """Words with their characters; each distinct word of a batch is spelled once.
 
     Attributes:
         ids: number of each word, 0 for an unknown one, ``(B, T)``.
-        spelled: which row of the characters spells it, ``(B, T)``.
+        spelled: row of each word in ``characters``, ``(B, T)``.
         characters: numbers of the characters of each distinct word, ``(F, C)``.
-        sizes: how many they are, ``(F,)``.
+        sizes: number of characters of each distinct word, ``(F,)``.
     """
 
     ids: Tensor
@@ -34,31 +34,31 @@ class Words(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the words are."""
+        """Device of the words."""
         return self.ids.device
 
     def to(self, device: Any) -> Words:
-        """The same on a device."""
+        """Return the words on a device."""
         return Words(*(part.to(device) for part in self))
 
     def first(self, rows: int, steps: int) -> Words:
-        """The first steps of the first rows."""
+        """Return the first steps of the first rows."""
         used, spelled = torch.unique(self.spelled[:rows, :steps], return_inverse=True)
         return Words(self.ids[:rows, :steps], spelled, self.characters[used], self.sizes[used])
 
 
 class WordEncoder(nn.Module):
-    """Vectors of words: one learnt for each, beside what a small network makes of its letters.
+    """Word vectors: an embedding of each word, and an encoding of its characters.
 
     Args:
-        words: known words and the unknown one, number 0.
-        width: features of a word's own vector.
-        characters: known characters.
-        spelling_width: features that a word's letters give: the last states of an LSTM that reads
+        words: number of known words, including the unknown one, number 0.
+        width: features of the embedding.
+        characters: number of known characters.
+        spelling_width: features of the characters' encoding: the last states of an LSTM that reads
             them, half in each direction (Ling et al. 2015, "Finding function in form").
             0 for none.
-        word_dropout: probability of taking a word for unknown while training, so that the network
-            learns to do without.
+        word_dropout: probability of replacing a word by the unknown one while training, so that the
+            network learns to use its characters.
 
     Example:
         >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
@@ -93,7 +93,7 @@ class WordEncoder(nn.Module):
             )
 
     def forward(self, x: Words) -> Tensor:
-        """Vectors ``(B, T, width + spelling_width)``."""
+        """Return vectors ``(B, T, width + spelling_width)``."""
         ids = x.ids
         if self.training and self.word_dropout:
             ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
@@ -106,7 +106,7 @@ class WordEncoder(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - mean) / scale, by statistics that are kept with the network.
+    """(x - mean) / scale, with statistics stored with the network.
 
     Example:
         >>> encode = Standardize(mean=torch.tensor([1.0, 10.0]), scale=torch.tensor([2.0, 5.0]))
@@ -123,12 +123,12 @@ class Standardize(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x (..., I)`` of any number type as ``(..., I)`` of the statistics' type."""
+        """Standardize ``x (..., I)`` of any number type; the result has the statistics' type."""
         return (x - self.mean) / self.scale
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    """Vectors of about unit length, so that no later layer need scale them."""
+    """Return an embedding with vectors of about unit length, which need no further scaling."""
     embedding = nn.Embedding(count, width)
     nn.init.normal_(embedding.weight, std=width**-0.5)
     return embedding

@@ -1,4 +1,4 @@
-"""Outputs: what the hidden states of a network mean, and what they cost."""
+"""Outputs: predictions from hidden states, and their losses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Steps = Literal["all", "last"] | Sequence[int]
 
 
 class Output(nn.Module):
-    """y_t = W_hy h_t + b_y, and what it means: a category, a number, or probabilities.
+    """y_t = W_hy h_t + b_y, read as categories, numbers or probabilities.
 
     Args:
         hidden_size: features of ``h_t``.
-        size: categories, numbers or probabilities a step, ``K``.
+        size: categories, numbers or probabilities per step, ``K``.
         kind: ``category``, one of K by softmax; ``number``, K numbers, linear; ``probability``,
             K independent yes-or-no units by sigmoid.
         dropout: probability of zeroing a feature of ``h_t`` while training.
@@ -49,35 +49,35 @@ class Output(nn.Module):
         self.linear = nn.Linear(hidden_size, size)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Scores ``(..., K)`` of hidden states ``(..., H)``; `predict` makes sense of them."""
+        """Return scores ``(..., K)`` of hidden states ``(..., H)``; see `predict`."""
         h = drop(h, self.dropout) if self.training and self.dropout else h
         y: Tensor = self.linear(h)
         return y
 
     def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
-        """Probabilities, or numbers, ``(..., K)``, of scores ``(..., K)``.
+        """Return probabilities, or numbers, ``(..., K)`` for scores ``(..., K)``.
 
-        ``lengths`` matter where the steps of a sequence are judged together.
+        ``lengths`` matter for outputs that depend on the whole sequence.
         """
         if self.kind == "category":
             return y.softmax(-1)
         return y.sigmoid() if self.kind == "probability" else y
 
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
-        """Loss of every step, ``(...)``: nats for categories, nats or squares summed over K else.
+        """Compute the loss of every step, ``(...)``: nats, or squared errors, summed over K.
 
         Args:
             y: scores ``(..., K)``.
             targets: category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
         """
-        wanted = y.shape[:-1] if self.kind == "category" else y.shape
-        if targets.shape != wanted:
+        shape = y.shape[:-1] if self.kind == "category" else y.shape
+        if targets.shape != shape:
             raise ShapeError(
-                f"Output.loss: targets has shape {tuple(targets.shape)}; expected {tuple(wanted)}."
+                f"Output.loss: targets has shape {tuple(targets.shape)}; expected {tuple(shape)}."
             )
         if self.kind == "category":
             flat = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
-            # No number means "ignore": which steps count is said by `lengths` and `steps`.
+            # No number means "ignore": `lengths` and `steps` tell which steps count.
             losses = F.cross_entropy(*flat, reduction="none", ignore_index=-(2**31))
             return losses.view(targets.shape)
         targets = targets.to(y.dtype)
@@ -88,7 +88,10 @@ class Output(nn.Module):
     def mean_loss(
         self, h: Tensor, targets: Tensor, lengths: Lengths = None, steps: Steps = "all"
     ) -> Tensor:
-        """Mean loss over the steps of hidden states ``(B, T, H)`` that count; see `ManyToMany`."""
+        """Compute the mean loss over the selected steps of hidden states ``(B, T, H)``.
+
+        Arguments as in `ManyToMany.loss`.
+        """
         B, T = h.shape[:2]
         if lengths is None and steps == "all":
             return self.loss(self(h), targets).mean()
@@ -103,24 +106,24 @@ class Output(nn.Module):
             t = chosen.to(h.device).expand(B, -1)  # (B, chosen steps)
         rows = torch.arange(B, device=h.device)[:, None]
         counts = t < ends
-        wanted = targets[rows, t]
+        targets = targets[rows, t]
         # Padding may hold anything, NaN included: a NaN that `where` hides has a NaN gradient.
-        wanted = wanted.masked_fill(~counts.view(*counts.shape, *[1] * (wanted.dim() - 2)), 0)
-        losses = self.loss(self(h[rows, t]), wanted)
+        targets = targets.masked_fill(~counts.view(*counts.shape, *[1] * (targets.dim() - 2)), 0)
+        losses = self.loss(self(h[rows, t]), targets)
         return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
 
     def best(self, y: Tensor, lengths: Lengths = None) -> Tensor:
-        """The likeliest category of each step, ``(...)``, of scores ``(..., K)``."""
+        """Return the likeliest category of each step, ``(...)``, for scores ``(..., K)``."""
         return y.argmax(-1)
 
 
 class CRFOutput(Output):
-    """An `Output` of categories in which what follows what counts as well.
+    """A conditional random field: an `Output` of categories with scores of neighbours.
 
     The score of tags y_1 ... y_T is the sum over steps of the network's score of each tag and of a
-    learnt score of each pair of neighbours (Lafferty, McCallum and Pereira 2001, "Conditional
+    learned score of each pair of neighbours (Lafferty, McCallum and Pereira 2001, "Conditional
     random fields"; on a recurrent network: Huang, Xu and Yu 2015, "Bidirectional LSTM-CRF models").
-    Used as `Output` is, but that losses, probabilities and the best tags are of whole sequences.
+    Used like `Output`, but losses, probabilities and the best tags depend on the whole sequence.
 
     Args:
         hidden_size: features of ``h_t``.
@@ -143,15 +146,15 @@ class CRFOutput(Output):
         self.last = nn.Parameter(torch.zeros(size))
 
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
-        """A step alone has no loss: see `mean_loss`."""
-        raise OstinatoError("CRFOutput: tags are judged together; take mean_loss, not loss.")
+        """Raise an error: a single step has no loss; see `mean_loss`."""
+        raise OstinatoError("CRFOutput.loss: a step has no loss of its own; call mean_loss.")
 
     def mean_loss(
         self, h: Tensor, targets: Tensor, lengths: Lengths = None, steps: Steps = "all"
     ) -> Tensor:
-        """Negative log-likelihood of the tags ``(B, T)``, in nats a step."""
+        """Compute the negative log-likelihood of the tags ``(B, T)``, in nats per step."""
         if steps != "all":
-            raise OstinatoError(f"CRFOutput: steps={steps!r}; tags are judged together: 'all'.")
+            raise OstinatoError(f"CRFOutput.mean_loss: steps={steps!r}; expected 'all'.")
         if targets.shape != h.shape[:2]:
             raise ShapeError(
                 f"CRFOutput: targets has shape {tuple(targets.shape)}; "
@@ -162,7 +165,7 @@ class CRFOutput(Output):
         return -likelihood.sum() / counts.sum().clamp(min=1)
 
     def log_likelihood(self, y: Tensor, tags: Tensor, counts: Tensor) -> Tensor:
-        """Log of the probability of tags, ``(B,)``.
+        """Compute the log of the probability of tags, ``(B,)``.
 
         Args:
             y: scores ``(B, T, K)``.
@@ -181,15 +184,15 @@ class CRFOutput(Output):
         return torch.where(counts[:, 0], scores - self.log_partition(y, counts), 0.0)
 
     def log_partition(self, y: Tensor, counts: Tensor) -> Tensor:
-        """Log of the sum over all tags of the exponential of their score, ``(B,)``."""
-        total = self.first + y[:, 0]  # (B, K): of all ways to come to each tag
+        """Compute the log of the sum over all tags of the exponential of their score, ``(B,)``."""
+        total = self.first + y[:, 0]  # (B, K): over all sequences that end in each tag
         for t in range(1, y.shape[1]):
             step = torch.logsumexp(total[:, :, None] + self.follows, dim=1) + y[:, t]
             total = torch.where(counts[:, t, None], step, total)
         return torch.logsumexp(total + self.last, dim=-1)
 
     def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
-        """The probability of each tag at each step, ``(B, T, K)``; zeros in padding.
+        """Return the probability of each tag at each step, ``(B, T, K)``; zeros in padding.
 
         The derivative of the log-partition by a score is the probability of its tag.
         """
@@ -203,7 +206,7 @@ class CRFOutput(Output):
         return torch.where(counts[..., None], marginals, 0.0)
 
     def best(self, y: Tensor, lengths: Lengths = None) -> Tensor:
-        """The likeliest tags together, ``(B, T)``, by dynamic programming (Viterbi 1967)."""
+        """Return the likeliest sequence of tags, ``(B, T)``, by the algorithm of Viterbi 1967."""
         B, T, K = y.shape
         counts = running(y, lengths)
         tags = torch.zeros(B, T, dtype=torch.long, device=y.device)

@@ -1,8 +1,8 @@
-"""Outputs with a length of their own: an encoder reads, a decoder writes, attention in between.
+"""Sequence to sequence: an encoder, a decoder, and attention.
 
 Letters: ``S`` steps of the source, ``T`` of the target, ``M`` features of an encoded step, ``V``
-tokens of the target. Two numbers beyond the tokens have a meaning: ``V`` ends a target, and
-``V + 1`` stands before its first token.
+tokens of the target. Two numbers follow those of the tokens: ``V`` ends a target, and ``V + 1``
+precedes its first token.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from ostinato.recurrence.layers import Hidden, Recurrent, state_rows
 
 
 class Encoded(NamedTuple):
-    """A source as a decoder sees it.
+    """An encoded source.
 
     Attributes:
-        memory: what may be attended to, ``(B, S, M)``.
-        there: where there is something, ``(B, S)`` booleans.
-        summary: what the decoder starts from, ``(B, M)``.
-        tokens: numbers of the source's tokens, ``(B, S)``, where they may be copied.
+        memory: encoded steps, for attention, ``(B, S, M)``.
+        mask: True at steps of the source, False in padding, ``(B, S)``.
+        summary: initial input of the decoder, ``(B, M)``.
+        tokens: numbers of the source's tokens, ``(B, S)``; None unless they may be copied.
     """
 
     memory: Tensor
-    there: Tensor
+    mask: Tensor
     summary: Tensor
     tokens: Tensor | None = None
 
     def rows(self, index: Tensor) -> Encoded:
-        """The source of other rows, ``index (N,)``."""
+        """Return selected rows, ``index (N,)``."""
         return Encoded(*(None if t is None else t[index] for t in self))  # type: ignore[arg-type]
 
 
 class Encoder(Protocol):
-    """What makes a source into memory: any module with ``output_size`` that is called so."""
+    """A module that encodes sources."""
 
     output_size: int
 
@@ -49,15 +49,14 @@ class Encoder(Protocol):
 
 
 class RecurrentEncoder(nn.Module):
-    """Reads the source with recurrent layers; its memory is every hidden state.
+    """Encodes the source with recurrent layers; its memory is every hidden state.
 
     Args:
-        encode: what makes vectors ``(B, S, I)`` of the input.
-        recurrent: the layers, with ``batch_first=True``; best in both directions.
+        encode: encodes the input as vectors ``(B, S, I)``.
+        recurrent: the layers, with ``batch_first=True``; bidirectional ones are best.
         dropout: probability of zeroing a feature of the encoded input and of the memory while
             training.
-        tied: whether tokens of the source are numbered as those of the target, so that they may be
-            copied.
+        tied: whether source and target share one vocabulary, so that tokens may be copied.
 
     The summary is the mean of the hidden states: it reaches the decoder from every step.
 
@@ -66,7 +65,7 @@ class RecurrentEncoder(nn.Module):
         >>> layers = GRU(8, 16, batch_first=True, bidirectional=True)
         >>> encoder = RecurrentEncoder(nn.Embedding(10, 8), layers)
         >>> encoded = encoder(torch.randint(10, (2, 5)), torch.tensor([5, 3]))
-        >>> encoded.memory.shape, encoded.there.sum().item()
+        >>> encoded.memory.shape, encoded.mask.sum().item()
         (torch.Size([2, 5, 32]), 8)
     """
 
@@ -82,19 +81,19 @@ class RecurrentEncoder(nn.Module):
 
     def forward(self, x: Any, lengths: Lengths = None) -> Encoded:
         """Encode ``x (B, S, ...)``."""
-        there = running(x, lengths)  # (B, S)
+        mask = running(x, lengths)  # (B, S)
         v = self.encode(x)
         if self.training and self.dropout:
             v = drop(v, self.dropout)
         h, _ = self.recurrent(v, lengths=lengths)
-        summary = h.sum(1) / there.sum(1, keepdim=True).clamp(min=1).to(h.dtype)
+        summary = h.sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(h.dtype)
         if self.training and self.dropout:
             h = drop(h, self.dropout)
-        return Encoded(h, there, summary, x if self.tied else None)
+        return Encoded(h, mask, summary, x if self.tied else None)
 
 
 class VectorEncoder(nn.Module):
-    """A vector as a source of one step: what starts a decoder in one-to-many.
+    """A vector as a source of one step, for one-to-many networks.
 
     Args:
         size: features of the vector.
@@ -110,17 +109,17 @@ class VectorEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Lengths = None) -> Encoded:
         """Encode ``x (B, M)``."""
-        there = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
-        return Encoded(x[:, None], there, x)
+        mask = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
+        return Encoded(x[:, None], mask, x)
 
 
 class DecoderState(NamedTuple):
-    """What a decoder remembers: a value, whose rows may be reordered.
+    """State of a decoder.
 
     Attributes:
-        hidden: of the recurrent layers.
-        fed: the last attentional vector, ``(B, H)``; what is fed back where inputs are fed.
-        coverage: sum of the attention so far, ``(B, S)``; of no width where it is not kept.
+        hidden: state of the recurrent layers.
+        fed: the last attentional vector, ``(B, H)``, for input feeding.
+        coverage: sum of the attention so far, ``(B, S)``; ``(B, 0)`` without coverage.
     """
 
     hidden: Hidden
@@ -128,18 +127,18 @@ class DecoderState(NamedTuple):
     coverage: Tensor
 
     def rows(self, index: Tensor) -> DecoderState:
-        """The state of other rows, ``index (N,)``."""
+        """Return the state of selected rows, ``index (N,)``."""
         return DecoderState(state_rows(self.hidden, index), self.fed[index], self.coverage[index])
 
 
-class Written(NamedTuple):
-    """What a decoder gives for a batch.
+class Decoded(NamedTuple):
+    """Output of a decoder for a batch.
 
     Attributes:
-        log_p: log-probabilities of tokens, ``(B, T, V + 1)``, the last that of the end.
-        weights: attention, ``(B, T, S)``; None without.
-        state: after the last step.
-        covered: how much was attended to twice, ``(B, T)``; None without coverage.
+        log_p: log-probabilities of tokens and, last, the end, ``(B, T, V + 1)``.
+        weights: attention weights, ``(B, T, S)``; None without attention.
+        state: state after the last step.
+        covered: coverage loss of each step, ``(B, T)``; None without coverage.
     """
 
     log_p: Tensor
@@ -149,31 +148,31 @@ class Written(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Writes tokens one after the other, from what an encoder made of a source.
+    """Generates tokens one by one from an encoded source.
 
     ::
 
-        h_t  = recurrent([embedding of y_(t-1); h~_(t-1) where inputs are fed], h_(t-1))
+        h_t  = recurrent([embedding of y_(t-1); h~_(t-1) with input feeding], h_(t-1))
         c_t  = attention(h_t, memory)
         h~_t = tanh(W_c [h_t; c_t])                         Luong et al. 2015, eq. 5
         p_t  = softmax(W_o h~_t + b)
         with copying: g p_t + (1 - g) attention on tokens, g = sigmoid(w [h~_t; c_t])
                                                             See et al. 2017, eq. 8 and 9
 
-    Without input feeding and coverage all steps of a known target are had at once, on the compiled
-    core.
+    Without input feeding and coverage, all steps of a known target are computed in one call, on the
+    compiled core.
 
     Args:
         tokens: V.
-        recurrent: the layers, with ``batch_first=True``, in one direction; they take ``width``
-            features, and the attentional vector's besides where inputs are fed.
+        recurrent: the layers, with ``batch_first=True``, in one direction; their input size is
+            ``width``, plus H with input feeding.
         memory_size: M.
-        width: features of a token's vector.
-        attention: additive, multiplicative, or None: the summary alone starts the decoder.
-        input_feeding: whether the attentional vector is part of the next input.
-        coverage: whether attention heeds what was attended to before.
-        copying: whether tokens of the source may be copied.
-        tied: whether the output has the weights of the embedding (Press and Wolf 2017).
+        width: features of a token's embedding.
+        attention: additive, multiplicative, or None to use only the summary.
+        input_feeding: make the attentional vector part of the next input.
+        coverage: let attention depend on earlier attention.
+        copying: let tokens of the source be copied.
+        tied: share the weights of the embedding with the output (Press and Wolf 2017).
         dropout: probability of zeroing a feature of the embedding and of the attentional vector.
     """
 
@@ -193,14 +192,14 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         H = recurrent.output_size
-        wanted = width + (H if input_feeding else 0)
-        if not recurrent.batch_first or recurrent.bidirectional or recurrent.input_size != wanted:
+        I = width + (H if input_feeding else 0)
+        if not recurrent.batch_first or recurrent.bidirectional or recurrent.input_size != I:
             raise OstinatoError(
                 f"Decoder: recurrent is {recurrent}; expected batch_first=True, one direction, and "
-                f"{wanted} input features: width{' and H, for input feeding' * input_feeding}."
+                f"{I} input features: width{' and H, for input feeding' * input_feeding}."
             )
         if (coverage or copying) and attention is None:
-            raise OstinatoError("Decoder: coverage and copying need attention.")
+            raise OstinatoError("Decoder: coverage and copying need attention; got attention=None.")
         self.tokens = tokens
         self.dropout = dropout
         self.input_feeding = input_feeding
@@ -223,7 +222,7 @@ class Decoder(nn.Module):
 
     @property
     def covers(self) -> bool:
-        """Whether attention heeds what was attended to before."""
+        """Whether attention depends on earlier attention."""
         return self.attention is not None and self.attention.covered is not None
 
     @property
@@ -233,12 +232,12 @@ class Decoder(nn.Module):
 
     @property
     def begin(self) -> int:
-        """The number that stands before the first token."""
+        """The number that precedes the first token."""
         return self.tokens + 1
 
-    def begun(self, encoded: Encoded) -> DecoderState:
-        """The state before the first token."""
-        B, S = encoded.there.shape
+    def initial_state(self, encoded: Encoded) -> DecoderState:
+        """Return the state before the first token."""
+        B, S = encoded.mask.shape
         parts = iter(
             self.start(encoded.summary)
             .tanh()
@@ -258,16 +257,16 @@ class Decoder(nn.Module):
         encoded: Encoded,
         state: DecoderState | None = None,
         keys: Tensor | None = None,
-    ) -> Written:
-        """Log-probabilities of what follows each of ``inputs (B, T)``.
+    ) -> Decoded:
+        """Compute log-probabilities of the token after each of ``inputs (B, T)``.
 
         Args:
             inputs: `begin`, then the tokens so far.
             encoded: the source.
-            state: after what was written before; None to begin.
-            keys: of the attention, where they are at hand; see `keys_of`.
+            state: state after earlier tokens; None for the initial state.
+            keys: the result of `keys_of`, if it has been computed.
         """
-        state = self.begun(encoded) if state is None else state
+        state = self.initial_state(encoded) if state is None else state
         keys = self.keys_of(encoded) if keys is None else keys
         v = self.embedding(inputs)  # (B, T, width)
         v = drop(v, self.dropout) if self.training and self.dropout else v
@@ -275,8 +274,8 @@ class Decoder(nn.Module):
             h, hidden = self.recurrent(v, state.hidden)
             a, context, weights = self._attend(h, encoded, keys, None)
             log_p = self._log_p(a, context, weights, encoded)
-            return Written(log_p, weights, DecoderState(hidden, a[:, -1], state.coverage), None)
-        found: list[Written] = []
+            return Decoded(log_p, weights, DecoderState(hidden, a[:, -1], state.coverage), None)
+        found: list[Decoded] = []
         for t in range(inputs.shape[1]):
             v_t = v[:, t : t + 1]
             if self.input_feeding:
@@ -289,8 +288,8 @@ class Decoder(nn.Module):
                 covered = torch.minimum(weights[:, 0], coverage).sum(-1, keepdim=True)
                 coverage = coverage + weights[:, 0]
             state = DecoderState(hidden, a[:, 0], coverage)
-            found.append(Written(log_p, weights, state, covered))
-        return Written(
+            found.append(Decoded(log_p, weights, state, covered))
+        return Decoded(
             torch.cat([w.log_p for w in found], 1),
             _joined([w.weights for w in found]),
             state,
@@ -298,18 +297,18 @@ class Decoder(nn.Module):
         )
 
     def keys_of(self, encoded: Encoded) -> Tensor | None:
-        """What the attention makes of the memory, once for all steps."""
+        """Project the memory for attention, once for all steps; None without attention."""
         return None if self.attention is None else self.attention.keys(encoded.memory)
 
     def _attend(
         self, h: Tensor, encoded: Encoded, keys: Tensor | None, coverage: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The attentional vector ``(B, T, H)``, the context and the weights."""
+        """Return the attentional vector ``(B, T, H)``, the context and the weights."""
         if self.attention is None or keys is None:
             context = weights = None
             a = h
         else:
-            context, weights = self.attention(h, keys, encoded.memory, encoded.there, coverage)
+            context, weights = self.attention(h, keys, encoded.memory, encoded.mask, coverage)
             a = self.combine(torch.cat([h, context], -1)).tanh()
         return (drop(a, self.dropout) if self.training and self.dropout else a), context, weights
 
@@ -326,8 +325,8 @@ class Decoder(nn.Module):
             return log_p
         if encoded.tokens is None:
             raise OstinatoError(
-                "Decoder: copying=True, but the source's tokens are not known; build the encoder "
-                "with tied=True."
+                "Decoder: copying=True needs the tokens of the source; build the encoder with "
+                "tied=True."
             )
         g = self.copying(torch.cat([a, context], -1))  # (B, T, 1)
         index = encoded.tokens[:, None].expand_as(weights).clamp(max=self.tokens)
@@ -343,15 +342,14 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 
 
 class EncoderDecoder(nn.Module):
-    """Many to many of different lengths: an encoder reads the source, a decoder writes the target.
+    """Many to many of different lengths: an encoder for the source, a decoder for the target.
 
     Args:
-        encoder: `RecurrentEncoder`; or `ImageEncoder` or `VectorEncoder`, which makes it one to
-            many.
-        decoder: what writes.
-        label_smoothing: share of the probability that is asked of all tokens alike while training
-            (Szegedy et al. 2016; Vaswani et al. 2017).
-        coverage_weight: of attending to the same steps again in the loss (See et al. 2017, eq. 13).
+        encoder: `RecurrentEncoder`; or `ImageEncoder` or `VectorEncoder`, for one to many.
+        decoder: the decoder.
+        label_smoothing: share of the target probability spread evenly over all tokens while
+            training (Szegedy et al. 2016; Vaswani et al. 2017).
+        coverage_weight: weight of the coverage loss (See et al. 2017, eq. 13).
 
     Example:
         >>> from ostinato.recurrence.dropin import GRU
@@ -383,8 +381,8 @@ class EncoderDecoder(nn.Module):
 
     def forward(
         self, x: Any, inputs: Tensor, *, lengths: Lengths = None
-    ) -> tuple[Written, Encoded]:
-        """What follows each of ``inputs (B, T)``, given the source; and the source, encoded."""
+    ) -> tuple[Decoded, Encoded]:
+        """Decode ``inputs (B, T)`` given the source; also return the encoded source."""
         encoded = self.encoder(x, lengths)
         return self.decoder(inputs, encoded), encoded
 
@@ -397,19 +395,19 @@ class EncoderDecoder(nn.Module):
         target_lengths: Lengths = None,
         sampled: float = 0.0,
     ) -> tuple[Tensor, None]:
-        """Mean loss of a token, in nats, the ends of the targets included; and no state.
+        """Compute the mean loss per token, in nats, including the ends; and None as the state.
 
         Args:
             x: sources, as the encoder takes them.
             targets: tokens ``(B, T)``.
             lengths: steps of each source ``(B,)``.
             target_lengths: tokens of each target ``(B,)``.
-            sampled: share of the decoder's inputs that are its own likeliest tokens instead of the
-                true ones (Bengio et al. 2015, "Scheduled sampling"), found by a first pass over the
-                true ones (Mihaylova and Martins 2019), so that all steps are still had at once.
+            sampled: share of the decoder's inputs replaced by its own likeliest tokens (Bengio et
+                al. 2015, "Scheduled sampling"), found by a first pass over the true ones, so that
+                all steps are still computed in one call (Mihaylova and Martins 2019).
         """
         encoded = self.encoder(x, lengths)
-        inputs, wanted, counts = self._asked(targets, target_lengths)
+        inputs, labels, counts = self._teacher_forcing(targets, target_lengths)
         if self.training and sampled > 0:
             with torch.no_grad():
                 own = self.decoder(inputs, encoded).log_p.argmax(-1)[:, :-1]
@@ -418,7 +416,7 @@ class EncoderDecoder(nn.Module):
             inputs = torch.cat([inputs[:, :1], torch.where(swap, own, inputs[:, 1:])], 1)
         written = self.decoder(inputs, encoded)
         log_p = written.log_p[counts]  # (steps, V + 1)
-        loss = -log_p.gather(1, wanted[counts][:, None]).mean()
+        loss = -log_p.gather(1, labels[counts][:, None]).mean()
         if self.training and self.label_smoothing:
             even = -log_p.mean()
             loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
@@ -426,8 +424,8 @@ class EncoderDecoder(nn.Module):
             loss = loss + self.coverage_weight * written.covered[counts].mean()
         return loss, None
 
-    def _asked(self, targets: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor, Tensor]:
-        """The decoder's inputs, what is wanted after each, and which count; ``(B, T + 1)`` each."""
+    def _teacher_forcing(self, targets: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the decoder's inputs, their labels, and which count; ``(B, T + 1)`` each."""
         if targets.dim() != 2 or targets.is_floating_point():
             raise ShapeError(
                 f"EncoderDecoder: targets are {targets.dtype} {tuple(targets.shape)}; expected "
@@ -441,18 +439,18 @@ class EncoderDecoder(nn.Module):
         first = targets.new_full((B, 1), begin)
         last = targets.new_full((B, 1), end)
         inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
-        wanted = torch.where(t < ends, torch.cat([targets, last], 1), end)
-        return inputs, wanted, t <= ends
+        labels = torch.where(t < ends, torch.cat([targets, last], 1), end)
+        return inputs, labels, t <= ends
 
     def start(self, x: Any, lengths: Lengths = None) -> tuple[Encoded, DecoderState, Tensor | None]:
-        """A source ready to be written from, step by step; see `step`."""
+        """Return the encoded source, the initial state and the keys for `step`."""
         encoded = self.encoder(x, lengths)
-        return encoded, self.decoder.begun(encoded), self.decoder.keys_of(encoded)
+        return encoded, self.decoder.initial_state(encoded), self.decoder.keys_of(encoded)
 
     def step(
         self, token: Tensor, encoded: Encoded, state: DecoderState, keys: Tensor | None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
-        """Log-probabilities ``(B, V + 1)`` after ``token (B,)``; state; attention ``(B, S)``."""
+        """Return log-probabilities ``(B, V + 1)`` after a token ``(B,)``, state, attention."""
         written = self.decoder(token[:, None], encoded, state, keys)
         weights = None if written.weights is None else written.weights[:, 0]
         return written.log_p[:, 0], written.state, weights

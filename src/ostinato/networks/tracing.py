@@ -1,4 +1,4 @@
-"""Observe recurrent layers while they run: every state a node of the graph, or every gate."""
+"""Observe recurrent layers while they run: their states in the graph, or their gates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ostinato.recurrence.scan import mask_of, reverse_rows
 
 @dataclass
 class Track:
-    """The states of one layer in one direction, step by step, as nodes of the graph.
+    """States of one layer in one direction, step by step, as nodes of the autograd graph.
 
     Attributes:
-        name: of the layer.
-        states: after each step, in the order of reading; tensors ``(B, size)``.
+        name: name of the layer.
+        states: states after each step, in the order of processing; tensors ``(B, size)``.
         ends: steps of each row.
     """
 
@@ -44,8 +44,8 @@ class Traced(NamedTuple):
     """Gates and states of one layer in one direction.
 
     Attributes:
-        name: of the layer.
-        cell: its equations.
+        name: name of the layer.
+        cell: its cell.
         trace: gates and states, tensors ``(T, B, size)``.
         ends: steps of each row.
     """
@@ -59,8 +59,8 @@ class Traced(NamedTuple):
 def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
     """Return the recurrent layers of a network: name, the module, and a layer that computes it.
 
-    Of our arrangements those after the encoder. A layer of `torch.nn` is computed by one of ours
-    that has its very weights.
+    For the arrangements of `networks` these are the layers after the encoder. A layer of `torch.nn`
+    is computed by one of Ostinato that shares its weights.
     """
     chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
     found = []
@@ -73,9 +73,9 @@ def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
 
 @contextmanager
 def recording(network: nn.Module) -> Iterator[list[Track]]:
-    """Run recurrent layers a step at a time inside the block, and keep every state.
+    """Run recurrent layers one step at a time inside the block, and record every state.
 
-    Yields a list that fills with a `Track` for each layer and direction as the network is called.
+    Yields a list to which calls of the network add a `Track` for each layer and direction.
     """
     tracks: list[Track] = []
 
@@ -95,9 +95,9 @@ def recording(network: nn.Module) -> Iterator[list[Track]]:
 
 @contextmanager
 def tracing(network: nn.Module) -> Iterator[list[Traced]]:
-    """Keep gates and states of recurrent layers inside the block, at their usual speed.
+    """Record gates and states of recurrent layers inside the block, at their usual speed.
 
-    Yields a list that fills with a `Traced` for each layer and direction.
+    Yields a list to which calls of the network add a `Traced` for each layer and direction.
     """
     seen: list[Traced] = []
 
@@ -137,7 +137,7 @@ def _observed(
 
 @contextmanager
 def _computed_by(ours: Recurrent, module: nn.Module) -> Iterator[None]:
-    """Give the output of ours for that of a module of `torch.nn`, with the same dropout."""
+    """Replace the output of a module of `torch.nn` by that of ours, with the same dropout."""
     random: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[object, ...]) -> None:
@@ -165,7 +165,7 @@ def _computed_by(ours: Recurrent, module: nn.Module) -> Iterator[None]:
 
 
 def _ours(module: nn.Module) -> Recurrent | None:
-    """Return a layer with the very weights of a layer of `torch.nn`; None for anything else."""
+    """Return a layer that shares the weights of a layer of `torch.nn`; None for other modules."""
     make = _DROP_INS.get(type(module))
     if make is None:
         return None
@@ -198,7 +198,7 @@ def _title(name: str, direction: int) -> str:
 
 
 def _ends(lengths: Tensor | None, y: Tensor) -> Tensor:
-    """Steps of each row of ``y (T, B, ...)``."""
+    """Return the steps of each row of ``y (T, B, ...)``."""
     return torch.full((y.shape[1],), y.shape[0]) if lengths is None else lengths
 
 

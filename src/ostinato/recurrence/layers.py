@@ -26,7 +26,7 @@ from ostinato.recurrence.backends.compiled import constant_in_graphs
 from ostinato.recurrence.cells import Cell, Initialization, RNNCell, State, Tensors, Trace, Weights
 
 Hidden: TypeAlias = Tensor | State | tuple[State, ...] | None
-"""The state of a layer stack, as it goes in and comes out, see `Recurrent`; None for zeros."""
+"""The state of a layer stack, see `Recurrent`; None for zeros."""
 
 Lengths: TypeAlias = Tensor | Sequence[int] | None
 """Steps of each row ``(B,)``; None if all have the same."""
@@ -122,8 +122,8 @@ class Recurrent(RNNBase):
         residual: every layer but the first adds its input to its output, so that gradients
             reach the lowest of many layers (He et al. 2016; Wu et al. 2016, "Google's neural
             machine translation system", section 3.1). Layers must be of one size.
-        checkpoint_every: keep for backward, of a layer's insides, only the state every so many
-            steps, and compute the steps between again (Chen et al. 2016, "Training deep nets with
+        checkpoint_every: keep for backward only a layer's state every so many steps, and compute
+            the steps between again (Chen et al. 2016, "Training deep nets with
             sublinear memory cost"); None to keep every step. The gradients are the same, on the
             compiled path to the last bit; a step takes about a quarter longer, and a long sequence
             a fraction of the memory. About the square root of ``T`` needs the least.
@@ -131,8 +131,8 @@ class Recurrent(RNNBase):
     Called with ``(input, hx=None, *, lengths=None, return_gates=False, table=None)``, it returns
     ``(output, hx)``, and with ``return_gates`` the gates and states of every step as well:
 
-    - input ``(T, B, I)``, ``(T, I)`` unbatched, or a `PackedSequence`; output alike with
-      ``D * H`` features, those of the backward direction last.
+    - input ``(T, B, I)``, ``(T, I)`` unbatched, or a `PackedSequence`; output in the same
+      layout with ``D * H`` features, those of the backward direction last.
     - lengths ``(B,)``: steps of each row, 0 to T. Padding costs no correctness: see `scan`.
     - hx: the cell's named tuple with tensors ``(L * D, B, size)``, or, where layers differ in
       size, a tuple of one such named tuple a layer with tensors ``(D, B, size)``. Zeros if None.
@@ -252,7 +252,7 @@ class Recurrent(RNNBase):
 
     @property
     def output_size(self) -> int:
-        """Features of a step of the output: both directions together."""
+        """Features of a step of the output, of both directions together."""
         return self._directions * self.cells[-1].output_size
 
     @cached_property
@@ -273,7 +273,7 @@ class Recurrent(RNNBase):
         return {name: self._weight(full) for name, full in self._named_weights[i]}
 
     def _weight(self, name: str) -> Tensor:
-        """Do as ``getattr``; for a parameter ten times as fast."""
+        """Return an attribute, as ``getattr``; ten times as fast for a parameter."""
         weight = self._parameters.get(name)
         return getattr(self, name) if weight is None else weight
 
@@ -388,8 +388,8 @@ class Recurrent(RNNBase):
         """
         if self.bidirectional:
             raise OstinatoError(
-                f"{self}: a step of a stream was asked for, but a bidirectional layer needs the "
-                "future; give it whole sequences, or build it with bidirectional=False."
+                f"{self}.step: a bidirectional layer needs the future; pass whole sequences, or "
+                "build it with bidirectional=False."
             )
         time_axis = 1 if self.batch_first and x_t.dim() > 1 else 0
         y, hx = self(x_t.unsqueeze(time_axis), hx)
@@ -586,7 +586,7 @@ def backend(
 
 
 def state_rows(state: Hidden, index: Tensor) -> Hidden:
-    """Return the state of a layer stack for other rows of the batch, ``index (N,)``."""
+    """Return the state of a layer stack for selected rows of the batch, ``index (N,)``."""
     if state is None or isinstance(state, Tensor):
         return None if state is None else state[:, index]  # (L, B, H)
     if all(isinstance(part, Tensor) for part in state):  # of one layer, or of equal ones

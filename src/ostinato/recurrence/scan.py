@@ -37,9 +37,9 @@ def scan(
             length is padding: it copies the state through, its output is 0, and nothing of ``x``
             there, NaN included, reaches an output or a gradient.
         reverse: read each row from its last step (by its own length) to its first; the outputs
-            stand where their inputs stand.
-        observe: called in each step with what it took, the projected input ``(B, ...)`` and the
-            state before, and with the state after.
+            are at the positions of their inputs.
+        observe: called in each step with the projected input ``(B, ...)``, the state before and the
+            state after.
 
     Returns:
         outputs ``(T, B, cell.output_size)`` and the state after each row's last step.
@@ -123,7 +123,7 @@ def trace(
         return [reverse_rows(each, lengths) for each in tensors] if reverse else tensors
 
     y, last = scan(cell, w, x, state, lengths, reverse=reverse, observe=observe)
-    if not states:  # T is 0: a step that is cut off below gives the shapes
+    if not states:  # T is 0: a step that is removed below gives the shapes
         scan(cell, w, x.new_zeros(1, *x.shape[1:]), last, observe=observe)
     found = None if gates_type is None else gates_type(*stacked(gates))
     return y, last, Trace(found, cell.state_type(*stacked(states)))
@@ -213,7 +213,7 @@ class _LinearRecurrence(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what backward needs."""
+        """Save tensors for backward."""
         a, _, h0 = inputs
         ctx.save_for_backward(a, h0, output)
 

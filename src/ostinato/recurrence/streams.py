@@ -1,4 +1,4 @@
-"""A recurrent layer as a stream: one step at a time, in about a microsecond, without end."""
+"""A recurrent layer as a stream: one step at a time, in about a microsecond."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class SlowQuantizationWarning(UserWarning):
 
 
 class Stream(_core.Stream):
-    """What a layer does, one step a call, on the compiled core.
+    """A layer run one step per call, on the compiled core.
 
-    A stream has a copy of the weights, laid out for it, and the state. A step allocates nothing,
-    takes no lock, and gives the same bits as the layer gives for the whole sequence. A stream
-    serves one thread at a time; `fork` makes another that shares the weights.
+    A stream holds a copy of the weights in its own layout, and the state. A step allocates nothing,
+    takes no lock, and gives the same bits as the layer for the whole sequence. A stream serves one
+    thread at a time; `fork` makes another that shares the weights.
 
     Args:
         layer: an `RNN`, `LSTM`, `GRU` or `Recurrent` of them, in one direction, with float32 or
-            float64 weights on the CPU. What is done in training only (dropout) is left out.
+            float64 weights on the CPU. Dropout is ignored.
         batch_size: streams that run side by side, ``B``; None for one, without a batch axis.
         quantize: ``"int8"`` keeps 8 bits of every weight, with a scale for each row, and rounds
             inputs and states to 8 bits for each product. Faster but for small layers, at some loss
@@ -89,7 +89,7 @@ class Stream(_core.Stream):
         if not isinstance(threads, int) or not 1 <= threads <= torch.get_num_threads():
             raise OstinatoError(
                 f"Stream: threads={threads!r}; expected 1 to {torch.get_num_threads()}, "
-                "what torch.get_num_threads() says."
+                "the value of torch.get_num_threads()."
             )
         each = [(cell, layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
         weights = [cell.standard_weights(w) for cell, w in each]
@@ -122,22 +122,21 @@ class Stream(_core.Stream):
         )
 
     def _output(self) -> tuple[NDArray[np.floating], Tensor]:
-        """Where a step puts what comes out: as an array and as a tensor."""
+        """Return the buffer of a step's output: as an array and as a tensor."""
         batch = () if self._batch_size is None else (self._batch_size,)
         tensor = self._like.new_zeros(*batch, self._layer.output_size)
         return tensor.numpy(), tensor
 
     def run(self, x: Tensor) -> Tensor:
-        """Many steps: ``(T, I)`` to ``(T, P)``, or ``(T, B, I)`` to ``(T, B, P)``.
+        """Run many steps: ``(T, I)`` to ``(T, P)``, or ``(T, B, I)`` to ``(T, B, P)``.
 
-        The state goes on from where it is, as if `step` had been called ``T`` times.
+        Starts from the current state, as if `step` had been called ``T`` times.
         """
         unbatched = self._batch_size is None
         if not isinstance(x, Tensor) or x.dim() != (2 if unbatched else 3):
-            came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ShapeError(
-                f"Stream.run: x is {came}; expected {'(T, I)' if unbatched else '(T, B, I)'}."
-            )
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            shape = "(T, I)" if unbatched else "(T, B, I)"
+            raise ShapeError(f"Stream.run: expected x of shape {shape}, got {got}.")
         rows = x.detach().unsqueeze(1) if unbatched else x.detach()
         y = rows.new_empty(*rows.shape[:2], self._layer.output_size)
         self._chunk(rows.contiguous(), y)
@@ -180,7 +179,7 @@ class Stream(_core.Stream):
 
 
 def _no_gain(weight_bytes: int) -> str:
-    """Why 8 bits bring no speed to weights of so many bytes in float32; empty where they do."""
+    """Return why 8 bits are no faster for weights of a size in float32; empty if they are."""
     products = _core.int8_products()
     if products == "portable":
         return "the core has no instructions for 8-bit products on this CPU"

@@ -13,6 +13,7 @@ from torch import nn
 from ostinato.data.corpus import Corpus, Place
 from ostinato.data.midi import Roll
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+from ostinato.training.fit import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,15 +179,26 @@ class SeriesForecaster(Protocol):
 class Inspectable(Protocol):
     """Hands out its network and encoded data: ``ostinato diagnose``, ``gates``."""
 
-    network_: nn.Module
+    folder_: Path | None
+
+    @property
+    def network_(self) -> nn.Module:
+        """The trained network."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the settings by name."""
 
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or as it was resolved from the data."""
 
-    def examples(self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None) -> Any:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Return some data as a `Sample`."""
 
-    def validation_examples(self, data: Path, *, count: int = 32, steps: int | None = None) -> Any:
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:

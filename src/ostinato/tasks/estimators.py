@@ -235,7 +235,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
                 self._train(data, document(data), None, [make_progress(progress)])
         else:
             run = RunFolder.create(Path(out), document)
-            with run.removed_unless_begun():
+            with run.removed_on_early_failure():
                 self._train_in(run, progress, tensorboard)
         return self
 

@@ -1,6 +1,6 @@
 """Callbacks of a training run, and the files they write.
 
-Callbacks are told what happens and change nothing: without one the run is the same.
+Callbacks only observe: without them the run is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ending = Literal["budget", "patience", "interrupt", "unfinished"]
 
 
 class Run(Protocol):
-    """What a callback may know of a run."""
+    """A training run, as callbacks see it."""
 
     title: str
     step: int
@@ -30,7 +30,7 @@ class Run(Protocol):
     loss_unit: str
 
     def units(self, loss: float, /) -> dict[str, float]:
-        """Further units of a loss, by name."""
+        """Return a loss in further units, by name."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class TrainingResult:
     """How a training run ended.
 
     Args:
-        ended: why: the budget was used, patience ran out, it was interrupted; or not yet.
-        steps: steps done.
+        ended: why it ended: the budget was used, patience ran out, or it was interrupted.
+        steps: number of steps.
         best_loss: lowest validation loss in nats; the last training loss without validation.
-        best_step: the step it was reached at: the network's weights are those.
-        seconds: time spent training, before and after resuming.
+        best_step: the step of the best loss, whose weights the network has.
+        seconds: training time, before and after resuming.
     """
 
     ended: Ending
@@ -53,13 +53,13 @@ class TrainingResult:
 
 
 class Callback:
-    """Base of the callbacks: does nothing."""
+    """Base class of callbacks; does nothing."""
 
     def on_begin(self, run: Run) -> None:
         """The run starts, or resumes after ``run.step`` steps."""
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """A step is done."""
+        """A step is finished."""
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """The network was evaluated on the validation data."""
@@ -71,23 +71,23 @@ class Callback:
         """A message for the user."""
 
     def on_checkpoint(self) -> None:
-        """A checkpoint is about to be written: what was recorded must outlive what follows."""
+        """A checkpoint is about to be written: records so far must be on disk first."""
 
     def on_rollback(self, run: Run) -> None:
         """The run was rolled back to ``run.step``."""
 
     def on_end(self, result: TrainingResult) -> None:
-        """The run is over."""
+        """The run has ended."""
 
     def close(self) -> None:
-        """Release files and the terminal; called last, whatever went wrong before."""
+        """Release files and the terminal; called last, also after errors."""
 
 
 class MetricsFile(Callback):
-    """Every step's record, a line of JSON each, in a file.
+    """Writes the record of every step as a JSON line to a file.
 
-    A run that resumes from a checkpoint, or is rolled back to one, first drops the records of steps
-    after it; those before it are on disk before it is. Null stands for a number that is not finite.
+    When a run resumes from a checkpoint, or is rolled back to one, the records of later steps are
+    removed; earlier ones are on disk before the checkpoint. Non-finite numbers are written as null.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class MetricsFile(Callback):
         self._flushed = 0.0
 
     def on_begin(self, run: Run) -> None:
-        """Open the file at the end of what still holds."""
+        """Open the file after the last record to keep."""
         self.path.touch()
         keep = 0
         with open(self.path, "rb") as file:
@@ -112,7 +112,7 @@ class MetricsFile(Callback):
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """Add a line, and see to it that it is on disk within a second."""
+        """Add a line, written to disk within a second."""
         self._write(record)
         if time.monotonic() - self._flushed > 1 and self._file is not None:
             self._file.flush()
@@ -123,17 +123,17 @@ class MetricsFile(Callback):
         self._write(record if sample is None else record | {"sample": sample})
 
     def on_health(self, record: dict[str, Any]) -> None:
-        """Add a line with what was measured."""
+        """Add a line with the measurements."""
         self._write(record)
 
     def on_checkpoint(self) -> None:
-        """See to it that all records are on disk."""
+        """Write all records to disk."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def on_rollback(self, run: Run) -> None:
-        """Drop the records of the steps that are repeated."""
+        """Remove the records of the repeated steps."""
         self.close()
         self.on_begin(run)
 
@@ -148,7 +148,7 @@ class MetricsFile(Callback):
 
 
 class TensorBoard(Callback):
-    """Curves for TensorBoard, in the folder that it is given. Needs ``ostinato[tensorboard]``."""
+    """Writes curves for TensorBoard to a folder. Needs ``ostinato[tensorboard]``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -156,21 +156,21 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_begin(self, run: Run) -> None:
-        """Open a file; what an earlier one holds of steps still to come is hidden."""
+        """Open a file; later steps of earlier files are hidden."""
         self._writer = self._module.SummaryWriter(str(self._folder), purge_step=run.step + 1)
 
     def on_rollback(self, run: Run) -> None:
-        """Hide the steps that are repeated."""
+        """Hide the repeated steps."""
         self.close()
         self.on_begin(run)
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """A point on each curve."""
+        """Add a point to each curve."""
         for name in ("loss", "learning_rate", "gradient_norm"):
             self._writer.add_scalar(f"training/{name}", record[name], record["step"])
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
-        """A point on the validation curve, and the sample."""
+        """Add a point to the validation curve, and the sample."""
         for name, value in record.items():
             if name.endswith("_loss"):
                 self._writer.add_scalar(name, value, record["step"])
@@ -178,7 +178,7 @@ class TensorBoard(Callback):
             self._writer.add_text("sample", sample, record["step"])
 
     def on_checkpoint(self) -> None:
-        """Write out what is buffered."""
+        """Flush buffered events."""
         if self._writer is not None:
             self._writer.flush()
 

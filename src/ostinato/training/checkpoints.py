@@ -1,7 +1,7 @@
-"""Checkpoints: all that a run needs to resume as if it had never stopped.
+"""Checkpoints: everything a run needs to resume as if it had never stopped.
 
-Each is a folder of its own, ``checkpoints/000042``, that appears by one renaming when all of it
-is on disk. The newest two are kept, so that one damaged file does not cost the run.
+Each is a separate folder, ``checkpoints/000042``, renamed into place once all of it is on disk.
+The newest two are kept, in case one is damaged.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Checkpoints:
     """The newest checkpoints of a run.
 
     Args:
-        folder: where they are kept; None keeps the newest one in memory.
-        keep: how many.
+        folder: folder of the checkpoints; None keeps the newest one in memory.
+        keep: number of checkpoints to keep.
 
-    What is saved is a tree of dicts, lists, tuples, tensors, numbers, strings, booleans and None.
-    Tuples of any kind come back as plain tuples.
+    A checkpoint is a tree of dicts, lists, tuples, tensors, numbers, strings, booleans and None.
+    Tuples of any kind are loaded as plain tuples.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ class Checkpoints:
         self._in_memory: Any = None
 
     def save(self, tree: Any) -> None:
-        """Keep ``tree`` as the newest checkpoint."""
+        """Save ``tree`` as the newest checkpoint."""
         if self.folder is None:
             self._in_memory = copy.deepcopy(tree)
             return
@@ -71,13 +71,13 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def load(self) -> Any:
-        """The newest checkpoint that is whole; None if there is none at all.
+        """Load the newest undamaged checkpoint; None if there are no checkpoints.
 
         Warns:
             UserWarning: if a newer one is damaged.
 
         Raises:
-            OstinatoError: if there are checkpoints, and all are damaged.
+            OstinatoError: if all checkpoints are damaged.
         """
         if self.folder is None:
             return copy.deepcopy(self._in_memory)
@@ -91,13 +91,13 @@ class Checkpoints:
                 return _put_together(document, tensors)
             except storage.DamagedError as error:
                 damage = error
-                warnings.warn(f"{error} An older checkpoint is tried.", stacklevel=2)
+                warnings.warn(f"{error} Trying an older checkpoint.", stacklevel=2)
         if damage is not None:
-            raise OstinatoError(f"{self.folder}: no checkpoint is whole. {damage}")
+            raise OstinatoError(f"{self.folder}: all checkpoints are damaged. {damage}")
         return None
 
     def _all(self) -> list[Path]:
-        """Folders of checkpoints, oldest first."""
+        """Return the folders of checkpoints, oldest first."""
         if self.folder is None or not self.folder.is_dir():
             return []
         found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
@@ -105,7 +105,7 @@ class Checkpoints:
 
 
 def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """``tree`` as JSON; its tensors go into ``tensors``, and their names stand in for them."""
+    """Return ``tree`` as JSON; its tensors go to ``tensors``, replaced by their names."""
     if isinstance(tree, Tensor):
         name = str(len(tensors))
         tensors[name] = tree
@@ -123,7 +123,7 @@ def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_together(document: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_take_apart`."""
+    """Do the inverse of `_take_apart`."""
     if isinstance(document, list):
         return [_put_together(value, tensors) for value in document]
     if isinstance(document, dict):

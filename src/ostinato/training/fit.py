@@ -30,11 +30,11 @@ BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
 
 
 class Objective(Protocol[NetworkT_contra, BatchT_contra]):
-    """What a network is trained for: the loss of a batch, and what is measured beside it.
+    """A training objective: the loss of a batch, and further metrics.
 
     Attributes:
-        loss_unit: what the loss is counted in.
-        step_name: what a step of a sequence is called, in short.
+        loss_unit: unit of the loss.
+        step_name: short name of a step of a sequence.
     """
 
     loss_unit: str
@@ -43,7 +43,7 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
     def loss(
         self, network: NetworkT_contra, batch: BatchT_contra, state: Hidden
     ) -> tuple[Tensor, Hidden]:
-        """Return the mean loss of a batch, and the state after it; None if none is carried."""
+        """Return the mean loss of a batch, and the state after it; None if no state is kept."""
 
     def metrics(
         self, network: NetworkT_contra, batch: BatchT_contra, state: Hidden
@@ -53,7 +53,7 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
         return {"loss": float(loss)}, state
 
     def count(self, batch: BatchT_contra) -> int:
-        """Return how many items the means of a batch are over."""
+        """Return the number of items that the means of a batch are taken over."""
 
     def units(self, loss: float) -> dict[str, float]:
         """Return a loss in other units, by name; by default in none."""
@@ -80,20 +80,20 @@ def fit(
         network: the network, on its device.
         batches: training batches, ready for the network.
         objective: their loss.
-        settings: of the training run.
-        callbacks: told what happens.
-        validation: batches to validate on, each time all of them; None for no validation.
+        settings: settings of the run.
+        callbacks: callbacks to call.
+        validation: validation batches; None for no validation.
         sample: returns something to show at each validation, by the step.
         on_best: called with the result so far when the weights are the best so far.
-        title: what is trained on what, in a line.
-        folder: where checkpoints are kept; None keeps the newest in memory.
+        title: a one-line description of the run.
+        folder: folder of checkpoints; None keeps the newest in memory.
         resume: continue from the newest checkpoint, if there is one.
 
     Returns:
-        how training ended; the network holds the best weights, but after an interrupt the latest.
+        how training ended; the network holds the best weights, after an interrupt the latest.
 
     Raises:
-        NonFiniteError: as ``settings.on_nonfinite`` says.
+        NonFiniteError: see ``settings.on_nonfinite``.
 
     Example:
         >>> import numpy as np
@@ -113,14 +113,14 @@ def fit(
 
     def validate() -> tuple[float, dict[str, float]]:
         assert validation is not None
-        measured = evaluate(network, objective, validation)
-        return measured.pop("loss"), measured
+        metrics = evaluate(network, objective, validation)
+        return metrics.pop("loss"), metrics
 
-    listeners = list(callbacks)
+    callbacks = list(callbacks)
     if settings.health:
         health = GradientHealth(network, settings.clip_norm, callbacks)
         loss = health.observed(loss)
-        listeners.append(health)
+        callbacks = [*callbacks, health]
     trainer = Trainer(
         network,
         batches,
@@ -134,7 +134,7 @@ def fit(
         counted=objective.step_name,
         loss_unit=objective.loss_unit,
         folder=folder,
-        callbacks=listeners,
+        callbacks=callbacks,
     )
     return trainer.run(resume=resume)
 
@@ -142,9 +142,9 @@ def fit(
 def evaluate(
     network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
 ) -> dict[str, float]:
-    """Return the means over batches of what an objective measures, ``loss`` among them.
+    """Return the means of an objective's metrics over batches, including ``loss``.
 
-    The state is carried from batch to batch, where the objective carries any.
+    State is carried from batch to batch if the objective returns one.
     """
     sums: dict[str, float] = defaultdict(float)
     count, state = 0, None
@@ -163,12 +163,12 @@ def predict(
     batches: SequenceBatches,
     decode: Callable[[Tensor, SequenceBatch], Iterable[T]],
 ) -> list[T]:
-    """Apply a network to all sequences, similar lengths together; results in their own order.
+    """Apply a network to all sequences, batched by length; results in the original order.
 
     Args:
         network: called with ``(inputs, lengths=...)``, returns scores and a state.
         batches: the sequences.
-        decode: makes of a batch's scores one result for each sequence.
+        decode: converts the scores of a batch into one result per sequence.
     """
     found: dict[int, T] = {}
     with eval_mode(network), torch.inference_mode():
@@ -180,7 +180,7 @@ def predict(
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Turn off dropout and the like; every module is as it was afterwards."""
+    """Set a network to eval mode inside the block; restore the mode of every module after it."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -195,14 +195,14 @@ def _unchanged(x: Tensor) -> NetworkInput:
 
 
 class Sample(NamedTuple):
-    """Some data as a network takes them.
+    """Encoded data for inspecting a network.
 
     Attributes:
         inputs: ``(B, T, ...)``.
-        targets: of each row or step.
-        lengths: steps of each row ``(B,)``; None where they are equal.
-        encode: makes of inputs, or of others like them, what the network takes.
-        names: what the steps of each row are called, where they have names.
+        targets: targets of each row or step.
+        lengths: steps of each row ``(B,)``; None if all are equal.
+        encode: converts inputs, or similar ones, to the network's input.
+        names: names of the steps of each row, if any.
         more: further arguments of the network's loss.
     """
 
@@ -215,7 +215,7 @@ class Sample(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What `fit` is given beside the network and the settings; see there."""
+    """The arguments of `fit` beside the network and the settings."""
 
     batches: Batches
     objective: Objective[Any, Any]

@@ -1,4 +1,4 @@
-"""Health of a run: non-finite numbers, exploding or vanishing gradients, an oscillating loss."""
+"""Health of a run: non-finite numbers, exploding or vanishing gradients, oscillating loss."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ostinato.training.callbacks import Callback, Run
 
 
 class NonFiniteError(OstinatoError):
-    """Training met a loss or a gradient that is not finite, and was told to stop at it.
+    """A loss or gradient is not finite, and training stops.
 
     Attributes:
         step: the step at which it happened.
-        tensor: the first tensor concerned, by name.
+        tensor: name of the first non-finite tensor.
     """
 
     def __init__(self, message: str, step: int, tensor: str) -> None:
@@ -35,21 +35,21 @@ class NonFiniteError(OstinatoError):
 
 
 class Monitor:
-    """Warns of exploding gradients and an oscillating loss while a run goes on.
+    """Warns of exploding gradients and an oscillating loss during a run.
 
-    - A spike: a gradient norm above ``spike`` times its usual, which is the median of the last 50,
-      or of the first 20 where that is more: what a network is learnt from ever less often has
-      large gradients when it comes, which is no explosion.
+    - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
+      of the first 20 if that is larger: late in training, rare examples have relatively large
+      gradients without exploding.
     - Oscillation: over 40 steps the loss swings from step to step by more than a fifth of its
-      level, and its mean lies a tenth above the best such mean before; and both by more than twice
-      the swing of those best steps, so that the noise of small batches is not taken for it. Once
-      the loss is below a twentieth of the first such mean, it has little left to swing by.
+      level, and its mean is a tenth above the best such mean before; and both by more than twice
+      the swing of those best steps, so that noise of small batches does not count. Ignored once the
+      loss is below a twentieth of the first such mean.
 
     Neither is repeated within 100 steps.
 
     Example:
         >>> monitor = Monitor()
-        >>> said = [monitor.observe(step, loss=1.0, norm=1.0) for step in range(1, 60)]
+        >>> messages = [monitor.observe(step, loss=1.0, norm=1.0) for step in range(1, 60)]
         >>> monitor.observe(60, loss=1.0, norm=50.0)
         ['gradient norm 50, 50 times its usual 1: exploding gradients; clip_norm=1.5 bounds them']
     """
@@ -63,7 +63,7 @@ class Monitor:
         self._first_norm: float | None = None
         self._best_mean = math.inf
         self._best_swing = 0.0
-        self._said: dict[str, int] = {}
+        self._warned: dict[str, int] = {}
 
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
         """Return warnings after a step."""
@@ -109,30 +109,30 @@ class Monitor:
         return messages
 
     def _once(self, step: int, kind: str, message: str) -> list[str]:
-        if step - self._said.get(kind, -100) < 100:
+        if step - self._warned.get(kind, -100) < 100:
             return []
-        self._said[kind] = step
+        self._warned[kind] = step
         return [message]
 
 
 class GradientHealth(Callback):
-    """Measures now and then how much gradient flows back through time, and tells others.
+    """Measures at intervals how much gradient flows back through time, and reports it.
 
-    Each recurrent layer is run a step at a time over a few rows of the latest batch.
-    It takes no part in training: take it away, and the same weights come out.
+    Each recurrent layer runs one step at a time over a few rows of the latest batch. This does not
+    influence training: without it the weights are the same.
 
     Args:
-        network: that is trained.
-        clip_norm: the norm that gradients are clipped to; 0 for none.
-        others: callbacks that are told.
-        share: of the time spent training that it may take.
-        every: steps between two measurements, at the least.
+        network: the network in training.
+        clip_norm: the norm to which gradients are clipped; 0 for no clipping.
+        others: callbacks to report to.
+        share: maximum share of the training time.
+        every: minimum number of steps between two measurements.
 
-    `observed` is to be called in place of the objective of the loop.
+    The training loop must call the result of `observed` in place of its objective.
     """
 
     ROWS = 4
-    MOST_STEPS = 1000
+    MAX_STEPS = 1000
 
     def __init__(
         self,
@@ -151,63 +151,62 @@ class GradientHealth(Callback):
         self._objective: Callable[[Any, Any], tuple[Tensor, Any]] | None = None
         self._batch: Any = None
         self._norms: deque[float] = deque(maxlen=every)
-        self._spent = self._begun = self._cost = 0.0
-        self._said = False
+        self._spent = self._start = self._cost = 0.0
+        self._warned = False
 
     def observed(
         self, objective: Callable[[Any, Any], tuple[Tensor, Any]]
     ) -> Callable[[Any, Any], tuple[Tensor, Any]]:
-        """The objective, and what it was called with last is remembered."""
+        """Return the objective, wrapped to remember the latest batch."""
         self._objective = objective
 
-        def listening(batch: Any, state: Any) -> tuple[Tensor, Any]:
+        def observing(batch: Any, state: Any) -> tuple[Tensor, Any]:
             self._batch = batch
             return objective(batch, state)
 
-        return listening
+        return observing
 
     def on_begin(self, run: Run) -> None:
         """Start the clock."""
-        self._begun = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """Measure, if it is time and affordable."""
+        """Measure, if it is due and within the time budget."""
         self._norms.append(record["gradient_norm"])
         if record["step"] % self.every or self._batch is None:
             return
         now = time.perf_counter()
-        if self._spent + self._cost > self.share * (now - self._begun):
+        if self._spent + self._cost > self.share * (now - self._start):
             return
-        found = self.measure()
+        health = self.measure()
         self._cost = time.perf_counter() - now
         self._spent += self._cost
-        if not found:
+        if not health:
             return
         clipped = sum(norm > self.clip_norm for norm in self._norms) / len(self._norms)
-        health: dict[str, Any] = {"step": record["step"], "health": found}
         if self.clip_norm:
-            found["clipped"] = round(clipped, 3)
+            health["clipped"] = round(clipped, 3)
         for callback in self.others:
-            callback.on_health(health)
-        if found["growth"] > EXPLODES and not self._said:
-            self._said = True
+            callback.on_health({"step": record["step"], "health": health})
+        if health["growth"] > EXPLODING_GROWTH and not self._warned:
+            self._warned = True
             for callback in self.others:
                 callback.log(
-                    f"step {record['step']}: gradients explode: over {found['steps']} steps back "
-                    f"they grow {found['growth']:.2g} times; try a lower learning_rate, "
+                    f"step {record['step']}: gradients explode: over {health['steps']} steps back "
+                    f"they grow {health['growth']:.2g} times; try a lower learning_rate, "
                     "cell='gru', or a shorter window"
                 )
 
     def measure(self) -> dict[str, Any]:
-        """The gradient by lag, as shares of that at the last step; nothing where none flows.
+        """Measure the gradient by lag, as shares of that at the last step; empty if none flows.
 
-        What flows back is the part of the loss's gradient that enters at the last step.
+        Only the part of the loss's gradient that enters at the last step is followed.
         """
         assert self._objective is not None
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             with recording(self.network) as tracks:
                 loss, _ = self._objective(_few(self._batch, self.ROWS), None)
-            tracks = [t for t in tracks if 1 < len(t.states) <= self.MOST_STEPS]
+            tracks = [t for t in tracks if 1 < len(t.states) <= self.MAX_STEPS]
             if not tracks or not loss.requires_grad:
                 return {}
             top, states = tracks[-1], [s.h for t in tracks for s in t.states]
@@ -217,37 +216,37 @@ class GradientHealth(Callback):
                 return {}
             gradients = torch.autograd.grad(last, states, g, allow_unused=True)
         T = len(top.states)
-        norms = [0.0] * T  # by lag; of the layer that carries most
+        norms = [0.0] * T  # by lag; of the layer with the largest
         rest = iter(gradients)
         for track in tracks:
-            found = [next(rest) for _ in track.states]
-            for lag, g in enumerate(reversed(found)):
+            by_step = [next(rest) for _ in track.states]
+            for lag, g in enumerate(reversed(by_step)):
                 if g is not None and lag < T:
                     norms[lag] = max(norms[lag], float(g.double().norm()))
         if not (norms[0] > 0 and math.isfinite(sum(norms))):
             return {}
         shares = [norm / norms[0] for norm in norms]
         lags = sorted({*(2**k for k in range(T.bit_length()) if 2**k < T), T - 1})
-        felt = max(lag for lag in range(T) if shares[lag] >= FELT)
+        reach = max(lag for lag in range(T) if shares[lag] >= NEGLIGIBLE)
         if isinstance(self.network, ManyToOne) and self.network.pooling != "last":
-            felt = T - 1  # pooling has a short way to every step
+            reach = T - 1  # pooling has a short path to every step
         return {
             "steps": T - 1,
-            "reach": felt,
+            "reach": reach,
             "growth": float(f"{max(shares[T // 2 :]):.3g}"),
             "gradient_by_lag": {str(lag): float(f"{shares[lag]:.3g}") for lag in lags},
         }
 
 
-FELT = 1e-3
+NEGLIGIBLE = 1e-3
 """Share of the gradient at the last step below which a lag counts as out of reach."""
 
-EXPLODES = 1e3
-"""Growth over half a sequence from which on gradients are said to explode."""
+EXPLODING_GROWTH = 1e3
+"""Growth over half a sequence above which gradients are reported as exploding."""
 
 
 def _few(batch: Any, rows: int) -> Any:
-    """The first rows of a batch."""
+    """Return the first rows of a batch."""
     parts = {name: _first(getattr(batch, name), rows) for name in batch._fields
              if isinstance(getattr(batch, name), Tensor | tuple)}  # fmt: skip
     if "lengths" in parts and len(parts["lengths"]):
@@ -256,30 +255,30 @@ def _few(batch: Any, rows: int) -> Any:
             parts["inputs"] = batch.inputs.first(rows, longest)
         else:
             parts["inputs"] = parts["inputs"][:, :longest]
-        apart = "target_lengths" in parts  # then they have steps of their own
+        own_steps = "target_lengths" in parts
         by_step = batch.targets.dim() > 1 and batch.targets.shape[1] == batch.inputs.shape[1]
-        if by_step and not apart:
+        if by_step and not own_steps:
             parts["targets"] = parts["targets"][:, :longest]
     return batch._replace(**parts)
 
 
 def _first(part: Any, rows: int) -> Any:
-    """The first rows of a tensor, or of each tensor of a named tuple."""
+    """Return the first rows of a tensor, or of each tensor of a named tuple."""
     return part[:rows] if isinstance(part, Tensor) else type(part)(*(p[:rows] for p in part))
 
 
 def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
-    """Name of the first tensor that is not finite, in the order in which a step makes them.
+    """Return the name of the first non-finite tensor, in the order in which a step computes them.
 
-    Weights come first, then what each module gives in ``forward``, then the gradients that the
-    network holds, from the output back. The random state is left as it was.
+    Weights come first, then the outputs of modules in ``forward``, then the gradients that the
+    network holds, from the output back. The random state is unchanged.
     """
     for name, parameter in network.named_parameters():
         if not _is_finite(parameter):
             return f"weight {name}"
     found: list[str] = []
 
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def check(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not found and not _is_finite(inputs):
                 found.append(f"input of {name or 'the network'}")
@@ -289,7 +288,7 @@ def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
         return hook
 
     hooks = [
-        module.register_forward_hook(look(name))
+        module.register_forward_hook(check(name))
         for name, module in network.named_modules()
         if not list(module.children())
     ]
@@ -310,7 +309,7 @@ def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all numbers in a tensor, or in tensors nested in tuples and lists, are finite."""
+    """Return whether all numbers in a tensor, or in nested tuples of tensors, are finite."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     if isinstance(value, tuple | list):

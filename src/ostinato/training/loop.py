@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
+from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
@@ -26,49 +27,49 @@ LossFunction = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
 
 Validation = Callable[[], float | tuple[float, dict[str, float]]]
-"""Mean loss over validation data; with it, further figures by name, to record and show."""
+"""Mean loss over validation data, optionally with further metrics by name."""
 
-MOST_SKIPS = 20
-MOST_ROLLBACKS = 8
+MAX_SKIPS = 20
+MAX_ROLLBACKS = 8
 
 
 class Batches(Protocol):
-    """Endless batches with a position. A batch that has ``fresh`` true starts from no state."""
+    """Endless batches with a position. A batch with ``fresh`` true starts from the zero state."""
 
     @property
     def windows(self) -> int:
         """Batches in one pass over the data."""
 
     def next_batch(self) -> Any:
-        """The next batch."""
+        """Return the next batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The position."""
+        """Return the position."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position."""
 
 
 class Trainer:
-    """Trains a network. Each part of the loop is a method that a subclass may replace.
+    """Trains a network.
 
     Args:
         network: the network, trained in place.
-        batches: of training data.
-        objective: the loss of a batch.
-        settings: everything else.
-        validate: validation loss of the network as it is; None for no validation.
-        sample: something to look at at each evaluation, such as generated text, by the step.
-        keep_best: called when an evaluation was the best so far, to store the network as it is.
-        units: further units of a loss, by name, to record and show.
-        title: what is trained on what, in a line.
-        counted: what a step of a sequence is called, in short.
-        loss_unit: what the loss is counted in.
-        folder: where checkpoints are kept; None keeps the newest in memory.
-        callbacks: told what happens.
+        batches: batches of training data.
+        objective: the loss function.
+        settings: settings of the run.
+        validate: returns the current validation loss; None for no validation.
+        sample: returns something to show at each evaluation, such as generated text, by the step.
+        keep_best: called after an evaluation that is the best so far, to store the network.
+        units: converts a loss into further units by name, to record and show.
+        title: a one-line description of the run.
+        counted: short name of a step of a sequence.
+        loss_unit: unit of the loss.
+        folder: folder of checkpoints; None keeps the newest in memory.
+        callbacks: callbacks to call.
 
     State is carried from batch to batch and detached in between, which is truncated
-    back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from none.
+    back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
     """
 
     def __init__(
@@ -128,9 +129,9 @@ class Trainer:
     def run(self, *, resume: bool = False) -> TrainingResult:
         """Train until the budget is used, patience runs out, or an interrupt.
 
-        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, the
-        network as it then is; a second Ctrl-C aborts. At the end of its budget or of
-        its patience the network holds the best weights seen.
+        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, with
+        the network in its current state; a second Ctrl-C aborts. When the budget or patience is
+        used up, the network holds the best weights found.
 
         Args:
             resume: continue from the newest checkpoint, if there is one.
@@ -164,10 +165,10 @@ class Trainer:
             if self._interrupted or self._has_lost_patience():
                 ended = "interrupt" if self._interrupted else "patience"
                 break
-            begun = time.perf_counter()
+            start = time.perf_counter()
             self.train_step()
             if self.total is None:
-                self._measured.append(time.perf_counter() - begun)
+                self._measured.append(time.perf_counter() - start)
                 self._plan_from_measured_start()
             if self._is_evaluation_due():
                 self.evaluate()
@@ -182,11 +183,11 @@ class Trainer:
         return self.result(ended)
 
     def result(self, ended: Ending = "unfinished") -> TrainingResult:
-        """How the run ended, or how it stands."""
+        """Return how the run ended, or its current state."""
         return TrainingResult(ended, self.step, self.best_loss, self.best_step, self.seconds)
 
     def train_step(self) -> None:
-        """One batch forward and back, and one step of the optimizer."""
+        """Run one batch forward and backward, and one step of the optimizer."""
         batch = self.batches.next_batch()
         before = None if batch.fresh else self.state
         loss, after = self.objective(batch, before)
@@ -214,7 +215,7 @@ class Trainer:
         self.record(value, norm, rate)
 
     def record(self, loss: float, norm: float, rate: float) -> None:
-        """Tell the callbacks about a step."""
+        """Call the callbacks after a step."""
         record = {
             "step": self.step,
             "loss": loss,
@@ -230,20 +231,20 @@ class Trainer:
             self.log(message)
 
     def evaluate(self) -> None:
-        """Validation loss and a sample; remembers the best weights."""
+        """Compute the validation loss and a sample; keep the best weights."""
         self.network.eval()
         with torch.no_grad():
-            found = self.last_loss if self.validate is None else self.validate()
-            loss, figures = found if isinstance(found, tuple) else (found, {})
-            is_sound = math.isfinite(loss) and self._is_finite()
-            sample = self.sample(self.step) if self.sample is not None and is_sound else None
+            result = self.last_loss if self.validate is None else self.validate()
+            loss, metrics = result if isinstance(result, tuple) else (result, {})
+            is_finite = math.isfinite(loss) and self._is_finite()
+            sample = self.sample(self.step) if self.sample is not None and is_finite else None
         self.network.train()
         if not math.isfinite(loss):
             self.log(f"validation loss {loss}: not finite; these weights are not kept")
-        elif not is_sound:
+        elif not is_finite:
             self.log("the weights are not finite; they are not kept")
-        # The loss of one training batch says little: without validation the latest counts as best.
-        is_best = is_sound and (self.validate is None or loss < self.best_loss)
+        # The loss of one training batch is noisy: without validation the latest counts as best.
+        is_best = is_finite and (self.validate is None or loss < self.best_loss)
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
@@ -257,7 +258,7 @@ class Trainer:
             "step": self.step,
             "validation_loss" if self.validate is not None else "training_loss": loss,
             **self.units(loss),
-            **figures,
+            **metrics,
             "best": is_best,
             "seconds": round(self.seconds, 3),
         }
@@ -265,27 +266,27 @@ class Trainer:
             callback.on_validation(record, sample)
 
     def log(self, message: str) -> None:
-        """Tell the callbacks something that a person should know now."""
+        """Send a message for the user to the callbacks."""
         for callback in self.callbacks:
             callback.log(f"step {self.step}: {message}")
 
-    # Numbers that are not finite
+    # Non-finite numbers
 
     def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
         remedy = self.settings.on_nonfinite
         tensor = first_nonfinite(self.network, lambda: self.objective(batch, before)[0])
         self.optimizer.zero_grad()
-        happened = (
+        problem = (
             f"{'loss' if not math.isfinite(loss) else 'gradient'} not finite; "
-            f"first concerned: {tensor}"
+            f"first non-finite tensor: {tensor}"
         )
-        if remedy == "skip" and self.skips < MOST_SKIPS and not tensor.startswith("weight"):
+        if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
             self.skips += 1
             self.state = before
-            self.log(f"{happened}; the step is skipped")
+            self.log(f"{problem}; the step is skipped")
             return
-        can_go_back = remedy == "rollback" and self.rollbacks < MOST_ROLLBACKS
+        can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
         checkpoint = self.checkpoints.load() if can_go_back else None
         if checkpoint is not None:
             at = self.step + 1
@@ -296,20 +297,20 @@ class Trainer:
                 callback.on_rollback(self)
             self.save()
             self.log(
-                f"at step {at} {happened}; back to step {self.step} with the learning rate halved "
+                f"at step {at} {problem}; back to step {self.step} with the learning rate halved "
                 f"to {self.settings.learning_rate * scale:.2g}"
             )
             return
-        raise self._failure(happened, tensor)
+        raise self._failure(problem, tensor)
 
-    def _failure(self, happened: str, tensor: str) -> NonFiniteError:
+    def _failure(self, problem: str, tensor: str) -> NonFiniteError:
         clip = (
             f"clip_norm (now {self.settings.clip_norm:g})"
             if self.settings.clip_norm
             else "clip_norm=1"
         )
         return NonFiniteError(
-            f"step {self.step + 1}: {happened}. Try a lower learning_rate "
+            f"step {self.step + 1}: {problem}. Try a lower learning_rate "
             f"(now {self.settings.learning_rate:g}), {clip}, cell='lstm' or 'gru' for a plain rnn, "
             "a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
             self.step + 1,
@@ -319,13 +320,13 @@ class Trainer:
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.parameters)
 
-    # Going on
+    # Checkpoints
 
     def save(self) -> None:
-        """Keep a checkpoint, unless the weights are not finite."""
+        """Save a checkpoint, unless the weights are not finite."""
         self._last_save = time.perf_counter()
         if not self._is_finite():
-            self.log("the weights are not finite; no checkpoint is written over the last good one")
+            self.log("the weights are not finite; the last good checkpoint is kept instead")
             return
         self._clock()
         for callback in self.callbacks:
@@ -356,7 +357,7 @@ class Trainer:
         )
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Be where a checkpoint was saved; the inverse of `save`."""
+        """Restore the run from a checkpoint; the inverse of `save`."""
         device = next(iter(self.network.state_dict().values())).device
         self.network.load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -375,7 +376,7 @@ class Trainer:
 
     @contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM end the run after the step it meets."""
+        """Let the first Ctrl-C or SIGTERM end the run after the current step."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -395,7 +396,7 @@ class Trainer:
     # The budget
 
     def _planned_steps(self) -> int | None:
-        """Steps of the run; None if minutes are given, until they have been measured."""
+        """Return the steps of the run; None for a budget of minutes until steps were timed."""
         if self.settings.steps is not None:
             return self.settings.steps
         if self.settings.epochs is not None:
@@ -403,16 +404,16 @@ class Trainer:
         return None
 
     def _plan_from_measured_start(self) -> None:
-        """Turn minutes into steps after a twentieth of the time, and 20 steps at the least."""
+        """Convert minutes into steps after a twentieth of the time, and at least 20 steps."""
         budget = 60 * (self.settings.minutes or 5)
         if self.step < 20 and self.seconds < budget / 2:
             return
         if self.seconds < budget / 20:
             return
-        per_step = max(1e-9, median(self._measured))  # the first steps, and hiccups, are no measure
-        begun = time.perf_counter()
+        per_step = max(1e-9, median(self._measured))  # ignores the first steps and other outliers
+        start = time.perf_counter()
         self.evaluate()
-        per_evaluation = time.perf_counter() - begun
+        per_evaluation = time.perf_counter() - start
         # Slow evaluations become rarer: together they may take a tenth of the budget.
         affordable = int(0.1 * budget / max(per_evaluation, 1e-9))
         self.evaluations = max(1, min(self.evaluations, affordable))
@@ -434,22 +435,22 @@ class Trainer:
 
 
 def detach(state: Any, device: Any = None) -> Any:
-    """A state cut off from how it came about: same tensors, no gradient."""
+    """Return a state with the same tensors, detached from the autograd graph."""
     if isinstance(state, Tensor):
         return state.detach().to(device) if device is not None else state.detach()
     if isinstance(state, tuple | list):
         parts = [detach(part, device) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+        return type(state)(*parts) if isinstance(state, Tensors) else type(state)(parts)
     return state
 
 
 def device_of(name: str) -> torch.device:
-    """The device that the setting ``device`` names; ``auto`` is CUDA where there is one."""
+    """Return the device that a setting names; ``auto`` is CUDA if available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         number = torch.zeros(1, device=name)
-        number.item()  # PyTorch's "meta" has none
+        number.item()  # fails for PyTorch's "meta"
         return number.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""How the weights move: the optimizer, the learning rate over a run, and clipping."""
+"""Optimizers, learning rate schedules and gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ostinato.training.settings import TrainingSettings
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimizer that ``settings`` name; weight decay acts on matrices, never on biases."""
+    """Return the optimizer of the settings; weight decay applies to matrices, not to biases."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     decay = settings.weight_decay
     groups = [
@@ -33,8 +33,8 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
 class Schedule:
     """The learning rate at every step of a run.
 
-    A function of the step and of the run's length alone, but for ``plateau``, which also hears
-    every validation loss, and for ``scale``, which a rollback lowers.
+    It depends only on the step and the length of the run, except for ``plateau``, which depends on
+    the validation losses, and ``scale``, which a rollback lowers.
 
     Example:
         >>> settings = TrainingSettings(learning_rate=0.1, warmup_steps=10)
@@ -50,7 +50,7 @@ class Schedule:
         self.stalled = 0
 
     def rate(self, step: int, total: int | None) -> float:
-        """Learning rate of a step from 1 to ``total``, which is None while it is not yet known."""
+        """Return the learning rate of a step from 1 to ``total``, which is None until known."""
         s = self.settings
         rate = s.learning_rate * self.scale
         if step <= (
@@ -65,7 +65,7 @@ class Schedule:
         return rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
     def observe(self, validation_loss: float) -> None:
-        """Take note of a validation loss; the plateau schedule decays when it stalls."""
+        """Record a validation loss; the plateau schedule decays when it stalls."""
         if validation_loss < self.best:
             self.best, self.stalled = validation_loss, 0
             return
@@ -75,11 +75,11 @@ class Schedule:
             self.stalled = 0
 
     def state_dict(self) -> dict[str, float]:
-        """What `rate` depends on beside its arguments."""
+        """Return the state on which `rate` depends."""
         return {"scale": self.scale, "best": self.best, "stalled": self.stalled}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the state; the inverse of `state_dict`."""
         self.scale, self.best = state["scale"], state["best"]
         self.stalled = int(state["stalled"])
 
@@ -88,11 +88,10 @@ def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> f
     """Clip the gradients in place; 0 for no clipping.
 
     Args:
-        parameters: what has gradients.
-        norm: all gradients together are scaled to this norm if they exceed it: direction kept
-            (Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural
-            networks").
-        value: then every element is cut to ± this value.
+        parameters: parameters with gradients.
+        norm: maximum norm of all gradients together, which are scaled down to it (Pascanu, Mikolov
+            and Bengio 2013, "On the difficulty of training recurrent neural networks").
+        value: maximum absolute value of each element, applied afterwards.
 
     Returns:
         the norm of all gradients together, before clipping.

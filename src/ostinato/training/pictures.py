@@ -1,4 +1,4 @@
-"""Pictures of a run and of what came of it. Each needs ``ostinato[plots]``."""
+"""Plots of a run and its results. Each needs ``ostinato[plots]``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from ostinato.errors import require
 
-# Okabe and Ito 2008, "Color universal design": told apart by colour-blind readers.
+# Okabe and Ito 2008, "Color universal design": distinguishable for colour-blind readers.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 
 
 def new_axes(width: float, height: float, what: str, rows: int = 1, columns: int = 1) -> Any:
-    """Axes in a figure of their own, of so many inches, that no window shows; several in a grid."""
+    """Return axes in a new figure without a window, sizes in inches; several in a grid."""
     require("matplotlib", "plots", what)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,8 +42,8 @@ def plot_losses(records: Sequence[Mapping[str, Any]], axes: Any, unit: str = "na
 
     Args:
         records: of steps and evaluations, as in a metrics file.
-        axes: where to draw.
-        unit: of the loss.
+        axes: axes to draw into.
+        unit: unit of the loss.
     """
     steps = [r for r in records if r.get("loss") is not None]
     evaluations = [r for r in records if r.get("validation_loss") is not None]
@@ -64,11 +64,11 @@ def plot_losses(records: Sequence[Mapping[str, Any]], axes: Any, unit: str = "na
         at, marks = [x[i] for i in spikes], [smooth[i] for i in spikes]
         label = f"gradient spikes ({len(spikes)})"
         axes.plot(at, marks, "^", color=COLOURS[3], markersize=6, label=label)
-    # The first steps fall from far above; the picture is about what comes after.
+    # The loss of the first steps is far above the rest, which the plot should show.
     settled = sorted([*smooth[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
     if settled and settled[-1] > settled[0]:
-        room = 0.1 * (settled[-1] - settled[0])
-        axes.set_ylim(settled[0] - room, settled[-1] + room)
+        margin = 0.1 * (settled[-1] - settled[0])
+        axes.set_ylim(settled[0] - margin, settled[-1] + margin)
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss ({unit})")
     axes.grid(alpha=0.3)
@@ -76,7 +76,7 @@ def plot_losses(records: Sequence[Mapping[str, Any]], axes: Any, unit: str = "na
 
 
 def spiked(steps: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Which records of steps have a gradient norm ten times the median of the 50 before them."""
+    """Return the steps with a gradient norm ten times the median of the 50 steps before."""
     norms = [r.get("gradient_norm") or 0.0 for r in steps]
     return [
         i
@@ -86,7 +86,7 @@ def spiked(steps: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Means over windows of about a fiftieth of the values, each around its own value."""
+    """Return moving averages over windows of about a fiftieth of the values."""
     half = len(values) // 100
     sums = [0.0, *accumulate(values)]
     ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
@@ -96,12 +96,12 @@ def _smoothed(values: list[float]) -> list[float]:
 def draw_confusion(
     confusion: Sequence[Sequence[int]], classes: Sequence[Any], picture: Path
 ) -> None:
-    """Draw what was taken for what as a PNG: rows are true classes, their shares the colour.
+    """Draw a confusion matrix as a PNG: rows are true classes, coloured by their shares.
 
     Args:
         confusion: counts, ``[true][predicted]``.
-        classes: their names.
-        picture: the file.
+        classes: names of the classes.
+        picture: the PNG file.
     """
     counts = np.asarray(confusion)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -123,26 +123,26 @@ def draw_confusion(
                 j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8,
                 color="white" if dark else "black",
             )  # fmt: skip
-    right = np.trace(counts) / max(1, counts.sum())
-    axes.set_title(f"{right:.1%} of {counts.sum():,} right")
+    correct = np.trace(counts) / max(1, counts.sum())
+    axes.set_title(f"{correct:.1%} of {counts.sum():,} correct")
     axes.figure.savefig(picture, dpi=120)
 
 
 def draw_attention(
-    weights: Any, read: Sequence[str], written: Sequence[str], picture: Path
+    weights: Any, source: Sequence[str], target: Sequence[str], picture: Path
 ) -> None:
-    """Draw what each written piece attended to as a PNG: rows are written, columns were read.
+    """Draw attention weights as a PNG: rows are pieces of the target, columns of the source.
 
     Args:
-        weights: ``(written, read)``, rows that add up to 1.
-        read: pieces of the source.
-        written: pieces of the target.
-        picture: the file.
+        weights: ``(target, source)``, rows that add up to 1.
+        source: pieces of the source.
+        target: pieces of the target.
+        picture: the PNG file.
     """
-    size = 1.5 + 0.3 * len(read), 1.5 + 0.3 * len(written)
-    axes = new_axes(*size, "a picture of attention")
+    size = 1.5 + 0.3 * len(source), 1.5 + 0.3 * len(target)
+    axes = new_axes(*size, "a plot of attention")
     axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(read)), read, rotation=90)
-    axes.set_yticks(range(len(written)), written)
+    axes.set_xticks(range(len(source)), source, rotation=90)
+    axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
     axes.figure.savefig(picture, dpi=120)

@@ -17,7 +17,7 @@ ProgressMode = Literal["auto", "bar", "lines", "json", "quiet"]
 
 
 class Quiet(Callback):
-    """Nothing but warnings, through the log ``ostinato.training``."""
+    """Only warnings, through the logger ``ostinato.training``."""
 
     def log(self, message: str) -> None:
         """Log a warning."""
@@ -25,10 +25,10 @@ class Quiet(Callback):
 
 
 class Lines(Quiet):
-    """A line for every evaluation, for a log that is no terminal."""
+    """One line per evaluation, for output that is not a terminal."""
 
     def on_begin(self, run: Run) -> None:
-        """Print what is trained on what."""
+        """Print the title of the run."""
         self._unit = run.loss_unit
         print(run.title, flush=True)
 
@@ -44,7 +44,7 @@ class Lines(Quiet):
 
 
 class JSONLines(Callback):
-    """A line of JSON for every evaluation and warning, on standard output."""
+    """One JSON line per evaluation and warning, on standard output."""
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """Print the record."""
@@ -60,7 +60,7 @@ class JSONLines(Callback):
 
 
 class Bar(Callback):
-    """A bar with loss, units, learning rate, gradient norm, tokens a second and time left."""
+    """A bar with loss, units, learning rate, gradient norm, tokens per second and time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -93,7 +93,7 @@ class Bar(Callback):
         if now - self._drawn < 0.2 and run.step != run.total:
             return
         self._drawn = now
-        begun, tokens = self._since
+        start, tokens = self._since
         step, total = run.step, run.total
         where = f"step {step:,}" + (f"/{total:,}" if total else "")
         if total and not self._wide:
@@ -103,7 +103,7 @@ class Bar(Callback):
             **{n: _unit_described(n, v, short=True) for n, v in run.units(record["loss"]).items()},
             "lr": f"lr {record['learning_rate']:.2g}",
             "grad": f"grad {record['gradient_norm']:.2g}",
-            "speed": f"{_short((run.tokens - tokens) / (now - begun))} {run.counted}/s",
+            "speed": f"{_short((run.tokens - tokens) / (now - start))} {run.counted}/s",
         }
         if self._warning:
             numbers["health"] = self._warning
@@ -111,10 +111,10 @@ class Bar(Callback):
             left = _clock((total - step) * run.seconds / step)
             numbers["left"] = f"{left} left" if self._wide else left
         gap = " · " if self._wide else "  "
-        room = self._console.width - len(where) - 6  # a short bar, and what keeps the three apart
-        for spared in ("grad", "lr", "speed"):
+        room = self._console.width - len(where) - 6  # a short bar and gaps
+        for optional in ("grad", "lr", "speed"):
             if len(gap.join(numbers.values())) > room:
-                del numbers[spared]
+                del numbers[optional]
         self._bar.update(
             self._task,
             total=run.total,
@@ -130,25 +130,25 @@ class Bar(Callback):
             self._console.print(_indented(sample), style="dim", markup=False)
 
     def on_health(self, record: dict[str, Any]) -> None:
-        """Show bad gradients."""
-        found = record["health"]
+        """Show a warning of exploding or vanishing gradients."""
+        health = record["health"]
         self._warning = ""
-        if found["growth"] > 10:
-            self._warning = f"gradients grow {found['growth']:.2g}x"
-        elif found["reach"] < found["steps"] / 4:
-            self._warning = f"gradients reach {found['reach']} of {found['steps']}"
+        if health["growth"] > 10:
+            self._warning = f"gradients grow {health['growth']:.2g}x"
+        elif health["reach"] < health["steps"] / 4:
+            self._warning = f"gradients reach {health['reach']} of {health['steps']}"
 
     def log(self, message: str) -> None:
         """Print a warning above the bar."""
         self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         self._bar.stop()
 
 
 def make_progress(mode: ProgressMode) -> Callback:
-    """Return what shows progress: a bar on a terminal, lines elsewhere, or as asked."""
+    """Return the callback of a mode; ``auto`` is a bar on a terminal, lines elsewhere."""
     if mode == "auto":
         mode = "bar" if sys.stdout.isatty() else "lines"
     return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
@@ -165,12 +165,12 @@ def _described(record: dict[str, Any], unit: str) -> str:
 
 
 def _small(number: float) -> str:
-    """Three decimals, or two digits where those would not tell."""
+    """Format with three decimals, or two digits for small numbers."""
     return f"{number:.2g}" if 0 < abs(number) < 0.01 else f"{number:.3f}"
 
 
 def _unit_described(name: str, value: float, *, short: bool = False) -> str:
-    words = name.replace("_per_character", "/char") if short else name.replace("_per_", " a ")
+    words = name.replace("_per_character", "/char") if short else name.replace("_per_", " per ")
     return f"{value:.3f} {words.replace('_', ' ')}"
 
 
@@ -178,7 +178,7 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-# What a network writes may hold any character; a terminal would obey these.
+# Generated text may hold any character; a terminal would obey these.
 _CONTROLS = {
     **{code: 0x2400 + code for code in range(32) if chr(code) != "\t"},
     **dict.fromkeys(range(127, 160), 0xFFFD),

@@ -1,12 +1,12 @@
-"""A run and its folder: what was asked, the data it learns from, and everything it leaves.
+"""The folder of a run: its settings, data and results.
 
 ::
 
-    RUN/run.json               what was asked for, and what the data were
-    RUN/data/                  the data as the network takes them
-    RUN/checkpoints/           to resume from
+    RUN/run.json               settings, and facts about the data
+    RUN/data/                  the encoded data
+    RUN/checkpoints/           checkpoints to resume from
     RUN/metrics.jsonl          a record of every step
-    RUN/learning_curve.png     the same to look at
+    RUN/learning_curve.png     a plot of it
     RUN/config.json, ...       the model, see `storage`
 """
 
@@ -30,7 +30,7 @@ RUN_FILE = "run.json"
 
 
 class RunFolder:
-    """The folder of a run. Made by `create`, which leaves a whole one or none, or `reopen`."""
+    """The folder of a run, created atomically by `create` or opened by `reopen`."""
 
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
         self.path = path
@@ -42,18 +42,18 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, prepare: Callable[[Path], Mapping[str, Any]]) -> Self:
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Args:
-            path: where; nothing may be there yet but an empty folder.
-            prepare: writes the data into the folder it is given, and returns the facts that a
-                resumed run needs; plain JSON.
+            path: the folder; missing or empty.
+            prepare: writes the data into a folder, and returns a JSON document with the facts that
+                a resumed run needs.
 
         Raises:
-            OstinatoError: if something is there. If ``prepare`` fails, nothing stays behind.
+            OstinatoError: if the path exists. If ``prepare`` fails, nothing is left behind.
         """
         refuse_to_overwrite(path)
-        # In a folder that is there, so that no parent is made for a run that comes to nothing.
+        # In an existing folder, so that no parent is created for a run that fails.
         home = next(parent for parent in path.parents if parent.exists())
         unfinished = home / f".{path.name}.{os.getpid()}.unfinished"
         try:
@@ -78,25 +78,25 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """The folder of a run that was begun.
+        """Open the folder of an earlier run.
 
         Raises:
-            OstinatoError: if there is none, or its description is damaged.
+            OstinatoError: if there is none, or ``run.json`` is damaged.
         """
         file = path / RUN_FILE
         try:
             data, recorded = file.read_bytes(), (path / f"{RUN_FILE}.sha256").read_text()
         except OSError as error:
             raise OstinatoError(
-                f"{path}: there is no run to go on with ({file.name}: {error.strerror})."
+                f"{path}: there is no run to resume ({file.name}: {error.strerror})."
             ) from None
         if not recorded.startswith(storage.sha256(data)):
             raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
         return cls(path, dict(storage.from_json(data, file)))
 
     @contextmanager
-    def removed_unless_begun(self) -> Iterator[None]:
-        """Remove the folder if what is done in here fails before the first checkpoint."""
+    def removed_on_early_failure(self) -> Iterator[None]:
+        """Remove the folder if the block fails before the first checkpoint."""
         try:
             yield
         except BaseException:
@@ -105,29 +105,29 @@ class RunFolder:
             raise
 
     def callbacks(self, tensorboard: bool) -> list[Callback]:
-        """Who records the run in this folder."""
+        """Return the callbacks that record the run in this folder."""
         files: list[Callback] = [MetricsFile(self.metrics)]
         return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
 
     def refuse_other_task(self, task: str) -> None:
-        """Raise an `OstinatoError` if the run was begun by another estimator."""
+        """Raise an `OstinatoError` if the run was started by another estimator."""
         recorded = self.document["task"]
         if recorded != task:
             raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {recorded}.")
 
-    def refuse_other_settings(self, asked: Mapping[str, Any]) -> None:
-        """Raise an `OstinatoError` where a setting is asked for that the run did not begin with."""
+    def refuse_other_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise an `OstinatoError` if a setting differs from that of the run."""
         recorded = self.document["parameters"]
-        words = [
-            f"{name}={value!r} (it began with {recorded.get(name)!r})"
-            for name, value in asked.items()
+        changes = [
+            f"{name}={value!r} (started with {recorded.get(name)!r})"
+            for name, value in settings.items()
             if name not in recorded or recorded[name] != value
         ]
-        if words:
-            raise OstinatoError(f"{self.path}: a run keeps its settings: {', '.join(words)}.")
+        if changes:
+            raise OstinatoError(f"{self.path}: settings of a run are fixed: {', '.join(changes)}.")
 
     def draw(self, unit: str) -> str | None:
-        """Draw the learning curve; why not, if it cannot be drawn."""
+        """Draw the learning curve; return a message if it cannot be drawn."""
         try:
             draw_learning_curve(self.metrics, self.curve, unit)
         except MissingExtra as error:
@@ -141,7 +141,7 @@ def _is_running(pid: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except OSError:
-        pass  # it runs, and is somebody else's
+        pass  # it runs, as another user
     return True
 
 
@@ -149,21 +149,21 @@ def refuse_to_overwrite(path: Path) -> None:
     """Raise an `OstinatoError` unless ``path`` is free for a new run."""
     if path.is_dir() and (path / RUN_FILE).exists():
         raise OstinatoError(
-            f"{path}: holds a run already; go on with it by --resume (the estimator's resume), "
-            "or choose another folder."
+            f"{path}: already holds a run; resume it with --resume (in Python: resume=True), or "
+            "choose another folder."
         )
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not (is_empty and path.name):  # "." cannot be renamed to
-        raise OstinatoError(f"{path}: exists already and is no empty folder; choose another.")
+        raise OstinatoError(f"{path}: already exists and is not an empty folder; choose another.")
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe the model or run in a folder: its task, settings, and how it was trained.
 
-    Of a run without a finished model ``finished`` is False.
+    For a run without a finished model ``finished`` is False.
 
     Raises:
-        OstinatoError: if there is neither, or a file of the model is damaged.
+        OstinatoError: if there is no model or run, or a file of the model is damaged.
     """
     path = Path(path)
     if (path / RUN_FILE).exists() and not storage.holds_model(path):

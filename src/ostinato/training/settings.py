@@ -45,7 +45,7 @@ class TrainingSettings:
             tenth of the minutes; if not given, 10 for a text, otherwise one per epoch.
         patience: evaluations without improvement before the run stops early, 0 for never; needs
             validation data. If not given, never for a text, otherwise by the size of the data.
-        on_nonfinite: at a loss or gradient that is not finite: stop, skip the step, or rollback to
+        on_nonfinite: action at a non-finite loss or gradient: stop, skip the step, or rollback to
             the last good checkpoint with half the learning rate.
         checkpoint_minutes: minutes between checkpoints.
         health: measure gradients over time at intervals, in at most 2 % of the training time.
@@ -93,7 +93,7 @@ class TrainingSettings:
         given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OstinatoError(
-                f"{type(self).__name__}: {' and '.join(given)} are all budgets; give one of them."
+                f"{type(self).__name__}: expected one budget, got {' and '.join(given)}."
             )
         for name in [*given, "learning_rate", "checkpoint_minutes"]:
             check_value(self, name, lambda value: value > 0, "a number above zero")
@@ -108,8 +108,8 @@ class TrainingSettings:
         check_value(self, "seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
         if self.patience and self.validation_fraction == 0:
             raise OstinatoError(
-                f"{type(self).__name__}: patience={self.patience} judges by the validation loss, "
-                "and validation_fraction=0 leaves no data for one; give one, or no patience."
+                f"{type(self).__name__}: patience={self.patience} needs validation data; got "
+                "validation_fraction=0."
             )
         for name in ["batch_size", "evaluations", "decay_steps"]:
             if getattr(self, name) is not None:
@@ -119,7 +119,7 @@ class TrainingSettings:
 
 
 def check_value(settings: object, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-    """Raise an `OstinatoError` unless a setting is a finite number for which something holds."""
+    """Raise an `OstinatoError` unless a setting is a finite number that satisfies ``holds``."""
     value = getattr(settings, name)
     if isinstance(value, float) and not math.isfinite(value):
         refuse(settings, name, "a finite number")

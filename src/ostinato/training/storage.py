@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums, models as folders.
+"""Atomic writes of several files, checksums, and models as folders.
 
 A model is a folder: ``config.json`` (format version, task, parameters, training facts),
 ``weights.safetensors``, further JSON files of its task, and ``SHA256SUMS`` over them, which
@@ -32,15 +32,15 @@ _INCOMING = ".incoming"
 
 
 class DamagedError(OstinatoError):
-    """A stored file is missing, or is not what was written."""
+    """A stored file is missing or damaged."""
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their checksums into ``folder``: all of them or none.
 
-    A process killed at any moment leaves either what was there before or all that is new. The new
-    files are first laid beside the old ones in a folder of their own; its renaming is the moment
-    from which they count, and whoever comes next finishes moving them.
+    A process killed at any moment leaves either the old files or all new ones. The new files are
+    first written to a separate folder next to the old ones; renaming it commits them, and the next
+    call finishes moving them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _finish(folder)
@@ -60,7 +60,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _finish(folder: Path) -> None:
-    """Move what an earlier `write_files` had committed into its place."""
+    """Move files that an earlier `write_files` committed into place."""
     commit = folder / _COMMIT
     if commit.is_dir():
         for file in commit.iterdir():
@@ -70,14 +70,14 @@ def _finish(folder: Path) -> None:
 
 
 def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
-    """The files that `write_files` wrote, by name, each checked against its checksum.
+    """Read the files of `write_files` by name, each checked against its checksum.
 
     Args:
-        folder: where.
-        needed: files that must be among them, since a list cut short does not show by itself.
+        folder: the folder.
+        needed: files that must be among them, since a truncated list is not noticed otherwise.
 
     Raises:
-        DamagedError: if one is missing, or a single bit of it has changed.
+        DamagedError: if one is missing, or any bit of it has changed.
     """
     while True:
         version = _version(folder)
@@ -85,7 +85,7 @@ def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
             return _read_whole(folder, needed)
         except DamagedError:
             if _version(folder) == version:
-                raise  # else it was being replaced meanwhile
+                raise  # else it was replaced meanwhile
 
 
 def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
@@ -94,13 +94,13 @@ def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
             return _read_newest(folder, name)
         except OSError as error:
             raise DamagedError(
-                f"{folder / name}: {error.strerror}; the folder is not whole."
+                f"{folder / name}: {error.strerror}; the folder is incomplete."
             ) from None
 
     files = {}
     *lines, rest = read(SUMS).decode(errors="replace").split("\n")
     if rest:
-        raise DamagedError(f"{folder / SUMS}: damaged: it is cut short.")
+        raise DamagedError(f"{folder / SUMS}: damaged: it is truncated.")
     for line in lines:
         digest, _, name = line.partition("  ")
         if "/" in name or not name or not name.isprintable():
@@ -109,16 +109,16 @@ def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
         if sha256(files[name]) != digest:
             raise DamagedError(
                 f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS}; "
-                "take it from a copy, or train again."
+                "restore it from a copy, or train again."
             )
     for name in needed:
         if name not in files:
-            raise DamagedError(f"{folder / SUMS}: damaged: it does not name {name}.")
+            raise DamagedError(f"{folder / SUMS}: damaged: {name} is not in it.")
     return files
 
 
 def _read_newest(folder: Path, name: str) -> bytes:
-    """A file of what was committed last, which may not yet be in its place."""
+    """Read a file of the last commit, which may not be in place yet."""
     try:
         return (folder / _COMMIT / name).read_bytes()
     except FileNotFoundError:
@@ -126,9 +126,9 @@ def _read_newest(folder: Path, name: str) -> bytes:
 
 
 def _version(folder: Path) -> list[tuple[int, int] | None]:
-    """Something that changes when the files are replaced."""
+    """Return a value that changes when the files are replaced."""
     versions: list[tuple[int, int] | None] = []
-    for path in (folder / _COMMIT / SUMS, folder / SUMS):  # as it moves, so that it is not missed
+    for path in (folder / _COMMIT / SUMS, folder / SUMS):  # in the order in which it moves
         try:
             facts = path.stat()
             versions.append((facts.st_ino, facts.st_mtime_ns))
@@ -138,12 +138,12 @@ def _version(folder: Path) -> list[tuple[int, int] | None]:
 
 
 def sha256(data: bytes) -> str:
-    """Checksum of ``data`` in hexadecimal digits."""
+    """Return the SHA-256 of ``data`` in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file."""
+    """Return tensors as the bytes of a safetensors file."""
     # Copies, since safetensors refuses tensors that share memory, such as tied weights.
     whole = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -153,7 +153,7 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
-    """Tensors out of the bytes of a safetensors file; ``origin`` is named if they are none."""
+    """Return the tensors in the bytes of a safetensors file; errors name ``origin``."""
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -166,9 +166,9 @@ def save_model(
     """Write a model folder.
 
     Args:
-        folder: where; an older model there is replaced, whole or not at all.
-        config: facts for ``config.json``, with ``task`` among them.
-        weights: the network's state.
+        folder: the folder; an older model in it is replaced atomically.
+        config: contents of ``config.json``, including ``task``.
+        weights: the network's `state_dict`.
         more: further JSON documents by file name, such as a vocabulary.
     """
     documents = {"config.json": {"format": FORMAT, **config}, **more}
@@ -185,7 +185,7 @@ def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tenso
     """
     config = read_config(folder)
     if config.get("task") != task:
-        raise OstinatoError(f"{folder}: a model of {config.get('task')}; expected one of {task}.")
+        raise OstinatoError(f"{folder}: expected a model of {task}, got {config.get('task')}.")
     files = read_files(folder, "config.json", "weights.safetensors")
     documents = {
         name: from_json(data, folder / name) for name, data in files.items() if ".json" in name
@@ -195,36 +195,36 @@ def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tenso
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a model was ever written whole into ``folder``."""
+    """Return whether ``folder`` holds a complete model."""
     return (folder / "config.json").exists() or (folder / _COMMIT / "config.json").exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder, without its weights."""
+    """Read ``config.json`` of a model folder, without its weights."""
     if not folder.is_dir():
-        raise OstinatoError(f"{folder}: no such folder; expected one that training wrote.")
+        raise OstinatoError(f"{folder}: no such folder; expected the folder of a model or run.")
     if not holds_model(folder):
         raise OstinatoError(
             f"{folder}: holds no finished model (no config.json); "
-            "if its training was stopped, go on with --resume."
+            "if its training was stopped, resume it with --resume."
         )
     path = folder / "config.json"
     config = from_json(_read_newest(folder, path.name), path)
-    found = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+    version = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= FORMAT:
         raise OstinatoError(
-            f"{path}: format {found!r}; this version of Ostinato reads 1 to {FORMAT}: upgrade it."
+            f"{path}: format {version!r}; this version of Ostinato reads 1 to {FORMAT}: upgrade it."
         )
     return dict(config)
 
 
 def to_json(document: Any) -> bytes:
-    """A JSON document for people to read too."""
+    """Return a JSON document as indented text."""
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def from_json(data: bytes, origin: Path) -> Any:
-    """A JSON document; ``origin`` is named if it is none."""
+    """Parse a JSON document; errors name ``origin``."""
     try:
         return json.loads(data)
     except ValueError as error:

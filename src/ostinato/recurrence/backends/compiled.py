@@ -1,10 +1,9 @@
 """The compiled core: eagerly by an autograd function, in graphs by custom operators.
 
-Weights of all directions are handed to the core in the order of `_WEIGHTS`, None for what a cell
-lacks; states are ``(directions, B, size)``. The workspace ``(directions, T, B, numbers)`` is what
-backward needs of forward, and where gates can be read: see cpp/lines.hpp. With checkpoints there is
-none: what is kept for backward is then c of an LSTM every so many steps, and nothing of the others,
-whose state is in y.
+Weights of all directions are passed to the core in the order of `_WEIGHTS`, None for those a cell
+lacks; states are ``(directions, B, size)``. The workspace ``(directions, T, B, numbers)`` holds the
+values of forward that backward needs, gates among them: see cpp/lines.hpp. With checkpoints there
+is none: for an LSTM c is kept every so many steps, for other cells nothing, since y has the state.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
 
 @constant_in_graphs
 def is_transformed() -> bool:
-    """Tell whether more is asked than values and first derivatives: vmap, grad of grad, jvp."""
+    """Return whether a transform is active: vmap, grad of grad, jvp."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -140,7 +139,7 @@ def run(
         y, h, c, workspace = _layer_operator(
             x, lengths, h0, c0, present, list(shape), len(weights), size, checkpoint_every
         )
-        # A graph may not give away views of what it keeps for backward.
+        # A graph must not return views of tensors that it keeps for backward.
         workspace = workspace.detach().clone() if traces is not None else None
     else:
         flat = [t for w in weights for t in flat_weights(w)]
@@ -189,7 +188,7 @@ def _forward(
     shape: _Shape, x: Tensor, tokens: Tensor | None, lengths: Tensor | None, h0: Tensor | None,
     c0: Tensor | None, flat: _Flat, keeps: _Keeps, checkpoint_every: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Return outputs, last states, and what is kept for backward."""
+    """Return outputs, last states, and the values kept for backward."""
     steps = x if tokens is None else tokens
     T, B, *_ = steps.shape
     D = 1 if len(flat) == len(_WEIGHTS) else 2
@@ -287,11 +286,11 @@ class _Call(NamedTuple):
 
     cell: Cell
     shown: list[Tensor] | None
-    """A list to which the workspace is added, so that gates can be read; None if nobody does."""
+    """A list to which the workspace is added for traces; None without traces."""
     tokens: Tensor | None
     lengths: Tensor | None
     places: tuple[int, ...]
-    """Where each of h0, c0 and the weights stands among those present; -1 where it is missing."""
+    """Position of each of h0, c0 and the weights among those present; -1 if missing."""
     checkpoint_every: int
 
 
@@ -303,7 +302,7 @@ def _places(present: tuple[bool, ...]) -> tuple[int, ...]:
 
 
 class _Context(Protocol):
-    """What autograd hands from forward to backward."""
+    """Context that autograd passes from forward to backward."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -343,14 +342,14 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients; differentiable ones, where they are asked for, by the reference."""
+        """Return the gradients; differentiable ones, if required, by the reference."""
         x, y, saved, tokens, lengths, *tensors = ctx.saved_tensors
         kept: Tensor | None = saved
         cell, shown, _, _, places, checkpoint_every = ctx.call
         padded = (*tensors, None)
         h0, c0, *flat = [padded[i] for i in places]
-        _, needs_x, *asked = ctx.needs_input_grad
-        needs = [needs_x, *[i >= 0 and asked[i] for i in places]]
+        _, needs_x, *required = ctx.needs_input_grad
+        needs = [needs_x, *[i >= 0 and required[i] for i in places]]
         if torch.is_grad_enabled() or is_transformed() or any(map(_is_batched, gradients)):
             found = _reference_gradients(cell, x, tokens, lengths, h0, c0, flat, gradients, needs)
         else:
@@ -438,7 +437,7 @@ def _layer(
     weights: Sequence[Tensor], shape: Sequence[int], directions: int,
     workspace_size: int, checkpoint_every: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return y, h, c and what is kept for backward; empty tensors for what there is not."""
+    """Return y, h, c and the values kept for backward; empty tensors for missing ones."""
     keeps: _Keeps = "checkpoints" if checkpoint_every else "readable workspace"
     core_shape, flat = cast(_Shape, tuple(shape)), _slots(weights, directions)
     y, h, c, kept = _forward(core_shape, x, None, lengths, h0, c0, flat, keeps, checkpoint_every)
@@ -493,7 +492,7 @@ def _gradient_shapes(
 
 
 class _GraphContext(Protocol):
-    """What autograd hands from the operator to its backward."""
+    """Context that autograd passes from the operator to its backward."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, bool, bool, bool, list[bool], bool, bool, bool, bool]

@@ -9,7 +9,7 @@
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
 
 The path is chosen call by call, is written to the log ``ostinato.recurrence`` at level DEBUG, and
-can be asked for with `choose` and forced with `use_backend`.
+can be queried with `choose` and forced with `use_backend`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def choose(
     Args:
         cells: the cell, or all cells of a stack.
         x: the input, ``(T, B, I)``, or any tensor of its dtype and device.
-        steps: ``T``, where ``x`` does not tell.
+        steps: ``T``, if not given by ``x``.
         padded: whether rows have unequal lengths.
 
     Raises:

@@ -13,7 +13,7 @@ from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCel
 
 
 def has_operator(cell: Cell) -> bool:
-    """Tell whether PyTorch has a fused operator for this cell's equations."""
+    """Return whether PyTorch has a fused operator for this cell's equations."""
     cell = cell.standard_cell()
     if type(cell) is RNNCell:
         return cell.activation in ("tanh", "relu")
@@ -52,7 +52,7 @@ def run_operator(
 def _packing() -> Iterator[None]:
     """Let cuDNN copy weights into one block at each call without a warning.
 
-    The weights of one layer of a stack, or tied ones, do not lie in one block.
+    The weights of one layer of a stack, or tied ones, are not in one block.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")

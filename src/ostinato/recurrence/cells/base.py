@@ -1,11 +1,11 @@
-"""What a cell is: its weights, its state, its step, and the names by which cells are asked for."""
+"""Base class of cells: weights, state, one step; and the names of cells."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Weights = Mapping[str, Tensor]
 """The weights of one layer in one direction, by their names without the layer's suffix."""
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """A named tuple of tensors."""
 
@@ -36,14 +37,14 @@ class State(Tensors, Protocol):
 
     @property
     def h(self) -> Tensor:
-        """The output: what the next layer and the user get."""
+        """The output."""
 
 
 _S = TypeVar("_S", bound=type[tuple[Tensor, ...]])
 
 
 def register_state(cls: _S) -> _S:
-    """Make a named tuple of tensors known to PyTorch as the state of a cell.
+    """Register a named tuple of tensors with PyTorch as the state of a cell.
 
     `torch.export.save` then stores a graph that takes or returns it, and ``torch.load`` with
     ``weights_only`` reads it.
@@ -73,7 +74,7 @@ class Cell(ABC):
 
     - ``state_type``, the named tuple of its state, and `state_sizes`, if not one ``(B, H)``;
     - `weight_shapes`;
-    - `step`, and `project` for what of the step does not depend on the state.
+    - `step`, and `project` for the part of the step that does not depend on the state.
 
     It may define more: ``gates_type`` and `gates`, to have its gates observed; ``time_gates``, for
     ``init="chrono"``; ``forget_gate``, for ``init="orthogonal"``; ``has_identity``; `in_training`;
@@ -112,11 +113,11 @@ class Cell(ABC):
     gates_type: ClassVar[type[Tensors] | None] = None
     """The named tuple that `gates` returns; None for a cell without gates."""
     time_gates: ClassVar[Mapping[int, int]] = {}
-    """Which blocks of the weights are gates that keep the state, 1, or let in new input, -1."""
+    """Blocks of the weights that are gates: 1 if they keep the state, -1 if they admit input."""
     forget_gate: ClassVar[int | None] = None
-    """Which block of the weights is the gate that orthogonal initialisation opens."""
+    """Block of the weights that is the gate which orthogonal initialisation opens."""
     has_identity: ClassVar[bool] = True
-    """Whether recurrent weights that are the identity make sense."""
+    """Whether the recurrent weights may be the identity."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
@@ -165,7 +166,7 @@ class Cell(ABC):
         return replace(self, input_size=input_size)
 
     def in_training(self) -> Cell:
-        """Return the cell to train with, for one that computes something else then."""
+        """Return the cell to use in training, if it differs."""
         return self
 
     def standard_cell(self) -> Cell:
@@ -177,7 +178,7 @@ class Cell(ABC):
         return w
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
-        """Fill the weights in place with new numbers, by the name of the recipe.
+        """Initialise the weights in place, by the name of a recipe.
 
         - ``"pytorch"``: all uniform in ±1/sqrt(H), as `torch.nn` does.
         - ``"orthogonal"``: recurrent weights orthogonal gate by gate (Saxe et al. 2014, "Exact
@@ -193,7 +194,7 @@ class Cell(ABC):
           warp time?", eq. 16). For cells with such gates.
 
         Raises:
-            OstinatoError: if there is no such recipe, or not for this cell.
+            OstinatoError: if the recipe is unknown, or does not suit this cell.
         """
         name = type(self).__name__
         if how not in get_args(Initialization):
@@ -235,7 +236,7 @@ def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
     """Return the class of a cell by its name, and its arguments beyond the sizes.
 
     Raises:
-        OstinatoError: if there is no cell of that name.
+        OstinatoError: if the name is unknown.
 
     >>> cell_named("gru-reset-before")
     (<class 'ostinato.recurrence.cells.standard.GRUCell'>, {'reset_after': False})

@@ -1,4 +1,4 @@
-"""Recipes for new weights, and the citations of them in `Cell.initialize`."""
+"""Initialisation of weights; see `Cell.initialize` for citations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The cells of `torch.nn`: RNN, LSTM and GRU.
 
-Gates stand in PyTorch's order: ``i f g o`` for the LSTM, ``r z n`` for the GRU; a weight matrix
-holds the blocks of its gates one below the other.
+Gates are in PyTorch's order: ``i f g o`` for the LSTM, ``r z n`` for the GRU; a weight matrix
+stacks the blocks of its gates vertically.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GRUGates(NamedTuple):
 
 @dataclass(frozen=True)
 class GatedCell(Cell):
-    """What RNN, LSTM and GRU share: PyTorch's four weights and the projection of the input."""
+    """Base of RNN, LSTM and GRU: PyTorch's four weights and the projection of the input."""
 
     gates_per_unit: ClassVar[int]
 
@@ -143,7 +143,7 @@ class RNNCell(GatedCell):
 @named("lstm")
 @dataclass(frozen=True)
 class LSTMCell(GatedCell):
-    """Long short-term memory: three sigmoid gates, one tanh candidate, and a cell they guard.
+    """Long short-term memory: three sigmoid gates, a tanh candidate, and a cell state.
 
     ::
 

@@ -72,7 +72,7 @@ class MinLSTMGates(NamedTuple):
 @named("lstm-peephole")
 @dataclass(frozen=True)
 class PeepholeLSTMCell(LSTMCell):
-    """LSTM whose gates see the cell as well.
+    """LSTM whose gates depend on the cell state as well.
 
     ::
 
@@ -261,7 +261,7 @@ class MGUCell(GatedCell):
 
 @dataclass(frozen=True)
 class HigherOrderCell(RNNCell):
-    """Elman's network that sees its last k states.
+    """Elman's network with its last k states as input.
 
     h_t = f(W_ih x_t + b_ih + U_1 h_(t-1) + ... + U_k h_(t-k) + b_hh)
 
@@ -484,7 +484,7 @@ class MinLSTMCell(LinearCell):
 
 @dataclass(frozen=True)
 class ZoneoutCell(Cell):
-    """Another cell, some of whose units keep their state in a step, drawn again at every step.
+    """A cell in which randomly drawn units keep their state at each step.
 
     ::
 
@@ -495,7 +495,7 @@ class ZoneoutCell(Cell):
     Args:
         inner: the cell.
         rates: probability of keeping, for each tensor of the state; or one for all.
-        training: which of the two is computed; a layer sees to it.
+        training: whether m is drawn; set by the layer.
 
     D. Krueger et al. 2017, "Zoneout: Regularizing RNNs by randomly preserving hidden activations",
     equations 5 and 6. Not compiled.
@@ -542,11 +542,11 @@ class ZoneoutCell(Cell):
         return self.inner.state_sizes
 
     def with_input(self, input_size: int) -> Self:
-        """The same around the inner cell for an input of another size."""
+        """Return the same around the inner cell for another input size."""
         return replace(self, inner=self.inner.with_input(input_size))
 
     def in_training(self) -> Cell:
-        """The same with drawn m."""
+        """Return the same cell with drawn m."""
         return replace(self, training=True)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
