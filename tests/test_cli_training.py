@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -315,7 +316,7 @@ def test_a_run_that_explodes_ends_in_a_line_and_leaves_no_model(more, ostinato, 
     result = ostinato(f"{TRAIN} {wild} {more}")
     assert result.status == 2
     *warned, last = result.err.splitlines()
-    assert last.startswith("ostinato: step 3: loss not finite")
+    assert re.match(r"ostinato: step \d: loss not finite", last)
     assert all(line.startswith("warning: ") for line in warned)
     assert_refused(ostinato("generate run"), "run: holds no finished model")
 

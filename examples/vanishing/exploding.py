@@ -21,7 +21,7 @@ from ostinato.networks import ManyToOne, Output
 from ostinato.training.health import Monitor
 from ostinato.training.optimization import clip_gradients
 
-STEPS = 60
+STEPS = 50
 TOO_LARGE = 1.8
 
 
@@ -45,12 +45,12 @@ def made() -> ManyToOne:
 
 
 def train(network: ManyToOne, clip_norm: float) -> list[dict[str, Any]]:
-    """Records of 1,200 steps; what the monitor has to say is printed, the first three times."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    """Records of 2,000 steps; what the monitor has to say is printed, the first three times."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     monitor = Monitor(clip_norm=clip_norm)
     records: list[dict[str, Any]] = []
     said = 0
-    for step in range(1, 1201):
+    for step in range(1, 2001):
         optimizer.zero_grad()
         loss, _ = network.loss(*waves(64, seed=step))
         torch.autograd.backward(loss)
