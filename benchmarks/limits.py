@@ -5,6 +5,8 @@
 - ``half_rows``: the time of a training step of 16 rows beside that of 32, all of 100 steps. Rows of
   unequal length, half of them padding, cannot take less: the longest still has 100 steps, and each
   step costs something of its own.
+- ``identity``: time of a training step of an RNN with the identity in place of its tanh, 32 rows
+  x 100 steps, as a share by size: faster activations cannot save more.
 - ``empty_function``: microseconds of a training step of a layer whose `torch.autograd.Function`
   computes nothing, 1 row x 100 steps, 32 units, beside that of `ostinato.RNN`.
 - ``reads``: GB/s at which one core adds up the numbers of a block, by its size. A stream reads all
@@ -64,6 +66,25 @@ def half_rows() -> dict[str, dict[int, float]]:
 
             times = in_turns({B: step(B) for B in (16, 32)}, max(9, 4000 // H))
             found[cell][H] = times[16] / times[32]
+    return found
+
+
+def identity() -> dict[int, float]:
+    """By size: time of an RNN without its activation over time with it."""
+    import torch
+
+    import ostinato
+
+    found = {}
+    for H in SIZES:
+        x, dy = torch.randn(100, 32, H, requires_grad=True), torch.randn(100, 32, H)
+
+        def step(nonlinearity: str, x: Any = x, dy: Any = dy, H: int = H) -> Callable[[], object]:
+            layer = ostinato.RNN(H, H, nonlinearity=nonlinearity)
+            return lambda: layer(x)[0].backward(dy)
+
+        times = in_turns({f: step(f) for f in ("identity", "tanh")}, max(9, 4000 // H))
+        found[H] = times["identity"] / times["tanh"]
     return found
 
 
@@ -146,12 +167,13 @@ def main() -> None:
     results = {
         "machine": machine(usable_cores()),
         "half_rows": half_rows(),
+        "identity": identity(),
         "empty_function": empty_function(),
         "reads": reads(),
     }
     path = a.out or RESULTS / f"limits-{results['machine']['isa']}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name in ("half_rows", "empty_function", "reads"):
+    for name in ("half_rows", "identity", "empty_function", "reads"):
         print(name, json.dumps(results[name]))
     print(path)
 

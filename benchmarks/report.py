@@ -536,15 +536,20 @@ def _limits(runs: Sequence[Results]) -> str:
     found = []
     for run in runs:
         limits, parts = run["limits"], []
-        large = _matching(run, "training", cell="lstm", B=32, T=100, H=(256, 512))
-        shares = [
-            share_of_peak(record, run["peak"], best_peer(record, "torch") or "") for record in large
-        ]
-        if mean := geometric_mean(shares):
-            parts.append(
-                f"LSTM of 256 and 512 units: oneDNN's runs at {100 * mean:.0f} % of the peak; a "
-                f"speed-up of more than {1 / mean:.2f} times is impossible."
-            )
+        for cell in CELL_NAMES:
+            large = _matching(run, "training", cell=cell, B=32, T=100, H=(256, 512))
+            shares = [share_of_peak(r, run["peak"], best_peer(r) or "") for r in large]
+            if mean := geometric_mean(shares):
+                parts.append(
+                    f"{CELL_NAMES[cell]} of 256 and 512 units: the best peer runs at "
+                    f"{100 * mean:.0f} % of the peak; a speed-up of more than {1 / mean:.2f} times "
+                    "is impossible."
+                )
+        gates = ", ".join(f"{share:.2f} of {H}" for H, share in limits["identity"].items())
+        parts.append(
+            "Activations: with the identity in place of its tanh an RNN takes, as a share of its "
+            f"training time by units, {gates}: faster ones cannot save more."
+        )
         empty = limits["empty_function"]
         parts.append(
             "One row, RNN of 32 units, 100 steps: an empty `torch.autograd.Function` takes "
@@ -559,12 +564,13 @@ def _limits(runs: Sequence[Results]) -> str:
             "the longest has as many steps as before, and each step has a fixed cost."
         )
         rates = ", ".join(f"{rate:.0f} at {size} MB" for size, rate in limits["reads"].items())
-        text = f"Streams with int8 weights: read bandwidth of one core, GB/s by block size: {rates}"
-        for record in _matching(run, "streaming", cell="lstm", H=(256, 512)):
-            if "ostinato int8" in record["contenders"]:
-                size = 8e-6 * record["H"] ** 2
-                rate = 1e-3 * size / median(record, "ostinato int8")
-                text += f"; LSTM of {record['H']} units ({size:.1f} MB per step): {rate:.0f}"
+        text = f"Streams: read bandwidth of one core, GB/s by block size: {rates}"
+        for H, bytes_each, name in ((128, 4, ""), (256, 1, " int8"), (512, 1, " int8")):
+            for record in _matching(run, "streaming", cell="lstm", H=H):
+                if f"ostinato{name}" in record["contenders"]:
+                    size = 8e-6 * bytes_each * H**2
+                    rate = 1e-3 * size / median(record, f"ostinato{name}")
+                    text += f"; LSTM{name} of {H} units ({size:.1f} MB per step): {rate:.0f}"
         parts.append(f"{text}. 32 products take four instructions without VNNI, one with it.")
         found.append(f"{place(run)}:\n\n" + "\n".join(f"- {part}" for part in parts))
     return "## Limits\n\n" + "\n\n".join(found)
