@@ -81,7 +81,7 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
             constexpr int M = decltype(panels)::value, R = decltype(tile)::value;
             // Copies: what was captured by reference would be read again after every store.
             const int64_t first = lines.x.at + at.panel * per_panel, panel = per_panel, vector = per_vector;
-            const int64_t there = gated ? M * NV : vectors - at.panel * NV;
+            const int64_t existing = gated ? M * NV : vectors - at.panel * NV;
             auto place = [=](int v) { return first + v / NV * panel + v % NV * vector; };
             T* out[R];
 #pragma GCC unroll 16
@@ -89,7 +89,7 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
             Vec<T> acc[R][M * NV];
 #pragma GCC unroll 16
             for (int v = 0; v < M * NV; ++v) {
-                const Vec<T> bias = v < there ? load(w.bias + place(v)) : Vec<T>{};
+                const Vec<T> bias = v < existing ? load(w.bias + place(v)) : Vec<T>{};
 #pragma GCC unroll 16
                 for (int r = 0; r < R; ++r) acc[r][v] = bias;
             }
@@ -102,7 +102,7 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
                 for (int v = 0; v < M * NV; ++v)
-                    if (v < there) store(out[r] + place(v), acc[r][v]);
+                    if (v < existing) store(out[r] + place(v), acc[r][v]);
         });
     });
 }

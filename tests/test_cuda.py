@@ -104,17 +104,9 @@ def test_half_precision_is_near_and_autocast_learns(make, ragged, dtype):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
 
 
-def test_a_stream_steps_a_layer_on_the_gpu_or_says_where_to_put_it():
-    torch.manual_seed(0)
-    layer = LSTM(5, 16).cuda()
-    x = torch.randn(T, 1, 5)
-    try:
-        stream = Stream(layer)
-    except ostinato.OstinatoError as refused:
-        assert "cpu" in str(refused).lower()
-    else:
-        y = torch.cat([torch.as_tensor(stream.step(x_t.cuda())).clone() for x_t in x])
-        assert_near([y.cpu()], [layer(x.cuda())[0][:, 0].cpu()], TOLERANCES[torch.float32])
+def test_a_stream_says_that_it_computes_on_the_cpu():
+    with pytest.raises(ostinato.OstinatoError, match="on a CPU, not in torch.float32 on cuda:0"):
+        Stream(LSTM(5, 16).cuda())
 
 
 # Estimators.

