@@ -5,8 +5,9 @@
 - ``half_rows``: the time of a training step of 16 rows beside that of 32, all of 100 steps. Rows of
   unequal length, half of them padding, cannot take less: the longest still has 100 steps, and each
   step costs something of its own.
-- ``identity``: time of a training step of an RNN with the identity in place of its tanh, 32 rows
-  x 100 steps, as a share by size: faster activations cannot save more.
+- ``gates``: nanoseconds of one unit in one step, forward and backward, of what is elementwise in a
+  cell, by the core's own functions on numbers in the first cache: a training step takes no less
+  than its products at the peak, its gates and an empty function.
 - ``empty_function``: microseconds of a training step of a layer whose `torch.autograd.Function`
   computes nothing, 1 row x 100 steps, 32 units, beside that of `ostinato.RNN`.
 - ``reads``: GB/s at which one core adds up the numbers of a block, by its size. A stream reads all
@@ -34,6 +35,7 @@ from speed import RESULTS, machine, usable_cores
 
 CELLS = ("rnn", "lstm", "gru")
 SIZES = (32, 64, 128, 256, 512)
+CORE = Path(__file__).parents[1] / "cpp"
 BLOCKS = (0.5, 2.0, 8.0)  # MB
 
 
@@ -69,25 +71,6 @@ def half_rows() -> dict[str, dict[int, float]]:
     return found
 
 
-def identity() -> dict[int, float]:
-    """By size: time of an RNN without its activation over time with it."""
-    import torch
-
-    import ostinato
-
-    found = {}
-    for H in SIZES:
-        x, dy = torch.randn(100, 32, H, requires_grad=True), torch.randn(100, 32, H)
-
-        def step(nonlinearity: str, x: Any = x, dy: Any = dy, H: int = H) -> Callable[[], object]:
-            layer = ostinato.RNN(H, H, nonlinearity=nonlinearity)
-            return lambda: layer(x)[0].backward(dy)
-
-        times = in_turns({f: step(f) for f in ("identity", "tanh")}, max(9, 4000 // H))
-        found[H] = times["identity"] / times["tanh"]
-    return found
-
-
 def empty_function() -> dict[str, float]:
     """Microseconds of a training step with all that autograd does, and of ours."""
     import torch
@@ -119,6 +102,68 @@ def empty_function() -> dict[str, float]:
     return {name: 1e6 * seconds for name, seconds in times.items()}
 
 
+def compiled(source: str, folder: str, *options: str) -> ctypes.CDLL:
+    """A library of C++ for the instruction set that everybody is held to."""
+    library = str(Path(folder, "limits.so"))
+    command = ["g++", "-x", "c++", "-", "-O3", "-march=" + instructions.march(), *options]
+    subprocess.run(
+        [*command, "-shared", "-fPIC", "-o", library], input=source, text=True, check=True
+    )
+    return ctypes.CDLL(library)
+
+
+GATES = """
+#define OSTINATO_TARGET limits
+#include "cells.hpp"
+using namespace ostinato;
+using namespace ostinato::limits;
+
+// Sections of `units` numbers come in and go out, as from a line.
+extern "C" void steps(int cell, const float* in, float* out, int units, long times) {
+    while (times--)
+        for (int u = 0; u < units; u += W<float>) {
+            auto get = [&](int section) { return load(in + section * units + u); };
+            auto put = [&](int section, Vec<float> v) { store(out + section * units + u, v); };
+            const Vec<float> before = get(4), dh = get(5);
+            if (cell == 0) {
+                const Vec<float> h = tanh(get(0));
+                put(0, h), put(1, dh * slope<float>(Activation::tanh, h));
+            } else if (cell == 1) {
+                LSTMUnit<float> unit{get(0), get(1), get(2), get(3), {}};
+                unit.forward(before);
+                put(0, unit.o * tanh(unit.c));
+                Vec<float> dc = get(6);
+                unit.backward(dh, dc, before);
+                put(1, unit.i), put(2, unit.f), put(3, unit.g), put(4, unit.o), put(5, dc);
+            } else {
+                GRUUnit<float> unit{get(0), get(1), get(2), get(3)};
+                put(0, unit.forward(before));
+                put(5, unit.backward(dh, before));
+                put(1, unit.r), put(2, unit.z), put(3, unit.n), put(4, unit.hn);
+            }
+        }
+}
+"""
+
+
+def gates() -> dict[str, float]:
+    """Nanoseconds of a unit's step by cell; empty without a C++ compiler."""
+    if shutil.which("g++") is None:
+        return {}
+    units, times = 64, 2000
+    sections = np.random.default_rng(0).standard_normal((7, units), dtype=np.float32)
+    room = np.empty((6, units), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        steps = compiled(GATES, folder, f"-I{CORE}", "-ffp-contract=off").steps
+        arrays = [ctypes.c_void_p(array.ctypes.data) for array in (sections, room)]
+        works = {
+            cell: functools.partial(steps, number, *arrays, units, ctypes.c_long(times))
+            for number, cell in enumerate(CELLS)
+        }
+        seconds = in_turns(works, 100)
+    return {cell: 1e9 * each / units / times for cell, each in seconds.items()}
+
+
 ADDING = """
 typedef int Vector __attribute__((vector_size(32)));
 extern "C" int add_up(const Vector* block, long vectors, long times) {
@@ -141,10 +186,7 @@ def reads() -> dict[float, float]:
         return {}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        library = str(Path(folder, "adding.so"))
-        command = ["g++", "-x", "c++", "-", "-O3", "-march=" + instructions.march(), "-shared"]
-        subprocess.run([*command, "-fPIC", "-o", library], input=ADDING, text=True, check=True)
-        add_up = ctypes.CDLL(library).add_up
+        add_up = compiled(ADDING, folder).add_up
         for size in BLOCKS:
             vectors, times = int(size * 1e6) // 128 * 4, int(40 / size)
             block = np.ones(8 * (vectors + 1), dtype=np.int32)
@@ -167,13 +209,13 @@ def main() -> None:
     results = {
         "machine": machine(usable_cores()),
         "half_rows": half_rows(),
-        "identity": identity(),
+        "gates": gates(),
         "empty_function": empty_function(),
         "reads": reads(),
     }
     path = a.out or RESULTS / f"limits-{results['machine']['isa']}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name in ("half_rows", "identity", "empty_function", "reads"):
+    for name in ("half_rows", "gates", "empty_function", "reads"):
         print(name, json.dumps(results[name]))
     print(path)
 

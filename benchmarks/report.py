@@ -545,17 +545,18 @@ def _limits(runs: Sequence[Results]) -> str:
                     f"{100 * mean:.0f} % of the peak; a speed-up of more than {1 / mean:.2f} times "
                     "is impossible."
                 )
-        gates = ", ".join(f"{share:.2f} of {H}" for H, share in limits["identity"].items())
-        parts.append(
-            "Activations: with the identity in place of its tanh an RNN takes, as a share of its "
-            f"training time by units, {gates}: faster ones cannot save more."
-        )
         empty = limits["empty_function"]
         parts.append(
             "One row, RNN of 32 units, 100 steps: an empty `torch.autograd.Function` takes "
             f"{empty['an empty function']:.0f} µs per training step, Ostinato's "
             f"{empty['ostinato']:.0f} µs."
         )
+        if small := _floors(run, limits["gates"], empty["an empty function"]):
+            parts.append(
+                "Up to 128 units: the products of a training step at the peak, its gates and an "
+                "empty function, one after the other, would take this share of Ostinato's time, "
+                f"and be this much faster than the best peer, by units in brackets: {small}."
+            )
         halves = [value for sizes in limits["half_rows"].values() for value in sizes.values()]
         parts.append(
             "Lengths: with half as many rows of full length a training step takes "
@@ -574,6 +575,21 @@ def _limits(runs: Sequence[Results]) -> str:
         parts.append(f"{text}. 32 products take four instructions without VNNI, one with it.")
         found.append(f"{place(run)}:\n\n" + "\n".join(f"- {part}" for part in parts))
     return "## Limits\n\n" + "\n\n".join(found)
+
+
+def _floors(run: Results, gates: dict[str, float], empty: float) -> str:
+    """Compare small sizes with the least time they can take; gates in ns, a function in µs."""
+    found = []
+    for cell in gates:
+        rows = []
+        for r in _matching(run, "training", cell=cell, B=32, T=100, H=(32, 64, 128)):
+            elementwise = 1e-9 * gates[cell] * 32 * 100 * r["H"] / run["machine"]["threads"]
+            least = r["flops"] / max(run["peak"].values()) + elementwise + 1e-6 * empty
+            share, most = least / median(r), median(r, best_peer(r) or "") / least
+            rows.append(f"{100 * share:.0f} %, {most:.2f} × ({r['H']})")
+        if rows:
+            found.append(f"{CELL_NAMES[cell]} {'; '.join(rows)}")
+    return ". ".join(found)
 
 
 def _int8_accuracy(results: Results) -> str:
