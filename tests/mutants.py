@@ -107,8 +107,8 @@ standard: GRU: r and z swapped
 + z, r = (x_rz
 
 standard: GRU: bias_hh dropped
-- bias = w.get("bias_hh")
-+ bias = None
+- self.hidden_size, w.get("bias_hh")
++ self.hidden_size, None
 
 standard: GRU: h is cut off in n
 - x_n + r * linear(h,
@@ -174,9 +174,9 @@ variants: zoneout: keeps the new
 - mixed.append(m * s + (1 - m) * n)
 + mixed.append((1 - m) * s + m * n)
 
-initialization: chrono: gates that let in begin open
-- = sign * times
-+ = times
+cells/base: chrono: gates that let in begin open
+- .copy_(sign * times)
++ .copy_(times)
 
 scan: a linear recurrence's gradient takes this step's factor
 - later = torch.cat([a[1:], torch.zeros_like(a[:1])])

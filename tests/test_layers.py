@@ -581,7 +581,7 @@ def test_rnns_of_relus_start_from_the_identity():
     layer = RNN(I, [4, 5], nonlinearity="relu", init="identity")
     assert torch.equal(layer.weight_hh_l0, torch.eye(4))
     assert torch.equal(layer.weight_hh_l1, torch.eye(5))
-    with pytest.raises(OstinatoError, match="LSTMCell: initialization 'identity' is for RNNCell"):
+    with pytest.raises(OstinatoError, match="LSTMCell: init='identity' is for RNNCell"):
         LSTM(I, H, init="identity")
 
 
