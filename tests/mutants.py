@@ -303,15 +303,15 @@ compiled: batched gradients reach the core
 + or False:
 
 compiled: gradients of h0 and c0 swapped
-- return [dx, dh0, dc0, *dweights]
-+ return [dx, dc0, dh0, *dweights]
+- return [dx, *found]
++ return [dx, found[1], found[0], *found[2:]]
 
-compiled: second direction lost in graphs
--     for i in range(0, len(weights), n):
-+     for i in range(0, n, n):
+compiled: the state before is lost in graphs
+- all_needs = [needs[0], *(i >= 0 and needs[1 + i] for i in places)]
++ all_needs = [needs[0], False, *(i >= 0 and needs[1 + i] for i in places[1:])]
 
 compiled: shapes of one direction in graphs
-- kept: Tensor | None = x.new_empty(directions, T, B, workspace_size)
+- kept: Tensor | None = x.new_empty(D, T, B, workspace_size)
 + kept: Tensor | None = x.new_empty(1, T, B, workspace_size)
 
 compiled: the operator uses up what it was lent
@@ -319,8 +319,8 @@ compiled: the operator uses up what it was lent
 + kept
 
 compiled: gradient of c lost in graphs
-- dc if ctx.cell[0][0] == 1 else None, needs,
-+ None, needs,
+- dc if ctx.cell[0][0] == 1 else None, needs
++ None, needs
 
 layers: second direction has the weights of the first
 - weights = [self.weights_of(layer * D + direction) for
@@ -470,9 +470,9 @@ cells/base: a state cannot be stored in a graph
 - _pytree._register_namedtuple(cls, serialized_type_name=f"ostinato.{cls.__name__}")
 + pass
 
-compiled: a projection is lost in graphs
-- has_bias, is_projected = n > 3, n % 2 == 1
-+ has_bias, is_projected = n > 3, False
+compiled: missing weights shift those behind them in graphs
+- tuple(sum(present[:i]) if each else -1 for i, each in
++ tuple(i if each and i < sum(present) else -1 for i, each in
 
 arrangements: a stream's mean forgets how many steps there were
 - weight = state.weight + 1
