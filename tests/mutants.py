@@ -347,20 +347,20 @@ compiled: one checkpoint too many
 + return x.new_empty(D, max(T, 0) // checkpoint_every, B, shape[3]) if shape[0] == 1 else None
 
 layers: lengths ignored
-- self._run(x, states, lengths, traces, table)
-+ self._run(x, states, None, traces, table)
+- states[layer], lengths, tokens,
++ states[layer], None, tokens,
 
 layers: graphs ask for the values of lengths
-- known = B and not torch.compiler.is_compiling()
-+ known = B
+- if B and not torch.compiler.is_compiling():
++ if B:
 
 layers: lengths of other integers reach the core
 - return lengths.to(x.device, torch.int64)
 + return lengths.to(x.device)
 
 layers: lengths unchecked
-- int(lengths.max()) <= T
-+ True
+- if low < 0 or high > T:
++ if low < 0:
 
 layers: packed rows out of order
 - else 1, order)
@@ -399,8 +399,8 @@ dropin: one activation for all layers on the fused path
 + True
 
 dropin: lengths lost on the fused path
-- whole = lengths is None and self._runs_whole()
-+ whole = self._runs_whole()
+- plain = lengths is None and table
++ plain = table
 
 layers: a step forgets the state
 - y, hx = self(x_t.unsqueeze(time_axis), hx)
@@ -571,8 +571,8 @@ seq2seq EncoderDecoder: labels are not smoothed
 + loss = loss + 0 * even
 
 layers: rows of a state keep their order
-- return None if state is None else state[:, index]
-+ return None if state is None else state[:, : len(index)]
+- None if t is None else t[:, index]
++ None if t is None else t[:, : len(index)]
 
 decoding: the state does not follow the hypotheses
 - state = state.rows(index)

@@ -816,7 +816,7 @@ def call(layer, *shape, dtype=torch.float32, **more):
         ),
         (
             lambda: GRU(3, 4, variational_dropout=-1),
-            "GRU: variational_dropout=-1; expected a probability from 0 to 1",
+            "GRU: variational_dropout=-1.0; expected a probability from 0 to 1",
         ),
         (
             call(LSTM(3, 4), 5, 2, 6, lengths=[1, 2]),
