@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 HELD: dict[str, dict[str, str]] = {
@@ -87,10 +88,12 @@ else:
 """
 
 
-def in_use() -> dict[str, str]:
-    """Instructions by contender, as the libraries say or as the code that they wrote shows."""
-    from peers import HAS_EIGEN, HAS_JAX, HAS_ONNX_RUNTIME
+def in_use(present: Mapping[str, bool]) -> dict[str, str]:
+    """Instructions by contender, as the libraries say or as the code that they wrote shows.
 
+    Args:
+        present: whether those beside PyTorch take part, see `peers.PRESENT`.
+    """
     from ostinato import _core
 
     found = {"ostinato": NAMES[LABELS.get(_core.instruction_set(), "generic")]}
@@ -104,11 +107,11 @@ def in_use() -> dict[str, str]:
     }
     found["torch"] = "; ".join(f"{name}: {isa}" for name, isa in parts.items() if isa)
     found["torch.compile"] = f"vectors {_after(r'^inductor (.*)', output)}, -march={march()}"
-    if HAS_JAX:
+    if present["jax"]:
         found["jax"] = _xla()
-    if HAS_ONNX_RUNTIME:
+    if present["onnxruntime"]:
         found["onnxruntime"] = "as this CPU has them: nothing holds it (MLAS asks the CPU)"
-    if HAS_EIGEN:
+    if present["eigen"]:
         found["eigen"] = f"-march={march()}"
     return {name: isa for name, isa in found.items() if isa}
 

@@ -31,6 +31,7 @@ HAS_JAX = importlib.util.find_spec("jax") is not None
 HAS_ONNX_RUNTIME = all(importlib.util.find_spec(each) for each in ("onnx", "onnxruntime"))
 HAS_EIGEN = eigen.absence() is None
 HAS_COMPILER = eigen.COMPILER is not None  # which torch.compile needs as well
+PRESENT = {"jax": HAS_JAX, "onnxruntime": HAS_ONNX_RUNTIME, "eigen": HAS_EIGEN}
 
 if HAS_JAX:
     import jax

@@ -412,7 +412,9 @@ def main() -> None:
     again = measure_peak(a.threads)
     results["peak"] = {key: max(value, again[key]) for key, value in results["peak"].items()}
     if not a.only:
-        results["instructions"] = instructions.in_use()
+        import peers
+
+        results["instructions"] = instructions.in_use(peers.PRESENT)
         results["memory"] = memory.measure()
     if disturbed := [r["name"] for r in results["settings"] if report.is_disturbed(r)]:
         print(f"\n{report.DISTURBED}: {', '.join(disturbed)}.", file=screen)

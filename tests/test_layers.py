@@ -581,7 +581,7 @@ def test_rnns_of_relus_start_from_the_identity():
     layer = RNN(I, [4, 5], nonlinearity="relu", init="identity")
     assert torch.equal(layer.weight_hh_l0, torch.eye(4))
     assert torch.equal(layer.weight_hh_l1, torch.eye(5))
-    with pytest.raises(OstinatoError, match="LSTMCell: initialization 'identity' is for RNNCell"):
+    with pytest.raises(OstinatoError, match="LSTMCell: init='identity' is for RNNCell"):
         LSTM(I, H, init="identity")
 
 
@@ -816,7 +816,7 @@ def call(layer, *shape, dtype=torch.float32, **more):
         ),
         (
             lambda: GRU(3, 4, variational_dropout=-1),
-            "GRU: variational_dropout=-1; expected a probability from 0 to 1",
+            "GRU: variational_dropout=-1.0; expected a probability from 0 to 1",
         ),
         (
             call(LSTM(3, 4), 5, 2, 6, lengths=[1, 2]),

@@ -14,16 +14,31 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from ostinato.errors import DataError as DataError
+from ostinato.errors import MissingExtra as MissingExtra
+from ostinato.errors import OstinatoError as OstinatoError
+from ostinato.errors import ShapeError as ShapeError
 from ostinato.tasks.registry import TASKS, task_of
+
+__version__ = "0.1.0"
+
+_MODULES = ("cells", "insight", "networks")
+_HOME = {task.estimator: task.module for task in TASKS} | {
+    "diagnose": "ostinato.insight.diagnosis",
+    "use_backend": "ostinato.recurrence.backends",
+    "GRU": "ostinato.recurrence.dropin",
+    "LSTM": "ostinato.recurrence.dropin",
+    "RNN": "ostinato.recurrence.dropin",
+    "Recurrent": "ostinato.recurrence.layers",
+    "backend": "ostinato.recurrence.layers",
+    "Stream": "ostinato.recurrence.streams",
+    "describe": "ostinato.training.runs",
+}
 
 if TYPE_CHECKING:
     from ostinato import cells as cells
     from ostinato import insight as insight
     from ostinato import networks as networks
-    from ostinato.errors import DataError as DataError
-    from ostinato.errors import MissingExtra as MissingExtra
-    from ostinato.errors import OstinatoError as OstinatoError
-    from ostinato.errors import ShapeError as ShapeError
     from ostinato.insight.diagnosis import diagnose as diagnose
     from ostinato.recurrence.backends import use_backend as use_backend
     from ostinato.recurrence.dropin import GRU as GRU
@@ -34,23 +49,15 @@ if TYPE_CHECKING:
     from ostinato.recurrence.streams import Stream as Stream
     from ostinato.tasks.registry import *  # noqa: F403 estimators
     from ostinato.training.runs import describe as describe
+else:  # type checkers would take any name for one of ours
+    __all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError", "load"]
+    __all__ += [*_HOME, *_MODULES]
 
-__version__ = "0.1.0"
+    def __getattr__(name: str) -> Any:
+        return _imported(name)
 
-_MODULES = ("cells", "insight", "networks")
-_NAMES = {
-    "errors": ("DataError", "MissingExtra", "OstinatoError", "ShapeError"),
-    "insight.diagnosis": ("diagnose",),
-    "recurrence.backends": ("use_backend",),
-    "recurrence.dropin": ("GRU", "LSTM", "RNN"),
-    "recurrence.layers": ("Recurrent", "backend"),
-    "recurrence.streams": ("Stream",),
-    "training.runs": ("describe",),
-}
-_HOME = {task.estimator: task.module for task in TASKS}
-_HOME |= {name: f"ostinato.{module}" for module, names in _NAMES.items() for name in names}
-
-__all__ = [*_HOME, *_MODULES, "load"]
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
@@ -63,21 +70,15 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
     Raises:
         OstinatoError: if there is no finished model, or it is damaged.
     """
-    name = __getattr__("describe")(folder)["task"]
+    name = _imported("describe")(folder)["task"]
     if task_of(name) is None:
-        raise __getattr__("OstinatoError")(
-            f"{folder}: expected a model of a known task, got {name}."
-        )
-    return __getattr__(name).load(folder, device)
+        raise OstinatoError(f"{folder}: expected a model of a known task, got {name}.")
+    return _imported(name).load(folder, device)
 
 
-def __getattr__(name: str) -> Any:
+def _imported(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"ostinato.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'ostinato' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Collection
 from types import ModuleType
 
-__all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError", "require"]
+__all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError"]
 
 
 class OstinatoError(ValueError):
@@ -46,11 +47,8 @@ class DataError(OstinatoError):
         self.path = None if path is None else os.fspath(path)
         self.line = line
         self.offset = offset
-        place = ", ".join(
-            f"{unit} {number}"
-            for unit, number in (("line", line), ("byte", offset))
-            if number is not None
-        )
+        numbers = {"line": line, "byte": offset}
+        place = ", ".join(f"{unit} {n}" for unit, n in numbers.items() if n is not None)
         super().__init__(": ".join(part for part in (self.path, place, message) if part))
 
 
@@ -60,6 +58,12 @@ class ShapeError(OstinatoError, RuntimeError):
 
 class MissingExtra(OstinatoError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
+    """Raise an `OstinatoError` that names the argument, unless its value is one of the choices."""
+    if value not in choices:
+        raise OstinatoError(f"{argument}={value!r}; expected one of {', '.join(choices)}.")
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
@@ -72,14 +76,6 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 
     Raises:
         MissingExtra: it, or something that it needs, is not installed.
-
-    >>> require("math", "plots", "a figure").sqrt(4.0)
-    2.0
-    >>> require("a_module_that_is_not_there", "plots", "a figure")
-    Traceback (most recent call last):
-        ...
-    ostinato.errors.MissingExtra: a figure needs a_module_that_is_not_there: \
-pip install 'ostinato[plots]'
     """
     try:
         return importlib.import_module(module)

@@ -15,21 +15,14 @@ __all__ = ["atomic_file", "sync_folder"]
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` at the end, whole, or not at all.
+    """Write a file that takes the place of ``path`` at the end, whole, or not at all.
 
     The bytes go to a temporary name in the same folder and are on the disk before the file is
     renamed; the folder is on the disk before this returns. If the block raises, the temporary file
-    is removed and what was at `path` stays.
+    is removed and what was at ``path`` stays.
 
     Raises:
         OstinatoError: the file cannot be written.
-
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
-    >>> with atomic_file(path) as file:
-    ...     _ = file.write(b"whole")
-    >>> path.read_bytes()
-    b'whole'
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -44,10 +37,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.filename is not None and str(error.filename) not in (
-            str(temporary),
-            str(path.parent),
-        ):
+        own = (str(temporary), str(path.parent))
+        if error.filename is not None and str(error.filename) not in own:
             raise  # the block's own trouble with another file
         raise OstinatoError(f"{path}: cannot be written: {error.strerror or error}.") from error
 

@@ -1,23 +1,19 @@
-"""RNN, LSTM and GRU, drop-in for `torch.nn`'s.
+"""RNN, LSTM and GRU, drop-in for `torch.nn`'s: arguments, attributes, `state_dict`, shapes, errors.
 
-They take the same arguments, and have the same attributes, parameter names, `state_dict`, shapes
-and errors. They derive from `torch.nn.RNNBase`, not from `torch.nn.LSTM` and its like, at which
-`torch.compile` breaks the graph. Further arguments are keyword-only.
+They derive from `torch.nn.RNNBase`, not from `torch.nn.LSTM` and its like, at which `torch.compile`
+breaks the graph. Further arguments are keyword-only.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar, TypeVar, Unpack, cast
 
 import torch
-from torch import Tensor
-from torch.nn.modules.rnn import GRU as TorchGRU
-from torch.nn.modules.rnn import LSTM as TorchLSTM
-from torch.nn.modules.rnn import RNN as TorchRNN
-from torch.nn.modules.rnn import RNNBase
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
@@ -46,6 +42,9 @@ from ostinato.recurrence.layers import (
 )
 
 _ARGUMENTS = """
+        input_size: features of an input step, ``I``.
+        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
+        num_layers: layers; left out where another argument gives one a layer.
         bias: whether there are bias vectors.
         batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
         dropout: probability of zeroing an element between layers, drawn again at every step.
@@ -54,35 +53,29 @@ _ARGUMENTS = """
         dtype: type of the weights.
         options: keyword arguments that all layers share: init, init_steps, variational_dropout,
             weight_dropout, residual, checkpoint_every; see `Recurrent`."""
-_OPTIONS = [
-    parameter
-    for parameter in inspect.signature(Recurrent.__init__).parameters.values()
-    if parameter.kind is parameter.KEYWORD_ONLY
-]
 
 
 class _DropIn(Recurrent):
     """What `RNN`, `LSTM` and `GRU` share: where PyTorch has this very layer, its forward serves."""
 
-    torch_layer: ClassVar[type[RNNBase]]
+    torch_layer: ClassVar[type[nn.RNNBase]]
 
     def __init__(
         self,
-        like: RNNBase,
-        hidden_sizes: Sequence[int],
-        cells: Sequence[Callable[[int, int], Cell]],
+        given: tuple[object, ...],
+        cells: Iterable[Cell],
         device: Device,
         dtype: torch.dtype | None,
         options: Options,
     ) -> None:
-        """Make a layer whose other arguments are those of one of PyTorch's, which checked them."""
-        made: list[Cell] = []
-        width, directions = like.input_size, 2 if like.bidirectional else 1
-        for make, H in zip(cells, hidden_sizes, strict=True):
-            made.append(make(width, H))
-            width = directions * made[-1].output_size
+        """Make a layer of cells, once PyTorch's own has checked the arguments that it is given."""
+        unknown = {k: v for k, v in options.items() if k not in Options.__annotations__}
+        make: Callable[..., nn.RNNBase] = self.torch_layer
+        like = make(*given, device="meta", **unknown)
+        cells, directions = list(cells), 2 if like.bidirectional else 1
+        cells[1:] = [b.with_input(directions * a.output_size) for a, b in pairwise(cells)]
         super().__init__(
-            made, 1, like.batch_first, like.dropout, like.bidirectional, device, dtype, **options
+            cells, 1, like.batch_first, like.dropout, like.bidirectional, device, dtype, **options
         )
 
     @cached_property
@@ -97,14 +90,6 @@ class _DropIn(Recurrent):
         more = self.residual or self.checkpoint_every or observer_now() is not None
         return self._is_torchs and not (self.training and drops) and not more
 
-    def backend(
-        self, input: Tensor | PackedSequence, *, lengths: Lengths = None
-    ) -> backends.Backend:
-        """Return the path that would serve a call now; see `backends`."""
-        if isinstance(input, PackedSequence) and self._runs_whole() and lengths is None:
-            return backends.choose(self.cells, input.data)  # PyTorch's own has a packed form
-        return super().backend(input, lengths=lengths)
-
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -115,26 +100,25 @@ class _DropIn(Recurrent):
         table: Tensor | None = None,
     ) -> Output:
         """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        if return_gates or table is not None:
-            return super().forward(
-                input, hx, lengths=lengths, return_gates=return_gates, table=table
-            )
-        whole = lengths is None and self._runs_whole()
+        plain = lengths is None and table is None and not return_gates
+        whole = plain and self._runs_whole()
         try:
             if whole and self._is_left_to_torch(input):
                 if self.training and not self._identity_checked:
                     self._warn_of_identical_layers()
                 y, last = self.torch_layer.forward(self, input, hx)
                 return y, (LSTMState(*last) if isinstance(last, tuple) else last)
-            return super().forward(input, hx, lengths=lengths)
+            return super().forward(
+                input, hx, lengths=lengths, return_gates=return_gates, table=table
+            )
         except ShapeError:
             if whole:
                 self.torch_layer.forward(self, input, hx)  # fails, in PyTorch's own words
             raise
 
     def _is_left_to_torch(self, input: Tensor | PackedSequence) -> bool:
-        if not isinstance(input, Tensor):
-            return self.backend(input) == "torch"
+        if isinstance(input, PackedSequence):
+            return backends.choose(self.cells, input.data) == "torch"
         # In eval mode cuDNN would keep nothing for backward.
         if input.is_cuda and torch.is_grad_enabled() and not self.training:
             return False
@@ -151,12 +135,12 @@ class _DropIn(Recurrent):
     def flatten_parameters(self) -> None:
         """Lay the weights out in one block for cuDNN, where cuDNN can run this layer."""
         if self._is_torchs:
-            RNNBase.flatten_parameters(self)
+            nn.RNNBase.flatten_parameters(self)
 
     def extra_repr(self) -> str:
         """Return what `torch.nn` prints, and the options that differ from their defaults."""
         beyond = {cell.activation for cell in self.cells if isinstance(cell, RNNCell)}
-        text = RNNBase.extra_repr(self)
+        text = nn.RNNBase.extra_repr(self)
         if beyond - {"tanh", "relu"}:
             text += f", nonlinearity={self.nonlinearity!r}"
         if any(isinstance(cell, GRUCell) and not cell.reset_after for cell in self.cells):
@@ -164,27 +148,10 @@ class _DropIn(Recurrent):
         return text + self._options_repr()
 
 
-_C = TypeVar("_C", bound=type[_DropIn])
-
-
-def _with_shared_arguments(cls: _C) -> _C:
-    """Show the shared arguments in the docstring of a class, and the options in its signature."""
-    own_text, heading, example = (cls.__doc__ or "").partition("\n\n    Example:")
-    cls.__doc__ = own_text + _ARGUMENTS + heading + example
-    own = inspect.signature(cls.__init__)
-    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    setattr(cls.__init__, "__signature__", own.replace(parameters=[*kept, *_OPTIONS]))  # noqa: B010
-    return cls
-
-
-@_with_shared_arguments
 class RNN(_DropIn):
     """Elman network, as `torch.nn.RNN`. Equations: `RNNCell`; calls: `Recurrent`.
 
     Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` or ``nonlinearity`` gives one a layer.
         nonlinearity: ``tanh``, ``relu``, ``sigmoid`` or ``identity``; or a sequence, one a layer.
 
     Example:
@@ -194,7 +161,7 @@ class RNN(_DropIn):
         (torch.Size([4, 10, 8]), torch.Size([1, 4, 16]), torch.Size([1, 4, 8]))
     """
 
-    torch_layer = TorchRNN
+    torch_layer = nn.RNN
 
     def __init__(
         self,
@@ -214,23 +181,16 @@ class RNN(_DropIn):
         sizes: list[int] = _spread(hidden_size, n)
         activations: list[Activation] = _spread(nonlinearity, n)
         first = activations[0] if activations[0] not in ("sigmoid", "identity") else "tanh"
-        like = TorchRNN(
-            input_size, sizes[0], n, first, bias, batch_first, dropout, bidirectional,
-            device="meta", **_unknown(options),
-        )  # fmt: skip
-        cells = [partial(RNNCell, bias=bias, activation=activation) for activation in activations]
-        super().__init__(like, sizes, cells, device, dtype, options)
+        given = (input_size, sizes[0], n, first, bias, batch_first, dropout, bidirectional)
+        cells = (RNNCell(input_size, H, bias, f) for H, f in zip(sizes, activations, strict=True))
+        super().__init__(given, cells, device, dtype, options)
         self.nonlinearity = nonlinearity if isinstance(nonlinearity, str) else tuple(activations)
 
 
-@_with_shared_arguments
 class LSTM(_DropIn):
     """Long short-term memory, as `torch.nn.LSTM`. Equations: `LSTMCell`; calls: `Recurrent`.
 
     Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` gives one a layer.
         proj_size: features of a projected ``h``; 0 for none.
 
     Example:
@@ -240,11 +200,11 @@ class LSTM(_DropIn):
         (torch.Size([10, 4, 8]), torch.Size([2, 4, 8]), torch.Size([2, 4, 8]))
     """
 
-    torch_layer = TorchLSTM
+    torch_layer = nn.LSTM
     # PyTorch's forward calls these.
-    check_forward_args = TorchLSTM.check_forward_args  # type: ignore[assignment]
-    get_expected_cell_size = TorchLSTM.get_expected_cell_size
-    permute_hidden = TorchLSTM.permute_hidden  # type: ignore[assignment]
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -260,24 +220,16 @@ class LSTM(_DropIn):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ) -> None:
-        n = _layer_count("LSTM", num_layers, hidden_size=hidden_size)
-        sizes = _spread(hidden_size, n)
-        like = TorchLSTM(
-            input_size, sizes[0], n, bias, batch_first, dropout, bidirectional, proj_size,
-            device="meta", **_unknown(options),
-        )  # fmt: skip
-        cells = [partial(LSTMCell, bias=bias, proj_size=proj_size)] * n
-        super().__init__(like, sizes, cells, device, dtype, options)
+        sizes = _spread(hidden_size, _layer_count("LSTM", num_layers, hidden_size=hidden_size))
+        given = (input_size, sizes[0], len(sizes), bias, batch_first, dropout, bidirectional)
+        cells = (LSTMCell(input_size, H, bias, proj_size) for H in sizes)
+        super().__init__((*given, proj_size), cells, device, dtype, options)
 
 
-@_with_shared_arguments
 class GRU(_DropIn):
     """Gated recurrent unit, as `torch.nn.GRU`. Equations: `GRUCell`; calls: `Recurrent`.
 
     Args:
-        input_size: features of an input step, ``I``.
-        hidden_size: features of the hidden state, ``H``; or a sequence, one a layer.
-        num_layers: layers; left out where ``hidden_size`` gives one a layer.
         reset_after: where the reset gate acts: after the recurrent product, as in PyTorch, or
             before it, as in Cho et al. 2014.
 
@@ -288,7 +240,7 @@ class GRU(_DropIn):
         (torch.Size([10, 4, 16]), torch.Size([2, 4, 8]))
     """
 
-    torch_layer = TorchGRU
+    torch_layer = nn.GRU
 
     def __init__(
         self,
@@ -305,20 +257,11 @@ class GRU(_DropIn):
         reset_after: bool = True,
         **options: Unpack[Options],
     ) -> None:
-        n = _layer_count("GRU", num_layers, hidden_size=hidden_size)
-        sizes = _spread(hidden_size, n)
-        like = TorchGRU(
-            input_size, sizes[0], n, bias, batch_first, dropout, bidirectional,
-            device="meta", **_unknown(options),
-        )  # fmt: skip
-        cells = [partial(GRUCell, bias=bias, reset_after=reset_after)] * n
-        super().__init__(like, sizes, cells, device, dtype, options)
+        sizes = _spread(hidden_size, _layer_count("GRU", num_layers, hidden_size=hidden_size))
+        given = (input_size, sizes[0], len(sizes), bias, batch_first, dropout, bidirectional)
+        cells = (GRUCell(input_size, H, bias, reset_after) for H in sizes)
+        super().__init__(given, cells, device, dtype, options)
         self.reset_after = reset_after
-
-
-def _unknown(options: Options) -> dict[str, object]:
-    """Return the arguments that are none of ours: `torch.nn` says what is wrong with them."""
-    return {name: value for name, value in options.items() if name not in Options.__annotations__}
 
 
 def _layer_count(owner: str, num_layers: int, **given: object) -> int:
@@ -341,3 +284,16 @@ _T = TypeVar("_T")
 def _spread(value: _T | Sequence[_T], n: int) -> list[_T]:
     """Return one entry a layer."""
     return list(value) if isinstance(value, list | tuple) else [cast(_T, value)] * n
+
+
+def _show_shared_arguments(cls: type[_DropIn]) -> None:
+    """Show the shared arguments in the docstring of a class, and the options in its signature."""
+    cls.__doc__ = (cls.__doc__ or "").replace("    Args:", "    Args:" + _ARGUMENTS)
+    own, options = (inspect.signature(c.__init__).parameters.values() for c in (cls, Recurrent))
+    shown = [p for p in own if p.kind is not p.VAR_KEYWORD]
+    shown += [p for p in options if p.kind is p.KEYWORD_ONLY]
+    setattr(cls.__init__, "__signature__", inspect.Signature(shown))  # noqa: B010
+
+
+for _layer in (RNN, LSTM, GRU):
+    _show_shared_arguments(_layer)

@@ -1,7 +1,4 @@
-"""Recurrent layers: depth, direction, lengths and dropout over any cell, or a stack of cells.
-
-`dropin` has `RNN`, `LSTM` and `GRU` with the arguments of `torch.nn`'s.
-"""
+"""Recurrent layers: depth, direction, lengths and dropout over any cell, or a stack of cells."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from typing import NamedTuple, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
@@ -19,6 +15,7 @@ from torch.nn.functional import dropout
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.types import Device
+from torch.utils import _pytree
 
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence import backends
@@ -76,16 +73,6 @@ def observing(observer: Observer) -> Iterator[None]:
     Args:
         observer: called with the stack, the number of the layer in it, and the call; it returns
             the results of ``backends.run(*call)``, however it computes them.
-
-    Example:
-        >>> seen = []
-        >>> def observer(stack, number, call):
-        ...     seen.append((number, tuple(call.x.shape)))
-        ...     return backends.run(*call)
-        >>> with observing(observer):
-        ...     _ = Recurrent(RNNCell(3, 4), num_layers=2)(torch.zeros(5, 1, 3))
-        >>> seen
-        [(0, (5, 1, 3)), (1, (5, 1, 4))]
     """
     token = _observer.set(observer)
     try:
@@ -104,29 +91,27 @@ class Recurrent(RNNBase):
     """A stack of recurrent layers over any cell.
 
     Args:
-        cell: a cell, repeated ``num_layers`` times (each layer after the first takes the output of
-            the one before), or a sequence of cells, one a layer.
+        cell: a cell, repeated ``num_layers`` times, or a sequence of cells, one a layer; each layer
+            after the first takes the output of the one before.
         num_layers: layers, ``L``; left out for a sequence of cells.
         batch_first: input and output are ``(B, T, features)`` instead of ``(T, B, features)``.
         dropout: probability of zeroing an element between layers, drawn again at every step.
-        bidirectional: read the sequence in both directions, so that a step may use the future.
+        bidirectional: read in both directions, so that a step may use the future.
         device: where the weights are made.
         dtype: type of the weights.
         init: initialisation by name, see `Cell.initialize`.
-        variational_dropout: probability of zeroing a feature between layers for a whole sequence:
-            the mask stays the same over time (Gal and Ghahramani 2016, "A theoretically grounded
-            application of dropout in recurrent neural networks").
+        variational_dropout: probability of zeroing a feature between layers for a whole sequence
+            (Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent
+            neural networks").
         weight_dropout: probability of zeroing a recurrent weight for a whole sequence (Merity,
             Keskar and Socher 2018, "Regularizing and optimizing LSTM language models").
         init_steps: longest memory, in steps, that ``init="chrono"`` prepares for.
-        residual: every layer but the first adds its input to its output, so that gradients
-            reach the lowest of many layers (He et al. 2016; Wu et al. 2016, "Google's neural
-            machine translation system", section 3.1). Layers must be of one size.
-        checkpoint_every: keep for backward only a layer's state every so many steps, and compute
-            the steps between again (Chen et al. 2016, "Training deep nets with
-            sublinear memory cost"); None to keep every step. The gradients are the same, on the
-            compiled path to the last bit; a step takes about a quarter longer, and a long sequence
-            a fraction of the memory. About the square root of ``T`` needs the least.
+        residual: every layer but the first, all of one size, adds its input to its output (He et
+            al. 2016; Wu et al. 2016, "Google's neural machine translation system", section 3.1).
+        checkpoint_every: keep for backward only the state every so many steps, and compute the
+            steps between again (Chen et al. 2016, "Training deep nets with sublinear memory cost");
+            None to keep every step. The gradients are the same, on the compiled path to the last
+            bit, the steps a quarter slower; about the square root of ``T`` needs the least memory.
 
     Called with ``(input, hx=None, *, lengths=None, return_gates=False, table=None)``, it returns
     ``(output, hx)``, and with ``return_gates`` the gates and states of every step as well:
@@ -137,8 +122,8 @@ class Recurrent(RNNBase):
     - hx: the cell's named tuple with tensors ``(L * D, B, size)``, or, where layers differ in
       size, a tuple of one such named tuple a layer with tensors ``(D, B, size)``. Zeros if None.
     - table: ``(V, I)``, such as the weight of an embedding; the input is then whole numbers
-      ``(T, B)``, the rows of it that the steps take. The same as looking them up before, and faster
-      where ``V`` is below half of ``T * B``: the table is multiplied, not the steps.
+      ``(T, B)``, the rows of it that the steps take. Faster than looking them up before where ``V``
+      is below half of ``T * B``: the table is multiplied, not the steps.
     - gates: a `Trace` for each layer and direction, in the order of hx, its tensors laid out as the
       output; of a `PackedSequence`, as the padded output.
 
@@ -192,27 +177,15 @@ class Recurrent(RNNBase):
                     f"{name}: {above!r} follows {below!r}; its input_size must be "
                     f"{directions * below.output_size}, the features of the layer before it."
                 )
-        for rate_name, rate in [
-            ("dropout", dropout),
-            ("variational_dropout", variational_dropout),
-            ("weight_dropout", weight_dropout),
-        ]:
-            if not 0 <= rate <= 1:
+            if residual and above.input_size != directions * above.output_size:
                 raise OstinatoError(
-                    f"{name}: {rate_name}={rate}; expected a probability from 0 to 1."
+                    f"{name}: residual=True, and {above!r} takes {above.input_size} features and "
+                    f"gives {directions * above.output_size}; give all layers one size."
                 )
         if checkpoint_every is not None and checkpoint_every < 1:
             raise OstinatoError(
-                f"{name}: checkpoint_every={checkpoint_every}; expected a number of "
-                "steps from 1 on, or None."
+                f"{name}: checkpoint_every={checkpoint_every}; expected 1 or more steps, or None."
             )
-        for cell in cells[1:] if residual else ():
-            if cell.input_size != directions * cell.output_size:
-                raise OstinatoError(
-                    f"{name}: residual=True, and {cell!r} takes {cell.input_size} "
-                    f"features and gives {directions * cell.output_size}; give all layers "
-                    "one size."
-                )
         torch.nn.Module.__init__(self)
         sizes = tuple(cell.hidden_size for cell in cells)
         self.cells = cells
@@ -223,49 +196,43 @@ class Recurrent(RNNBase):
         self.bias = all(cell.bias for cell in cells)
         self.batch_first = batch_first
         self.dropout = float(dropout)
-        self.bidirectional = bidirectional
+        self.bidirectional, self._directions = bidirectional, directions
         self.proj_size = getattr(cells[0], "proj_size", 0)
         self.init = init
         self.init_steps = init_steps
         self.variational_dropout = float(variational_dropout)
         self.weight_dropout = float(weight_dropout)
+        for rate in ("dropout", "variational_dropout", "weight_dropout"):
+            if not 0 <= (p := getattr(self, rate)) <= 1:
+                raise OstinatoError(f"{name}: {rate}={p}; expected a probability from 0 to 1.")
         self.residual = residual
         self.checkpoint_every = checkpoint_every
+        # Whether the states of all layers stack in one tensor.
+        self._is_even = len({(cell.state_type, cell.state_sizes) for cell in cells}) == 1
         self._identity_checked = False
-        self._flat_weights_names: list[str] = []
-        self._all_weights: list[list[str]] = []
+        self._named_weights: list[list[tuple[str, str]]] = []  # bare and full names
         for layer, cell in enumerate(cells):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:directions]:
-                names = []
-                for weight_name, shape in cell.weight_shapes().items():
+                shapes = cell.weight_shapes()
+                for bare, shape in shapes.items():
                     weight = torch.empty(shape, device=device, dtype=dtype)
-                    setattr(self, weight_name + suffix, torch.nn.Parameter(weight))
-                    names.append(weight_name + suffix)
-                self._flat_weights_names += names
-                self._all_weights.append(names)
+                    setattr(self, bare + suffix, torch.nn.Parameter(weight))
+                self._named_weights.append([(bare, bare + suffix) for bare in shapes])
+        self._all_weights = [[full for _, full in names] for names in self._named_weights]
+        self._flat_weights_names = [*chain(*self._all_weights)]
         self._init_flat_weights()
         self.reset_parameters()
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
 
     @property
     def output_size(self) -> int:
         """Features of a step of the output, of both directions together."""
         return self._directions * self.cells[-1].output_size
 
-    @cached_property
-    def _is_even(self) -> bool:
-        """Whether all layers have states of the same sizes, so that they stack in one tensor."""
-        return len({(cell.state_type, cell.state_sizes) for cell in self.cells}) == 1
-
     def reset_parameters(self) -> None:
         """Draw all weights again by the recipe that ``init`` names."""
-        for i in range(self.num_layers * self._directions):
-            self.cells[i // self._directions].initialize(
-                self.weights_of(i), self.init, self.init_steps
-            )
+        for i in range(len(self._all_weights)):
+            cell = self.cells[i // self._directions]
+            cell.initialize(self.weights_of(i), self.init, self.init_steps)
         self._identity_checked = False
 
     def weights_of(self, i: int) -> dict[str, Tensor]:
@@ -277,26 +244,16 @@ class Recurrent(RNNBase):
         weight = self._parameters.get(name)
         return getattr(self, name) if weight is None else weight
 
-    @cached_property
-    def _named_weights(self) -> list[list[tuple[str, str]]]:
-        """Bare and full names of the weights of each layer and direction."""
-        bare = [tuple(cell.weight_shapes()) for cell in self.cells for _ in range(self._directions)]
-        return [list(zip(*pair, strict=True)) for pair in zip(bare, self._all_weights, strict=True)]
-
     def flatten_parameters(self) -> None:
         """Do nothing: only the layers of `torch.nn` have one block of weights for cuDNN."""
 
-    def backend(
-        self, input: Tensor | PackedSequence, *, lengths: Lengths = None
-    ) -> backends.Backend:
-        """Return the path that would serve a call now; see `backends`."""
-        if isinstance(input, PackedSequence):
-            return backends.choose(self.cells, input.data, padded=True)
-        return backends.choose(self.cells, self._in_time(input), padded=lengths is not None)
+    def _runs_whole(self) -> bool:
+        """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
+        return False
 
-    def _in_time(self, input: Tensor) -> Tensor:
-        """Return the input with its steps first."""
-        return input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
+    def _in_time(self, x: Tensor) -> Tensor:
+        """Return ``(B, T, ...)`` as ``(T, B, ...)``, or the other way round, if ``batch_first``."""
+        return x.transpose(0, 1) if self.batch_first and x.dim() == 3 else x
 
     def forward(
         self,
@@ -311,64 +268,66 @@ class Recurrent(RNNBase):
         if self.training and not self._identity_checked:
             self._warn_of_identical_layers()
         if table is not None:
-            x = self._checked_tokens(input, table)
-            return self._forward_batch(x, hx, lengths, return_gates, table=table)
-        if isinstance(input, PackedSequence):
+            x, unbatched = self._checked_tokens(input, table), False
+        elif isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, return_gates)
-        if input.dim() not in (2, 3):
-            raise ShapeError(
-                f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}."
-            )
-        unbatched = input.dim() == 2
-        x = input.unsqueeze(0 if self.batch_first else 1) if unbatched else input
-        x = x.transpose(0, 1) if self.batch_first else x  # (T, B, I)
-        if x.shape[2] != self.input_size:
-            raise ShapeError(
-                f"{self}: input has shape {tuple(input.shape)}; expected {self._layout()}: "
-                "its last axis is the input size."
-            )
-        names = self._all_weights[0]
-        weight = self._weight(names[0]) if names else x
-        if x.dtype != weight.dtype and not _autocasts(x):
-            raise ShapeError(
-                f"{self}: input is {x.dtype}, the weights are {weight.dtype}; "
-                f"convert one of them: input.to({weight.dtype})."
-            )
-        return self._forward_batch(x, hx, lengths, return_gates, unbatched)
-
-    def _forward_batch(
-        self,
-        x: Tensor,
-        hx: Hidden,
-        lengths: Lengths,
-        return_gates: bool,
-        unbatched: bool = False,
-        table: Tensor | None = None,
-    ) -> Output:
-        """Return the results of `forward` for a checked ``x (T, B, I)``, or ``(T, B)`` tokens."""
-        states: Sequence[State | None] = [None] * self.num_layers
-        if hx is not None:
-            states = self.split_state(hx, x, unbatched, like=x if table is None else table)
+        else:
+            x, unbatched = self._checked(input), input.dim() == 2
+        D, observer = self._directions, observer_now()
+        states = self.split_state(hx, x, unbatched, like=x if table is None else table)
         if lengths is not None:
             lengths = self._checked_lengths(lengths, x)
         traces: list[Trace] | None = [] if return_gates else None
-        y, last = self._run(x, states, lengths, traces, table)
+        last: list[State] = []
+        for layer, cell in enumerate(self.cells):
+            if layer > 0 and self.training:
+                x = dropout(x, self.dropout)
+                # One mask for all steps: a tensor of ones with a single step, dropped out.
+                x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
+            weights = [self.weights_of(layer * D + direction) for direction in range(D)]
+            if self.training and self.weight_dropout:
+                for w in weights:
+                    if "weight_hh" in w:
+                        w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
+            taken, tokens = (x, None) if layer > 0 or table is None else (table, x)
+            cell = cell.in_training() if self.training else cell
+            every = self.checkpoint_every or 0
+            call = (cell, weights, taken, states[layer], lengths, tokens, traces, every)
+            if observer is None:
+                y, state = backends.run(*call)
+            else:
+                y, state = observer(self, layer, LayerCall(*call))
+            x = y + x if self.residual and layer > 0 else y
+            last.append(state)
 
         def laid_out(y: Tensor) -> Tensor:
-            y = y.transpose(0, 1) if self.batch_first else y
-            return y.squeeze(0 if self.batch_first else 1) if unbatched else y
+            return y.squeeze(1) if unbatched else self._in_time(y)
 
         hx = self.join_state(last, unbatched)
         if traces is None:
-            return laid_out(y), hx
-        return (
-            laid_out(y),
-            hx,
-            [
-                Trace(None if gates is None else _each(laid_out, gates), _each(laid_out, states))
-                for gates, states in traces
-            ],
-        )
+            return laid_out(x), hx
+        seen = [
+            Trace(None if gates is None else _each(laid_out, gates), _each(laid_out, states))
+            for gates, states in traces
+        ]
+        return laid_out(x), hx, seen
+
+    def _checked(self, input: Tensor) -> Tensor:
+        """Return the input as ``(T, B, I)``."""
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+            layout = "B, T" if self.batch_first else "T, B"
+            raise ShapeError(
+                f"{self}: input has shape {tuple(input.shape)}; expected ({layout}, "
+                f"{self.input_size}) or (T, {self.input_size}): its last axis is the input size."
+            )
+        names = self._all_weights[0]
+        weight = self._weight(names[0]) if names else input
+        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise ShapeError(
+                f"{self}: input is {input.dtype}, the weights are {weight.dtype}; "
+                f"convert one of them: input.to({weight.dtype})."
+            )
+        return input.unsqueeze(1) if input.dim() == 2 else self._in_time(input)
 
     def step(self, x_t: Tensor, hx: Hidden = None) -> tuple[Tensor, Hidden]:
         """Run one step of an endless stream, ``(B, I) -> (B, H)``: the state goes in and comes out.
@@ -431,39 +390,6 @@ class Recurrent(RNNBase):
         data = pack_padded_sequence(y, steps, batch_first=self.batch_first).data
         return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), hx, *traces
 
-    def _run(
-        self,
-        x: Tensor,
-        states: Sequence[State | None],
-        lengths: Tensor | None,
-        traces: list[Trace] | None,
-        table: Tensor | None,
-    ) -> tuple[Tensor, list[State]]:
-        """Run all layers over ``x``, one after the other; extend ``traces`` if given."""
-        last: list[State] = []
-        D, observer = self._directions, observer_now()
-        for layer, cell in enumerate(self.cells):
-            if layer > 0 and self.training:
-                x = dropout(x, self.dropout)
-                # One mask for all steps: a tensor of ones with a single step, dropped out.
-                x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
-            weights = [self.weights_of(layer * D + direction) for direction in range(D)]
-            if self.training and self.weight_dropout:
-                for w in weights:
-                    if "weight_hh" in w:
-                        w["weight_hh"] = dropout(w["weight_hh"], self.weight_dropout)
-            taken, tokens = (x, None) if layer > 0 or table is None else (table, x)
-            cell = cell.in_training() if self.training else cell
-            every = self.checkpoint_every or 0
-            call = (cell, weights, taken, states[layer], lengths, tokens, traces, every)
-            if observer is None:
-                y, state = backends.run(*call)
-            else:
-                y, state = observer(self, layer, LayerCall(*call))
-            x = y + x if self.residual and layer > 0 else y
-            last.append(state)
-        return x, last
-
     def split_state(
         self, hx: Hidden, x: Tensor, unbatched: bool, like: Tensor
     ) -> Sequence[State | None]:
@@ -475,22 +401,21 @@ class Recurrent(RNNBase):
         if hx is None:
             return [None] * self.num_layers
         groups = [hx] if self._is_even else list(cast("tuple[Tensor | State]", hx))
-        if len(groups) != (1 if self._is_even else self.num_layers):
+        cells, rows = (self.cells[:1], len(self.cells) * D) if self._is_even else (self.cells, D)
+        if len(groups) != len(cells):
             raise ShapeError(
-                f"{self}: hx has {len(groups)} entries; expected one state a layer, "
-                f"{self.num_layers}."
+                f"{self}: hx has {len(groups)} entries; expected one state a layer, {len(cells)}."
             )
         states: list[State] = []
-        for layer, group in enumerate(groups):
-            cell = self.cells[layer]
+        for cell, group in zip(cells, groups, strict=True):
             tensors = [group] if isinstance(group, Tensor) else list(cast(State, group))
-            rows = self.num_layers * D if self._is_even else D
             shapes = [(rows, size) if unbatched else (rows, B, size) for size in cell.state_sizes]
             if [tuple(t.shape) for t in tensors] != shapes:
                 raise ShapeError(
                     f"{self}: hx has shapes {[tuple(t.shape) for t in tensors]}; expected {shapes}."
                 )
-            if any(t.dtype != like.dtype for t in tensors) and not _autocasts(like):
+            fits = all(t.dtype == like.dtype for t in tensors)
+            if not fits and not torch.is_autocast_enabled(like.device.type):
                 raise ShapeError(
                     f"{self}: hx is {[t.dtype for t in tensors]}, the input is {like.dtype}; "
                     f"convert one of them: hx.to({like.dtype})."
@@ -521,26 +446,19 @@ class Recurrent(RNNBase):
     def _checked_lengths(self, lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         T, B = x.shape[:2]
         lengths = torch.as_tensor(lengths) if B else torch.zeros(0, dtype=torch.int64)
-        if (
-            tuple(lengths.shape) != (B,)
-            or lengths.is_floating_point()
-            or lengths.dtype is torch.bool
-        ):
+        if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype is torch.bool:
             raise ShapeError(
                 f"{self}: lengths is {lengths.dtype} of shape {tuple(lengths.shape)}; "
                 f"expected whole numbers of shape ({B},), one for each row."
             )
-        known = B and not torch.compiler.is_compiling()  # in a graph the core looks itself
-        if known and not (int(lengths.min()) >= 0 and int(lengths.max()) <= T):
-            raise ShapeError(
-                f"{self}: lengths run from {int(lengths.min())} to {int(lengths.max())}; "
-                f"expected 0 to {T}, the steps of the input."
-            )
+        if B and not torch.compiler.is_compiling():  # in a graph the core looks itself
+            low, high = map(int, torch.aminmax(lengths))
+            if low < 0 or high > T:
+                raise ShapeError(
+                    f"{self}: lengths run from {low} to {high}; "
+                    f"expected 0 to {T}, the steps of the input."
+                )
         return lengths.to(x.device, torch.int64)
-
-    def _layout(self) -> str:
-        batched = "B, T" if self.batch_first else "T, B"
-        return f"({batched}, {self.input_size}) or (T, {self.input_size})"
 
     def _warn_of_identical_layers(self) -> None:
         """Warn, once, of layers that start equal, since they stay equal."""
@@ -567,31 +485,24 @@ class Recurrent(RNNBase):
         return ", ".join(map(repr, self.cells)) + self._options_repr()
 
     def _options_repr(self) -> str:
-        usual = {
-            "init": "pytorch", "init_steps": 100, "variational_dropout": 0.0, "weight_dropout": 0.0,
-            "residual": False, "checkpoint_every": None,
-        }  # fmt: skip
-        given = {name: getattr(self, name) for name in usual}
-        return "".join(f", {n}={v}" for n, v in given.items() if v != usual[n])
+        usual = (Recurrent.__init__.__kwdefaults__ or {}).items()
+        given = ((name, getattr(self, name), default) for name, default in usual)
+        return "".join(f", {name}={value}" for name, value, default in given if value != default)
 
 
 def backend(
     layer: Recurrent, input: Tensor | PackedSequence, *, lengths: Lengths = None
 ) -> backends.Backend:
-    """Return the path that would serve ``layer(input, lengths=lengths)`` now.
-
-    See `use_backend`.
-    """
-    return layer.backend(input, lengths=lengths)
+    """Return the path that would serve ``layer(input, lengths=lengths)`` now; see `use_backend`."""
+    padded = lengths is not None
+    if isinstance(input, PackedSequence):  # of which PyTorch's own layers have a form
+        padded, input = padded or not layer._runs_whole(), input.data
+    return backends.choose(layer.cells, layer._in_time(input), padded=padded)
 
 
 def state_rows(state: Hidden, index: Tensor) -> Hidden:
     """Return the state of a layer stack for selected rows of the batch, ``index (N,)``."""
-    if state is None or isinstance(state, Tensor):
-        return None if state is None else state[:, index]  # (L, B, H)
-    if all(isinstance(part, Tensor) for part in state):  # of one layer, or of equal ones
-        return _each(lambda t: t[:, index], cast(State, state))
-    return tuple(_each(lambda t: t[:, index], each) for each in cast("tuple[State]", state))
+    return cast(Hidden, _pytree.tree_map(lambda t: None if t is None else t[:, index], state))
 
 
 _T = TypeVar("_T", bound=Tensors)
@@ -600,10 +511,6 @@ _T = TypeVar("_T", bound=Tensors)
 def _each(f: Callable[[Tensor], Tensor], tensors: _T) -> _T:
     """Return a named tuple with f of each tensor."""
     return type(tensors)(*map(f, tensors))
-
-
-def _autocasts(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
 
 
 def mode_of(cell: Cell) -> str:

@@ -95,16 +95,7 @@ def trace(
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, State, Trace]:
-    """Run `scan`, and return the gates and states of every step as well.
-
-    Example:
-        >>> from ostinato.recurrence.cells import GRUCell
-        >>> cell = GRUCell(3, 4)
-        >>> w = {name: torch.zeros(shape) for name, shape in cell.weight_shapes().items()}
-        >>> _, _, seen = trace(cell, w, torch.ones(5, 2, 3))
-        >>> seen.gates.z.shape, seen.gates.z.unique().item()
-        (torch.Size([5, 2, 4]), 0.5)
-    """
+    """Run `scan`, and return the gates and states of every step as well."""
     T, gates_type = x.shape[0], cell.gates_type
     gates: list[Tensors] = []
     states: list[State] = []
@@ -115,7 +106,6 @@ def trace(
             gates.append(cell.gates(w, x_t, before))
 
     def stacked(steps: Sequence[Tensors]) -> list[Tensor]:
-        """Named tuples of ``(B, size)`` as tensors ``(T, B, size)``."""
         tensors = [torch.stack(parts).detach()[:T] for parts in zip(*steps, strict=True)]
         if lengths is not None:
             running = mask_of(lengths, T)
@@ -162,11 +152,7 @@ def run_segments(
     lengths: Tensor | None,
     checkpoint_every: int,
 ) -> tuple[Tensor, State]:
-    """Run a cell in each direction, in segments that backward computes again.
-
-    ``run`` is `run_directions`, or takes the same arguments. Autograd keeps inputs and states of
-    segments of ``checkpoint_every`` steps, nothing else.
-    """
+    """Call ``run``, such as `run_directions`, on segments that backward computes again."""
     outputs: list[Tensor] = []
     lasts: list[State] = []
     for i, w in enumerate(weights):
@@ -174,8 +160,7 @@ def run_segments(
         last = None if state is None else cell.state_type(*(s[i : i + 1] for s in state))
         parts: list[Tensor] = []
         for t, part in enumerate(torch.split(steps, checkpoint_every)):
-            left = None if lengths is None else lengths - t * checkpoint_every
-            left = None if left is None else left.clamp(0, part.shape[0])
+            left = None if lengths is None else (lengths - t * checkpoint_every).clamp(0, len(part))
             y, last = checkpoint(run, cell, [w], part, last, left, use_reentrant=False)
             parts.append(y)
         assert last is not None  # there are steps
@@ -186,34 +171,23 @@ def run_segments(
     return torch.cat(outputs, dim=-1), joined
 
 
-def linear_recurrence(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-    """Compute h_t = a_t * h_(t-1) + b_t for all steps: ``a`` and ``b (T, B, H)``, ``h0 (B, H)``.
+class _LinearRecurrence(torch.autograd.Function):
+    """h_t = a_t * h_(t-1) + b_t for all steps: ``a`` and ``b (T, B, H)``, ``h0 (B, H)``.
 
     A parallel scan (D. Hillis and G. Steele 1986, "Data parallel algorithms"), or on a CPU, where
-    that would do more work on no more cores, a sequential one. Differentiable any number of times.
-
-    >>> a, b = torch.full((3, 1, 1), 0.5), torch.ones(3, 1, 1)
-    >>> linear_recurrence(a, b, torch.zeros(1, 1)).flatten()
-    tensor([1.0000, 1.5000, 1.7500])
+    that would do more work on no more cores, a sequential one. Its gradient is such a recurrence
+    too, from the last step to the first, so that it is differentiable any number of times.
     """
-    y: Tensor = _LinearRecurrence.apply(a, b, h0)  # type: ignore[no-untyped-call]
-    return y
-
-
-class _LinearRecurrence(torch.autograd.Function):
-    """`linear_recurrence`, whose gradient is one too, from the last step to the first."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-        """The states."""
         plain = a.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
         return sequential_scan(a, b, h0) if plain else parallel_scan(a, b, h0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Save tensors for backward."""
         a, _, h0 = inputs
         ctx.save_for_backward(a, h0, output)
 
@@ -225,6 +199,9 @@ class _LinearRecurrence(torch.autograd.Function):
         d = linear_recurrence(later.flip(0), g.flip(0), torch.zeros_like(h0)).flip(0)
         before = torch.cat([h0[None], y[:-1]])
         return d * before, d, d[0] * a[0]
+
+
+linear_recurrence: Callable[[Tensor, Tensor, Tensor], Tensor] = _LinearRecurrence.apply
 
 
 def sequential_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
@@ -252,11 +229,7 @@ def mask_of(lengths: Tensor, T: int) -> Tensor:
 
 
 def reverse_rows(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Reverse each row's own steps of ``x (T, B, ...)``, its padding left in place.
-
-    >>> reverse_rows(torch.tensor([[1, 1], [2, 2], [3, 0]]), torch.tensor([3, 2])).T.tolist()
-    [[3, 2, 1], [2, 1, 0]]
-    """
+    """Reverse each row's own steps of ``x (T, B, ...)``, its padding left in place."""
     if lengths is None:
         return x.flip(0)
     t = torch.arange(x.shape[0], device=x.device)[:, None]

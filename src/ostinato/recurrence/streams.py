@@ -29,17 +29,17 @@ class SlowQuantizationWarning(UserWarning):
 class Stream(_core.Stream):
     """A layer run one step per call, on the compiled core.
 
-    A stream holds a copy of the weights in its own layout, and the state. A step allocates nothing,
-    takes no lock, and gives the same bits as the layer for the whole sequence. A stream serves one
-    thread at a time; `fork` makes another that shares the weights.
+    A stream holds a copy of the weights and the state. A step allocates nothing, takes no lock, and
+    gives the same bits as the layer for the whole sequence. A stream serves one thread at a time;
+    `fork` makes another that shares the weights.
 
     Args:
         layer: an `RNN`, `LSTM`, `GRU` or `Recurrent` of them, in one direction, with float32 or
             float64 weights on the CPU. Dropout is ignored.
         batch_size: streams that run side by side, ``B``; None for one, without a batch axis.
-        quantize: ``"int8"`` keeps 8 bits of every weight, with a scale for each row, and rounds
-            inputs and states to 8 bits for each product. Faster but for small layers, at some loss
-            of accuracy. For float32.
+        quantize: ``"int8"`` keeps 8 bits of every float32 weight, with a scale for each row, and
+            rounds inputs and states to 8 bits for each product: faster but for small layers, at
+            some loss of accuracy.
         threads: how many share a step. More than one pays where the weights do not fit into one
             core's cache and steps follow each other within milliseconds; the bits are the same.
 
@@ -91,12 +91,9 @@ class Stream(_core.Stream):
                 f"Stream: threads={threads!r}; expected 1 to {torch.get_num_threads()}, "
                 "the value of torch.get_num_threads()."
             )
-        each = [(cell, layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
-        weights = [cell.standard_weights(w) for cell, w in each]
+        weights = [cell.standard_weights(layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
         like = next(iter(weights[0].values())).detach()
-        lacks = compiled.lacks(layer.cells, like)
-        if layer.residual:
-            lacks = "its layers are residual"
+        lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
         if quantize and like.dtype != torch.float32:
@@ -147,8 +144,7 @@ class Stream(_core.Stream):
         """The state, as the layer takes and returns it: a copy, which can be set again."""
         numbers = self._like.new_empty(self._state_size())
         self._save(numbers)
-        B = self._batch_size or 1
-        cells = self._layer.cells
+        B, cells = self._batch_size or 1, self._layer.cells
         sizes = [B * size for cell in cells for size in cell.state_sizes]
         parts = iter(torch.split(numbers, sizes))
         states = [

@@ -1,9 +1,9 @@
 """Which path serves a call.
 
 - ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells and those
-  that are one of them with tied weights (see `Cell.standard_cell`), rows of equal or unequal
-  length; its gradients once. Its results are the same to the last bit however
-  a sequence is cut into chunks, whatever else is in the batch, and on any number of threads.
+  that are one of them with tied weights (see `Cell.standard_cell`), rows of any length; its
+  gradients once. The results are the same to the last bit however a sequence is cut into chunks,
+  whatever else is in the batch, and on any number of threads.
 - ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
   length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
 from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.backends.torch import has_operator, run_operator
 from ostinato.recurrence.cells import Cell, State, Trace, Weights
@@ -48,18 +48,13 @@ def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
             applies. A call the named path cannot serve is an `OstinatoError`.
 
     Example:
-        PyTorch's own operators instead of the compiled core:
-
         >>> import ostinato
         >>> layer = ostinato.LSTM(3, 4)
         >>> with use_backend("torch"):
         ...     ostinato.backend(layer, torch.randn(5, 2, 3))
         'torch'
     """
-    if name != "auto" and name not in get_args(Backend):
-        raise OstinatoError(
-            f"use_backend({name!r}): expected 'auto' or one of {', '.join(get_args(Backend))}."
-        )
+    check_choice("use_backend: name", name, ("auto", *get_args(Backend)))
     token = _forced.set(None if name == "auto" else name)
     try:
         yield
@@ -131,8 +126,7 @@ def run(
         tokens: which row of ``x``, then a table ``(V, I)``, each step takes; ``(T, B)`` integers.
         traces: a list to which a `Trace` of each direction is added. PyTorch's own operators have
             none: the reference serves instead.
-        checkpoint_every: keep the state every so many steps, and compute the steps between again
-            in backward; 0 to keep all. Traces keep all in any case.
+        checkpoint_every: see `Recurrent`; 0 to keep all steps, as traces do.
 
     Returns:
         outputs ``(T, B, directions * size)`` and the state after each row's last step.
@@ -145,17 +139,14 @@ def run(
             x, tokens = embedding(tokens, x), None
     if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))
-    own = backend == "reference" or (backend == "torch" and traces is not None)
-    if not own and type(cell) not in compiled.STANDARD:
-        weights = [cell.standard_weights(w) for w in weights]
-        cell = cell.standard_cell()
     if traces is not None:
         checkpoint_every = 0
+        backend = "reference" if backend == "torch" else backend
+    if backend != "reference" and type(cell) not in compiled.STANDARD:
+        weights, cell = [cell.standard_weights(w) for w in weights], cell.standard_cell()
     if backend == "compiled":
         return compiled.run(cell, weights, x, state, lengths, tokens, traces, checkpoint_every)
+    path = run_directions if backend == "reference" else run_operator
     if checkpoint_every and T and torch.is_grad_enabled() and not compiled.is_transformed():
-        segment = run_directions if backend == "reference" else run_operator
-        return run_segments(segment, cell, weights, x, state, lengths, checkpoint_every)
-    if own:
-        return run_directions(cell, weights, x, state, lengths, traces)
-    return run_operator(cell, weights, x, state)
+        return run_segments(path, cell, weights, x, state, lengths, checkpoint_every)
+    return path(cell, weights, x, state, lengths, traces)

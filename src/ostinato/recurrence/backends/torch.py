@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import _VF, Tensor
@@ -28,16 +28,20 @@ def run_operator(
     x: Tensor,
     state: State | None,
     lengths: Tensor | None = None,
+    traces: object = None,
 ) -> tuple[Tensor, State]:
-    """Run one layer of a standard cell, as `backends.run` does; without lengths."""
-    assert lengths is None
+    """Run one layer of a standard cell, as `backends.run` does; without lengths and traces."""
+    assert lengths is None and traces is None
     # has_biases, num_layers, dropout, train, bidirectional, batch_first
     rest = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(weights) == 2, False)
     flat = [w[name] for w in weights for name in cell.weight_shapes()]
     if state is None:
         zeros = cell.zero_state(x.shape[1], like=x)
         state = cell.state_type(*(s.expand(len(weights), -1, -1).contiguous() for s in zeros))
-    with _packing() if x.is_cuda and not torch.compiler.is_compiling() else nullcontext():
+    eager = x.is_cuda and not torch.compiler.is_compiling()
+    with warnings.catch_warnings() if eager else nullcontext():
+        if eager:  # weights of one layer of a stack, or tied ones, are no one block: cuDNN copies
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contig")
         if isinstance(state, LSTMState):
             y, h, c = _VF.lstm(x, (state.h, state.c), flat, *rest)
             return y, LSTMState(h, c)
@@ -46,14 +50,3 @@ def run_operator(
             operator = _VF.rnn_tanh if cell.activation == "tanh" else _VF.rnn_relu
         y, h = operator(x, state.h, flat, *rest)
         return y, cell.state_type(h)
-
-
-@contextmanager
-def _packing() -> Iterator[None]:
-    """Let cuDNN copy weights into one block at each call without a warning.
-
-    The weights of one layer of a stack, or tied ones, are not in one block.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-        yield

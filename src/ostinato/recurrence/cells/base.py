@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from ostinato.errors import OstinatoError
-from ostinato.recurrence.cells.initialization import (
-    Initialization,
-    fill,
-    fill_gains,
-    fill_time_scales,
-)
+from ostinato.errors import OstinatoError, check_choice
+from ostinato.recurrence.cells.initialization import Initialization, fill
 
 Weights = Mapping[str, Tensor]
 """The weights of one layer in one direction, by their names without the layer's suffix."""
@@ -44,11 +39,7 @@ _S = TypeVar("_S", bound=type[tuple[Tensor, ...]])
 
 
 def register_state(cls: _S) -> _S:
-    """Register a named tuple of tensors with PyTorch as the state of a cell.
-
-    `torch.export.save` then stores a graph that takes or returns it, and ``torch.load`` with
-    ``weights_only`` reads it.
-    """
+    """Let `torch.export` store a named tuple as a state, and ``torch.load(weights_only=True)``."""
     _pytree._register_namedtuple(cls, serialized_type_name=f"ostinato.{cls.__name__}")
     torch.serialization.add_safe_globals([cls])
     return cls
@@ -70,13 +61,9 @@ class Cell(ABC):
     """One recurrent equation: a few numbers and one pure step.
 
     A cell owns no weights and no state: both are arguments, and the new state is the result. A
-    subclass is a frozen dataclass, or takes these three arguments, and defines
-
-    - ``state_type``, the named tuple of its state, and `state_sizes`, if not one ``(B, H)``;
-    - `weight_shapes`;
-    - `step`, and `project` for the part of the step that does not depend on the state.
-
-    It may define more: ``gates_type`` and `gates`, to have its gates observed; ``time_gates``, for
+    subclass is a frozen dataclass, or takes these three arguments, and defines ``state_type`` (and
+    `state_sizes`, if not one ``(B, H)``), `weight_shapes`, `step`, and perhaps `project`. It may
+    define more: ``gates_type`` and `gates`, to have its gates observed; ``time_gates``, for
     ``init="chrono"``; ``forget_gate``, for ``init="orthogonal"``; ``has_identity``; `in_training`;
     `standard_cell` and `standard_weights`, to run on the compiled core; and the decorator `named`.
 
@@ -136,10 +123,7 @@ class Cell(ABC):
         """Return the state after one step. ``x_t`` is a step of the result of `project`."""
 
     def project(self, w: Weights, x: Tensor) -> Tensor:
-        """Compute the part of the step that does not depend on the state, for all steps.
-
-        ``x`` is ``(..., I)``; the result is what `step` takes as ``x_t``. Here: ``x`` itself.
-        """
+        """Compute the part of all steps, ``x (..., I)``, that does not depend on the state."""
         return x
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> Tensors:
@@ -162,11 +146,11 @@ class Cell(ABC):
         return self.state_type(*(like.new_zeros(batch_size, size) for size in self.state_sizes))
 
     def with_input(self, input_size: int) -> Self:
-        """Return the same cell for another input size, such as for the next layer of a stack."""
+        """Return the same cell for another input size."""
         return replace(self, input_size=input_size)
 
     def in_training(self) -> Cell:
-        """Return the cell to use in training, if it differs."""
+        """Return the cell to use in training."""
         return self
 
     def standard_cell(self) -> Cell:
@@ -178,7 +162,7 @@ class Cell(ABC):
         return w
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
-        """Initialise the weights in place, by the name of a recipe.
+        """Initialise the weights in place.
 
         - ``"pytorch"``: all uniform in ±1/sqrt(H), as `torch.nn` does.
         - ``"orthogonal"``: recurrent weights orthogonal gate by gate (Saxe et al. 2014, "Exact
@@ -197,23 +181,20 @@ class Cell(ABC):
             OstinatoError: if the recipe is unknown, or does not suit this cell.
         """
         name = type(self).__name__
-        if how not in get_args(Initialization):
-            raise OstinatoError(
-                f"{name}: initialization {how!r}; expected one of "
-                f"{', '.join(get_args(Initialization))}."
-            )
+        check_choice(f"{name}: init", how, get_args(Initialization))
         if how == "identity" and not self.has_identity:
-            raise OstinatoError(f"{name}: initialization 'identity' is for RNNCell with relu.")
+            raise OstinatoError(f"{name}: init='identity' is for RNNCell with relu.")
         if how == "chrono" and not (self.bias and self.time_gates and steps > 2):
             raise OstinatoError(
-                f"{name}: initialization 'chrono' is for cells with gates that keep "
-                f"the state, with biases, and more than 2 steps (here {steps})."
+                f"{name}: init='chrono' is for cells with gates that keep the state, with biases, "
+                f"and more than 2 steps (here {steps})."
             )
         with torch.no_grad():
             fill(w, how, self.hidden_size)
-            fill_gains(w)
             if how == "chrono":
-                fill_time_scales(w["bias_ih"], self.time_gates, self.hidden_size, steps)
+                times = w["bias_ih"].new_empty(self.hidden_size).uniform_(1, steps - 1).log_()
+                for gate, sign in self.time_gates.items():
+                    torch.split(w["bias_ih"], self.hidden_size)[gate].copy_(sign * times)
             elif how == "orthogonal" and self.bias and self.forget_gate is not None:
                 torch.split(w["bias_ih"], self.hidden_size)[self.forget_gate].fill_(1.0)
 
@@ -233,14 +214,6 @@ def named(name: str, **options: str | bool) -> Callable[[_C], _C]:
 
 
 def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
-    """Return the class of a cell by its name, and its arguments beyond the sizes.
-
-    Raises:
-        OstinatoError: if the name is unknown.
-
-    >>> cell_named("gru-reset-before")
-    (<class 'ostinato.recurrence.cells.standard.GRUCell'>, {'reset_after': False})
-    """
-    if name not in _named:
-        raise OstinatoError(f"cell={name!r}; expected one of {', '.join(_named)}.")
+    """Return the class of a cell by its name, and its arguments beyond the sizes."""
+    check_choice("cell", name, _named)
     return _named[name]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
 from ostinato.recurrence.cells.base import Cell, State, Weights, named, register_state
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
@@ -41,17 +41,11 @@ class GRUState(NamedTuple):
     h: Tensor
 
 
-class _HiddenAndCell(NamedTuple):
-    h: Tensor
-    c: Tensor
-
-
 @register_state
-class LSTMState(_HiddenAndCell):
-    """State of an LSTM: its output, ``h (B, H)``, and its memory, ``c (B, H)``.
+class LSTMState(NamedTuple("_HiddenAndCell", [("h", Tensor), ("c", Tensor)])):
+    """State of an LSTM: its output, ``h (B, proj_size or H)``, and its memory, ``c (B, H)``.
 
-    With a projection ``h`` is ``(B, proj_size)``. Like the plain tuple of `torch.nn` it can be made
-    from one iterable as well:
+    Like the plain tuple of `torch.nn` it can be made from one iterable as well:
 
     >>> state = LSTMState(torch.ones(1, 2), torch.zeros(1, 2))
     >>> type(state)(2 * tensor for tensor in state).h
@@ -93,13 +87,8 @@ class GatedCell(Cell):
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return input and recurrent matrix, and a bias for each."""
         rows = self.gates_per_unit * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (rows, self.input_size),
-            "weight_hh": (rows, self.output_size),
-        }
-        if self.bias:
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-        return shapes
+        matrices = {"weight_ih": (rows, self.input_size), "weight_hh": (rows, self.output_size)}
+        return matrices | ({"bias_ih": (rows,), "bias_hh": (rows,)} if self.bias else {})
 
     def project(self, w: Weights, x: Tensor) -> Tensor:
         """W_ih x + b_ih: (..., I) -> (..., gates * H)."""
@@ -113,9 +102,6 @@ class RNNCell(GatedCell):
     """Elman's network, h_t = f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh).
 
     Args:
-        input_size: ``I``.
-        hidden_size: ``H``.
-        bias: whether the cell has bias vectors.
         activation: f, one of ``tanh``, ``relu``, ``sigmoid``, ``identity``.
 
     J. L. Elman 1990, "Finding structure in time". Two biases instead of one, as in PyTorch.
@@ -128,11 +114,7 @@ class RNNCell(GatedCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.activation not in ACTIVATIONS:
-            raise OstinatoError(
-                f"RNNCell: activation={self.activation!r}; "
-                f"expected one of {', '.join(ACTIVATIONS)}."
-            )
+        check_choice("RNNCell: activation", self.activation, ACTIVATIONS)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
         """Compute one step; ``x_t (B, H)`` is the projected input."""
@@ -153,9 +135,6 @@ class LSTMCell(GatedCell):
         h_t     = o * tanh(c_t)                  with a projection: W_hr (o * tanh(c_t))
 
     Args:
-        input_size: ``I``.
-        hidden_size: ``H``.
-        bias: whether the cell has bias vectors.
         proj_size: features of a projected ``h``; 0 for none.
 
     S. Hochreiter and J. Schmidhuber 1997, "Long short-term memory"; the forget gate from F. Gers,
@@ -188,10 +167,8 @@ class LSTMCell(GatedCell):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return PyTorch's four weights, and the projection's."""
-        shapes = super().weight_shapes()
-        if self.proj_size:
-            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
-        return shapes
+        projection = {"weight_hr": (self.proj_size, self.hidden_size)} if self.proj_size else {}
+        return super().weight_shapes() | projection
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
         """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
@@ -220,9 +197,6 @@ class GRUCell(GatedCell):
         h_t  = (1 - z) * n + z * h_(t-1)
 
     Args:
-        input_size: ``I``.
-        hidden_size: ``H``.
-        bias: whether the cell has bias vectors.
         reset_after: where the reset gate acts; True is PyTorch's and cuDNN's, False the paper's.
 
     K. Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder for statistical
@@ -239,8 +213,7 @@ class GRUCell(GatedCell):
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
         """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
-        h, H = state.h, self.hidden_size
-        bias = w.get("bias_hh")
+        h, H, bias = state.h, self.hidden_size, w.get("bias_hh")
         x_rz, x_n = x_t[..., : 2 * H], x_t[..., 2 * H :]
         w_rz, w_n = w["weight_hh"][: 2 * H], w["weight_hh"][2 * H :]
         b_rz, b_n = (None, None) if bias is None else (bias[: 2 * H], bias[2 * H :])

@@ -1,22 +1,21 @@
 """Variants of the standard cells, after published papers.
 
-The compiled core runs those whose equations are a standard cell's with tied weights, see
-`Cell.standard_cell`; the others run on the reference path.
+The compiled core runs those whose equations are a standard cell's with tied weights, and says so
+(`Cell.standard_cell`); the others run on the reference path.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from ostinato.errors import OstinatoError
-from ostinato.recurrence.cells.base import Cell, State, Tensors, Weights, named, register_state
-from ostinato.recurrence.cells.initialization import Initialization
+from ostinato.errors import OstinatoError, check_choice
+from ostinato.recurrence.cells.base import Cell, State, Weights, named, register_state
 from ostinato.recurrence.cells.standard import (
     ACTIVATIONS,
     Activation,
@@ -81,7 +80,6 @@ class PeepholeLSTMCell(LSTMCell):
 
     and the rest as in `LSTMCell`. ``weight_peephole (3H,)`` holds p_i, p_f, p_o. F. Gers,
     N. Schraudolph and J. Schmidhuber 2002, "Learning precise timing with LSTM recurrent networks".
-    Not compiled.
     """
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,8 +101,7 @@ class CoupledLSTMCell(LSTMCell):
     """LSTM with coupled input and forget gates: i = 1 - f, and the rest as in `LSTMCell`.
 
     Weights have three blocks, ``f g o``. K. Greff et al. 2017, "LSTM: A search space odyssey",
-    variant CIFG. Compiled: since 1 - sigmoid(a) = sigmoid(-a), it is an LSTM whose input gate has
-    the forget gate's weights, negative.
+    variant CIFG. Compiled, as an LSTM whose input gate has the forget gate's weights, negative.
     """
 
     gates_per_unit = 3
@@ -138,7 +135,7 @@ class LayerNormLSTMCell(LSTMCell):
 
     N(a) = gain * (a - mean of a) / deviation of a + bias, each N with a gain and bias of its own
     (``gain_ih``, ``bias_ih``, ...). J. L. Ba, J. R. Kiros and G. Hinton 2016, "Layer
-    normalization", equations 20 to 22. Not compiled.
+    normalization", equations 20 to 22.
     """
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -177,7 +174,7 @@ class LayerNormGRUCell(GRUCell):
         h_t  = (1 - z) * n + z * h_(t-1)
 
     N as in `LayerNormLSTMCell`, over the sums of both gates together and over the candidate's. Ba,
-    Kiros and Hinton 2016, appendix. Not compiled.
+    Kiros and Hinton 2016, appendix.
     """
 
     def __post_init__(self) -> None:
@@ -225,8 +222,8 @@ class MGUCell(GatedCell):
         h_t = (1 - f) * h_(t-1) + f * n
 
     Weights have two blocks, ``f n``. G.-B. Zhou et al. 2016, "Minimal gated unit for recurrent
-    neural networks", equations 6 to 8. Compiled: it is a GRU with the reset before the product,
-    where r = f and z = 1 - f.
+    neural networks", equations 6 to 8. Compiled, as a GRU with the reset before the product, where
+    r = f and z = 1 - f.
     """
 
     state_type = GRUState
@@ -269,7 +266,7 @@ class HigherOrderCell(RNNCell):
         order: k, at least 2.
 
     ``weight_hh (H, k H)`` holds U_1 to U_k side by side. R. Soltani and H. Jiang 2016, "Higher
-    order recurrent neural networks", equation 5. Not compiled.
+    order recurrent neural networks", equation 5.
     """
 
     order: int = 2
@@ -294,8 +291,7 @@ class HigherOrderCell(RNNCell):
     def step(self, w: Weights, x_t: Tensor, state: State) -> HigherOrderState:
         """Compute one step; ``x_t (B, H)`` is the projected input."""
         before = torch.cat([state.h, cast(HigherOrderState, state).past], dim=-1)  # (B, k H)
-        f = ACTIVATIONS[self.activation]
-        h = f(x_t + linear(before, w["weight_hh"], w.get("bias_hh")))
+        h = super().step(w, x_t, RNNState(before)).h
         return HigherOrderState(h, before[..., : self.state_sizes[1]])
 
 
@@ -313,7 +309,7 @@ class JordanCell(RNNCell):
         output_activation: g.
         elman: whether the hidden units are fed back as well.
 
-    M. I. Jordan 1986, "Serial order: a parallel distributed processing approach". Not compiled.
+    M. I. Jordan 1986, "Serial order: a parallel distributed processing approach".
     """
 
     outputs: int = 1
@@ -322,12 +318,9 @@ class JordanCell(RNNCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.outputs < 1 or self.output_activation not in ACTIVATIONS:
-            raise OstinatoError(
-                f"JordanCell: outputs={self.outputs}, output_activation="
-                f"{self.output_activation!r}; expected at least 1 and one of "
-                f"{', '.join(ACTIVATIONS)}."
-            )
+        check_choice("JordanCell: output_activation", self.output_activation, ACTIVATIONS)
+        if self.outputs < 1:
+            raise OstinatoError(f"JordanCell: outputs={self.outputs}; expected 1 or more.")
 
     @property
     def state_type(self) -> type[State]:  # type: ignore[override]
@@ -353,8 +346,7 @@ class JordanCell(RNNCell):
         if self.elman:
             a = a + linear(cast(JordanState, state).s, w["weight_hh"])
         s = ACTIVATIONS[self.activation](a)
-        y = linear(s, w["weight_hy"], w.get("bias_hy"))
-        y = ACTIVATIONS[self.output_activation](y)
+        y = ACTIVATIONS[self.output_activation](linear(s, w["weight_hy"], w.get("bias_hy")))
         return JordanState(y, s) if self.elman else RNNState(y)
 
 
@@ -366,7 +358,6 @@ class IndRNNCell(RNNCell):
     ``weight_hh (H,)`` holds u; a unit's gradient grows or shrinks by u f' a step, and by no other
     unit's. ``orthogonal`` draws u uniform in (0, 1), ``identity`` sets it to 1. S. Li et al. 2018,
     "Independently recurrent neural network (IndRNN)", equation 4; it is meant for relu.
-    Not compiled.
     """
 
     activation: Activation = "relu"
@@ -375,15 +366,6 @@ class IndRNNCell(RNNCell):
         """Return those of `RNNCell`, a recurrent vector instead of a matrix."""
         return super().weight_shapes() | {"weight_hh": (self.hidden_size,)}
 
-    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
-        """Initialize as `Cell.initialize`, but for u."""
-        super().initialize(w, how, steps)
-        with torch.no_grad():
-            if how == "orthogonal":
-                w["weight_hh"].uniform_(0, 1)
-            elif how == "identity":
-                w["weight_hh"].fill_(1.0)
-
     def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
         """Compute one step; ``x_t (B, H)`` is the projected input."""
         a = x_t + w["weight_hh"] * state.h
@@ -391,25 +373,15 @@ class IndRNNCell(RNNCell):
 
 
 @dataclass(frozen=True)
-class LinearCell(Cell):
-    """h_t = a_t * h_(t-1) + b_t, where a and b depend on the input alone.
-
-    So all steps can be computed in parallel: `scan` runs such a cell as a parallel scan.
-    """
-
-    blocks: ClassVar[int]
+class LinearCell(GatedCell):
+    """h_t = a_t * h_(t-1) + b_t, where a and b depend on the input alone: a parallel scan."""
 
     state_type = RNNState
     has_identity = False
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return one matrix and one bias; the state has no weights."""
-        rows = self.blocks * self.hidden_size
-        return {"weight_ih": (rows, self.input_size)} | ({"bias_ih": (rows,)} if self.bias else {})
-
-    def project(self, w: Weights, x: Tensor) -> Tensor:
-        """W_ih x + b_ih: (..., I) -> (..., blocks * H)."""
-        return linear(x, w["weight_ih"], w.get("bias_ih"))
+        """Return those of the input; the state has none."""
+        return {n: shape for n, shape in super().weight_shapes().items() if n.endswith("_ih")}
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -432,11 +404,10 @@ class MinGRUCell(LinearCell):
         n   = W_n x_t + b_n
         h_t = (1 - z) * h_(t-1) + z * n
 
-    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.1; biases are ours. Not compiled: a
-    parallel scan in PyTorch.
+    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.1; biases are ours.
     """
 
-    blocks = 2
+    gates_per_unit = 2
     gates_type = MinGRUGates
     time_gates = {0: -1}  # noqa: RUF012
 
@@ -462,11 +433,10 @@ class MinLSTMCell(LinearCell):
         n    = W_n x_t + b_n
         h_t  = f * h_(t-1) + i * n
 
-    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.2; biases are ours. Not compiled: a
-    parallel scan in PyTorch.
+    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.2; biases are ours.
     """
 
-    blocks = 3
+    gates_per_unit = 3
     gates_type = MinLSTMGates
     time_gates = {0: 1, 1: -1}  # noqa: RUF012
 
@@ -498,7 +468,7 @@ class ZoneoutCell(Cell):
         training: whether m is drawn; set by the layer.
 
     D. Krueger et al. 2017, "Zoneout: Regularizing RNNs by randomly preserving hidden activations",
-    equations 5 and 6. Not compiled.
+    equations 5 and 6.
     """
 
     input_size: int = field(init=False)
@@ -509,32 +479,22 @@ class ZoneoutCell(Cell):
     training: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "hidden_size", "bias"):
+        sizes = ("input_size", "hidden_size", "bias")
+        for name in (*sizes, "state_type", "gates_type", "gates", "project", "initialize"):
             object.__setattr__(self, name, getattr(self.inner, name))
-        for rate in self._rates():
-            if not 0 <= rate <= 1:
-                raise OstinatoError(f"ZoneoutCell: rates={self.rates}; expected 0 to 1.")
+        if not all(0 <= rate <= 1 for rate in self._rates()):
+            raise OstinatoError(f"ZoneoutCell: rates={self.rates}; expected 0 to 1.")
 
     def _rates(self) -> tuple[float, ...]:
         """The rate of each tensor of the state."""
-        sizes = self.inner.state_sizes
-        rates = self.rates if isinstance(self.rates, tuple) else (self.rates,) * len(sizes)
-        if len(rates) != len(sizes):
+        n = len(self.state_sizes)
+        rates = self.rates if isinstance(self.rates, tuple) else (self.rates,) * n
+        if len(rates) != n:
             raise OstinatoError(
-                f"ZoneoutCell: {len(rates)} rates; {type(self.inner).__name__} has {len(sizes)} "
+                f"ZoneoutCell: {len(rates)} rates; {type(self.inner).__name__} has {n} "
                 "tensors of state."
             )
         return rates
-
-    @property
-    def state_type(self) -> type[State]:  # type: ignore[override]
-        """The inner cell's."""
-        return self.inner.state_type
-
-    @property
-    def gates_type(self) -> type[Tensors] | None:  # type: ignore[override]
-        """The inner cell's."""
-        return self.inner.gates_type
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -552,18 +512,6 @@ class ZoneoutCell(Cell):
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The inner cell's."""
         return self.inner.weight_shapes()
-
-    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
-        """Do as the inner cell does."""
-        self.inner.initialize(w, how, steps)
-
-    def project(self, w: Weights, x: Tensor) -> Tensor:
-        """Do as the inner cell does."""
-        return self.inner.project(w, x)
-
-    def gates(self, w: Weights, x_t: Tensor, state: State) -> Tensors:
-        """The inner cell's."""
-        return self.inner.gates(w, x_t, state)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
         """Compute one step; ``x_t`` is the projected input."""
