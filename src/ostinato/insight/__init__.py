@@ -14,7 +14,6 @@ from ostinato.insight.gates import (
 )
 from ostinato.insight.influence import InputInfluence, input_influence
 from ostinato.insight.pictures import (
-    plot_curve,
     plot_flow,
     plot_gate,
     plot_influence,
@@ -23,6 +22,7 @@ from ostinato.insight.pictures import (
     plot_unit,
 )
 from ostinato.insight.report import write_report
+from ostinato.training.pictures import plot_curve
 
 __all__ = [
     "Diagnosis",

@@ -14,13 +14,8 @@ from torch import nn
 from ostinato.errors import MissingExtra
 from ostinato.files import atomic_file
 from ostinato.insight.diagnosis import Diagnosis
-from ostinato.insight.pictures import (
-    plot_curve,
-    plot_flow,
-    plot_influence,
-    plot_layers,
-    plot_unfolded,
-)
+from ostinato.insight.pictures import plot_flow, plot_influence, plot_layers, plot_unfolded
+from ostinato.training.pictures import plot_curve
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem; }

@@ -147,6 +147,11 @@ class MetricsFile(Callback):
             self._file.write(json.dumps(finite(record), ensure_ascii=False) + "\n")
 
 
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the records of a `MetricsFile`, without a last one that is incomplete."""
+    return [json.loads(line) for line in Path(path).read_bytes().split(b"\n")[:-1]]
+
+
 class TensorBoard(Callback):
     """Writes curves for TensorBoard to a folder. Needs ``ostinato[tensorboard]``."""
 
