@@ -343,16 +343,13 @@ def trained_and_diagnosed(case: Case, seed: int) -> Diagnosis:
     settings = TrainingSettings(**{**defaults, **case.settings})
     held_out = draw(256, torch.Generator().manual_seed(10_000 + seed))
 
-    def validate() -> float:
-        return float(network.loss(*held_out)[0])
-
     trainer = Trainer(
         network,
         batches,
         lambda batch, state: (network.loss(batch.inputs, batch.targets)[0], None),
         settings,
-        validate=validate,
-        callbacks=[recorder],
+        [recorder],
+        validate=lambda: {"loss": float(network.loss(*held_out)[0])},
     )
     trainer.run()
     return diagnose(network, (held_out[0][:32], held_out[1][:32]), history=recorder.records)

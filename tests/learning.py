@@ -89,7 +89,7 @@ def trainer(
     folder: Path | None = None,
     validate: Any = None,
     sample: Any = None,
-    keep_best: Any = None,
+    on_best: Any = None,
     kind: type[Trainer] = Trainer,
     **settings: Any,
 ) -> Trainer:
@@ -108,11 +108,11 @@ def trainer(
         batches,
         loss if objective is None else objective(net, loss),
         TrainingSettings(**{**usual, **settings}),
-        validate=validate,
+        callbacks,
+        validate=None if validate is None else lambda: {"loss": validate()},
         sample=sample,
-        keep_best=keep_best,
+        on_best=on_best,
         folder=folder,
-        callbacks=callbacks,
         title="small",
     )
 

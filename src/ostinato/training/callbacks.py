@@ -9,18 +9,26 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
+from torch import Tensor, nn
+
 from ostinato.errors import require
+from ostinato.training.settings import TrainingSettings
 
 Ending = Literal["budget", "patience", "interrupt", "unfinished"]
 
 
 class Run(Protocol):
-    """A training run, as callbacks see it."""
+    """A training run, as callbacks see it; see `Trainer`."""
 
+    network: nn.Module
+    settings: TrainingSettings
+    callbacks: Sequence[Callback]
+    batch: Any
     title: str
     step: int
     total: int | None
@@ -29,8 +37,14 @@ class Run(Protocol):
     counted: str
     loss_unit: str
 
+    def objective(self, batch: Any, state: Any, /) -> tuple[Tensor, Any]:
+        """Return the mean loss of a batch, and the state after it."""
+
     def units(self, loss: float, /) -> dict[str, float]:
         """Return a loss in further units, by name."""
+
+    def log(self, message: str, /) -> None:
+        """Send a message for the user to the callbacks."""
 
 
 @dataclass(frozen=True)

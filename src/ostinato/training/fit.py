@@ -17,7 +17,7 @@ from ostinato.networks.inputs import Words
 from ostinato.recurrence.layers import Hidden
 from ostinato.training.callbacks import Callback, TrainingResult
 from ostinato.training.health import GradientHealth
-from ostinato.training.loop import Batches, LossFunction, Trainer
+from ostinato.training.loop import Batches, Trainer
 from ostinato.training.settings import TrainingSettings
 
 NetworkInput: TypeAlias = Tensor | Words
@@ -109,32 +109,22 @@ def fit(
         >>> result.ended, result.best_loss < 0.7
         ('budget', True)
     """
-    loss: LossFunction = partial(objective.loss, network)
-
-    def validate() -> tuple[float, dict[str, float]]:
-        assert validation is not None
-        metrics = evaluate(network, objective, validation)
-        return metrics.pop("loss"), metrics
-
-    callbacks = list(callbacks)
     if settings.health:
-        health = GradientHealth(network, settings.clip_norm, callbacks)
-        loss = health.observed(loss)
-        callbacks = [*callbacks, health]
+        callbacks = [*callbacks, GradientHealth()]
     trainer = Trainer(
         network,
         batches,
-        loss,
+        partial(objective.loss, network),
         settings,
-        validate=None if validation is None else validate,
+        callbacks,
+        validate=None if validation is None else partial(evaluate, network, objective, validation),
         sample=sample,
-        keep_best=None if on_best is None else lambda: on_best(trainer.result()),
+        on_best=on_best,
         units=objective.units,
         title=title,
         counted=objective.step_name,
         loss_unit=objective.loss_unit,
         folder=folder,
-        callbacks=callbacks,
     )
     return trainer.run(resume=resume)
 

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,29 @@ from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
 
-LossFunction = Callable[[Any, Any], tuple[Tensor, Any]]
+LossFunction: TypeAlias = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
 
-Validation = Callable[[], float | tuple[float, dict[str, float]]]
-"""Mean loss over validation data, optionally with further metrics by name."""
+Validation: TypeAlias = Callable[[], dict[str, float]]
+"""Metrics over validation data by name, the mean loss among them as ``loss``."""
 
 MAX_SKIPS = 20
 MAX_ROLLBACKS = 8
+
+_STATEFUL = ("network", "optimizer", "schedule", "batches")
+_SAVED = (
+    "step",
+    "total",
+    "tokens",
+    "seconds",
+    "rollbacks",
+    "last_loss",
+    "best_loss",
+    "best_step",
+    "best_weights",
+    "evaluations",
+    "stale_evaluations",
+)
 
 
 class Batches(Protocol):
@@ -50,6 +66,7 @@ class Batches(Protocol):
         """Go to a position."""
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a network.
 
@@ -58,69 +75,55 @@ class Trainer:
         batches: batches of training data.
         objective: the loss function.
         settings: settings of the run.
-        validate: returns the current validation loss; None for no validation.
+        callbacks: callbacks to call.
+        validate: evaluates the network on validation data; None for no validation.
         sample: returns something to show at each evaluation, such as generated text, by the step.
-        keep_best: called after an evaluation that is the best so far, to store the network.
+        on_best: called with the result so far after an evaluation that is the best so far.
         units: converts a loss into further units by name, to record and show.
         title: a one-line description of the run.
         counted: short name of a step of a sequence.
         loss_unit: unit of the loss.
         folder: folder of checkpoints; None keeps the newest in memory.
-        callbacks: callbacks to call.
 
     State is carried from batch to batch and detached in between, which is truncated
     back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        batches: Batches,
-        objective: LossFunction,
-        settings: TrainingSettings,
-        *,
-        validate: Validation | None = None,
-        sample: Callable[[int], str] | None = None,
-        keep_best: Callable[[], None] | None = None,
-        units: Callable[[float], dict[str, float]] = lambda loss: {},
-        title: str = "",
-        counted: str = "tok",
-        loss_unit: str = "nats",
-        folder: Path | None = None,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
+    network: nn.Module
+    batches: Batches
+    objective: LossFunction
+    settings: TrainingSettings
+    callbacks: Sequence[Callback] = ()
+    _: KW_ONLY
+    validate: Validation | None = None
+    sample: Callable[[int], str] | None = None
+    on_best: Callable[[TrainingResult], None] | None = None
+    units: Callable[[float], dict[str, float]] = lambda loss: {}
+    title: str = ""
+    counted: str = "tok"
+    loss_unit: str = "nats"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         settings.check_settings()
-        self.network = network
-        self.batches = batches
-        self.objective = objective
-        self.settings = settings
-        self.validate = validate
-        self.sample = sample
-        self.keep_best = keep_best
-        self.units = units
-        self.title = title
-        self.counted = counted
-        self.loss_unit = loss_unit
-        self.callbacks = callbacks
-        self.checkpoints = Checkpoints(folder)
-        self.optimizer = make_optimizer(network, settings)
+        self.checkpoints = Checkpoints(self.folder)
+        self.optimizer = make_optimizer(self.network, settings)
         self.schedule = Schedule(settings)
         self.monitor = Monitor(clip_norm=settings.clip_norm)
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.step = 0
-        self.total: int | None = self._planned_steps()
-        self.tokens = 0
-        self.seconds = 0.0
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.batch: Any = None
         self.state: Any = None
-        self.best_loss = math.inf
-        self.best_step = 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.stale_evaluations = 0
-        self.evaluations = settings.evaluations or 10
-        self.skips = 0
-        self.rollbacks = 0
+        self.step = self.tokens = self.skips = self.rollbacks = 0
+        self.total = settings.steps  # None for a budget of minutes until steps were timed
+        if settings.epochs is not None:
+            self.total = max(1, math.ceil(settings.epochs * self.batches.windows))
+        self.seconds = 0.0
         self.last_loss = math.nan
-        self._evaluated_at = 0
+        self.best_loss, self.best_step = math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.evaluations = settings.evaluations or 10
+        self.stale_evaluations = self._evaluated_at = 0
         self._measured: list[float] = []
         self._interrupted = False
 
@@ -162,7 +165,7 @@ class Trainer:
         self.network.train()
         ended: Ending = "budget"
         while self.total is None or self.step < self.total:
-            if self._interrupted or self._has_lost_patience():
+            if self._interrupted or 0 < (self.settings.patience or 0) <= self.stale_evaluations:
                 ended = "interrupt" if self._interrupted else "patience"
                 break
             start = time.perf_counter()
@@ -188,7 +191,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """Run one batch forward and backward, and one step of the optimizer."""
-        batch = self.batches.next_batch()
+        self.batch = batch = self.batches.next_batch()
         before = None if batch.fresh else self.state
         loss, after = self.objective(batch, before)
         value = loss.item()
@@ -234,8 +237,8 @@ class Trainer:
         """Compute the validation loss and a sample; keep the best weights."""
         self.network.eval()
         with torch.no_grad():
-            result = self.last_loss if self.validate is None else self.validate()
-            loss, metrics = result if isinstance(result, tuple) else (result, {})
+            metrics = {"loss": self.last_loss} if self.validate is None else self.validate()
+            loss = metrics.pop("loss")
             is_finite = math.isfinite(loss) and self._is_finite()
             sample = self.sample(self.step) if self.sample is not None and is_finite else None
         self.network.train()
@@ -248,8 +251,8 @@ class Trainer:
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
-            if self.keep_best is not None:
-                self.keep_best()
+            if self.on_best is not None:
+                self.on_best(self.result())
         self._evaluated_at = self.step
         self.stale_evaluations = 0 if is_best else self.stale_evaluations + 1
         self.schedule.observe(loss)
@@ -277,10 +280,8 @@ class Trainer:
         remedy = self.settings.on_nonfinite
         tensor = first_nonfinite(self.network, lambda: self.objective(batch, before)[0])
         self.optimizer.zero_grad()
-        problem = (
-            f"{'loss' if not math.isfinite(loss) else 'gradient'} not finite; "
-            f"first non-finite tensor: {tensor}"
-        )
+        what = "gradient" if math.isfinite(loss) else "loss"
+        problem = f"{what} not finite; first non-finite tensor: {tensor}"
         if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
             self.skips += 1
             self.state = before
@@ -288,31 +289,26 @@ class Trainer:
             return
         can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
         checkpoint = self.checkpoints.load() if can_go_back else None
-        if checkpoint is not None:
-            at = self.step + 1
-            rollbacks, scale = self.rollbacks + 1, self.schedule.scale / 2
-            self.restore(checkpoint)
-            self.rollbacks, self.schedule.scale = rollbacks, scale
-            for callback in self.callbacks:
-                callback.on_rollback(self)
-            self.save()
-            self.log(
-                f"at step {at} {problem}; back to step {self.step} with the learning rate halved "
-                f"to {self.settings.learning_rate * scale:.2g}"
-            )
-            return
-        raise self._failure(problem, tensor)
+        if checkpoint is None:
+            raise self._failure(problem, tensor)
+        at, rollbacks, scale = self.step + 1, self.rollbacks + 1, self.schedule.scale / 2
+        self.restore(checkpoint)
+        self.rollbacks, self.schedule.scale = rollbacks, scale
+        for callback in self.callbacks:
+            callback.on_rollback(self)
+        self.save()
+        self.log(
+            f"at step {at} {problem}; back to step {self.step} with the learning rate halved "
+            f"to {self.settings.learning_rate * scale:.2g}"
+        )
 
     def _failure(self, problem: str, tensor: str) -> NonFiniteError:
-        clip = (
-            f"clip_norm (now {self.settings.clip_norm:g})"
-            if self.settings.clip_norm
-            else "clip_norm=1"
-        )
+        clip = self.settings.clip_norm
+        clipping = f"clip_norm (now {clip:g})" if clip else "clip_norm=1"
         return NonFiniteError(
             f"step {self.step + 1}: {problem}. Try a lower learning_rate "
-            f"(now {self.settings.learning_rate:g}), {clip}, cell='lstm' or 'gru' for a plain rnn, "
-            "a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
+            f"(now {self.settings.learning_rate:g}), {clipping}, cell='lstm' or 'gru' for a plain "
+            "rnn, a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
             self.step + 1,
             tensor,
         )
@@ -334,44 +330,24 @@ class Trainer:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.checkpoints.save(
             {
-                "step": self.step,
-                "total": self.total,
-                "evaluations": self.evaluations,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-                "network": dict(self.network.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "batches": self.batches.state_dict(),
+                **{name: getattr(self, name) for name in _SAVED},
+                **{name: getattr(self, name).state_dict() for name in _STATEFUL},
                 "carried": detach(self.state),
                 "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-                "best": {
-                    "loss": self.best_loss,
-                    "step": self.best_step,
-                    "weights": self.best_weights,
-                    "stale": self.stale_evaluations,
-                },
-                "rollbacks": self.rollbacks,
-                "last_loss": self.last_loss,
             }
         )
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore the run from a checkpoint; the inverse of `save`."""
         device = next(iter(self.network.state_dict().values())).device
-        self.network.load_state_dict(checkpoint["network"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
-        self.batches.load_state_dict(checkpoint["batches"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(checkpoint[name])
+        for name in _SAVED:
+            setattr(self, name, checkpoint[name])
         self.state = detach(checkpoint["carried"], device)
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
-        for name in ("step", "total", "evaluations", "tokens", "seconds", "rollbacks", "last_loss"):
-            setattr(self, name, checkpoint[name])
-        best = checkpoint["best"]
-        self.best_loss, self.best_step = best["loss"], best["step"]
-        self.best_weights, self.stale_evaluations = best["weights"], best["stale"]
         self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
 
     @contextmanager
@@ -395,20 +371,10 @@ class Trainer:
 
     # The budget
 
-    def _planned_steps(self) -> int | None:
-        """Return the steps of the run; None for a budget of minutes until steps were timed."""
-        if self.settings.steps is not None:
-            return self.settings.steps
-        if self.settings.epochs is not None:
-            return max(1, math.ceil(self.settings.epochs * self.batches.windows))
-        return None
-
     def _plan_from_measured_start(self) -> None:
         """Convert minutes into steps after a twentieth of the time, and at least 20 steps."""
         budget = 60 * (self.settings.minutes or 5)
-        if self.step < 20 and self.seconds < budget / 2:
-            return
-        if self.seconds < budget / 20:
+        if self.seconds < budget / (2 if self.step < 20 else 20):
             return
         per_step = max(1e-9, median(self._measured))  # ignores the first steps and other outliers
         start = time.perf_counter()
@@ -422,13 +388,10 @@ class Trainer:
         self.save()
 
     def _is_evaluation_due(self) -> bool:
-        if self.total is None or self._evaluated_at == self.step:
+        step, count, total = self.step, self.evaluations, self.total
+        if total is None or self._evaluated_at == step:
             return False
-        done, count = self.step, self.evaluations
-        return done > 0 and (done * count // self.total) > ((done - 1) * count // self.total)
-
-    def _has_lost_patience(self) -> bool:
-        return 0 < (self.settings.patience or 0) <= self.stale_evaluations
+        return step * count // total > (step - 1) * count // total
 
     def _clock(self) -> None:
         self.seconds = self._seconds_before + time.perf_counter() - self._start
@@ -437,7 +400,7 @@ class Trainer:
 def detach(state: Any, device: Any = None) -> Any:
     """Return a state with the same tensors, detached from the autograd graph."""
     if isinstance(state, Tensor):
-        return state.detach().to(device) if device is not None else state.detach()
+        return state.detach().to(device=device)
     if isinstance(state, tuple | list):
         parts = [detach(part, device) for part in state]
         return type(state)(*parts) if isinstance(state, Tensors) else type(state)(parts)
