@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from statistics import fmean, median
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
+from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, rounded
 from ostinato.insight.influence import InputInfluence, ScoringNetwork, input_influence
 from ostinato.insight.samples import (
     Data,
@@ -30,7 +29,9 @@ from ostinato.insight.samples import (
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
 from ostinato.recurrence.cells import Cell, RNNCell
+from ostinato.training.callbacks import read_metrics
 from ostinato.training.fit import Sample, eval_mode
+from ostinato.training.health import STEPS, Level, oscillates
 
 Issue = Literal[
     "identical layers",
@@ -194,21 +195,13 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the diagnosis as a JSON document."""
-        return {
-            "healthy": self.healthy,
-            "findings": [
-                {
-                    "issue": f.issue,
-                    "message": f.message,
-                    "values": {name: number(value) for name, value in f.values.items()},
-                    "remedies": [{"flag": r.flag, "why": r.why} for r in f.remedies],
-                }
-                for f in self.findings
-            ],
-            "improvement": number(self.improvement),
-            "flow": self.flow.to_json(),
-            "influence": None if self.influence is None else self.influence.to_json(),
-        }
+        findings = [
+            vars(finding) | {"remedies": [{"flag": r.flag, "why": r.why} for r in finding.remedies]}
+            for finding in self.findings
+        ]
+        measured = {"healthy": self.healthy, "findings": findings, "improvement": self.improvement}
+        influence = None if self.influence is None else self.influence.to_json()
+        return rounded(measured) | {"flow": self.flow.to_json(), "influence": influence}
 
 
 def diagnose(
@@ -244,22 +237,30 @@ def diagnose(
         >>> diagnose(network, (x, y)).first
         'vanishing over time'
     """
-    estimator = estimator_of(model)
-    if estimator is not None and estimator.folder_ is not None:
-        folder = estimator.folder_
-        if history is None and (folder / "metrics.jsonl").exists():
-            history = folder / "metrics.jsonl"
-        if data is None and (folder / "data").exists():
-            data = estimator.validation_examples(folder / "data")
+    estimator, settings = estimator_of(model), dict[str, Any]()
+    if estimator is not None:
+        settings = {name: estimator.resolved(name) for name in estimator.get_params()}
+        if folder := estimator.folder_:
+            if history is None and (folder / "metrics.jsonl").exists():
+                history = folder / "metrics.jsonl"
+            if data is None and (folder / "data").exists():
+                data = estimator.validation_examples(folder / "data")
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
-    settings = (
-        {} if estimator is None else {n: estimator.resolved(n) for n in estimator.get_params()}
-    )
     network, sample = network_and_sample(model, data)
-    records = _records(history)
-    limits = thresholds or Thresholds()
-    return _Checks(network, sample, settings, records, distance, loss, limits).run()
+    records = read_metrics(history) if isinstance(history, str | os.PathLike) else history or []
+    flow = gradient_flow(network, sample, loss=loss)
+    with eval_mode(network), torch.no_grad(), tracing(network) as traced:
+        value = float(mean_loss(network, sample, loss))
+    improvement, influence = math.nan, None
+    if isinstance(network, ScoringNetwork) and loss is None:
+        improvement = _improvement(network, sample, value)
+        if math.isfinite(flow.loss):
+            influence = input_influence(network, sample)
+    found = Diagnosis([], improvement, flow, influence, records)
+    layers, limits = list(map(_Layer.of, traced)), thresholds or Thresholds()
+    checks = _Checks(found, network, settings, distance, limits, layers)
+    return replace(found, findings=list(checks.run()))
 
 
 class _Layer(NamedTuple):
@@ -275,50 +276,32 @@ class _Layer(NamedTuple):
         gates, states = traced.trace
         mask = torch.arange(len(states.h))[:, None] < traced.ends.cpu()  # (T, B)
         letters = {} if gates is None else gates._asdict()
-        return cls(
-            traced.name,
-            traced.cell,
-            states.h.cpu()[mask],
-            {letter: values.cpu()[mask] for letter, values in letters.items()},
-        )
+        unpadded = {letter: values.cpu()[mask] for letter, values in letters.items()}
+        return cls(traced.name, traced.cell, states.h.cpu()[mask], unpadded)
 
 
 _ORTHOGONAL = Remedy("init", "orthogonal", "recurrent weights that preserve norms")
 
 
+@dataclass
 class _Checks:
-    """Measurements of a network, and a check for each issue."""
+    """A check for each issue of a network, which yields what it finds."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        sample: Sample,
-        settings: Mapping[str, Any],
-        records: Sequence[Record],
-        distance: int | None,
-        loss: Loss | None,
-        thresholds: Thresholds,
-    ) -> None:
-        self.network = network
-        self.settings = settings
-        self.records = records
-        self.steps = [r for r in records if "loss" in r]
-        self.distance = distance
-        self.thresholds = thresholds
-        self.stacks = [stack for _, _, stack in stacks_of(network)]
-        self.flow = gradient_flow(network, sample, loss=loss)
-        with eval_mode(network), torch.no_grad(), tracing(network) as traced:
-            value = float(mean_loss(network, sample, loss))
-        self.layers = list(map(_Layer.of, traced))
-        self.improvement, self.influence = math.nan, None
-        if isinstance(network, ScoringNetwork) and loss is None:
-            self.improvement = _improvement(network, sample, value)
-            if math.isfinite(self.flow.loss):
-                self.influence = input_influence(network, sample)
+    found: Diagnosis
+    network: nn.Module
+    settings: Mapping[str, Any]
+    distance: int | None
+    thresholds: Thresholds
+    layers: Sequence[_Layer]
 
-    def run(self) -> Diagnosis:
-        """Run all checks in order."""
-        checks: list[Callable[[], Finding | None]] = [
+    def __post_init__(self) -> None:
+        self.improvement, self.flow = self.found.improvement, self.found.flow
+        self.steps = [r for r in self.found.history if "loss" in r]
+        self.stacks = [stack for _, _, stack in stacks_of(self.network)]
+
+    def run(self) -> Iterator[Finding]:
+        """Yield the first finding of each check, in the order of `Issue`."""
+        for check in (
             self.identical_layers,
             self.not_finite,
             self.exploding,
@@ -329,15 +312,12 @@ class _Checks:
             self.vanishing_over_time,
             self.short_memory,
             self.overfitting,
-        ]
-        findings = []
-        for check in checks:
-            finding = check()
+        ):
+            finding = next(check(), None)
             if finding is not None:
-                findings.append(finding)
+                yield finding
                 if finding.issue == "not finite":
-                    break  # no other measurement has a meaning
-        return Diagnosis(findings, self.improvement, self.flow, self.influence, self.records)
+                    return  # no other measurement has a meaning
 
     def cell(self) -> str:
         """Return the name of the cell: ``rnn``, ``rnn-relu``, or another for one with gates."""
@@ -349,7 +329,7 @@ class _Checks:
 
     # Weights
 
-    def identical_layers(self) -> Finding | None:
+    def identical_layers(self) -> Iterator[Finding]:
         for stack in self.stacks:
             for i, j in combinations(range(len(stack._all_weights)), 2):
                 a, b = ([w for w in stack.weights_of(k).values() if w.dim() > 1] for k in (i, j))
@@ -359,7 +339,7 @@ class _Checks:
                 # Independent weights have a correlation of 1 / sqrt(number of weights) by chance.
                 chance = min(v.numel() for v in a) ** -0.5
                 if r > min(0.95, max(self.thresholds.correlation, 5 * chance)):
-                    return Finding(
+                    yield Finding(
                         "identical layers",
                         f"layers {i} and {j} have nearly the same weights, with a correlation of "
                         f"{r:.3f} (independent layers: about 0): they were initialised equal and "
@@ -370,47 +350,49 @@ class _Checks:
                             Remedy("num_layers", 1, "one layer does the work of both"),
                         ],
                     )
-        return None
 
-    def not_finite(self) -> Finding | None:
+    def not_finite(self) -> Iterator[Finding]:
         bad = [n for n, p in self.network.named_parameters() if not p.isfinite().all()]
         steps = [r["step"] for r in self.steps if r["loss"] is None]
-        if not bad and not steps and math.isfinite(self.flow.loss):
-            return None
-        where = f"weight {bad[0]}" if bad else "the loss"
-        return Finding(
-            "not finite",
-            f"{where} is not finite"
-            + (f", first at step {steps[0]}" if steps else "")
-            + ": gradients exploded, or the input is not finite.",
-            {"weights": float(len(bad))},
-            self._against_explosion(),
-        )
+        if bad or steps or not math.isfinite(self.flow.loss):
+            where = f"weight {bad[0]}" if bad else "the loss"
+            first = f", first at step {steps[0]}" if steps else ""
+            yield Finding(
+                "not finite",
+                f"{where} is not finite{first}: gradients exploded, or the input is not finite.",
+                {"weights": float(len(bad))},
+                self._against_explosion(),
+            )
 
     # States and gates
 
-    def dead_units(self) -> Finding | None:
+    def dead_units(self) -> Iterator[Finding]:
+        remedies = [
+            Remedy("init", "identity", "start from biases of zero"),
+            self._lower_rate("steps that disable no units"),
+            Remedy("cell", "gru", "units that cannot die"),
+        ]
+        if self.settings.get("cell") == "rnn-relu":  # an estimator's starts from the identity
+            del remedies[0]
         for name, cell, h, _ in self.layers:
             if not isinstance(cell, RNNCell) or cell.activation != "relu":
                 continue
             dead = float((h.abs().amax(0) == 0).double().mean())
             if dead > self.thresholds.dead:
-                return Finding(
+                yield Finding(
                     "dead units",
                     f"{name}: {dead:.0%} of its ReLU units are zero at every step of every "
                     "sequence examined; no gradient reaches them, and they do not learn.",
                     {"dead": dead},
-                    self._against_dead_units(),
+                    remedies,
                 )
-        return None
 
-    def saturated(self) -> Finding | None:
-        found = (
-            self._saturated_gate(layer) or self._saturated_units(layer) for layer in self.layers
-        )
-        return next(filter(None, found), None)
+    def saturated(self) -> Iterator[Finding]:
+        for layer in self.layers:
+            yield from self._saturated_gates(layer)
+            yield from self._saturated_units(layer)
 
-    def _saturated_gate(self, layer: _Layer) -> Finding | None:
+    def _saturated_gates(self, layer: _Layer) -> Iterator[Finding]:
         t = self.thresholds
         for letter, values in layer.gates.items():
             if letter not in ("i", "f", "o", "z", "r") or values.min() < 0:
@@ -418,226 +400,210 @@ class _Checks:
             closed = float((values < 0.05).double().mean())
             open_ = float((values > 0.95).double().mean())
             mean = float(values.mean())
-            forgets = letter == "f" and "g" in layer.gates
             passes = 1 - mean if letter == "z" and "r" in layer.gates else mean
-            if forgets:
+            if letter == "f" and "g" in layer.gates:
                 is_bad = passes < t.forget_gate or closed > t.saturated
                 effect = "the cell state is forgotten at every step"
             else:
                 is_bad = passes < t.closed and not self.improvement > t.good_improvement
                 effect = "almost nothing passes it, forward or backward"
             if is_bad:
-                return Finding(
+                above = f" (above 0.95 at {open_:.0%})" if letter == "z" else ""
+                yield Finding(
                     "saturated gates",
                     f"{layer.name}: gate {letter} is {mean:.3f} on average, and below 0.05 at "
-                    f"{closed:.0%} of steps and units"
-                    + (f" (above 0.95 at {open_:.0%})" if letter == "z" else "")
-                    + f": {effect}.",
+                    f"{closed:.0%} of steps and units{above}: {effect}.",
                     {"mean": mean, "closed": closed, "open": open_},
                     [
                         Remedy("init", "orthogonal", "a forget gate that starts open"),
                         Remedy("init", "chrono", "gates that start with long memories"),
-                        Remedy("learning_rate", self._lower_rate(), "steps that saturate no gates"),
+                        self._lower_rate("steps that saturate no gates"),
                     ],
                 )
-        return None
 
-    def _saturated_units(self, layer: _Layer) -> Finding | None:
+    def _saturated_units(self, layer: _Layer) -> Iterator[Finding]:
         cell, h = layer.cell, layer.h
         if not isinstance(cell, RNNCell) or cell.activation not in ("tanh", "sigmoid"):
-            return None
+            return
         ends = h.abs() > 0.99 if cell.activation == "tanh" else (h < 0.01) | (h > 0.99)
         share = float(ends.double().mean())
-        if not share > self.thresholds.saturated:
-            return None
-        return Finding(
-            "saturated gates",
-            f"{layer.name}: {share:.0%} of its {cell.activation} units are at an end of their "
-            "range, where their gradient is zero.",
-            {"saturated": share},
-            [
-                _ORTHOGONAL,
-                Remedy("learning_rate", self._lower_rate(), "steps that saturate no units"),
-                Remedy("cell", "lstm", "a cell state that is not squashed"),
-            ],
-        )
+        if share > self.thresholds.saturated:
+            yield Finding(
+                "saturated gates",
+                f"{layer.name}: {share:.0%} of its {cell.activation} units are at an end of their "
+                "range, where their gradient is zero.",
+                {"saturated": share},
+                [
+                    _ORTHOGONAL,
+                    self._lower_rate("steps that saturate no units"),
+                    Remedy("cell", "lstm", "a cell state that is not squashed"),
+                ],
+            )
 
     # Gradients and losses
 
-    def exploding(self) -> Finding | None:
-        t = self.thresholds
+    def exploding(self) -> Iterator[Finding]:
+        t, remedies = self.thresholds, self._against_explosion()
         for layer in self.flow.layers:
             growth = layer.growth()
             gain = 0.0 if layer.gains is None else float(np.nanmax(layer.gains))
             if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
-                return Finding(
+                yield Finding(
                     "exploding",
                     f"{layer.name}: going back in time, gradients grow by {growth}, "
                     f"{gain:.2g} times over the sequence.",
                     {"growth": growth.factor, "low": growth.low, "gain": gain},
-                    self._against_explosion(),
+                    remedies,
                 )
         norms = [r["gradient_norm"] for r in self.steps if r.get("gradient_norm") is not None]
         if len(norms) < 40 or self.improvement > t.good_improvement:
-            return None
+            return
         # Late in training gradients are small, and a normal one looks large beside them.
-        usual = max(median(norms), median(norms[:20]))
+        usual, worst = max(median(norms), median(norms[:20])), max(norms)
         spikes = sum(n > 10 * usual for n in norms) / len(norms)
-        worst = max(norms)
-        if not (spikes > t.spikes and worst > 100 * usual) and not usual > t.gradient_norm:
-            return None
-        return Finding(
-            "exploding",
-            f"the gradient norm was above ten times its usual {usual:.2g} at {spikes:.1%} of "
-            f"training steps, {worst:.2g} at most.",
-            {"spikes": spikes, "usual": usual, "worst": worst},
-            self._against_explosion(),
-        )
+        if usual > t.gradient_norm or (spikes > t.spikes and worst > 100 * usual):
+            yield Finding(
+                "exploding",
+                f"the gradient norm was above ten times its usual {usual:.2g} at {spikes:.1%} of "
+                f"training steps, {worst:.2g} at most.",
+                {"spikes": spikes, "usual": usual, "worst": worst},
+                remedies,
+            )
 
-    def oscillating(self) -> Finding | None:
-        t = self.thresholds
+    def oscillating(self) -> Iterator[Finding]:
+        t, improvement = self.thresholds, self.improvement
         losses = [r["loss"] for r in self.steps if r["loss"] is not None]
+        if len(losses) < 20:
+            return
         remedies = [
-            Remedy("learning_rate", self._lower_rate(), "shorter steps"),
+            self._lower_rate("shorter steps"),
             Remedy("clip_norm", self.settings.get("clip_norm") or 1, "no unusually long steps"),
             Remedy("batch_size", 2 * (self.settings.get("batch_size") or 32), "steadier gradients"),
         ]
-        if len(losses) >= 20 and not self.improvement > t.good_improvement:
-            first = fmean(losses[:2])
-            highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
-            if first > 0 and highest > t.overshoot * first:
-                return Finding(
-                    "oscillating",
-                    f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the "
-                    "steps are too long and moved the network to where it learns nothing.",
-                    {"first": first, "highest": highest},
-                    remedies,
-                )
-        gain, weight = self._largest_gain()
-        if len(losses) >= 20 and self.improvement < t.improvement and gain > t.gain:
-            return Finding(
+        first = fmean(losses[:2])
+        highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
+        if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
+            yield Finding(
                 "oscillating",
-                f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
-                "preserves norms: the steps are too long.",
-                {"gain": gain},
+                f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the "
+                "steps are too long and moved the network to where it learns nothing.",
+                {"first": first, "highest": highest},
                 remedies,
             )
-        swings = oscillation(losses) if not self.improvement > t.high_improvement else None
-        if swings is None or not swings[0] > t.oscillation:
-            return None
-        share, swing, level, best = swings
-        return Finding(
-            "oscillating",
-            f"in {share:.0%} of the second half of training the loss swings around a level above "
-            f"its best: by {swing:.2g} from step to step, around {level:.3g}; its best was "
-            f"{best:.3g}. The steps are too long.",
-            {"share": share, "swing": swing, "level": level, "best": best},
-            remedies,
-        )
-
-    def _largest_gain(self) -> tuple[float, str]:
-        """Return the largest recurrent weights: root mean square times the root of their inputs."""
+        # The size of recurrent weights: root mean square times the root of their inputs.
         sizes = [
             (float(p.detach().double().square().mean().sqrt()) * p.shape[1] ** 0.5, name)
             for stack in self.stacks
             for name, p in stack.named_parameters()
             if name.startswith("weight_hh") and p.dim() == 2
         ]
-        return max(sizes, default=(0.0, ""))
+        gain, weight = max(sizes, default=(0.0, ""))
+        if improvement < t.improvement and gain > t.gain:
+            yield Finding(
+                "oscillating",
+                f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
+                "preserves norms: the steps are too long.",
+                {"gain": gain},
+                remedies,
+            )
+        share, swing, level, best = oscillation(losses) or (0.0, 0.0, 0.0, 0.0)
+        if share > t.oscillation and not improvement > t.high_improvement:
+            yield Finding(
+                "oscillating",
+                f"in {share:.0%} of the second half of training the loss swings around a level "
+                f"above its best: by {swing:.2g} from step to step, around {level:.3g}; its best "
+                f"was {best:.3g}. The steps are too long.",
+                {"share": share, "swing": swing, "level": level, "best": best},
+                remedies,
+            )
 
-    def vanishing_over_layers(self) -> Finding | None:
+    def vanishing_over_layers(self) -> Iterator[Finding]:
         sizes = [layer.size for layer in self.flow.layers if "backward" not in layer.name]
         if len(sizes) < 3 or not max(sizes) > 0:
-            return None
+            return
         share = sizes[0] / sizes[-1] if sizes[-1] else 0.0
-        if not share < self.thresholds.layer_vanished:
-            return None
         each = share ** (1 / (len(sizes) - 1))
-        return Finding(
-            "vanishing over layers",
-            f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top layer; "
-            f"each layer passes on {each:.2f} of it.",
-            {"share": share, "each": each},
-            [
-                Remedy("residual", True, "layers that add their input to their output"),
-                Remedy("num_layers", 2, "fewer layers"),
-                _ORTHOGONAL,
-            ],
-        )
+        if share < self.thresholds.layer_vanished:
+            yield Finding(
+                "vanishing over layers",
+                f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top "
+                f"layer; each layer passes on {each:.2f} of it.",
+                {"share": share, "each": each},
+                [
+                    Remedy("residual", True, "layers that add their input to their output"),
+                    Remedy("num_layers", 2, "fewer layers"),
+                    _ORTHOGONAL,
+                ],
+            )
 
-    def vanishing_over_time(self) -> Finding | None:
+    def vanishing_over_time(self) -> Iterator[Finding]:
         t = self.thresholds
         enough = t.step_improvement if isinstance(self.network, ManyToMany) else t.improvement
         if not self.flow.layers or self.improvement > enough:
-            return None
+            return
         best = max(self.flow.layers, key=self._left)
         left, growth = self._left(best), best.growth()
-        if not left < t.vanished:
-            return None
         underflow = ""
         if best.underflow > 0.01:
             underflow = f", and {best.underflow:.0%} of it is smaller than any normal number"
-        return Finding(
-            "vanishing over time",
-            f"{left:.2g} of the gradient is left {self._required_lag(best)} steps before the last: "
-            f"it shrinks by {growth}{underflow}. Dependencies on inputs that early cannot be "
-            "learned.",
-            {"left": left, "growth": growth.factor, "underflow": best.underflow},
-            self._against_vanishing(),
-        )
+        if left < t.vanished:
+            yield Finding(
+                "vanishing over time",
+                f"{left:.2g} of the gradient is left {self._required_lag(best)} steps before the "
+                f"last: it shrinks by {growth}{underflow}. Dependencies on inputs that early "
+                "cannot be learned.",
+                {"left": left, "growth": growth.factor, "underflow": best.underflow},
+                self._against_vanishing(),
+            )
 
-    def short_memory(self) -> Finding | None:
-        if self.distance is None or self.influence is None:
-            return None
-        effects = self.influence.effect[self.influence.lags >= self.distance]
+    def short_memory(self) -> Iterator[Finding]:
+        influence = self.found.influence
+        if self.distance is None or influence is None:
+            return
+        effects = influence.effect[influence.lags >= self.distance]
         if not len(effects):
-            return None
-        effect = float(effects[0] / max(1e-300, self.influence.effect.max()))
-        if not effect < self.thresholds.influence:
-            return None
-        length = self.influence.memory_length
-        return Finding(
-            "short memory",
-            f"the task depends on inputs {self.distance} steps before; their effect on the output "
-            f"is {effect:.2g} of the largest effect, and inputs have an effect for {length} steps.",
-            {"effect": effect, "memory_length": float(length)},
-            self._against_vanishing(),
-        )
+            return
+        effect = float(effects[0] / max(1e-300, influence.effect.max()))
+        length = influence.memory_length
+        if effect < self.thresholds.influence:
+            yield Finding(
+                "short memory",
+                f"the task depends on inputs {self.distance} steps before; their effect on the "
+                f"output is {effect:.2g} of the largest effect, and inputs have an effect for "
+                f"{length} steps.",
+                {"effect": effect, "memory_length": float(length)},
+                self._against_vanishing(),
+            )
 
-    def overfitting(self) -> Finding | None:
+    def overfitting(self) -> Iterator[Finding]:
         t = self.thresholds
-        evaluations = [r for r in self.records if r.get("validation_loss") is not None]
+        evaluations = [r for r in self.found.history if r.get("validation_loss") is not None]
         if len(evaluations) < 3 or not self.steps or self.improvement > t.high_improvement:
-            return None
+            return
         best = min(evaluations, key=lambda r: r["validation_loss"])
         last = min(evaluations[-2:], key=lambda r: r["validation_loss"])  # one may be an outlier
+        lowest, highest, step = best["validation_loss"], last["validation_loss"], best["step"]
         # Losses of densities have no natural zero: they are measured from the lowest of them.
-        floor = min(0.0, best["validation_loss"], *(r["loss"] for r in self.steps))
-        first = evaluations[0]["validation_loss"] - floor
-        rise = (last["validation_loss"] - best["validation_loss"]) / first
-
-        def training_loss(step: int) -> float:
-            near = [r["loss"] for r in self.steps if r["step"] <= step][-50:]
-            return fmean(near) if near else math.nan
-
-        before, after = training_loss(best["step"]), training_loss(last["step"])
+        floor = min(0.0, lowest, *(r["loss"] for r in self.steps))
+        rise = (highest - lowest) / (evaluations[0]["validation_loss"] - floor)
+        near = [[r["loss"] for r in self.steps if r["step"] <= e["step"]] for e in (best, last)]
+        before, after = (fmean(losses[-50:]) if losses else math.nan for losses in near)
         fell = (after - floor) / (before - floor)
-        if not (rise > t.overfitting and fell < 0.8):
-            return None
-        return Finding(
-            "overfitting",
-            f"the validation loss rose from {best['validation_loss']:.3g} at step {best['step']} "
-            f"to {last['validation_loss']:.3g}, while the training loss fell from {before:.3g} to "
-            f"{after:.3g}. The weights kept are those of step {best['step']}.",
-            {"rise": rise, "training": fell},
-            [
-                Remedy("dropout", 0.5, "features that do not depend on each other"),
-                Remedy("weight_dropout", 0.3, "the same for recurrent weights"),
-                Remedy("hidden_size", max(16, (self.settings.get("hidden_size") or 64) // 2),
-                       "fewer weights"),
-                Remedy("weight_decay", 0.1, "smaller weights"),
-            ],
-        )  # fmt: skip
+        if rise > t.overfitting and fell < 0.8:
+            hidden_size = max(16, (self.settings.get("hidden_size") or 64) // 2)
+            yield Finding(
+                "overfitting",
+                f"the validation loss rose from {lowest:.3g} at step {step} to {highest:.3g}, "
+                f"while the training loss fell from {before:.3g} to {after:.3g}. The weights kept "
+                f"are those of step {step}.",
+                {"rise": rise, "training": fell},
+                [
+                    Remedy("dropout", 0.5, "features that do not depend on each other"),
+                    Remedy("weight_dropout", 0.3, "the same for recurrent weights"),
+                    Remedy("hidden_size", hidden_size, "fewer weights"),
+                    Remedy("weight_decay", 0.1, "smaller weights"),
+                ],
+            )
 
     def _required_lag(self, layer: LayerFlow) -> int:
         """Return the lag that gradients must reach: the task's, or two thirds of the sequence."""
@@ -653,8 +619,9 @@ class _Checks:
 
     # Remedies
 
-    def _lower_rate(self) -> float:
-        return float(f"{self.settings.get('learning_rate', 0.003) / 10:.2g}")
+    def _lower_rate(self, why: str) -> Remedy:
+        rate = float(f"{self.settings.get('learning_rate', 0.003) / 10:.2g}")
+        return Remedy("learning_rate", rate, why)
 
     def _against_explosion(self) -> list[Remedy]:
         remedies = []
@@ -662,30 +629,19 @@ class _Checks:
             remedies.append(Remedy("clip_norm", 1, "steps of a bounded length"))
         if self.cell().startswith("rnn"):
             remedies += [_ORTHOGONAL, Remedy("cell", "gru", "gates that keep gradients bounded")]
-        remedies.append(Remedy("learning_rate", self._lower_rate(), "steps that do not diverge"))
+        remedies.append(self._lower_rate("steps that do not diverge"))
         if window := self.settings.get("window"):
             remedies.append(Remedy("window", max(1, window // 2), "shorter paths back in time"))
         return remedies
 
-    def _against_dead_units(self) -> list[Remedy]:
-        remedies = [
-            Remedy("init", "identity", "start from biases of zero"),
-            Remedy("learning_rate", self._lower_rate(), "steps that disable no units"),
-            Remedy("cell", "gru", "units that cannot die"),
-        ]
-        # The estimators' rnn-relu always starts from the identity.
-        return remedies[1:] if self.settings.get("cell") == "rnn-relu" else remedies
-
     def _against_vanishing(self) -> list[Remedy]:
         cell = self.cell()
-        remedies = []
+        why = f"gates that start with memories of up to {self.flow.steps} steps"
+        remedies = [Remedy("init", "chrono", why)]
         if cell.startswith("rnn"):
-            remedies.append(Remedy("cell", "lstm", "a cell state that gradients pass unchanged"))
+            remedies = [Remedy("cell", "lstm", "a cell state that gradients pass unchanged")]
             if cell != "rnn-relu":
                 remedies.append(Remedy("cell", "rnn-relu", "units that start as perfect memories"))
-        else:
-            why = f"gates that start with memories of up to {self.flow.steps} steps"
-            remedies.append(Remedy("init", "chrono", why))
         if isinstance(self.network, ManyToOne) and self.network.pooling == "last":
             remedies.append(Remedy("pooling", "attention", "a short path to every step"))
         return [*remedies, _ORTHOGONAL]
@@ -713,37 +669,18 @@ def _improvement(network: ScoringNetwork, sample: Sample, loss: float) -> float:
 def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | None:
     """Measure oscillation in the second half of training: its share, swing, level and best level.
 
-    Windows of 40 steps are compared: one oscillates if the loss changes from step to step by more
-    than a fifth of itself, on average, and lies above the best window by more than a tenth and by
-    more than twice that window's swing. Returns None for fewer than 120 losses.
+    Windows of `STEPS` steps are compared; see `oscillates`. Returns None for fewer than three.
     """
-    size = 40
-    if len(losses) < 3 * size:
+    if len(losses) < 3 * STEPS:
         return None
-    windows = [losses[i : i + size] for i in range(0, len(losses) - size + 1, size // 2)]
-    means = [fmean(w) for w in windows]
-    swings = [fmean(abs(b - a) for a, b in pairwise(w)) for w in windows]
-    best = min(range(len(means)), key=means.__getitem__)
-    level, noise = means[best], 2 * swings[best]
-    half = range(len(windows) // 2, len(windows))
-    bad = [
-        i
-        for i in half
-        if swings[i] > max(0.2 * abs(means[i]), noise)
-        and means[i] > level + max(0.1 * abs(level), noise)
-        and abs(means[i]) > 0.05 * abs(means[0])  # something is left to learn
-    ]
-    worst = max(bad or half, key=swings.__getitem__)
-    return len(bad) / len(half), swings[worst], means[worst], level
+    starts = range(0, len(losses) - STEPS + 1, STEPS // 2)
+    levels = [Level.of(losses[i : i + STEPS]) for i in starts]
+    best, later = min(levels, key=lambda level: level.mean), levels[len(levels) // 2 :]
+    bad = [level for level in later if oscillates(level, best, levels[0])]
+    worst = max(bad or later, key=lambda level: level.swing)
+    return len(bad) / len(later), worst.swing, worst.mean, best.mean
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     v, w = (t.detach().double().flatten() - t.detach().double().mean() for t in (a, b))
     return float(v @ w / (v.norm() * w.norm()).clamp(min=1e-300))
-
-
-def _records(history: str | os.PathLike[str] | Sequence[Record] | None) -> Sequence[Record]:
-    if isinstance(history, str | os.PathLike):
-        with open(history, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
-    return [] if history is None else list(history)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,23 +115,17 @@ class GradientFlow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, averaged over rows, as a JSON document."""
-        return {
-            "loss": number(self.loss),
-            "steps": self.steps,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "gradient_by_lag": [number(norm) for norm in layer.norms],
-                    "jacobian_by_lag": (
-                        None if layer.gains is None else [number(gain) for gain in layer.gains]
-                    ),
-                    "growth": {k: number(v) for k, v in vars(layer.growth()).items()},
-                    "underflow": layer.underflow,
-                }
-                for layer in self.layers
-            ],
-            "weights": {name: number(norm) for name, norm in self.weights.items()},
-        }
+        layers = [
+            {
+                "name": layer.name,
+                "gradient_by_lag": layer.norms,
+                "jacobian_by_lag": layer.gains,
+                "growth": vars(layer.growth()),
+                "underflow": layer.underflow,
+            }
+            for layer in self.layers
+        ]
+        return rounded(vars(self) | {"layers": layers})
 
 
 def gradient_flow(
@@ -183,109 +177,78 @@ def gradient_flow(
                 "expected layers of ostinato or torch.nn."
             )
         weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
-        states = [tensor for track in tracks for tensor in track.tensors]
+        inputs = [*weights.values(), *(tensor for track in tracks for tensor in track.tensors)]
         gradients = iter(
-            torch.autograd.grad(
-                value, [*weights.values(), *states], retain_graph=True, allow_unused=True
-            )
+            torch.autograd.grad(value, inputs, retain_graph=True, materialize_grads=True)
         )
-        norms = {
-            name: 0.0 if g is None else float(g.norm())
-            for name, g in zip(weights, gradients, strict=False)
-        }
+        norms = {name: float(next(gradients).norm()) for name in weights}
         layers = []
         for track in tracks:
-            lags = _Lags(track)
-            products = lags.jacobian(random) if jacobian else (None, None)
-            layers.append(lags.flow([next(gradients) for _ in track.tensors], *products))
+            own = _by_state(track, [next(gradients) for _ in track.tensors])
+            products = _jacobian(track, random) if jacobian else (None, None)
+            layers.append(_layer_flow(track, own, *products))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
 
 
-@dataclass
-class _Lags:
-    """Gradients of a track's states by lag."""
+def _by_state(track: Track, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return gradients of a track's tensors as ``(T, B, size)`` by name of the state: h, c."""
+    names = track.states[0]._asdict()
+    return {
+        name: torch.stack(tuple(gradients[k :: len(names)]))
+        for k, name in enumerate(names)
+        if name in ("h", "c")
+    }
 
-    track: Track
 
-    @property
-    def fields(self) -> list[str]:
-        """Names of the tensors of a state, h first."""
-        return list(self.track.states[0]._asdict())
+def _by_lag(track: Track, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Reorder ``(T, B)`` by step into ``(T, B)`` by lag, NaN where a row has no such step."""
+    T, B = norms.shape
+    source = track.ends.cpu().numpy() - 1 - np.arange(T)[:, None]
+    return np.where(source >= 0, norms[source.clip(0), np.arange(B)], np.nan)
 
-    def by_lag(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Reorder ``(T, B)`` by step into ``(T, B)`` by lag, NaN where a row has no such step."""
-        T, B = norms.shape
-        ends = self.track.ends.cpu().numpy()
-        source = ends[None] - 1 - np.arange(T)[:, None]
-        return np.where(source >= 0, norms[source.clip(0), np.arange(B)], np.nan)
 
-    def flow(
-        self,
-        gradients: Sequence[Tensor | None],
-        jacobian: NDArray[np.float64] | None,
-        largest: NDArray[np.float64] | None,
-    ) -> LayerFlow:
-        """Return the gradients of the track's tensors as a `LayerFlow`."""
-        parts = len(self.fields)
+def _layer_flow(
+    track: Track,
+    gradients: Mapping[str, Tensor],
+    jacobian: NDArray[np.float64] | None,
+    largest: NDArray[np.float64] | None,
+) -> LayerFlow:
+    h = gradients["h"]  # (T, B, size)
+    c = _by_lag(track, _norms(gradients["c"])) if "c" in gradients else None
+    t = torch.arange(len(h), device=h.device)[:, None]
+    earlier = (t < track.ends.to(h.device) - 1)[..., None].expand_as(h)
+    lost = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
+    underflow = float(lost.sum() / earlier.sum().clamp(min=1))
+    return LayerFlow(track.name, _by_lag(track, _norms(h)), c, jacobian, largest, underflow)
 
-        def stacked(part: int) -> Tensor:
-            pairs = zip(gradients[part::parts], self.track.tensors[part::parts], strict=True)
-            return torch.stack([torch.zeros_like(t) if g is None else g for g, t in pairs])
 
-        h = stacked(0)  # (T, B, size)
-        c = stacked(self.fields.index("c")) if "c" in self.fields else None
-        t = torch.arange(len(h), device=h.device)[:, None]
-        earlier = (t < self.track.ends.to(h.device) - 1)[..., None].expand_as(h)
-        under = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
-        return LayerFlow(
-            self.track.name,
-            self.by_lag(_norms(h)),
-            None if c is None else self.by_lag(_norms(c)),
-            jacobian,
-            largest,
-            float(under.sum() / earlier.sum().clamp(min=1)),
+def _jacobian(
+    track: Track, random: torch.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the root mean square and largest singular value of dh_T/dh_t by lag and row."""
+    last = track.states[-1].h
+    B, H = last.shape
+    exact = H <= EXACT_SIZE
+    vectors = torch.eye(H, dtype=last.dtype)
+    if not exact:
+        vectors = torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype)
+    squares, rows = [], []
+    for v in vectors.to(last.device):
+        found = torch.autograd.grad(
+            last, track.tensors, v.expand(B, H), retain_graph=True, materialize_grads=True
         )
-
-    def jacobian(
-        self, random: torch.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Compute the root mean square and largest singular value of dh_T/dh_t by lag and row."""
-        last = self.track.states[-1].h
-        B, H = last.shape
-        exact = H <= EXACT_SIZE
+        products = list(_by_state(track, found).values())  # v^T dh_T/d(h or c)_t
+        squares.append([_norms(product) ** 2 for product in products])
         if exact:
-            vectors = list(torch.eye(H, dtype=last.dtype))
-        else:
-            vectors = list(torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype))
-        fields, T = self.fields, len(self.track.states)
-        flat = [
-            tensor
-            for k, name in enumerate(fields)
-            if name in ("h", "c")
-            for tensor in self.track.tensors[k :: len(fields)]
-        ]
-        squares = np.zeros((len(flat) // T, T, B))
-        rows: list[list[Tensor]] = [[] for _ in squares]
-        for v in vectors:
-            seed = v.to(last.device).expand(B, H)
-            found = torch.autograd.grad(last, flat, seed, retain_graph=True, allow_unused=True)
-            pairs = zip(found, flat, strict=True)
-            filled = [torch.zeros_like(t) if g is None else g for g, t in pairs]
-            for k in range(len(squares)):
-                product = torch.stack(filled[k * T : (k + 1) * T])  # v^T dh_T/d(h or c)_t
-                if exact:
-                    rows[k].append(product)
-                squares[k] += _norms(product) ** 2
-        scale = H if exact else len(vectors) * H
-        gains = np.sqrt(squares.max(0) / scale)
-        largest = None
-        if exact:
-            matrices = [torch.stack(each, dim=-2).double() for each in rows]
-            if all(bool(torch.isfinite(m).all()) for m in matrices):
-                values = [torch.linalg.matrix_norm(m, ord=2) for m in matrices]
-                largest = self.by_lag(torch.stack(values).amax(0).cpu().numpy())
-        return self.by_lag(gains), largest
+            rows.append(products)
+    gains = np.sqrt(np.sum(squares, axis=0).max(0) / (H if exact else len(vectors) * H))
+    matrices = [torch.stack(each, dim=-2).double() for each in zip(*rows, strict=True)]
+    largest = None
+    if exact and all(bool(torch.isfinite(m).all()) for m in matrices):
+        values = [torch.linalg.matrix_norm(m, ord=2) for m in matrices]
+        largest = _by_lag(track, torch.stack(values).amax(0).cpu().numpy())
+    return _by_lag(track, gains), largest
 
 
 def growth_of(curves: NDArray[np.float64]) -> Growth:
@@ -327,6 +290,16 @@ def _mean(by_row: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mask.any(1), total / np.maximum(1, mask.sum(1)), np.nan)
 
 
-def number(value: float) -> float | None:
-    """Round a number to five digits for JSON; None if it is not finite."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def rounded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON document of arrays and numbers, with five digits; None where not finite."""
+
+    def entry(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.5g}") if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return rounded(value)
+        if isinstance(value, np.ndarray | list):
+            return [entry(each) for each in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    return {name: entry(value) for name, value in document.items()}
