@@ -5,11 +5,13 @@ Callbacks only observe: without them the run is the same.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -106,45 +108,39 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] = io.BytesIO()  # until the run begins
         self._flushed = 0.0
 
     def on_begin(self, run: Run) -> None:
         """Open the file after the last record to keep."""
-        self.path.touch()
-        keep = 0
-        with open(self.path, "rb") as file:
-            for line in file:
-                try:
-                    if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
-                        break
-                except (ValueError, KeyError, TypeError):
+        self._file = open(self.path, "a+b")  # noqa: SIM115
+        self._file.seek(keep := 0)
+        with suppress(ValueError, KeyError, TypeError):
+            for line in self._file:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
                     break
                 keep += len(line)
-        with open(self.path, "r+b") as file:
-            file.truncate(keep if run.step else 0)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._file.truncate(keep if run.step else 0)
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Add a line, written to disk within a second."""
-        self._write(record)
-        if time.monotonic() - self._flushed > 1 and self._file is not None:
+        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
+        if time.monotonic() - self._flushed > 1:
             self._file.flush()
             self._flushed = time.monotonic()
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """Add a line with the evaluation and its sample."""
-        self._write(record if sample is None else record | {"sample": sample})
+        self.on_step(record if sample is None else record | {"sample": sample})
 
     def on_health(self, record: dict[str, Any]) -> None:
         """Add a line with the measurements."""
-        self._write(record)
+        self.on_step(record)
 
     def on_checkpoint(self) -> None:
         """Write all records to disk."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def on_rollback(self, run: Run) -> None:
         """Remove the records of the repeated steps."""
@@ -153,12 +149,7 @@ class MetricsFile(Callback):
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(finite(record), ensure_ascii=False) + "\n")
+        self._file.close()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -87,9 +87,8 @@ class RunFolder:
         try:
             data, recorded = file.read_bytes(), (path / f"{RUN_FILE}.sha256").read_text()
         except OSError as error:
-            raise OstinatoError(
-                f"{path}: there is no run to resume ({file.name}: {error.strerror})."
-            ) from None
+            why = f"{RUN_FILE}: {error.strerror}"
+            raise OstinatoError(f"{path}: there is no run to resume ({why}).") from None
         if not recorded.startswith(storage.sha256(data)):
             raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
         return cls(path, dict(storage.from_json(data, file)))
@@ -106,8 +105,8 @@ class RunFolder:
 
     def callbacks(self, tensorboard: bool) -> list[Callback]:
         """Return the callbacks that record the run in this folder."""
-        files: list[Callback] = [MetricsFile(self.metrics)]
-        return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
+        board = [TensorBoard(self.path / "tensorboard")] if tensorboard else []
+        return [MetricsFile(self.metrics), *board]
 
     def refuse_other_task(self, task: str) -> None:
         """Raise an `OstinatoError` if the run was started by another estimator."""
@@ -167,9 +166,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if (path / RUN_FILE).exists() and not storage.holds_model(path):
-        document = RunFolder.reopen(path).document
-        known = {name: document[name] for name in ("task", "parameters")}
-        return {**known, "finished": False, "training": {}}
+        run = RunFolder.reopen(path).document
+        known = {"task": run["task"], "parameters": run["parameters"]}
+        return known | {"finished": False, "training": {}}
     config = storage.read_config(path)
     storage.read_files(path, "config.json")
     return config
