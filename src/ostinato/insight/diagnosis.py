@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, islice
 from statistics import fmean, median
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -46,6 +46,9 @@ Issue = Literal[
     "overfitting",
 ]
 """In the order in which they are reported: an earlier one often causes a later one."""
+
+_Found: TypeAlias = tuple[str, Mapping[str, float], Sequence["Remedy"]]
+"""Message, values and remedies of a `Finding`."""
 
 Record: TypeAlias = Mapping[str, Any]
 """A line of ``metrics.jsonl``: a training step or an evaluation."""
@@ -300,23 +303,23 @@ class _Checks:
         self.stacks = [stack for _, _, stack in stacks_of(self.network)]
 
     def run(self) -> Iterator[Finding]:
-        """Yield the first finding of each check, in the order of `Issue`."""
-        for check in (
-            self.identical_layers,
-            self.not_finite,
-            self.exploding,
-            self.oscillating,
-            self.dead_units,
-            self.saturated,
-            self.vanishing_over_layers,
-            self.vanishing_over_time,
-            self.short_memory,
-            self.overfitting,
-        ):
-            finding = next(check(), None)
-            if finding is not None:
-                yield finding
-                if finding.issue == "not finite":
+        """Yield the first finding of each check."""
+        checks: dict[Issue, Callable[[], Iterator[_Found]]] = {
+            "identical layers": self.identical_layers,
+            "not finite": self.not_finite,
+            "exploding": self.exploding,
+            "oscillating": self.oscillating,
+            "dead units": self.dead_units,
+            "saturated gates": self.saturated,
+            "vanishing over layers": self.vanishing_over_layers,
+            "vanishing over time": self.vanishing_over_time,
+            "short memory": self.short_memory,
+            "overfitting": self.overfitting,
+        }
+        for issue, check in checks.items():
+            for found in islice(check(), 1):
+                yield Finding(issue, *found)
+                if issue == "not finite":
                     return  # no other measurement has a meaning
 
     def cell(self) -> str:
@@ -329,7 +332,7 @@ class _Checks:
 
     # Weights
 
-    def identical_layers(self) -> Iterator[Finding]:
+    def identical_layers(self) -> Iterator[_Found]:
         for stack in self.stacks:
             for i, j in combinations(range(len(stack._all_weights)), 2):
                 a, b = ([w for w in stack.weights_of(k).values() if w.dim() > 1] for k in (i, j))
@@ -339,8 +342,7 @@ class _Checks:
                 # Independent weights have a correlation of 1 / sqrt(number of weights) by chance.
                 chance = min(v.numel() for v in a) ** -0.5
                 if r > min(0.95, max(self.thresholds.correlation, 5 * chance)):
-                    yield Finding(
-                        "identical layers",
+                    yield (
                         f"layers {i} and {j} have nearly the same weights, with a correlation of "
                         f"{r:.3f} (independent layers: about 0): they were initialised equal and "
                         "do little more than a single layer.",
@@ -351,14 +353,13 @@ class _Checks:
                         ],
                     )
 
-    def not_finite(self) -> Iterator[Finding]:
+    def not_finite(self) -> Iterator[_Found]:
         bad = [n for n, p in self.network.named_parameters() if not p.isfinite().all()]
         steps = [r["step"] for r in self.steps if r["loss"] is None]
         if bad or steps or not math.isfinite(self.flow.loss):
             where = f"weight {bad[0]}" if bad else "the loss"
             first = f", first at step {steps[0]}" if steps else ""
-            yield Finding(
-                "not finite",
+            yield (
                 f"{where} is not finite{first}: gradients exploded, or the input is not finite.",
                 {"weights": float(len(bad))},
                 self._against_explosion(),
@@ -366,7 +367,7 @@ class _Checks:
 
     # States and gates
 
-    def dead_units(self) -> Iterator[Finding]:
+    def dead_units(self) -> Iterator[_Found]:
         remedies = [
             Remedy("init", "identity", "start from biases of zero"),
             self._lower_rate("steps that disable no units"),
@@ -379,20 +380,19 @@ class _Checks:
                 continue
             dead = float((h.abs().amax(0) == 0).double().mean())
             if dead > self.thresholds.dead:
-                yield Finding(
-                    "dead units",
+                yield (
                     f"{name}: {dead:.0%} of its ReLU units are zero at every step of every "
                     "sequence examined; no gradient reaches them, and they do not learn.",
                     {"dead": dead},
                     remedies,
                 )
 
-    def saturated(self) -> Iterator[Finding]:
+    def saturated(self) -> Iterator[_Found]:
         for layer in self.layers:
             yield from self._saturated_gates(layer)
             yield from self._saturated_units(layer)
 
-    def _saturated_gates(self, layer: _Layer) -> Iterator[Finding]:
+    def _saturated_gates(self, layer: _Layer) -> Iterator[_Found]:
         t = self.thresholds
         for letter, values in layer.gates.items():
             if letter not in ("i", "f", "o", "z", "r") or values.min() < 0:
@@ -409,8 +409,7 @@ class _Checks:
                 effect = "almost nothing passes it, forward or backward"
             if is_bad:
                 above = f" (above 0.95 at {open_:.0%})" if letter == "z" else ""
-                yield Finding(
-                    "saturated gates",
+                yield (
                     f"{layer.name}: gate {letter} is {mean:.3f} on average, and below 0.05 at "
                     f"{closed:.0%} of steps and units{above}: {effect}.",
                     {"mean": mean, "closed": closed, "open": open_},
@@ -421,15 +420,14 @@ class _Checks:
                     ],
                 )
 
-    def _saturated_units(self, layer: _Layer) -> Iterator[Finding]:
+    def _saturated_units(self, layer: _Layer) -> Iterator[_Found]:
         cell, h = layer.cell, layer.h
         if not isinstance(cell, RNNCell) or cell.activation not in ("tanh", "sigmoid"):
             return
         ends = h.abs() > 0.99 if cell.activation == "tanh" else (h < 0.01) | (h > 0.99)
         share = float(ends.double().mean())
         if share > self.thresholds.saturated:
-            yield Finding(
-                "saturated gates",
+            yield (
                 f"{layer.name}: {share:.0%} of its {cell.activation} units are at an end of their "
                 "range, where their gradient is zero.",
                 {"saturated": share},
@@ -442,14 +440,13 @@ class _Checks:
 
     # Gradients and losses
 
-    def exploding(self) -> Iterator[Finding]:
+    def exploding(self) -> Iterator[_Found]:
         t, remedies = self.thresholds, self._against_explosion()
         for layer in self.flow.layers:
             growth = layer.growth()
             gain = 0.0 if layer.gains is None else float(np.nanmax(layer.gains))
             if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
-                yield Finding(
-                    "exploding",
+                yield (
                     f"{layer.name}: going back in time, gradients grow by {growth}, "
                     f"{gain:.2g} times over the sequence.",
                     {"growth": growth.factor, "low": growth.low, "gain": gain},
@@ -462,15 +459,14 @@ class _Checks:
         usual, worst = max(median(norms), median(norms[:20])), max(norms)
         spikes = sum(n > 10 * usual for n in norms) / len(norms)
         if usual > t.gradient_norm or (spikes > t.spikes and worst > 100 * usual):
-            yield Finding(
-                "exploding",
+            yield (
                 f"the gradient norm was above ten times its usual {usual:.2g} at {spikes:.1%} of "
                 f"training steps, {worst:.2g} at most.",
                 {"spikes": spikes, "usual": usual, "worst": worst},
                 remedies,
             )
 
-    def oscillating(self) -> Iterator[Finding]:
+    def oscillating(self) -> Iterator[_Found]:
         t, improvement = self.thresholds, self.improvement
         losses = [r["loss"] for r in self.steps if r["loss"] is not None]
         if len(losses) < 20:
@@ -483,8 +479,7 @@ class _Checks:
         first = fmean(losses[:2])
         highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
         if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
-            yield Finding(
-                "oscillating",
+            yield (
                 f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the "
                 "steps are too long and moved the network to where it learns nothing.",
                 {"first": first, "highest": highest},
@@ -499,8 +494,7 @@ class _Checks:
         ]
         gain, weight = max(sizes, default=(0.0, ""))
         if improvement < t.improvement and gain > t.gain:
-            yield Finding(
-                "oscillating",
+            yield (
                 f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
                 "preserves norms: the steps are too long.",
                 {"gain": gain},
@@ -508,8 +502,7 @@ class _Checks:
             )
         share, swing, level, best = oscillation(losses) or (0.0, 0.0, 0.0, 0.0)
         if share > t.oscillation and not improvement > t.high_improvement:
-            yield Finding(
-                "oscillating",
+            yield (
                 f"in {share:.0%} of the second half of training the loss swings around a level "
                 f"above its best: by {swing:.2g} from step to step, around {level:.3g}; its best "
                 f"was {best:.3g}. The steps are too long.",
@@ -517,15 +510,14 @@ class _Checks:
                 remedies,
             )
 
-    def vanishing_over_layers(self) -> Iterator[Finding]:
+    def vanishing_over_layers(self) -> Iterator[_Found]:
         sizes = [layer.size for layer in self.flow.layers if "backward" not in layer.name]
         if len(sizes) < 3 or not max(sizes) > 0:
             return
         share = sizes[0] / sizes[-1] if sizes[-1] else 0.0
         each = share ** (1 / (len(sizes) - 1))
         if share < self.thresholds.layer_vanished:
-            yield Finding(
-                "vanishing over layers",
+            yield (
                 f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top "
                 f"layer; each layer passes on {each:.2f} of it.",
                 {"share": share, "each": each},
@@ -536,7 +528,7 @@ class _Checks:
                 ],
             )
 
-    def vanishing_over_time(self) -> Iterator[Finding]:
+    def vanishing_over_time(self) -> Iterator[_Found]:
         t = self.thresholds
         enough = t.step_improvement if isinstance(self.network, ManyToMany) else t.improvement
         if not self.flow.layers or self.improvement > enough:
@@ -547,8 +539,7 @@ class _Checks:
         if best.underflow > 0.01:
             underflow = f", and {best.underflow:.0%} of it is smaller than any normal number"
         if left < t.vanished:
-            yield Finding(
-                "vanishing over time",
+            yield (
                 f"{left:.2g} of the gradient is left {self._required_lag(best)} steps before the "
                 f"last: it shrinks by {growth}{underflow}. Dependencies on inputs that early "
                 "cannot be learned.",
@@ -556,7 +547,7 @@ class _Checks:
                 self._against_vanishing(),
             )
 
-    def short_memory(self) -> Iterator[Finding]:
+    def short_memory(self) -> Iterator[_Found]:
         influence = self.found.influence
         if self.distance is None or influence is None:
             return
@@ -566,8 +557,7 @@ class _Checks:
         effect = float(effects[0] / max(1e-300, influence.effect.max()))
         length = influence.memory_length
         if effect < self.thresholds.influence:
-            yield Finding(
-                "short memory",
+            yield (
                 f"the task depends on inputs {self.distance} steps before; their effect on the "
                 f"output is {effect:.2g} of the largest effect, and inputs have an effect for "
                 f"{length} steps.",
@@ -575,7 +565,7 @@ class _Checks:
                 self._against_vanishing(),
             )
 
-    def overfitting(self) -> Iterator[Finding]:
+    def overfitting(self) -> Iterator[_Found]:
         t = self.thresholds
         evaluations = [r for r in self.found.history if r.get("validation_loss") is not None]
         if len(evaluations) < 3 or not self.steps or self.improvement > t.high_improvement:
@@ -591,8 +581,7 @@ class _Checks:
         fell = (after - floor) / (before - floor)
         if rise > t.overfitting and fell < 0.8:
             hidden_size = max(16, (self.settings.get("hidden_size") or 64) // 2)
-            yield Finding(
-                "overfitting",
+            yield (
                 f"the validation loss rose from {lowest:.3g} at step {step} to {highest:.3g}, "
                 f"while the training loss fell from {before:.3g} to {after:.3g}. The weights kept "
                 f"are those of step {step}.",

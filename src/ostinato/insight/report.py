@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,26 +41,25 @@ def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str)
         title: title of the page.
 
     Returns:
-        the files written.
+        the files written, the page first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    plots: dict[str, Path] = {}
+    plots: dict[str, bytes] = {}
+    missing = ""
     try:
         for name, axes in _plots(found, network):
-            file = folder / f"{name}.png"
-            with atomic_file(file) as out:
-                axes.figure.savefig(out, dpi=120, format="png")
-            plots[name] = file
-        missing = ""
+            picture = io.BytesIO()
+            axes.figure.savefig(picture, dpi=120, format="png")
+            plots[f"{name}.png"] = picture.getvalue()
     except MissingExtra as error:
         missing = str(error)
-    page = folder / "index.html"
-    with atomic_file(page) as out:
-        out.write(_page(found, plots, title, missing).encode())
-    document = folder / "diagnosis.json"
-    with atomic_file(document) as out:
-        out.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
-    return [page, document, *plots.values()]
+    document = json.dumps(found.to_json(), indent=1) + "\n"
+    page = _page(found, plots, title, missing)
+    files = {"index.html": page.encode(), "diagnosis.json": document.encode(), **plots}
+    for name, data in files.items():
+        with atomic_file(folder / name) as out:
+            out.write(data)
+    return [folder / name for name in files]
 
 
 def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -73,30 +73,28 @@ def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
     yield "unfolded", plot_unfolded(network)
 
 
-def _page(found: Diagnosis, plots: dict[str, Path], title: str, missing: str) -> str:
+def _page(found: Diagnosis, plots: dict[str, bytes], title: str, missing: str) -> str:
+    escape = html.escape
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
     ]
     if found.healthy:
         parts.append('<div class="healthy"><p>Healthy: no issue was found.</p></div>')
     for finding in found.findings:
-        remedies = "".join(
-            f"<li><code>{html.escape(r.flag)}</code> {html.escape(r.why)}</li>"
-            for r in finding.remedies
-        )
+        items = (f"<code>{escape(r.flag)}</code> {escape(r.why)}" for r in finding.remedies)
+        remedies = "".join(f"<li>{item}</li>" for item in items)
         parts.append(
-            f'<div class="finding"><h2>{html.escape(finding.issue)}</h2>'
-            f"<p>{html.escape(finding.message)}</p><p>Remedies, the best first:</p>"
-            f"<ul>{remedies}</ul></div>"
+            f'<div class="finding"><h2>{finding.issue}</h2><p>{escape(finding.message)}</p>'
+            f"<p>Remedies, the best first:</p><ul>{remedies}</ul></div>"
         )
-    parts.append(f"<pre>{html.escape(chr(10).join(found.measurements()))}</pre>")
-    for name, file in plots.items():
-        data = base64.b64encode(file.read_bytes()).decode()
-        alt = name.replace("_", " ")
-        parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
+    measurements = "\n".join(found.measurements())
+    parts.append(f"<pre>{escape(measurements)}</pre>")
+    for name, data in plots.items():
+        alt, code = Path(name).stem.replace("_", " "), base64.b64encode(data).decode()
+        parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{code}"></p>')
     if missing:
-        parts.append(f"<p>{html.escape(missing)}</p>")
+        parts.append(f"<p>{escape(missing)}</p>")
     return "\n".join([*parts, "</body></html>", ""])

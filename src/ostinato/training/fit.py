@@ -180,10 +180,6 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _unchanged(x: Tensor) -> NetworkInput:
-    return x
-
-
 class Sample(NamedTuple):
     """Encoded data for inspecting a network.
 
@@ -199,7 +195,7 @@ class Sample(NamedTuple):
     inputs: Tensor
     targets: Any
     lengths: Tensor | None = None
-    encode: Callable[[Tensor], Any] = _unchanged
+    encode: Callable[[Tensor], Any] = lambda x: x
     names: Sequence[Sequence[str]] = ()
     more: Mapping[str, Any] = {}
 
