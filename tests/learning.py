@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -103,13 +104,21 @@ def trainer(
     if not {"steps", "epochs", "minutes"} & settings.keys():
         settings["steps"] = 20
     usual = {"learning_rate": 0.02, "warmup_steps": 0, "evaluations": 2}
+    used = loss if objective is None else objective(net, loss)
     return kind(
         net,
         batches,
-        loss if objective is None else objective(net, loss),
+        SimpleNamespace(  # type: ignore[arg-type]
+            loss=lambda net, batch, state: used(batch, state),
+            metrics=lambda net, batch, state: ({"loss": validate()}, None),
+            count=lambda batch: 1,
+            units=lambda loss: {},
+            step_name="tok",
+            loss_unit="nats",
+        ),
         TrainingSettings(**{**usual, **settings}),
         callbacks,
-        validate=None if validate is None else lambda: {"loss": validate()},
+        validation=None if validate is None else [None],
         sample=sample,
         on_best=on_best,
         folder=folder,

@@ -47,6 +47,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "outputs": ["outputs", "arrangements"],
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
+    "loop": ["fit"],
     "network": ["forecast_network"],
 }
 AT_ONCE = 2
@@ -754,7 +755,7 @@ fit: evaluated as in training
 - network.eval()
 + pass
 
-fit: a resumed run begins again
+loop: a resumed run begins again
 - trainer.run(resume=resume)
 + trainer.run()
 

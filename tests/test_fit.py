@@ -12,7 +12,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_laye
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
 from ostinato.tasks.targets import Classes, StepLabels
-from ostinato.training.fit import eval_mode, evaluate, fit, predict
+from ostinato.training.fit import eval_mode, evaluate, predict
+from ostinato.training.loop import fit
 from ostinato.training.settings import TrainingSettings
 
 V = 5

@@ -51,7 +51,11 @@ def run_of(network, given, heard, clip_norm=0.0):
     """What `GradientHealth` knows of a run."""
     return SimpleNamespace(
         network=network,
-        objective=lambda some, state: network.loss(some.inputs, some.targets, lengths=some.unequal),
+        objective=SimpleNamespace(
+            loss=lambda network, some, state: network.loss(
+                some.inputs, some.targets, lengths=some.unequal
+            )
+        ),
         batch=given,
         settings=TrainingSettings(clip_norm=clip_norm),
         callbacks=[heard],
@@ -191,13 +195,10 @@ def test_the_bar_shows_what_has_turned_bad(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     bar = Bar()
 
-    class Run:
-        title, step, total, tokens, seconds, counted, loss_unit = "t", 3, 10, 5, 1.0, "tok", "nats"
-
-        def units(self, loss):
-            return {}
-
-    bar.on_begin(Run())
+    objective = SimpleNamespace(units=lambda loss: {}, step_name="tok", loss_unit="nats")
+    bar.on_begin(
+        SimpleNamespace(title="t", step=3, total=10, tokens=5, seconds=1.0, objective=objective)
+    )
     record = {"step": 3, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}
 
     def shown(**health):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from statistics import fmean, median
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ostinato.insight.samples import (
 )
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
-from ostinato.recurrence.cells import Cell, RNNCell
+from ostinato.recurrence.cells import RNNCell
 from ostinato.training.callbacks import read_metrics
 from ostinato.training.fit import Sample, eval_mode
 from ostinato.training.health import STEPS, Level, oscillates
@@ -166,7 +166,7 @@ class Diagnosis:
     improvement: float
     flow: GradientFlow
     influence: InputInfluence | None = None
-    history: Sequence[Record] = field(default_factory=list)
+    history: Sequence[Record] = ()
 
     @property
     def healthy(self) -> bool:
@@ -223,8 +223,7 @@ def diagnose(
         data: ``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes. By default
             the validation data, for an estimator from a run's folder.
         history: records of training: a ``metrics.jsonl``, or mappings with ``step``, ``loss``,
-            ``gradient_norm`` and ``validation_loss``. By default those of the run, for an estimator
-            from a run's folder.
+            ``gradient_norm`` and ``validation_loss``. By default those of the run, likewise.
         distance: steps from input to output over which the task depends, if known.
         loss: loss function of a custom module, as in `gradient_flow`.
         thresholds: limits, if other than the defaults.
@@ -261,26 +260,13 @@ def diagnose(
         if math.isfinite(flow.loss):
             influence = input_influence(network, sample)
     found = Diagnosis([], improvement, flow, influence, records)
-    layers, limits = list(map(_Layer.of, traced)), thresholds or Thresholds()
-    checks = _Checks(found, network, settings, distance, limits, layers)
+    checks = _Checks(found, network, settings, distance, thresholds or Thresholds(), traced)
     return replace(found, findings=list(checks.run()))
 
 
-class _Layer(NamedTuple):
-    """States ``h (steps, H)`` and gates of a layer, without padding."""
-
-    name: str
-    cell: Cell
-    h: Tensor
-    gates: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, traced: Traced) -> _Layer:
-        gates, states = traced.trace
-        mask = torch.arange(len(states.h))[:, None] < traced.ends.cpu()  # (T, B)
-        letters = {} if gates is None else gates._asdict()
-        unpadded = {letter: values.cpu()[mask] for letter, values in letters.items()}
-        return cls(traced.name, traced.cell, states.h.cpu()[mask], unpadded)
+def _unpadded(layer: Traced, values: Tensor) -> Tensor:
+    """Return ``values (T, B, H)`` of a layer as ``(steps, H)``, without padding."""
+    return values.cpu()[torch.arange(len(values))[:, None] < layer.ends.cpu()]
 
 
 _ORTHOGONAL = Remedy("init", "orthogonal", "recurrent weights that preserve norms")
@@ -288,14 +274,14 @@ _ORTHOGONAL = Remedy("init", "orthogonal", "recurrent weights that preserve norm
 
 @dataclass
 class _Checks:
-    """A check for each issue of a network, which yields what it finds."""
+    """A method for each `Issue`, of its name, which yields what it finds."""
 
     found: Diagnosis
     network: nn.Module
     settings: Mapping[str, Any]
     distance: int | None
     thresholds: Thresholds
-    layers: Sequence[_Layer]
+    layers: Sequence[Traced]
 
     def __post_init__(self) -> None:
         self.improvement, self.flow = self.found.improvement, self.found.flow
@@ -304,19 +290,8 @@ class _Checks:
 
     def run(self) -> Iterator[Finding]:
         """Yield the first finding of each check."""
-        checks: dict[Issue, Callable[[], Iterator[_Found]]] = {
-            "identical layers": self.identical_layers,
-            "not finite": self.not_finite,
-            "exploding": self.exploding,
-            "oscillating": self.oscillating,
-            "dead units": self.dead_units,
-            "saturated gates": self.saturated,
-            "vanishing over layers": self.vanishing_over_layers,
-            "vanishing over time": self.vanishing_over_time,
-            "short memory": self.short_memory,
-            "overfitting": self.overfitting,
-        }
-        for issue, check in checks.items():
+        for issue in get_args(Issue):
+            check: Callable[[], Iterator[_Found]] = getattr(self, issue.replace(" ", "_"))
             for found in islice(check(), 1):
                 yield Finding(issue, *found)
                 if issue == "not finite":
@@ -338,7 +313,8 @@ class _Checks:
                 a, b = ([w for w in stack.weights_of(k).values() if w.dim() > 1] for k in (i, j))
                 if [w.shape for w in a] != [w.shape for w in b]:
                     continue
-                r = min(_correlation(v, w) for v, w in zip(a, b, strict=True))
+                pairs = [torch.stack(pair).detach().flatten(1) for pair in zip(a, b, strict=True)]
+                r = min(float(torch.corrcoef(p.double()).nan_to_num()[0, 1]) for p in pairs)
                 # Independent weights have a correlation of 1 / sqrt(number of weights) by chance.
                 chance = min(v.numel() for v in a) ** -0.5
                 if r > min(0.95, max(self.thresholds.correlation, 5 * chance)):
@@ -375,33 +351,36 @@ class _Checks:
         ]
         if self.settings.get("cell") == "rnn-relu":  # an estimator's starts from the identity
             del remedies[0]
-        for name, cell, h, _ in self.layers:
-            if not isinstance(cell, RNNCell) or cell.activation != "relu":
+        for layer in self.layers:
+            if not isinstance(layer.cell, RNNCell) or layer.cell.activation != "relu":
                 continue
+            h = _unpadded(layer, layer.trace.states.h)
             dead = float((h.abs().amax(0) == 0).double().mean())
             if dead > self.thresholds.dead:
                 yield (
-                    f"{name}: {dead:.0%} of its ReLU units are zero at every step of every "
+                    f"{layer.name}: {dead:.0%} of its ReLU units are zero at every step of every "
                     "sequence examined; no gradient reaches them, and they do not learn.",
                     {"dead": dead},
                     remedies,
                 )
 
-    def saturated(self) -> Iterator[_Found]:
+    def saturated_gates(self) -> Iterator[_Found]:
         for layer in self.layers:
-            yield from self._saturated_gates(layer)
+            yield from self._closed_gates(layer)
             yield from self._saturated_units(layer)
 
-    def _saturated_gates(self, layer: _Layer) -> Iterator[_Found]:
-        t = self.thresholds
-        for letter, values in layer.gates.items():
+    def _closed_gates(self, layer: Traced) -> Iterator[_Found]:
+        t, gates = self.thresholds, layer.trace.gates
+        letters = {} if gates is None else gates._asdict()
+        for letter, padded in letters.items():
+            values = _unpadded(layer, padded)
             if letter not in ("i", "f", "o", "z", "r") or values.min() < 0:
                 continue
             closed = float((values < 0.05).double().mean())
             open_ = float((values > 0.95).double().mean())
             mean = float(values.mean())
-            passes = 1 - mean if letter == "z" and "r" in layer.gates else mean
-            if letter == "f" and "g" in layer.gates:
+            passes = 1 - mean if letter == "z" and "r" in letters else mean
+            if letter == "f" and "g" in letters:
                 is_bad = passes < t.forget_gate or closed > t.saturated
                 effect = "the cell state is forgotten at every step"
             else:
@@ -420,8 +399,8 @@ class _Checks:
                     ],
                 )
 
-    def _saturated_units(self, layer: _Layer) -> Iterator[_Found]:
-        cell, h = layer.cell, layer.h
+    def _saturated_units(self, layer: Traced) -> Iterator[_Found]:
+        cell, h = layer.cell, _unpadded(layer, layer.trace.states.h)
         if not isinstance(cell, RNNCell) or cell.activation not in ("tanh", "sigmoid"):
             return
         ends = h.abs() > 0.99 if cell.activation == "tanh" else (h < 0.01) | (h > 0.99)
@@ -644,15 +623,14 @@ def _improvement(network: ScoringNetwork, sample: Sample, loss: float) -> float:
     if targets.dim() > 1 and targets.shape[:2] == sample.inputs.shape[:2]:
         targets = targets[torch.arange(targets.shape[1])[None] < row_lengths(sample)[:, None]]
     if kind == "category":
-        p = torch.bincount(targets.flatten()).double()
-        p = p[p > 0] / p.sum()
-        constant = float(-(p * p.log()).sum())
+        counts = torch.bincount(targets.flatten()).double()
+        constant = torch.special.entr(counts / counts.sum()).sum()
     elif kind == "number":
-        constant = float(targets.double().var(0, correction=0).sum())
+        constant = targets.double().var(0, correction=0).sum()
     else:
         p = targets.double().mean(0).clamp(1e-9, 1 - 1e-9)
-        constant = float(-(p * p.log() + (1 - p) * (1 - p).log()).sum())
-    return 1 - loss / constant if constant > 0 else math.nan
+        constant = torch.special.entr(torch.stack([p, 1 - p])).sum()
+    return 1 - loss / float(constant) if constant > 0 else math.nan
 
 
 def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | None:
@@ -668,8 +646,3 @@ def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | 
     bad = [level for level in later if oscillates(level, best, levels[0])]
     worst = max(bad or later, key=lambda level: level.swing)
     return len(bad) / len(later), worst.swing, worst.mean, best.mean
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    v, w = (t.detach().double().flatten() - t.detach().double().mean() for t in (a, b))
-    return float(v @ w / (v.norm() * w.norm()).clamp(min=1e-300))

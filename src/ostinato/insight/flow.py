@@ -36,8 +36,8 @@ class LayerFlow:
         h: norm of dL/dh_t by lag and row, ``(lags, B)``; NaN before a row's first step.
         c: the same for dL/dc_t; None for a cell without c.
         jacobian: root mean square of the singular values of dh_T/dh_t by lag and row: how much a
-            small change of h_t is amplified on average. For an LSTM the larger of that and
-            dh_T/dc_t. None if not requested.
+            small change of h_t is amplified on average; the larger of that and dh_T/dc_t where
+            there is a c. None if not requested.
         largest: its largest singular value; None unless computed exactly.
         underflow: share of the elements of dL/dh_t, at a lag of 1 or more, that are smaller than
             the smallest normal number of their type.
@@ -53,8 +53,7 @@ class LayerFlow:
     @property
     def norms(self) -> NDArray[np.float64]:
         """Norm of the gradient of h and c by lag, ``(lags,)``: root mean square over rows."""
-        squares = self.h**2 if self.c is None else self.h**2 + self.c**2
-        return np.asarray(np.sqrt(_mean(squares)))
+        return np.asarray(np.sqrt(_mean(self.h**2 + (0.0 if self.c is None else self.c**2))))
 
     @property
     def gains(self) -> NDArray[np.float64] | None:
@@ -76,12 +75,9 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class Growth:
-    """A growth factor per step with its 95 % confidence interval.
+    """A growth factor per step with its 95 % confidence interval, ``low`` to ``high``.
 
-    Attributes:
-        factor: growth per step: below 1 gradients vanish, above 1 they explode.
-        low: lower end of the interval.
-        high: upper end of the interval.
+    Below 1 gradients vanish, above 1 they explode.
     """
 
     factor: float
@@ -129,12 +125,7 @@ class GradientFlow:
 
 
 def gradient_flow(
-    model: Model,
-    data: Data,
-    *,
-    loss: Loss | None = None,
-    jacobian: bool = True,
-    seed: int = 0,
+    model: Model, data: Data, *, loss: Loss | None = None, jacobian: bool = True, seed: int = 0
 ) -> GradientFlow:
     """Measure how much gradient reaches each step, layer and direction of a network.
 
@@ -178,9 +169,7 @@ def gradient_flow(
             )
         weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
         inputs = [*weights.values(), *(tensor for track in tracks for tensor in track.tensors)]
-        gradients = iter(
-            torch.autograd.grad(value, inputs, retain_graph=True, materialize_grads=True)
-        )
+        gradients = iter(_gradients(value, inputs))
         norms = {name: float(next(gradients).norm()) for name in weights}
         layers = []
         for track in tracks:
@@ -189,6 +178,11 @@ def gradient_flow(
             layers.append(_layer_flow(track, own, *products))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
+
+
+def _gradients(y: Tensor, inputs: list[Tensor], v: Tensor | None = None) -> Sequence[Tensor]:
+    """Return the vector-Jacobian products of ``y`` by each input, zeros where there is none."""
+    return torch.autograd.grad(y, inputs, v, retain_graph=True, materialize_grads=True)
 
 
 def _by_state(track: Track, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -235,9 +229,7 @@ def _jacobian(
         vectors = torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype)
     squares, rows = [], []
     for v in vectors.to(last.device):
-        found = torch.autograd.grad(
-            last, track.tensors, v.expand(B, H), retain_graph=True, materialize_grads=True
-        )
+        found = _gradients(last, track.tensors, v.expand(B, H))
         products = list(_by_state(track, found).values())  # v^T dh_T/d(h or c)_t
         squares.append([_norms(product) ** 2 for product in products])
         if exact:
@@ -260,20 +252,18 @@ def growth_of(curves: NDArray[np.float64]) -> Growth:
     >>> growth_of(0.5 ** np.arange(20.0)[:, None] * [[1.0, 2.0]]).factor
     0.5
     """
-    slopes, errors = [], []
+    fits = []
     for curve in curves.T:
         fine = np.isfinite(curve) & (curve > 1e-30 * np.nanmax(curve, initial=1e-300))
         lags = np.flatnonzero(fine)
-        if len(lags) < 3:
-            continue
-        fit = stats.linregress(lags, np.log(curve[lags]))
-        slopes.append(fit.slope)
-        errors.append(fit.stderr)
-    if not slopes:
+        if len(lags) >= 3:
+            fits.append(stats.linregress(lags, np.log(curve[lags])))
+    if not fits:
         return Growth(math.nan, math.nan, math.nan)
-    mean, n = float(np.mean(slopes)), len(slopes)
-    error = float(np.std(slopes, ddof=1) / math.sqrt(n)) if n > 1 else errors[0]
-    spread = float(stats.t.ppf(0.975, max(1, n - 1))) * error if n > 1 else 2 * error
+    slopes, n = [fit.slope for fit in fits], len(fits)
+    mean, spread = float(np.mean(slopes)), 2 * float(fits[0].stderr)
+    if n > 1:
+        spread = float(stats.t.ppf(0.975, n - 1) * stats.sem(slopes))
     low, middle, high = (math.exp(min(700.0, mean + s)) for s in (-spread, 0.0, spread))
     return Growth(round(middle, 12), low, high)
 

@@ -185,20 +185,16 @@ class _LastStep:
         return self.network.output.loss(scores, self.targets)
 
     def predictions(self, scores: Tensor) -> Tensor:
-        """Return probabilities, or numbers, ``(B, K)``."""
-        kind = self.network.output.kind
-        if kind == "category":
-            return scores.double().softmax(-1)
-        return scores.double().sigmoid() if kind == "probability" else scores.double()
+        """Return probabilities, or numbers in standard deviations of the targets, ``(B, K)``."""
+        kind, scores = self.network.output.kind, scores.double()
+        if kind == "number":
+            return scores / self.targets.double().std(0).clamp(min=1e-12)
+        return scores.softmax(-1) if kind == "category" else scores.sigmoid()
 
     def distances(self, new: Tensor, old: Tensor) -> Tensor:
         """Return the distance between two predictions for each row, ``(B,)``."""
-        kind, change = self.network.output.kind, (new - old).abs()
-        if kind == "category":
-            return change.sum(-1) / 2
-        if kind == "probability":
-            return change.mean(-1)
-        return (change / self.targets.double().std(0).clamp(min=1e-12)).mean(-1)
+        change = (new - old).abs()
+        return change.sum(-1) / 2 if self.network.output.kind == "category" else change.mean(-1)
 
 
 def _at_end(y: Tensor, lengths: Tensor | None) -> Tensor:
@@ -226,10 +222,9 @@ def _replaced(
 def _last_steps(x: Tensor, ends: Tensor, n: int) -> Tensor:
     """Return the last n steps of each row, ``(B, n, ...)``, zeros after the end of shorter ones."""
     steps = (ends - n).clamp(min=0)[:, None] + torch.arange(n)
-    mask = steps < ends[:, None]
     taken = x[torch.arange(len(x))[:, None], steps.clamp(max=x.shape[1] - 1)]
-    mask = mask.view(*mask.shape, *[1] * (x.dim() - 2)).to(x.device)
-    return taken.masked_fill(~mask, 0)
+    padding = (steps >= ends[:, None]).view(*steps.shape, *[1] * (x.dim() - 2))
+    return taken.masked_fill(padding.to(x.device), 0)
 
 
 def _by_gradient(last: _LastStep, lags: NDArray[np.int64]) -> NDArray[np.float64]:

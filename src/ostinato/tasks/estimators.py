@@ -29,8 +29,8 @@ from ostinato.tasks.sequences import Sequences, prepare, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, TrainingResult
-from ostinato.training.fit import Problem, Sample, evaluate, fit
-from ostinato.training.loop import device_of
+from ostinato.training.fit import Problem, Sample, evaluate
+from ostinato.training.loop import device_of, fit
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
@@ -260,8 +260,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             OstinatoError: if there is no run, or one of another task or other settings.
         """
         run = RunFolder.reopen(Path(out))
-        run.refuse_other_task(cls.__name__)
-        run.refuse_other_settings(settings)
+        run.refuse_other(cls.__name__, settings)
         model = cls(**run.document["parameters"])
         model._train_in(run, progress, tensorboard, resume=True)
         return model

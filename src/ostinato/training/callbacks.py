@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from ostinato.errors import require
+from ostinato.training.fit import Objective
 from ostinato.training.settings import TrainingSettings
 
 Ending = Literal["budget", "patience", "interrupt", "unfinished"]
@@ -29,6 +30,7 @@ class Run(Protocol):
 
     network: nn.Module
     settings: TrainingSettings
+    objective: Objective[Any, Any]
     callbacks: Sequence[Callback]
     batch: Any
     title: str
@@ -36,14 +38,6 @@ class Run(Protocol):
     total: int | None
     tokens: int
     seconds: float
-    counted: str
-    loss_unit: str
-
-    def objective(self, batch: Any, state: Any, /) -> tuple[Tensor, Any]:
-        """Return the mean loss of a batch, and the state after it."""
-
-    def units(self, loss: float, /) -> dict[str, float]:
-        """Return a loss in further units, by name."""
 
     def log(self, message: str, /) -> None:
         """Send a message for the user to the callbacks."""
@@ -54,9 +48,9 @@ class TrainingResult:
     """How a training run ended.
 
     Args:
-        ended: why it ended: the budget was used, patience ran out, or it was interrupted.
+        ended: why: its budget was used, patience ran out, or it was interrupted.
         steps: number of steps.
-        best_loss: lowest validation loss in nats; the last training loss without validation.
+        best_loss: lowest validation loss; the last training loss without validation.
         best_step: the step of the best loss, whose weights the network has.
         seconds: training time, before and after resuming.
     """

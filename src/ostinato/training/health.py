@@ -22,12 +22,7 @@ from ostinato.training.callbacks import Callback, Run
 
 
 class NonFiniteError(OstinatoError):
-    """A loss or gradient is not finite, and training stops.
-
-    Attributes:
-        step: the step at which it happened.
-        tensor: name of the first non-finite tensor.
-    """
+    """A loss or gradient is not finite, at a ``step``; the first such ``tensor`` by name."""
 
     def __init__(self, message: str, step: int, tensor: str) -> None:
         super().__init__(message)
@@ -124,8 +119,8 @@ def oscillates(level: Level, best: Level, first: Level) -> bool:
 class GradientHealth(Callback):
     """Measures at intervals how much gradient flows back through time, and reports it.
 
-    Each recurrent layer runs one step at a time over a few rows of the latest batch. This does not
-    influence training: without it the weights are the same.
+    Each recurrent layer runs one step at a time over a few rows of the latest batch; this does not
+    change training.
 
     Args:
         share: maximum share of the training time.
@@ -173,29 +168,23 @@ class GradientHealth(Callback):
             )
 
     def measure(self) -> dict[str, Any]:
-        """Measure the gradient by lag, as shares of that at the last step; empty if none flows.
-
-        Only the part of the loss's gradient that enters at the last step is followed.
-        """
+        """Follow the gradient that enters at the last step, by lag; empty if none flows."""
         run = self.run
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             with recording(run.network) as tracks:
-                loss, _ = run.objective(_few(run.batch, self.ROWS), None)
+                loss, _ = run.objective.loss(run.network, _few(run.batch, self.ROWS), None)
             tracks = [t for t in tracks if 1 < len(t.states) <= self.MAX_STEPS]
             if not tracks or not loss.requires_grad:
                 return {}
             T, last = len(tracks[-1].states), tracks[-1].states[-1].h
-            (g,) = torch.autograd.grad(loss, last, retain_graph=True, allow_unused=True)
-            if g is None:
-                return {}
             states = [state.h for track in tracks for state in track.states]
-            gradients = iter(torch.autograd.grad(last, states, g, allow_unused=True))
+            (g,) = torch.autograd.grad(loss, last, retain_graph=True, materialize_grads=True)
+            gradients = iter(torch.autograd.grad(last, states, g, materialize_grads=True))
         norms = [0.0] * T  # by lag; of the layer with the largest
         for track in tracks:
-            by_step = [next(gradients) for _ in track.states]
-            for lag, g in enumerate(by_step[::-1][:T]):
-                if g is not None:
-                    norms[lag] = max(norms[lag], float(g.double().norm()))
+            by_step = [float(next(gradients).double().norm()) for _ in track.states]
+            for lag, norm in enumerate(by_step[::-1][:T]):
+                norms[lag] = max(norms[lag], norm)
         if not (norms[0] > 0 and math.isfinite(sum(norms))):
             return {}
         shares = [norm / norms[0] for norm in norms]
@@ -246,10 +235,8 @@ def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
     Weights come first, then the outputs of modules in ``forward``, then the gradients that the
     network holds, from the output back. The random state is unchanged.
     """
-    for name, parameter in network.named_parameters():
-        if not _is_finite(parameter):
-            return f"weight {name}"
-    found: list[str] = []
+    parameters = list(network.named_parameters())
+    found = [f"weight {name}" for name, p in parameters if not _is_finite(p)]
 
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
         for part, value in (("input", inputs), ("output", output)):
@@ -261,14 +248,10 @@ def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
         for module in names:
             hooks.enter_context(module.register_forward_hook(check))
         loss = forward()
-    if found:
-        return found[0]
     if not _is_finite(loss):
-        return "the loss"
-    for name, parameter in reversed(list(network.named_parameters())):
-        if not _is_finite(parameter.grad):
-            return f"gradient of {name}"
-    return "the norm of the gradients"
+        found.append("the loss")
+    found += [f"gradient of {name}" for name, p in parameters[::-1] if not _is_finite(p.grad)]
+    return [*found, "the norm of the gradients"][0]
 
 
 def _is_finite(value: Any) -> bool:

@@ -6,12 +6,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,10 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
+from ostinato.training.fit import Batches, BatchT, NetworkT, Objective, eval_mode, evaluate
+from ostinato.training.health import GradientHealth, Monitor, NonFiniteError, first_nonfinite
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
-
-LossFunction: TypeAlias = Callable[[Any, Any], tuple[Tensor, Any]]
-"""``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
-
-Validation: TypeAlias = Callable[[], dict[str, float]]
-"""Metrics over validation data by name, the mean loss among them as ``loss``."""
 
 MAX_SKIPS = 20
 MAX_ROLLBACKS = 8
@@ -49,41 +44,76 @@ _SAVED = (
 )
 
 
-class Batches(Protocol):
-    """Endless batches with a position. A batch with ``fresh`` true starts from the zero state."""
+def fit(
+    network: NetworkT,
+    batches: Batches,
+    objective: Objective[NetworkT, BatchT],
+    settings: TrainingSettings,
+    callbacks: Sequence[Callback] = (),
+    *,
+    validation: Iterable[BatchT] | None = None,
+    sample: Callable[[int], str] | None = None,
+    on_best: Callable[[TrainingResult], None] | None = None,
+    title: str = "",
+    folder: Path | None = None,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train a network in place, until its budget is used, patience is lost, or an interrupt.
 
-    @property
-    def windows(self) -> int:
-        """Batches in one pass over the data."""
+    Args:
+        network: the network, on its device.
+        batches: training batches, ready for the network.
+        objective: their loss.
+        settings: settings of the run.
+        callbacks: callbacks to call.
+        validation: validation batches; None for no validation.
+        sample: returns something to show at each validation, by the step.
+        on_best: called with the result so far when the weights are the best so far.
+        title: a one-line description of the run.
+        folder: folder of checkpoints; None keeps the newest in memory.
+        resume: continue from the newest checkpoint, if there is one.
 
-    def next_batch(self) -> Any:
-        """Return the next batch."""
+    Returns:
+        how training ended; the network holds the best weights, after an interrupt the latest.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position."""
+    Raises:
+        NonFiniteError: see ``settings.on_nonfinite``.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+    Example:
+        >>> import numpy as np
+        >>> from ostinato.data.batches import SequenceBatches
+        >>> from ostinato.data.ragged import Examples, Ragged
+        >>> from ostinato.networks.arrangements import ManyToOne, recurrent_layers
+        >>> from ostinato.networks.outputs import Output
+        >>> from ostinato.tasks.targets import Classes
+        >>> examples = Examples(Ragged.of(np.ones((n, 2), "f4") for n in (3, 1)), np.array([0, 1]))
+        >>> network = ManyToOne(nn.Identity(), recurrent_layers("gru", 2, 8), Output(8, 2))
+        >>> batches = SequenceBatches(examples, batch_size=2)
+        >>> settings, classes = TrainingSettings(steps=30, health=False), Classes(np.array([0, 1]))
+        >>> result = fit(network, batches, classes, settings, validation=batches)
+        >>> result.ended, result.best_loss < 0.7
+        ('budget', True)
+    """
+    if settings.health:
+        callbacks = [*callbacks, GradientHealth()]
+    trainer = Trainer(
+        network,
+        batches,
+        objective,
+        settings,
+        callbacks,
+        validation=validation,
+        sample=sample,
+        on_best=on_best,
+        title=title,
+        folder=folder,
+    )
+    return trainer.run(resume=resume)
 
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a network.
-
-    Args:
-        network: the network, trained in place.
-        batches: batches of training data.
-        objective: the loss function.
-        settings: settings of the run.
-        callbacks: callbacks to call.
-        validate: evaluates the network on validation data; None for no validation.
-        sample: returns something to show at each evaluation, such as generated text, by the step.
-        on_best: called with the result so far after an evaluation that is the best so far.
-        units: converts a loss into further units by name, to record and show.
-        title: a one-line description of the run.
-        counted: short name of a step of a sequence.
-        loss_unit: unit of the loss.
-        folder: folder of checkpoints; None keeps the newest in memory.
+    """A run of `fit`, which describes the arguments.
 
     State is carried from batch to batch and detached in between, which is truncated
     back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
@@ -91,17 +121,14 @@ class Trainer:
 
     network: nn.Module
     batches: Batches
-    objective: LossFunction
+    objective: Objective[Any, Any]
     settings: TrainingSettings
     callbacks: Sequence[Callback] = ()
     _: KW_ONLY
-    validate: Validation | None = None
+    validation: Iterable[Any] | None = None
     sample: Callable[[int], str] | None = None
     on_best: Callable[[TrainingResult], None] | None = None
-    units: Callable[[float], dict[str, float]] = lambda loss: {}
     title: str = ""
-    counted: str = "tok"
-    loss_unit: str = "nats"
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -132,15 +159,8 @@ class Trainer:
     def run(self, *, resume: bool = False) -> TrainingResult:
         """Train until the budget is used, patience runs out, or an interrupt.
 
-        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, with
-        the network in its current state; a second Ctrl-C aborts. When the budget or patience is
-        used up, the network holds the best weights found.
-
-        Args:
-            resume: continue from the newest checkpoint, if there is one.
-
-        Raises:
-            NonFiniteError: see ``on_nonfinite``.
+        An interrupt (Ctrl-C, SIGTERM) lets the step finish, and saves a checkpoint; a second Ctrl-C
+        aborts.
         """
         self._interrupted = False
         with ExitStack() as closing:
@@ -193,7 +213,7 @@ class Trainer:
         """Run one batch forward and backward, and one step of the optimizer."""
         self.batch = batch = self.batches.next_batch()
         before = None if batch.fresh else self.state
-        loss, after = self.objective(batch, before)
+        loss, after = self.objective.loss(self.network, batch, before)
         value = loss.item()
         self.optimizer.zero_grad()
         norm = math.nan
@@ -222,7 +242,7 @@ class Trainer:
         record = {
             "step": self.step,
             "loss": loss,
-            **self.units(loss),
+            **self.objective.units(loss),
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens": self.tokens,
@@ -235,19 +255,21 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Compute the validation loss and a sample; keep the best weights."""
-        self.network.eval()
-        with torch.no_grad():
-            metrics = {"loss": self.last_loss} if self.validate is None else self.validate()
-            loss = metrics.pop("loss")
-            is_finite = math.isfinite(loss) and self._is_finite()
-            sample = self.sample(self.step) if self.sample is not None and is_finite else None
-        self.network.train()
+        metrics = {"loss": self.last_loss}
+        if self.validation is not None:
+            metrics = evaluate(self.network, self.objective, self.validation)
+        loss = metrics.pop("loss")
+        is_finite = math.isfinite(loss) and self._is_finite()
+        sample = None
+        if self.sample is not None and is_finite:
+            with eval_mode(self.network), torch.no_grad():
+                sample = self.sample(self.step)
         if not math.isfinite(loss):
             self.log(f"validation loss {loss}: not finite; these weights are not kept")
         elif not is_finite:
             self.log("the weights are not finite; they are not kept")
         # The loss of one training batch is noisy: without validation the latest counts as best.
-        is_best = is_finite and (self.validate is None or loss < self.best_loss)
+        is_best = is_finite and (self.validation is None or loss < self.best_loss)
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
@@ -259,8 +281,8 @@ class Trainer:
         self._clock()
         record = {
             "step": self.step,
-            "validation_loss" if self.validate is not None else "training_loss": loss,
-            **self.units(loss),
+            "training_loss" if self.validation is None else "validation_loss": loss,
+            **self.objective.units(loss),
             **metrics,
             "best": is_best,
             "seconds": round(self.seconds, 3),
@@ -278,7 +300,9 @@ class Trainer:
     def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
         remedy = self.settings.on_nonfinite
-        tensor = first_nonfinite(self.network, lambda: self.objective(batch, before)[0])
+        tensor = first_nonfinite(
+            self.network, lambda: self.objective.loss(self.network, batch, before)[0]
+        )
         self.optimizer.zero_grad()
         what = "gradient" if math.isfinite(loss) else "loss"
         problem = f"{what} not finite; first non-finite tensor: {tensor}"

@@ -91,10 +91,10 @@ def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> f
     Returns:
         the norm of all gradients together, before clipping.
     """
-    parameters = list(parameters)
+    parameters = [p for p in parameters if p.grad is not None]
     total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if norm and total > norm and torch.isfinite(total):
         nn.utils.clip_grads_with_norm_(parameters, norm, total)
-    if value:
+    if value and parameters:
         nn.utils.clip_grad_value_(parameters, value)
     return float(total)

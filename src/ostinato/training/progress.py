@@ -52,7 +52,7 @@ class Lines(Callback):
         """Print the evaluation and its sample."""
         name = "validation" if "validation_loss" in record else "training"
         values = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
-        loss = f"{_small(values.pop(f'{name}_loss'))} {self._run.loss_unit}"
+        loss = f"{_small(values.pop(f'{name}_loss'))} {self._run.objective.loss_unit}"
         words = ", ".join([loss, *(_unit_described(n, v) for n, v in values.items())])
         best = " · best so far" if record["best"] else ""
         self._print(f"step {record['step']:,} · {name} {words}{best}", "bold")
@@ -102,16 +102,18 @@ class Bar(Lines):
             return
         self._drawn = now
         step, total, (start, tokens) = run.step, run.total, self._since
+        units = run.objective.units(record["loss"])
         speed = (run.tokens - tokens) / (now - start)
+        fast = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:.0f}"
         where = f"step {step:,}" + (f"/{total:,}" if total else "")
         if total and not self._wide:
             where = f"{100 * step // total}%"
         numbers = {
             "loss": f"loss {_small(record['loss'])}",
-            **{n: _unit_described(n, v, short=True) for n, v in run.units(record["loss"]).items()},
+            **{n: _unit_described(n, v, short=True) for n, v in units.items()},
             "lr": f"lr {record['learning_rate']:.2g}",
             "grad": f"grad {record['gradient_norm']:.2g}",
-            "speed": f"{_short(speed)} {run.counted}/s",
+            "speed": f"{fast} {run.objective.step_name}/s",
         }
         if self._warning:
             numbers["health"] = self._warning
@@ -170,7 +172,3 @@ _CONTROLS = {
     **{code: 0x2400 + code for code in range(32) if chr(code) != "\t"},
     **dict.fromkeys(range(127, 160), 0xFFFD),
 }
-
-
-def _short(number: float) -> str:
-    return f"{number / 1000:.0f}k" if number >= 10_000 else f"{number:.0f}"

@@ -38,7 +38,6 @@ class RunFolder:
         self.data = path / "data"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
-        self.curve = path / "learning_curve.png"
 
     @classmethod
     def create(cls, path: Path, prepare: Callable[[Path], Mapping[str, Any]]) -> Self:
@@ -108,15 +107,11 @@ class RunFolder:
         board = [TensorBoard(self.path / "tensorboard")] if tensorboard else []
         return [MetricsFile(self.metrics), *board]
 
-    def refuse_other_task(self, task: str) -> None:
-        """Raise an `OstinatoError` if the run was started by another estimator."""
-        recorded = self.document["task"]
-        if recorded != task:
-            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {recorded}.")
-
-    def refuse_other_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise an `OstinatoError` if a setting differs from that of the run."""
-        recorded = self.document["parameters"]
+    def refuse_other(self, task: str, settings: Mapping[str, Any]) -> None:
+        """Raise an `OstinatoError` if the run is of another estimator, or a setting differs."""
+        started, recorded = self.document["task"], self.document["parameters"]
+        if started != task:
+            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {started}.")
         changes = [
             f"{name}={value!r} (started with {recorded.get(name)!r})"
             for name, value in settings.items()
@@ -128,7 +123,7 @@ class RunFolder:
     def draw(self, unit: str) -> str | None:
         """Draw the learning curve; return a message if it cannot be drawn."""
         try:
-            draw_learning_curve(self.metrics, self.curve, unit)
+            draw_learning_curve(self.metrics, self.path / "learning_curve.png", unit)
         except MissingExtra as error:
             return str(error)
         return None
@@ -140,7 +135,7 @@ def _is_running(pid: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except OSError:
-        pass  # it runs, as another user
+        return True  # as another user
     return True
 
 
