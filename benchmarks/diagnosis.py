@@ -354,7 +354,8 @@ def trained_and_diagnosed(case: Case, seed: int) -> Diagnosis:
     network, draw = build(case.task, case.T, case.layer, case.pooling)
     case.plant(network)
     batches, recorder = Endless(draw, 100 + seed), Recorder()
-    defaults = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant"}
+    defaults = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant",
+                "health": False}  # fmt: skip
     settings = TrainingSettings(**{**defaults, **case.settings})
     held_out = draw(256, torch.Generator().manual_seed(10_000 + seed))
 

@@ -103,7 +103,7 @@ def trainer(
 
     if not {"steps", "epochs", "minutes"} & settings.keys():
         settings["steps"] = 20
-    usual = {"learning_rate": 0.02, "warmup_steps": 0, "evaluations": 2}
+    usual = {"learning_rate": 0.02, "warmup_steps": 0, "evaluations": 2, "health": False}
     used = loss if objective is None else objective(net, loss)
     return kind(
         net,

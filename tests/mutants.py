@@ -756,8 +756,8 @@ fit: evaluated as in training
 + pass
 
 loop: a resumed run begins again
-- trainer.run(resume=resume)
-+ trainer.run()
+- self.checkpoints.load() if resume else None
++ None
 
 sequences: validation data are trained on too
 - return data.take(sorted([*kept, *lone])), data.take(sorted(out))

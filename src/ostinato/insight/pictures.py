@@ -25,13 +25,7 @@ SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | None = None) -> Any:
-    """Plot the gradient by lag, one line per layer, on a log scale, with the vanished range shaded.
-
-    Args:
-        flow: result of `gradient_flow`.
-        axes: axes to draw into.
-        thresholds: limits of the shaded range.
-    """
+    """Plot the gradient by lag, a line per layer; below ``thresholds.vanished`` it is shaded."""
     axes = axes or new_axes(8, 4.5, "a plot of gradients")
     vanished = (thresholds or Thresholds()).vanished
     tops = [float(np.nanmax(layer.norms, initial=0.0)) for layer in flow.layers]
@@ -112,7 +106,7 @@ def plot_influence(found: InputInfluence, axes: Any = None) -> Any:
 
 
 def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit: int = 100) -> Any:
-    """Plot how far a gate is open, by unit and step, with the names of the steps on the axis.
+    """Plot how far a gate of a layer is open, by unit and step, with the names of the steps.
 
     Args:
         found: result of `gates`.
@@ -145,14 +139,7 @@ def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit
 
 
 def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> Any:
-    """Plot the sequence as text, each step coloured by the state of one unit.
-
-    Args:
-        found: result of `gates`.
-        unit: the unit, such as one of `Gates.rank`.
-        axes: axes to draw into.
-        width: characters per line.
-    """
+    """Plot the sequence as text of so many characters per line, coloured by the state of a unit."""
     values = found.activations(unit)
     places = []
     line = at = 0

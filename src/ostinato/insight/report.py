@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ostinato.files import atomic_file
 from ostinato.insight.diagnosis import Diagnosis
 from ostinato.insight.pictures import plot_flow, plot_influence, plot_layers, plot_unfolded
 from ostinato.training.pictures import plot_curve
+from ostinato.training.storage import to_json
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem; }
@@ -29,7 +29,7 @@ pre { padding: .6rem; white-space: pre-wrap; }
 
 
 def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str) -> list[Path]:
-    """Write a diagnosis into a folder, created if missing; earlier files are replaced.
+    """Write a diagnosis into a folder, created if missing; return the files, the page first.
 
     ``index.html`` is a self-contained page with text, measurements and plots; ``diagnosis.json``
     holds the measurements. Without ``ostinato[plots]`` the page has no plots.
@@ -37,11 +37,8 @@ def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str)
     Args:
         found: result of `diagnose`.
         network: the network diagnosed.
-        folder: where to write.
+        folder: where to write; earlier files are replaced.
         title: title of the page.
-
-    Returns:
-        the files written, the page first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, bytes] = {}
@@ -53,9 +50,8 @@ def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str)
             plots[f"{name}.png"] = picture.getvalue()
     except MissingExtra as error:
         missing = str(error)
-    document = json.dumps(found.to_json(), indent=1) + "\n"
-    page = _page(found, plots, title, missing)
-    files = {"index.html": page.encode(), "diagnosis.json": document.encode(), **plots}
+    page = _page(found, plots, title, missing).encode()
+    files = {"index.html": page, "diagnosis.json": to_json(found.to_json()), **plots}
     for name, data in files.items():
         with atomic_file(folder / name) as out:
             out.write(data)

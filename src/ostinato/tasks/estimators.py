@@ -30,7 +30,7 @@ from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, TrainingResult
 from ostinato.training.fit import Problem, Sample, evaluate
-from ostinato.training.loop import device_of, fit
+from ostinato.training.loop import Trainer, device_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
@@ -310,7 +310,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             device = device_of(self.device)
             self.network_ = self._build(self.inputs_, self.targets_).to(device)
             problem = self._problem(data, facts, device)
-            result = fit(
+            trainer = Trainer(
                 self.network_,
                 problem.batches,
                 problem.objective,
@@ -321,8 +321,8 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
                 on_best=keep_best,
                 title=f"{problem.title}; {self._network_title(device)}{problem.notes}",
                 folder=None if run is None else run.checkpoints,
-                resume=resume,
             )
+            result = trainer.run(resume=resume)
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)

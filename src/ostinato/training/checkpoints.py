@@ -66,10 +66,7 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def load(self) -> Any:
-        """Load the newest undamaged checkpoint; None if there are no checkpoints.
-
-        Warns:
-            UserWarning: if a newer one is damaged.
+        """Load the newest undamaged checkpoint, warning of damaged ones; None if there is none.
 
         Raises:
             OstinatoError: if all checkpoints are damaged.
@@ -80,8 +77,8 @@ class Checkpoints:
         for path in reversed(self._all()):
             try:
                 files = storage.read_files(path, "state.json", "tensors.safetensors")
-                document = storage.from_json(files["state.json"], path / "state.json")
                 tensors = storage.unpack_tensors(files["tensors.safetensors"], path)
+                document = storage.from_json(files["state.json"], path / "state.json")
                 return _put_together(document, tensors)
             except storage.DamagedError as error:
                 damage = error

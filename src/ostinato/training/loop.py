@@ -20,7 +20,7 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.fit import Batches, BatchT, NetworkT, Objective, eval_mode, evaluate
+from ostinato.training.fit import Batches, Objective, eval_mode, evaluate
 from ostinato.training.health import GradientHealth, Monitor, NonFiniteError, first_nonfinite
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
@@ -44,21 +44,12 @@ _SAVED = (
 )
 
 
-def fit(
-    network: NetworkT,
-    batches: Batches,
-    objective: Objective[NetworkT, BatchT],
-    settings: TrainingSettings,
-    callbacks: Sequence[Callback] = (),
-    *,
-    validation: Iterable[BatchT] | None = None,
-    sample: Callable[[int], str] | None = None,
-    on_best: Callable[[TrainingResult], None] | None = None,
-    title: str = "",
-    folder: Path | None = None,
-    resume: bool = False,
-) -> TrainingResult:
-    """Train a network in place, until its budget is used, patience is lost, or an interrupt.
+@dataclass(eq=False)
+class Trainer:
+    """Trains a network in place, until its budget is used, patience is lost, or an interrupt.
+
+    State is carried from batch to batch and detached in between, which is truncated
+    back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
 
     Args:
         network: the network, on its device.
@@ -71,13 +62,6 @@ def fit(
         on_best: called with the result so far when the weights are the best so far.
         title: a one-line description of the run.
         folder: folder of checkpoints; None keeps the newest in memory.
-        resume: continue from the newest checkpoint, if there is one.
-
-    Returns:
-        how training ended; the network holds the best weights, after an interrupt the latest.
-
-    Raises:
-        NonFiniteError: see ``settings.on_nonfinite``.
 
     Example:
         >>> import numpy as np
@@ -90,33 +74,9 @@ def fit(
         >>> network = ManyToOne(nn.Identity(), recurrent_layers("gru", 2, 8), Output(8, 2))
         >>> batches = SequenceBatches(examples, batch_size=2)
         >>> settings, classes = TrainingSettings(steps=30, health=False), Classes(np.array([0, 1]))
-        >>> result = fit(network, batches, classes, settings, validation=batches)
+        >>> result = Trainer(network, batches, classes, settings, validation=batches).run()
         >>> result.ended, result.best_loss < 0.7
         ('budget', True)
-    """
-    if settings.health:
-        callbacks = [*callbacks, GradientHealth()]
-    trainer = Trainer(
-        network,
-        batches,
-        objective,
-        settings,
-        callbacks,
-        validation=validation,
-        sample=sample,
-        on_best=on_best,
-        title=title,
-        folder=folder,
-    )
-    return trainer.run(resume=resume)
-
-
-@dataclass(eq=False)
-class Trainer:
-    """A run of `fit`, which describes the arguments.
-
-    State is carried from batch to batch and detached in between, which is truncated
-    back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
     """
 
     network: nn.Module
@@ -134,6 +94,8 @@ class Trainer:
     def __post_init__(self) -> None:
         settings = self.settings
         settings.check_settings()
+        if settings.health:
+            self.callbacks = [*self.callbacks, GradientHealth()]
         self.checkpoints = Checkpoints(self.folder)
         self.optimizer = make_optimizer(self.network, settings)
         self.schedule = Schedule(settings)
@@ -157,10 +119,13 @@ class Trainer:
     # The run
 
     def run(self, *, resume: bool = False) -> TrainingResult:
-        """Train until the budget is used, patience runs out, or an interrupt.
+        """Train, or continue from the newest checkpoint if there is one.
 
         An interrupt (Ctrl-C, SIGTERM) lets the step finish, and saves a checkpoint; a second Ctrl-C
-        aborts.
+        aborts. After an interrupt the network holds the latest weights, otherwise the best.
+
+        Raises:
+            NonFiniteError: see ``settings.on_nonfinite``.
         """
         self._interrupted = False
         with ExitStack() as closing:

@@ -80,16 +80,13 @@ class Schedule:
 
 
 def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> float:
-    """Clip the gradients in place; 0 for no clipping.
+    """Clip gradients in place; return their norm, all together, before clipping.
 
     Args:
         parameters: parameters with gradients.
-        norm: maximum norm of all gradients together, which are scaled down to it (Pascanu, Mikolov
-            and Bengio 2013, "On the difficulty of training recurrent neural networks").
-        value: maximum absolute value of each element, applied afterwards.
-
-    Returns:
-        the norm of all gradients together, before clipping.
+        norm: maximum norm, to which they are scaled down (Pascanu, Mikolov and Bengio 2013, "On the
+            difficulty of training recurrent neural networks"); 0 for no limit.
+        value: maximum absolute value of each element, applied afterwards; 0 for no limit.
     """
     parameters = [p for p in parameters if p.grad is not None]
     total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

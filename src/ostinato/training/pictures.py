@@ -92,17 +92,10 @@ def _smoothed(values: list[float]) -> list[float]:
 def draw_confusion(
     confusion: Sequence[Sequence[int]], classes: Sequence[Any], picture: Path
 ) -> None:
-    """Draw a confusion matrix as a PNG: rows are true classes, coloured by their shares.
-
-    Args:
-        confusion: counts, ``[true][predicted]``.
-        classes: names of the classes.
-        picture: the PNG file.
-    """
+    """Draw a confusion matrix, counts ``[true][predicted]``, as a PNG, coloured by shares."""
     counts = np.asarray(confusion)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    names = [str(name) for name in classes]
-    K = len(names)
+    names, K = [str(name) for name in classes], len(classes)
     size = min(16.0, 2.5 + 0.45 * K)
     axes = new_axes(size + 0.8, size, "a confusion matrix")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -125,14 +118,7 @@ def draw_confusion(
 def draw_attention(
     weights: Any, source: Sequence[str], target: Sequence[str], picture: Path
 ) -> None:
-    """Draw attention weights as a PNG: rows are pieces of the target, columns of the source.
-
-    Args:
-        weights: ``(target, source)``, rows that add up to 1.
-        source: pieces of the source.
-        target: pieces of the target.
-        picture: the PNG file.
-    """
+    """Draw attention ``weights (target, source)`` between the pieces of two texts as a PNG."""
     axes = new_axes(1.5 + 0.3 * len(source), 1.5 + 0.3 * len(target), "a plot of attention")
     axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source)), source, rotation=90)

@@ -41,7 +41,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, prepare: Callable[[Path], Mapping[str, Any]]) -> Self:
-        """Create the folder of a new run.
+        """Create the folder of a new run; nothing is left behind if that fails.
 
         Args:
             path: the folder; missing or empty.
@@ -49,7 +49,7 @@ class RunFolder:
                 a resumed run needs.
 
         Raises:
-            OstinatoError: if the path exists. If ``prepare`` fails, nothing is left behind.
+            OstinatoError: if the path exists, or cannot be written.
         """
         refuse_to_overwrite(path)
         # In an existing folder, so that no parent is created for a run that fails.
@@ -135,7 +135,7 @@ def _is_running(pid: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except OSError:
-        return True  # as another user
+        pass  # it runs, as another user
     return True
 
 

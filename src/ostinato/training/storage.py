@@ -72,9 +72,7 @@ def _finish(folder: Path) -> None:
 def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
     """Read the files of `write_files` by name, each checked against its checksum.
 
-    Args:
-        folder: the folder.
-        needed: files that must be among them, since a truncated list is not noticed otherwise.
+    Those ``needed`` must be among them, since a truncated list is not noticed otherwise.
 
     Raises:
         DamagedError: if one is missing, or any bit of it has changed.
@@ -155,10 +153,10 @@ def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
 def save_model(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], more: Mapping[str, Any]
 ) -> None:
-    """Write a model folder.
+    """Write a model folder; an older model in it is replaced atomically.
 
     Args:
-        folder: the folder; an older model in it is replaced atomically.
+        folder: the folder.
         config: contents of ``config.json``, including ``task``.
         weights: the network's `state_dict`.
         more: further JSON documents by file name, such as a vocabulary.
