@@ -174,8 +174,7 @@ def gradient_flow(
         layers = []
         for track in tracks:
             own = _by_state(track, [next(gradients) for _ in track.tensors])
-            products = _jacobian(track, random) if jacobian else (None, None)
-            layers.append(_layer_flow(track, own, *products))
+            layers.append(_layer_flow(track, own, random if jacobian else None))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
 
@@ -203,11 +202,9 @@ def _by_lag(track: Track, norms: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _layer_flow(
-    track: Track,
-    gradients: Mapping[str, Tensor],
-    jacobian: NDArray[np.float64] | None,
-    largest: NDArray[np.float64] | None,
+    track: Track, gradients: Mapping[str, Tensor], random: torch.Generator | None
 ) -> LayerFlow:
+    jacobian, largest = (None, None) if random is None else _jacobian(track, random)
     h = gradients["h"]  # (T, B, size)
     c = _by_lag(track, _norms(gradients["c"])) if "c" in gradients else None
     t = torch.arange(len(h), device=h.device)[:, None]

@@ -177,16 +177,14 @@ class Trainer:
     def train_step(self) -> None:
         """Run one batch forward and backward, and one step of the optimizer."""
         self.batch = batch = self.batches.next_batch()
-        before = None if batch.fresh else self.state
+        settings, before = self.settings, None if batch.fresh else self.state
         loss, after = self.objective.loss(self.network, batch, before)
         value = loss.item()
         self.optimizer.zero_grad()
         norm = math.nan
         if math.isfinite(value):
             torch.autograd.backward(loss)
-            norm = clip_gradients(
-                self.parameters, self.settings.clip_norm, self.settings.clip_value
-            )
+            norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
         if not math.isfinite(norm):
             self.treat_nonfinite(batch, before, value)
             return

@@ -55,7 +55,10 @@ def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str
         axes.annotate(
             f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
         )
-    spikes = _spikes(steps)
+    # Ten times the usual gradient norm: the median of the 50 steps before, or of the first 20.
+    norms = [r.get("gradient_norm") or 0.0 for r in steps]
+    usual = (max(median(norms[max(0, i - 50) : i]), median(norms[:20])) for i in range(20, len(y)))
+    spikes = [i for i, norm in enumerate(usual, start=20) if norms[i] > 10 * norm > 0]
     if spikes:
         at, marks = [x[i] for i in spikes], [smooth[i] for i in spikes]
         label = f"gradient spikes ({len(spikes)})"
@@ -69,16 +72,6 @@ def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str
     axes.grid(alpha=0.3)
     axes.legend()
     return axes
-
-
-def _spikes(steps: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the steps with a gradient norm ten times the median of the 50 steps before."""
-    norms = [r.get("gradient_norm") or 0.0 for r in steps]
-    return [
-        i
-        for i in range(20, len(norms))
-        if norms[i] > 10 * max(median(norms[max(0, i - 50) : i]), median(norms[:20])) > 0
-    ]
 
 
 def _smoothed(values: list[float]) -> list[float]:
