@@ -60,8 +60,7 @@ class Thresholds:
 
     Args:
         vanished: share of the gradient at the last step that is left at the first third of the
-            sequence. Below a thousandth, an optimizer that scales its steps by the whole gradient
-            cannot tell the first steps from the noise of the last.
+            sequence; below a thousandth it is lost in the noise of the last steps.
         layer_vanished: share of the top layer's gradient that reaches the lowest layer.
         exploded: factor by which a gradient may grow from the last step to the first.
         growth: growth per step that counts as exploding, if its confidence interval is above 1.
@@ -71,21 +70,18 @@ class Thresholds:
         dead: share of a layer's ReLU units that are zero at all steps of all sequences.
         saturated: share of the values of a gate, or of a tanh layer, at an end of their range.
         closed: mean of an update, input or output gate below which nothing passes.
-        forget_gate: mean of a forget gate below which nothing is kept: less than a hundredth of the
-            cell state is left after three steps.
+        forget_gate: mean of a forget gate below which nothing is kept: a hundredth in three steps.
         oscillation: share of the second half of training in which the loss swings by more than a
             fifth of itself around a level above its best.
         overshoot: factor by which the mean of 10 losses may exceed the first loss.
-        gain: size of recurrent weights, as the root of the mean sum of squares of a row; freshly
-            initialised they have 0.6 to 1.
+        gain: root of the mean sum of squares of a row of recurrent weights; initially 0.6 to 1.
         improvement: improvement over a constant prediction (see `Diagnosis`) above which vanishing
             gradients are not reported: what there was to learn was near.
         step_improvement: the same for a network with an output at every step, where much is near.
         good_improvement: improvement above which spikes of the gradient norm and nearly closed
             gates are not reported.
         high_improvement: improvement above which a swinging loss and overfitting are not reported.
-        overfitting: increase of the validation loss from the best to the last, as a share of the
-            first.
+        overfitting: increase of the validation loss from best to last, as a share of the first.
         influence: share of the largest effect of an input below which it counts as forgotten.
     """
 
@@ -155,8 +151,7 @@ class Diagnosis:
 
     Attributes:
         findings: the issues found, the one to treat first at the front; empty if healthy.
-        improvement: improvement over the best constant prediction, 1 - loss / its loss; NaN if
-            unknown.
+        improvement: 1 - loss / loss of the best constant prediction; NaN if unknown.
         flow: gradients by step and layer.
         influence: how far back the output depends on the input; None if it cannot be measured.
         history: records of training, if any.

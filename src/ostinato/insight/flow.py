@@ -66,10 +66,7 @@ class LayerFlow:
         return float(np.sqrt(np.nansum(self.norms**2)))
 
     def growth(self) -> Growth:
-        """Fit the factor per step by which gradients grow through the layer's own recurrence.
-
-        Fitted to `jacobian` if it was computed, else to dL/dh_t.
-        """
+        """Fit the growth through the layer's recurrence, to `jacobian` if computed, else to h."""
         return growth_of(self.h if self.jacobian is None else self.jacobian)
 
 
@@ -243,8 +240,8 @@ def _jacobian(
 def growth_of(curves: NDArray[np.float64]) -> Growth:
     """Fit the growth per step of curves by lag ``(lags, rows)``, assumed exponential.
 
-    The slope of the logarithm over the lags is fitted for each row; the confidence interval is
-    Student's t over the rows, or, for a single row, that of its regression.
+    A line is fitted to the logarithm of each row; the confidence interval is Student's t over the
+    rows, or, for a single row, that of its regression.
 
     >>> growth_of(0.5 ** np.arange(20.0)[:, None] * [[1.0, 2.0]]).factor
     0.5

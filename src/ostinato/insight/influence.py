@@ -93,9 +93,8 @@ class InputInfluence:
 def input_influence(model: Model, data: Data, *, seed: int = 0) -> InputInfluence:
     """Measure how far back the output at the last step depends on the input.
 
-    By intervention: the input some steps ago is replaced by one from elsewhere in the data, and the
-    change of the prediction is measured. Also by gradient, and by the increase of the loss when the
-    network is given only the last few steps.
+    By the change when the input some steps ago is replaced by one from elsewhere in the data, by
+    gradient, and by the loss when the network is given only the last few steps.
 
     Args:
         model: a network of `networks`, or an estimator.

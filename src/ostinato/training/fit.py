@@ -97,10 +97,7 @@ def predict(
 ) -> list[T]:
     """Apply a network to all sequences, batched by length; results in the original order.
 
-    Args:
-        network: called with ``(inputs, lengths=...)``, returns scores and a state.
-        batches: the sequences.
-        decode: converts the scores of a batch into one result per sequence.
+    ``decode`` converts the scores of a batch into one result per sequence.
     """
     found: dict[int, T] = {}
     with eval_mode(network), torch.inference_mode():

@@ -34,8 +34,7 @@ class Monitor:
     """Warns of exploding gradients and an oscillating loss during a run.
 
     - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
-      of the first 20 if that is larger: late in training, rare examples have relatively large
-      gradients without exploding.
+      of the first 20 if that is larger: late in training a large one need not be an explosion.
     - Oscillation: see `oscillates`, over the last 40 steps, compared with the best 40 before.
 
     Neither is repeated within 100 steps.

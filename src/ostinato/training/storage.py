@@ -114,9 +114,8 @@ def _read_newest(folder: Path, name: str) -> bytes:
             return (folder / _COMMIT / name).read_bytes()
         return (folder / name).read_bytes()
     except OSError as error:
-        raise DamagedError(
-            f"{folder / name}: {error.strerror}; the folder is incomplete."
-        ) from None
+        reason = f"{error.strerror}; the folder is incomplete"
+        raise DamagedError(f"{folder / name}: {reason}.") from None
 
 
 def _version(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -155,11 +154,7 @@ def save_model(
 ) -> None:
     """Write a model folder; an older model in it is replaced atomically.
 
-    Args:
-        folder: the folder.
-        config: contents of ``config.json``, including ``task``.
-        weights: the network's `state_dict`.
-        more: further JSON documents by file name, such as a vocabulary.
+    ``config`` includes ``task``; ``more`` are JSON documents by file name, such as a vocabulary.
     """
     documents = {"config.json": {"format": FORMAT, **config}, **more}
     files = {name: to_json(document) for name, document in documents.items()}
