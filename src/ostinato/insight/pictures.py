@@ -46,13 +46,7 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
         ylabel="gradient of the state, share of the largest",
         title="Gradient by step, back in time",
     )
-    _plain_ticks(axes.yaxis)
-    axes.axhspan(floor, vanished, color="0.85", zorder=0)
-    axes.text(
-        0.01, vanished, f"vanished: below {vanished:g} of the largest ", va="top",
-        transform=axes.get_yaxis_transform(), fontsize=9, color="0.25",
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
+    _finish(axes, vanished, f"vanished: below {vanished:g} of the largest ", ha="left")
     axes.legend(loc="best", fontsize=8 if len(flow.layers) > 4 else 10)
     return axes
 
@@ -94,15 +88,22 @@ def plot_influence(found: InputInfluence, axes: Any = None) -> Any:
         ylabel="share of the largest",
         title="How far back the output depends on the input",
     )
-    _plain_ticks(axes.xaxis, axes.yaxis)
-    axes.axhspan(1e-4, NEGLIGIBLE, color="0.85", zorder=0)
-    axes.text(0.99, NEGLIGIBLE, "negligible ", va="top", ha="right", fontsize=9, color="0.25",
-              transform=axes.get_yaxis_transform())  # fmt: skip
     label = f"memory length: {found.memory_length} steps"
     axes.axvline(found.memory_length + 1, color=COLOURS[2], linestyle=":", label=label)
-    axes.grid(alpha=0.3)
+    _finish(axes, NEGLIGIBLE, "negligible ", ha="right")
     axes.legend()
     return axes
+
+
+def _finish(axes: Any, limit: float, text: str, ha: str) -> None:
+    """Shade what lies below a limit; write powers of ten as plain numbers, which every font has."""
+    axes.axhspan(axes.get_ylim()[0], limit, color="0.85", zorder=0)
+    place = {"transform": axes.get_yaxis_transform(), "va": "top", "ha": ha}
+    axes.text(0.99 if ha == "right" else 0.01, limit, text, fontsize=9, color="0.25", **place)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _: "")
+    axes.grid(alpha=0.3)
 
 
 def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit: int = 100) -> Any:
@@ -220,13 +221,6 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
     axes.set(xlim=(-0.6, steps + 0.3), ylim=(-0.5, top), title=title)
     axes.axis("off")
     return axes
-
-
-def _plain_ticks(*axis: Any) -> None:
-    """Write powers of ten as plain numbers, which every font has."""
-    for each in axis:
-        each.set_major_formatter(lambda value, _: f"{value:g}")
-        each.set_minor_formatter(lambda value, _: "")
 
 
 def _node(axes: Any, x: float, y: float, text: str, colour: str) -> None:
