@@ -118,18 +118,18 @@ class MetricsFile(Callback):
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Add a line, written to disk within a second."""
-        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
+        self._write(record)
         if time.monotonic() - self._flushed > 1:
             self._file.flush()
             self._flushed = time.monotonic()
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """Add a line with the evaluation and its sample."""
-        self.on_step(record if sample is None else record | {"sample": sample})
+        self._write(record if sample is None else record | {"sample": sample})
 
     def on_health(self, record: dict[str, Any]) -> None:
         """Add a line with the measurements."""
-        self.on_step(record)
+        self._write(record)
 
     def on_checkpoint(self) -> None:
         """Write all records to disk."""
@@ -144,6 +144,9 @@ class MetricsFile(Callback):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
