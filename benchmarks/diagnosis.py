@@ -24,6 +24,7 @@ from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.callbacks import Callback
+from ostinato.training.fit import Objective
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 
@@ -333,28 +334,33 @@ class Endless:
         """Nothing."""
 
 
+class Own(Objective[nn.Module, Some]):
+    """The loss of the networks themselves."""
+
+    loss_unit, step_name = "nats", "steps"
+
+    def loss(self, network: Any, batch: Some, state: Any) -> tuple[Tensor, None]:
+        """Return the mean loss of a batch."""
+        return network.loss(batch.inputs, batch.targets)[0], None
+
+    def count(self, batch: Some) -> int:
+        """Return the number of sequences."""
+        return len(batch.inputs)
+
+
 def trained_and_diagnosed(case: Case, seed: int) -> Diagnosis:
     """Train the network of a case and diagnose it."""
     torch.manual_seed(seed)
     network, draw = build(case.task, case.T, case.layer, case.pooling)
     case.plant(network)
     batches, recorder = Endless(draw, 100 + seed), Recorder()
-    defaults = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant"}
+    defaults = {"steps": 300, "learning_rate": 0.003, "warmup_steps": 20, "schedule": "constant",
+                "health": False}  # fmt: skip
     settings = TrainingSettings(**{**defaults, **case.settings})
     held_out = draw(256, torch.Generator().manual_seed(10_000 + seed))
 
-    def validate() -> float:
-        return float(network.loss(*held_out)[0])
-
-    trainer = Trainer(
-        network,
-        batches,
-        lambda batch, state: (network.loss(batch.inputs, batch.targets)[0], None),
-        settings,
-        validate=validate,
-        callbacks=[recorder],
-    )
-    trainer.run()
+    validation = [Some(*held_out)]
+    Trainer(network, batches, Own(), settings, [recorder], validation=validation).run()
     return diagnose(network, (held_out[0][:32], held_out[1][:32]), history=recorder.records)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def trainer(
     folder: Path | None = None,
     validate: Any = None,
     sample: Any = None,
-    keep_best: Any = None,
+    on_best: Any = None,
     kind: type[Trainer] = Trainer,
     **settings: Any,
 ) -> Trainer:
@@ -102,17 +103,25 @@ def trainer(
 
     if not {"steps", "epochs", "minutes"} & settings.keys():
         settings["steps"] = 20
-    usual = {"learning_rate": 0.02, "warmup_steps": 0, "evaluations": 2}
+    usual = {"learning_rate": 0.02, "warmup_steps": 0, "evaluations": 2, "health": False}
+    used = loss if objective is None else objective(net, loss)
     return kind(
         net,
         batches,
-        loss if objective is None else objective(net, loss),
+        SimpleNamespace(  # type: ignore[arg-type]
+            loss=lambda net, batch, state: used(batch, state),
+            metrics=lambda net, batch, state: ({"loss": validate()}, None),
+            count=lambda batch: 1,
+            units=lambda loss: {},
+            step_name="tok",
+            loss_unit="nats",
+        ),
         TrainingSettings(**{**usual, **settings}),
-        validate=validate,
+        callbacks,
+        validation=None if validate is None else [None],
         sample=sample,
-        keep_best=keep_best,
+        on_best=on_best,
         folder=folder,
-        callbacks=callbacks,
         title="small",
     )
 

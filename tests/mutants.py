@@ -47,6 +47,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "outputs": ["outputs", "arrangements"],
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
+    "loop": ["fit"],
     "network": ["forecast_network"],
 }
 AT_ONCE = 2
@@ -754,9 +755,9 @@ fit: evaluated as in training
 - network.eval()
 + pass
 
-fit: a resumed run begins again
-- trainer.run(resume=resume)
-+ trainer.run()
+loop: a resumed run begins again
+- self.checkpoints.load() if resume else None
++ None
 
 sequences: validation data are trained on too
 - return data.take(sorted([*kept, *lone])), data.take(sorted(out))

@@ -42,9 +42,11 @@ def run_at(step: int, total: int | None = 10) -> Any:
         total=total,
         tokens=100 * step,
         seconds=0.5 * step,
-        units=lambda loss: {"bits_per_character": loss / math.log(2)},
-        counted="tok",
-        loss_unit="nats",
+        objective=SimpleNamespace(
+            units=lambda loss: {"bits_per_character": loss / math.log(2)},
+            step_name="tok",
+            loss_unit="nats",
+        ),
     )
 
 

@@ -12,7 +12,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_laye
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
 from ostinato.tasks.targets import Classes, StepLabels
-from ostinato.training.fit import eval_mode, evaluate, fit, predict
+from ostinato.training.fit import eval_mode, evaluate, predict
+from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 
 V = 5
@@ -105,7 +106,8 @@ def test_fit_trains_in_place_and_reports_what_it_kept():
 
     classes = Classes(np.arange(V))
     first = evaluate(net, classes, data)["loss"]
-    result = fit(net, data, classes, settings, [witness], validation=data, on_best=on_best)
+    trainer = Trainer(net, data, classes, settings, [witness], validation=data, on_best=on_best)
+    result = trainer.run()
     assert result.ended == "budget" and result.steps == 200
     assert result.best_loss < 0.2 * first
     assert evaluate(net, classes, data)["loss"] == pytest.approx(result.best_loss)
@@ -123,8 +125,11 @@ def test_fit_resumed_is_fit_uninterrupted(tmp_path):
         found = []
         for resume in (False, True):
             data = batches()
-            found.append(fit(net, data, Classes(np.arange(V)), settings, [witness],
-                             validation=data, folder=folder, resume=resume))  # fmt: skip
+            classes = Classes(np.arange(V))
+            trainer = Trainer(
+                net, data, classes, settings, [witness], validation=data, folder=folder
+            )
+            found.append(trainer.run(resume=resume))
         return found, weights(net)
 
     (whole, _), expected = run(tmp_path / "whole")

@@ -19,6 +19,7 @@ from ostinato.training import health as training_health
 from ostinato.training.callbacks import Callback
 from ostinato.training.health import GradientHealth, _few
 from ostinato.training.progress import Bar
+from ostinato.training.settings import TrainingSettings
 
 TEXT = "to be or not to be, that is the question. " * 100
 
@@ -46,17 +47,27 @@ def batch(T=20, B=6, ragged=False, by_step=False):
     return SequenceBatch(x, lengths, y, 0)
 
 
+def run_of(network, given, heard, clip_norm=0.0):
+    """What `GradientHealth` knows of a run."""
+    return SimpleNamespace(
+        network=network,
+        objective=SimpleNamespace(
+            loss=lambda network, some, state: network.loss(
+                some.inputs, some.targets, lengths=some.unequal
+            )
+        ),
+        batch=given,
+        settings=TrainingSettings(clip_norm=clip_norm),
+        callbacks=[heard],
+        log=heard.log,
+    )
+
+
 def measured(network, given, every=1, steps=1, clip_norm=0.0):
     heard = Heard()
-    health = GradientHealth(network, clip_norm, [heard], share=math.inf, every=every)
-
-    def objective(some, state):
-        return network.loss(some.inputs, some.targets, lengths=some.unequal)
-
-    listening = health.observed(objective)
-    health.on_begin(None)
+    health = GradientHealth(share=math.inf, every=every)
+    health.on_begin(run_of(network, given, heard, clip_norm))
     for step in range(1, steps + 1):
-        listening(given, None)
         health.on_step({"step": step, "gradient_norm": float(step)})
     return heard, health
 
@@ -133,8 +144,7 @@ def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
     now, network = [100.0], ManyToOne(nn.Identity(), GRU(3, 4, batch_first=True), Output(4, 2))
     monkeypatch.setattr(training_health, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     given, heard = batch(T=3), Heard()
-    health = GradientHealth(network, 0.0, [heard], share=share, every=1)
-    listening = health.observed(lambda some, state: network.loss(some.inputs, some.targets))
+    health = GradientHealth(share=share, every=1)
     measure = health.measure
 
     def slow():
@@ -142,9 +152,8 @@ def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
         return measure()
 
     monkeypatch.setattr(health, "measure", slow)
-    health.on_begin(None)
+    health.on_begin(run_of(network, given, heard))
     for step in range(1, 401):
-        listening(given, None)
         now[0] += 1.0
         before = len(heard.found)
         health.on_step({"step": step, "gradient_norm": 1.0})
@@ -186,13 +195,10 @@ def test_the_bar_shows_what_has_turned_bad(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     bar = Bar()
 
-    class Run:
-        title, step, total, tokens, seconds, counted, loss_unit = "t", 3, 10, 5, 1.0, "tok", "nats"
-
-        def units(self, loss):
-            return {}
-
-    bar.on_begin(Run())
+    objective = SimpleNamespace(units=lambda loss: {}, step_name="tok", loss_unit="nats")
+    bar.on_begin(
+        SimpleNamespace(title="t", step=3, total=10, tokens=5, seconds=1.0, objective=objective)
+    )
     record = {"step": 3, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}
 
     def shown(**health):

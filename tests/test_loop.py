@@ -417,7 +417,7 @@ def test_the_best_weights_come_back(tmp_path: Path) -> None:
             steps=16,
             evaluations=8,
             validate=validate,
-            keep_best=lambda kept=kept, net=net: kept.append(weights(net)),
+            on_best=lambda result, kept=kept, net=net: kept.append(weights(net)),
         ).run()
         assert (outcome.best_loss, outcome.best_step, outcome.ended) == (1.5, 6, "budget")
         assert same(weights(net), snapshots[2])
@@ -971,7 +971,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves(tmp_path: Path, number: Any
     checkpoint = loaded(tmp_path)
     assert checkpoint["step"] == 7
     assert same(checkpoint["network"], weights(net)), "the latest, not the best"
-    assert not same(checkpoint["network"], checkpoint["best"]["weights"])
+    assert not same(checkpoint["network"], checkpoint["best_weights"])
     assert {n: signal.getsignal(n) for n in before} == before
 
 

@@ -110,13 +110,16 @@ class Clock:
 
 progress.time = Clock
 
-class Run:
-    title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
-    step, total, tokens, seconds = 0, TOTAL, 0, 0.0
-    counted, loss_unit = "tok", "nats"
+class Objective:
+    step_name, loss_unit = "tok", "nats"
 
     def units(self, loss):
         return {"bits_per_character": loss / 0.6931}
+
+class Run:
+    title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
+    step, total, tokens, seconds = 0, TOTAL, 0, 0.0
+    objective = Objective()
 
 run, bar = Run(), make_progress("auto")
 assert type(bar) is Bar

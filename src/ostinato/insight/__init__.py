@@ -1,56 +1,30 @@
 """Inspect a network: gradient flow, input influence, gates, diagnosis and plots."""
 
-from ostinato.insight.diagnosis import Diagnosis, Finding, Issue, Remedy, Thresholds, diagnose
-from ostinato.insight.flow import GradientFlow, Growth, LayerFlow, gradient_flow
-from ostinato.insight.gates import (
-    Gates,
-    LayerGates,
-    Unit,
-    gates,
-    inside_quotes,
-    labels_of,
-    overlay,
-    position_in_line,
-)
-from ostinato.insight.influence import InputInfluence, input_influence
-from ostinato.insight.pictures import (
-    plot_curve,
-    plot_flow,
-    plot_gate,
-    plot_influence,
-    plot_layers,
-    plot_unfolded,
-    plot_unit,
-)
-from ostinato.insight.report import write_report
-
-__all__ = [
-    "Diagnosis",
-    "Finding",
-    "Gates",
-    "GradientFlow",
-    "Growth",
-    "InputInfluence",
-    "Issue",
-    "LayerFlow",
-    "LayerGates",
-    "Remedy",
-    "Thresholds",
-    "Unit",
-    "diagnose",
-    "gates",
-    "gradient_flow",
-    "input_influence",
-    "inside_quotes",
-    "labels_of",
-    "overlay",
-    "plot_curve",
-    "plot_flow",
-    "plot_gate",
-    "plot_influence",
-    "plot_layers",
-    "plot_unfolded",
-    "plot_unit",
-    "position_in_line",
-    "write_report",
-]
+from ostinato.insight.diagnosis import Diagnosis as Diagnosis
+from ostinato.insight.diagnosis import Finding as Finding
+from ostinato.insight.diagnosis import Issue as Issue
+from ostinato.insight.diagnosis import Remedy as Remedy
+from ostinato.insight.diagnosis import Thresholds as Thresholds
+from ostinato.insight.diagnosis import diagnose as diagnose
+from ostinato.insight.flow import GradientFlow as GradientFlow
+from ostinato.insight.flow import Growth as Growth
+from ostinato.insight.flow import LayerFlow as LayerFlow
+from ostinato.insight.flow import gradient_flow as gradient_flow
+from ostinato.insight.gates import Gates as Gates
+from ostinato.insight.gates import LayerGates as LayerGates
+from ostinato.insight.gates import Unit as Unit
+from ostinato.insight.gates import gates as gates
+from ostinato.insight.gates import inside_quotes as inside_quotes
+from ostinato.insight.gates import labels_of as labels_of
+from ostinato.insight.gates import overlay as overlay
+from ostinato.insight.gates import position_in_line as position_in_line
+from ostinato.insight.influence import InputInfluence as InputInfluence
+from ostinato.insight.influence import input_influence as input_influence
+from ostinato.insight.pictures import plot_flow as plot_flow
+from ostinato.insight.pictures import plot_gate as plot_gate
+from ostinato.insight.pictures import plot_influence as plot_influence
+from ostinato.insight.pictures import plot_layers as plot_layers
+from ostinato.insight.pictures import plot_unfolded as plot_unfolded
+from ostinato.insight.pictures import plot_unit as plot_unit
+from ostinato.insight.report import write_report as write_report
+from ostinato.training.pictures import plot_curve as plot_curve

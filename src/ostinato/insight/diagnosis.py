@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from statistics import fmean, median
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, number
+from ostinato.insight.flow import GradientFlow, LayerFlow, gradient_flow, rounded
 from ostinato.insight.influence import InputInfluence, ScoringNetwork, input_influence
 from ostinato.insight.samples import (
     Data,
@@ -29,8 +28,10 @@ from ostinato.insight.samples import (
 )
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
-from ostinato.recurrence.cells import Cell, RNNCell
+from ostinato.recurrence.cells import RNNCell
+from ostinato.training.callbacks import read_metrics
 from ostinato.training.fit import Sample, eval_mode
+from ostinato.training.health import STEPS, Level, oscillates
 
 Issue = Literal[
     "identical layers",
@@ -46,6 +47,9 @@ Issue = Literal[
 ]
 """In the order in which they are reported: an earlier one often causes a later one."""
 
+_Found: TypeAlias = tuple[str, Mapping[str, float], Sequence["Remedy"]]
+"""Message, values and remedies of a `Finding`."""
+
 Record: TypeAlias = Mapping[str, Any]
 """A line of ``metrics.jsonl``: a training step or an evaluation."""
 
@@ -56,8 +60,7 @@ class Thresholds:
 
     Args:
         vanished: share of the gradient at the last step that is left at the first third of the
-            sequence. Below a thousandth, an optimizer that scales its steps by the whole gradient
-            cannot tell the first steps from the noise of the last.
+            sequence; below a thousandth it is lost in the noise of the last steps.
         layer_vanished: share of the top layer's gradient that reaches the lowest layer.
         exploded: factor by which a gradient may grow from the last step to the first.
         growth: growth per step that counts as exploding, if its confidence interval is above 1.
@@ -67,21 +70,18 @@ class Thresholds:
         dead: share of a layer's ReLU units that are zero at all steps of all sequences.
         saturated: share of the values of a gate, or of a tanh layer, at an end of their range.
         closed: mean of an update, input or output gate below which nothing passes.
-        forget_gate: mean of a forget gate below which nothing is kept: less than a hundredth of the
-            cell state is left after three steps.
+        forget_gate: mean of a forget gate below which nothing is kept: a hundredth in three steps.
         oscillation: share of the second half of training in which the loss swings by more than a
             fifth of itself around a level above its best.
         overshoot: factor by which the mean of 10 losses may exceed the first loss.
-        gain: size of recurrent weights, as the root of the mean sum of squares of a row; freshly
-            initialised they have 0.6 to 1.
+        gain: root of the mean sum of squares of a row of recurrent weights; initially 0.6 to 1.
         improvement: improvement over a constant prediction (see `Diagnosis`) above which vanishing
             gradients are not reported: what there was to learn was near.
         step_improvement: the same for a network with an output at every step, where much is near.
         good_improvement: improvement above which spikes of the gradient norm and nearly closed
             gates are not reported.
         high_improvement: improvement above which a swinging loss and overfitting are not reported.
-        overfitting: increase of the validation loss from the best to the last, as a share of the
-            first.
+        overfitting: increase of the validation loss from best to last, as a share of the first.
         influence: share of the largest effect of an input below which it counts as forgotten.
     """
 
@@ -151,8 +151,7 @@ class Diagnosis:
 
     Attributes:
         findings: the issues found, the one to treat first at the front; empty if healthy.
-        improvement: improvement over the best constant prediction, 1 - loss / its loss; NaN if
-            unknown.
+        improvement: 1 - loss / loss of the best constant prediction; NaN if unknown.
         flow: gradients by step and layer.
         influence: how far back the output depends on the input; None if it cannot be measured.
         history: records of training, if any.
@@ -162,7 +161,7 @@ class Diagnosis:
     improvement: float
     flow: GradientFlow
     influence: InputInfluence | None = None
-    history: Sequence[Record] = field(default_factory=list)
+    history: Sequence[Record] = ()
 
     @property
     def healthy(self) -> bool:
@@ -194,21 +193,13 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the diagnosis as a JSON document."""
-        return {
-            "healthy": self.healthy,
-            "findings": [
-                {
-                    "issue": f.issue,
-                    "message": f.message,
-                    "values": {name: number(value) for name, value in f.values.items()},
-                    "remedies": [{"flag": r.flag, "why": r.why} for r in f.remedies],
-                }
-                for f in self.findings
-            ],
-            "improvement": number(self.improvement),
-            "flow": self.flow.to_json(),
-            "influence": None if self.influence is None else self.influence.to_json(),
-        }
+        findings = [
+            vars(finding) | {"remedies": [{"flag": r.flag, "why": r.why} for r in finding.remedies]}
+            for finding in self.findings
+        ]
+        measured = {"healthy": self.healthy, "findings": findings, "improvement": self.improvement}
+        influence = None if self.influence is None else self.influence.to_json()
+        return rounded(measured) | {"flow": self.flow.to_json(), "influence": influence}
 
 
 def diagnose(
@@ -227,8 +218,7 @@ def diagnose(
         data: ``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes. By default
             the validation data, for an estimator from a run's folder.
         history: records of training: a ``metrics.jsonl``, or mappings with ``step``, ``loss``,
-            ``gradient_norm`` and ``validation_loss``. By default those of the run, for an estimator
-            from a run's folder.
+            ``gradient_norm`` and ``validation_loss``. By default those of the run, likewise.
         distance: steps from input to output over which the task depends, if known.
         loss: loss function of a custom module, as in `gradient_flow`.
         thresholds: limits, if other than the defaults.
@@ -244,100 +234,63 @@ def diagnose(
         >>> diagnose(network, (x, y)).first
         'vanishing over time'
     """
-    estimator = estimator_of(model)
-    if estimator is not None and estimator.folder_ is not None:
-        folder = estimator.folder_
-        if history is None and (folder / "metrics.jsonl").exists():
-            history = folder / "metrics.jsonl"
-        if data is None and (folder / "data").exists():
-            data = estimator.validation_examples(folder / "data")
+    estimator, settings = estimator_of(model), dict[str, Any]()
+    if estimator is not None:
+        settings = {name: estimator.resolved(name) for name in estimator.get_params()}
+        if folder := estimator.folder_:
+            if history is None and (folder / "metrics.jsonl").exists():
+                history = folder / "metrics.jsonl"
+            if data is None and (folder / "data").exists():
+                data = estimator.validation_examples(folder / "data")
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
-    settings = (
-        {} if estimator is None else {n: estimator.resolved(n) for n in estimator.get_params()}
-    )
     network, sample = network_and_sample(model, data)
-    records = _records(history)
-    limits = thresholds or Thresholds()
-    return _Checks(network, sample, settings, records, distance, loss, limits).run()
+    records = read_metrics(history) if isinstance(history, str | os.PathLike) else history or []
+    flow = gradient_flow(network, sample, loss=loss)
+    with eval_mode(network), torch.no_grad(), tracing(network) as traced:
+        value = float(mean_loss(network, sample, loss))
+    improvement, influence = math.nan, None
+    if isinstance(network, ScoringNetwork) and loss is None:
+        improvement = _improvement(network, sample, value)
+        if math.isfinite(flow.loss):
+            influence = input_influence(network, sample)
+    found = Diagnosis([], improvement, flow, influence, records)
+    checks = _Checks(found, network, settings, distance, thresholds or Thresholds(), traced)
+    return replace(found, findings=list(checks.run()))
 
 
-class _Layer(NamedTuple):
-    """States ``h (steps, H)`` and gates of a layer, without padding."""
-
-    name: str
-    cell: Cell
-    h: Tensor
-    gates: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, traced: Traced) -> _Layer:
-        gates, states = traced.trace
-        mask = torch.arange(len(states.h))[:, None] < traced.ends.cpu()  # (T, B)
-        letters = {} if gates is None else gates._asdict()
-        return cls(
-            traced.name,
-            traced.cell,
-            states.h.cpu()[mask],
-            {letter: values.cpu()[mask] for letter, values in letters.items()},
-        )
+def _unpadded(layer: Traced, values: Tensor) -> Tensor:
+    """Return ``values (T, B, H)`` of a layer as ``(steps, H)``, without padding."""
+    return values.cpu()[torch.arange(len(values))[:, None] < layer.ends.cpu()]
 
 
 _ORTHOGONAL = Remedy("init", "orthogonal", "recurrent weights that preserve norms")
 
 
+@dataclass
 class _Checks:
-    """Measurements of a network, and a check for each issue."""
+    """A method for each `Issue`, of its name, which yields what it finds."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        sample: Sample,
-        settings: Mapping[str, Any],
-        records: Sequence[Record],
-        distance: int | None,
-        loss: Loss | None,
-        thresholds: Thresholds,
-    ) -> None:
-        self.network = network
-        self.settings = settings
-        self.records = records
-        self.steps = [r for r in records if "loss" in r]
-        self.distance = distance
-        self.thresholds = thresholds
-        self.stacks = [stack for _, _, stack in stacks_of(network)]
-        self.flow = gradient_flow(network, sample, loss=loss)
-        with eval_mode(network), torch.no_grad(), tracing(network) as traced:
-            value = float(mean_loss(network, sample, loss))
-        self.layers = list(map(_Layer.of, traced))
-        self.improvement, self.influence = math.nan, None
-        if isinstance(network, ScoringNetwork) and loss is None:
-            self.improvement = _improvement(network, sample, value)
-            if math.isfinite(self.flow.loss):
-                self.influence = input_influence(network, sample)
+    found: Diagnosis
+    network: nn.Module
+    settings: Mapping[str, Any]
+    distance: int | None
+    thresholds: Thresholds
+    layers: Sequence[Traced]
 
-    def run(self) -> Diagnosis:
-        """Run all checks in order."""
-        checks: list[Callable[[], Finding | None]] = [
-            self.identical_layers,
-            self.not_finite,
-            self.exploding,
-            self.oscillating,
-            self.dead_units,
-            self.saturated,
-            self.vanishing_over_layers,
-            self.vanishing_over_time,
-            self.short_memory,
-            self.overfitting,
-        ]
-        findings = []
-        for check in checks:
-            finding = check()
-            if finding is not None:
-                findings.append(finding)
-                if finding.issue == "not finite":
-                    break  # no other measurement has a meaning
-        return Diagnosis(findings, self.improvement, self.flow, self.influence, self.records)
+    def __post_init__(self) -> None:
+        self.improvement, self.flow = self.found.improvement, self.found.flow
+        self.steps = [r for r in self.found.history if "loss" in r]
+        self.stacks = [stack for _, _, stack in stacks_of(self.network)]
+
+    def run(self) -> Iterator[Finding]:
+        """Yield the first finding of each check."""
+        for issue in get_args(Issue):
+            check: Callable[[], Iterator[_Found]] = getattr(self, issue.replace(" ", "_"))
+            for found in islice(check(), 1):
+                yield Finding(issue, *found)
+                if issue == "not finite":
+                    return  # no other measurement has a meaning
 
     def cell(self) -> str:
         """Return the name of the cell: ``rnn``, ``rnn-relu``, or another for one with gates."""
@@ -349,18 +302,18 @@ class _Checks:
 
     # Weights
 
-    def identical_layers(self) -> Finding | None:
+    def identical_layers(self) -> Iterator[_Found]:
         for stack in self.stacks:
             for i, j in combinations(range(len(stack._all_weights)), 2):
                 a, b = ([w for w in stack.weights_of(k).values() if w.dim() > 1] for k in (i, j))
                 if [w.shape for w in a] != [w.shape for w in b]:
                     continue
-                r = min(_correlation(v, w) for v, w in zip(a, b, strict=True))
+                pairs = [torch.stack(pair).detach().flatten(1) for pair in zip(a, b, strict=True)]
+                r = min(float(torch.corrcoef(p.double()).nan_to_num()[0, 1]) for p in pairs)
                 # Independent weights have a correlation of 1 / sqrt(number of weights) by chance.
                 chance = min(v.numel() for v in a) ** -0.5
                 if r > min(0.95, max(self.thresholds.correlation, 5 * chance)):
-                    return Finding(
-                        "identical layers",
+                    yield (
                         f"layers {i} and {j} have nearly the same weights, with a correlation of "
                         f"{r:.3f} (independent layers: about 0): they were initialised equal and "
                         "do little more than a single layer.",
@@ -370,274 +323,250 @@ class _Checks:
                             Remedy("num_layers", 1, "one layer does the work of both"),
                         ],
                     )
-        return None
 
-    def not_finite(self) -> Finding | None:
+    def not_finite(self) -> Iterator[_Found]:
         bad = [n for n, p in self.network.named_parameters() if not p.isfinite().all()]
         steps = [r["step"] for r in self.steps if r["loss"] is None]
-        if not bad and not steps and math.isfinite(self.flow.loss):
-            return None
-        where = f"weight {bad[0]}" if bad else "the loss"
-        return Finding(
-            "not finite",
-            f"{where} is not finite"
-            + (f", first at step {steps[0]}" if steps else "")
-            + ": gradients exploded, or the input is not finite.",
-            {"weights": float(len(bad))},
-            self._against_explosion(),
-        )
+        if bad or steps or not math.isfinite(self.flow.loss):
+            where = f"weight {bad[0]}" if bad else "the loss"
+            first = f", first at step {steps[0]}" if steps else ""
+            yield (
+                f"{where} is not finite{first}: gradients exploded, or the input is not finite.",
+                {"weights": float(len(bad))},
+                self._against_explosion(),
+            )
 
     # States and gates
 
-    def dead_units(self) -> Finding | None:
-        for name, cell, h, _ in self.layers:
-            if not isinstance(cell, RNNCell) or cell.activation != "relu":
+    def dead_units(self) -> Iterator[_Found]:
+        remedies = [
+            Remedy("init", "identity", "start from biases of zero"),
+            self._lower_rate("steps that disable no units"),
+            Remedy("cell", "gru", "units that cannot die"),
+        ]
+        if self.settings.get("cell") == "rnn-relu":  # an estimator's starts from the identity
+            del remedies[0]
+        for layer in self.layers:
+            if not isinstance(layer.cell, RNNCell) or layer.cell.activation != "relu":
                 continue
+            h = _unpadded(layer, layer.trace.states.h)
             dead = float((h.abs().amax(0) == 0).double().mean())
             if dead > self.thresholds.dead:
-                return Finding(
-                    "dead units",
-                    f"{name}: {dead:.0%} of its ReLU units are zero at every step of every "
+                yield (
+                    f"{layer.name}: {dead:.0%} of its ReLU units are zero at every step of every "
                     "sequence examined; no gradient reaches them, and they do not learn.",
                     {"dead": dead},
-                    self._against_dead_units(),
+                    remedies,
                 )
-        return None
 
-    def saturated(self) -> Finding | None:
-        found = (
-            self._saturated_gate(layer) or self._saturated_units(layer) for layer in self.layers
-        )
-        return next(filter(None, found), None)
+    def saturated_gates(self) -> Iterator[_Found]:
+        for layer in self.layers:
+            yield from self._closed_gates(layer)
+            yield from self._saturated_units(layer)
 
-    def _saturated_gate(self, layer: _Layer) -> Finding | None:
-        t = self.thresholds
-        for letter, values in layer.gates.items():
+    def _closed_gates(self, layer: Traced) -> Iterator[_Found]:
+        t, gates = self.thresholds, layer.trace.gates
+        letters = {} if gates is None else gates._asdict()
+        for letter, padded in letters.items():
+            values = _unpadded(layer, padded)
             if letter not in ("i", "f", "o", "z", "r") or values.min() < 0:
                 continue
             closed = float((values < 0.05).double().mean())
             open_ = float((values > 0.95).double().mean())
             mean = float(values.mean())
-            forgets = letter == "f" and "g" in layer.gates
-            passes = 1 - mean if letter == "z" and "r" in layer.gates else mean
-            if forgets:
+            passes = 1 - mean if letter == "z" and "r" in letters else mean
+            if letter == "f" and "g" in letters:
                 is_bad = passes < t.forget_gate or closed > t.saturated
                 effect = "the cell state is forgotten at every step"
             else:
                 is_bad = passes < t.closed and not self.improvement > t.good_improvement
                 effect = "almost nothing passes it, forward or backward"
             if is_bad:
-                return Finding(
-                    "saturated gates",
+                above = f" (above 0.95 at {open_:.0%})" if letter == "z" else ""
+                yield (
                     f"{layer.name}: gate {letter} is {mean:.3f} on average, and below 0.05 at "
-                    f"{closed:.0%} of steps and units"
-                    + (f" (above 0.95 at {open_:.0%})" if letter == "z" else "")
-                    + f": {effect}.",
+                    f"{closed:.0%} of steps and units{above}: {effect}.",
                     {"mean": mean, "closed": closed, "open": open_},
                     [
                         Remedy("init", "orthogonal", "a forget gate that starts open"),
                         Remedy("init", "chrono", "gates that start with long memories"),
-                        Remedy("learning_rate", self._lower_rate(), "steps that saturate no gates"),
+                        self._lower_rate("steps that saturate no gates"),
                     ],
                 )
-        return None
 
-    def _saturated_units(self, layer: _Layer) -> Finding | None:
-        cell, h = layer.cell, layer.h
+    def _saturated_units(self, layer: Traced) -> Iterator[_Found]:
+        cell, h = layer.cell, _unpadded(layer, layer.trace.states.h)
         if not isinstance(cell, RNNCell) or cell.activation not in ("tanh", "sigmoid"):
-            return None
+            return
         ends = h.abs() > 0.99 if cell.activation == "tanh" else (h < 0.01) | (h > 0.99)
         share = float(ends.double().mean())
-        if not share > self.thresholds.saturated:
-            return None
-        return Finding(
-            "saturated gates",
-            f"{layer.name}: {share:.0%} of its {cell.activation} units are at an end of their "
-            "range, where their gradient is zero.",
-            {"saturated": share},
-            [
-                _ORTHOGONAL,
-                Remedy("learning_rate", self._lower_rate(), "steps that saturate no units"),
-                Remedy("cell", "lstm", "a cell state that is not squashed"),
-            ],
-        )
+        if share > self.thresholds.saturated:
+            yield (
+                f"{layer.name}: {share:.0%} of its {cell.activation} units are at an end of their "
+                "range, where their gradient is zero.",
+                {"saturated": share},
+                [
+                    _ORTHOGONAL,
+                    self._lower_rate("steps that saturate no units"),
+                    Remedy("cell", "lstm", "a cell state that is not squashed"),
+                ],
+            )
 
     # Gradients and losses
 
-    def exploding(self) -> Finding | None:
-        t = self.thresholds
+    def exploding(self) -> Iterator[_Found]:
+        t, remedies = self.thresholds, self._against_explosion()
         for layer in self.flow.layers:
             growth = layer.growth()
             gain = 0.0 if layer.gains is None else float(np.nanmax(layer.gains))
             if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
-                return Finding(
-                    "exploding",
+                yield (
                     f"{layer.name}: going back in time, gradients grow by {growth}, "
                     f"{gain:.2g} times over the sequence.",
                     {"growth": growth.factor, "low": growth.low, "gain": gain},
-                    self._against_explosion(),
+                    remedies,
                 )
         norms = [r["gradient_norm"] for r in self.steps if r.get("gradient_norm") is not None]
         if len(norms) < 40 or self.improvement > t.good_improvement:
-            return None
+            return
         # Late in training gradients are small, and a normal one looks large beside them.
-        usual = max(median(norms), median(norms[:20]))
+        usual, worst = max(median(norms), median(norms[:20])), max(norms)
         spikes = sum(n > 10 * usual for n in norms) / len(norms)
-        worst = max(norms)
-        if not (spikes > t.spikes and worst > 100 * usual) and not usual > t.gradient_norm:
-            return None
-        return Finding(
-            "exploding",
-            f"the gradient norm was above ten times its usual {usual:.2g} at {spikes:.1%} of "
-            f"training steps, {worst:.2g} at most.",
-            {"spikes": spikes, "usual": usual, "worst": worst},
-            self._against_explosion(),
-        )
+        if usual > t.gradient_norm or (spikes > t.spikes and worst > 100 * usual):
+            yield (
+                f"the gradient norm was above ten times its usual {usual:.2g} at {spikes:.1%} of "
+                f"training steps, {worst:.2g} at most.",
+                {"spikes": spikes, "usual": usual, "worst": worst},
+                remedies,
+            )
 
-    def oscillating(self) -> Finding | None:
-        t = self.thresholds
+    def oscillating(self) -> Iterator[_Found]:
+        t, improvement = self.thresholds, self.improvement
         losses = [r["loss"] for r in self.steps if r["loss"] is not None]
+        if len(losses) < 20:
+            return
         remedies = [
-            Remedy("learning_rate", self._lower_rate(), "shorter steps"),
+            self._lower_rate("shorter steps"),
             Remedy("clip_norm", self.settings.get("clip_norm") or 1, "no unusually long steps"),
             Remedy("batch_size", 2 * (self.settings.get("batch_size") or 32), "steadier gradients"),
         ]
-        if len(losses) >= 20 and not self.improvement > t.good_improvement:
-            first = fmean(losses[:2])
-            highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
-            if first > 0 and highest > t.overshoot * first:
-                return Finding(
-                    "oscillating",
-                    f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the "
-                    "steps are too long and moved the network to where it learns nothing.",
-                    {"first": first, "highest": highest},
-                    remedies,
-                )
-        gain, weight = self._largest_gain()
-        if len(losses) >= 20 and self.improvement < t.improvement and gain > t.gain:
-            return Finding(
-                "oscillating",
-                f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
-                "preserves norms: the steps are too long.",
-                {"gain": gain},
+        first = fmean(losses[:2])
+        highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
+        if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
+            yield (
+                f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the "
+                "steps are too long and moved the network to where it learns nothing.",
+                {"first": first, "highest": highest},
                 remedies,
             )
-        swings = oscillation(losses) if not self.improvement > t.high_improvement else None
-        if swings is None or not swings[0] > t.oscillation:
-            return None
-        share, swing, level, best = swings
-        return Finding(
-            "oscillating",
-            f"in {share:.0%} of the second half of training the loss swings around a level above "
-            f"its best: by {swing:.2g} from step to step, around {level:.3g}; its best was "
-            f"{best:.3g}. The steps are too long.",
-            {"share": share, "swing": swing, "level": level, "best": best},
-            remedies,
-        )
-
-    def _largest_gain(self) -> tuple[float, str]:
-        """Return the largest recurrent weights: root mean square times the root of their inputs."""
+        # The size of recurrent weights: root mean square times the root of their inputs.
         sizes = [
             (float(p.detach().double().square().mean().sqrt()) * p.shape[1] ** 0.5, name)
             for stack in self.stacks
             for name, p in stack.named_parameters()
             if name.startswith("weight_hh") and p.dim() == 2
         ]
-        return max(sizes, default=(0.0, ""))
+        gain, weight = max(sizes, default=(0.0, ""))
+        if improvement < t.improvement and gain > t.gain:
+            yield (
+                f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
+                "preserves norms: the steps are too long.",
+                {"gain": gain},
+                remedies,
+            )
+        share, swing, level, best = oscillation(losses) or (0.0, 0.0, 0.0, 0.0)
+        if share > t.oscillation and not improvement > t.high_improvement:
+            yield (
+                f"in {share:.0%} of the second half of training the loss swings around a level "
+                f"above its best: by {swing:.2g} from step to step, around {level:.3g}; its best "
+                f"was {best:.3g}. The steps are too long.",
+                {"share": share, "swing": swing, "level": level, "best": best},
+                remedies,
+            )
 
-    def vanishing_over_layers(self) -> Finding | None:
+    def vanishing_over_layers(self) -> Iterator[_Found]:
         sizes = [layer.size for layer in self.flow.layers if "backward" not in layer.name]
         if len(sizes) < 3 or not max(sizes) > 0:
-            return None
+            return
         share = sizes[0] / sizes[-1] if sizes[-1] else 0.0
-        if not share < self.thresholds.layer_vanished:
-            return None
         each = share ** (1 / (len(sizes) - 1))
-        return Finding(
-            "vanishing over layers",
-            f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top layer; "
-            f"each layer passes on {each:.2f} of it.",
-            {"share": share, "each": each},
-            [
-                Remedy("residual", True, "layers that add their input to their output"),
-                Remedy("num_layers", 2, "fewer layers"),
-                _ORTHOGONAL,
-            ],
-        )
+        if share < self.thresholds.layer_vanished:
+            yield (
+                f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top "
+                f"layer; each layer passes on {each:.2f} of it.",
+                {"share": share, "each": each},
+                [
+                    Remedy("residual", True, "layers that add their input to their output"),
+                    Remedy("num_layers", 2, "fewer layers"),
+                    _ORTHOGONAL,
+                ],
+            )
 
-    def vanishing_over_time(self) -> Finding | None:
+    def vanishing_over_time(self) -> Iterator[_Found]:
         t = self.thresholds
         enough = t.step_improvement if isinstance(self.network, ManyToMany) else t.improvement
         if not self.flow.layers or self.improvement > enough:
-            return None
+            return
         best = max(self.flow.layers, key=self._left)
         left, growth = self._left(best), best.growth()
-        if not left < t.vanished:
-            return None
         underflow = ""
         if best.underflow > 0.01:
             underflow = f", and {best.underflow:.0%} of it is smaller than any normal number"
-        return Finding(
-            "vanishing over time",
-            f"{left:.2g} of the gradient is left {self._required_lag(best)} steps before the last: "
-            f"it shrinks by {growth}{underflow}. Dependencies on inputs that early cannot be "
-            "learned.",
-            {"left": left, "growth": growth.factor, "underflow": best.underflow},
-            self._against_vanishing(),
-        )
+        if left < t.vanished:
+            yield (
+                f"{left:.2g} of the gradient is left {self._required_lag(best)} steps before the "
+                f"last: it shrinks by {growth}{underflow}. Dependencies on inputs that early "
+                "cannot be learned.",
+                {"left": left, "growth": growth.factor, "underflow": best.underflow},
+                self._against_vanishing(),
+            )
 
-    def short_memory(self) -> Finding | None:
-        if self.distance is None or self.influence is None:
-            return None
-        effects = self.influence.effect[self.influence.lags >= self.distance]
+    def short_memory(self) -> Iterator[_Found]:
+        influence = self.found.influence
+        if self.distance is None or influence is None:
+            return
+        effects = influence.effect[influence.lags >= self.distance]
         if not len(effects):
-            return None
-        effect = float(effects[0] / max(1e-300, self.influence.effect.max()))
-        if not effect < self.thresholds.influence:
-            return None
-        length = self.influence.memory_length
-        return Finding(
-            "short memory",
-            f"the task depends on inputs {self.distance} steps before; their effect on the output "
-            f"is {effect:.2g} of the largest effect, and inputs have an effect for {length} steps.",
-            {"effect": effect, "memory_length": float(length)},
-            self._against_vanishing(),
-        )
+            return
+        effect = float(effects[0] / max(1e-300, influence.effect.max()))
+        length = influence.memory_length
+        if effect < self.thresholds.influence:
+            yield (
+                f"the task depends on inputs {self.distance} steps before; their effect on the "
+                f"output is {effect:.2g} of the largest effect, and inputs have an effect for "
+                f"{length} steps.",
+                {"effect": effect, "memory_length": float(length)},
+                self._against_vanishing(),
+            )
 
-    def overfitting(self) -> Finding | None:
+    def overfitting(self) -> Iterator[_Found]:
         t = self.thresholds
-        evaluations = [r for r in self.records if r.get("validation_loss") is not None]
+        evaluations = [r for r in self.found.history if r.get("validation_loss") is not None]
         if len(evaluations) < 3 or not self.steps or self.improvement > t.high_improvement:
-            return None
+            return
         best = min(evaluations, key=lambda r: r["validation_loss"])
         last = min(evaluations[-2:], key=lambda r: r["validation_loss"])  # one may be an outlier
+        lowest, highest, step = best["validation_loss"], last["validation_loss"], best["step"]
         # Losses of densities have no natural zero: they are measured from the lowest of them.
-        floor = min(0.0, best["validation_loss"], *(r["loss"] for r in self.steps))
-        first = evaluations[0]["validation_loss"] - floor
-        rise = (last["validation_loss"] - best["validation_loss"]) / first
-
-        def training_loss(step: int) -> float:
-            near = [r["loss"] for r in self.steps if r["step"] <= step][-50:]
-            return fmean(near) if near else math.nan
-
-        before, after = training_loss(best["step"]), training_loss(last["step"])
+        floor = min(0.0, lowest, *(r["loss"] for r in self.steps))
+        rise = (highest - lowest) / (evaluations[0]["validation_loss"] - floor)
+        near = [[r["loss"] for r in self.steps if r["step"] <= e["step"]] for e in (best, last)]
+        before, after = (fmean(losses[-50:]) if losses else math.nan for losses in near)
         fell = (after - floor) / (before - floor)
-        if not (rise > t.overfitting and fell < 0.8):
-            return None
-        return Finding(
-            "overfitting",
-            f"the validation loss rose from {best['validation_loss']:.3g} at step {best['step']} "
-            f"to {last['validation_loss']:.3g}, while the training loss fell from {before:.3g} to "
-            f"{after:.3g}. The weights kept are those of step {best['step']}.",
-            {"rise": rise, "training": fell},
-            [
-                Remedy("dropout", 0.5, "features that do not depend on each other"),
-                Remedy("weight_dropout", 0.3, "the same for recurrent weights"),
-                Remedy("hidden_size", max(16, (self.settings.get("hidden_size") or 64) // 2),
-                       "fewer weights"),
-                Remedy("weight_decay", 0.1, "smaller weights"),
-            ],
-        )  # fmt: skip
+        if rise > t.overfitting and fell < 0.8:
+            hidden_size = max(16, (self.settings.get("hidden_size") or 64) // 2)
+            yield (
+                f"the validation loss rose from {lowest:.3g} at step {step} to {highest:.3g}, "
+                f"while the training loss fell from {before:.3g} to {after:.3g}. The weights kept "
+                f"are those of step {step}.",
+                {"rise": rise, "training": fell},
+                [
+                    Remedy("dropout", 0.5, "features that do not depend on each other"),
+                    Remedy("weight_dropout", 0.3, "the same for recurrent weights"),
+                    Remedy("hidden_size", hidden_size, "fewer weights"),
+                    Remedy("weight_decay", 0.1, "smaller weights"),
+                ],
+            )
 
     def _required_lag(self, layer: LayerFlow) -> int:
         """Return the lag that gradients must reach: the task's, or two thirds of the sequence."""
@@ -653,8 +582,9 @@ class _Checks:
 
     # Remedies
 
-    def _lower_rate(self) -> float:
-        return float(f"{self.settings.get('learning_rate', 0.003) / 10:.2g}")
+    def _lower_rate(self, why: str) -> Remedy:
+        rate = float(f"{self.settings.get('learning_rate', 0.003) / 10:.2g}")
+        return Remedy("learning_rate", rate, why)
 
     def _against_explosion(self) -> list[Remedy]:
         remedies = []
@@ -662,30 +592,19 @@ class _Checks:
             remedies.append(Remedy("clip_norm", 1, "steps of a bounded length"))
         if self.cell().startswith("rnn"):
             remedies += [_ORTHOGONAL, Remedy("cell", "gru", "gates that keep gradients bounded")]
-        remedies.append(Remedy("learning_rate", self._lower_rate(), "steps that do not diverge"))
+        remedies.append(self._lower_rate("steps that do not diverge"))
         if window := self.settings.get("window"):
             remedies.append(Remedy("window", max(1, window // 2), "shorter paths back in time"))
         return remedies
 
-    def _against_dead_units(self) -> list[Remedy]:
-        remedies = [
-            Remedy("init", "identity", "start from biases of zero"),
-            Remedy("learning_rate", self._lower_rate(), "steps that disable no units"),
-            Remedy("cell", "gru", "units that cannot die"),
-        ]
-        # The estimators' rnn-relu always starts from the identity.
-        return remedies[1:] if self.settings.get("cell") == "rnn-relu" else remedies
-
     def _against_vanishing(self) -> list[Remedy]:
         cell = self.cell()
-        remedies = []
+        why = f"gates that start with memories of up to {self.flow.steps} steps"
+        remedies = [Remedy("init", "chrono", why)]
         if cell.startswith("rnn"):
-            remedies.append(Remedy("cell", "lstm", "a cell state that gradients pass unchanged"))
+            remedies = [Remedy("cell", "lstm", "a cell state that gradients pass unchanged")]
             if cell != "rnn-relu":
                 remedies.append(Remedy("cell", "rnn-relu", "units that start as perfect memories"))
-        else:
-            why = f"gates that start with memories of up to {self.flow.steps} steps"
-            remedies.append(Remedy("init", "chrono", why))
         if isinstance(self.network, ManyToOne) and self.network.pooling == "last":
             remedies.append(Remedy("pooling", "attention", "a short path to every step"))
         return [*remedies, _ORTHOGONAL]
@@ -699,51 +618,26 @@ def _improvement(network: ScoringNetwork, sample: Sample, loss: float) -> float:
     if targets.dim() > 1 and targets.shape[:2] == sample.inputs.shape[:2]:
         targets = targets[torch.arange(targets.shape[1])[None] < row_lengths(sample)[:, None]]
     if kind == "category":
-        p = torch.bincount(targets.flatten()).double()
-        p = p[p > 0] / p.sum()
-        constant = float(-(p * p.log()).sum())
+        counts = torch.bincount(targets.flatten()).double()
+        constant = torch.special.entr(counts / counts.sum()).sum()
     elif kind == "number":
-        constant = float(targets.double().var(0, correction=0).sum())
+        constant = targets.double().var(0, correction=0).sum()
     else:
         p = targets.double().mean(0).clamp(1e-9, 1 - 1e-9)
-        constant = float(-(p * p.log() + (1 - p) * (1 - p).log()).sum())
-    return 1 - loss / constant if constant > 0 else math.nan
+        constant = torch.special.entr(torch.stack([p, 1 - p])).sum()
+    return 1 - loss / float(constant) if constant > 0 else math.nan
 
 
 def oscillation(losses: Sequence[float]) -> tuple[float, float, float, float] | None:
     """Measure oscillation in the second half of training: its share, swing, level and best level.
 
-    Windows of 40 steps are compared: one oscillates if the loss changes from step to step by more
-    than a fifth of itself, on average, and lies above the best window by more than a tenth and by
-    more than twice that window's swing. Returns None for fewer than 120 losses.
+    Windows of `STEPS` steps are compared; see `oscillates`. Returns None for fewer than three.
     """
-    size = 40
-    if len(losses) < 3 * size:
+    if len(losses) < 3 * STEPS:
         return None
-    windows = [losses[i : i + size] for i in range(0, len(losses) - size + 1, size // 2)]
-    means = [fmean(w) for w in windows]
-    swings = [fmean(abs(b - a) for a, b in pairwise(w)) for w in windows]
-    best = min(range(len(means)), key=means.__getitem__)
-    level, noise = means[best], 2 * swings[best]
-    half = range(len(windows) // 2, len(windows))
-    bad = [
-        i
-        for i in half
-        if swings[i] > max(0.2 * abs(means[i]), noise)
-        and means[i] > level + max(0.1 * abs(level), noise)
-        and abs(means[i]) > 0.05 * abs(means[0])  # something is left to learn
-    ]
-    worst = max(bad or half, key=swings.__getitem__)
-    return len(bad) / len(half), swings[worst], means[worst], level
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    v, w = (t.detach().double().flatten() - t.detach().double().mean() for t in (a, b))
-    return float(v @ w / (v.norm() * w.norm()).clamp(min=1e-300))
-
-
-def _records(history: str | os.PathLike[str] | Sequence[Record] | None) -> Sequence[Record]:
-    if isinstance(history, str | os.PathLike):
-        with open(history, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
-    return [] if history is None else list(history)
+    starts = range(0, len(losses) - STEPS + 1, STEPS // 2)
+    levels = [Level.of(losses[i : i + STEPS]) for i in starts]
+    best, later = min(levels, key=lambda level: level.mean), levels[len(levels) // 2 :]
+    bad = [level for level in later if oscillates(level, best, levels[0])]
+    worst = max(bad or later, key=lambda level: level.swing)
+    return len(bad) / len(later), worst.swing, worst.mean, best.mean

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,8 @@ class LayerFlow:
         h: norm of dL/dh_t by lag and row, ``(lags, B)``; NaN before a row's first step.
         c: the same for dL/dc_t; None for a cell without c.
         jacobian: root mean square of the singular values of dh_T/dh_t by lag and row: how much a
-            small change of h_t is amplified on average. For an LSTM the larger of that and
-            dh_T/dc_t. None if not requested.
+            small change of h_t is amplified on average; the larger of that and dh_T/dc_t where
+            there is a c. None if not requested.
         largest: its largest singular value; None unless computed exactly.
         underflow: share of the elements of dL/dh_t, at a lag of 1 or more, that are smaller than
             the smallest normal number of their type.
@@ -53,8 +53,7 @@ class LayerFlow:
     @property
     def norms(self) -> NDArray[np.float64]:
         """Norm of the gradient of h and c by lag, ``(lags,)``: root mean square over rows."""
-        squares = self.h**2 if self.c is None else self.h**2 + self.c**2
-        return np.asarray(np.sqrt(_mean(squares)))
+        return np.asarray(np.sqrt(_mean(self.h**2 + (0.0 if self.c is None else self.c**2))))
 
     @property
     def gains(self) -> NDArray[np.float64] | None:
@@ -67,21 +66,15 @@ class LayerFlow:
         return float(np.sqrt(np.nansum(self.norms**2)))
 
     def growth(self) -> Growth:
-        """Fit the factor per step by which gradients grow through the layer's own recurrence.
-
-        Fitted to `jacobian` if it was computed, else to dL/dh_t.
-        """
+        """Fit the growth through the layer's recurrence, to `jacobian` if computed, else to h."""
         return growth_of(self.h if self.jacobian is None else self.jacobian)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A growth factor per step with its 95 % confidence interval.
+    """A growth factor per step with its 95 % confidence interval, ``low`` to ``high``.
 
-    Attributes:
-        factor: growth per step: below 1 gradients vanish, above 1 they explode.
-        low: lower end of the interval.
-        high: upper end of the interval.
+    Below 1 gradients vanish, above 1 they explode.
     """
 
     factor: float
@@ -115,32 +108,21 @@ class GradientFlow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, averaged over rows, as a JSON document."""
-        return {
-            "loss": number(self.loss),
-            "steps": self.steps,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "gradient_by_lag": [number(norm) for norm in layer.norms],
-                    "jacobian_by_lag": (
-                        None if layer.gains is None else [number(gain) for gain in layer.gains]
-                    ),
-                    "growth": {k: number(v) for k, v in vars(layer.growth()).items()},
-                    "underflow": layer.underflow,
-                }
-                for layer in self.layers
-            ],
-            "weights": {name: number(norm) for name, norm in self.weights.items()},
-        }
+        layers = [
+            {
+                "name": layer.name,
+                "gradient_by_lag": layer.norms,
+                "jacobian_by_lag": layer.gains,
+                "growth": vars(layer.growth()),
+                "underflow": layer.underflow,
+            }
+            for layer in self.layers
+        ]
+        return rounded(vars(self) | {"layers": layers})
 
 
 def gradient_flow(
-    model: Model,
-    data: Data,
-    *,
-    loss: Loss | None = None,
-    jacobian: bool = True,
-    seed: int = 0,
+    model: Model, data: Data, *, loss: Loss | None = None, jacobian: bool = True, seed: int = 0
 ) -> GradientFlow:
     """Measure how much gradient reaches each step, layer and direction of a network.
 
@@ -183,134 +165,99 @@ def gradient_flow(
                 "expected layers of ostinato or torch.nn."
             )
         weights = {n: p for n, p in network.named_parameters() if p.requires_grad}
-        states = [tensor for track in tracks for tensor in track.tensors]
-        gradients = iter(
-            torch.autograd.grad(
-                value, [*weights.values(), *states], retain_graph=True, allow_unused=True
-            )
-        )
-        norms = {
-            name: 0.0 if g is None else float(g.norm())
-            for name, g in zip(weights, gradients, strict=False)
-        }
+        inputs = [*weights.values(), *(tensor for track in tracks for tensor in track.tensors)]
+        gradients = iter(_gradients(value, inputs))
+        norms = {name: float(next(gradients).norm()) for name in weights}
         layers = []
         for track in tracks:
-            lags = _Lags(track)
-            products = lags.jacobian(random) if jacobian else (None, None)
-            layers.append(lags.flow([next(gradients) for _ in track.tensors], *products))
+            own = _by_state(track, [next(gradients) for _ in track.tensors])
+            layers.append(_layer_flow(track, own, random if jacobian else None))
     steps = max(len(layer.h) for layer in layers)
     return GradientFlow(layers, float(value.detach()), steps, norms)
 
 
-@dataclass
-class _Lags:
-    """Gradients of a track's states by lag."""
+def _gradients(y: Tensor, inputs: list[Tensor], v: Tensor | None = None) -> Sequence[Tensor]:
+    """Return the vector-Jacobian products of ``y`` by each input, zeros where there is none."""
+    return torch.autograd.grad(y, inputs, v, retain_graph=True, materialize_grads=True)
 
-    track: Track
 
-    @property
-    def fields(self) -> list[str]:
-        """Names of the tensors of a state, h first."""
-        return list(self.track.states[0]._asdict())
+def _by_state(track: Track, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return gradients of a track's tensors as ``(T, B, size)`` by name of the state: h, c."""
+    names = track.states[0]._asdict()
+    return {
+        name: torch.stack(tuple(gradients[k :: len(names)]))
+        for k, name in enumerate(names)
+        if name in ("h", "c")
+    }
 
-    def by_lag(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Reorder ``(T, B)`` by step into ``(T, B)`` by lag, NaN where a row has no such step."""
-        T, B = norms.shape
-        ends = self.track.ends.cpu().numpy()
-        source = ends[None] - 1 - np.arange(T)[:, None]
-        return np.where(source >= 0, norms[source.clip(0), np.arange(B)], np.nan)
 
-    def flow(
-        self,
-        gradients: Sequence[Tensor | None],
-        jacobian: NDArray[np.float64] | None,
-        largest: NDArray[np.float64] | None,
-    ) -> LayerFlow:
-        """Return the gradients of the track's tensors as a `LayerFlow`."""
-        parts = len(self.fields)
+def _by_lag(track: Track, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Reorder ``(T, B)`` by step into ``(T, B)`` by lag, NaN where a row has no such step."""
+    T, B = norms.shape
+    source = track.ends.cpu().numpy() - 1 - np.arange(T)[:, None]
+    return np.where(source >= 0, norms[source.clip(0), np.arange(B)], np.nan)
 
-        def stacked(part: int) -> Tensor:
-            pairs = zip(gradients[part::parts], self.track.tensors[part::parts], strict=True)
-            return torch.stack([torch.zeros_like(t) if g is None else g for g, t in pairs])
 
-        h = stacked(0)  # (T, B, size)
-        c = stacked(self.fields.index("c")) if "c" in self.fields else None
-        t = torch.arange(len(h), device=h.device)[:, None]
-        earlier = (t < self.track.ends.to(h.device) - 1)[..., None].expand_as(h)
-        under = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
-        return LayerFlow(
-            self.track.name,
-            self.by_lag(_norms(h)),
-            None if c is None else self.by_lag(_norms(c)),
-            jacobian,
-            largest,
-            float(under.sum() / earlier.sum().clamp(min=1)),
-        )
+def _layer_flow(
+    track: Track, gradients: Mapping[str, Tensor], random: torch.Generator | None
+) -> LayerFlow:
+    jacobian, largest = (None, None) if random is None else _jacobian(track, random)
+    h = gradients["h"]  # (T, B, size)
+    c = _by_lag(track, _norms(gradients["c"])) if "c" in gradients else None
+    t = torch.arange(len(h), device=h.device)[:, None]
+    earlier = (t < track.ends.to(h.device) - 1)[..., None].expand_as(h)
+    lost = (h.abs() < torch.finfo(h.dtype).tiny) & earlier
+    underflow = float(lost.sum() / earlier.sum().clamp(min=1))
+    return LayerFlow(track.name, _by_lag(track, _norms(h)), c, jacobian, largest, underflow)
 
-    def jacobian(
-        self, random: torch.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Compute the root mean square and largest singular value of dh_T/dh_t by lag and row."""
-        last = self.track.states[-1].h
-        B, H = last.shape
-        exact = H <= EXACT_SIZE
+
+def _jacobian(
+    track: Track, random: torch.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the root mean square and largest singular value of dh_T/dh_t by lag and row."""
+    last = track.states[-1].h
+    B, H = last.shape
+    exact = H <= EXACT_SIZE
+    vectors = torch.eye(H, dtype=last.dtype)
+    if not exact:
+        vectors = torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype)
+    squares, rows = [], []
+    for v in vectors.to(last.device):
+        found = _gradients(last, track.tensors, v.expand(B, H))
+        products = list(_by_state(track, found).values())  # v^T dh_T/d(h or c)_t
+        squares.append([_norms(product) ** 2 for product in products])
         if exact:
-            vectors = list(torch.eye(H, dtype=last.dtype))
-        else:
-            vectors = list(torch.randn(RANDOM_VECTORS, H, generator=random, dtype=last.dtype))
-        fields, T = self.fields, len(self.track.states)
-        flat = [
-            tensor
-            for k, name in enumerate(fields)
-            if name in ("h", "c")
-            for tensor in self.track.tensors[k :: len(fields)]
-        ]
-        squares = np.zeros((len(flat) // T, T, B))
-        rows: list[list[Tensor]] = [[] for _ in squares]
-        for v in vectors:
-            seed = v.to(last.device).expand(B, H)
-            found = torch.autograd.grad(last, flat, seed, retain_graph=True, allow_unused=True)
-            pairs = zip(found, flat, strict=True)
-            filled = [torch.zeros_like(t) if g is None else g for g, t in pairs]
-            for k in range(len(squares)):
-                product = torch.stack(filled[k * T : (k + 1) * T])  # v^T dh_T/d(h or c)_t
-                if exact:
-                    rows[k].append(product)
-                squares[k] += _norms(product) ** 2
-        scale = H if exact else len(vectors) * H
-        gains = np.sqrt(squares.max(0) / scale)
-        largest = None
-        if exact:
-            matrices = [torch.stack(each, dim=-2).double() for each in rows]
-            if all(bool(torch.isfinite(m).all()) for m in matrices):
-                values = [torch.linalg.matrix_norm(m, ord=2) for m in matrices]
-                largest = self.by_lag(torch.stack(values).amax(0).cpu().numpy())
-        return self.by_lag(gains), largest
+            rows.append(products)
+    gains = np.sqrt(np.sum(squares, axis=0).max(0) / (H if exact else len(vectors) * H))
+    matrices = [torch.stack(each, dim=-2).double() for each in zip(*rows, strict=True)]
+    largest = None
+    if exact and all(bool(torch.isfinite(m).all()) for m in matrices):
+        values = [torch.linalg.matrix_norm(m, ord=2) for m in matrices]
+        largest = _by_lag(track, torch.stack(values).amax(0).cpu().numpy())
+    return _by_lag(track, gains), largest
 
 
 def growth_of(curves: NDArray[np.float64]) -> Growth:
     """Fit the growth per step of curves by lag ``(lags, rows)``, assumed exponential.
 
-    The slope of the logarithm over the lags is fitted for each row; the confidence interval is
-    Student's t over the rows, or, for a single row, that of its regression.
+    A line is fitted to the logarithm of each row; the confidence interval is Student's t over the
+    rows, or, for a single row, that of its regression.
 
     >>> growth_of(0.5 ** np.arange(20.0)[:, None] * [[1.0, 2.0]]).factor
     0.5
     """
-    slopes, errors = [], []
+    fits = []
     for curve in curves.T:
         fine = np.isfinite(curve) & (curve > 1e-30 * np.nanmax(curve, initial=1e-300))
         lags = np.flatnonzero(fine)
-        if len(lags) < 3:
-            continue
-        fit = stats.linregress(lags, np.log(curve[lags]))
-        slopes.append(fit.slope)
-        errors.append(fit.stderr)
-    if not slopes:
+        if len(lags) >= 3:
+            fits.append(stats.linregress(lags, np.log(curve[lags])))
+    if not fits:
         return Growth(math.nan, math.nan, math.nan)
-    mean, n = float(np.mean(slopes)), len(slopes)
-    error = float(np.std(slopes, ddof=1) / math.sqrt(n)) if n > 1 else errors[0]
-    spread = float(stats.t.ppf(0.975, max(1, n - 1))) * error if n > 1 else 2 * error
+    slopes, n = [fit.slope for fit in fits], len(fits)
+    mean, spread = float(np.mean(slopes)), 2 * float(fits[0].stderr)
+    if n > 1:
+        spread = float(stats.t.ppf(0.975, n - 1) * stats.sem(slopes))
     low, middle, high = (math.exp(min(700.0, mean + s)) for s in (-spread, 0.0, spread))
     return Growth(round(middle, 12), low, high)
 
@@ -327,6 +274,16 @@ def _mean(by_row: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mask.any(1), total / np.maximum(1, mask.sum(1)), np.nan)
 
 
-def number(value: float) -> float | None:
-    """Round a number to five digits for JSON; None if it is not finite."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def rounded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON document of arrays and numbers, with five digits; None where not finite."""
+
+    def entry(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.5g}") if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return rounded(value)
+        if isinstance(value, np.ndarray | list):
+            return [entry(each) for each in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    return {name: entry(value) for name, value in document.items()}

@@ -64,6 +64,26 @@ class LayerGates:
         """Return the units whose state is the same at all steps."""
         return np.flatnonzero(np.ptp(self.states["h"], axis=0) < 1e-6)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the dead units, and means and shares of each gate, as a JSON document."""
+        gates = {
+            letter: {
+                "mean": float(self.gates[letter].mean()),
+                "closed": float(closed.mean()),
+                "open": float(open_.mean()),
+            }
+            for letter, (closed, open_) in self.saturation().items()
+        }
+        return {"dead": self.dead().tolist(), **gates}
+
+    def __str__(self) -> str:
+        gates = self.to_json()
+        parts = [f"{len(gates.pop('dead'))} of {self.states['h'].shape[1]} units dead"]
+        for letter, gate in gates.items():
+            shares = f"closed {gate['closed']:.0%}, open {gate['open']:.0%}"
+            parts.append(f"{letter} {gate['mean']:.2f} on average, {shares}")
+        return f"{self.name}: " + "; ".join(parts)
+
 
 @dataclass(frozen=True, eq=False)
 class Gates:
@@ -95,10 +115,10 @@ class Gates:
                 "one for each step."
             )
         mask = np.isfinite(target)
-        target = target[mask] - target[mask].mean() if mask.any() else np.zeros(0)
-        if not target.any():
+        if len(np.unique(target[mask])) < 2:
             raise OstinatoError("Gates.rank: all labels are equal; expected at least two values.")
-        target = target / np.linalg.norm(target)
+        target = target[mask] - target[mask].mean()
+        target /= np.linalg.norm(target)
         units = []
         for layer in self.layers:
             for name, values in layer.states.items():
@@ -116,12 +136,10 @@ class Gates:
         """
         if not 0 <= layer < len(self.layers):
             raise OstinatoError(f"there is no layer {layer}; expected 0 to {len(self.layers) - 1}.")
-        H = self.layers[layer].states[state].shape[1]
+        name, H = self.layers[layer].name, self.layers[layer].states[state].shape[1]
         if not 0 <= number < H:
-            raise OstinatoError(
-                f"{self.layers[layer].name} has no unit {number}; expected 0 to {H - 1}."
-            )
-        return Unit(self.layers[layer].name, state, number, float("nan"))
+            raise OstinatoError(f"{name} has no unit {number}; expected 0 to {H - 1}.")
+        return Unit(name, state, number, float("nan"))
 
     def activations(self, unit: Unit) -> NDArray[np.float64]:
         """Return the state of a unit at each step, ``(T,)``."""
@@ -129,43 +147,24 @@ class Gates:
         return layer.states[unit.state][:, unit.number]
 
     def __str__(self) -> str:
-        lines = []
-        for layer in self.layers:
-            parts = [f"{len(layer.dead())} of {layer.states['h'].shape[1]} units dead"]
-            for letter, (closed, open_) in layer.saturation().items():
-                shares = f"closed {closed.mean():.0%}, open {open_.mean():.0%}"
-                parts.append(f"{letter} {layer.gates[letter].mean():.2f} on average, {shares}")
-            lines.append(f"{layer.name}: " + "; ".join(parts))
-        return "\n".join(lines)
+        return "\n".join(map(str, self.layers))
 
     def to_json(self) -> dict[str, Any]:
         """Return means and shares by layer as a JSON document."""
-        return {
-            layer.name: {
-                "dead": layer.dead().tolist(),
-                **{
-                    letter: {
-                        "mean": float(layer.gates[letter].mean()),
-                        "closed": float(closed.mean()),
-                        "open": float(open_.mean()),
-                    }
-                    for letter, (closed, open_) in layer.saturation().items()
-                },
-            }
-            for layer in self.layers
-        }
+        return {layer.name: layer.to_json() for layer in self.layers}
 
 
 def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
     """Show the sequence line by line, and below each step a unit's state, from low to high."""
-    shown = [step.replace("\n", "⏎").replace("\t", "⇥") or "∅" for step in found.steps]
-    marks = sparkline(found.activations(unit))
+    values = found.activations(unit)
+    levels = (values - values.min()) / max(np.ptp(values), 1e-12) * 7
     lines, above, below = [], "", ""
-    for step, mark in zip(shown, marks, strict=True):
-        if len(above) + len(step) > width:
+    for step, level in zip(found.steps, levels.tolist(), strict=True):
+        shown = step.replace("\n", "⏎").replace("\t", "⇥") or "∅"
+        if len(above) + len(shown) > width:
             lines += [above, below, ""]
             above = below = ""
-        above, below = above + step, below + mark * len(step)
+        above, below = above + shown, below + "▁▂▃▄▅▆▇█"[int(level + 0.5)] * len(shown)
     return "\n".join([*lines, above, below])
 
 
@@ -202,10 +201,7 @@ def gates(model: Model, sequence: Any) -> Gates:
         (network.encoder if isinstance(network, EncoderDecoder) else network)(x)
     if not traced:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
-    layers = [
-        LayerGates(each.name, _arrays(each.trace.gates), _arrays(each.trace.states))
-        for each in traced
-    ]
+    layers = [LayerGates(each.name, *map(_arrays, each.trace)) for each in traced]
     T = len(layers[0].states["h"])
     if not T:
         raise OstinatoError("gates: the sequence is empty; expected at least one step.")
@@ -224,12 +220,8 @@ def inside_quotes(text: str, marks: str = '"') -> NDArray[np.bool_]:
     >>> "".join("x" if inside else "." for inside in inside_quotes('he "said" so'))
     '...xxxxxx...'
     """
-    inside, found = False, []
-    for character in text:
-        is_mark = character in marks
-        found.append(inside or is_mark)
-        inside ^= is_mark
-    return np.array(found, dtype=bool)
+    is_mark = np.array([character in marks for character in text], dtype=bool)
+    return np.asarray(is_mark | (is_mark.cumsum() % 2 == 1))
 
 
 def position_in_line(text: str) -> NDArray[np.int64]:
@@ -238,11 +230,8 @@ def position_in_line(text: str) -> NDArray[np.int64]:
     >>> position_in_line("ab\ncd").tolist()
     [0, 1, 2, 0, 1]
     """
-    found, position = [], 0
-    for character in text:
-        found.append(position)
-        position = 0 if character == "\n" else position + 1
-    return np.array(found, dtype=np.int64)
+    starts = (text.rfind("\n", 0, i) + 1 for i in range(len(text)))
+    return np.array([i - start for i, start in enumerate(starts)], dtype=np.int64)
 
 
 LABELS: dict[str, Callable[[str], NDArray[Any]]] = {
@@ -263,15 +252,3 @@ def labels_of(name: str, steps: list[str]) -> NDArray[Any]:
     of_characters = LABELS[name]("".join(steps))
     starts = np.cumsum([0, *(len(step) for step in steps[:-1])])
     return np.asarray(of_characters[np.minimum(starts, len(of_characters) - 1)])
-
-
-def sparkline(values: NDArray[np.float64]) -> str:
-    """Draw values as characters from low to high, one each.
-
-    >>> sparkline(np.array([0.0, 0.5, 1.0]))
-    '▁▅█'
-    """
-    marks = "▁▂▃▄▅▆▇█"
-    low, high = float(values.min()), float(values.max())
-    levels = (values - low) / max(high - low, 1e-12) * (len(marks) - 1)
-    return "".join(marks[int(level + 0.5)] for level in levels)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.flow import number
+from ostinato.insight.flow import rounded
 from ostinato.insight.samples import Data, Model, network_and_sample, row_lengths
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.outputs import CRFOutput
@@ -75,9 +75,8 @@ class InputInfluence:
         return int(self.contexts[enough[0]]) if gain > 0 and len(enough) else 1
 
     def __str__(self) -> str:
-        half = "does not fall to half"
-        if math.isfinite(self.half_life):
-            half = f"falls to half in {_steps(int(self.half_life))}"
+        fast = math.isfinite(self.half_life)
+        half = f"falls to half in {_steps(self.half_life)}" if fast else "does not fall to half"
         return (
             f"a change of the input affects the output up to {_steps(self.memory_length)} later; "
             f"its effect {half}. The loss of the last step is {self.context_loss[0]:.3f} given "
@@ -87,25 +86,15 @@ class InputInfluence:
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as a JSON document."""
-        return {
-            "half_life": self.half_life if math.isfinite(self.half_life) else None,
-            "memory_length": self.memory_length,
-            "useful_context": self.useful_context,
-            "loss": number(self.loss),
-            **{
-                name: [number(v) for v in values]
-                for name, values in vars(self).items()
-                if isinstance(values, np.ndarray)
-            },
-        }
+        derived = {name: getattr(self, name) for name in ("memory_length", "useful_context")}
+        return rounded({"half_life": self.half_life, **derived, **vars(self)})
 
 
 def input_influence(model: Model, data: Data, *, seed: int = 0) -> InputInfluence:
     """Measure how far back the output at the last step depends on the input.
 
-    By intervention: the input some steps ago is replaced by one from elsewhere in the data, and the
-    change of the prediction is measured. Also by gradient, and by the increase of the loss when the
-    network is given only the last few steps.
+    By the change when the input some steps ago is replaced by one from elsewhere in the data, by
+    gradient, and by the loss when the network is given only the last few steps.
 
     Args:
         model: a network of `networks`, or an estimator.
@@ -134,31 +123,30 @@ def input_influence(model: Model, data: Data, *, seed: int = 0) -> InputInfluenc
     random = np.random.default_rng(seed)
     T = int(ends.max())
     lags, contexts = spread(T), spread(T) + 1
-    effect, increase, context_loss = [], [], []
+    effect, loss_increase, context_loss = [], [], []
     with eval_mode(network):
         with torch.no_grad():
             scores = last.scores(x, sample.lengths)
             losses, predictions = last.losses(scores), last.predictions(scores)
             for lag in lags.tolist():
-                rows = torch.from_numpy(np.flatnonzero(ends.numpy() > lag))
+                rows = torch.nonzero(ends > lag)[:, 0]
                 new = last.scores(_replaced(x, ends, rows, lag, random), sample.lengths)
                 change = last.distances(last.predictions(new), predictions)
                 effect.append(float(change[rows].mean()))
-                increase.append(float((last.losses(new) - losses)[rows].mean()))
+                loss_increase.append(float((last.losses(new) - losses)[rows].mean()))
             for n in contexts.tolist():
                 lengths = ends.clamp(max=n)
                 equal = bool((lengths == n).all())
                 scores = last.scores(_last_steps(x, ends, n), None if equal else lengths)
                 context_loss.append(float(last.losses(scores).mean()))
         gradient = _by_gradient(last, lags)
-    return InputInfluence(
-        lags, np.array(effect), np.array(increase), gradient, contexts, np.array(context_loss),
-        float(losses.mean()),
-    )  # fmt: skip
+    measured = (np.array(effect), np.array(loss_increase), gradient)
+    loss = float(losses.mean())
+    return InputInfluence(lags, *measured, contexts, np.array(context_loss), loss)
 
 
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count:,} steps"
+def _steps(count: float) -> str:
+    return "1 step" if count == 1 else f"{count:,.0f} steps"
 
 
 def spread(T: int) -> NDArray[np.int64]:
@@ -173,47 +161,39 @@ def spread(T: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate([np.arange(16), far]))
 
 
-@dataclass(frozen=True)
 class _LastStep:
     """The output of a network at the last step of each row of a sample."""
 
-    network: ScoringNetwork
-    sample: Sample
+    def __init__(self, network: ScoringNetwork, sample: Sample) -> None:
+        self.network = network
+        self.sample = sample
+        self.targets: Tensor = sample.targets  # (B,) or (B, K)
+        by_step = self.targets.dim() > 1 and self.targets.shape[:2] == sample.inputs.shape[:2]
+        if isinstance(network, ManyToMany) or by_step:
+            self.targets = _at_end(self.targets, row_lengths(sample))
 
     def scores(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Return scores ``(B, K)`` for other inputs."""
         y: Tensor = self.network(self.sample.encode(x), lengths=lengths)[0]
         return y if y.dim() == 2 else _at_end(y, lengths)
 
-    def targets(self) -> Tensor:
-        """Return the targets, ``(B,)`` or ``(B, K)``."""
-        targets: Tensor = self.sample.targets
-        by_step = isinstance(self.network, ManyToMany) or (
-            targets.dim() > 1 and targets.shape[:2] == self.sample.inputs.shape[:2]
-        )
-        return _at_end(targets, row_lengths(self.sample)) if by_step else targets
-
     def losses(self, scores: Tensor) -> Tensor:
         """Return the loss of each row, ``(B,)``."""
         if isinstance(self.network.output, CRFOutput):  # the last tag alone has no later neighbour
-            return cross_entropy(scores, self.targets(), reduction="none")
-        return self.network.output.loss(scores, self.targets())
+            return cross_entropy(scores, self.targets, reduction="none")
+        return self.network.output.loss(scores, self.targets)
 
     def predictions(self, scores: Tensor) -> Tensor:
-        """Return probabilities, or numbers, ``(B, K)``."""
-        kind = self.network.output.kind
-        if kind == "category":
-            return scores.double().softmax(-1)
-        return scores.double().sigmoid() if kind == "probability" else scores.double()
+        """Return probabilities, or numbers in standard deviations of the targets, ``(B, K)``."""
+        kind, scores = self.network.output.kind, scores.double()
+        if kind == "number":
+            return scores / self.targets.double().std(0).clamp(min=1e-12)
+        return scores.softmax(-1) if kind == "category" else scores.sigmoid()
 
     def distances(self, new: Tensor, old: Tensor) -> Tensor:
         """Return the distance between two predictions for each row, ``(B,)``."""
-        kind, change = self.network.output.kind, (new - old).abs()
-        if kind == "category":
-            return change.sum(-1) / 2
-        if kind == "probability":
-            return change.mean(-1)
-        return (change / self.targets().double().std(0).clamp(min=1e-12)).mean(-1)
+        change = (new - old).abs()
+        return change.sum(-1) / 2 if self.network.output.kind == "category" else change.mean(-1)
 
 
 def _at_end(y: Tensor, lengths: Tensor | None) -> Tensor:
@@ -229,10 +209,10 @@ def _replaced(
     """Return ``x`` with the input of each row at a lag replaced by one of another row and step."""
     B = len(x)
     donors = (rows + torch.from_numpy(random.integers(1, max(2, B), len(rows)))) % B
+    last = (ends[donors] - 1).clamp(min=0)
     # Inputs near the beginning or the end are replaced by others near there.
     shift = torch.from_numpy(random.integers(-3, 4, len(rows)))
-    steps = (ends[donors] - 1 - lag + shift).clamp(min=0)
-    steps = torch.minimum(steps, (ends[donors] - 1).clamp(min=0))
+    steps = torch.minimum((ends[donors] - 1 - lag + shift).clamp(min=0), last)
     changed = x.clone()
     changed[rows, ends[rows] - 1 - lag] = x[donors, steps]
     return changed
@@ -241,10 +221,9 @@ def _replaced(
 def _last_steps(x: Tensor, ends: Tensor, n: int) -> Tensor:
     """Return the last n steps of each row, ``(B, n, ...)``, zeros after the end of shorter ones."""
     steps = (ends - n).clamp(min=0)[:, None] + torch.arange(n)
-    mask = steps < ends[:, None]
     taken = x[torch.arange(len(x))[:, None], steps.clamp(max=x.shape[1] - 1)]
-    mask = mask.view(*mask.shape, *[1] * (x.dim() - 2)).to(x.device)
-    return taken.masked_fill(~mask, 0)
+    padding = (steps >= ends[:, None]).view(*steps.shape, *[1] * (x.dim() - 2))
+    return taken.masked_fill(padding.to(x.device), 0)
 
 
 def _by_gradient(last: _LastStep, lags: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -255,13 +234,9 @@ def _by_gradient(last: _LastStep, lags: NDArray[np.int64]) -> NDArray[np.float64
         encoded.append(output if output.requires_grad else output.detach().requires_grad_())
         return encoded[-1]
 
-    hook = last.network.encode.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            loss = last.losses(last.scores(last.sample.inputs, last.sample.lengths)).sum()
-            (gradient,) = torch.autograd.grad(loss, encoded[0])  # (B, T, I)
-    finally:
-        hook.remove()
+    with last.network.encode.register_forward_hook(keep), torch.enable_grad():
+        loss = last.losses(last.scores(last.sample.inputs, last.sample.lengths)).sum()
+        (gradient,) = torch.autograd.grad(loss, encoded[0])  # (B, T, I)
     norms, ends = gradient.double().norm(dim=-1).cpu(), row_lengths(last.sample)
     means = []
     for lag in lags.tolist():

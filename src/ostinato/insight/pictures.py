@@ -1,12 +1,11 @@
 """Plots of gradients, input influence, gates and units. Each needs ``ostinato[plots]``.
 
-Every function draws into axes of matplotlib, new ones by default, and returns them. Colours are
+Every function draws into ``axes`` of matplotlib, new ones by default, and returns them. Colours are
 those of Okabe and Ito 2008, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,117 +18,96 @@ from ostinato.insight.gates import Gates, Unit
 from ostinato.insight.influence import NEGLIGIBLE, InputInfluence, ScoringNetwork
 from ostinato.networks.arrangements import ManyToOne
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.pictures import COLOURS, new_axes, plot_losses
-
-__all__ = [
-    "plot_curve",
-    "plot_flow",
-    "plot_gate",
-    "plot_influence",
-    "plot_layers",
-    "plot_unfolded",
-    "plot_unit",
-]
+from ostinato.training.pictures import COLOURS, new_axes
 
 FONT = "monospace"
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | None = None) -> Any:
-    """Plot the gradient by lag, one line per layer, on a log scale, with the vanished range shaded.
-
-    Args:
-        flow: result of `gradient_flow`.
-        axes: axes to draw into.
-        thresholds: limits of the shaded range.
-    """
-    axes = new_axes(8, 4.5, "a plot of gradients") if axes is None else axes
-    limits = thresholds or Thresholds()
-    curves = {layer.name: layer.norms for layer in flow.layers}
-    first = max((float(np.nanmax(c, initial=0.0)) for c in curves.values()), default=0.0) or 1.0
+    """Plot the gradient by lag, a line per layer; below ``thresholds.vanished`` it is shaded."""
+    axes = axes or new_axes(8, 4.5, "a plot of gradients")
+    vanished = (thresholds or Thresholds()).vanished
+    tops = [float(np.nanmax(layer.norms, initial=0.0)) for layer in flow.layers]
+    largest = max(tops, default=0.0) or 1.0
     lowest = 1.0
-    styles = ["-", "--", "-.", ":"]
-    for k, (name, curve) in enumerate(curves.items()):
-        share = np.where(curve > 0, curve / first, np.nan)
+    for k, layer in enumerate(flow.layers):
+        share = np.where(layer.norms > 0, layer.norms / largest, np.nan)
         lowest = min(lowest, float(np.nanmin(share, initial=1.0)))
-        growth = flow.layers[k].growth().factor
-        axes.plot(
-            share, styles[k // len(COLOURS) % 4], color=COLOURS[k % len(COLOURS)], linewidth=2,
-            label=f"{name}: {growth:.3g} per step",
-        )  # fmt: skip
-    top = max(10.0, 3 * max(float(np.nanmax(c, initial=0.0) / first) for c in curves.values()))
-    floor = max(1e-40, min(limits.vanished / 30, lowest / 3))
-    axes.set_yscale("log")
-    _plain_ticks(axes.yaxis)
-    axes.set_ylim(floor, top)
-    axes.set_xlim(flow.steps - 1 if flow.steps > 1 else 1, 0)
-    axes.axhspan(floor, limits.vanished, color="0.85", zorder=0)
-    axes.text(
-        0.01, limits.vanished, f"vanished: below {limits.vanished:g} of the largest ", va="top",
-        transform=axes.get_yaxis_transform(), fontsize=9, color="0.25",
-    )  # fmt: skip
-    axes.set_xlabel("steps back from the last one")
-    axes.set_ylabel("gradient of the state, share of the largest")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=8 if len(curves) > 4 else 10)
-    axes.set_title("Gradient by step, back in time")
+        style = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]
+        label = f"{layer.name}: {layer.growth().factor:.3g} per step"
+        axes.plot(share, style, color=COLOURS[k % len(COLOURS)], linewidth=2, label=label)
+    floor = max(1e-40, min(vanished / 30, lowest / 3))
+    axes.set(
+        yscale="log",
+        ylim=(floor, 10.0),
+        xlim=(max(flow.steps - 1, 1), 0),
+        xlabel="steps back from the last one",
+        ylabel="gradient of the state, share of the largest",
+        title="Gradient by step, back in time",
+    )
+    _finish(axes, vanished, f"vanished: below {vanished:g} of the largest ", ha="left")
+    axes.legend(loc="best", fontsize=8 if len(flow.layers) > 4 else 10)
     return axes
 
 
 def plot_layers(flow: GradientFlow, axes: Any = None) -> Any:
     """Plot the gradient by layer and lag as a heat map, on a log scale."""
-    axes = (
-        new_axes(8, 1.8 + 0.35 * len(flow.layers), "a plot of gradients") if axes is None else axes
-    )
-    width = max(len(layer.norms) for layer in flow.layers)
-    rows = [np.pad(layer.norms, (0, width - len(layer.norms)), constant_values=np.nan)
-            for layer in flow.layers]  # fmt: skip
-    with np.errstate(divide="ignore"):
-        values = np.log10(np.maximum(np.stack(rows), 1e-45))
+    L = len(flow.layers)
+    axes = axes or new_axes(8, 1.8 + 0.35 * L, "a plot of gradients")
+    norms = np.full((L, max(len(layer.norms) for layer in flow.layers)), np.nan)
+    for row, layer in zip(norms, flow.layers, strict=True):
+        row[: len(layer.norms)] = layer.norms
+    values = np.log10(np.maximum(norms, 1e-45))
     top = float(np.nanmax(values, initial=-45.0))
-    low, extent = (
-        max(float(np.nanmin(values, initial=top)), top - 12),
-        (width - 0.5, -0.5, -0.5, len(rows) - 0.5),
-    )
+    low = max(float(np.nanmin(values, initial=top)), top - 12)
     image = axes.imshow(
-        values[::-1, ::-1], aspect="auto", cmap="viridis", vmin=low, vmax=top, extent=extent,
-        interpolation="nearest",
+        values[::-1, ::-1], aspect="auto", cmap="viridis", vmin=low, vmax=top,
+        extent=(norms.shape[1] - 0.5, -0.5, -0.5, L - 0.5), interpolation="nearest",
     )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [layer.name for layer in flow.layers])
-    axes.set_xlabel("steps back from the last one")
-    axes.set_title("Gradient by layer and step")
+    axes.set_yticks(range(L), [layer.name for layer in flow.layers])
+    axes.set(xlabel="steps back from the last one", title="Gradient by layer and step")
     axes.figure.colorbar(image, ax=axes, label="log10 of its norm")
     return axes
 
 
 def plot_influence(found: InputInfluence, axes: Any = None) -> Any:
     """Plot how much the output depends on the input by steps back in time."""
-    axes = new_axes(8, 4.5, "a plot of input influence") if axes is None else axes
-    top = found.effect.max() or 1.0
-    shares = np.where(found.effect > 0, found.effect / top, np.nan)
-    axes.plot(found.lags + 1, shares, "o-", color=COLOURS[0], markersize=3,
-              label="change of the output when the input is replaced")  # fmt: skip
-    gradient = found.gradient / (found.gradient.max() or 1.0)
-    axes.plot(found.lags + 1, np.where(gradient > 0, gradient, np.nan), "--", color=COLOURS[1],
-              label="gradient with respect to the input")  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    _plain_ticks(axes.xaxis, axes.yaxis)
-    axes.set_ylim(1e-4, 2)
-    axes.axhspan(1e-4, NEGLIGIBLE, color="0.85", zorder=0)
-    axes.text(0.99, NEGLIGIBLE, "negligible ", va="top", ha="right", fontsize=9, color="0.25",
-              transform=axes.get_yaxis_transform())  # fmt: skip
-    axes.axvline(found.memory_length + 1, color=COLOURS[2], linestyle=":",
-                 label=f"memory length: {found.memory_length} steps")  # fmt: skip
-    axes.set_xlabel("steps before the output (1: the last input)")
-    axes.set_ylabel("share of the largest")
-    axes.grid(alpha=0.3)
+    axes = axes or new_axes(8, 4.5, "a plot of input influence")
+    for values, style, color, label in (
+        (found.effect, "o-", COLOURS[0], "change of the output when the input is replaced"),
+        (found.gradient, "--", COLOURS[1], "gradient with respect to the input"),
+    ):
+        shares = np.where(values > 0, values / (values.max() or 1.0), np.nan)
+        axes.plot(found.lags + 1, shares, style, color=color, markersize=3, label=label)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        ylim=(1e-4, 2),
+        xlabel="steps before the output (1: the last input)",
+        ylabel="share of the largest",
+        title="How far back the output depends on the input",
+    )
+    label = f"memory length: {found.memory_length} steps"
+    axes.axvline(found.memory_length + 1, color=COLOURS[2], linestyle=":", label=label)
+    _finish(axes, NEGLIGIBLE, "negligible ", ha="right")
     axes.legend()
-    axes.set_title("How far back the output depends on the input")
     return axes
 
 
+def _finish(axes: Any, limit: float, text: str, ha: str) -> None:
+    """Shade what lies below a limit; write powers of ten as plain numbers, which every font has."""
+    axes.axhspan(axes.get_ylim()[0], limit, color="0.85", zorder=0)
+    place = {"transform": axes.get_yaxis_transform(), "va": "top", "ha": ha}
+    axes.text(0.99 if ha == "right" else 0.01, limit, text, fontsize=9, color="0.25", **place)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _: "")
+    axes.grid(alpha=0.3)
+
+
 def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit: int = 100) -> Any:
-    """Plot how far a gate is open, by unit and step, with the names of the steps on the axis.
+    """Plot how far a gate of a layer is open, by unit and step, with the names of the steps.
 
     Args:
         found: result of `gates`.
@@ -138,99 +116,67 @@ def plot_gate(found: Gates, letter: str, layer: int = 0, axes: Any = None, limit
         axes: axes to draw into.
         limit: maximum number of steps.
     """
-    gates = found.layers[layer].gates
+    name, gates = found.layers[layer].name, found.layers[layer].gates
     if letter not in gates:
         raise OstinatoError(
-            f"plot_gate: {found.layers[layer].name} has no gate {letter!r}; expected one of "
+            f"plot_gate: {name} has no gate {letter!r}; expected one of "
             f"{', '.join(gates) or 'none'}."
         )
-    axes = new_axes(12, 4.5, "a plot of gates") if axes is None else axes
+    axes = axes or new_axes(12, 4.5, "a plot of gates")
     values = gates[letter][:limit]
-    order = np.argsort(values.mean(0))
-    is_gate = values.min() >= 0
+    low, cmap, label = 0, "cividis", "0 closed, 1 open"
+    if values.min() < 0:
+        low, cmap, label = -1, "PuOr", "-1 to 1"
     image = axes.imshow(
-        values[:, order].T, aspect="auto", interpolation="nearest", origin="lower",
-        cmap="cividis" if is_gate else "PuOr", vmin=0 if is_gate else -1, vmax=1,
+        values[:, np.argsort(values.mean(0))].T, aspect="auto", interpolation="nearest",
+        origin="lower", cmap=cmap, vmin=low, vmax=1,
     )  # fmt: skip
     steps = [_shown(step) for step in found.steps[:limit]]
-    axes.set_xticks(range(len(steps)), steps, family=FONT, fontsize=8,
-                    rotation=90 if max(map(len, steps)) > 2 else 0)  # fmt: skip
-    axes.set_ylabel("units, ordered by mean")
-    label = "0 closed, 1 open" if is_gate else "-1 to 1"
+    rotation = 90 if max(map(len, steps)) > 2 else 0
+    axes.set_xticks(range(len(steps)), steps, family=FONT, fontsize=8, rotation=rotation)
+    axes.set(ylabel="units, ordered by mean", title=f"Gate {letter} of {name}")
     axes.figure.colorbar(image, ax=axes, label=label)
-    axes.set_title(f"Gate {letter} of {found.layers[layer].name}")
     return axes
 
 
 def plot_unit(found: Gates, unit: Unit, axes: Any = None, width: int = 80) -> Any:
-    """Plot the sequence as text, each step coloured by the state of one unit.
-
-    Args:
-        found: result of `gates`.
-        unit: the unit, such as one of `Gates.rank`.
-        axes: axes to draw into.
-        width: characters per line.
-    """
+    """Plot the sequence as text of so many characters per line, coloured by the state of a unit."""
     values = found.activations(unit)
-    lines: list[list[tuple[str, float]]] = [[]]
-    used = 0
-    for step, value in zip(found.steps, values, strict=True):
-        ends = "\n" in step
+    places = []
+    line = at = 0
+    for step, value in zip(found.steps, values.tolist(), strict=True):
         text = _shown(step)
-        if used + len(text) > width:
-            lines.append([])
-            used = 0
-        lines[-1].append((text, float(value)))
-        used += len(text)
-        if ends:
-            lines.append([])
-            used = 0
-    lines = [line for line in lines if line][:40]
-    axes = new_axes(12, 0.9 + 0.25 * len(lines), "a plot of a unit") if axes is None else axes
-    bound = float(np.abs(values).max()) or 1.0
+        if at and at + len(text) > width:
+            line, at = line + 1, 0
+        places.append((line, at, text, value))
+        line, at = (line + 1, 0) if "\n" in step else (line, at + len(text))
+    lines = min(40, places[-1][0] + 1)
+    axes = axes or new_axes(12, 0.9 + 0.25 * lines, "a plot of a unit")
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-
-    colours = ScalarMappable(Normalize(-bound, bound), "PuOr")
-    for row, line in enumerate(lines):
-        at = 0
-        for text, value in line:
-            axes.add_patch(_box(at, row, len(text), colours.to_rgba(np.asarray(value))))
-            ink = "white" if abs(value) > 0.7 * bound else "black"
-            middle = at + len(text) / 2
-            axes.text(middle, row, text, ha="center", va="center", family=FONT, size=9, color=ink)
-            at += len(text)
-    axes.set_xlim(0, width)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.axis("off")
-    axes.figure.colorbar(colours, ax=axes, label=f"{unit.state} of unit {unit.number}", shrink=0.9)
-    follows = f": correlation {unit.correlation:+.2f}" if np.isfinite(unit.correlation) else ""
-    axes.set_title(f"{unit.layer}, {unit.state} of unit {unit.number}{follows}")
-    return axes
-
-
-def _box(x: float, y: float, width: float, colour: Any) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y - 0.5), width, 1, color=colour, linewidth=0)
+    bound = float(np.abs(values).max()) or 1.0
+    colours = ScalarMappable(Normalize(-bound, bound), "PuOr")
+    for line, at, text, value in places:
+        if line < lines:
+            paint = colours.to_rgba(np.asarray(value))
+            axes.add_patch(Rectangle((at, line - 0.5), len(text), 1, color=paint, linewidth=0))
+            axes.text(
+                at + len(text) / 2, line, text, ha="center", va="center", family=FONT, size=9,
+                color="white" if abs(value) > 0.7 * bound else "black",
+            )  # fmt: skip
+    state = f"{unit.state} of unit {unit.number}"
+    follows = f": correlation {unit.correlation:+.2f}" if np.isfinite(unit.correlation) else ""
+    axes.set(xlim=(0, width), ylim=(lines - 0.5, -0.5), title=f"{unit.layer}, {state}{follows}")
+    axes.axis("off")
+    axes.figure.colorbar(colours, ax=axes, label=state, shrink=0.9)
+    return axes
 
 
 def _shown(step: str) -> str:
     """Return a step as shown in a plot, with visible white space."""
     return step.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "∅"
-
-
-def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str = "nats") -> Any:
-    """Plot the learning curve, with spikes of the gradient norm marked.
-
-    Args:
-        records: records of training, as in ``metrics.jsonl``.
-        axes: axes to draw into.
-        unit: unit of the loss.
-    """
-    axes = new_axes(8, 4.5, "a learning curve") if axes is None else axes
-    plot_losses(records, axes, unit)
-    return axes
 
 
 def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: str = "B") -> Any:
@@ -248,51 +194,33 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
     if stack is None:
         raise OstinatoError(f"plot_unfolded: {type(network).__name__} has no recurrent layer.")
     L = stack.num_layers
-    axes = (
-        new_axes(3.4 * (steps + 1), 1.5 * (L + 2.6), "an unfolded network")
-        if axes is None
-        else axes
-    )
+    axes = axes or new_axes(3.4 * (steps + 1), 1.5 * (L + 2.6), "an unfolded network")
     output = network.output.linear if isinstance(network, ScoringNetwork) else None
     pooled = isinstance(network, ManyToOne)
+    sideways = "<->" if stack.bidirectional else "->"
     for t in range(steps):
-        _node(axes, t, 0, f"x{_subscript(t + 1)}\n({batch}, {stack.input_size})", COLOURS[5])
+        own, number = "shared " if t else "", str(t + 1).translate(SUBSCRIPTS)
+        _node(axes, t, 0, f"x{number}\n({batch}, {stack.input_size})", COLOURS[5])
         for layer, cell in enumerate(stack.cells):
             state = cell.zero_state(1)._asdict().items()
             sizes = ", ".join(f"{name} ({batch}, {part.shape[1]})" for name, part in state)
             _node(axes, t, layer + 1, f"layer {layer}\n{sizes}", COLOURS[0])
-            own = "shared " if t else ""
-            weight = f"{own}W_ih" + (f" {tuple(stack.weights_of(0)['weight_ih'].shape)}"
-                                           if not t and layer == 0 else "")  # fmt: skip
-            _arrow(axes, (t, layer), (t, layer + 1), weight)
-            both = "<->" if stack.bidirectional else "->"
-            recurrent = stack.weights_of(layer * (1 + stack.bidirectional)).get("weight_hh")
-            shape = f" {tuple(recurrent.shape)}" if recurrent is not None and t == 0 else ""
-            label = f"{own}decay" if recurrent is None else f"{own}W_hh{shape}"
-            _arrow(axes, (t, layer + 1), (t + 1, layer + 1), label, both)
+            weights = stack.weights_of(layer * (1 + stack.bidirectional))
+            shapes = {} if t else {n: f" {tuple(w.shape)}" for n, w in weights.items()}
+            upward = shapes.get("weight_ih", "") if layer == 0 else ""
+            _arrow(axes, (t, layer), (t, layer + 1), f"{own}W_ih{upward}")
+            name = f"W_hh{shapes.get('weight_hh', '')}" if "weight_hh" in weights else "decay"
+            _arrow(axes, (t, layer + 1), (t + 1, layer + 1), f"{own}{name}", sideways)
         if output is not None and (not pooled or t == steps - 1):
-            text = f"y{_subscript(t + 1)}\n({batch}, {output.out_features})"
-            _node(axes, t, L + 1, text, COLOURS[1])
-            _arrow(axes, (t, L), (t, L + 1), f"{'shared ' if t and not pooled else ''}W_hy")
+            _node(axes, t, L + 1, f"y{number}\n({batch}, {output.out_features})", COLOURS[1])
+            _arrow(axes, (t, L), (t, L + 1), "W_hy" if pooled else f"{own}W_hy")
     for layer in range(L):
         axes.text(steps - 0.05, layer + 1, "...", fontsize=16, va="center", ha="left")
-    axes.set_xlim(-0.6, steps + 0.3)
-    axes.set_ylim(-0.5, L + (1.6 if output is not None else 0.6))
+    title = f"{type(network).__name__}, unfolded: the same weights in every column"
+    top = L + (1.6 if output is not None else 0.6)
+    axes.set(xlim=(-0.6, steps + 0.3), ylim=(-0.5, top), title=title)
     axes.axis("off")
-    axes.set_title(f"{type(network).__name__}, unfolded: the same weights in every column")
     return axes
-
-
-def _subscript(number: int) -> str:
-    """Return a number as a subscript."""
-    return "".join(chr(0x2080 + int(digit)) for digit in str(number))
-
-
-def _plain_ticks(*axis: Any) -> None:
-    """Write powers of ten as plain numbers, which every font has."""
-    for each in axis:
-        each.set_major_formatter(lambda value, _: f"{value:g}")
-        each.set_minor_formatter(lambda value, _: "")
 
 
 def _node(axes: Any, x: float, y: float, text: str, colour: str) -> None:
@@ -304,14 +232,11 @@ def _arrow(
     axes: Any, start: tuple[float, float], end: tuple[float, float], text: str, style: str = "->"
 ) -> None:
     upward = start[0] == end[0]
-    gap = (0, 0.3) if upward else (0.3, 0)
-    axes.annotate(
-        "", (end[0] - gap[0], end[1] - gap[1]), (start[0] + gap[0], start[1] + gap[1]),
-        arrowprops={"arrowstyle": style, "color": "0.4"},
-    )  # fmt: skip
-    middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    shift = (0.03, 0.0) if upward else (0.0, 0.09)
+    gap = np.array((0, 0.3) if upward else (0.3, 0))
+    shape = {"arrowstyle": style, "color": "0.4"}
+    axes.annotate("", np.subtract(end, gap), np.add(start, gap), arrowprops=shape)
+    x, y = np.add(start, end) / 2 + ((0.03, 0.0) if upward else (0.0, 0.09))
     axes.text(
-        middle[0] + shift[0], middle[1] + shift[1], text, fontsize=7.5, color="0.3",
+        x, y, text, fontsize=7.5, color="0.3",
         ha="left" if upward else "center", va="center" if upward else "bottom",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-import json
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,9 @@ from torch import nn
 from ostinato.errors import MissingExtra
 from ostinato.files import atomic_file
 from ostinato.insight.diagnosis import Diagnosis
-from ostinato.insight.pictures import (
-    plot_curve,
-    plot_flow,
-    plot_influence,
-    plot_layers,
-    plot_unfolded,
-)
+from ostinato.insight.pictures import plot_flow, plot_influence, plot_layers, plot_unfolded
+from ostinato.training.pictures import plot_curve
+from ostinato.training.storage import to_json
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem; }
@@ -33,7 +29,7 @@ pre { padding: .6rem; white-space: pre-wrap; }
 
 
 def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str) -> list[Path]:
-    """Write a diagnosis into a folder, created if missing; earlier files are replaced.
+    """Write a diagnosis into a folder, created if missing; return the files, the page first.
 
     ``index.html`` is a self-contained page with text, measurements and plots; ``diagnosis.json``
     holds the measurements. Without ``ostinato[plots]`` the page has no plots.
@@ -41,30 +37,25 @@ def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str)
     Args:
         found: result of `diagnose`.
         network: the network diagnosed.
-        folder: where to write.
+        folder: where to write; earlier files are replaced.
         title: title of the page.
-
-    Returns:
-        the files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    plots: dict[str, Path] = {}
+    plots: dict[str, bytes] = {}
+    missing = ""
     try:
         for name, axes in _plots(found, network):
-            file = folder / f"{name}.png"
-            with atomic_file(file) as out:
-                axes.figure.savefig(out, dpi=120, format="png")
-            plots[name] = file
-        missing = ""
+            picture = io.BytesIO()
+            axes.figure.savefig(picture, dpi=120, format="png")
+            plots[f"{name}.png"] = picture.getvalue()
     except MissingExtra as error:
         missing = str(error)
-    page = folder / "index.html"
-    with atomic_file(page) as out:
-        out.write(_page(found, plots, title, missing).encode())
-    document = folder / "diagnosis.json"
-    with atomic_file(document) as out:
-        out.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
-    return [page, document, *plots.values()]
+    page = _page(found, plots, title, missing).encode()
+    files = {"index.html": page, "diagnosis.json": to_json(found.to_json()), **plots}
+    for name, data in files.items():
+        with atomic_file(folder / name) as out:
+            out.write(data)
+    return [folder / name for name in files]
 
 
 def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -78,30 +69,28 @@ def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
     yield "unfolded", plot_unfolded(network)
 
 
-def _page(found: Diagnosis, plots: dict[str, Path], title: str, missing: str) -> str:
+def _page(found: Diagnosis, plots: dict[str, bytes], title: str, missing: str) -> str:
+    escape = html.escape
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
     ]
     if found.healthy:
         parts.append('<div class="healthy"><p>Healthy: no issue was found.</p></div>')
     for finding in found.findings:
-        remedies = "".join(
-            f"<li><code>{html.escape(r.flag)}</code> {html.escape(r.why)}</li>"
-            for r in finding.remedies
-        )
+        items = (f"<code>{escape(r.flag)}</code> {escape(r.why)}" for r in finding.remedies)
+        remedies = "".join(f"<li>{item}</li>" for item in items)
         parts.append(
-            f'<div class="finding"><h2>{html.escape(finding.issue)}</h2>'
-            f"<p>{html.escape(finding.message)}</p><p>Remedies, the best first:</p>"
-            f"<ul>{remedies}</ul></div>"
+            f'<div class="finding"><h2>{finding.issue}</h2><p>{escape(finding.message)}</p>'
+            f"<p>Remedies, the best first:</p><ul>{remedies}</ul></div>"
         )
-    parts.append(f"<pre>{html.escape(chr(10).join(found.measurements()))}</pre>")
-    for name, file in plots.items():
-        data = base64.b64encode(file.read_bytes()).decode()
-        alt = name.replace("_", " ")
-        parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
+    measurements = "\n".join(found.measurements())
+    parts.append(f"<pre>{escape(measurements)}</pre>")
+    for name, data in plots.items():
+        alt, code = Path(name).stem.replace("_", " "), base64.b64encode(data).decode()
+        parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{code}"></p>')
     if missing:
-        parts.append(f"<p>{html.escape(missing)}</p>")
+        parts.append(f"<p>{escape(missing)}</p>")
     return "\n".join([*parts, "</body></html>", ""])

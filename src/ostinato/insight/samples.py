@@ -39,16 +39,9 @@ class HasLoss(Protocol):
 def mean_loss(
     network: nn.Module, sample: Sample, loss: Loss | None = None, *, last_step: bool = False
 ) -> Tensor:
-    """Compute the mean loss of a network on a sample.
+    """Compute the mean loss of a network on a sample, by its own loss function unless given one.
 
-    Args:
-        network: the network.
-        sample: the data.
-        loss: the loss function; the network's own if None.
-        last_step: count only the last step of each row, where each step has a loss of its own.
-
-    Raises:
-        OstinatoError: if there is no loss function.
+    With ``last_step`` only the last step of each row counts, if each has a loss of its own.
     """
     x = sample.encode(sample.inputs)
     if loss is not None:
@@ -78,24 +71,19 @@ def estimator_of(model: Model) -> Inspectable | None:
 
 
 def network_and_sample(model: Model, data: Data) -> tuple[nn.Module, Sample]:
-    """Return the network of a model, and the data as a `Sample`.
-
-    Raises:
-        OstinatoError: if the model is neither a module nor an estimator, or the data do not fit.
-    """
+    """Return the network of a model, and the data as a `Sample`."""
     estimator = estimator_of(model)
-    if estimator is not None:
-        if not isinstance(data, Sample):
-            paths = isinstance(data, str | os.PathLike | list)
-            data = estimator.examples(data) if paths else estimator.examples(*data)
-        return estimator.network_, data
-    if not isinstance(model, nn.Module):
+    network = model if estimator is None else estimator.network_
+    if not isinstance(network, nn.Module):
         raise OstinatoError(
             f"model: expected a torch.nn.Module or a fitted estimator, got {type(model).__name__}."
         )
     if isinstance(data, Sample):
-        return model, data
+        return network, data
+    if estimator is not None:
+        parts = [data] if isinstance(data, str | os.PathLike | list) else data
+        return network, estimator.examples(*parts)
     if not isinstance(data, tuple) or len(data) not in (2, 3) or not isinstance(data[0], Tensor):
         raise OstinatoError("data: expected tensors, (x, y) or (x, y, lengths).")
-    lengths = data[2] if len(data) == 3 else None
-    return model, Sample(data[0], data[1], None if lengths is None else torch.as_tensor(lengths))
+    x, y, lengths = (*data, None)[:3]
+    return network, Sample(x, y, None if lengths is None else torch.as_tensor(lengths))

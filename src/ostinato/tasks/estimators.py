@@ -29,8 +29,8 @@ from ostinato.tasks.sequences import Sequences, prepare, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, TrainingResult
-from ostinato.training.fit import Problem, Sample, evaluate, fit
-from ostinato.training.loop import device_of
+from ostinato.training.fit import Problem, Sample, evaluate
+from ostinato.training.loop import Trainer, device_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder
 from ostinato.training.settings import TrainingSettings
@@ -260,8 +260,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             OstinatoError: if there is no run, or one of another task or other settings.
         """
         run = RunFolder.reopen(Path(out))
-        run.refuse_other_task(cls.__name__)
-        run.refuse_other_settings(settings)
+        run.refuse_other(cls.__name__, settings)
         model = cls(**run.document["parameters"])
         model._train_in(run, progress, tensorboard, resume=True)
         return model
@@ -311,7 +310,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             device = device_of(self.device)
             self.network_ = self._build(self.inputs_, self.targets_).to(device)
             problem = self._problem(data, facts, device)
-            result = fit(
+            trainer = Trainer(
                 self.network_,
                 problem.batches,
                 problem.objective,
@@ -322,8 +321,8 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
                 on_best=keep_best,
                 title=f"{problem.title}; {self._network_title(device)}{problem.notes}",
                 folder=None if run is None else run.checkpoints,
-                resume=resume,
             )
+            result = trainer.run(resume=resume)
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)

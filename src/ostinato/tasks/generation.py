@@ -502,8 +502,7 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         rows = np.stack([np.asarray(tokens[b : b + T + 1], dtype=np.int64) for b in begins])
         device = self._device()
         ids = torch.from_numpy(rows).to(device)
-        names = [[self.vocabulary_.decode([i]) for i in row[:-1].tolist()] for row in rows]
-        return Sample(ids[:, :-1], ids[:, 1:], names=names)
+        return Sample(ids[:, :-1], ids[:, 1:])
 
     def encode(self, sequence: str) -> tuple[Tensor, list[str]]:
         """Encode a text; see `Estimator`."""

@@ -5,32 +5,42 @@ Callbacks only observe: without them the run is the same.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
+from torch import nn
+
 from ostinato.errors import require
+from ostinato.training.fit import Objective
+from ostinato.training.settings import TrainingSettings
 
 Ending = Literal["budget", "patience", "interrupt", "unfinished"]
 
 
 class Run(Protocol):
-    """A training run, as callbacks see it."""
+    """A training run, as callbacks see it; see `Trainer`."""
 
+    network: nn.Module
+    settings: TrainingSettings
+    objective: Objective[Any, Any]
+    callbacks: Sequence[Callback]
+    batch: Any
     title: str
     step: int
     total: int | None
     tokens: int
     seconds: float
-    counted: str
-    loss_unit: str
 
-    def units(self, loss: float, /) -> dict[str, float]:
-        """Return a loss in further units, by name."""
+    def log(self, message: str, /) -> None:
+        """Send a message for the user to the callbacks."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,9 @@ class TrainingResult:
     """How a training run ended.
 
     Args:
-        ended: why it ended: the budget was used, patience ran out, or it was interrupted.
+        ended: why: its budget was used, patience ran out, or it was interrupted.
         steps: number of steps.
-        best_loss: lowest validation loss in nats; the last training loss without validation.
+        best_loss: lowest validation loss; the last training loss without validation.
         best_step: the step of the best loss, whose weights the network has.
         seconds: training time, before and after resuming.
     """
@@ -92,29 +102,24 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] = io.BytesIO()  # until the run begins
         self._flushed = 0.0
 
     def on_begin(self, run: Run) -> None:
         """Open the file after the last record to keep."""
-        self.path.touch()
-        keep = 0
-        with open(self.path, "rb") as file:
-            for line in file:
-                try:
-                    if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
-                        break
-                except (ValueError, KeyError, TypeError):
+        self._file = open(self.path, "a+b")  # noqa: SIM115
+        self._file.seek(keep := 0)
+        with suppress(ValueError, KeyError, TypeError):
+            for line in self._file:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
                     break
                 keep += len(line)
-        with open(self.path, "r+b") as file:
-            file.truncate(keep if run.step else 0)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._file.truncate(keep if run.step else 0)
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Add a line, written to disk within a second."""
         self._write(record)
-        if time.monotonic() - self._flushed > 1 and self._file is not None:
+        if time.monotonic() - self._flushed > 1:
             self._file.flush()
             self._flushed = time.monotonic()
 
@@ -128,9 +133,8 @@ class MetricsFile(Callback):
 
     def on_checkpoint(self) -> None:
         """Write all records to disk."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def on_rollback(self, run: Run) -> None:
         """Remove the records of the repeated steps."""
@@ -139,12 +143,15 @@ class MetricsFile(Callback):
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(finite(record), ensure_ascii=False) + "\n")
+        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the records of a `MetricsFile`, without a last one that is incomplete."""
+    return [json.loads(line) for line in Path(path).read_bytes().split(b"\n")[:-1]]
 
 
 class TensorBoard(Callback):

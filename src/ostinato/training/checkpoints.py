@@ -23,12 +23,12 @@ from ostinato.training import storage
 class Checkpoints:
     """The newest checkpoints of a run.
 
+    A checkpoint is a tree of dicts, lists, tuples, tensors, numbers, strings, booleans and None.
+    Tuples of any kind are loaded as plain tuples.
+
     Args:
         folder: folder of the checkpoints; None keeps the newest one in memory.
         keep: number of checkpoints to keep.
-
-    A checkpoint is a tree of dicts, lists, tuples, tensors, numbers, strings, booleans and None.
-    Tuples of any kind are loaded as plain tuples.
 
     Example:
         >>> import torch
@@ -49,19 +49,14 @@ class Checkpoints:
             self._in_memory = copy.deepcopy(tree)
             return
         tensors: dict[str, Tensor] = {}
-        document = _take_apart(tree, tensors)
+        document = storage.to_json(_take_apart(tree, tensors))
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         serial = 1 + max((int(path.name) for path in self._all()), default=0)
         unfinished = self.folder / f".unfinished-{serial:06d}"
-        storage.write_files(
-            unfinished,
-            {
-                "state.json": storage.to_json(document),
-                "tensors.safetensors": storage.pack_tensors(tensors),
-            },
-        )
+        packed = storage.pack_tensors(tensors)
+        storage.write_files(unfinished, {"state.json": document, "tensors.safetensors": packed})
         os.rename(unfinished, self.folder / f"{serial:06d}")
         sync_folder(self.folder)
         for old in self._all()[: -self.keep]:
@@ -71,23 +66,19 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def load(self) -> Any:
-        """Load the newest undamaged checkpoint; None if there are no checkpoints.
-
-        Warns:
-            UserWarning: if a newer one is damaged.
+        """Load the newest undamaged checkpoint, warning of damaged ones; None if there is none.
 
         Raises:
             OstinatoError: if all checkpoints are damaged.
         """
         if self.folder is None:
             return copy.deepcopy(self._in_memory)
-        found = self._all()
         damage = None
-        for path in reversed(found):
+        for path in reversed(self._all()):
             try:
                 files = storage.read_files(path, "state.json", "tensors.safetensors")
-                document = storage.from_json(files["state.json"], path / "state.json")
                 tensors = storage.unpack_tensors(files["tensors.safetensors"], path)
+                document = storage.from_json(files["state.json"], path / "state.json")
                 return _put_together(document, tensors)
             except storage.DamagedError as error:
                 damage = error
@@ -98,39 +89,37 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         """Return the folders of checkpoints, oldest first."""
-        if self.folder is None or not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
-        return sorted(found, key=lambda path: int(path.name))
+        paths = self.folder.iterdir() if self.folder is not None and self.folder.is_dir() else ()
+        return sorted((p for p in paths if p.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
     """Return ``tree`` as JSON; its tensors go to ``tensors``, replaced by their names."""
-    if isinstance(tree, Tensor):
-        name = str(len(tensors))
-        tensors[name] = tree
-        return {"tensor": name}
-    if isinstance(tree, dict):
-        items = [[key, _take_apart(value, tensors)] for key, value in tree.items()]
-        return {"dict": items}
-    if isinstance(tree, tuple):
-        return {"tuple": [_take_apart(value, tensors) for value in tree]}
-    if isinstance(tree, list):
-        return [_take_apart(value, tensors) for value in tree]
-    if tree is None or isinstance(tree, bool | int | float | str):
-        return tree
+    match tree:
+        case Tensor():
+            name = str(len(tensors))
+            tensors[name] = tree
+            return {"tensor": name}
+        case dict():
+            return {"dict": [[key, _take_apart(value, tensors)] for key, value in tree.items()]}
+        case tuple():
+            return {"tuple": [_take_apart(value, tensors) for value in tree]}
+        case list():
+            return [_take_apart(value, tensors) for value in tree]
+        case None | bool() | int() | float() | str():
+            return tree
     raise TypeError(f"a checkpoint cannot hold {type(tree).__name__}: {tree!r}")
 
 
 def _put_together(document: Any, tensors: dict[str, Tensor]) -> Any:
     """Do the inverse of `_take_apart`."""
-    if isinstance(document, list):
-        return [_put_together(value, tensors) for value in document]
-    if isinstance(document, dict):
-        ((kind, content),) = document.items()
-        if kind == "tensor":
-            return tensors[content]
-        if kind == "tuple":
-            return tuple(_put_together(value, tensors) for value in content)
-        return {key: _put_together(value, tensors) for key, value in content}
+    match document:
+        case {"tensor": name}:
+            return tensors[name]
+        case {"dict": items}:
+            return {key: _put_together(value, tensors) for key, value in items}
+        case {"tuple": values}:
+            return tuple(_put_together(value, tensors) for value in values)
+        case list():
+            return [_put_together(value, tensors) for value in document]
     return document

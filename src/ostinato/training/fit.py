@@ -1,12 +1,10 @@
-"""Train, evaluate and apply any network: the three loops over batches that all tasks share."""
+"""What training needs of a task, and the other loops over batches: evaluate and predict."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -15,10 +13,6 @@ from torch import Tensor, nn
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.networks.inputs import Words
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.callbacks import Callback, TrainingResult
-from ostinato.training.health import GradientHealth
-from ostinato.training.loop import Batches, LossFunction, Trainer
-from ostinato.training.settings import TrainingSettings
 
 NetworkInput: TypeAlias = Tensor | Words
 
@@ -27,6 +21,23 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
 NetworkT_contra = TypeVar("NetworkT_contra", contravariant=True)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+
+
+class Batches(Protocol):
+    """Endless batches with a position. A batch with ``fresh`` true starts from the zero state."""
+
+    @property
+    def windows(self) -> int:
+        """Batches in one pass over the data."""
+
+    def next_batch(self) -> Any:
+        """Return the next batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
 
 
 class Objective(Protocol[NetworkT_contra, BatchT_contra]):
@@ -60,85 +71,6 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
         return {}
 
 
-def fit(
-    network: NetworkT,
-    batches: Batches,
-    objective: Objective[NetworkT, BatchT],
-    settings: TrainingSettings,
-    callbacks: Sequence[Callback] = (),
-    *,
-    validation: Iterable[BatchT] | None = None,
-    sample: Callable[[int], str] | None = None,
-    on_best: Callable[[TrainingResult], None] | None = None,
-    title: str = "",
-    folder: Path | None = None,
-    resume: bool = False,
-) -> TrainingResult:
-    """Train a network in place, until its budget is used, patience is lost, or an interrupt.
-
-    Args:
-        network: the network, on its device.
-        batches: training batches, ready for the network.
-        objective: their loss.
-        settings: settings of the run.
-        callbacks: callbacks to call.
-        validation: validation batches; None for no validation.
-        sample: returns something to show at each validation, by the step.
-        on_best: called with the result so far when the weights are the best so far.
-        title: a one-line description of the run.
-        folder: folder of checkpoints; None keeps the newest in memory.
-        resume: continue from the newest checkpoint, if there is one.
-
-    Returns:
-        how training ended; the network holds the best weights, after an interrupt the latest.
-
-    Raises:
-        NonFiniteError: see ``settings.on_nonfinite``.
-
-    Example:
-        >>> import numpy as np
-        >>> from ostinato.data.ragged import Examples, Ragged
-        >>> from ostinato.networks.arrangements import ManyToOne, recurrent_layers
-        >>> from ostinato.networks.outputs import Output
-        >>> from ostinato.tasks.targets import Classes
-        >>> examples = Examples(Ragged.of(np.ones((n, 2), "f4") for n in (3, 1)), np.array([0, 1]))
-        >>> network = ManyToOne(nn.Identity(), recurrent_layers("gru", 2, 8), Output(8, 2))
-        >>> batches = SequenceBatches(examples, batch_size=2)
-        >>> settings, classes = TrainingSettings(steps=30, health=False), Classes(np.array([0, 1]))
-        >>> result = fit(network, batches, classes, settings, validation=batches)
-        >>> result.ended, result.best_loss < 0.7
-        ('budget', True)
-    """
-    loss: LossFunction = partial(objective.loss, network)
-
-    def validate() -> tuple[float, dict[str, float]]:
-        assert validation is not None
-        metrics = evaluate(network, objective, validation)
-        return metrics.pop("loss"), metrics
-
-    callbacks = list(callbacks)
-    if settings.health:
-        health = GradientHealth(network, settings.clip_norm, callbacks)
-        loss = health.observed(loss)
-        callbacks = [*callbacks, health]
-    trainer = Trainer(
-        network,
-        batches,
-        loss,
-        settings,
-        validate=None if validation is None else validate,
-        sample=sample,
-        keep_best=None if on_best is None else lambda: on_best(trainer.result()),
-        units=objective.units,
-        title=title,
-        counted=objective.step_name,
-        loss_unit=objective.loss_unit,
-        folder=folder,
-        callbacks=callbacks,
-    )
-    return trainer.run(resume=resume)
-
-
 def evaluate(
     network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
 ) -> dict[str, float]:
@@ -165,10 +97,7 @@ def predict(
 ) -> list[T]:
     """Apply a network to all sequences, batched by length; results in the original order.
 
-    Args:
-        network: called with ``(inputs, lengths=...)``, returns scores and a state.
-        batches: the sequences.
-        decode: converts the scores of a batch into one result per sequence.
+    ``decode`` converts the scores of a batch into one result per sequence.
     """
     found: dict[int, T] = {}
     with eval_mode(network), torch.inference_mode():
@@ -190,10 +119,6 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _unchanged(x: Tensor) -> NetworkInput:
-    return x
-
-
 class Sample(NamedTuple):
     """Encoded data for inspecting a network.
 
@@ -202,15 +127,13 @@ class Sample(NamedTuple):
         targets: targets of each row or step.
         lengths: steps of each row ``(B,)``; None if all are equal.
         encode: converts inputs, or similar ones, to the network's input.
-        names: names of the steps of each row, if any.
         more: further arguments of the network's loss.
     """
 
     inputs: Tensor
     targets: Any
     lengths: Tensor | None = None
-    encode: Callable[[Tensor], Any] = _unchanged
-    names: Sequence[Sequence[str]] = ()
+    encode: Callable[[Tensor], Any] = lambda x: x
     more: Mapping[str, Any] = {}
 
 

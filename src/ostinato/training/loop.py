@@ -6,11 +6,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,125 +20,112 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.health import Monitor, NonFiniteError, first_nonfinite
+from ostinato.training.fit import Batches, Objective, eval_mode, evaluate
+from ostinato.training.health import GradientHealth, Monitor, NonFiniteError, first_nonfinite
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
-
-LossFunction = Callable[[Any, Any], tuple[Tensor, Any]]
-"""``(batch, state) -> (loss, state)``: mean loss of a batch, and the state after it."""
-
-Validation = Callable[[], float | tuple[float, dict[str, float]]]
-"""Mean loss over validation data, optionally with further metrics by name."""
 
 MAX_SKIPS = 20
 MAX_ROLLBACKS = 8
 
-
-class Batches(Protocol):
-    """Endless batches with a position. A batch with ``fresh`` true starts from the zero state."""
-
-    @property
-    def windows(self) -> int:
-        """Batches in one pass over the data."""
-
-    def next_batch(self) -> Any:
-        """Return the next batch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+_STATEFUL = ("network", "optimizer", "schedule", "batches")
+_SAVED = (
+    "step",
+    "total",
+    "tokens",
+    "seconds",
+    "rollbacks",
+    "last_loss",
+    "best_loss",
+    "best_step",
+    "best_weights",
+    "evaluations",
+    "stale_evaluations",
+)
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains a network.
-
-    Args:
-        network: the network, trained in place.
-        batches: batches of training data.
-        objective: the loss function.
-        settings: settings of the run.
-        validate: returns the current validation loss; None for no validation.
-        sample: returns something to show at each evaluation, such as generated text, by the step.
-        keep_best: called after an evaluation that is the best so far, to store the network.
-        units: converts a loss into further units by name, to record and show.
-        title: a one-line description of the run.
-        counted: short name of a step of a sequence.
-        loss_unit: unit of the loss.
-        folder: folder of checkpoints; None keeps the newest in memory.
-        callbacks: callbacks to call.
+    """Trains a network in place, until its budget is used, patience is lost, or an interrupt.
 
     State is carried from batch to batch and detached in between, which is truncated
     back-propagation through time (Williams and Peng 1990); a ``fresh`` batch starts from zeros.
+
+    Args:
+        network: the network, on its device.
+        batches: training batches, ready for the network.
+        objective: their loss.
+        settings: settings of the run.
+        callbacks: callbacks to call.
+        validation: validation batches; None for no validation.
+        sample: returns something to show at each validation, by the step.
+        on_best: called with the result so far when the weights are the best so far.
+        title: a one-line description of the run.
+        folder: folder of checkpoints; None keeps the newest in memory.
+
+    Example:
+        >>> import numpy as np
+        >>> from ostinato.data.batches import SequenceBatches
+        >>> from ostinato.data.ragged import Examples, Ragged
+        >>> from ostinato.networks.arrangements import ManyToOne, recurrent_layers
+        >>> from ostinato.networks.outputs import Output
+        >>> from ostinato.tasks.targets import Classes
+        >>> examples = Examples(Ragged.of(np.ones((n, 2), "f4") for n in (3, 1)), np.array([0, 1]))
+        >>> network = ManyToOne(nn.Identity(), recurrent_layers("gru", 2, 8), Output(8, 2))
+        >>> batches = SequenceBatches(examples, batch_size=2)
+        >>> settings, classes = TrainingSettings(steps=30, health=False), Classes(np.array([0, 1]))
+        >>> result = Trainer(network, batches, classes, settings, validation=batches).run()
+        >>> result.ended, result.best_loss < 0.7
+        ('budget', True)
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        batches: Batches,
-        objective: LossFunction,
-        settings: TrainingSettings,
-        *,
-        validate: Validation | None = None,
-        sample: Callable[[int], str] | None = None,
-        keep_best: Callable[[], None] | None = None,
-        units: Callable[[float], dict[str, float]] = lambda loss: {},
-        title: str = "",
-        counted: str = "tok",
-        loss_unit: str = "nats",
-        folder: Path | None = None,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
+    network: nn.Module
+    batches: Batches
+    objective: Objective[Any, Any]
+    settings: TrainingSettings
+    callbacks: Sequence[Callback] = ()
+    _: KW_ONLY
+    validation: Iterable[Any] | None = None
+    sample: Callable[[int], str] | None = None
+    on_best: Callable[[TrainingResult], None] | None = None
+    title: str = ""
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         settings.check_settings()
-        self.network = network
-        self.batches = batches
-        self.objective = objective
-        self.settings = settings
-        self.validate = validate
-        self.sample = sample
-        self.keep_best = keep_best
-        self.units = units
-        self.title = title
-        self.counted = counted
-        self.loss_unit = loss_unit
-        self.callbacks = callbacks
-        self.checkpoints = Checkpoints(folder)
-        self.optimizer = make_optimizer(network, settings)
+        if settings.health:
+            self.callbacks = [*self.callbacks, GradientHealth()]
+        self.checkpoints = Checkpoints(self.folder)
+        self.optimizer = make_optimizer(self.network, settings)
         self.schedule = Schedule(settings)
         self.monitor = Monitor(clip_norm=settings.clip_norm)
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.step = 0
-        self.total: int | None = self._planned_steps()
-        self.tokens = 0
-        self.seconds = 0.0
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.batch: Any = None
         self.state: Any = None
-        self.best_loss = math.inf
-        self.best_step = 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.stale_evaluations = 0
-        self.evaluations = settings.evaluations or 10
-        self.skips = 0
-        self.rollbacks = 0
+        self.step = self.tokens = self.skips = self.rollbacks = 0
+        self.total = settings.steps  # None for a budget of minutes until steps were timed
+        if settings.epochs is not None:
+            self.total = max(1, math.ceil(settings.epochs * self.batches.windows))
+        self.seconds = 0.0
         self.last_loss = math.nan
-        self._evaluated_at = 0
+        self.best_loss, self.best_step = math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.evaluations = settings.evaluations or 10
+        self.stale_evaluations = self._evaluated_at = 0
         self._measured: list[float] = []
         self._interrupted = False
 
     # The run
 
     def run(self, *, resume: bool = False) -> TrainingResult:
-        """Train until the budget is used, patience runs out, or an interrupt.
+        """Train, or continue from the newest checkpoint if there is one.
 
-        An interrupt (Ctrl-C, SIGTERM) lets the step finish, saves a checkpoint and returns, with
-        the network in its current state; a second Ctrl-C aborts. When the budget or patience is
-        used up, the network holds the best weights found.
-
-        Args:
-            resume: continue from the newest checkpoint, if there is one.
+        An interrupt (Ctrl-C, SIGTERM) lets the step finish, and saves a checkpoint; a second Ctrl-C
+        aborts. After an interrupt the network holds the latest weights, otherwise the best.
 
         Raises:
-            NonFiniteError: see ``on_nonfinite``.
+            NonFiniteError: see ``settings.on_nonfinite``.
         """
         self._interrupted = False
         with ExitStack() as closing:
@@ -162,7 +150,7 @@ class Trainer:
         self.network.train()
         ended: Ending = "budget"
         while self.total is None or self.step < self.total:
-            if self._interrupted or self._has_lost_patience():
+            if self._interrupted or 0 < (self.settings.patience or 0) <= self.stale_evaluations:
                 ended = "interrupt" if self._interrupted else "patience"
                 break
             start = time.perf_counter()
@@ -188,17 +176,15 @@ class Trainer:
 
     def train_step(self) -> None:
         """Run one batch forward and backward, and one step of the optimizer."""
-        batch = self.batches.next_batch()
-        before = None if batch.fresh else self.state
-        loss, after = self.objective(batch, before)
+        self.batch = batch = self.batches.next_batch()
+        settings, before = self.settings, None if batch.fresh else self.state
+        loss, after = self.objective.loss(self.network, batch, before)
         value = loss.item()
         self.optimizer.zero_grad()
         norm = math.nan
         if math.isfinite(value):
             torch.autograd.backward(loss)
-            norm = clip_gradients(
-                self.parameters, self.settings.clip_norm, self.settings.clip_value
-            )
+            norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
         if not math.isfinite(norm):
             self.treat_nonfinite(batch, before, value)
             return
@@ -219,7 +205,7 @@ class Trainer:
         record = {
             "step": self.step,
             "loss": loss,
-            **self.units(loss),
+            **self.objective.units(loss),
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens": self.tokens,
@@ -232,32 +218,34 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Compute the validation loss and a sample; keep the best weights."""
-        self.network.eval()
-        with torch.no_grad():
-            result = self.last_loss if self.validate is None else self.validate()
-            loss, metrics = result if isinstance(result, tuple) else (result, {})
-            is_finite = math.isfinite(loss) and self._is_finite()
-            sample = self.sample(self.step) if self.sample is not None and is_finite else None
-        self.network.train()
+        metrics = {"loss": self.last_loss}
+        if self.validation is not None:
+            metrics = evaluate(self.network, self.objective, self.validation)
+        loss = metrics.pop("loss")
+        is_finite = math.isfinite(loss) and self._is_finite()
+        sample = None
+        if self.sample is not None and is_finite:
+            with eval_mode(self.network), torch.no_grad():
+                sample = self.sample(self.step)
         if not math.isfinite(loss):
             self.log(f"validation loss {loss}: not finite; these weights are not kept")
         elif not is_finite:
             self.log("the weights are not finite; they are not kept")
         # The loss of one training batch is noisy: without validation the latest counts as best.
-        is_best = is_finite and (self.validate is None or loss < self.best_loss)
+        is_best = is_finite and (self.validation is None or loss < self.best_loss)
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
-            if self.keep_best is not None:
-                self.keep_best()
+            if self.on_best is not None:
+                self.on_best(self.result())
         self._evaluated_at = self.step
         self.stale_evaluations = 0 if is_best else self.stale_evaluations + 1
         self.schedule.observe(loss)
         self._clock()
         record = {
             "step": self.step,
-            "validation_loss" if self.validate is not None else "training_loss": loss,
-            **self.units(loss),
+            "training_loss" if self.validation is None else "validation_loss": loss,
+            **self.objective.units(loss),
             **metrics,
             "best": is_best,
             "seconds": round(self.seconds, 3),
@@ -275,12 +263,12 @@ class Trainer:
     def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
         remedy = self.settings.on_nonfinite
-        tensor = first_nonfinite(self.network, lambda: self.objective(batch, before)[0])
-        self.optimizer.zero_grad()
-        problem = (
-            f"{'loss' if not math.isfinite(loss) else 'gradient'} not finite; "
-            f"first non-finite tensor: {tensor}"
+        tensor = first_nonfinite(
+            self.network, lambda: self.objective.loss(self.network, batch, before)[0]
         )
+        self.optimizer.zero_grad()
+        what = "gradient" if math.isfinite(loss) else "loss"
+        problem = f"{what} not finite; first non-finite tensor: {tensor}"
         if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
             self.skips += 1
             self.state = before
@@ -288,31 +276,26 @@ class Trainer:
             return
         can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
         checkpoint = self.checkpoints.load() if can_go_back else None
-        if checkpoint is not None:
-            at = self.step + 1
-            rollbacks, scale = self.rollbacks + 1, self.schedule.scale / 2
-            self.restore(checkpoint)
-            self.rollbacks, self.schedule.scale = rollbacks, scale
-            for callback in self.callbacks:
-                callback.on_rollback(self)
-            self.save()
-            self.log(
-                f"at step {at} {problem}; back to step {self.step} with the learning rate halved "
-                f"to {self.settings.learning_rate * scale:.2g}"
-            )
-            return
-        raise self._failure(problem, tensor)
+        if checkpoint is None:
+            raise self._failure(problem, tensor)
+        at, rollbacks, scale = self.step + 1, self.rollbacks + 1, self.schedule.scale / 2
+        self.restore(checkpoint)
+        self.rollbacks, self.schedule.scale = rollbacks, scale
+        for callback in self.callbacks:
+            callback.on_rollback(self)
+        self.save()
+        self.log(
+            f"at step {at} {problem}; back to step {self.step} with the learning rate halved "
+            f"to {self.settings.learning_rate * scale:.2g}"
+        )
 
     def _failure(self, problem: str, tensor: str) -> NonFiniteError:
-        clip = (
-            f"clip_norm (now {self.settings.clip_norm:g})"
-            if self.settings.clip_norm
-            else "clip_norm=1"
-        )
+        clip = self.settings.clip_norm
+        clipping = f"clip_norm (now {clip:g})" if clip else "clip_norm=1"
         return NonFiniteError(
             f"step {self.step + 1}: {problem}. Try a lower learning_rate "
-            f"(now {self.settings.learning_rate:g}), {clip}, cell='lstm' or 'gru' for a plain rnn, "
-            "a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
+            f"(now {self.settings.learning_rate:g}), {clipping}, cell='lstm' or 'gru' for a plain "
+            "rnn, a shorter window, or on_nonfinite='rollback'. The last good checkpoint is kept.",
             self.step + 1,
             tensor,
         )
@@ -334,44 +317,24 @@ class Trainer:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.checkpoints.save(
             {
-                "step": self.step,
-                "total": self.total,
-                "evaluations": self.evaluations,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-                "network": dict(self.network.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "batches": self.batches.state_dict(),
+                **{name: getattr(self, name) for name in _SAVED},
+                **{name: getattr(self, name).state_dict() for name in _STATEFUL},
                 "carried": detach(self.state),
                 "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-                "best": {
-                    "loss": self.best_loss,
-                    "step": self.best_step,
-                    "weights": self.best_weights,
-                    "stale": self.stale_evaluations,
-                },
-                "rollbacks": self.rollbacks,
-                "last_loss": self.last_loss,
             }
         )
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore the run from a checkpoint; the inverse of `save`."""
         device = next(iter(self.network.state_dict().values())).device
-        self.network.load_state_dict(checkpoint["network"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
-        self.batches.load_state_dict(checkpoint["batches"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(checkpoint[name])
+        for name in _SAVED:
+            setattr(self, name, checkpoint[name])
         self.state = detach(checkpoint["carried"], device)
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
-        for name in ("step", "total", "evaluations", "tokens", "seconds", "rollbacks", "last_loss"):
-            setattr(self, name, checkpoint[name])
-        best = checkpoint["best"]
-        self.best_loss, self.best_step = best["loss"], best["step"]
-        self.best_weights, self.stale_evaluations = best["weights"], best["stale"]
         self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
 
     @contextmanager
@@ -395,20 +358,10 @@ class Trainer:
 
     # The budget
 
-    def _planned_steps(self) -> int | None:
-        """Return the steps of the run; None for a budget of minutes until steps were timed."""
-        if self.settings.steps is not None:
-            return self.settings.steps
-        if self.settings.epochs is not None:
-            return max(1, math.ceil(self.settings.epochs * self.batches.windows))
-        return None
-
     def _plan_from_measured_start(self) -> None:
         """Convert minutes into steps after a twentieth of the time, and at least 20 steps."""
         budget = 60 * (self.settings.minutes or 5)
-        if self.step < 20 and self.seconds < budget / 2:
-            return
-        if self.seconds < budget / 20:
+        if self.seconds < budget / (2 if self.step < 20 else 20):
             return
         per_step = max(1e-9, median(self._measured))  # ignores the first steps and other outliers
         start = time.perf_counter()
@@ -422,13 +375,10 @@ class Trainer:
         self.save()
 
     def _is_evaluation_due(self) -> bool:
-        if self.total is None or self._evaluated_at == self.step:
+        step, count, total = self.step, self.evaluations, self.total
+        if total is None or self._evaluated_at == step:
             return False
-        done, count = self.step, self.evaluations
-        return done > 0 and (done * count // self.total) > ((done - 1) * count // self.total)
-
-    def _has_lost_patience(self) -> bool:
-        return 0 < (self.settings.patience or 0) <= self.stale_evaluations
+        return step * count // total > (step - 1) * count // total
 
     def _clock(self) -> None:
         self.seconds = self._seconds_before + time.perf_counter() - self._start
@@ -437,7 +387,7 @@ class Trainer:
 def detach(state: Any, device: Any = None) -> Any:
     """Return a state with the same tensors, detached from the autograd graph."""
     if isinstance(state, Tensor):
-        return state.detach().to(device) if device is not None else state.detach()
+        return state.detach().to(device=device)
     if isinstance(state, tuple | list):
         parts = [detach(part, device) for part in state]
         return type(state)(*parts) if isinstance(state, Tensors) else type(state)(parts)

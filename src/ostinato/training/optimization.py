@@ -14,20 +14,19 @@ from ostinato.training.settings import TrainingSettings
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Return the optimizer of the settings; weight decay applies to matrices, not to biases."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    decay = settings.weight_decay
+    matrices, others = ([p for p in parameters if (p.dim() >= 2) == k] for k in (True, False))
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": chosen, "weight_decay": decay}
+        for chosen, decay in ((matrices, settings.weight_decay), (others, 0.0))
+        if chosen
     ]
-    groups = [group for group in groups if group["params"]]
-    rate, momentum = settings.learning_rate, settings.momentum
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=momentum)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, momentum=momentum)
+    rate = settings.learning_rate
+    if settings.optimizer in ("sgd", "rmsprop"):
+        plain = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.RMSprop
+        return plain(groups, lr=rate, momentum=settings.momentum)
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=rate, fused=fused)
+    adam = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=rate, fused=fused)
 
 
 class Schedule:
@@ -45,17 +44,14 @@ class Schedule:
 
     def __init__(self, settings: TrainingSettings) -> None:
         self.settings = settings
-        self.scale = 1.0
-        self.best = math.inf
-        self.stalled = 0
+        self.scale, self.best, self.stalled = 1.0, math.inf, 0
 
     def rate(self, step: int, total: int | None) -> float:
         """Return the learning rate of a step from 1 to ``total``, which is None until known."""
         s = self.settings
         rate = s.learning_rate * self.scale
-        if step <= (
-            warmup := s.warmup_steps if total is None else min(s.warmup_steps, total // 10)
-        ):
+        warmup = s.warmup_steps if total is None else min(s.warmup_steps, total // 10)
+        if step <= warmup:
             return rate * step / warmup
         if total is None or s.schedule in ("constant", "plateau"):
             return rate
@@ -76,25 +72,21 @@ class Schedule:
 
     def state_dict(self) -> dict[str, float]:
         """Return the state on which `rate` depends."""
-        return {"scale": self.scale, "best": self.best, "stalled": self.stalled}
+        return {name: getattr(self, name) for name in ("scale", "best", "stalled")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore the state; the inverse of `state_dict`."""
-        self.scale, self.best = state["scale"], state["best"]
-        self.stalled = int(state["stalled"])
+        vars(self).update(state)
 
 
 def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> float:
-    """Clip the gradients in place; 0 for no clipping.
+    """Clip gradients in place; return their norm, all together, before clipping.
 
     Args:
         parameters: parameters with gradients.
-        norm: maximum norm of all gradients together, which are scaled down to it (Pascanu, Mikolov
-            and Bengio 2013, "On the difficulty of training recurrent neural networks").
-        value: maximum absolute value of each element, applied afterwards.
-
-    Returns:
-        the norm of all gradients together, before clipping.
+        norm: maximum norm, to which they are scaled down (Pascanu, Mikolov and Bengio 2013, "On the
+            difficulty of training recurrent neural networks"); 0 for no limit.
+        value: maximum absolute value of each element, applied afterwards; 0 for no limit.
     """
     parameters = [p for p in parameters if p.grad is not None]
     total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ostinato.errors import require
+from ostinato.training.callbacks import read_metrics
 
 # Okabe and Ito 2008, "Color universal design": distinguishable for colour-blind readers.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
@@ -29,60 +29,49 @@ def new_axes(width: float, height: float, what: str, rows: int = 1, columns: int
 
 
 def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> None:
-    """Draw the losses in a metrics file as a PNG."""
-    with open(metrics, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    axes = new_axes(8, 4.5, "a learning curve")
-    plot_losses(records, axes, unit)
-    axes.figure.savefig(picture, dpi=120)
+    """Draw the losses in a metrics file as a PNG; see `plot_curve`."""
+    plot_curve(read_metrics(metrics), unit=unit).figure.savefig(picture, dpi=120)
 
 
-def plot_losses(records: Sequence[Mapping[str, Any]], axes: Any, unit: str = "nats") -> None:
-    """Draw training and validation loss by step, and mark spikes of the gradient norm.
+def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str = "nats") -> Any:
+    """Plot training and validation loss by step, with spikes of the gradient norm marked.
 
     Args:
-        records: of steps and evaluations, as in a metrics file.
-        axes: axes to draw into.
+        records: records of training, as in ``metrics.jsonl``.
+        axes: axes of matplotlib to draw into, returned; new ones by default.
         unit: unit of the loss.
     """
+    axes = axes or new_axes(8, 4.5, "a learning curve")
     steps = [r for r in records if r.get("loss") is not None]
     evaluations = [r for r in records if r.get("validation_loss") is not None]
     x, y = [r["step"] for r in steps], [r["loss"] for r in steps]
+    xv, yv = [r["step"] for r in evaluations], [r["validation_loss"] for r in evaluations]
     smooth = _smoothed(y)
     axes.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=0.8)
     axes.plot(x, smooth, color=COLOURS[0], label="training")
     if evaluations:
-        xv = [r["step"] for r in evaluations]
-        yv = [r["validation_loss"] for r in evaluations]
         axes.plot(xv, yv, "o-", color=COLOURS[1], label="validation")
         best = min(range(len(yv)), key=yv.__getitem__)
         axes.annotate(
             f"{yv[best]:.3f}", (xv[best], yv[best]), (0, 8), textcoords="offset points", ha="center"
         )
-    spikes = spiked(steps)
+    # Ten times the usual gradient norm: the median of the 50 steps before, or of the first 20.
+    norms = [r.get("gradient_norm") or 0.0 for r in steps]
+    usual = (max(median(norms[max(0, i - 50) : i]), median(norms[:20])) for i in range(20, len(y)))
+    spikes = [i for i, norm in enumerate(usual, start=20) if norms[i] > 10 * norm > 0]
     if spikes:
         at, marks = [x[i] for i in spikes], [smooth[i] for i in spikes]
         label = f"gradient spikes ({len(spikes)})"
         axes.plot(at, marks, "^", color=COLOURS[3], markersize=6, label=label)
     # The loss of the first steps is far above the rest, which the plot should show.
-    settled = sorted([*smooth[len(y) // 50 :], *(r["validation_loss"] for r in evaluations)])
+    settled = sorted([*smooth[len(y) // 50 :], *yv])
     if settled and settled[-1] > settled[0]:
         margin = 0.1 * (settled[-1] - settled[0])
         axes.set_ylim(settled[0] - margin, settled[-1] + margin)
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"loss ({unit})")
+    axes.set(xlabel="step", ylabel=f"loss ({unit})")
     axes.grid(alpha=0.3)
     axes.legend()
-
-
-def spiked(steps: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the steps with a gradient norm ten times the median of the 50 steps before."""
-    norms = [r.get("gradient_norm") or 0.0 for r in steps]
-    return [
-        i
-        for i in range(20, len(norms))
-        if norms[i] > 10 * max(median(norms[max(0, i - 50) : i]), median(norms[:20])) > 0
-    ]
+    return axes
 
 
 def _smoothed(values: list[float]) -> list[float]:
@@ -96,51 +85,34 @@ def _smoothed(values: list[float]) -> list[float]:
 def draw_confusion(
     confusion: Sequence[Sequence[int]], classes: Sequence[Any], picture: Path
 ) -> None:
-    """Draw a confusion matrix as a PNG: rows are true classes, coloured by their shares.
-
-    Args:
-        confusion: counts, ``[true][predicted]``.
-        classes: names of the classes.
-        picture: the PNG file.
-    """
+    """Draw a confusion matrix, counts ``[true][predicted]``, as a PNG, coloured by shares."""
     counts = np.asarray(confusion)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    K = len(classes)
+    names, K = [str(name) for name in classes], len(classes)
     size = min(16.0, 2.5 + 0.45 * K)
     axes = new_axes(size + 0.8, size, "a confusion matrix")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    names = [str(name) for name in classes]
     crowded = K * max(map(len, names)) > 60
     axes.set_xticks(range(K), names, rotation=90 if crowded else 0)
     axes.set_yticks(range(K), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
     if K <= 30:
         for i, j in np.argwhere(counts):
-            dark = shares[i, j] > 0.5
             axes.text(
                 j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8,
-                color="white" if dark else "black",
+                color="white" if shares[i, j] > 0.5 else "black",
             )  # fmt: skip
     correct = np.trace(counts) / max(1, counts.sum())
-    axes.set_title(f"{correct:.1%} of {counts.sum():,} correct")
+    title = f"{correct:.1%} of {counts.sum():,} correct"
+    axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.figure.savefig(picture, dpi=120)
 
 
 def draw_attention(
     weights: Any, source: Sequence[str], target: Sequence[str], picture: Path
 ) -> None:
-    """Draw attention weights as a PNG: rows are pieces of the target, columns of the source.
-
-    Args:
-        weights: ``(target, source)``, rows that add up to 1.
-        source: pieces of the source.
-        target: pieces of the target.
-        picture: the PNG file.
-    """
-    size = 1.5 + 0.3 * len(source), 1.5 + 0.3 * len(target)
-    axes = new_axes(*size, "a plot of attention")
+    """Draw attention ``weights (target, source)`` between the pieces of two texts as a PNG."""
+    axes = new_axes(1.5 + 0.3 * len(source), 1.5 + 0.3 * len(target), "a plot of attention")
     axes.imshow(np.asarray(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source)), source, rotation=90)
     axes.set_yticks(range(len(target)), target)

@@ -24,25 +24,6 @@ class Quiet(Callback):
         _log.warning(message)
 
 
-class Lines(Quiet):
-    """One line per evaluation, for output that is not a terminal."""
-
-    def on_begin(self, run: Run) -> None:
-        """Print the title of the run."""
-        self._unit = run.loss_unit
-        print(run.title, flush=True)
-
-    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
-        """Print the evaluation and its sample."""
-        print(_described(record, self._unit), flush=True)
-        if sample is not None:
-            print(_indented(sample), flush=True)
-
-    def log(self, message: str) -> None:
-        """Print a warning."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
 class JSONLines(Callback):
     """One JSON line per evaluation and warning, on standard output."""
 
@@ -59,7 +40,35 @@ class JSONLines(Callback):
         print(json.dumps(finite({"event": "end", **asdict(result)})), flush=True)
 
 
-class Bar(Callback):
+class Lines(Callback):
+    """One line per evaluation, for output that is not a terminal."""
+
+    def on_begin(self, run: Run) -> None:
+        """Print the title of the run."""
+        self._run = run
+        self._print(run.title)
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Print the evaluation and its sample."""
+        name = "validation" if "validation_loss" in record else "training"
+        values = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
+        loss = f"{_small(values.pop(f'{name}_loss'))} {self._run.objective.loss_unit}"
+        words = ", ".join([loss, *(_unit_described(n, v) for n, v in values.items())])
+        best = " · best so far" if record["best"] else ""
+        self._print(f"step {record['step']:,} · {name} {words}{best}", "bold")
+        if sample is not None:
+            lines = [f"  │ {line.translate(_CONTROLS)}" for line in sample.splitlines()]
+            self._print("\n".join(lines), "dim")
+
+    def log(self, message: str) -> None:
+        """Print a warning."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def _print(self, text: str, style: str = "") -> None:
+        print(text, flush=True)
+
+
+class Bar(Lines):
     """A bar with loss, units, learning rate, gradient norm, tokens per second and time left."""
 
     def __init__(self) -> None:
@@ -81,10 +90,9 @@ class Bar(Callback):
         self._warning = ""
 
     def on_begin(self, run: Run) -> None:
-        """Draw the bar."""
-        self._run = run
+        """Print the title, and draw the bar."""
+        super().on_begin(run)
         self._since = (time.perf_counter(), run.tokens)
-        self._console.print(run.title, markup=False)
         self._bar.start()
 
     def on_step(self, record: dict[str, Any]) -> None:
@@ -93,41 +101,33 @@ class Bar(Callback):
         if now - self._drawn < 0.2 and run.step != run.total:
             return
         self._drawn = now
-        start, tokens = self._since
-        step, total = run.step, run.total
+        step, total, (start, tokens) = run.step, run.total, self._since
+        units = run.objective.units(record["loss"])
+        speed = (run.tokens - tokens) / (now - start)
+        fast = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:.0f}"
         where = f"step {step:,}" + (f"/{total:,}" if total else "")
         if total and not self._wide:
             where = f"{100 * step // total}%"
         numbers = {
             "loss": f"loss {_small(record['loss'])}",
-            **{n: _unit_described(n, v, short=True) for n, v in run.units(record["loss"]).items()},
+            **{n: _unit_described(n, v, short=True) for n, v in units.items()},
             "lr": f"lr {record['learning_rate']:.2g}",
             "grad": f"grad {record['gradient_norm']:.2g}",
-            "speed": f"{_short((run.tokens - tokens) / (now - start))} {run.counted}/s",
+            "speed": f"{fast} {run.objective.step_name}/s",
         }
         if self._warning:
             numbers["health"] = self._warning
         if total:
-            left = _clock((total - step) * run.seconds / step)
+            minutes, seconds = divmod(int((total - step) * run.seconds / step), 60)
+            left = f"{minutes}:{seconds:02d}"
             numbers["left"] = f"{left} left" if self._wide else left
         gap = " · " if self._wide else "  "
         room = self._console.width - len(where) - 6  # a short bar and gaps
         for optional in ("grad", "lr", "speed"):
             if len(gap.join(numbers.values())) > room:
                 del numbers[optional]
-        self._bar.update(
-            self._task,
-            total=run.total,
-            completed=run.step,
-            where=where,
-            numbers=gap.join(numbers.values()),
-        )
-
-    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
-        """Print the evaluation and its sample above the bar."""
-        self._console.print(_described(record, self._run.loss_unit), style="bold", markup=False)
-        if sample is not None:
-            self._console.print(_indented(sample), style="dim", markup=False)
+        text = gap.join(numbers.values())
+        self._bar.update(self._task, total=total, completed=step, where=where, numbers=text)
 
     def on_health(self, record: dict[str, Any]) -> None:
         """Show a warning of exploding or vanishing gradients."""
@@ -140,7 +140,10 @@ class Bar(Callback):
 
     def log(self, message: str) -> None:
         """Print a warning above the bar."""
-        self._console.print(f"warning: {message}", style="yellow", markup=False)
+        self._print(f"warning: {message}", "yellow")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False)
 
     def close(self) -> None:
         """Stop updating the bar."""
@@ -154,16 +157,6 @@ def make_progress(mode: ProgressMode) -> Callback:
     return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
 
 
-def _described(record: dict[str, Any], unit: str) -> str:
-    name = "validation" if "validation_loss" in record else "training"
-    units = {k: v for k, v in record.items() if k not in ("step", "best", "seconds")}
-    loss = units.pop(f"{name}_loss")
-    words = [f"{_small(loss)} {unit}", *(_unit_described(n, v) for n, v in units.items())]
-    return f"step {record['step']:,} · {name} {', '.join(words)}" + (
-        " · best so far" if record["best"] else ""
-    )
-
-
 def _small(number: float) -> str:
     """Format with three decimals, or two digits for small numbers."""
     return f"{number:.2g}" if 0 < abs(number) < 0.01 else f"{number:.3f}"
@@ -174,20 +167,8 @@ def _unit_described(name: str, value: float, *, short: bool = False) -> str:
     return f"{value:.3f} {words.replace('_', ' ')}"
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 # Generated text may hold any character; a terminal would obey these.
 _CONTROLS = {
     **{code: 0x2400 + code for code in range(32) if chr(code) != "\t"},
     **dict.fromkeys(range(127, 160), 0xFFFD),
 }
-
-
-def _indented(text: str, mark: str = "  │ ") -> str:
-    return "\n".join(mark + line.translate(_CONTROLS) for line in text.splitlines())
-
-
-def _short(number: float) -> str:
-    return f"{number / 1000:.0f}k" if number >= 10_000 else f"{number:.0f}"

@@ -38,11 +38,10 @@ class RunFolder:
         self.data = path / "data"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
-        self.curve = path / "learning_curve.png"
 
     @classmethod
     def create(cls, path: Path, prepare: Callable[[Path], Mapping[str, Any]]) -> Self:
-        """Create the folder of a new run.
+        """Create the folder of a new run; nothing is left behind if that fails.
 
         Args:
             path: the folder; missing or empty.
@@ -50,7 +49,7 @@ class RunFolder:
                 a resumed run needs.
 
         Raises:
-            OstinatoError: if the path exists. If ``prepare`` fails, nothing is left behind.
+            OstinatoError: if the path exists, or cannot be written.
         """
         refuse_to_overwrite(path)
         # In an existing folder, so that no parent is created for a run that fails.
@@ -87,9 +86,8 @@ class RunFolder:
         try:
             data, recorded = file.read_bytes(), (path / f"{RUN_FILE}.sha256").read_text()
         except OSError as error:
-            raise OstinatoError(
-                f"{path}: there is no run to resume ({file.name}: {error.strerror})."
-            ) from None
+            why = f"{RUN_FILE}: {error.strerror}"
+            raise OstinatoError(f"{path}: there is no run to resume ({why}).") from None
         if not recorded.startswith(storage.sha256(data)):
             raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
         return cls(path, dict(storage.from_json(data, file)))
@@ -106,18 +104,14 @@ class RunFolder:
 
     def callbacks(self, tensorboard: bool) -> list[Callback]:
         """Return the callbacks that record the run in this folder."""
-        files: list[Callback] = [MetricsFile(self.metrics)]
-        return [*files, TensorBoard(self.path / "tensorboard")] if tensorboard else files
+        board = [TensorBoard(self.path / "tensorboard")] if tensorboard else []
+        return [MetricsFile(self.metrics), *board]
 
-    def refuse_other_task(self, task: str) -> None:
-        """Raise an `OstinatoError` if the run was started by another estimator."""
-        recorded = self.document["task"]
-        if recorded != task:
-            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {recorded}.")
-
-    def refuse_other_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise an `OstinatoError` if a setting differs from that of the run."""
-        recorded = self.document["parameters"]
+    def refuse_other(self, task: str, settings: Mapping[str, Any]) -> None:
+        """Raise an `OstinatoError` if the run is of another estimator, or a setting differs."""
+        started, recorded = self.document["task"], self.document["parameters"]
+        if started != task:
+            raise OstinatoError(f"{self.path}: expected a run of {task}, got one of {started}.")
         changes = [
             f"{name}={value!r} (started with {recorded.get(name)!r})"
             for name, value in settings.items()
@@ -129,7 +123,7 @@ class RunFolder:
     def draw(self, unit: str) -> str | None:
         """Draw the learning curve; return a message if it cannot be drawn."""
         try:
-            draw_learning_curve(self.metrics, self.curve, unit)
+            draw_learning_curve(self.metrics, self.path / "learning_curve.png", unit)
         except MissingExtra as error:
             return str(error)
         return None
@@ -167,9 +161,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if (path / RUN_FILE).exists() and not storage.holds_model(path):
-        document = RunFolder.reopen(path).document
-        known = {name: document[name] for name in ("task", "parameters")}
-        return {**known, "finished": False, "training": {}}
+        run = RunFolder.reopen(path).document
+        known = {"task": run["task"], "parameters": run["parameters"]}
+        return known | {"finished": False, "training": {}}
     config = storage.read_config(path)
     storage.read_files(path, "config.json")
     return config

@@ -90,42 +90,41 @@ class TrainingSettings:
                 refuse(self, name, "true or false")
             if get_origin(hint) is Literal:
                 check_choice(self, name, get_args(hint))
-        given = [n for n in ("minutes", "epochs", "steps") if getattr(self, n) is not None]
+        budgets = "minutes epochs steps"
+        given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:
             raise OstinatoError(
                 f"{type(self).__name__}: expected one budget, got {' and '.join(given)}."
             )
-        for name in [*given, "learning_rate", "checkpoint_minutes"]:
-            check_value(self, name, lambda value: value > 0, "a number above zero")
-        for name in ["weight_decay", "clip_norm", "clip_value", "warmup_steps", "decay_patience"]:
-            check_value(self, name, lambda value: value >= 0, "zero or more")
+        positive = f"{budgets} batch_size learning_rate decay_steps evaluations checkpoint_minutes"
+        check_value(self, positive, lambda value: value > 0, "a number above zero")
+        positive_or_zero = "weight_decay clip_norm clip_value warmup_steps decay_patience patience"
+        check_value(self, positive_or_zero, lambda value: value >= 0, "zero or more")
         check_value(self, "momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
         check_value(self, "decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
-        if self.validation_fraction is not None:
-            check_value(
-                self, "validation_fraction", lambda value: 0 <= value < 1, "0 (none) to below 1"
-            )
+        check_value(self, "validation_fraction", lambda v: 0 <= v < 1, "0 (none) to below 1")
         check_value(self, "seed", lambda value: abs(value) < 2**63, "a whole number below 2**63")
         if self.patience and self.validation_fraction == 0:
             raise OstinatoError(
                 f"{type(self).__name__}: patience={self.patience} needs validation data; got "
                 "validation_fraction=0."
             )
-        for name in ["batch_size", "evaluations", "decay_steps"]:
-            if getattr(self, name) is not None:
-                check_value(self, name, lambda value: value > 0, "a number above zero")
-        if self.patience is not None:
-            check_value(self, "patience", lambda value: value >= 0, "zero or more")
 
 
-def check_value(settings: object, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-    """Raise an `OstinatoError` unless a setting is a finite number that satisfies ``holds``."""
-    value = getattr(settings, name)
-    if isinstance(value, float) and not math.isfinite(value):
-        refuse(settings, name, "a finite number")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not holds(value):
-        refuse(settings, name, expected)
+def check_value(settings: object, names: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Raise an `OstinatoError` unless settings are finite numbers that satisfy ``holds``.
+
+    Names are separated by spaces; a setting whose default is None may be None.
+    """
+    for name in names.split():
+        value = getattr(settings, name)
+        if value is None and getattr(type(settings), name, ...) is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            refuse(settings, name, "a finite number")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not holds(value):
+            refuse(settings, name, expected)
 
 
 def check_choice(settings: object, name: str, allowed: Sequence[str]) -> None:

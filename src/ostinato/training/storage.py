@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,8 @@ class DamagedError(OstinatoError):
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their checksums into ``folder``: all of them or none.
 
-    A process killed at any moment leaves either the old files or all new ones. The new files are
-    first written to a separate folder next to the old ones; renaming it commits them, and the next
-    call finishes moving them.
+    A process killed at any moment leaves either the old files or all new ones: these are first
+    written to a folder of their own, renaming it commits them, and the next call finishes moving.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _finish(folder)
@@ -72,9 +72,7 @@ def _finish(folder: Path) -> None:
 def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
     """Read the files of `write_files` by name, each checked against its checksum.
 
-    Args:
-        folder: the folder.
-        needed: files that must be among them, since a truncated list is not noticed otherwise.
+    Those ``needed`` must be among them, since a truncated list is not noticed otherwise.
 
     Raises:
         DamagedError: if one is missing, or any bit of it has changed.
@@ -89,23 +87,15 @@ def read_files(folder: Path, *needed: str) -> dict[str, bytes]:
 
 
 def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
-    def read(name: str) -> bytes:
-        try:
-            return _read_newest(folder, name)
-        except OSError as error:
-            raise DamagedError(
-                f"{folder / name}: {error.strerror}; the folder is incomplete."
-            ) from None
-
     files = {}
-    *lines, rest = read(SUMS).decode(errors="replace").split("\n")
+    *lines, rest = _read_newest(folder, SUMS).decode(errors="replace").split("\n")
     if rest:
         raise DamagedError(f"{folder / SUMS}: damaged: it is truncated.")
     for line in lines:
         digest, _, name = line.partition("  ")
         if "/" in name or not name or not name.isprintable():
             raise DamagedError(f"{folder / SUMS}: {line!r} is not a checksum and a name.")
-        files[name] = read(name)
+        files[name] = _read_newest(folder, name)
         if sha256(files[name]) != digest:
             raise DamagedError(
                 f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS}; "
@@ -120,20 +110,21 @@ def _read_whole(folder: Path, needed: tuple[str, ...]) -> dict[str, bytes]:
 def _read_newest(folder: Path, name: str) -> bytes:
     """Read a file of the last commit, which may not be in place yet."""
     try:
-        return (folder / _COMMIT / name).read_bytes()
-    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            return (folder / _COMMIT / name).read_bytes()
         return (folder / name).read_bytes()
+    except OSError as error:
+        reason = f"{error.strerror}; the folder is incomplete"
+        raise DamagedError(f"{folder / name}: {reason}.") from None
 
 
-def _version(folder: Path) -> list[tuple[int, int] | None]:
+def _version(folder: Path) -> dict[Path, tuple[int, int]]:
     """Return a value that changes when the files are replaced."""
-    versions: list[tuple[int, int] | None] = []
+    versions = {}
     for path in (folder / _COMMIT / SUMS, folder / SUMS):  # in the order in which it moves
-        try:
+        with suppress(OSError):
             facts = path.stat()
-            versions.append((facts.st_ino, facts.st_mtime_ns))
-        except OSError:
-            versions.append(None)
+            versions[path] = (facts.st_ino, facts.st_mtime_ns)
     return versions
 
 
@@ -145,11 +136,9 @@ def sha256(data: bytes) -> str:
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as the bytes of a safetensors file."""
     # Copies, since safetensors refuses tensors that share memory, such as tied weights.
-    whole = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    return safetensors.torch.save(whole)
+    layout = torch.contiguous_format
+    copies = {n: t.detach().cpu().clone(memory_format=layout) for n, t in tensors.items()}
+    return safetensors.torch.save(copies)
 
 
 def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
@@ -163,13 +152,9 @@ def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
 def save_model(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], more: Mapping[str, Any]
 ) -> None:
-    """Write a model folder.
+    """Write a model folder; an older model in it is replaced atomically.
 
-    Args:
-        folder: the folder; an older model in it is replaced atomically.
-        config: contents of ``config.json``, including ``task``.
-        weights: the network's `state_dict`.
-        more: further JSON documents by file name, such as a vocabulary.
+    ``config`` includes ``task``; ``more`` are JSON documents by file name, such as a vocabulary.
     """
     documents = {"config.json": {"format": FORMAT, **config}, **more}
     files = {name: to_json(document) for name, document in documents.items()}
@@ -187,10 +172,8 @@ def load_model(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, Tenso
     if config.get("task") != task:
         raise OstinatoError(f"{folder}: expected a model of {task}, got {config.get('task')}.")
     files = read_files(folder, "config.json", "weights.safetensors")
-    documents = {
-        name: from_json(data, folder / name) for name, data in files.items() if ".json" in name
-    }
-    weights = unpack_tensors(files["weights.safetensors"], folder / "weights.safetensors")
+    weights = unpack_tensors(files.pop("weights.safetensors"), folder / "weights.safetensors")
+    documents = {name: from_json(data, folder / name) for name, data in files.items()}
     return documents.pop("config.json"), weights, documents
 
 
@@ -209,7 +192,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "if its training was stopped, resume it with --resume."
         )
     path = folder / "config.json"
-    config = from_json(_read_newest(folder, path.name), path)
+    config = from_json(_read_newest(folder, "config.json"), path)
     version = config.get("format") if isinstance(config, dict) else None
     if not isinstance(version, int) or not 1 <= version <= FORMAT:
         raise OstinatoError(
