@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import gcd
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.ragged import Ragged
+from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
 
@@ -24,7 +24,6 @@ __all__ = [
     "Lexicon",
     "Spectrogram",
     "SpectrogramStream",
-    "WordTable",
     "mean_and_scale",
     "read_image",
     "read_sound",
@@ -44,16 +43,6 @@ def words_of(text: str) -> list[str]:
     ["It's", 'good', ',', 'I', 'say', '.']
     """
     return [word for token in word_tokens(text) if (word := token.strip())]
-
-
-class WordTable(NamedTuple):
-    """Distinct words: their number in a `Lexicon`, and the numbers of their characters.
-
-    Sequences of words are stored as numbers of rows of such a table.
-    """
-
-    ids: NDArray[np.int64]
-    spellings: Ragged
 
 
 class Lexicon:

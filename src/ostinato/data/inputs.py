@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from ostinato.data.features import (
     ImageForm,
     Lexicon,
     Spectrogram,
-    WordTable,
     image_as_steps,
     image_shape,
     mean_and_scale,
@@ -27,11 +25,11 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
-from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
 
-__all__ = ["Dataset", "InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
+__all__ = ["InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,45 +49,6 @@ class InputSettings:
     lowercase: bool = True
     bands: int = 40
     image: ImageForm = "rows"
-
-
-class Dataset(NamedTuple):
-    """Sequences and targets as numbers, in memory or in a folder.
-
-    Attributes:
-        examples: the sequences, and the targets.
-        words: the words that sequences of words are numbers of; None for other sequences.
-    """
-
-    examples: Examples
-    words: WordTable | None = None
-
-    @classmethod
-    def write(
-        cls,
-        folder: Path,
-        name: str,
-        inputs: Iterable[NDArray[Any]],
-        targets: NDArray[Any] | Iterable[NDArray[Any]],
-        words: WordTable | None = None,
-    ) -> Dataset:
-        """Write a part of a run's data into a folder, and map it."""
-        if words is not None:
-            np.save(folder / f"{name}.words.npy", words.ids)
-            Ragged.write(words.spellings, folder / f"{name}.spellings.npy")
-        return cls(Examples.write(folder, name, inputs, targets), words)
-
-    @classmethod
-    def open(cls, folder: Path, name: str) -> Dataset | None:
-        """Map what `write` wrote; None if there is no such part."""
-        examples = Examples.open(folder, name)
-        if examples is None:
-            return None
-        words = folder / f"{name}.words.npy"
-        if not words.exists():
-            return cls(examples)
-        spellings = Ragged.open(folder / f"{name}.spellings.npy")
-        return cls(examples, WordTable(np.load(words), spellings))
 
 
 class SequenceInputs:

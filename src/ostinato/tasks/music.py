@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
-from ostinato.data.features import WordTable
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.data.places import Place
+from ostinato.data.ragged import WordTable
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
@@ -178,7 +178,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             return (float(row[1:n].sum()) for row, n in zip(losses, batch.lengths, strict=True))
 
         nats = predict(self.network_, sequences.batches(dataset), decode)
-        steps = int((dataset.examples.inputs.lengths - 1).clip(0).sum())
+        steps = int((dataset.inputs.lengths - 1).clip(0).sum())
         if not steps:
             raise DataError("no piece has two steps; there is nothing to predict.")
         return {"nll_per_step": sum(nats) / steps, "steps": steps, "pieces": len(pieces)}
