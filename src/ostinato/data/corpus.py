@@ -106,12 +106,11 @@ class Corpus:
 def media_kind(names: Sequence[str]) -> Literal["sound", "image", "text"] | None:
     """What files of such names hold, all of them; None if that is not one thing."""
     suffixes = {Path(name).suffix.lower() for name in names}
-    kinds: dict[Literal["sound", "image", "text"], set[str]] = {
-        "sound": SOUNDS,
-        "image": IMAGES,
-        "text": {".txt"},
-    }
-    return next((kind for kind, some in kinds.items() if suffixes <= some), None)
+    if suffixes <= SOUNDS:
+        return "sound"
+    if suffixes <= IMAGES:
+        return "image"
+    return "text" if suffixes <= {".txt"} else None
 
 
 def existing(path: Path, place: Place) -> Path:
