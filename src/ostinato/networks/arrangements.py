@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.networks.functional import Lengths, drop, running
+from ostinato.networks.functional import (
+    Lengths,
+    check_choice,
+    drop,
+    drop_features,
+    running,
+    zero_padding,
+)
 from ostinato.networks.outputs import Output, Steps
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, RNNCell, ZoneoutCell, cell_named
 from ostinato.recurrence.cells import CellName as CellName
@@ -45,7 +51,7 @@ class _Network(nn.Module):
         self, x: Any, state: Hidden = None, *, lengths: Lengths = None
     ) -> tuple[Tensor, Hidden]:
         """Return the hidden states of every step, ``(B, T, H)``, and the state after the last."""
-        x = _zero_padding(x, lengths)  # padding must not reach the encoder either
+        x = zero_padding(x, lengths)  # padding must not reach the encoder either
         drops = self.training and self.dropout > 0
         if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
             h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
@@ -59,10 +65,7 @@ class _Network(nn.Module):
         return h, state
 
     def _encode(self, x: Any) -> Tensor:
-        v: Tensor = self.encode(x)  # (B, T, I)
-        if self.training and self.dropout:
-            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
-        return v
+        return drop_features(self.encode(x), self.dropout, self.training)  # (B, T, I)
 
 
 class ManyToMany(_Network):
@@ -171,11 +174,7 @@ class ManyToOne(_Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(encode, recurrent, output, dropout)
-        if pooling not in get_args(PoolingKind):
-            raise OstinatoError(
-                f"ManyToOne: pooling={pooling!r}; expected one of "
-                f"{', '.join(get_args(PoolingKind))}."
-            )
+        check_choice("ManyToOne", "pooling", pooling, PoolingKind)
         self.pooling = pooling
         if pooling == "attention":
             H = recurrent.output_size
@@ -303,22 +302,13 @@ class OneToOne(nn.Module):
 
     def hidden(self, x: Any, state: None = None, *, lengths: Lengths = None) -> tuple[Tensor, None]:
         """Return the last layer's units, ``(B, T, H)``, or their mean ``(B, H)``; and None."""
-        h = _zero_padding(x, lengths)
+        h = zero_padding(x, lengths)
         h = self.encode(h)
         for layer in self.layers:
-            h = layer(h).relu()
-            h = drop(h, self.dropout) if self.training and self.dropout else h
+            h = drop(layer(h).relu(), self.dropout, self.training)
         if not self.pooled:
             return h, None
         return _mean(h, None if lengths is None else running(h, lengths)[..., None]), None
-
-
-def _zero_padding(x: Any, lengths: Lengths) -> Any:
-    """Return ``x (B, T, ...)`` with zeros in padding; `Words` unchanged."""
-    if lengths is None or not isinstance(x, Tensor):
-        return x
-    counts = running(x, lengths)
-    return x.masked_fill(~counts.view(*counts.shape, *[1] * (x.dim() - 2)), 0)
 
 
 def _mean(h: Tensor, counts: Tensor | None) -> Tensor:

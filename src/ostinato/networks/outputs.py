@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.functional import Lengths, drop, running
+from ostinato.networks.functional import Lengths, check_choice, drop, running
 
 OutputKind = Literal["category", "number", "probability"]
 
@@ -38,10 +38,7 @@ class Output(nn.Module):
         self, hidden_size: int, size: int, kind: OutputKind = "category", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if kind not in get_args(OutputKind):
-            raise OstinatoError(
-                f"Output: kind={kind!r}; expected one of {', '.join(get_args(OutputKind))}."
-            )
+        check_choice("Output", "kind", kind, OutputKind)
         if not 0 <= dropout <= 1:
             raise OstinatoError(f"Output: dropout={dropout}; expected a probability from 0 to 1.")
         self.kind = kind
@@ -50,8 +47,7 @@ class Output(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return scores ``(..., K)`` of hidden states ``(..., H)``; see `predict`."""
-        h = drop(h, self.dropout) if self.training and self.dropout else h
-        y: Tensor = self.linear(h)
+        y: Tensor = self.linear(drop(h, self.dropout, self.training))
         return y
 
     def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
