@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.functional import Lengths
-from ostinato.networks.seq2seq import EncoderDecoder
+from ostinato.networks.seq2seq import Encoded, EncoderDecoder
 
 
 class Hypothesis(NamedTuple):
@@ -75,6 +76,10 @@ class Search:
         """Return the number by which the log-probability of a sequence of a length is divided."""
         return ((5 + length) / 6) ** self.length_penalty
 
+    def longest(self, encoded: Encoded) -> Tensor:
+        """Return the maximum number of tokens for each source, ``(B,)``."""
+        return (self.max_factor * encoded.mask.sum(1) + self.max_length).long()
+
 
 def beam_search(
     network: EncoderDecoder, x: Any, lengths: Lengths = None, search: Search | None = None
@@ -97,13 +102,11 @@ def beam_search(
     settings = search or Search()
     K = settings.beam
     with torch.inference_mode():
-        encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.mask)
-        device = encoded.memory.device
-        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()  # (B,)
+        encoded, state = network.start(x, lengths)
+        B, device = len(encoded.mask), encoded.memory.device
+        most = settings.longest(encoded)  # (B,)
         each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
         encoded, state = encoded.rows(each), state.rows(each)
-        keys = None if keys is None else keys[each]
         end, V = network.decoder.end, network.decoder.tokens + 1
         token = torch.full((B * K,), network.decoder.begin, device=device)
         # The prefixes of a source are all equal at first: only one of them counts.
@@ -114,7 +117,7 @@ def beam_search(
         tokens = torch.empty(B * K, 0, dtype=torch.long, device=device)
         seen: list[Tensor] = []  # attention of every row at every step
         for t in range(int(most.max()) + 1 if B else 0):
-            log_p, state, weights = network.step(token, encoded, state, keys)
+            log_p, state, weights = network.step(token, encoded, state)
             if t < settings.min_length:
                 log_p[:, end] = -torch.inf
             last = t >= most
@@ -131,44 +134,36 @@ def beam_search(
             if weights is not None:
                 seen.append(weights)
             values, parents = best.values.tolist(), (best.indices // wide).tolist()
-            kept_rows, kept_tokens, kept_totals, active = [], [], [], []
+            kept: list[tuple[int, int, float]] = []  # row before, token and log-probability
+            active: list[int] = []
             for i, source in enumerate(sources):
-                rows: list[int] = []
-                new: list[int] = []
-                totals: list[float] = []
+                new: list[tuple[int, int, float]] = []
                 ranked = zip(values[i], parents[i], numbers[i], strict=True)
                 for rank, (value, parent, number) in enumerate(ranked):
-                    if value == -math.inf or len(rows) == K:
+                    if value == -math.inf or len(new) == K:
                         break
                     row = i * K + parent
                     if number != end:
-                        rows.append(row)
-                        new.append(number)
-                        totals.append(value)
+                        new.append((row, number, value))
                     elif rank < K:
-                        found = tokens[row].tolist()
                         score = value / settings.norm(t + 1)
-                        done[source].append(Hypothesis(found, score, value, _at(seen[:t], row)))
+                        found = Hypothesis(tokens[row].tolist(), score, value, _at(seen[:t], row))
+                        done[source].append(found)
                 done[source].sort(key=lambda h: -h.score)
                 del done[source][K:]
-                if not rows or _is_settled(done[source], totals[0], t, int(most[i]), settings):
-                    continue
-                short = K - len(rows)
-                kept_rows += rows + rows[:1] * short
-                kept_tokens += new + new[:1] * short
-                kept_totals.append(totals + [-math.inf] * short)
-                active.append(i)
+                if new and not _is_settled(done[source], new[0][2], t, int(most[i]), settings):
+                    kept += new + [(*new[0][:2], -math.inf)] * (K - len(new))
+                    active.append(i)
             if not active:
                 break
-            index = torch.tensor(kept_rows, device=device)
-            token = torch.tensor(kept_tokens, device=device)
-            total = torch.tensor(kept_totals, dtype=torch.float64, device=device)
+            rows, last_tokens, totals = zip(*kept, strict=True)
+            index, token = (torch.tensor(part, device=device) for part in (rows, last_tokens))
+            total = torch.tensor(totals, dtype=torch.float64, device=device).view(-1, K)
             tokens = torch.cat([tokens[index], token[:, None]], 1)
             seen = [w[index] for w in seen]
             state = state.rows(index)
             if len(active) < len(sources):
                 encoded = encoded.rows(index)
-                keys = None if keys is None else keys[index]
                 most = most[torch.tensor(active, device=device)]
                 sources = [sources[i] for i in active]
     return [found[: settings.n_best] for found in done]
@@ -211,20 +206,19 @@ def sample(
     """Sample a sequence for each source, token by token, from the network's probabilities."""
     settings = search or Search()
     with torch.inference_mode():
-        encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.mask)
-        end = network.decoder.end
-        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()
+        encoded, state = network.start(x, lengths)
+        B, end = len(encoded.mask), network.decoder.end
+        most = settings.longest(encoded).cpu()
         token = torch.full((B,), network.decoder.begin, device=encoded.memory.device)
         log_p = torch.zeros(B, dtype=torch.float64)
         written: list[list[int]] = [[] for _ in range(B)]
         active = torch.ones(B, dtype=torch.bool)
         for t in range(int(most.max()) + 1 if B else 0):
-            scores, state, _ = network.step(token, encoded, state, keys)
+            scores, state, _ = network.step(token, encoded, state)
             p = scores.double().cpu()
             if t < settings.min_length:
                 p[:, end] = -torch.inf
-            p[t >= most.cpu(), :end] = -torch.inf
+            p[t >= most, :end] = -torch.inf
             drawn = torch.multinomial(
                 (p / max(settings.temperature, 1e-6)).softmax(-1), 1, generator=generator
             )[:, 0]
@@ -253,13 +247,8 @@ def ctc_greedy(log_p: NDArray[np.float64]) -> Hypothesis:
     >>> ctc_greedy(log_p).tokens
     [0, 0]
     """
-    best = log_p.argmax(-1)
     blank = log_p.shape[-1] - 1
-    tokens = [
-        int(token)
-        for t, token in enumerate(best)
-        if token != blank and (t == 0 or token != best[t - 1])
-    ]
+    tokens = [int(token) for token, _ in groupby(log_p.argmax(-1)) if token != blank]
     value = float(log_p.max(-1).sum()) if len(log_p) else 0.0
     return Hypothesis(tokens, value, value)
 
