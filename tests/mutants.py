@@ -603,7 +603,7 @@ decoding: prefix beam, a repeated token joins without a blank
 + before = _add(in_blank, in_token)
 
 decoding: prefix beam, a text that goes on in its last token is forgotten
-- _put(new, text, -math.inf, in_token + float(step[text[-1]]))
+- put(text, -math.inf, in_token + float(step[text[-1]]))
 + pass
 
 decoding: greedy keeps repetitions
