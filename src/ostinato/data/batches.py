@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,15 +17,6 @@ from torch.nn import functional as F
 from ostinato.data.ragged import Examples, Ragged, write_array
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.inputs import Words
-
-__all__ = [
-    "ContiguousBatches",
-    "Epochs",
-    "SequenceBatch",
-    "SequenceBatches",
-    "open_tokens",
-    "write_tokens",
-]
 
 POOL = 50
 """Batches among which sequences are sorted by length: less padding, and still a random order."""
@@ -53,11 +45,7 @@ class Epochs:
         return {"epoch": self._epoch, "next_batch": self._next, **self._layout()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where `state_dict` was taken: the batches that follow are the same.
-
-        Raises:
-            OstinatoError: the state is of other data or settings, or is malformed.
-        """
+        """Go to where `state_dict` was taken, of the same data and settings."""
         call, layout = f"{type(self).__name__}.load_state_dict", self._layout()
         if set(state) != {"epoch", "next_batch", *layout}:
             raise OstinatoError(
@@ -120,17 +108,14 @@ class ContiguousBatches(Epochs):
     not divide n. Up to ``batch_size - 1`` tokens at the very end belong to no stream.
 
     Args:
-        tokens: token ids, integers of shape (N,); may be mapped from disk (`open_tokens`).
+        tokens: token ids, integers of shape (N,), N >= 2 B; may be mapped from disk
+            (`open_tokens`).
         batch_size: B, the number of streams.
         window: T, the time steps of one batch.
 
     Attributes:
         windows: batches in an epoch.
         predictions: targets in an epoch, over all streams.
-
-    Raises:
-        DataError: there are fewer than two tokens for each stream.
-        OstinatoError: an argument has the wrong type, shape or sign.
 
     >>> batches = ContiguousBatches(range(8), batch_size=2, window=2)
     >>> batches.next_batch().inputs.tolist(), batches.next_batch().inputs.tolist()
@@ -203,11 +188,7 @@ def write_tokens(
         vocabulary_size: V; decides the type, the smallest of uint8, uint16 and uint32 that fits.
 
     Returns:
-        All ids, of shape (N,), mapped read-only.
-
-    Raises:
-        DataError: there is no token at all.
-        OstinatoError: an id is not an integer from 0 to V - 1, or the file cannot be written.
+        All ids, of shape (N,), mapped read-only; a `DataError` if there is none.
 
     >>> import tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "tokens.npy")
@@ -255,6 +236,7 @@ def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
     return tokens
 
 
+@dataclass(eq=False, repr=False)
 class SequenceBatches(Epochs):
     """Batches of sequences, in another random order in every epoch, similar lengths together.
 
@@ -279,38 +261,31 @@ class SequenceBatches(Epochs):
         [7, 8, 9]
     """
 
-    def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        window: int | None = None,
-        shift: int = 0,
-        seed: int = 0,
-        *,
-        own_lengths: bool = False,
-        transform: Callable[[SequenceBatch], SequenceBatch] | None = None,
-    ) -> None:
-        window_given = {} if window is None else {"window": window}
-        call = _checked_call("SequenceBatches", batch_size=batch_size, **window_given)
-        lengths, targets = examples.inputs.lengths, examples.targets
+    examples: Examples
+    batch_size: int
+    window: int | None = None
+    shift: int = 0
+    seed: int = 0
+    _: KW_ONLY
+    own_lengths: bool = False
+    transform: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
+
+    def __post_init__(self) -> None:
+        window = self.window
+        counts = {} if window is None else {"window": window}
+        call = _checked_call("SequenceBatches", batch_size=self.batch_size, **counts)
+        lengths, targets = self.examples.inputs.lengths, self.examples.targets
         if window is not None and not isinstance(targets, Ragged):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
-        self.examples = examples
-        self.batch_size = batch_size
-        self.window = window
-        self.shift = shift
-        self.seed = seed
-        self.transform = transform or (lambda batch: batch)
         self._lengths = lengths
-        self._own = targets.lengths if own_lengths and isinstance(targets, Ragged) else None
-        """Steps of targets that are sequences of their own."""
-        # What pieces are sorted by beside their steps.
+        # Steps of targets that are sequences of their own; pieces are sorted by them, too.
+        self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
         self._further = np.zeros_like(lengths) if self._own is None else self._own
         pieces = np.ones_like(lengths)
         if window is not None:  # the first window of a long sequence may be short
             pieces = np.where(lengths > window, -(-lengths // window) + 1, 1)
         self._pieces = int(pieces.sum())
-        self.windows = -(-self._pieces // batch_size)
+        self.windows = -(-self._pieces // self.batch_size)
         self._order: tuple[int, list[list[_Piece]]] = (-1, [])
 
     def next_batch(self) -> SequenceBatch:
