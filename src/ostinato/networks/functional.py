@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.layers import Hidden
 from ostinato.recurrence.scan import mask_of
 
 Lengths = Tensor | Sequence[int] | None
+
+WithState: TypeAlias = tuple[Tensor, Hidden]
+"""What a network computes, and the state of its recurrent layers after it."""
 
 
 def drop(x: Tensor, p: float, training: bool = True) -> Tensor:

@@ -142,7 +142,7 @@ class CRFOutput(Output):
         self.last = nn.Parameter(torch.zeros(size))
 
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
-        """Raise an error: a single step has no loss; see `mean_loss`."""
+        """Raise an error: a single step has no loss."""
         raise OstinatoError("CRFOutput.loss: a step has no loss of its own; call mean_loss.")
 
     def mean_loss(
@@ -161,12 +161,9 @@ class CRFOutput(Output):
         return -likelihood.sum() / counts.sum().clamp(min=1)
 
     def log_likelihood(self, y: Tensor, tags: Tensor, counts: Tensor) -> Tensor:
-        """Compute the log of the probability of tags, ``(B,)``.
+        """Compute the log of the probability of ``tags (B, T)`` by ``y (B, T, K)``, ``(B,)``.
 
-        Args:
-            y: scores ``(B, T, K)``.
-            tags: ``(B, T)``.
-            counts: True where a row still has a step, ``(B, T)``.
+        ``counts (B, T)`` is True where a row still has a step.
         """
         tags = tags.masked_fill(~counts, 0)
         scores = y.gather(-1, tags[..., None])[..., 0]  # (B, T)

@@ -88,9 +88,8 @@ class VectorEncoder(nn.Module):
     Args:
         size: features of the vector.
 
-    Example:
-        >>> VectorEncoder(3)(torch.randn(2, 3)).memory.shape
-        torch.Size([2, 1, 3])
+    >>> VectorEncoder(3)(torch.randn(2, 3)).memory.shape
+    torch.Size([2, 1, 3])
     """
 
     def __init__(self, size: int) -> None:
@@ -234,10 +233,7 @@ class Decoder(nn.Module):
     ) -> Decoded:
         """Compute log-probabilities of the token after each of ``inputs (B, T)``.
 
-        Args:
-            inputs: `begin`, then the tokens so far.
-            encoded: the source.
-            state: state after earlier tokens; None for the initial state.
+        Before the first token comes `begin`; ``state`` is that after earlier tokens.
         """
         state = self.initial_state(encoded) if state is None else state
         encoded = self.prepare(encoded)
