@@ -20,16 +20,6 @@ from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = [
-    "Lexicon",
-    "Spectrogram",
-    "SpectrogramStream",
-    "mean_and_scale",
-    "read_image",
-    "read_sound",
-    "words_of",
-]
-
 ImageForm = Literal["rows", "pixels", "whole"]
 
 WORD_CHARACTERS = 24
@@ -138,7 +128,11 @@ class Spectrogram:
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Features ``(T, bands)`` of samples ``(n,)`` at a rate."""
         if rate != self.rate:
-            samples = _resampled(samples, rate, self.rate)
+            from scipy.signal import resample_poly
+
+            common = gcd(rate, self.rate)
+            up, down = self.rate // common, rate // common
+            samples = np.asarray(resample_poly(samples, up, down), dtype=np.float32)
         if self.causal:
             stream = SpectrogramStream(self)
             return np.concatenate([stream.feed(samples), stream.finish()])
@@ -179,10 +173,7 @@ class Spectrogram:
 
 
 class SpectrogramStream:
-    """What a causal `Spectrogram` makes of a recording, as it comes.
-
-    Args:
-        spectrogram: with ``causal=True``.
+    """What a `Spectrogram` with ``causal=True`` makes of a recording, as it comes.
 
     >>> spectrogram = Spectrogram(rate=8000, causal=True)
     >>> sound = np.random.default_rng(0).normal(size=4000).astype("f4")
@@ -241,19 +232,10 @@ def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     return torch.from_numpy(triangles.astype(np.float32))
 
 
-def _resampled(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
-    from scipy.signal import resample_poly
-
-    common = gcd(rate, target)
-    return np.asarray(resample_poly(samples, target // common, rate // common), dtype=np.float32)
-
-
 def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     """Samples ``(n,)`` of a recording, its channels mixed, and how many a second.
 
-    Raises:
-        DataError: it cannot be read, or is empty.
-        MissingExtra: soundfile is not installed.
+    Raises a `DataError` if it cannot be read, or is empty. Needs ``ostinato[audio]``.
     """
     soundfile = require("soundfile", "audio", "reading sound")
     with _reading(path, "sound"):
@@ -275,9 +257,7 @@ def sound_rate(path: str | os.PathLike[str]) -> int:
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Pixels ``(height, width, 1 or 3)`` of an image, grey or red, green and blue.
 
-    Raises:
-        DataError: it cannot be read.
-        MissingExtra: Pillow is not installed.
+    Raises a `DataError` if it cannot be read. Needs ``ostinato[images]``.
     """
     pillow = require("PIL.Image", "images", "reading images")
     with _reading(path, "an image"), pillow.open(path) as image:
@@ -333,9 +313,6 @@ def mean_and_scale(
     Args:
         rows: sequences ``(T, I)``.
         each: of each feature, ``(I,)``; otherwise of all together, ``(1,)``.
-
-    Raises:
-        OstinatoError: they cannot be had in float32.
     """
     total, squares = 0.0, 0.0
     centre: Any = None

@@ -29,8 +29,6 @@ from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
 
-__all__ = ["InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
-
 TEXTS = {"text", "words"}
 
 T = TypeVar("T")

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError, require
 from ostinato.files import atomic_file
 
-__all__ = ["KEYS", "LOWEST", "Roll", "read_music", "roll_of", "write_midi"]
-
 KEYS = 88
 LOWEST = 21  # MIDI's number of the lowest key
 PARTS = {
@@ -38,9 +36,6 @@ def read_music(
             a list of MIDI notes for each step, or of voices, with -1 for silence; MIDI files;
             folders of MIDI files.
         steps_per_beat: steps that a beat of a MIDI file is cut into.
-
-    Raises:
-        DataError: naming the file.
     """
     found: dict[str, list[tuple[str, Roll]]] = {}
     for path in map(Path, paths):

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError
 from ostinato.files import atomic_file
 
-__all__ = ["Examples", "Ragged", "WordTable"]
-
 
 class Ragged:
     """N arrays of one type and equal features, of unequal length, end to end in one.

@@ -18,8 +18,6 @@ from typing import BinaryIO
 from ostinato.data.textfiles import decode, library_errors, unpacked
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["TextSource"]
-
 PIECE_BYTES = 1 << 20  # bytes read at a time; at least 3, the length of a byte order mark
 
 _STANDARD_INPUT = Path("<standard input>")
@@ -174,11 +172,12 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         with library_errors(path), path.open("rb"):
-            self._stamp = _stamp(path)
+            self._status = path.stat()
 
     def open(self) -> io.BufferedReader:
         """Open the file."""
-        if _stamp(self.path) != self._stamp:
+        now, then = self.path.stat(), self._status
+        if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
             raise DataError(
                 "has changed since reading began; start again once it is complete.", path=self.path
             )
@@ -221,11 +220,6 @@ class _OwnPosition(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spool]:

@@ -22,17 +22,6 @@ from numpy.typing import NDArray
 
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = [
-    "BPEVocabulary",
-    "ByteVocabulary",
-    "CharacterVocabulary",
-    "Level",
-    "Vocabulary",
-    "WordVocabulary",
-    "build_vocabulary",
-    "word_tokens",
-]
-
 Level: TypeAlias = Literal["char", "byte", "word", "bpe"]
 Ids: TypeAlias = NDArray[np.int64]
 
@@ -162,12 +151,9 @@ class CharacterVocabulary(Vocabulary):
     """One token for each character (Unicode code point).
 
     Args:
-        characters: the characters, in the order of their ids.
-        unknown: the text of an unknown token, which then has id 0 and stands for every other
-            character; None to refuse other characters.
-
-    Raises:
-        OstinatoError: a character occurs twice, or is the unknown token.
+        characters: the characters, each once, in the order of their ids.
+        unknown: the text, none of them, of an unknown token, which then has id 0 and stands for
+            every other character; None to refuse other characters.
 
     >>> vocabulary = CharacterVocabulary("abc")
     >>> vocabulary.encode("cab")
@@ -228,11 +214,8 @@ class WordVocabulary(Vocabulary):
     """One token for each word, as `word_tokens` cuts them; id 0 is the unknown word.
 
     Args:
-        words: the words, in the order of their ids from 1; a space before a word is part of it.
+        words: the words, each once, by their ids from 1; a space before a word is part of it.
         unknown: the text that the unknown word decodes to.
-
-    Raises:
-        OstinatoError: a word is empty or occurs twice.
 
     >>> vocabulary = WordVocabulary(["the", " cat", " sat"])
     >>> vocabulary.encode("the dog sat")
@@ -267,11 +250,8 @@ class BPEVocabulary(Vocabulary):
     over bytes as in Radford et al. (2019), Language Models are Unsupervised Multitask Learners.
 
     Args:
-        merges: pairs of ids, the most important first; each makes the next free id, unless its
-            text is a token already.
-
-    Raises:
-        OstinatoError: a pair occurs twice, or names an id that does not exist yet.
+        merges: pairs of ids, each once, the most important first; each makes the next free id,
+            unless its text is a token already.
 
     >>> vocabulary = BPEVocabulary([[116, 104], [256, 101]])  # t + h, th + e
     >>> vocabulary.encode("the then")
@@ -354,18 +334,13 @@ class BPEVocabulary(Vocabulary):
 
     def _merged(self, word: bytes) -> list[int]:
         ids, joined = list(word), self._joined
-        while ranked := [
-            (joined[pair][0], at) for at, pair in enumerate(pairwise(ids)) if pair in joined
-        ]:
-            _, at = min(ranked)
-            ids[at : at + 2] = [joined[ids[at], ids[at + 1]][1]]
+        while ranked := [(*joined[p], at) for at, p in enumerate(pairwise(ids)) if p in joined]:
+            _, both, at = min(ranked)
+            ids[at : at + 2] = [both]
         return ids
 
 
-_LEVELS: dict[str, type[Vocabulary]] = {
-    kind.level: kind
-    for kind in (CharacterVocabulary, ByteVocabulary, WordVocabulary, BPEVocabulary)
-}
+_LEVELS: dict[str, type[Vocabulary]] = {kind.level: kind for kind in Vocabulary.__subclasses__()}
 
 
 def build_vocabulary(
