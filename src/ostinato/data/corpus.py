@@ -88,7 +88,7 @@ class Corpus:
 
     def take(self, rows: Sequence[int]) -> Corpus:
         """Some of the sequences."""
-        taken: dict[str, list[Any]] = {}
+        taken: dict[str, Any] = {}
         for name in ("inputs", "targets", "places", "step_lines"):
             items = getattr(self, name)
             if items is not None and len(items):
