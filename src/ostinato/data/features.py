@@ -159,15 +159,11 @@ class Spectrogram:
 
     def energy(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Energy in each band ``(T, bands)`` of every stretch of ``fft`` samples that is whole."""
+        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         spectrum = torch.stft(
-            torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)),
-            self.fft,
-            self.step,
-            self.size,
-            _window(self.size),
-            center=False,
+            wave, self.fft, self.step, self.size, _window(self.size), center=False,
             return_complex=True,
-        )
+        )  # fmt: skip
         energy = spectrum.abs().square()  # (fft / 2 + 1, T)
         return (_mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
 

@@ -137,8 +137,9 @@ def _read_midi(path: Path, steps_per_beat: int) -> list[tuple[str, Roll]]:
     if file.type == 2:
         tracks = {f"{path}: track {i}": track for i, track in enumerate(file.tracks, start=1)}
     step = _ticks_per_beat(path, file) / steps_per_beat
-    notes = {name: _notes(track) for name, track in tracks.items()}
-    pieces = [(name, _roll(some, step)) for name, some in notes.items() if some]
+    pieces = [
+        (name, _roll(some, step)) for name, track in tracks.items() if (some := _notes(track))
+    ]
     if not pieces:
         raise DataError("holds no notes.", path=path)
     return pieces

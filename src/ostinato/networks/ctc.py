@@ -101,33 +101,26 @@ class CTC(nn.Module):
             target_lengths: tokens of each row ``(B,)``.
         """
         check_tokens("CTC.loss", targets)
-        losses, counts, state = self._losses(x, targets, state, lengths, target_lengths)
+        y, state = self(x, state, lengths=lengths)
+        losses, counts = self._losses(y, targets, lengths, target_lengths, zero_infinity=True)
         return losses.sum() / counts.sum().clamp(min=1), state
 
     def likelihoods(
         self, x: Any, targets: Tensor, *, lengths: Lengths = None, target_lengths: Lengths = None
     ) -> Tensor:
         """Compute the natural log of the probability of each row's target, ``(B,)``."""
-        losses, _, _ = self._losses(x, targets, None, lengths, target_lengths, impossible=True)
-        return -losses
+        y, _ = self(x, lengths=lengths)
+        return -self._losses(y, targets, lengths, target_lengths, zero_infinity=False)[0]
 
     def _losses(
-        self,
-        x: Any,
-        targets: Tensor,
-        state: Hidden,
-        lengths: Lengths,
-        target_lengths: Lengths,
-        *,
-        impossible: bool = False,
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        y, state = self(x, state, lengths=lengths)
+        self, y: Tensor, targets: Tensor, lengths: Lengths, target_lengths: Lengths, **more: bool
+    ) -> tuple[Tensor, Tensor]:
         B, T = y.shape[:2]
         ends = torch.full((B,), T) if lengths is None else self.steps(torch.as_tensor(lengths))
         full = torch.full((B,), targets.shape[1])
         counts = full if target_lengths is None else torch.as_tensor(target_lengths)
         losses = F.ctc_loss(
             y.log_softmax(-1).transpose(0, 1), targets, ends.cpu(), counts.cpu(), self.blank,
-            reduction="none", zero_infinity=not impossible,
+            reduction="none", **more,
         )  # fmt: skip
-        return losses, counts.to(losses.device), state
+        return losses, counts.to(losses.device)
