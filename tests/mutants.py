@@ -492,8 +492,8 @@ inputs: a word is spelled by another
 + F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
 
 arrangements: without recurrence the last layer is not rectified
-- h = layer(h).relu()
-+ h = layer(h).relu() if layer is not self.layers[-1] else layer(h)
+- h = drop(layer(h).relu(),
++ h = drop(layer(h).relu() if layer is not self.layers[-1] else layer(h),
 
 outputs: the first tag costs nothing
 - scores + self.first[tags[:, 0]] +
@@ -544,7 +544,7 @@ seq2seq Decoder: coverage forgets what was before
 + coverage = weights[:, 0]
 
 seq2seq Decoder: what is fed is not carried on
-- state = DecoderState(hidden, a[:, 0], coverage)
+- state = DecoderState(hidden, a[:, -1], coverage)
 + state = DecoderState(hidden, state.fed, coverage)
 
 seq2seq Decoder: the attentional vector does not see the context
@@ -552,8 +552,8 @@ seq2seq Decoder: the attentional vector does not see the context
 + a = self.combine(torch.cat([h, 0 * context], -1)).tanh()
 
 seq2seq Decoder: the state is not carried from step to step
-- h, hidden = self.recurrent(v, state.hidden)
-+ h, hidden = self.recurrent(v, None)
+- h, hidden = self.recurrent(part, state.hidden)
++ h, hidden = self.recurrent(part, None)
 
 seq2seq Decoder: what is copied counts in full
 - F.logsigmoid(-g) + copied.clamp(min=tiny).log()
@@ -564,8 +564,8 @@ seq2seq EncoderDecoder: the end of a target is not asked for
 + return inputs, labels, t < ends
 
 seq2seq EncoderDecoder: the decoder sees the token that it is asked for
-- inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
-+ inputs = torch.cat([targets, first], 1).masked_fill(t > ends, 0)
+- inputs = F.pad(targets, (1, 0), value=
++ inputs = F.pad(targets, (0, 1), value=
 
 seq2seq EncoderDecoder: labels are not smoothed
 - loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
@@ -604,16 +604,16 @@ decoding: prefix beam, a repeated token joins without a blank
 + before = _add(in_blank, in_token)
 
 decoding: prefix beam, a text that goes on in its last token is forgotten
-- _put(new, text, -math.inf, in_token + float(step[text[-1]]))
+- put(text, -math.inf, in_token + float(step[text[-1]]))
 + pass
 
 decoding: greedy keeps repetitions
-- if token != blank and (t == 0 or token != best[t - 1])
-+ if token != blank
+- for token, _ in groupby(log_p.argmax(-1))
++ for token in log_p.argmax(-1)
 
 ctc CTC: padding is stacked with frames
-- v = torch.where(mask[..., None], v, 0.0)
-+ pass
+- v, ends = zero_padding(v, lengths),
++ v, ends = v,
 
 ctc CTC: too few steps of the last frames
 - return (lengths + self.stacked - 1) // self.stacked

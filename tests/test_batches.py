@@ -17,8 +17,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ostinato.data.batches import (
-    Batch,
     ContiguousBatches,
+    SequenceBatch,
     open_tokens,
     write_tokens,
 )
@@ -41,8 +41,9 @@ def numbered(length: int, batch_size: int, window: int) -> ContiguousBatches:
     return ContiguousBatches(np.arange(length, dtype=np.uint16), batch_size, window)
 
 
-def same(a: Batch, b: Batch) -> bool:
-    return torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets) and a[2:] == b[2:]
+def same(a: SequenceBatch, b: SequenceBatch) -> bool:
+    tensors = [a.inputs, a.lengths, a.targets], [b.inputs, b.lengths, b.targets]
+    return all(map(torch.equal, *tensors)) and a[3:] == b[3:]
 
 
 # Laws of the batches.
@@ -64,10 +65,12 @@ def test_an_epoch_reads_every_stream_without_a_gap(layout: tuple[int, int, int])
         assert {batch.epoch for batch in seen} == {epoch}
         widths = [batch.inputs.shape[1] for batch in seen]
         assert all(width == window for width in widths[:-1]) and 1 <= widths[-1] <= window
+        assert [batch.lengths.tolist() for batch in seen] == [[n] * batch_size for n in widths]
+        assert [batch.steps for batch in seen] == [batch.targets.numel() for batch in seen]
         assert all(
             part.shape == (batch_size, width) and part.dtype == torch.int64
             for batch, width in zip(seen, widths, strict=True)
-            for part in batch[:2]
+            for part in (batch.inputs, batch.targets)
         )
         inputs = torch.cat([batch.inputs for batch in seen], dim=1).tolist()
         targets = torch.cat([batch.targets for batch in seen], dim=1).tolist()

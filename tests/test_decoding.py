@@ -23,10 +23,10 @@ from ostinato.networks.decoding import (
 
 def likelihood(net, x, length, tokens):
     """log p of tokens and the end, given one source, a step at a time."""
-    encoded, state, keys = net.start(x[None, :length])
+    encoded, state = net.start(x[None, :length])
     token, total = torch.tensor([net.decoder.begin]), 0.0
     for wanted in [*tokens, net.decoder.end]:
-        log_p, state, _ = net.step(token, encoded, state, keys)
+        log_p, state, _ = net.step(token, encoded, state)
         total += float(log_p[0, wanted])
         token = torch.tensor([wanted])
     return total
@@ -60,10 +60,10 @@ def test_a_beam_of_one_takes_the_likeliest_token(kind):
     x, _ = batch()
     found = beam_search(net, x, LENGTHS, Search(beam=1, max_length=6, max_factor=0.0))
     for row in range(len(x)):
-        encoded, state, keys = net.start(x[row : row + 1, : int(LENGTHS[row])])
+        encoded, state = net.start(x[row : row + 1, : int(LENGTHS[row])])
         token, tokens, weights = torch.tensor([net.decoder.begin]), [], []
         while len(tokens) < 6:
-            log_p, state, attention = net.step(token, encoded, state, keys)
+            log_p, state, attention = net.step(token, encoded, state)
             token = log_p.argmax(-1)
             if int(token) == net.decoder.end:
                 break

@@ -1,6 +1,7 @@
 """Words, sounds and images as numbers."""
 
 import wave
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_words_are_known_by_falling_count_and_the_rest_is_unknown():
     assert [table.ids[row].tolist() for row in rows] == [[2, 0, 1], [], [0]]
     exact = Lexicon.learn(sentences, lowercase=False, most=1)
     assert exact.words == ["a"]
-    again = Lexicon.from_json(lexicon.to_json())
+    again = Lexicon(**asdict(lexicon))
     assert again.encode(sentences)[1].ids.tolist() == lexicon.encode(sentences)[1].ids.tolist()
 
 

@@ -49,7 +49,7 @@ def test_measures_do_not_depend_on_the_batch_size(by_step):
     # By hand: every sequence alone.
     losses, counts = [], []
     net.eval()
-    for row, target in zip(*examples(by_step), strict=True):
+    for row, target in zip(*examples(by_step)[:2], strict=True):
         x = torch.from_numpy(np.array(row)).double()[None]
         truth = torch.from_numpy(np.atleast_1d(target))
         losses.append(net.loss(x, truth[None] if by_step else truth)[0].item())

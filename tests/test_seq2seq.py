@@ -54,9 +54,9 @@ def test_step_by_step_is_all_at_once(kind, layer):
     x, y = batch()
     inputs = torch.cat([torch.full((B, 1), net.decoder.begin), y], 1)
     written, _ = net(x, inputs, lengths=LENGTHS)
-    encoded, state, keys = net.start(x, LENGTHS)
+    encoded, state = net.start(x, LENGTHS)
     for t in range(inputs.shape[1]):
-        log_p, state, weights = net.step(inputs[:, t], encoded, state, keys)
+        log_p, state, weights = net.step(inputs[:, t], encoded, state)
         assert_same([log_p], [written.log_p[:, t]])
         if weights is not None:
             assert_same([weights], [written.weights[:, t]])
@@ -104,10 +104,10 @@ def test_the_loss_is_the_mean_over_tokens_and_ends(kind):
     total, count = 0.0, 0
     for row in range(B):
         n, m = int(LENGTHS[row]), int(TARGET_LENGTHS[row])
-        encoded, state, keys = net.start(x[row : row + 1, :n])
+        encoded, state = net.start(x[row : row + 1, :n])
         token = torch.tensor([net.decoder.begin])
         for wanted in [*y[row, :m].tolist(), net.decoder.end]:
-            log_p, state, _ = net.step(token, encoded, state, keys)
+            log_p, state, _ = net.step(token, encoded, state)
             total -= log_p[0, wanted].item()
             count += 1
             token = torch.tensor([wanted])
@@ -173,7 +173,7 @@ def test_what_is_fed_is_the_attentional_vector_of_the_step_before():
     x, y = batch(6)
     with torch.no_grad():
         written, encoded = net(x, y, lengths=LENGTHS)
-        keys, hidden = decoder.keys_of(encoded), decoder.initial_state(encoded).hidden
+        keys, hidden = decoder.prepare(encoded).keys, decoder.initial_state(encoded).hidden
         fed = torch.zeros(B, H, dtype=torch.float64)
         for t in range(4):
             v = torch.cat([decoder.embedding(y[:, t]), fed], -1)

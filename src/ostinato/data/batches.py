@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from ostinato.data.ragged import Examples, Ragged, write_array
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.inputs import Words
 
-__all__ = [
-    "Batch",
-    "ContiguousBatches",
-    "Epochs",
-    "SequenceBatch",
-    "SequenceBatches",
-    "open_tokens",
-    "write_tokens",
-]
-
 POOL = 50
 """Batches among which sequences are sorted by length: less padding, and still a random order."""
 
-_TOKEN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+_Piece: TypeAlias = tuple[int, int, int]
+"""A sequence's number, the step at which to begin in it, and steps."""
 
 
 class Epochs:
@@ -38,7 +32,6 @@ class Epochs:
     _epoch, _next = 0, 0
 
     def _advance(self) -> None:
-        """Go to the next batch."""
         self._next += 1
         if self._next == self.windows:
             self._epoch, self._next = self._epoch + 1, 0
@@ -52,13 +45,8 @@ class Epochs:
         return {"epoch": self._epoch, "next_batch": self._next, **self._layout()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where `state_dict` was taken: the batches that follow are the same.
-
-        Raises:
-            OstinatoError: the state is of other data or settings, or is malformed.
-        """
-        call = f"{type(self).__name__}.load_state_dict"
-        layout = self._layout()
+        """Go to where `state_dict` was taken, of the same data and settings."""
+        call, layout = f"{type(self).__name__}.load_state_dict", self._layout()
         if set(state) != {"epoch", "next_batch", *layout}:
             raise OstinatoError(
                 f"{call}: expected the keys epoch, next_batch, {', '.join(layout)}; "
@@ -79,26 +67,36 @@ class Epochs:
         self._epoch, self._next = epoch, batch
 
 
-class Batch(NamedTuple):
-    """One window of every stream.
+class SequenceBatch(NamedTuple):
+    """Some sequences, or one window of each of some streams.
 
     Attributes:
-        inputs: token ids, int64 of shape (B, T).
-        targets: the token after each of them, int64 of shape (B, T).
-        fresh: whether an epoch starts here, so that the carried state must be reset; otherwise
-            each row continues the same row of the batch before.
-        epoch: passes over the tokens completed before this one.
+        inputs: ``(B, T, ...)``, zeros in padding; words, where a transform made them.
+        lengths: steps of each, int64 ``(B,)``.
+        targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps; or
+            sequences of lengths of their own.
+        epoch: passes completed before this one.
+        fresh: whether the carried state must be reset; otherwise each row continues the same row
+            of the batch before.
+        target_lengths: steps of each target, int64 ``(B,)``, where they are of their own.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Words
+    lengths: Tensor
     targets: Tensor
-    fresh: bool
     epoch: int
+    fresh: bool = True
+    target_lengths: Tensor | None = None
 
     @property
     def steps(self) -> int:
-        """Steps of all streams together."""
-        return self.targets.numel()
+        """True steps of all sequences together."""
+        return int(self.lengths.sum())
+
+    @property
+    def unequal(self) -> Tensor | None:
+        """The lengths, unless there is no padding, which is faster done without them."""
+        return None if bool((self.lengths == self.inputs.shape[1]).all()) else self.lengths
 
 
 class ContiguousBatches(Epochs):
@@ -110,17 +108,14 @@ class ContiguousBatches(Epochs):
     not divide n. Up to ``batch_size - 1`` tokens at the very end belong to no stream.
 
     Args:
-        tokens: token ids, integers of shape (N,); may be mapped from disk (`open_tokens`).
+        tokens: token ids, integers of shape (N,), N >= 2 B; may be mapped from disk
+            (`open_tokens`).
         batch_size: B, the number of streams.
         window: T, the time steps of one batch.
 
     Attributes:
         windows: batches in an epoch.
         predictions: targets in an epoch, over all streams.
-
-    Raises:
-        DataError: there are fewer than two tokens for each stream.
-        OstinatoError: an argument has the wrong type, shape or sign.
 
     >>> batches = ContiguousBatches(range(8), batch_size=2, window=2)
     >>> batches.next_batch().inputs.tolist(), batches.next_batch().inputs.tolist()
@@ -131,53 +126,45 @@ class ContiguousBatches(Epochs):
 
     def __init__(self, tokens: ArrayLike, batch_size: int, window: int) -> None:
         array = np.asanyarray(tokens)
-        call = f"ContiguousBatches(batch_size={batch_size!r}, window={window!r})"
-        for name, value in (("batch_size", batch_size), ("window", window)):
-            if not isinstance(value, int) or value < 1:
-                raise OstinatoError(f"{call}: {name} must be an integer, 1 or more.")
+        call = _checked_call("ContiguousBatches", batch_size=batch_size, window=window)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise OstinatoError(
                 f"{call}: tokens has shape {array.shape} and type {array.dtype}; expected integers "
                 "of shape (N,)."
             )
         if len(array) < 2 * batch_size:
+            most = len(array) // 2
             raise DataError(
                 f"{call}: the text has {len(array)} tokens, but {batch_size} streams of 2 tokens "
                 f"or more need {2 * batch_size}; "
-                + (
-                    f"lower batch_size to {len(array) // 2} or less, or give more text."
-                    if len(array) >= 2
-                    else "give more text."
-                )
+                f"{f'lower batch_size to {most} or less, or ' if most else ''}give more text."
             )
         self.batch_size = batch_size
         self.window = window
         self._length = len(array)
         n = (len(array) - 1) // batch_size
         # Views, so that tokens mapped from disk stay there until their window comes.
-        self._inputs: NDArray[Any] = array[: batch_size * n].reshape(batch_size, n)
-        self._targets: NDArray[Any] = array[1 : batch_size * n + 1].reshape(batch_size, n)
+        self._streams = [array[i : batch_size * n + i].reshape(batch_size, n) for i in (0, 1)]
         self.windows = -(-n // window)
         self.predictions = batch_size * n
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SequenceBatch:
         """The next window of the endless succession of epochs."""
         batch = self._batch(self._epoch, self._next)
         self._advance()
         return batch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[SequenceBatch]:
         """One whole epoch, called epoch 0, for evaluation; leaves `next_batch` where it was."""
         return (self._batch(0, window) for window in range(self.windows))
 
-    def _batch(self, epoch: int, window: int) -> Batch:
+    def _batch(self, epoch: int, window: int) -> SequenceBatch:
         steps = slice(window * self.window, (window + 1) * self.window)
-        return Batch(
-            torch.from_numpy(self._inputs[:, steps].astype(np.int64)),
-            torch.from_numpy(self._targets[:, steps].astype(np.int64)),
-            fresh=window == 0,
-            epoch=epoch,
+        inputs, targets = (
+            torch.from_numpy(streams[:, steps].astype(np.int64)) for streams in self._streams
         )
+        lengths = torch.full((self.batch_size,), inputs.shape[1])
+        return SequenceBatch(inputs, lengths, targets, epoch, fresh=window == 0)
 
     def _layout(self) -> dict[str, int]:
         return {"tokens": self._length, "batch_size": self.batch_size, "window": self.window}
@@ -201,11 +188,7 @@ def write_tokens(
         vocabulary_size: V; decides the type, the smallest of uint8, uint16 and uint32 that fits.
 
     Returns:
-        All ids, of shape (N,), mapped read-only.
-
-    Raises:
-        DataError: there is no token at all.
-        OstinatoError: an id is not an integer from 0 to V - 1, or the file cannot be written.
+        All ids, of shape (N,), mapped read-only; a `DataError` if there is none.
 
     >>> import tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "tokens.npy")
@@ -240,53 +223,20 @@ def write_tokens(
 
 
 def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map a file that `write_tokens` wrote: ids of shape (N,), read-only, read when used.
-
-    Raises:
-        DataError: it is missing, damaged, or another kind of file.
-    """
+    """Map a file that `write_tokens` wrote: ids of shape (N,), read-only, read when used."""
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}.", path=path) from error
     except (ValueError, EOFError) as error:
         raise DataError(f"is damaged, or is no .npy file: {error}", path=path) from error
-    if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in _TOKEN_TYPES:
+    kinds = (np.uint8, np.uint16, np.uint32)
+    if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in kinds:
         raise DataError("does not hold token ids; write it with write_tokens.", path=path)
     return tokens
 
 
-class SequenceBatch(NamedTuple):
-    """Some sequences.
-
-    Attributes:
-        inputs: ``(B, T, ...)``, zeros in padding; words, where a transform made them.
-        lengths: steps of each, int64 ``(B,)``.
-        targets: ``(B,)`` or ``(B, K)`` of sequences, ``(B, T)`` or ``(B, T, K)`` of steps; or
-            sequences of lengths of their own.
-        epoch: passes completed before this one.
-        fresh: True: no state is carried from one batch to the next.
-        target_lengths: steps of each target, int64 ``(B,)``, where they are of their own.
-    """
-
-    inputs: Tensor | Words
-    lengths: Tensor
-    targets: Tensor
-    epoch: int
-    fresh: bool = True
-    target_lengths: Tensor | None = None
-
-    @property
-    def steps(self) -> int:
-        """True steps of all sequences together."""
-        return int(self.lengths.sum())
-
-    @property
-    def unequal(self) -> Tensor | None:
-        """The lengths, unless there is no padding, which is faster done without them."""
-        return None if bool((self.lengths == self.inputs.shape[1]).all()) else self.lengths
-
-
+@dataclass(eq=False, repr=False)
 class SequenceBatches(Epochs):
     """Batches of sequences, in another random order in every epoch, similar lengths together.
 
@@ -311,40 +261,32 @@ class SequenceBatches(Epochs):
         [7, 8, 9]
     """
 
-    def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        window: int | None = None,
-        shift: int = 0,
-        seed: int = 0,
-        *,
-        own_lengths: bool = False,
-        transform: Callable[[SequenceBatch], SequenceBatch] | None = None,
-    ) -> None:
-        call = f"SequenceBatches(batch_size={batch_size!r}, window={window!r})"
-        for name, value in (("batch_size", batch_size), ("window", window or 1)):
-            if not isinstance(value, int) or value < 1:
-                raise OstinatoError(f"{call}: {name} must be an integer, 1 or more.")
-        if window is not None and not isinstance(examples.targets, Ragged):
+    examples: Examples
+    batch_size: int
+    window: int | None = None
+    shift: int = 0
+    seed: int = 0
+    _: KW_ONLY
+    own_lengths: bool = False
+    transform: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
+
+    def __post_init__(self) -> None:
+        window = self.window
+        counts = {} if window is None else {"window": window}
+        call = _checked_call("SequenceBatches", batch_size=self.batch_size, **counts)
+        lengths, targets = self.examples.inputs.lengths, self.examples.targets
+        if window is not None and not isinstance(targets, Ragged):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
-        self.examples = examples
-        self.batch_size = batch_size
-        self.window = window
-        self.shift = shift
-        self.seed = seed
-        self.transform = transform or _unchanged
-        self._lengths = examples.inputs.lengths
-        targets = examples.targets
-        self._target_lengths = (
-            targets.lengths if own_lengths and isinstance(targets, Ragged) else None
-        )
-        pieces = np.ones_like(self._lengths)
+        self._lengths = lengths
+        # Steps of targets that are sequences of their own; pieces are sorted by them, too.
+        self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
+        self._further = np.zeros_like(lengths) if self._own is None else self._own
+        pieces = np.ones_like(lengths)
         if window is not None:  # the first window of a long sequence may be short
-            pieces = np.where(self._lengths > window, -(-self._lengths // window) + 1, 1)
+            pieces = np.where(lengths > window, -(-lengths // window) + 1, 1)
         self._pieces = int(pieces.sum())
-        self.windows = -(-self._pieces // batch_size)
-        self._order: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+        self.windows = -(-self._pieces // self.batch_size)
+        self._order: tuple[int, list[list[_Piece]]] = (-1, [])
 
     def next_batch(self) -> SequenceBatch:
         """The next batch of the endless succession of epochs."""
@@ -366,64 +308,43 @@ class SequenceBatches(Epochs):
 
     def in_order(self) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
         """All whole sequences once, by length, with their numbers: for evaluation."""
-        further = self._target_lengths
-        order = np.argsort(self._lengths + (0 if further is None else further), kind="stable")
+        order = np.argsort(self._lengths + self._further, kind="stable")
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            batch = self._batch([(int(row), 0) for row in rows], 0, whole=True)
-            yield rows, self.transform(batch)
+            ends = zip(rows.tolist(), self._lengths[rows].tolist(), strict=True)
+            yield rows, self.transform(self._batch([(row, 0, end) for row, end in ends], 0))
 
-    def _arranged(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """Batches of an epoch: of each sequence, its number and the step at which to begin."""
+    def _arranged(self, epoch: int) -> list[list[_Piece]]:
         random = np.random.default_rng([self.seed % 2**32, epoch])
-        pieces: list[tuple[int, int]] = []
+        pieces: list[_Piece] = []
         for row, length in enumerate(self._lengths.tolist()):
-            if self.window is None or length <= self.window:
-                pieces.append((row, 0))
-            else:
+            bounds = [0, length]
+            if self.window is not None and length > self.window:
                 offset = int(random.integers(1, self.window + 1))
-                pieces.append((row, offset - self.window))
-                pieces += [(row, t) for t in range(offset, length, self.window)]
+                bounds[1:1] = range(offset, length, self.window)
+            pieces += [(row, begin, end - begin) for begin, end in pairwise(bounds)]
         pieces = [pieces[i] for i in random.permutation(len(pieces))]
         pieces += pieces[: self._pieces - len(pieces)]  # so that all epochs are of one length
-        pool = POOL * self.batch_size
-        batches: list[list[tuple[int, int]]] = []
-        for begin in range(0, len(pieces), pool):
-            some = sorted(pieces[begin : begin + pool], key=lambda piece: self._size(*piece))
-            batches += [some[i : i + self.batch_size] for i in range(0, len(some), self.batch_size)]
+        batches: list[list[_Piece]] = []
+        size, further = self.batch_size, self._further.tolist()
+        for pool in range(0, len(pieces), POOL * size):
+            some = sorted(pieces[pool : pool + POOL * size], key=lambda p: p[2] + further[p[0]])
+            batches += [some[i : i + size] for i in range(0, len(some), size)]
         return [batches[i] for i in random.permutation(len(batches))]
 
-    def _steps(self, row: int, begin: int) -> int:
-        """Steps of a piece; one that begins before the sequence is a first, shorter window."""
-        end = int(self._lengths[row]) if self.window is None else begin + self.window
-        return min(end, int(self._lengths[row])) - max(begin, 0)
-
-    def _size(self, row: int, begin: int) -> int:
-        """What pieces are sorted by: their steps, those of their targets included."""
-        further = 0 if self._target_lengths is None else int(self._target_lengths[row])
-        return self._steps(row, begin) + further
-
-    def _batch(
-        self, pieces: list[tuple[int, int]], epoch: int, *, whole: bool = False
-    ) -> SequenceBatch:
-        rows = [row for row, _ in pieces]
-        begins = [max(0, begin) for _, begin in pieces]
-        steps = [
-            int(self._lengths[row]) if whole else self._steps(*piece)
-            for row, piece in zip(rows, pieces, strict=True)
-        ]
+    def _batch(self, pieces: list[_Piece], epoch: int) -> SequenceBatch:
+        rows, begins, steps = map(list, zip(*pieces, strict=True))
         longest = max(steps)
         inputs = self.examples.inputs.padded(rows, begins, longest)
-        targets = self.examples.targets
+        targets, own = self.examples.targets, None
+        if not isinstance(targets, Ragged):
+            chosen = targets[rows]
+        elif self._own is None:
+            chosen = targets.padded(rows, begins, longest)
+        else:
+            chosen, own = targets.padded(rows), torch.from_numpy(self._own[rows])
         lengths = torch.tensor(steps)
-        if self._target_lengths is not None and isinstance(targets, Ragged):
-            own = torch.from_numpy(self._target_lengths[rows])
-            padded = _tensor(targets.padded(rows))
-            return SequenceBatch(_tensor(inputs), lengths, padded, epoch, target_lengths=own)
-        padded = _tensor(
-            targets.padded(rows, begins, longest) if isinstance(targets, Ragged) else targets[rows]
-        )
-        return SequenceBatch(_tensor(inputs), lengths, padded, epoch)
+        return SequenceBatch(_tensor(inputs), lengths, _tensor(chosen), epoch, target_lengths=own)
 
     def _layout(self) -> dict[str, int]:
         return {
@@ -435,20 +356,22 @@ class SequenceBatches(Epochs):
         }
 
 
-def _unchanged(batch: SequenceBatch) -> SequenceBatch:
-    return batch
+def _checked_call(name: str, **counts: int) -> str:
+    """Return how a call begins its messages; raise an error unless its arguments are counts."""
+    call = f"{name}({', '.join(f'{key}={value!r}' for key, value in counts.items())})"
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise OstinatoError(f"{call}: {key} must be an integer, 1 or more.")
+    return call
 
 
 def _move(x: Tensor, places: Sequence[int]) -> None:
     """Move the features of each row of ``x (B, T, I)`` up by some places, zeros after them."""
     for row, n in zip(x, places, strict=True):
-        moved = torch.zeros_like(row)
-        I = row.shape[-1]
-        moved[..., max(0, n) : I + min(0, n)] = row[..., max(0, -n) : I - max(0, n)]
-        row.copy_(moved)
+        row.copy_(F.pad(row, (n, -n)))
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor of its own, of a type that PyTorch computes with."""
-    dtype = np.int64 if array.dtype.kind in "iu" and array.dtype != np.uint8 else array.dtype
-    return torch.from_numpy(np.array(array, dtype=dtype))
+    """Return an array as a tensor of a type that PyTorch computes with."""
+    whole = array.dtype.kind in "iu" and array.dtype != np.uint8
+    return torch.from_numpy(array.astype(np.int64, copy=False) if whole else array)

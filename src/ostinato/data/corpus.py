@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class Corpus:
     targets: Sequence[Any] | None
     places: Sequence[Place]
     variables: Sequence[str] = ()
-    step_lines: Sequence[Sequence[int]] = field(default_factory=list)
+    step_lines: Sequence[Sequence[int]] = ()
     notes: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -88,30 +88,22 @@ class Corpus:
 
     def take(self, rows: Sequence[int]) -> Corpus:
         """Some of the sequences."""
-
-        def some(items: Sequence[Any]) -> list[Any]:
-            return [items[row] for row in rows]
-
-        return Corpus(
-            self.kind,
-            some(self.inputs),
-            None if self.targets is None else some(self.targets),
-            some(self.places),
-            self.variables,
-            some(self.step_lines) if self.step_lines else [],
-            self.notes,
-        )
+        taken: dict[str, Any] = {}
+        for name in ("inputs", "targets", "places", "step_lines"):
+            items = getattr(self, name)
+            if items is not None and len(items):
+                taken[name] = [items[row] for row in rows]
+        return replace(self, **taken)
 
 
 def media_kind(names: Sequence[str]) -> Literal["sound", "image", "text"] | None:
     """What files of such names hold, all of them; None if that is not one thing."""
     suffixes = {Path(name).suffix.lower() for name in names}
-    kinds: dict[Literal["sound", "image", "text"], set[str]] = {
-        "sound": SOUNDS,
-        "image": IMAGES,
-        "text": {".txt"},
-    }
-    return next((kind for kind, some in kinds.items() if suffixes <= some), None)
+    if suffixes <= SOUNDS:
+        return "sound"
+    if suffixes <= IMAGES:
+        return "image"
+    return "text" if suffixes <= {".txt"} else None
 
 
 def existing(path: Path, place: Place) -> Path:

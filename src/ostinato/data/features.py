@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.ragged import Ragged
+from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
-
-__all__ = [
-    "Lexicon",
-    "Spectrogram",
-    "SpectrogramStream",
-    "WordTable",
-    "mean_and_scale",
-    "read_image",
-    "read_sound",
-    "words_of",
-]
 
 ImageForm = Literal["rows", "pixels", "whole"]
 
@@ -46,16 +35,7 @@ def words_of(text: str) -> list[str]:
     return [word for token in word_tokens(text) if (word := token.strip())]
 
 
-class WordTable(NamedTuple):
-    """Distinct words: their number in a `Lexicon`, and the numbers of their characters.
-
-    Sequences of words are stored as numbers of rows of such a table.
-    """
-
-    ids: NDArray[np.int64]
-    spellings: Ragged
-
-
+@dataclass
 class Lexicon:
     """Known words, and known characters for those that are not; number 0 is the unknown.
 
@@ -65,19 +45,20 @@ class Lexicon:
         lowercase: whether words are looked up without regard to case. Their spelling keeps it.
 
     >>> lexicon = Lexicon.learn([["To", "be"], ["to", "do"]], lowercase=True, min_count=2)
-    >>> lexicon.words, lexicon.characters
-    (['to'], 'Tbdeot')
+    >>> lexicon
+    Lexicon(words=['to'], characters='Tbdeot', lowercase=True)
     >>> rows, table = lexicon.encode([["TO", "bed"], ["TO"]])
     >>> [row.tolist() for row in rows], table.ids.tolist(), table.spellings[1].tolist()
     ([[0, 1], [0]], [1, 0], [2, 4, 3])
     """
 
-    def __init__(self, words: Sequence[str], characters: str, lowercase: bool) -> None:
-        self.words = list(words)
-        self.characters = characters
-        self.lowercase = lowercase
+    words: Sequence[str]
+    characters: str
+    lowercase: bool
+
+    def __post_init__(self) -> None:
         self._id_of = {word: i for i, word in enumerate(self.words, start=1)}
-        self._character_of = {character: i for i, character in enumerate(characters, start=1)}
+        self._character_of = {character: i for i, character in enumerate(self.characters, start=1)}
 
     @classmethod
     def learn(
@@ -88,14 +69,7 @@ class Lexicon:
         min_count: int = 1,
         most: int | None = None,
     ) -> Lexicon:
-        """The words of sentences, the most frequent first, and their characters.
-
-        Args:
-            sentences: lists of words.
-            lowercase: as in `Lexicon`.
-            min_count: how often a word must occur to be known.
-            most: how many words to know at most.
-        """
+        """The words of sentences that occur ``min_count`` times, the ``most`` frequent of them."""
         forms = Counter(word for sentence in sentences for word in sentence)
         counts: Counter[str] = Counter()
         for form, count in forms.items():
@@ -121,19 +95,6 @@ class Lexicon:
         half = WORD_CHARACTERS // 2
         read = word if len(word) <= WORD_CHARACTERS else word[:half] + word[-half:]
         return np.array([self._character_of.get(c, 0) for c in read], dtype=np.int64)
-
-    def to_json(self) -> dict[str, Any]:
-        """All that makes it, as JSON."""
-        return {
-            "words": self.words,
-            "characters": self.characters,
-            "lowercase": self.lowercase,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Lexicon:
-        """The inverse of `to_json`."""
-        return cls(data["words"], data["characters"], data["lowercase"])
 
 
 @dataclass(frozen=True)
@@ -167,7 +128,11 @@ class Spectrogram:
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Features ``(T, bands)`` of samples ``(n,)`` at a rate."""
         if rate != self.rate:
-            samples = _resampled(samples, rate, self.rate)
+            from scipy.signal import resample_poly
+
+            common = gcd(rate, self.rate)
+            up, down = self.rate // common, rate // common
+            samples = np.asarray(resample_poly(samples, up, down), dtype=np.float32)
         if self.causal:
             stream = SpectrogramStream(self)
             return np.concatenate([stream.feed(samples), stream.finish()])
@@ -175,8 +140,7 @@ class Spectrogram:
         energy = self.energy(np.concatenate([around, samples, around]))
         # Energy 80 dB below the loudest is silence.
         mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
-        centred: NDArray[np.float32] = mel - mel.mean(0)
-        return centred
+        return np.asarray(mel - mel.mean(0))
 
     @property
     def size(self) -> int:
@@ -195,28 +159,17 @@ class Spectrogram:
 
     def energy(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Energy in each band ``(T, bands)`` of every stretch of ``fft`` samples that is whole."""
+        wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         spectrum = torch.stft(
-            torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)),
-            self.fft,
-            self.step,
-            self.size,
-            _window(self.size),
-            center=False,
+            wave, self.fft, self.step, self.size, _window(self.size), center=False,
             return_complex=True,
-        )
+        )  # fmt: skip
         energy = spectrum.abs().square()  # (fft / 2 + 1, T)
         return (_mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
 
-    def to_json(self) -> dict[str, Any]:
-        """All that makes it, as JSON."""
-        return asdict(self)
-
 
 class SpectrogramStream:
-    """What a causal `Spectrogram` makes of a recording, as it comes.
-
-    Args:
-        spectrogram: with ``causal=True``.
+    """What a `Spectrogram` with ``causal=True`` makes of a recording, as it comes.
 
     >>> spectrogram = Spectrogram(rate=8000, causal=True)
     >>> sound = np.random.default_rng(0).normal(size=4000).astype("f4")
@@ -242,13 +195,11 @@ class SpectrogramStream:
         how = self.spectrogram
         held = np.concatenate([self._samples, np.asarray(samples, dtype=np.float32)])
         rows = max(0, (len(held) - how.fft) // how.step + 1)
-        if not rows:
-            self._samples = held
-            return np.zeros((0, how.bands), dtype=np.float32)
         self._samples = held[rows * how.step :]
+        if not rows:
+            return np.zeros((0, how.bands), dtype=np.float32)
         energy = how.energy(held[: (rows - 1) * how.step + how.fft])
-        found: NDArray[np.float32] = np.log(np.maximum(energy, np.float32(self._silence)))
-        return found
+        return np.asarray(np.log(np.maximum(energy, np.float32(self._silence))))
 
     def finish(self) -> NDArray[np.float32]:
         """The last rows, whose windows have silence after them."""
@@ -277,19 +228,10 @@ def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     return torch.from_numpy(triangles.astype(np.float32))
 
 
-def _resampled(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
-    from scipy.signal import resample_poly
-
-    common = gcd(rate, target)
-    return np.asarray(resample_poly(samples, target // common, rate // common), dtype=np.float32)
-
-
 def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     """Samples ``(n,)`` of a recording, its channels mixed, and how many a second.
 
-    Raises:
-        DataError: it cannot be read, or is empty.
-        MissingExtra: soundfile is not installed.
+    Raises a `DataError` if it cannot be read, or is empty. Needs ``ostinato[audio]``.
     """
     soundfile = require("soundfile", "audio", "reading sound")
     with _reading(path, "sound"):
@@ -311,9 +253,7 @@ def sound_rate(path: str | os.PathLike[str]) -> int:
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Pixels ``(height, width, 1 or 3)`` of an image, grey or red, green and blue.
 
-    Raises:
-        DataError: it cannot be read.
-        MissingExtra: Pillow is not installed.
+    Raises a `DataError` if it cannot be read. Needs ``ostinato[images]``.
     """
     pillow = require("PIL.Image", "images", "reading images")
     with _reading(path, "an image"), pillow.open(path) as image:
@@ -351,20 +291,14 @@ def image_as_steps(
         form: ``rows``, a step each, from the top; ``pixels``, row by row; ``whole``, one step.
         shape: height, width and channels that it is brought to.
     """
-    pixels = _fitted(pixels, shape)
     height, width, channels = shape
+    if pixels.shape != tuple(shape):
+        pillow = require("PIL.Image", "images", "resizing images")
+        image = pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        image = image.convert("L" if channels == 1 else "RGB").resize((width, height))
+        pixels = np.asarray(image)
     T = {"rows": height, "pixels": height * width, "whole": 1}[form]
     return pixels.reshape(T, height * width * channels // T)
-
-
-def _fitted(pixels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
-    if pixels.shape == tuple(shape):
-        return pixels
-    pillow = require("PIL.Image", "images", "resizing images")
-    image = pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB").resize((width, height))
-    return np.asarray(image).reshape(height, width, channels)
 
 
 def mean_and_scale(
@@ -375,11 +309,8 @@ def mean_and_scale(
     Args:
         rows: sequences ``(T, I)``.
         each: of each feature, ``(I,)``; otherwise of all together, ``(1,)``.
-
-    Raises:
-        OstinatoError: they cannot be had in float32.
     """
-    total, squares, count = 0.0, 0.0, 0
+    total, squares = 0.0, 0.0
     centre: Any = None
     for begin in range(0, len(rows.values), 1 << 16):
         some = np.asarray(rows.values[begin : begin + (1 << 16)], dtype=np.float64)
@@ -387,13 +318,10 @@ def mean_and_scale(
         centre = some.mean(0) if centre is None else centre  # so that squares stay exact
         total = total + (some - centre).sum(0)
         squares = squares + ((some - centre) ** 2).sum(0)
-        count += len(some)
-    shift = total / count
-    variance = np.maximum(squares / count - shift**2, 0.0)
-    scale = np.sqrt(variance)
-    mean = centre + shift
-    scale[scale <= 1e-7 * np.abs(mean)] = 1.0
-    scale[scale == 0] = 1.0
+    count = len(rows.values) if each else rows.values.size
+    mean = centre + total / count
+    scale = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
+    scale[scale <= 1e-7 * np.abs(mean)] = 1.0  # also where both are 0
     found = mean.astype(np.float32), scale.astype(np.float32)
     if not all(np.isfinite(part).all() and (np.abs(part) < 1e30).all() for part in found):
         raise OstinatoError(

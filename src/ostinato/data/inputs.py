@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from ostinato.data.features import (
     ImageForm,
     Lexicon,
     Spectrogram,
-    WordTable,
     image_as_steps,
     image_shape,
     mean_and_scale,
@@ -27,11 +25,13 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
-from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words
 
-__all__ = ["Dataset", "InputSettings", "Inputs", "SequenceInputs", "TokenInputs"]
+TEXTS = {"text", "words"}
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,45 +51,6 @@ class InputSettings:
     lowercase: bool = True
     bands: int = 40
     image: ImageForm = "rows"
-
-
-class Dataset(NamedTuple):
-    """Sequences and targets as numbers, in memory or in a folder.
-
-    Attributes:
-        examples: the sequences, and the targets.
-        words: the words that sequences of words are numbers of; None for other sequences.
-    """
-
-    examples: Examples
-    words: WordTable | None = None
-
-    @classmethod
-    def write(
-        cls,
-        folder: Path,
-        name: str,
-        inputs: Iterable[NDArray[Any]],
-        targets: NDArray[Any] | Iterable[NDArray[Any]],
-        words: WordTable | None = None,
-    ) -> Dataset:
-        """Write a part of a run's data into a folder, and map it."""
-        if words is not None:
-            np.save(folder / f"{name}.words.npy", words.ids)
-            Ragged.write(words.spellings, folder / f"{name}.spellings.npy")
-        return cls(Examples.write(folder, name, inputs, targets), words)
-
-    @classmethod
-    def open(cls, folder: Path, name: str) -> Dataset | None:
-        """Map what `write` wrote; None if there is no such part."""
-        examples = Examples.open(folder, name)
-        if examples is None:
-            return None
-        words = folder / f"{name}.words.npy"
-        if not words.exists():
-            return cls(examples)
-        spellings = Ragged.open(folder / f"{name}.spellings.npy")
-        return cls(examples, WordTable(np.load(words), spellings))
 
 
 class SequenceInputs:
@@ -149,6 +110,10 @@ class Inputs(SequenceInputs):
     mean: Sequence[float] = ()
     scale: Sequence[float] = ()
 
+    def __post_init__(self) -> None:
+        nouns = {"text": "texts", "words": "sentences", "sound": "recordings", "image": "images"}
+        self.noun = nouns.get(self.kind, "series")
+
     @classmethod
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
@@ -158,31 +123,26 @@ class Inputs(SequenceInputs):
             settings: how inputs become numbers.
             causal: whether a step must not know what comes after it.
         """
-        if corpus.kind in ("text", "words"):
+        if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
                 _sentences(corpus),
                 lowercase=settings.lowercase,
-                # Few texts have few words twice.
                 min_count=settings.min_count,
                 most=settings.vocabulary_size,
             )
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
-            rates = Counter(sound_rate(path) for path in corpus.inputs)
-            rate = rates.most_common(1)[0][0]
+            rate = _most_common(map(sound_rate, corpus.inputs))
             spectrogram = Spectrogram(rate, settings.bands, causal=causal)
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
-            shapes = Counter(
+            shape = _most_common(
                 image.shape if isinstance(image, np.ndarray) else image_shape(image)
                 for image in corpus.inputs
             )
-            height, width, channels = shapes.most_common(1)[0][0]
-            whole = height * width * channels
-            T = {"rows": height, "pixels": height * width, "whole": 1}[settings.image]
-            return cls("image", whole // T, form=settings.image, shape=(height, width, channels))
-        features = corpus.inputs[0].shape[1]
-        return cls("series", features, variables=list(corpus.variables))
+            features = image_as_steps(np.zeros(shape, np.uint8), settings.image, shape).shape[1]
+            return cls("image", features, form=settings.image, shape=shape)
+        return cls("series", corpus.inputs[0].shape[1], variables=list(corpus.variables))
 
     def scaled_by(self, rows: Ragged) -> Self:
         """Return the inputs with the mean and scale of encoded training data."""
@@ -191,27 +151,16 @@ class Inputs(SequenceInputs):
         mean, scale = mean_and_scale(rows, each=self.kind != "image")
         return replace(self, mean=mean.tolist(), scale=scale.tolist())
 
-    @property
-    def noun(self) -> str:  # type: ignore[override]
-        """What the sequences are called."""
-        nouns: dict[Kind, str] = {
-            "text": "texts", "words": "sentences", "series": "series", "sound": "recordings",
-            "image": "images",
-        }  # fmt: skip
-        return nouns[self.kind]
-
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` unless ``corpus`` is of the kind that the model was trained on."""
-        texts = ("text", "words")
-        same = corpus.kind == self.kind or (corpus.kind in texts and self.kind in texts)
-        if not same:
+        if corpus.kind != self.kind and not {corpus.kind, self.kind} <= TEXTS:
             raise corpus.places[0].error(
                 f"holds {corpus.kind}; the model was trained on {self.kind}."
             )
-        if self.kind == "series" and corpus.inputs[0].shape[1] != self.features:
+        if self.kind == "series" and (found := corpus.inputs[0].shape[1]) != self.features:
             raise corpus.places[0].error(
-                f"has {corpus.inputs[0].shape[1]} variables; the model was trained on "
-                f"{self.features}: {', '.join(self.variables)}."
+                f"has {found} variables; the model was trained on {self.features}: "
+                f"{', '.join(self.variables)}."
             )
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
@@ -219,26 +168,32 @@ class Inputs(SequenceInputs):
         if self.lexicon is not None:
             rows, table = self.lexicon.encode(_sentences(corpus))
             return iter(rows), table
-        return (
-            self._encoded(*each) for each in zip(corpus.inputs, corpus.places, strict=True)
-        ), None
+        return map(self._encoded, corpus.inputs, corpus.places), None
 
     def _encoded(self, item: Any, place: Place) -> NDArray[Any]:
         if self.spectrogram is not None:
             return self.spectrogram(*read_sound(item))
         if self.kind == "image":
-            return image_as_steps(_pixels(item), self.form, self.shape)
+            pixels = item if isinstance(item, np.ndarray) else read_image(item)
+            return image_as_steps(pixels, self.form, self.shape)
         with np.errstate(over="ignore"):
-            array: NDArray[np.float32] = np.asarray(item, dtype=np.float32)
+            array = np.asarray(item, dtype=np.float32)
         if not np.isfinite(array).all():
             raise place.error("holds a number too large for 32 bits; divide the variable first.")
         return array
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
         """Return a batch as the network takes it."""
-        if words is not None:
-            return _words(rows, words)
-        return rows if rows.is_floating_point() else rows.float()
+        if words is None:
+            return rows.float()
+        distinct, spelled = torch.unique(rows, return_inverse=True)
+        chosen = distinct.tolist() or [0]
+        return Words(
+            torch.from_numpy(words.ids)[rows] if len(words.ids) else rows,
+            spelled,
+            torch.from_numpy(words.spellings.padded(chosen)),
+            torch.from_numpy(words.spellings.lengths[chosen]),
+        )
 
     def step_names(self, corpus: Corpus) -> list[str]:
         """Return the words of the first sequence; none of other sequences."""
@@ -246,14 +201,12 @@ class Inputs(SequenceInputs):
 
     def to_json(self) -> dict[str, Any]:
         """All that makes it, as JSON."""
-        lexicon = None if self.lexicon is None else self.lexicon.to_json()
-        spectrogram = None if self.spectrogram is None else self.spectrogram.to_json()
-        return {**vars(self), "lexicon": lexicon, "spectrogram": spectrogram}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        lexicon = data["lexicon"] and Lexicon.from_json(data["lexicon"])
+        lexicon = data["lexicon"] and Lexicon(**data["lexicon"])
         spectrogram = data["spectrogram"] and Spectrogram(**data["spectrogram"])
         return cls(**{**data, "lexicon": lexicon, "spectrogram": spectrogram})
 
@@ -273,8 +226,7 @@ class TokenInputs(SequenceInputs):
 
     def encode_text(self, text: str) -> NDArray[np.int64]:
         """Return the ids of a text, cut to the longest."""
-        ids: NDArray[np.int64] = self.vocabulary.encode(text)[: self.longest]
-        return ids
+        return np.asarray(self.vocabulary.encode(text)[: self.longest])
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[np.int64]], None]:
         """Return the ids of each text."""
@@ -289,19 +241,5 @@ def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:
     return (words_of(each) if isinstance(each, str) else each for each in corpus.inputs)
 
 
-def _pixels(image: Any) -> NDArray[np.uint8]:
-    return image if isinstance(image, np.ndarray) else read_image(image)
-
-
-def _words(rows: Tensor, table: WordTable) -> Words:
-    """Numbers of rows of a table, ``(B, T)``, as the words that stand there."""
-    distinct, spelled = torch.unique(rows, return_inverse=True)
-    chosen = distinct.tolist() or [0]
-    characters = table.spellings.padded(chosen)
-    sizes = table.spellings.lengths[chosen]
-    return Words(
-        torch.from_numpy(table.ids)[rows] if len(table.ids) else rows,
-        spelled,
-        torch.from_numpy(characters),
-        torch.from_numpy(sizes),
-    )
+def _most_common(values: Iterable[T]) -> T:
+    return Counter(values).most_common(1)[0][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError, require
 from ostinato.files import atomic_file
 
-__all__ = ["KEYS", "LOWEST", "Roll", "read_music", "roll_of", "write_midi"]
-
 KEYS = 88
 LOWEST = 21  # MIDI's number of the lowest key
 PARTS = {
-    "train": "training", "traindata": "training", "training": "training",
-    "valid": "validation", "validdata": "validation", "validation": "validation",
-    "dev": "validation",     "test": "test", "testdata": "test",
+    "train": "training", "training": "training", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test",
 }  # fmt: skip
+"""The part that a name stands for, without "data" at its end."""
 
 Roll = NDArray[np.uint8]
 
@@ -38,40 +36,44 @@ def read_music(
             a list of MIDI notes for each step, or of voices, with -1 for silence; MIDI files;
             folders of MIDI files.
         steps_per_beat: steps that a beat of a MIDI file is cut into.
-
-    Raises:
-        DataError: naming the file.
     """
     found: dict[str, list[tuple[str, Roll]]] = {}
     for path in map(Path, paths):
+        files = [path]
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
             if not files:
                 raise DataError("holds no MIDI files.", path=path)
-        else:
-            files = [path]
         for file in files:
-            for part, pieces in _read(file, steps_per_beat).items():
-                found.setdefault(part, []).extend(pieces)
-    if not any(found.values()):
+            for name, where, roll in _read(file, steps_per_beat):
+                part = PARTS.get(name.lower().removesuffix("data"), "all")
+                found.setdefault(part, []).append((where, roll))
+    if not found:
         raise DataError("there is no piece of music.", path=paths[0] if paths else None)
     return found
 
 
-def _read(path: Path, steps_per_beat: int) -> dict[str, list[tuple[str, Roll]]]:
+def _read(path: Path, steps_per_beat: int) -> Iterator[tuple[str, str, Roll]]:
+    """Yield the pieces of a file: the part's name, where each is, and the piece."""
     kind = path.suffix.lower()
     if not path.exists():
         raise DataError("no such file or folder.", path=path)
     if kind in (".mid", ".midi"):
-        return {"all": _read_midi(path, steps_per_beat)}
+        yield from (("all", *piece) for piece in _read_midi(path, steps_per_beat))
+        return
     if kind == ".mat":
-        return _read_matlab(path)
-    if kind == ".json":
-        return _read_json(path)
-    raise DataError("expected .mat, .json, .mid, or a folder of .mid.", path=path)
+        parts = _read_matlab(path)
+    elif kind == ".json":
+        parts = _read_json(path)
+    else:
+        raise DataError("expected .mat, .json, .mid, or a folder of .mid.", path=path)
+    for name, pieces in parts.items():
+        for i, piece in enumerate(pieces):
+            where = f"{path}: {name}[{i}]"
+            yield name, where, roll_of(piece, where)
 
 
-def _read_matlab(path: Path) -> dict[str, list[tuple[str, Roll]]]:
+def _read_matlab(path: Path) -> dict[str, Iterable[Any]]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -79,57 +81,48 @@ def _read_matlab(path: Path) -> dict[str, list[tuple[str, Roll]]]:
         variables = loadmat(path)
     except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
         raise DataError(f"is no MATLAB file (version 7 or before): {error}", path=path) from None
-    found: dict[str, list[tuple[str, Roll]]] = {}
-    for name, cells in variables.items():
-        if name.startswith("__"):
-            continue
-        pieces = found.setdefault(PARTS.get(name.lower(), "all"), [])
-        for i, roll in enumerate(np.asarray(cells, dtype=object).ravel()):
-            where = f"{path}: {name}[{i}]"
-            roll = np.asarray(roll)
-            if roll.ndim != 2 or roll.shape[1] != KEYS or not np.isin(roll, (0, 1)).all():
-                raise DataError(f"{where}: shape {roll.shape}; expected (T, {KEYS}) of 0 and 1.")
-            pieces.append((where, roll.astype(np.uint8)))
-    return found
+    return {
+        name: np.asarray(cells, dtype=object).ravel()
+        for name, cells in variables.items()
+        if not name.startswith("__")
+    }
 
 
-def _read_json(path: Path) -> dict[str, list[tuple[str, Roll]]]:
+def _read_json(path: Path) -> dict[str, Iterable[Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise DataError(f"is not JSON: {error}", path=path) from None
     parts = document if isinstance(document, dict) else {"all": document}
-    found: dict[str, list[tuple[str, Roll]]] = {}
     for name, pieces in parts.items():
         if not isinstance(pieces, list):
             raise DataError(f"{name!r} is no list of pieces.", path=path)
-        some = found.setdefault(PARTS.get(name.lower(), "all"), [])
-        for i, piece in enumerate(pieces):
-            where = f"{path}: {name}[{i}]"
-            some.append((where, roll_of(piece, where)))
-    return found
+    return parts
 
 
-def roll_of(notes: Iterable[Iterable[int]], where: str = "piece") -> Roll:
-    """A piano roll ``(T, 88)`` of the MIDI notes of each step; -1 is silence.
+def roll_of(piece: Iterable[Iterable[int]] | NDArray[Any], where: str = "piece") -> Roll:
+    """A piano roll ``(T, 88)``, of one or of the MIDI notes of each step; -1 is silence.
 
     >>> np.argwhere(roll_of([[60, 64], [], [-1, 67]])).tolist()
     [[0, 39], [0, 43], [2, 46]]
     """
-    steps = [list(step) for step in notes]
+    if isinstance(piece, np.ndarray) and piece.ndim == 2:
+        if piece.shape[1] != KEYS or not np.isin(piece, (0, 1)).all():
+            raise DataError(f"{where}: shape {piece.shape}; expected (T, {KEYS}) of 0 and 1.")
+        return piece.astype(np.uint8)
+    steps = [list(step) for step in piece]
     roll = np.zeros((len(steps), KEYS), dtype=np.uint8)
     for t, step in enumerate(steps):
         for note in step:
             if isinstance(note, bool) or not isinstance(note, int | float) or note != int(note):
                 raise DataError(f"{where}: step {t} has the note {note!r}; expected MIDI numbers.")
-            if note == -1:
-                continue
-            if not LOWEST <= note < LOWEST + KEYS:
+            if note != -1 and not LOWEST <= note < LOWEST + KEYS:
                 raise DataError(
                     f"{where}: step {t} has the note {note}; a piano has {LOWEST} to "
                     f"{LOWEST + KEYS - 1}."
                 )
-            roll[t, int(note) - LOWEST] = 1
+            if note != -1:
+                roll[t, int(note) - LOWEST] = 1
     return roll
 
 
@@ -144,8 +137,9 @@ def _read_midi(path: Path, steps_per_beat: int) -> list[tuple[str, Roll]]:
     if file.type == 2:
         tracks = {f"{path}: track {i}": track for i, track in enumerate(file.tracks, start=1)}
     step = _ticks_per_beat(path, file) / steps_per_beat
-    notes = {name: _notes(track) for name, track in tracks.items()}
-    pieces = [(name, _roll(some, step)) for name, some in notes.items() if some]
+    pieces = [
+        (name, _roll(some, step)) for name, track in tracks.items() if (some := _notes(track))
+    ]
     if not pieces:
         raise DataError("holds no notes.", path=path)
     return pieces
@@ -216,8 +210,7 @@ def write_midi(
     changes = np.diff(np.concatenate([silence, roll.astype(np.int8), silence]), axis=0)
     for change in changes:
         for key in np.flatnonzero(change):
-            kind = "note_on" if change[key] > 0 else "note_off"
-            note = int(key) + LOWEST
+            kind, note = "note_on" if change[key] > 0 else "note_off", int(key) + LOWEST
             track.append(mido.Message(kind, note=note, velocity=64, time=waited))
             waited = 0
         waited += ticks

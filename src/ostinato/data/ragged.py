@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,6 @@ from numpy.typing import NDArray
 
 from ostinato.errors import DataError
 from ostinato.files import atomic_file
-
-__all__ = ["Examples", "Ragged"]
 
 
 class Ragged:
@@ -36,13 +35,12 @@ class Ragged:
     def of(cls, rows: Iterable[NDArray[Any]]) -> Ragged:
         """Arrays, at least one, end to end."""
         listed = list(rows)
-        lengths = [len(row) for row in listed]
-        return cls(np.concatenate(listed), np.cumsum([0, *lengths], dtype=np.int64))
+        starts = np.cumsum([0, *map(len, listed)], dtype=np.int64)
+        return cls(np.concatenate(listed), starts)
 
     @classmethod
     def write(cls, rows: Iterable[NDArray[Any]], path: str | os.PathLike[str]) -> Ragged:
         """Write arrays to a file, one at a time as they come, and map it."""
-        path = Path(path)
         starts = write_array(rows, path, f"{path}: there is no sequence at all.")
         with atomic_file(_starts_of(path)) as file:
             np.save(file, starts)
@@ -52,7 +50,7 @@ class Ragged:
     def open(cls, path: str | os.PathLike[str]) -> Ragged:
         """Map a file that `write` wrote: read when used."""
         try:
-            starts = np.load(_starts_of(Path(path)))
+            starts = np.load(_starts_of(path))
             # An empty file cannot be mapped. A plain array: slices of a memmap cost five times as
             # much, and a batch takes hundreds.
             values = np.load(path, mmap_mode="r" if starts[-1] else None).view(np.ndarray)
@@ -88,15 +86,15 @@ class Ragged:
         """
         begins = [0] * len(rows) if begins is None else begins
         taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]
-        T = max((len(each) for each in taken), default=0)
+        T = max(map(len, taken), default=0)
         padded = np.zeros((len(taken), T, *self.values.shape[1:]), dtype=self.values.dtype)
         for place, each in zip(padded, taken, strict=True):
             place[: len(each)] = each
         return padded
 
 
-def _starts_of(path: Path) -> Path:
-    return path.with_suffix(".starts.npy")
+def _starts_of(path: str | os.PathLike[str]) -> Path:
+    return Path(path).with_suffix(".starts.npy")
 
 
 def write_array(
@@ -109,48 +107,61 @@ def write_array(
         path: the file; whole or not there, see `atomic_file`.
         empty: the message of the `DataError` where there are none.
     """
-    starts, shape, dtype = [0], (), np.dtype(np.uint8)
-
-    def write_header() -> None:  # numpy leaves room for the first axis to grow
-        header = {"descr": dtype.str, "fortran_order": False, "shape": (starts[-1], *shape)}
-        file.seek(0)
-        np.lib.format.write_array_header_1_0(file, header)
-
+    rows, starts = iter(rows), [0]
+    first = next(rows, None)
+    if first is None:
+        raise DataError(empty)
+    header = {"descr": first.dtype.str, "fortran_order": False}
     with atomic_file(path) as file:
-        for row in rows:
-            if starts == [0]:
-                shape, dtype = row.shape[1:], row.dtype
-                write_header()
-                begin = file.tell()
-            assert (row.shape[1:], row.dtype) == (shape, dtype), "rows are of one kind"
+
+        def write_header() -> int:  # numpy leaves room for the first axis to grow
+            file.seek(0)
+            shape = (starts[-1], *first.shape[1:])
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+            return file.tell()
+
+        begin = write_header()
+        for row in chain([first], rows):
+            assert (row.shape[1:], row.dtype) == (first.shape[1:], first.dtype), "of one kind"
             file.write(np.ascontiguousarray(row).data)
             starts.append(starts[-1] + len(row))
-        if starts == [0]:
-            raise DataError(empty)
-        write_header()
-        assert file.tell() == begin, "numpy leaves room in the header for the length to grow"
+        end = write_header()
+        assert end == begin, "numpy leaves room in the header for the length to grow"
     return np.array(starts, dtype=np.int64)
 
 
+class WordTable(NamedTuple):
+    """Distinct words: their number in a `Lexicon`, and the numbers of their characters."""
+
+    ids: NDArray[np.int64]
+    spellings: Ragged
+
+
 class Examples(NamedTuple):
-    """Sequences and their targets.
+    """Sequences and their targets as numbers, in memory or in a folder.
 
     Attributes:
-        inputs: of each sequence, numbers of words ``(T,)`` or features ``(T, I)``.
+        inputs: of each sequence, rows of ``words`` ``(T,)``, token ids ``(T,)`` or features
+            ``(T, I)``.
         targets: of each sequence, ``(N,)`` or ``(N, K)``; or of each step, ``(T,)`` or ``(T, K)``.
+        words: the table that sequences of words are stored as rows of; None for others.
     """
 
     inputs: Ragged
     targets: NDArray[Any] | Ragged
+    words: WordTable | None = None
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Examples | None:
         """What `write` wrote; None if there is nothing of this name."""
-        inputs, targets = (folder / f"{name}.{part}.npy" for part in ("inputs", "targets"))
+        inputs, targets, ids, spellings = _files(folder, name)
         if not inputs.exists():
             return None
-        by_step = _starts_of(targets).exists()
-        return cls(Ragged.open(inputs), Ragged.open(targets) if by_step else np.load(targets))
+        return cls(
+            Ragged.open(inputs),
+            Ragged.open(targets) if _starts_of(targets).exists() else np.load(targets),
+            WordTable(np.load(ids), Ragged.open(spellings)) if ids.exists() else None,
+        )
 
     @classmethod
     def write(
@@ -159,12 +170,20 @@ class Examples(NamedTuple):
         name: str,
         inputs: Iterable[NDArray[Any]],
         targets: NDArray[Any] | Iterable[NDArray[Any]],
+        words: WordTable | None = None,
     ) -> Examples:
-        """Write examples into a folder, and map them."""
-        written = Ragged.write(inputs, folder / f"{name}.inputs.npy")
-        path = folder / f"{name}.targets.npy"
+        """Write a part of a run's data into a folder, and map it."""
+        inputs_file, targets_file, ids_file, spellings_file = _files(folder, name)
+        if words is not None:
+            np.save(ids_file, words.ids)
+            Ragged.write(words.spellings, spellings_file)
+        written = Ragged.write(inputs, inputs_file)
         if not isinstance(targets, np.ndarray):
-            return cls(written, Ragged.write(targets, path))
-        with atomic_file(path) as file:
+            return cls(written, Ragged.write(targets, targets_file), words)
+        with atomic_file(targets_file) as file:
             np.save(file, targets)
-        return cls(written, targets)
+        return cls(written, targets, words)
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.{part}.npy" for part in ("inputs", "targets", "words", "spellings")]

@@ -18,8 +18,6 @@ from typing import BinaryIO
 from ostinato.data.textfiles import decode, library_errors, unpacked
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["TextSource"]
-
 PIECE_BYTES = 1 << 20  # bytes read at a time; at least 3, the length of a byte order mark
 
 _STANDARD_INPUT = Path("<standard input>")
@@ -51,18 +49,12 @@ class TextSource:
 
     @classmethod
     def from_text(cls, text: str) -> TextSource:
-        """A text that is already in memory.
-
-        Raises:
-            DataError: it is empty.
-        """
+        """A text that is already in memory; a `DataError` if it is empty."""
         if not isinstance(text, str):
             raise OstinatoError(
                 f"TextSource.from_text: text is {type(text).__name__}; expected str."
             )
-        source = cls(partial(_string_pieces, text))
-        source._refuse_if_empty()
-        return source
+        return cls(partial(_string_pieces, text))._not_empty()
 
     @classmethod
     def from_paths(
@@ -106,16 +98,13 @@ class TextSource:
             raise DataError("TextSource.from_paths: no path was given; give at least one.")
         if listed.count("-") > 1:
             raise DataError("'-' is given twice; standard input can be read only once.")
-        files: list[_File | _Spool] = []
-        for path in listed:
-            files.extend(_open_path(path, pattern))
-        source = cls(partial(_file_pieces, files), ", ".join(listed))
-        source._refuse_if_empty()
-        return source
+        files = [file for path in listed for file in _open_path(path, pattern)]
+        return cls(partial(_file_pieces, files), ", ".join(listed))._not_empty()
 
-    def _refuse_if_empty(self) -> None:
+    def _not_empty(self) -> TextSource:
         if next(iter(self), None) is None:
             raise DataError(f"{self.name}: the text is empty; give some text to read.")
+        return self
 
     def __iter__(self) -> Iterator[str]:
         """Begin a new pass: non-empty pieces whose concatenation is the text."""
@@ -131,13 +120,10 @@ class TextSource:
         return self._characters
 
     def slice(self, start: int, stop: int | None = None) -> TextSource:
-        """The characters from `start` up to, not including, `stop`, as a view.
+        """The characters from `start`, 0 or more, up to, not including, `stop`, as a view.
 
         What lies before `start` is decoded again at each pass, and what lies after `stop` is never
         read. As with a string, a bound beyond the end means the end, so that a view may be empty.
-
-        Raises:
-            OstinatoError: a bound is negative.
         """
         if start < 0 or (stop is not None and stop < 0):
             raise OstinatoError(
@@ -173,16 +159,11 @@ def _cut(source: TextSource, start: int, stop: int | None) -> Iterator[str]:
 def _file_pieces(files: Iterable[_File | _Spool]) -> Iterator[str]:
     last = "\n"
     for file in files:
-        joint = "" if last == "\n" else "\n"
-        for piece in _decoded(file):
-            yield joint + piece
-            joint, last = "", piece[-1]
-
-
-def _decoded(file: _File | _Spool) -> Iterator[str]:
-    """The text of one file, unpacked if it is compressed."""
-    with library_errors(file.path), file.open() as stream, unpacked(stream, file.path) as content:
-        yield from decode(content, PIECE_BYTES, file.path)
+        path, joint = file.path, "" if last == "\n" else "\n"
+        with library_errors(path), file.open() as stream, unpacked(stream, path) as content:
+            for piece in decode(content, PIECE_BYTES, path):
+                yield joint + piece
+                joint, last = "", piece[-1]
 
 
 class _File:
@@ -191,11 +172,12 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         with library_errors(path), path.open("rb"):
-            self._stamp = _stamp(path)
+            self._status = path.stat()
 
     def open(self) -> io.BufferedReader:
-        """The file, to be read from its beginning."""
-        if _stamp(self.path) != self._stamp:
+        """Open the file."""
+        now, then = self.path.stat(), self._status
+        if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
             raise DataError(
                 "has changed since reading began; start again once it is complete.", path=self.path
             )
@@ -220,7 +202,7 @@ class _Spool:
             ) from error
 
     def open(self) -> io.BufferedReader:
-        """The stream, to be read from its beginning."""
+        """Open what the stream held."""
         return io.BufferedReader(_OwnPosition(self._file.fileno()))
 
 
@@ -238,11 +220,6 @@ class _OwnPosition(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spool]:
@@ -283,14 +260,10 @@ def _walk(folder: Path, pattern: str, above: dict[tuple[int, int], Path]) -> Ite
             f"is a link back to {above[identity]}, a folder it lies in; remove the link.",
             path=folder,
         )
-    above = {**above, identity: folder}
-    with os.scandir(folder) as entries:
-        visible = sorted(
-            (entry for entry in entries if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
-    for entry in visible:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir():
-            yield from _walk(folder / entry.name, pattern, above)
+            yield from _walk(entry, pattern, {**above, identity: folder})
         elif fnmatch.fnmatchcase(entry.name, pattern):
-            yield folder / entry.name
+            yield entry

@@ -6,7 +6,6 @@ levels differ in how they cut a text into tokens.
 
 from __future__ import annotations
 
-import abc
 import codecs
 import functools
 import json
@@ -15,24 +14,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.errors import DataError, OstinatoError, require
-
-__all__ = [
-    "BPEVocabulary",
-    "ByteVocabulary",
-    "CharacterVocabulary",
-    "Level",
-    "Vocabulary",
-    "WordVocabulary",
-    "build_vocabulary",
-    "word_tokens",
-]
 
 Level: TypeAlias = Literal["char", "byte", "word", "bpe"]
 Ids: TypeAlias = NDArray[np.int64]
@@ -43,16 +31,15 @@ _BPE_SIZE = 4096  # tokens, where the caller gives no size
 _CACHED_WORDS = 1 << 17  # words whose subwords a BPEVocabulary remembers
 
 
-class Vocabulary(abc.ABC):
+class Vocabulary:
     """A fixed set of V tokens, and how to cut a text into them.
 
-    Ids run from 0 to V - 1. The text of one token need not be valid UTF-8 by itself (a byte of
-    a longer character), so decode ids together, or with `decode_stream`.
+    Ids run from 0 to V - 1. One token need not be valid UTF-8 by itself (a byte of a longer
+    character), so decode ids together, or with `decode_stream`.
 
     Attributes:
         level: ``"char"``, ``"byte"``, ``"word"`` or ``"bpe"``.
-        unk_id: id of the token that stands for whatever is not in the vocabulary, or None where
-            there is no such token.
+        unk_id: id of the token for whatever is not in the vocabulary; None if there is none.
     """
 
     level: ClassVar[Level]
@@ -66,20 +53,21 @@ class Vocabulary(abc.ABC):
         """Token ids of a text: int64 of shape (T,).
 
         Raises:
-            DataError: part of the text is not in the vocabulary, and there is no unknown token.
+            DataError: a character is not in the vocabulary, and there is no unknown token.
         """
         return np.concatenate([*self.encode_pieces([text]), np.zeros(0, dtype=np.int64)])
 
-    @abc.abstractmethod
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
         """Token ids of a text that comes in pieces, in constant memory.
 
         Wherever the text is cut, the arrays concatenated equal `encode` of the whole: a token that
         the next piece might still change is kept back until it comes.
-
-        Raises:
-            DataError: as `encode`; a position counts from the start of the whole text.
         """
+        return map(self._ids, _words_of_pieces(pieces))
+
+    def _ids(self, words: list[str]) -> Ids:
+        """Return the ids of whole words, see `word_tokens`."""
+        raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence of ids; bytes that are not UTF-8 come out as U+FFFD.
@@ -93,9 +81,6 @@ class Vocabulary(abc.ABC):
         """The text of ids that come one at a time: each piece as soon as it is complete.
 
         The pieces concatenated equal `decode`; a character of several tokens comes with its last.
-
-        Raises:
-            OstinatoError: an id is not an integer from 0 to V - 1.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for i in ids:
@@ -127,15 +112,12 @@ class Vocabulary(abc.ABC):
         return self._tokens[index]
 
     def to_json(self) -> dict[str, Any]:
-        """The vocabulary as plain JSON values; `from_json` makes it again."""
+        """The vocabulary as plain JSON values."""
         return {"level": self.level, **{name: getattr(self, name) for name in self._fields}}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Vocabulary:
-        """The vocabulary that `to_json` described.
-
-        Raises:
-            OstinatoError: the description is malformed.
+        """The vocabulary that `to_json` described; an `OstinatoError` if that is malformed.
 
         >>> Vocabulary.from_json({"level": "char", "characters": "abc", "unknown": None})
         CharacterVocabulary(V=3)
@@ -143,7 +125,7 @@ class Vocabulary(abc.ABC):
         if not isinstance(data, Mapping) or str(data.get("level")) not in _LEVELS:
             raise OstinatoError(
                 f"Vocabulary.from_json: expected an object whose 'level' is one of "
-                f"{', '.join(_LEVELS)}; got {_shortened(data)}."
+                f"{', '.join(_LEVELS)}; got {data!r:.80}."
             )
         kind = _LEVELS[str(data["level"])]
         if set(data) != {"level", *kind._fields}:
@@ -161,8 +143,6 @@ class Vocabulary(abc.ABC):
         """Whether both give every text the same ids."""
         return isinstance(other, Vocabulary) and self.to_json() == other.to_json()
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(V={len(self)})"
 
@@ -171,12 +151,9 @@ class CharacterVocabulary(Vocabulary):
     """One token for each character (Unicode code point).
 
     Args:
-        characters: the characters, in the order of their ids.
-        unknown: the text of an unknown token, which then has id 0 and stands for every other
-            character; None to refuse other characters.
-
-    Raises:
-        OstinatoError: a character occurs twice, or is the unknown token.
+        characters: the characters, each once, in the order of their ids.
+        unknown: the text, none of them, of an unknown token, which then has id 0 and stands for
+            every other character; None to refuse other characters.
 
     >>> vocabulary = CharacterVocabulary("abc")
     >>> vocabulary.encode("cab")
@@ -200,7 +177,7 @@ class CharacterVocabulary(Vocabulary):
         self._table[codes] = np.arange(len(tokens) - len(codes), len(tokens))
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """As `Vocabulary.encode_pieces`, one id for each character."""
+        """Token ids of a text that comes in pieces."""
         position = 0
         for text in pieces:
             ids: Ids = self._table.take(_code_points(text, position), mode="clip")
@@ -227,39 +204,18 @@ class ByteVocabulary(Vocabulary):
     def __init__(self) -> None:
         super().__init__(_BYTES)
 
-    def encode(self, text: str) -> Ids:
-        """The UTF-8 bytes of a text: int64 of shape (T,)."""
-        return np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
-
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """As `Vocabulary.encode_pieces`."""
-        return map(self.encode, pieces)
+        """Token ids of a text that comes in pieces."""
+        for text in pieces:
+            yield np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
 
 
-class _OverWords(Vocabulary):
-    """A vocabulary that looks at one word (see `word_tokens`) at a time."""
-
-    @abc.abstractmethod
-    def _ids(self, words: list[str]) -> Ids: ...
-
-    def encode(self, text: str) -> Ids:
-        """Token ids of a text: int64 of shape (T,)."""
-        return self._ids(word_tokens(text))
-
-    def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """As `Vocabulary.encode_pieces`."""
-        return map(self._ids, _words_of_pieces(pieces))
-
-
-class WordVocabulary(_OverWords):
+class WordVocabulary(Vocabulary):
     """One token for each word, as `word_tokens` cuts them; id 0 is the unknown word.
 
     Args:
-        words: the words, in the order of their ids from 1; a space before a word is part of it.
+        words: the words, each once, by their ids from 1; a space before a word is part of it.
         unknown: the text that the unknown word decodes to.
-
-    Raises:
-        OstinatoError: a word is empty or occurs twice.
 
     >>> vocabulary = WordVocabulary(["the", " cat", " sat"])
     >>> vocabulary.encode("the dog sat")
@@ -285,22 +241,17 @@ class WordVocabulary(_OverWords):
         return np.fromiter((id_of(word, 0) for word in words), dtype=np.int64, count=len(words))
 
 
-class BPEVocabulary(_OverWords):
+class BPEVocabulary(Vocabulary):
     """Subwords by byte-level byte-pair encoding: any text at all, with no unknown token.
 
     Ids 0 to 255 are the bytes. Each word (see `word_tokens`) starts as its UTF-8 bytes; then, again
     and again, the leftmost pair of neighbours that stands first in `merges` becomes one token.
-    Only training needs the `tokenizers` package; a trained vocabulary does not.
-
     Sennrich, Haddow, Birch (2016), Neural Machine Translation of Rare Words with Subword Units;
     over bytes as in Radford et al. (2019), Language Models are Unsupervised Multitask Learners.
 
     Args:
-        merges: pairs of ids, the most important first; each makes the next free id, unless its
-            text is a token already.
-
-    Raises:
-        OstinatoError: a pair occurs twice, or names an id that does not exist yet.
+        merges: pairs of ids, each once, the most important first; each makes the next free id,
+            unless its text is a token already.
 
     >>> vocabulary = BPEVocabulary([[116, 104], [256, 101]])  # t + h, th + e
     >>> vocabulary.encode("the then")
@@ -317,12 +268,12 @@ class BPEVocabulary(_OverWords):
         id_of = {token: i for i, token in enumerate(tokens)}
         self._joined: dict[tuple[int, int], tuple[int, int]] = {}  # pair to (rank, id of the two)
         if isinstance(merges, str) or not isinstance(merges, Sequence):
-            raise OstinatoError(f"BPEVocabulary: merges is {_shortened(merges)}; expected pairs.")
+            raise OstinatoError(f"BPEVocabulary: merges is {merges!r:.80}; expected pairs.")
         for rank, merge in enumerate(merges):
             pair = tuple(merge) if isinstance(merge, list | tuple) else ()
             if len(pair) != 2 or not all(type(i) is int and 0 <= i < len(tokens) for i in pair):
                 raise OstinatoError(
-                    f"BPEVocabulary: merge {rank} is {_shortened(merge)}; expected two ids "
+                    f"BPEVocabulary: merge {rank} is {merge!r:.80}; expected two ids "
                     f"below {len(tokens)}, the number of tokens made before it."
                 )
             if pair in self._joined:
@@ -340,15 +291,12 @@ class BPEVocabulary(_OverWords):
     def train(
         cls, pieces: Iterable[str], size: int = _BPE_SIZE, min_count: int = 1
     ) -> BPEVocabulary:
-        """Learn the merges from a text.
+        """Learn the merges from a text. Needs ``ostinato[bpe]``; a trained vocabulary does not.
 
         Args:
             pieces: the text, in pieces cut anywhere.
             size: the target V, 256 or more; fewer where the text has no more pairs to merge.
             min_count: occurrences a pair must have in the text to be merged.
-
-        Raises:
-            MissingExtra: `tokenizers` is not installed.
         """
         _check_size("BPEVocabulary.train", size, 256, "the 256 bytes")
         tokenizers = require("tokenizers", "bpe", "training a BPE vocabulary")
@@ -360,13 +308,11 @@ class BPEVocabulary(_OverWords):
             initial_alphabet=[byte.decode("latin-1") for byte in _BYTES],
             show_progress=False,
         )
-        tokenizer.train_from_iterator(
-            (
-                [_encoded(word, "utf-8").decode("latin-1") for word in words]
-                for words in _words_of_pieces(pieces)
-            ),
-            trainer,
+        texts = (
+            [_encoded(word, "utf-8").decode("latin-1") for word in words]
+            for words in _words_of_pieces(pieces)
         )
+        tokenizer.train_from_iterator(texts, trainer)
         id_of = {byte: i for i, byte in enumerate(_BYTES)}
         merges = []
         for left, right in json.loads(tokenizer.to_str())["model"]["merges"]:
@@ -388,18 +334,13 @@ class BPEVocabulary(_OverWords):
 
     def _merged(self, word: bytes) -> list[int]:
         ids, joined = list(word), self._joined
-        while ranked := [
-            (joined[pair][0], at) for at, pair in enumerate(pairwise(ids)) if pair in joined
-        ]:
-            _, at = min(ranked)
-            ids[at : at + 2] = [joined[ids[at], ids[at + 1]][1]]
+        while ranked := [(*joined[p], at) for at, p in enumerate(pairwise(ids)) if p in joined]:
+            _, both, at = min(ranked)
+            ids[at : at + 2] = [both]
         return ids
 
 
-_LEVELS: dict[str, type[Vocabulary]] = {
-    kind.level: kind
-    for kind in (CharacterVocabulary, ByteVocabulary, WordVocabulary, BPEVocabulary)
-}
+_LEVELS: dict[str, type[Vocabulary]] = {kind.level: kind for kind in Vocabulary.__subclasses__()}
 
 
 def build_vocabulary(
@@ -415,22 +356,19 @@ def build_vocabulary(
     Characters get ids by code point; words by falling count, then by code point.
 
     Args:
-        level: ``"char"``, ``"byte"`` (no training), ``"word"`` or ``"bpe"`` (needs the extra
-            `bpe`).
+        level: ``"char"``, ``"byte"``, ``"word"`` or ``"bpe"`` (needs ``ostinato[bpe]``).
         source: the text: a string, a `TextSource`, or any pieces; read once.
         size: the most tokens to have, an unknown token included; the most frequent stay. None
             keeps all characters or words, and gives a BPE vocabulary 4096 tokens.
-        min_count: how often a character or word must occur to have a token of its own, or a pair
-            to be merged.
+        min_count: how often a character, word or pair to merge must occur to have a token.
         unknown: text of the token for everything else. A word vocabulary always has one
-            (``"<unk>"`` unless given), a character vocabulary only if given. Where every character
-            of `source` has a token of its own, the unknown token is never trained.
+            (``"<unk>"`` unless given), a character vocabulary only if given; it is not trained
+            where every character of `source` has a token.
 
     Raises:
         OstinatoError: an option does not fit the level, or characters would be left out with no
             unknown token to stand for them.
         DataError: the text is empty.
-        MissingExtra: level ``"bpe"`` without the `tokenizers` package.
 
     >>> vocabulary = build_vocabulary("char", "hello", min_count=2, unknown="?")
     >>> vocabulary.decode(vocabulary.encode("hello"))
@@ -445,27 +383,25 @@ def build_vocabulary(
         raise OstinatoError(
             f"{call}: unknown is {unknown!r}, but every text consists of bytes; leave it out."
         )
-    pieces = [source] if isinstance(source, str) else source
     if level == "byte":
         if size is not None or min_count != 1:
             raise OstinatoError(f"{call}: always has 256 tokens; leave out size and min_count.")
         return ByteVocabulary()
+    pieces = _not_empty([source] if isinstance(source, str) else source, call)
     if level == "bpe":
-        return BPEVocabulary.train(
-            _not_empty(pieces, call), _BPE_SIZE if size is None else size, min_count
-        )
+        return BPEVocabulary.train(pieces, _BPE_SIZE if size is None else size, min_count)
     if level == "word":
         unknown = "<unk>" if unknown is None else unknown
-        counts = _count_words(_not_empty(pieces, call))
+        counts = Counter(chain.from_iterable(_words_of_pieces(pieces)))
     else:
-        counts = _count_characters(_not_empty(pieces, call))
+        counts = _count_characters(pieces)
         counts.pop(unknown or "", None)  # a character that is the unknown token needs no other
-    specials = 0 if unknown is None else 1
+    specials = int(unknown is not None)
     if size is not None:
         _check_size(call, size, specials + 1, "one token beside the unknown one, if any")
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
-    kept = [token for token in ranked if counts[token] >= min_count]
-    kept = kept[: None if size is None else size - specials]
+    most = None if size is None else size - specials
+    kept = [token for token in ranked if counts[token] >= min_count][:most]
     if not kept:
         raise OstinatoError(f"{call}: nothing occurs {min_count} times; lower min_count.")
     if level == "word":
@@ -517,7 +453,7 @@ def _words_of_pieces(pieces: Iterable[str]) -> Iterator[list[str]]:
     """`word_tokens` of a text that comes in pieces: lists which concatenated equal the whole's."""
     rest = ""
     for piece in pieces:
-        text = rest + piece
+        text = rest + piece if rest else piece
         words = word_tokens(text)
         end = len(text)
         while words and end > len(text) - 2:  # what follows may still change such a token
@@ -527,13 +463,6 @@ def _words_of_pieces(pieces: Iterable[str]) -> Iterator[list[str]]:
             yield words
     if rest:
         yield word_tokens(rest)
-
-
-def _count_words(pieces: Iterable[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for words in _words_of_pieces(pieces):
-        counts.update(words)
-    return counts
 
 
 def _count_characters(pieces: Iterable[str]) -> Counter[str]:
@@ -577,7 +506,7 @@ def _text_tokens(owner: Vocabulary, known: object, unknown: str | None) -> list[
     """The tokens of a vocabulary of strings, checked: the unknown token, if any, then the rest."""
     name = type(owner).__name__
     if isinstance(known, str) or not isinstance(known, Sequence):
-        raise OstinatoError(f"{name}: got {_shortened(known)} for its tokens; expected strings.")
+        raise OstinatoError(f"{name}: got {known!r:.80} for its tokens; expected strings.")
     texts = list(known) if unknown is None else [unknown, *known]
     for text in texts:
         if not isinstance(text, str) or not text:
@@ -593,8 +522,3 @@ def _text_tokens(owner: Vocabulary, known: object, unknown: str | None) -> list[
 def _check_size(call: str, size: object, least: int, what: str) -> None:
     if not isinstance(size, int) or size < least:
         raise OstinatoError(f"{call}: size is {size!r}; expected {least} or more, for {what}.")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.networks.functional import Lengths, drop, running
+from ostinato.networks.functional import (
+    Lengths,
+    WithState,
+    check_choice,
+    drop,
+    drop_features,
+    running,
+    zero_padding,
+)
 from ostinato.networks.outputs import Output, Steps
 from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, RNNCell, ZoneoutCell, cell_named
 from ostinato.recurrence.cells import CellName as CellName
@@ -31,21 +38,15 @@ class _Network(nn.Module):
         name = type(self).__name__
         if not recurrent.batch_first:
             raise OstinatoError(f"{name}: recurrent has batch_first=False; expected True.")
-        if output.linear.in_features != recurrent.output_size:
-            raise OstinatoError(
-                f"{name}: output has {output.linear.in_features} input features; expected "
-                f"{recurrent.output_size}, the output size of the recurrent layers."
-            )
+        _check_output(name, output, recurrent.output_size, "output size of the recurrent layers")
         self.encode = encode
         self.recurrent = recurrent
         self.output = output
         self.dropout = dropout
 
-    def hidden(
-        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
+    def hidden(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return the hidden states of every step, ``(B, T, H)``, and the state after the last."""
-        x = _zero_padding(x, lengths)  # padding must not reach the encoder either
+        x = zero_padding(x, lengths)  # padding must not reach the encoder either
         drops = self.training and self.dropout > 0
         if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
             h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
@@ -53,16 +54,12 @@ class _Network(nn.Module):
             h, state = self.recurrent(self._encode(x), state, lengths=lengths)
         return h, state
 
-    def _step(self, x_t: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
+    def _step(self, x_t: Tensor, state: Hidden) -> WithState:
         """Return the hidden state ``(B, H)`` of one step of a stream, and the state after it."""
-        h, state = self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
-        return h, state
+        return self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
 
     def _encode(self, x: Any) -> Tensor:
-        v: Tensor = self.encode(x)  # (B, T, I)
-        if self.training and self.dropout:
-            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
-        return v
+        return drop_features(self.encode(x), self.dropout, self.training)  # (B, T, I)
 
 
 class ManyToMany(_Network):
@@ -85,19 +82,13 @@ class ManyToMany(_Network):
         (torch.Size([2, 7, 5]), torch.Size([]))
     """
 
-    def forward(
-        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
+    def forward(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return scores ``(B, T, K)`` and the state after the last step."""
         h, state = self.hidden(x, state, lengths=lengths)
         return self.output(h), state
 
-    def step(self, x_t: Tensor, state: Hidden = None) -> tuple[Tensor, Hidden]:
-        """Return scores ``(B, K)`` for one step ``x_t (B, ...)`` of a stream, and the new state.
-
-        Raises:
-            OstinatoError: if the network is bidirectional, which needs the future.
-        """
+    def step(self, x_t: Tensor, state: Hidden = None) -> WithState:
+        """Return scores ``(B, K)`` for one step ``x_t (B, ...)`` of a stream, and the new state."""
         h, state = self._step(x_t, state)
         return self.output(h), state
 
@@ -109,7 +100,7 @@ class ManyToMany(_Network):
         *,
         lengths: Lengths = None,
         steps: Steps = "all",
-    ) -> tuple[Tensor, Hidden]:
+    ) -> WithState:
         """Compute the mean loss over the selected steps, and the state after the last step.
 
         Args:
@@ -171,43 +162,26 @@ class ManyToOne(_Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(encode, recurrent, output, dropout)
-        if pooling not in get_args(PoolingKind):
-            raise OstinatoError(
-                f"ManyToOne: pooling={pooling!r}; expected one of "
-                f"{', '.join(get_args(PoolingKind))}."
-            )
+        check_choice("ManyToOne", "pooling", pooling, PoolingKind)
         self.pooling = pooling
         if pooling == "attention":
             H = recurrent.output_size
             self.attention = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, 1, bias=False))
 
-    def forward(
-        self, x: Any, state: Hidden = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
+    def forward(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return scores ``(B, K)`` and the state after the last step."""
         h, after = self.hidden(x, state, lengths=lengths)
         return self.output(self._pooled(h, after, lengths)), after
 
     def loss(
         self, x: Any, targets: Tensor, state: Hidden = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
-        """Compute the mean loss over the rows, and the state after the last step.
-
-        Args:
-            x: input ``(B, T, ...)``.
-            targets: target of every row, ``(B,)`` or ``(B, K)``.
-            state: the state before the first step.
-            lengths: steps of each row ``(B,)``.
-        """
+    ) -> WithState:
+        """Compute the mean loss over rows with ``targets (B,)`` or ``(B, K)``, and the state."""
         y, state = self(x, state, lengths=lengths)
         return self.output.loss(y, targets).mean(), state
 
     def step(self, x_t: Any, state: PooledState | None = None) -> tuple[Tensor, PooledState]:
-        """Return scores ``(B, K)`` for a stream up to a step ``x_t (B, ...)``, and the new state.
-
-        Raises:
-            OstinatoError: if the network is bidirectional, which needs the future.
-        """
+        """Return scores ``(B, K)`` for a stream up to ``x_t (B, ...)``, and the new state."""
         h, hidden = self._step(x_t, None if state is None else state.hidden)
         pooled = h
         weight = self.attention(h) if self.pooling == "attention" else torch.ones_like(h[:, :1])
@@ -274,51 +248,43 @@ class OneToOne(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [input_size, *hidden_sizes]
-        if output.linear.in_features != sizes[-1]:
-            raise OstinatoError(
-                f"OneToOne: output has {output.linear.in_features} input features; expected "
-                f"{sizes[-1]}, the size of the last layer."
-            )
+        _check_output("OneToOne", output, sizes[-1], "size of the last layer")
         self.encode = encode
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.output = output
         self.dropout = dropout
         self.pooled = pooled
 
-    def forward(
-        self, x: Any, state: None = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, None]:
+    def forward(self, x: Any, state: None = None, *, lengths: Lengths = None) -> WithState:
         """Return scores ``(B, T, K)`` or ``(B, K)``; and None in place of a state."""
         h, _ = self.hidden(x, lengths=lengths)
         return self.output(h), None
 
     def loss(
         self, x: Any, targets: Tensor, state: None = None, *, lengths: Lengths = None
-    ) -> tuple[Tensor, None]:
+    ) -> WithState:
         """Compute the mean loss over rows or steps; see `ManyToOne` and `ManyToMany`."""
         h, _ = self.hidden(x, lengths=lengths)
         if self.pooled:
             return self.output.loss(self.output(h), targets).mean(), None
         return self.output.mean_loss(h, targets, lengths), None
 
-    def hidden(self, x: Any, state: None = None, *, lengths: Lengths = None) -> tuple[Tensor, None]:
+    def hidden(self, x: Any, state: None = None, *, lengths: Lengths = None) -> WithState:
         """Return the last layer's units, ``(B, T, H)``, or their mean ``(B, H)``; and None."""
-        h = _zero_padding(x, lengths)
-        h = self.encode(h)
+        h = self.encode(zero_padding(x, lengths))
         for layer in self.layers:
-            h = layer(h).relu()
-            h = drop(h, self.dropout) if self.training and self.dropout else h
+            h = drop(layer(h).relu(), self.dropout, self.training)
         if not self.pooled:
             return h, None
         return _mean(h, None if lengths is None else running(h, lengths)[..., None]), None
 
 
-def _zero_padding(x: Any, lengths: Lengths) -> Any:
-    """Return ``x (B, T, ...)`` with zeros in padding; `Words` unchanged."""
-    if lengths is None or not isinstance(x, Tensor):
-        return x
-    counts = running(x, lengths)
-    return x.masked_fill(~counts.view(*counts.shape, *[1] * (x.dim() - 2)), 0)
+def _check_output(name: str, output: Output, size: int, what: str) -> None:
+    if output.linear.in_features != size:
+        raise OstinatoError(
+            f"{name}: output has {output.linear.in_features} input features; expected {size}, "
+            f"the {what}."
+        )
 
 
 def _mean(h: Tensor, counts: Tensor | None) -> Tensor:
@@ -354,9 +320,6 @@ def recurrent_layers(
         num_layers: layers.
         zoneout: rate of a `ZoneoutCell` around the cell.
         options: further arguments of `Recurrent`.
-
-    Raises:
-        OstinatoError: if the name is unknown.
 
     >>> recurrent_layers("gru", 8, 16)
     GRU(8, 16, batch_first=True)

@@ -5,12 +5,13 @@ Letters: ``S`` steps of the source, ``M`` features of each; ``T`` queries, ``H``
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
+from ostinato.networks.functional import check_choice
 
 AttentionKind = Literal["additive", "multiplicative"]
 
@@ -48,10 +49,7 @@ class Attention(nn.Module):
         coverage: bool = False,
     ) -> None:
         super().__init__()
-        if kind not in get_args(AttentionKind):
-            raise OstinatoError(
-                f"Attention: kind={kind!r}; expected one of {', '.join(get_args(AttentionKind))}."
-            )
+        check_choice("Attention", "kind", kind, AttentionKind)
         if coverage and kind != "additive":
             raise OstinatoError(f"Attention: coverage needs kind='additive', got {kind!r}.")
         self.kind = kind

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.functional import Lengths, drop
+from ostinato.errors import OstinatoError
+from ostinato.networks.functional import Lengths, check_tokens, drop, drop_features, zero_padding
 from ostinato.recurrence.layers import Hidden, Recurrent
 
 
@@ -54,15 +54,10 @@ class CTC(nn.Module):
             )
         self.encode = encode
         self.recurrent = recurrent
-        self.tokens = tokens
+        self.blank = tokens
         self.stacked = stacked
         self.dropout = dropout
         self.output = nn.Linear(recurrent.output_size, tokens + 1)
-
-    @property
-    def blank(self) -> int:
-        """The number of the blank."""
-        return self.tokens
 
     def steps(self, lengths: Tensor) -> Tensor:
         """Return the number of output steps for numbers of frames."""
@@ -77,16 +72,13 @@ class CTC(nn.Module):
         """
         v: Tensor = self.encode(x)  # (B, T, I)
         B, T, I = v.shape
+        ends = None
         if lengths is not None:
-            mask = torch.arange(T, device=v.device) < torch.as_tensor(lengths).to(v.device)[:, None]
-            v = torch.where(mask[..., None], v, 0.0)
+            v, ends = zero_padding(v, lengths), self.steps(torch.as_tensor(lengths))
         v = F.pad(v, (0, 0, 0, -T % self.stacked)).reshape(B, -1, self.stacked * I)
-        if self.training and self.dropout:
-            v = v * F.dropout(torch.ones_like(v[:, :1]), self.dropout)
-        ends = None if lengths is None else self.steps(torch.as_tensor(lengths))
+        v = drop_features(v, self.dropout, self.training)
         h, state = self.recurrent(v, state, lengths=ends)
-        h = drop(h, self.dropout) if self.training and self.dropout else h
-        return self.output(h), state
+        return self.output(drop(h, self.dropout, self.training)), state
 
     def loss(
         self,
@@ -103,43 +95,32 @@ class CTC(nn.Module):
 
         Args:
             x: frames ``(B, T, ...)``.
-            targets: tokens ``(B, U)``.
+            targets: tokens ``(B, T)``.
             state: state before the first frame.
             lengths: frames of each row ``(B,)``.
             target_lengths: tokens of each row ``(B,)``.
         """
-        if targets.dim() != 2 or targets.is_floating_point():
-            raise ShapeError(
-                f"CTC.loss: targets are {targets.dtype} {tuple(targets.shape)}; expected whole "
-                "numbers (B, U)."
-            )
-        losses, counts, state = self._losses(x, targets, state, lengths, target_lengths)
+        check_tokens("CTC.loss", targets)
+        y, state = self(x, state, lengths=lengths)
+        losses, counts = self._losses(y, targets, lengths, target_lengths, zero_infinity=True)
         return losses.sum() / counts.sum().clamp(min=1), state
 
     def likelihoods(
         self, x: Any, targets: Tensor, *, lengths: Lengths = None, target_lengths: Lengths = None
     ) -> Tensor:
         """Compute the natural log of the probability of each row's target, ``(B,)``."""
-        losses, _, _ = self._losses(x, targets, None, lengths, target_lengths, impossible=True)
-        return -losses
+        y, _ = self(x, lengths=lengths)
+        return -self._losses(y, targets, lengths, target_lengths, zero_infinity=False)[0]
 
     def _losses(
-        self,
-        x: Any,
-        targets: Tensor,
-        state: Hidden,
-        lengths: Lengths,
-        target_lengths: Lengths,
-        *,
-        impossible: bool = False,
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        y, state = self(x, state, lengths=lengths)
+        self, y: Tensor, targets: Tensor, lengths: Lengths, target_lengths: Lengths, **more: bool
+    ) -> tuple[Tensor, Tensor]:
         B, T = y.shape[:2]
         ends = torch.full((B,), T) if lengths is None else self.steps(torch.as_tensor(lengths))
         full = torch.full((B,), targets.shape[1])
         counts = full if target_lengths is None else torch.as_tensor(target_lengths)
         losses = F.ctc_loss(
             y.log_softmax(-1).transpose(0, 1), targets, ends.cpu(), counts.cpu(), self.blank,
-            reduction="none", zero_infinity=not impossible,
+            reduction="none", **more,
         )  # fmt: skip
-        return losses, counts.to(losses.device), state
+        return losses, counts.to(losses.device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.functional import Lengths
-from ostinato.networks.seq2seq import EncoderDecoder
+from ostinato.networks.seq2seq import Encoded, EncoderDecoder
 
 
 class Hypothesis(NamedTuple):
@@ -75,102 +76,92 @@ class Search:
         """Return the number by which the log-probability of a sequence of a length is divided."""
         return ((5 + length) / 6) ** self.length_penalty
 
+    def longest(self, encoded: Encoded) -> Tensor:
+        """Return the maximum number of tokens for each source, ``(B,)``."""
+        return (self.max_factor * encoded.mask.sum(1) + self.max_length).long()
 
+
+@torch.inference_mode()
 def beam_search(
     network: EncoderDecoder, x: Any, lengths: Lengths = None, search: Search | None = None
 ) -> list[list[Hypothesis]]:
-    """Find the best hypotheses for each source of a batch.
+    """Find at most ``n_best`` hypotheses for each source of a batch, the best first.
 
     At each step every source keeps its ``beam`` best prefixes; a prefix that ends is set aside, and
-    a source is done when no remaining prefix can become better. The rows of the decoder's state are
-    reordered with the prefixes.
+    a source is done when no remaining prefix can become better.
 
     Args:
         network: the network.
         x: sources, as its encoder takes them.
         lengths: steps of each source, ``(B,)``.
         search: settings of the search.
-
-    Returns:
-        at most ``n_best`` hypotheses for each source, the best first.
     """
     settings = search or Search()
     K = settings.beam
-    with torch.inference_mode():
-        encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.mask)
-        device = encoded.memory.device
-        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()  # (B,)
-        each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
-        encoded, state = encoded.rows(each), state.rows(each)
-        keys = None if keys is None else keys[each]
-        end, V = network.decoder.end, network.decoder.tokens + 1
-        token = torch.full((B * K,), network.decoder.begin, device=device)
-        # The prefixes of a source are all equal at first: only one of them counts.
-        total = torch.full((B, K), -torch.inf, dtype=torch.float64, device=device)
-        total[:, 0] = 0.0
-        done: list[list[Hypothesis]] = [[] for _ in range(B)]
-        sources = list(range(B))  # numbers of those not done
-        tokens = torch.empty(B * K, 0, dtype=torch.long, device=device)
-        seen: list[Tensor] = []  # attention of every row at every step
-        for t in range(int(most.max()) + 1 if B else 0):
-            log_p, state, weights = network.step(token, encoded, state, keys)
-            if t < settings.min_length:
-                log_p[:, end] = -torch.inf
-            last = t >= most
-            if last.any():  # the longest sequences end now
-                log_p[last.repeat_interleave(K), :end] = -torch.inf
-            if settings.no_repeat:
-                _forbid(log_p, tokens, settings.no_repeat)
-            # At least K of the best 2 K continue, whatever ends; no row has more of these than 2 K.
-            n, wide = len(sources), min(2 * K, V)
-            each_best = log_p.topk(wide, dim=1)
-            options = (total.view(n * K, 1) + each_best.values.double()).view(n, K * wide)
-            best = options.topk(min(2 * K, K * wide), dim=1)
-            numbers = each_best.indices.view(n, -1).gather(1, best.indices).tolist()
-            if weights is not None:
-                seen.append(weights)
-            values, parents = best.values.tolist(), (best.indices // wide).tolist()
-            kept_rows, kept_tokens, kept_totals, active = [], [], [], []
-            for i, source in enumerate(sources):
-                rows: list[int] = []
-                new: list[int] = []
-                totals: list[float] = []
-                ranked = zip(values[i], parents[i], numbers[i], strict=True)
-                for rank, (value, parent, number) in enumerate(ranked):
-                    if value == -math.inf or len(rows) == K:
-                        break
-                    row = i * K + parent
-                    if number != end:
-                        rows.append(row)
-                        new.append(number)
-                        totals.append(value)
-                    elif rank < K:
-                        found = tokens[row].tolist()
-                        score = value / settings.norm(t + 1)
-                        done[source].append(Hypothesis(found, score, value, _at(seen[:t], row)))
-                done[source].sort(key=lambda h: -h.score)
-                del done[source][K:]
-                if not rows or _is_settled(done[source], totals[0], t, int(most[i]), settings):
-                    continue
-                short = K - len(rows)
-                kept_rows += rows + rows[:1] * short
-                kept_tokens += new + new[:1] * short
-                kept_totals.append(totals + [-math.inf] * short)
+    encoded, state = network.start(x, lengths)
+    B, device = len(encoded.mask), encoded.memory.device
+    most = settings.longest(encoded)  # (B,)
+    each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
+    encoded, state = encoded.rows(each), state.rows(each)
+    end, V = network.decoder.end, network.decoder.tokens + 1
+    token = torch.full((B * K,), network.decoder.begin, device=device)
+    # The prefixes of a source are all equal at first: only one of them counts.
+    total = torch.full((B, K), -torch.inf, dtype=torch.float64, device=device)
+    total[:, 0] = 0.0
+    done: list[list[Hypothesis]] = [[] for _ in range(B)]
+    sources = list(range(B))  # numbers of those not done
+    tokens = torch.empty(B * K, 0, dtype=torch.long, device=device)
+    seen: list[Tensor] = []  # attention of every row at every step
+    for t in range(int(most.max()) + 1 if B else 0):
+        log_p, state, weights = network.step(token, encoded, state)
+        if t < settings.min_length:
+            log_p[:, end] = -torch.inf
+        last = t >= most
+        if last.any():  # the longest sequences end now
+            log_p[last.repeat_interleave(K), :end] = -torch.inf
+        if settings.no_repeat:
+            _forbid(log_p, tokens, settings.no_repeat)
+        # At least K of the best 2 K continue, whatever ends; no row has more of these than 2 K.
+        n, wide = len(sources), min(2 * K, V)
+        each_best = log_p.topk(wide, dim=1)
+        options = (total.view(n * K, 1) + each_best.values.double()).view(n, K * wide)
+        best = options.topk(min(2 * K, K * wide), dim=1)
+        numbers = each_best.indices.view(n, -1).gather(1, best.indices).tolist()
+        if weights is not None:
+            seen.append(weights)
+        values, parents = best.values.tolist(), (best.indices // wide).tolist()
+        kept: list[tuple[int, int, float]] = []  # row before, token and log-probability
+        active: list[int] = []
+        for i, source in enumerate(sources):
+            new: list[tuple[int, int, float]] = []
+            ranked = zip(values[i], parents[i], numbers[i], strict=True)
+            for rank, (value, parent, number) in enumerate(ranked):
+                if value == -math.inf or len(new) == K:
+                    break
+                row = i * K + parent
+                if number != end:
+                    new.append((row, number, value))
+                elif rank < K:
+                    score = value / settings.norm(t + 1)
+                    found = Hypothesis(tokens[row].tolist(), score, value, _at(seen[:t], row))
+                    done[source].append(found)
+            done[source].sort(key=lambda h: -h.score)
+            del done[source][K:]
+            if new and not _is_settled(done[source], new[0][2], t, int(most[i]), settings):
+                kept += new + [(*new[0][:2], -math.inf)] * (K - len(new))
                 active.append(i)
-            if not active:
-                break
-            index = torch.tensor(kept_rows, device=device)
-            token = torch.tensor(kept_tokens, device=device)
-            total = torch.tensor(kept_totals, dtype=torch.float64, device=device)
-            tokens = torch.cat([tokens[index], token[:, None]], 1)
-            seen = [w[index] for w in seen]
-            state = state.rows(index)
-            if len(active) < len(sources):
-                encoded = encoded.rows(index)
-                keys = None if keys is None else keys[index]
-                most = most[torch.tensor(active, device=device)]
-                sources = [sources[i] for i in active]
+        if not active:
+            break
+        rows, last_tokens, totals = zip(*kept, strict=True)
+        index, token = (torch.tensor(part, device=device) for part in (rows, last_tokens))
+        total = torch.tensor(totals, dtype=torch.float64, device=device).view(-1, K)
+        tokens = torch.cat([tokens[index], token[:, None]], 1)
+        seen = [w[index] for w in seen]
+        state = state.rows(index)
+        if len(active) < len(sources):
+            encoded = encoded.rows(index)
+            most = most[torch.tensor(active, device=device)]
+            sources = [sources[i] for i in active]
     return [found[: settings.n_best] for found in done]
 
 
@@ -192,8 +183,6 @@ def _is_settled(done: list[Hypothesis], best: float, t: int, most: int, settings
 
 def _forbid(log_p: Tensor, tokens: Tensor, n: int) -> None:
     """Rule out tokens that would repeat an n-gram."""
-    if tokens.shape[1] < n:
-        return
     for row, written in enumerate(tokens.tolist()):
         prefix = written[len(written) - n + 1 :]
         for i in range(len(written) - n + 1):
@@ -201,6 +190,7 @@ def _forbid(log_p: Tensor, tokens: Tensor, n: int) -> None:
                 log_p[row, written[i + n - 1]] = -torch.inf
 
 
+@torch.inference_mode()
 def sample(
     network: EncoderDecoder,
     x: Any,
@@ -210,32 +200,30 @@ def sample(
 ) -> list[Hypothesis]:
     """Sample a sequence for each source, token by token, from the network's probabilities."""
     settings = search or Search()
-    with torch.inference_mode():
-        encoded, state, keys = network.start(x, lengths)
-        B = len(encoded.mask)
-        end = network.decoder.end
-        most = (settings.max_factor * encoded.mask.sum(1) + settings.max_length).long()
-        token = torch.full((B,), network.decoder.begin, device=encoded.memory.device)
-        log_p = torch.zeros(B, dtype=torch.float64)
-        written: list[list[int]] = [[] for _ in range(B)]
-        active = torch.ones(B, dtype=torch.bool)
-        for t in range(int(most.max()) + 1 if B else 0):
-            scores, state, _ = network.step(token, encoded, state, keys)
-            p = scores.double().cpu()
-            if t < settings.min_length:
-                p[:, end] = -torch.inf
-            p[t >= most.cpu(), :end] = -torch.inf
-            drawn = torch.multinomial(
-                (p / max(settings.temperature, 1e-6)).softmax(-1), 1, generator=generator
-            )[:, 0]
-            drawn = torch.where(active, drawn, end)
-            log_p += torch.where(active, p.gather(1, drawn[:, None])[:, 0], 0.0)
-            active &= drawn != end
-            for row in torch.nonzero(active)[:, 0].tolist():
-                written[row].append(int(drawn[row]))
-            if not active.any():
-                break
-            token = drawn.clamp(max=end).to(token.device)
+    encoded, state = network.start(x, lengths)
+    B, end = len(encoded.mask), network.decoder.end
+    most = settings.longest(encoded).cpu()
+    token = torch.full((B,), network.decoder.begin, device=encoded.memory.device)
+    log_p = torch.zeros(B, dtype=torch.float64)
+    written: list[list[int]] = [[] for _ in range(B)]
+    active = torch.ones(B, dtype=torch.bool)
+    for t in range(int(most.max()) + 1 if B else 0):
+        scores, state, _ = network.step(token, encoded, state)
+        p = scores.double().cpu()
+        if t < settings.min_length:
+            p[:, end] = -torch.inf
+        p[t >= most, :end] = -torch.inf
+        drawn = torch.multinomial(
+            (p / max(settings.temperature, 1e-6)).softmax(-1), 1, generator=generator
+        )[:, 0]
+        drawn = torch.where(active, drawn, end)
+        log_p += torch.where(active, p.gather(1, drawn[:, None])[:, 0], 0.0)
+        active &= drawn != end
+        for row in torch.nonzero(active)[:, 0].tolist():
+            written[row].append(int(drawn[row]))
+        if not active.any():
+            break
+        token = drawn.clamp(max=end).to(token.device)
     return [
         Hypothesis(tokens, float(lp) / settings.norm(len(tokens) + 1), float(lp))
         for tokens, lp in zip(written, log_p, strict=True)
@@ -253,18 +241,14 @@ def ctc_greedy(log_p: NDArray[np.float64]) -> Hypothesis:
     >>> ctc_greedy(log_p).tokens
     [0, 0]
     """
-    best = log_p.argmax(-1)
     blank = log_p.shape[-1] - 1
-    tokens = [
-        int(token)
-        for t, token in enumerate(best)
-        if token != blank and (t == 0 or token != best[t - 1])
-    ]
+    tokens = [int(token) for token, _ in groupby(log_p.argmax(-1)) if token != blank]
     value = float(log_p.max(-1).sum()) if len(log_p) else 0.0
     return Hypothesis(tokens, value, value)
 
 
-LanguageModel = Callable[[tuple[int, ...]], Mapping[int, float] | NDArray[np.float64]]
+Tokens: TypeAlias = tuple[int, ...]
+LanguageModel = Callable[[Tokens], Mapping[int, float] | NDArray[np.float64]]
 """Natural log-probabilities of the next token after some tokens, by its number."""
 
 
@@ -298,19 +282,23 @@ def ctc_beam(
     """
     blank = log_p.shape[-1] - 1
     # For each text: log-probability of its alignments that end in a blank, and in its last token.
-    texts: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
-    prior: dict[tuple[int, ...], float] = {(): 0.0}
+    texts: dict[Tokens, tuple[float, float]] = {(): (0.0, -math.inf)}
+    prior: dict[Tokens, float] = {(): 0.0}
 
-    def score(text: tuple[int, ...], parts: tuple[float, float]) -> float:
+    def score(text: Tokens, parts: tuple[float, float]) -> float:
         return _add(*parts) + weight * prior[text] + bonus * len(text)
+
+    def put(text: Tokens, in_blank: float, in_token: float) -> None:
+        a, b = new.get(text, (-math.inf, -math.inf))
+        new[text] = (_add(a, in_blank), _add(b, in_token))
 
     for step in log_p:
         likely = np.flatnonzero(step[:blank] > max(floor, float(step.max()) + floor)).tolist()
-        new: dict[tuple[int, ...], tuple[float, float]] = {}
+        new: dict[Tokens, tuple[float, float]] = {}
         for text, (in_blank, in_token) in texts.items():
-            _put(new, text, _add(in_blank, in_token) + float(step[blank]), -math.inf)
+            put(text, _add(in_blank, in_token) + float(step[blank]), -math.inf)
             if text:
-                _put(new, text, -math.inf, in_token + float(step[text[-1]]))
+                put(text, -math.inf, in_token + float(step[text[-1]]))
             following = language(text) if language is not None else None
             for token in likely:
                 before = in_blank if text and text[-1] == token else _add(in_blank, in_token)
@@ -320,22 +308,11 @@ def ctc_beam(
                 if longer not in prior:
                     more = 0.0 if following is None else float(following[token])
                     prior[longer] = prior[text] + more
-                _put(new, longer, -math.inf, before + float(step[token]))
+                put(longer, -math.inf, before + float(step[token]))
         best = sorted(new, key=lambda text: -score(text, new[text]))[:beam]
         texts = {text: new[text] for text in best}
     ordered = sorted(texts, key=lambda text: -score(text, texts[text]))[:n_best]
     return [Hypothesis(list(t), score(t, texts[t]), _add(*texts[t])) for t in ordered]
-
-
-def _put(
-    texts: dict[tuple[int, ...], tuple[float, float]],
-    text: tuple[int, ...],
-    in_blank: float,
-    in_token: float,
-) -> None:
-    """Add alignments of a text, by how they end."""
-    a, b = texts.get(text, (-math.inf, -math.inf))
-    texts[text] = (_add(a, in_blank), _add(b, in_token))
 
 
 def _add(a: float, b: float) -> float:

@@ -31,12 +31,8 @@ class ImageEncoder(nn.Module):
         widths = [channels, *(max(16, size >> (blocks - 1 - k)) for k in range(blocks - 1)), size]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.MaxPool2d(2, ceil_mode=True),
-            ]
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout2d(dropout)
         self.place = nn.Linear(2, size)

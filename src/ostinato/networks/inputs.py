@@ -83,14 +83,12 @@ class WordEncoder(nn.Module):
         self.word_dropout = word_dropout
         self.words = _embedding(words, width)
         self.characters: nn.Embedding | None = None
+        if spelling_width % 2:
+            raise OstinatoError(f"WordEncoder: spelling_width={spelling_width}; must be even.")
         if spelling_width:
-            self.characters = _embedding(characters, min(32, spelling_width))
-            size, odd = divmod(spelling_width, 2)
-            if odd:
-                raise OstinatoError(f"WordEncoder: spelling_width={spelling_width}; must be even.")
-            self.spelling = LSTM(
-                self.characters.embedding_dim, size, batch_first=True, bidirectional=True
-            )
+            letters, half = min(32, spelling_width), spelling_width // 2
+            self.characters = _embedding(characters, letters)
+            self.spelling = LSTM(letters, half, batch_first=True, bidirectional=True)
 
     def forward(self, x: Words) -> Tensor:
         """Return vectors ``(B, T, width + spelling_width)``."""

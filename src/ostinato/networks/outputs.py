@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.functional import Lengths, drop, running
+from ostinato.networks.functional import Lengths, check_choice, drop, running
 
 OutputKind = Literal["category", "number", "probability"]
 
@@ -38,10 +38,7 @@ class Output(nn.Module):
         self, hidden_size: int, size: int, kind: OutputKind = "category", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if kind not in get_args(OutputKind):
-            raise OstinatoError(
-                f"Output: kind={kind!r}; expected one of {', '.join(get_args(OutputKind))}."
-            )
+        check_choice("Output", "kind", kind, OutputKind)
         if not 0 <= dropout <= 1:
             raise OstinatoError(f"Output: dropout={dropout}; expected a probability from 0 to 1.")
         self.kind = kind
@@ -50,8 +47,7 @@ class Output(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return scores ``(..., K)`` of hidden states ``(..., H)``; see `predict`."""
-        h = drop(h, self.dropout) if self.training and self.dropout else h
-        y: Tensor = self.linear(h)
+        y: Tensor = self.linear(drop(h, self.dropout, self.training))
         return y
 
     def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
@@ -146,7 +142,7 @@ class CRFOutput(Output):
         self.last = nn.Parameter(torch.zeros(size))
 
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
-        """Raise an error: a single step has no loss; see `mean_loss`."""
+        """Raise an error: a single step has no loss."""
         raise OstinatoError("CRFOutput.loss: a step has no loss of its own; call mean_loss.")
 
     def mean_loss(
@@ -165,12 +161,9 @@ class CRFOutput(Output):
         return -likelihood.sum() / counts.sum().clamp(min=1)
 
     def log_likelihood(self, y: Tensor, tags: Tensor, counts: Tensor) -> Tensor:
-        """Compute the log of the probability of tags, ``(B,)``.
+        """Compute the log of the probability of ``tags (B, T)`` by ``y (B, T, K)``, ``(B,)``.
 
-        Args:
-            y: scores ``(B, T, K)``.
-            tags: ``(B, T)``.
-            counts: True where a row still has a step, ``(B, T)``.
+        ``counts (B, T)`` is True where a row still has a step.
         """
         tags = tags.masked_fill(~counts, 0)
         scores = y.gather(-1, tags[..., None])[..., 0]  # (B, T)

@@ -7,15 +7,15 @@ precedes its first token.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import OstinatoError, ShapeError
+from ostinato.errors import OstinatoError
 from ostinato.networks.attention import Attention, AttentionKind
-from ostinato.networks.functional import Lengths, drop, running
+from ostinato.networks.functional import Lengths, check_tokens, drop, running
 from ostinato.recurrence.layers import Hidden, Recurrent, state_rows
 
 
@@ -27,25 +27,18 @@ class Encoded(NamedTuple):
         mask: True at steps of the source, False in padding, ``(B, S)``.
         summary: initial input of the decoder, ``(B, M)``.
         tokens: numbers of the source's tokens, ``(B, S)``; None unless they may be copied.
+        keys: the memory projected for attention, ``(B, S, H)``; None before `Decoder.prepare`.
     """
 
     memory: Tensor
     mask: Tensor
     summary: Tensor
     tokens: Tensor | None = None
+    keys: Tensor | None = None
 
     def rows(self, index: Tensor) -> Encoded:
         """Return selected rows, ``index (N,)``."""
         return Encoded(*(None if t is None else t[index] for t in self))  # type: ignore[arg-type]
-
-
-class Encoder(Protocol):
-    """A module that encodes sources."""
-
-    output_size: int
-
-    def __call__(self, x: Any, lengths: Lengths = None) -> Encoded:
-        """Encode a batch."""
 
 
 class RecurrentEncoder(nn.Module):
@@ -82,14 +75,11 @@ class RecurrentEncoder(nn.Module):
     def forward(self, x: Any, lengths: Lengths = None) -> Encoded:
         """Encode ``x (B, S, ...)``."""
         mask = running(x, lengths)  # (B, S)
-        v = self.encode(x)
-        if self.training and self.dropout:
-            v = drop(v, self.dropout)
+        v = drop(self.encode(x), self.dropout, self.training)
         h, _ = self.recurrent(v, lengths=lengths)
         summary = h.sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(h.dtype)
-        if self.training and self.dropout:
-            h = drop(h, self.dropout)
-        return Encoded(h, mask, summary, x if self.tied else None)
+        memory = drop(h, self.dropout, self.training)
+        return Encoded(memory, mask, summary, x if self.tied else None)
 
 
 class VectorEncoder(nn.Module):
@@ -98,9 +88,8 @@ class VectorEncoder(nn.Module):
     Args:
         size: features of the vector.
 
-    Example:
-        >>> VectorEncoder(3)(torch.randn(2, 3)).memory.shape
-        torch.Size([2, 1, 3])
+    >>> VectorEncoder(3)(torch.randn(2, 3)).memory.shape
+    torch.Size([2, 1, 3])
     """
 
     def __init__(self, size: int) -> None:
@@ -200,14 +189,15 @@ class Decoder(nn.Module):
             )
         if (coverage or copying) and attention is None:
             raise OstinatoError("Decoder: coverage and copying need attention; got attention=None.")
-        self.tokens = tokens
+        self.tokens, self.end, self.begin = tokens, tokens, tokens + 1
         self.dropout = dropout
         self.input_feeding = input_feeding
+        self.covers = coverage
         self.embedding = nn.Embedding(tokens + 2, width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.recurrent = recurrent
-        sizes = [size for cell in recurrent.cells for size in cell.state_sizes]
-        self.start = nn.Linear(memory_size, sum(sizes))
+        self.sizes = [size for cell in recurrent.cells for size in cell.state_sizes]
+        self.start = nn.Linear(memory_size, sum(self.sizes))
         self.attention: Attention | None = None
         if attention is not None:
             self.attention = Attention(H, memory_size, attention, coverage=coverage)
@@ -220,29 +210,10 @@ class Decoder(nn.Module):
             self.output.register_parameter("weight", None)
         self.copying = nn.Linear(H + memory_size, 1) if copying else None
 
-    @property
-    def covers(self) -> bool:
-        """Whether attention depends on earlier attention."""
-        return self.attention is not None and self.attention.covered is not None
-
-    @property
-    def end(self) -> int:
-        """The number that ends a target."""
-        return self.tokens
-
-    @property
-    def begin(self) -> int:
-        """The number that precedes the first token."""
-        return self.tokens + 1
-
     def initial_state(self, encoded: Encoded) -> DecoderState:
         """Return the state before the first token."""
         B, S = encoded.mask.shape
-        parts = iter(
-            self.start(encoded.summary)
-            .tanh()
-            .split([size for cell in self.recurrent.cells for size in cell.state_sizes], dim=-1)
-        )
+        parts = iter(self.start(encoded.summary).tanh().split(self.sizes, dim=-1))
         states = [
             cell.state_type(*(next(parts)[None] for _ in cell.state_sizes))
             for cell in self.recurrent.cells
@@ -251,66 +222,46 @@ class Decoder(nn.Module):
         coverage = encoded.memory.new_zeros(B, S if self.covers else 0)
         return DecoderState(self.recurrent.join_state(states, False), fed, coverage)
 
+    def prepare(self, encoded: Encoded) -> Encoded:
+        """Project the memory for attention, once for all steps."""
+        if self.attention is None or encoded.keys is not None:
+            return encoded
+        return encoded._replace(keys=self.attention.keys(encoded.memory))
+
     def forward(
-        self,
-        inputs: Tensor,
-        encoded: Encoded,
-        state: DecoderState | None = None,
-        keys: Tensor | None = None,
+        self, inputs: Tensor, encoded: Encoded, state: DecoderState | None = None
     ) -> Decoded:
         """Compute log-probabilities of the token after each of ``inputs (B, T)``.
 
-        Args:
-            inputs: `begin`, then the tokens so far.
-            encoded: the source.
-            state: state after earlier tokens; None for the initial state.
-            keys: the result of `keys_of`, if it has been computed.
+        Before the first token comes `begin`; ``state`` is that after earlier tokens.
         """
         state = self.initial_state(encoded) if state is None else state
-        keys = self.keys_of(encoded) if keys is None else keys
-        v = self.embedding(inputs)  # (B, T, width)
-        v = drop(v, self.dropout) if self.training and self.dropout else v
-        if not self.input_feeding and not self.covers:
-            h, hidden = self.recurrent(v, state.hidden)
-            a, context, weights = self._attend(h, encoded, keys, None)
-            log_p = self._log_p(a, context, weights, encoded)
-            return Decoded(log_p, weights, DecoderState(hidden, a[:, -1], state.coverage), None)
+        encoded = self.prepare(encoded)
+        v = drop(self.embedding(inputs), self.dropout, self.training)  # (B, T, width)
+        one_by_one = self.input_feeding or self.covers
         found: list[Decoded] = []
-        for t in range(inputs.shape[1]):
-            v_t = v[:, t : t + 1]
+        for part in torch.split(v, 1 if one_by_one else v.shape[1], dim=1):
             if self.input_feeding:
-                v_t = torch.cat([v_t, state.fed[:, None]], -1)
-            h, hidden = self.recurrent(v_t, state.hidden)
-            a, context, weights = self._attend(h, encoded, keys, state.coverage)
-            log_p = self._log_p(a, context, weights, encoded)
+                part = torch.cat([part, state.fed[:, None]], -1)
+            h, hidden = self.recurrent(part, state.hidden)
+            a, context, weights = h, None, None
+            if self.attention is not None and encoded.keys is not None:
+                context, weights = self.attention(
+                    h, encoded.keys, encoded.memory, encoded.mask, state.coverage
+                )
+                a = self.combine(torch.cat([h, context], -1)).tanh()
+            a = drop(a, self.dropout, self.training)
             covered, coverage = None, state.coverage
             if self.covers and weights is not None:
                 covered = torch.minimum(weights[:, 0], coverage).sum(-1, keepdim=True)
                 coverage = coverage + weights[:, 0]
-            state = DecoderState(hidden, a[:, 0], coverage)
+            state = DecoderState(hidden, a[:, -1], coverage)
+            log_p = self._log_p(a, context, weights, encoded)
             found.append(Decoded(log_p, weights, state, covered))
-        return Decoded(
-            torch.cat([w.log_p for w in found], 1),
-            _joined([w.weights for w in found]),
-            state,
-            _joined([w.covered for w in found]),
-        )
-
-    def keys_of(self, encoded: Encoded) -> Tensor | None:
-        """Project the memory for attention, once for all steps; None without attention."""
-        return None if self.attention is None else self.attention.keys(encoded.memory)
-
-    def _attend(
-        self, h: Tensor, encoded: Encoded, keys: Tensor | None, coverage: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the attentional vector ``(B, T, H)``, the context and the weights."""
-        if self.attention is None or keys is None:
-            context = weights = None
-            a = h
-        else:
-            context, weights = self.attention(h, keys, encoded.memory, encoded.mask, coverage)
-            a = self.combine(torch.cat([h, context], -1)).tanh()
-        return (drop(a, self.dropout) if self.training and self.dropout else a), context, weights
+        if len(found) == 1:
+            return found[0]
+        log_ps, all_weights, _, all_covered = zip(*found, strict=True)
+        return Decoded(torch.cat(log_ps, 1), _joined(all_weights), state, _joined(all_covered))
 
     def _log_p(
         self, a: Tensor, context: Tensor | None, weights: Tensor | None, encoded: Encoded
@@ -337,8 +288,8 @@ class Decoder(nn.Module):
         )
 
 
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    return None if not parts or parts[0] is None else torch.cat(cast("list[Tensor]", parts), 1)
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(cast("tuple[Tensor, ...]", parts), 1)
 
 
 class EncoderDecoder(nn.Module):
@@ -426,31 +377,24 @@ class EncoderDecoder(nn.Module):
 
     def _teacher_forcing(self, targets: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor, Tensor]:
         """Return the decoder's inputs, their labels, and which count; ``(B, T + 1)`` each."""
-        if targets.dim() != 2 or targets.is_floating_point():
-            raise ShapeError(
-                f"EncoderDecoder: targets are {targets.dtype} {tuple(targets.shape)}; expected "
-                "whole numbers (B, T)."
-            )
+        check_tokens("EncoderDecoder.loss", targets)
         B, T = targets.shape
-        end, begin = self.decoder.end, self.decoder.begin
         ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
         ends = ends.to(targets.device)[:, None]
         t = torch.arange(T + 1, device=targets.device)
-        first = targets.new_full((B, 1), begin)
-        last = targets.new_full((B, 1), end)
-        inputs = torch.cat([first, targets], 1).masked_fill(t > ends, 0)
-        labels = torch.where(t < ends, torch.cat([targets, last], 1), end)
+        inputs = F.pad(targets, (1, 0), value=self.decoder.begin).masked_fill(t > ends, 0)
+        labels = torch.where(t < ends, F.pad(targets, (0, 1)), self.decoder.end)
         return inputs, labels, t <= ends
 
-    def start(self, x: Any, lengths: Lengths = None) -> tuple[Encoded, DecoderState, Tensor | None]:
-        """Return the encoded source, the initial state and the keys for `step`."""
-        encoded = self.encoder(x, lengths)
-        return encoded, self.decoder.initial_state(encoded), self.decoder.keys_of(encoded)
+    def start(self, x: Any, lengths: Lengths = None) -> tuple[Encoded, DecoderState]:
+        """Return the encoded source and the initial state for `step`."""
+        encoded = self.decoder.prepare(self.encoder(x, lengths))
+        return encoded, self.decoder.initial_state(encoded)
 
     def step(
-        self, token: Tensor, encoded: Encoded, state: DecoderState, keys: Tensor | None
+        self, token: Tensor, encoded: Encoded, state: DecoderState
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """Return log-probabilities ``(B, V + 1)`` after a token ``(B,)``, state, attention."""
-        written = self.decoder(token[:, None], encoded, state, keys)
+        written = self.decoder(token[:, None], encoded, state)
         weights = None if written.weights is None else written.weights[:, 0]
         return written.log_p[:, 0], written.state, weights

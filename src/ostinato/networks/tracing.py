@@ -63,12 +63,11 @@ def stacks_of(network: nn.Module) -> list[tuple[str, nn.Module, Recurrent]]:
     is computed by one of Ostinato that shares its weights.
     """
     chosen = network.recurrent if isinstance(network, ManyToMany | ManyToOne) else network
-    found = []
-    for name, module in chosen.named_modules():
-        ours = module if isinstance(module, Recurrent) else _ours(module)
-        if ours is not None:
-            found.append((name, module, ours))
-    return found
+    return [
+        (name, module, ours)
+        for name, module in chosen.named_modules()
+        if (ours := module if isinstance(module, Recurrent) else _ours(module)) is not None
+    ]
 
 
 @contextmanager
@@ -130,13 +129,12 @@ def _observed(
     with ExitStack() as hooks:
         for _, module, ours in stacks:
             if ours is not module:
-                hooks.enter_context(_computed_by(ours, module))
+                _compute_by(ours, module, hooks)
         hooks.enter_context(observing(observer))
         yield
 
 
-@contextmanager
-def _computed_by(ours: Recurrent, module: nn.Module) -> Iterator[None]:
+def _compute_by(ours: Recurrent, module: nn.Module, hooks: ExitStack) -> None:
     """Replace the output of a module of `torch.nn` by that of ours, with the same dropout."""
     random: list[Tensor] = []
 
@@ -153,43 +151,27 @@ def _computed_by(ours: Recurrent, module: nn.Module) -> Iterator[None]:
         result: Output = ours(*args, **kwargs)
         return result
 
-    handles = [
-        module.register_forward_pre_hook(before),
-        module.register_forward_hook(after, with_kwargs=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks.callback(module.register_forward_pre_hook(before).remove)
+    hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
 
 
 def _ours(module: nn.Module) -> Recurrent | None:
     """Return a layer that shares the weights of a layer of `torch.nn`; None for other modules."""
-    make = _DROP_INS.get(type(module))
-    if make is None:
+    if type(module) not in _DROP_INS:
         return None
-    options = {
-        name: getattr(module, name)
-        for name in (
-            *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout"),
-            "bidirectional",
-        )
-    }
-    if isinstance(module, nn.RNN):
-        options["nonlinearity"] = module.nonlinearity
-    if isinstance(module, nn.LSTM):
-        options["proj_size"] = module.proj_size
-    ours = make(**options, device="meta")
+    make, own = _DROP_INS[type(module)]
+    ours = make(**{name: getattr(module, name) for name in (*_OPTIONS, *own)}, device="meta")
     for name, weight in module.named_parameters():
         setattr(ours, name, weight)
     return ours.train(module.training)
 
 
-_DROP_INS: dict[type[nn.Module], Callable[..., Recurrent]] = {
-    nn.RNN: RNN,
-    nn.LSTM: LSTM,
-    nn.GRU: GRU,
+_OPTIONS = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
+            "bidirectional"]  # fmt: skip
+_DROP_INS: dict[type[nn.Module], tuple[Callable[..., Recurrent], list[str]]] = {
+    nn.RNN: (RNN, ["nonlinearity"]),
+    nn.LSTM: (LSTM, ["proj_size"]),
+    nn.GRU: (GRU, []),
 }
 
 
@@ -221,9 +203,7 @@ def _run_steps(call: LayerCall) -> tuple[Tensor, State, list[list[State]]]:
             _, new = backends.run(cell, [w], steps[t : t + 1], before, left)
             now = cell.state_type(*(s[0] for s in new))
             states.append(now)
-        y = x.new_zeros(0, B, cell.output_size)
-        if states:
-            y = torch.stack([s.h for s in states])
+        y = torch.stack([s.h for s in states]) if states else x.new_zeros(0, B, cell.output_size)
         if lengths is not None:
             y = torch.where(mask_of(lengths, T), y, 0.0)
         outputs.append(reverse_rows(y, lengths) if direction else y)

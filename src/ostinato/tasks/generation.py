@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.data.batches import Batch, ContiguousBatches, open_tokens, write_tokens
+from ostinato.data.batches import ContiguousBatches, SequenceBatch, open_tokens, write_tokens
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
 
 @dataclass
-class NextTokens(Objective[ManyToMany, Batch]):
+class NextTokens(Objective[ManyToMany, SequenceBatch]):
     """The token after each, the state carried from window to window.
 
     Args:
@@ -73,12 +73,14 @@ class NextTokens(Objective[ManyToMany, Batch]):
     loss_unit = "nats"
     step_name = "tok"
 
-    def loss(self, network: ManyToMany, batch: Batch, state: Hidden) -> tuple[Tensor, Hidden]:
+    def loss(
+        self, network: ManyToMany, batch: SequenceBatch, state: Hidden
+    ) -> tuple[Tensor, Hidden]:
         """Return the mean loss of a token, and the state after the window."""
         inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
         return network.loss(inputs, targets, state)
 
-    def count(self, batch: Batch) -> int:
+    def count(self, batch: SequenceBatch) -> int:
         """Return the number of tokens."""
         return batch.steps
 

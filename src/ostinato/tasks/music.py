@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
-from ostinato.data.features import WordTable
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.data.places import Place
+from ostinato.data.ragged import WordTable
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
@@ -142,7 +142,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         paths = [X] if isinstance(X, str | os.PathLike) else X
         if all(isinstance(path, os.PathLike | str) for path in paths):
             return read_music([Path(path) for path in paths], self.steps_per_beat)
-        return {"all": [(f"X[{i}]", _roll(piece, f"X[{i}]")) for i, piece in enumerate(paths)]}
+        return {"all": [(f"X[{i}]", roll_of(piece, f"X[{i}]")) for i, piece in enumerate(paths)]}
 
     def _build(self, inputs: PreviousNotes, targets: Notes) -> ManyToMany:
         how = self.architecture(self.resolved_)
@@ -178,7 +178,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             return (float(row[1:n].sum()) for row, n in zip(losses, batch.lengths, strict=True))
 
         nats = predict(self.network_, sequences.batches(dataset), decode)
-        steps = int((dataset.examples.inputs.lengths - 1).clip(0).sum())
+        steps = int((dataset.inputs.lengths - 1).clip(0).sum())
         if not steps:
             raise DataError("no piece has two steps; there is nothing to predict.")
         return {"nll_per_step": sum(nats) / steps, "steps": steps, "pieces": len(pieces)}
@@ -219,7 +219,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         if isinstance(prompt, str | os.PathLike):
             past = _part(self._by_part(prompt), "test").inputs[0]
         else:
-            past = _roll(prompt, "prompt")
+            past = roll_of(prompt, "prompt")
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         device = self._device()
@@ -254,14 +254,6 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
 def _shifted(roll: Roll) -> Roll:
     """Return a piece a step late, silence at first."""
     return np.concatenate([np.zeros((min(1, len(roll)), KEYS), roll.dtype), roll[:-1]])
-
-
-def _roll(piece: Any, where: str) -> Roll:
-    if isinstance(piece, np.ndarray) and piece.ndim == 2:
-        if piece.shape[1] != KEYS or not np.isin(piece, (0, 1)).all():
-            raise DataError(f"{where}: shape {piece.shape}; expected (T, {KEYS}) of 0 and 1.")
-        return piece.astype(np.uint8)
-    return roll_of(piece, where)
 
 
 def _part(parts: Mapping[str, list[tuple[str, Roll]]], name: str) -> Corpus:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.corpus import Corpus
-from ostinato.data.features import WordTable
-from ostinato.data.inputs import Dataset, SequenceInputs
-from ostinato.data.ragged import Examples, Ragged
+from ostinato.data.inputs import SequenceInputs
+from ostinato.data.ragged import Examples, Ragged, WordTable
 from ostinato.errors import DataError
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import NetworkInput, Problem, Sample, predict
@@ -122,37 +121,37 @@ class Sequences(NamedTuple):
 
     # From data to batches
 
-    def write(self, folder: Path, name: str, data: Corpus) -> Dataset:
+    def write(self, folder: Path, name: str, data: Corpus) -> Examples:
         """Encode a part of the data into files."""
         rows, words = self._encoded(data)
-        return Dataset.write(folder, name, rows, self.targets.encode(data), words)
+        return Examples.write(folder, name, rows, self.targets.encode(data), words)
 
-    def labelled(self, data: Corpus) -> Dataset:
+    def labelled(self, data: Corpus) -> Examples:
         """Encode data with targets in memory."""
         self.targets.check(data)
         rows, words = self._encoded(data)
         targets = self.targets.encode(data)
         encoded = targets if isinstance(targets, np.ndarray) else Ragged.of(targets)
-        return Dataset(Examples(Ragged.of(rows), encoded), words)
+        return Examples(Ragged.of(rows), encoded, words)
 
-    def unlabelled(self, data: Corpus) -> Dataset:
+    def unlabelled(self, data: Corpus) -> Examples:
         """Encode data in memory, with zeros for targets."""
         rows, words = self._encoded(data)
-        return Dataset(Examples(Ragged.of(rows), np.zeros(len(data))), words)
+        return Examples(Ragged.of(rows), np.zeros(len(data)), words)
 
     def _encoded(self, data: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
         self.inputs.check(data)
         return self.inputs.encode(data)
 
-    def batches(self, dataset: Dataset, batch_size: int = 64, **more: int) -> SequenceBatches:
+    def batches(self, examples: Examples, batch_size: int = 64, **more: int) -> SequenceBatches:
         """Return batches as the network takes them; ``more`` as in `SequenceBatches`."""
 
         def ready(batch: SequenceBatch) -> SequenceBatch:
-            x = self._prepared(batch.inputs, dataset.words)
+            x = self._prepared(batch.inputs, examples.words)
             return batch._replace(inputs=x, targets=batch.targets.to(self.device))
 
         return SequenceBatches(
-            dataset.examples,
+            examples,
             batch_size,
             seed=self.seed,
             own_lengths=self.targets.own_lengths,
@@ -183,7 +182,7 @@ class Sequences(NamedTuple):
             notes: further lines of the title.
             more: of the training batches, as in `SequenceBatches`.
         """
-        training, held_out = Dataset.open(data, "training"), Dataset.open(data, "validation")
+        training, held_out = Examples.open(data, "training"), Examples.open(data, "validation")
         if training is None:
             raise DataError("holds no data of a run.", path=data)
         shortest, longest = facts["shortest"], facts["longest"]
@@ -208,9 +207,9 @@ class Sequences(NamedTuple):
 
     # Looking into it
 
-    def sample(self, dataset: Dataset, count: int, steps: int | None) -> Sample:
+    def sample(self, examples: Examples, count: int, steps: int | None) -> Sample:
         """Draw some rows, fewer where they are long; the longest, where each step has a target."""
-        (rows, targets), words = dataset
+        rows, targets, words = examples
         by_step, lengths = self.targets.by_step, rows.lengths
         if by_step:
             steps = steps or 200
@@ -222,8 +221,8 @@ class Sequences(NamedTuple):
         some = np.sort(order[:count]).tolist()
         cut = [np.asarray(targets[row])[:steps] if by_step else targets[row] for row in some]
         some_targets = Ragged.of(cut) if isinstance(targets, Ragged) else np.array(cut)
-        examples = Examples(Ragged.of([rows[row][:steps] for row in some]), some_targets)
-        whole = SequenceBatches(examples, len(some), own_lengths=self.targets.own_lengths)
+        drawn = Examples(Ragged.of([rows[row][:steps] for row in some]), some_targets)
+        whole = SequenceBatches(drawn, len(some), own_lengths=self.targets.own_lengths)
         batch = next(iter(whole))
         assert isinstance(batch.inputs, Tensor)
         own = batch.target_lengths
@@ -237,10 +236,10 @@ class Sequences(NamedTuple):
 
     def sample_of_run(self, data: Path, count: int, steps: int | None) -> Sample:
         """Draw rows of the data in a run's folder: the validation part, where there is one."""
-        dataset = Dataset.open(data, "validation") or Dataset.open(data, "training")
-        if dataset is None:
+        examples = Examples.open(data, "validation") or Examples.open(data, "training")
+        if examples is None:
             raise DataError("holds no data of a run.", path=data)
-        return self.sample(dataset, count, steps)
+        return self.sample(examples, count, steps)
 
     def encode(self, data: Corpus) -> tuple[NetworkInput, list[str]]:
         """Encode the first sequence as the network takes it, and name its steps."""
@@ -275,13 +274,13 @@ def prepare(
         targets.check(part)
     sequences = Sequences(inputs, targets)
     written = {name: sequences.write(folder, name, part) for name, part in parts.items()}
-    rows = written["training"].examples.inputs
+    rows = written["training"].inputs
     if not rows.lengths.any():
         raise DataError("all sequences are empty; there is nothing to train on.")
     held_out = written.get("validation")
     facts = {
         "sequences": len(rows),
-        "held_out": 0 if held_out is None else len(held_out.examples.inputs),
+        "held_out": 0 if held_out is None else len(held_out.inputs),
         "shortest": int(rows.lengths.min()),
         "longest": int(rows.lengths.max()),
         "notes": list(notes),

@@ -319,7 +319,7 @@ class ForecastNetwork(nn.Module):
 
     def _outputs(self, h: Tensor, lags: Tensor, future: Tensor) -> Tensor:
         """Equations of p, of ``lags (B, T, R)`` and future covariates ``(B, steps, F)``."""
-        h = drop(h, self.dropout) if self.training and self.dropout else h
+        h = drop(h, self.dropout, self.training)
         if self.horizon is None:
             p, line = self.output(h), self.shortcut(lags)[..., 0]
         else:
