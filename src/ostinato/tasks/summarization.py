@@ -16,16 +16,7 @@ from ostinato.tasks.writing import WritingEstimator
 class Summarizer(WritingEstimator):
     """A recurrent encoder and decoder that learns to summarise, and may copy words (See 2017).
 
-    Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
-    `TrainingSettings`.
-
-    Args:
-        attention: as in `WritingEstimator`; coverage needs additive.
-        coverage: whether attention takes account of the attention so far.
-        copying: whether words of the document may be copied.
-
-    Attributes, beside those of `Estimator`:
-        vocabulary_: tokens.
+    Settings and attributes are those of `WritingEstimator`.
 
     Example:
         >>> X = [f"the {word} is here and there" for word in ["sun", "sea", "sky"]] * 6
@@ -42,10 +33,8 @@ class Summarizer(WritingEstimator):
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
         """Measure summaries by known ones, beside the document's first sentence.
 
-        Args:
-            X: as in `fit`.
-            y: as in `fit`; of several summaries the one that agrees best counts.
-            search: as in `write`.
+        Data are as in `fit`, of several summaries the one that agrees best counts; ``search`` is as
+        in `write`.
 
         Returns:
             rouge1, rouge2, rougeL: F1 of words, of pairs of words and of the longest common
