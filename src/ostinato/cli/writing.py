@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ostinato.tasks.base import Composer, SpeechTranscriber, TextSampler, TextWriter
 
 
-@command(USE, protocol="TextSampler", settings=("TextGenerator", "generate"))
+@command(USE, protocol="TextSampler", settings=("TextGenerator", "stream"))
 def generate(run: Path, /, *, json: bool = False, **controls: Any) -> None:
     """Generate text with a trained language model.
 
@@ -27,7 +27,7 @@ def generate(run: Path, /, *, json: bool = False, **controls: Any) -> None:
     Args:
         run: folder of a model of train text.
         json: print one JSON object.
-        **controls: of `TextGenerator.generate`.
+        **controls: of `TextGenerator.stream`.
 
     Examples:
         ostinato generate run --prompt "It was" --length 300 --temperature 0.7

@@ -242,7 +242,11 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         ids = self._generate_ids(prompt, length, lambda scores: draw_token(scores, generator))
         return self.vocabulary_.decode(ids)
 
-    def generate(
+    def generate(self, prompt: str = "", length: int = 500, **controls: Any) -> str:
+        """Continue a text; arguments and warning are those of `stream`."""
+        return "".join(self.stream(prompt, length, **controls))
+
+    def stream(
         self,
         prompt: str = "",
         length: int = 500,
@@ -253,8 +257,8 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-    ) -> str:
-        """Continue a text.
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece as it is written.
 
         Args:
             prompt: text to continue.
@@ -274,31 +278,6 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         Raises:
             OstinatoError: on a control out of range, or a prompt with unknown characters.
         """
-        pieces = self.stream(
-            prompt,
-            length,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-        )
-        return "".join(pieces)
-
-    def stream(
-        self,
-        prompt: str = "",
-        length: int = 500,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-    ) -> Iterator[str]:
-        """Continue a text, piece by piece as it is written; see `generate`."""
         check_is_fitted(self, "network_")
         stops = [stop] if isinstance(stop, str) else list(stop or [])
 
