@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.sequences import split
-from ostinato.tasks.targets import Classes, LabelSets, calibrate, has_label_sets
+from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.fit import Problem, predict
 from ostinato.training.pictures import draw_confusion
 
@@ -61,13 +61,6 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         """Whether a sequence may have several labels."""
         return self.targets_.multilabel
 
-    def _learn_targets(self, training: Corpus) -> Classes:
-        return (LabelSets if has_label_sets(training) else Classes).learn(training)
-
-    def _restore(self, documents: Mapping[str, Any]) -> tuple[Inputs, Classes]:
-        inputs, targets = super()._restore(documents)
-        return inputs, LabelSets(targets.names) if targets.multilabel else targets
-
     def _build(self, inputs: Inputs, targets: Classes) -> ManyToOne | OneToOne:
         how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
         return encoder_network(inputs, targets.head, how, self, make, pooled=True)
@@ -89,11 +82,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return facts
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Predict the probability of each class, ``(N, K)``, calibrated on the validation data.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
+        """Predict the probability of each class, ``(N, K)``, calibrated on the validation data."""
         scores = self._sequences().scores(self.network_, self._read(X)).double()
         p = self.network_.output.predict(scores / self.training_.get("temperature", 1.0))
         return np.asarray(p.numpy())

@@ -95,15 +95,17 @@ class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[Sequen
 
 @dataclass
 class Classes(SequenceTargets[PerSequence]):
-    """One class for each sequence.
+    """One class for each sequence; or, ``multilabel``, any number of labels, none included.
 
     Args:
         names: the classes, sorted, ``(K,)``.
         multilabel: whether a sequence may have several, or none.
 
-    >>> corpus = Corpus("text", ["x", "y"], ["b", "a"], [])
-    >>> Classes(np.array(["a", "b"])).encode(corpus).tolist()
+    >>> names = np.array(["a", "b"])
+    >>> Classes(names).encode(Corpus("text", ["x", "y"], ["b", "a"], [])).tolist()
     [1, 0]
+    >>> Classes(names, True).encode(Corpus("text", ["x", "y"], [["b"], []], [])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
     """
 
     names: NDArray[Any]
@@ -112,16 +114,17 @@ class Classes(SequenceTargets[PerSequence]):
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
         """Collect the classes; a `DataError` if there are too few, or text and numbers."""
-        labels = {x for i in range(len(corpus)) for x in _labels(corpus, i, cls.multilabel)}
+        several = has_label_sets(corpus)
+        labels = {label for i in range(len(corpus)) for label in _labels(corpus, i, several)}
         if len({isinstance(label, str) for label in labels}) > 1:
             raise DataError("some labels are text and some are numbers; make them one kind.")
-        if len(labels) < (1 if cls.multilabel else 2):
+        if len(labels) < (1 if several else 2):
             raise DataError(
                 f"all {len(corpus)} sequences have the label {', '.join(map(repr, labels))}; "
                 "expected two or more classes.",
                 path=corpus.places[0].path,
             )
-        return cls(np.array(sorted(labels)))
+        return cls(np.array(sorted(labels)), several)
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have."""
@@ -131,89 +134,58 @@ class Classes(SequenceTargets[PerSequence]):
                 if label not in known:
                     raise place.error(_unseen(label, self.names))
 
-    def encode(self, corpus: Corpus) -> NDArray[np.int64]:
-        """Return the number of each sequence's class, ``(N,)``."""
-        labels = np.array([_plain(t) for t in corpus.targets or []], dtype=self.names.dtype)
-        return np.searchsorted(self.names, labels)
+    def encode(self, corpus: Corpus) -> NDArray[Any]:
+        """Return the number of each sequence's class, ``(N,)``; or 1 for each label, ``(N, K)``."""
+        rows = [_labels(corpus, i, self.multilabel) for i in range(len(corpus))]
+        if self.multilabel:
+            return np.array([np.isin(self.names, row) for row in rows], np.float32)
+        return np.searchsorted(self.names, np.array([label for (label,) in rows]))
 
     def head(self, features: int, dropout: float) -> Output:
         """Return an output layer with a score for each class, or a yes or no."""
         kind: OutputKind = "probability" if self.multilabel else "category"
         return Output(features, len(self.names), kind, dropout)
 
-    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the best class of scores ``(N, K)`` is the true one, ``(N,)``."""
-        return scores.argmax(-1) == targets
-
     def metrics(
         self, network: PerSequence, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
-        """Return the mean loss and the accuracy of a batch."""
+        """Return the mean loss, and the share of sequences with the right class or labels."""
         scores, _ = network(batch.inputs, lengths=batch.unequal)
-        loss = network.output.loss(scores, batch.targets).mean()
-        right = self.right(scores, batch.targets).double().mean()
-        return {"loss": float(loss), "accuracy": float(right)}, None
+        targets = batch.targets
+        loss = network.output.loss(scores, targets).mean()
+        if self.multilabel:
+            right = ((scores > 0) == targets).all(-1)
+        else:
+            right = scores.argmax(-1) == targets
+        return {"loss": float(loss), "accuracy": float(right.double().mean())}, None
 
-    def decode(self, p: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the likeliest class of each row of probabilities ``(N, K)``."""
-        classes: NDArray[Any] = self.names[p.argmax(1)]
-        return classes
+    def decode(self, p: NDArray[np.float64]) -> Any:
+        """Return the likeliest class, or the likely labels, of rows of probabilities ``(N, K)``."""
+        if self.multilabel:
+            return [self.names[row > 0.5].tolist() for row in p]
+        return self.names[p.argmax(1)]
 
     def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
-        """Return measures of probabilities ``(N, K)`` by true classes ``(N,)``."""
-        guess = p.argmax(1)
-        floor = np.finfo(np.float64).tiny
+        """Return measures of probabilities ``(N, K)`` by true targets, as `encode` returns them."""
+        tiny, several = np.finfo(np.float64).tiny, self.multilabel
+        guess: NDArray[Any] = p > 0.5 if several else p.argmax(1)
+        if several:
+            right = (guess == (truth > 0)).all(1)
+            log_p = np.where(truth > 0, np.log(p + tiny), np.log1p(-p + tiny)).sum(1)
+        else:
+            right, log_p = guess == truth, np.log(p[np.arange(len(p)), truth] + tiny)
+        found = {"accuracy": float(right.mean()), "macro_f1": f1(truth, guess, "macro")}
+        if several:
+            found["micro_f1"] = f1(truth, guess, "micro")
+        found |= {"log_loss": float(-log_p.mean()), "sequences": len(truth)}
+        if several:
+            return found
         confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
-        return {
-            "accuracy": float((guess == truth).mean()),
-            "macro_f1": f1(truth, guess, "macro"),
-            "log_loss": float(-np.log(p[np.arange(len(p)), truth] + floor).mean()),
-            "sequences": len(truth),
-            "confusion": confusion.tolist(),
-        }
+        return {**found, "confusion": confusion.tolist()}
 
     def describe(self) -> str:
         """Return the number of classes in words."""
         return f"{len(self.names):,} {'labels' if self.multilabel else 'classes'}"
-
-
-@dataclass
-class LabelSets(Classes):
-    """Any number of labels for each sequence, none included.
-
-    >>> corpus = Corpus("text", ["x", "y"], [["b"], []], [])
-    >>> LabelSets(np.array(["a", "b"])).encode(corpus).tolist()
-    [[0.0, 1.0], [0.0, 0.0]]
-    """
-
-    multilabel: bool = True
-
-    def encode(self, corpus: Corpus) -> NDArray[Any]:
-        """Return 1 where a sequence has a label, else 0, ``(N, K)``."""
-        rows = ({_plain(label) for label in labels} for labels in corpus.targets or [])
-        names = self.names.tolist()
-        return np.array([[name in labels for name in names] for labels in rows], np.float32)
-
-    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return whether every label of scores ``(N, K)`` is right, ``(N,)``."""
-        return ((scores > 0) == targets).all(-1)
-
-    def decode(self, p: NDArray[np.float64]) -> Any:
-        """Return the likely labels of each row of probabilities ``(N, K)``."""
-        return [self.names[row > 0.5].tolist() for row in p]
-
-    def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
-        """Return measures of probabilities ``(N, K)`` by true labels ``(N, K)``."""
-        guess = p > 0.5
-        floor = np.finfo(np.float64).tiny
-        log_loss = -np.where(truth > 0, np.log(p + floor), np.log1p(-p + floor)).sum(1).mean()
-        return {
-            "accuracy": float((guess == (truth > 0)).all(1).mean()),
-            "macro_f1": f1(truth, guess, "macro"),
-            "micro_f1": f1(truth, guess, "micro"),
-            "log_loss": float(log_loss),
-            "sequences": len(truth),
-        }
 
 
 @dataclass
@@ -416,12 +388,8 @@ def calibrate(
 ) -> float | None:
     """Return the temperature with which probabilities fit data best; None if there is none.
 
-    Guo et al. 2017, "On calibration of modern neural networks".
-
-    Args:
-        scores: of validation data, ``(N, K)``.
-        targets: of the same.
-        loss: of each row of scores.
+    Scores are of validation data, ``(N, K)``, the loss is of each row of them. Guo et al. 2017, "On
+    calibration of modern neural networks".
 
     >>> scores, targets = torch.tensor([[9.0, 0.0]] * 400), torch.arange(400) % 4 // 3
     >>> temperature = calibrate(scores, targets, Output(1, 2).loss)
