@@ -13,7 +13,8 @@ from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import ConfusionPlotter, Evaluator, Predictor, SeriesForecaster
+    from ostinato.tasks.base import Evaluator, Predictor, SeriesForecaster
+    from ostinato.tasks.classification import SequenceClassifier
     from ostinato.tasks.forecasting.forecast import Forecast
 
 
@@ -81,8 +82,8 @@ def evaluate(
             name = type(model).__name__
             raise OstinatoError(f"evaluate: {name} has no confusion matrix to plot.")
         if plot is not None:
-            plotter: ConfusionPlotter = model
-            plotter.plot_confusion(found["confusion"], plot)
+            classifier: SequenceClassifier = model
+            classifier.plot_confusion(found["confusion"], plot)
     if json:
         print_json(found)
         return

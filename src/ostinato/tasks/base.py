@@ -65,18 +65,6 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
-class ConfusionPlotter(Protocol):
-    """Draws the confusion matrix that `Evaluator.evaluate` found: ``ostinato evaluate --plot``."""
-
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """The classes, in the order of the matrix."""
-
-    def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
-        """Draw a confusion matrix as a PNG."""
-
-
-@runtime_checkable
 class TextWriter(Protocol):
     """Writes a text for each source: ``ostinato translate``, ``ostinato summarize``."""
 
