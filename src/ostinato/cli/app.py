@@ -87,10 +87,7 @@ def _overview(of: str) -> str:
 
 
 def _limit_spinning() -> None:
-    """Let OpenMP's threads sleep soon, unless the user has set how they wait.
-
-    OpenMP reads the environment once, when PyTorch is imported.
-    """
+    """Let OpenMP, which PyTorch starts, put threads to sleep soon, unless the user has set that."""
     names = {*OPENMP, "OMP_WAIT_POLICY"}
     if "torch" not in sys.modules and names.isdisjoint(os.environ):
         os.environ.update(OPENMP)

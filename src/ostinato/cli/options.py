@@ -241,9 +241,7 @@ class _Source:
         return Kind()
 
 
-@cache
-def _source(module: str) -> _Source:
-    return _Source(module)
+_source = cache(_Source)
 
 
 class _Parser(argparse.ArgumentParser):

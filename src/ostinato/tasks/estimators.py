@@ -224,10 +224,8 @@ class Estimator(
     ) -> Self:
         """Continue the run in a folder as if it had not been interrupted.
 
-        Arguments are as in `fit`; settings may repeat those of the run, and must then equal them.
-
-        Raises:
-            OstinatoError: if there is no run, or one of another task or other settings.
+        Arguments are as in `fit`; settings may repeat those of the run, and must then equal them. A
+        folder without a run, or with one of another task, is refused.
         """
         run = RunFolder.reopen(Path(out))
         run.refuse_other_task(cls.__name__)
@@ -326,10 +324,7 @@ class Estimator(
     def validation_examples(
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Encode some of the data in the folder ``data`` of a run as `examples` does.
-
-        They are of the validation part, where there is one.
-        """
+        """Encode some of the data of a run, the validation part if there is one, as `examples`."""
         return self._sequences().sample_of_run(data, count, steps)
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
@@ -350,11 +345,7 @@ class Estimator(
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
-        """Load the model in a folder that `save`, or training, wrote.
-
-        Raises:
-            OstinatoError: if there is none, or it is damaged.
-        """
+        """Load the model of a folder that `save`, or training, wrote, unless it is damaged."""
         path = Path(folder)
         config, weights, documents = storage.load_model(path, cls.__name__)
         try:

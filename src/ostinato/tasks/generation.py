@@ -281,11 +281,9 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         check_is_fitted(self, "network_")
         stops = [stop] if isinstance(stop, str) else list(stop or [])
 
-        def expect(
-            name: str, value: Any, kind: Any, holds: Callable[[Any], bool], what: str
-        ) -> None:
+        def expect(name: str, value: Any, kind: Any, ok: Callable[[Any], bool], what: str) -> None:
             known = isinstance(value, kind) and not isinstance(value, bool)
-            if not known or (value is not None and not holds(value)):
+            if not known or (value is not None and not ok(value)):
                 raise OstinatoError(f"TextGenerator.generate: {name}={value!r}; expected {what}.")
 
         real = int | float
@@ -327,7 +325,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         prompt: Sequence[int],
         length: int,
         draw: Callable[[Tensor], int],
-        repetition_penalty: float = 1.0,
+        penalty: float = 1.0,
     ) -> Iterator[int]:
         device = self._device()
         latest = list(prompt)
@@ -346,10 +344,10 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
                     )
                 if self.vocabulary_.unk_id is not None:
                     scores[self.vocabulary_.unk_id] = -math.inf
-                if repetition_penalty != 1:
+                if penalty != 1:
                     seen = torch.tensor(sorted(set(latest[-PENALTY_WINDOW:])))
-                    s, r = scores[seen], repetition_penalty
-                    scores[seen] = torch.where(s > 0, s / r, s * r)
+                    s = scores[seen]
+                    scores[seen] = torch.where(s > 0, s / penalty, s * penalty)
                 token = draw(scores)
                 yield token
                 latest = [*latest[-PENALTY_WINDOW:], token]

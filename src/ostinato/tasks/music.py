@@ -142,11 +142,7 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     _labelled = _read
 
     def evaluate(self, X: Pieces, y: None = None) -> dict[str, Any]:
-        """Measure how well the model predicts pieces.
-
-        Args:
-            X: as in `fit`; of files with a test part, that part.
-            y: ignored.
+        """Measure how well the model predicts pieces; of files with a test part, that part.
 
         Returns:
             nll_per_step: negative log-likelihood of all 88 keys in nats, over all steps but the
@@ -178,7 +174,7 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
         seed: int | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> Roll:
-        """Continue a piece.
+        """Continue a piece: return the new steps as a piano roll ``(length, 88)``.
 
         Args:
             prompt: the piece to continue: notes of each step, a piano roll, or a file with one;
@@ -188,9 +184,6 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
                 not.
             seed: the same seed composes the same piece.
             out: MIDI file to write, the prompt included.
-
-        Returns:
-            the new steps as a piano roll ``(length, 88)``.
         """
         check_is_fitted(self, "network_")
         if length < 1 or not 0 <= temperature < float("inf"):

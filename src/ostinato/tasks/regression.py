@@ -57,11 +57,7 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
         return {"validation": _errors(errors * self.targets_.scale)}
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
+        """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``."""
         scores = self._sequences().scores(self.network_, self._read(X))
         return self.targets_.decode(scores.double().numpy())
 

@@ -43,8 +43,7 @@ class Summarizer(WritingEstimator):
         """
         pairs = self._labelled(X, y)
         references = pairs.targets or []
-        search = {"no_repeat": 3, **search}
-        written = [several[0].text for several in self.write(pairs.inputs, **search)]
+        written = self.predict(pairs.inputs, **{"no_repeat": 3, **search})
         lead = [first_sentence(source) for source in pairs.inputs]
         found: dict[str, Any] = {}
         for name, texts in (("", written), ("lead_", lead)):
@@ -80,24 +79,20 @@ def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
     """
     best = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
     words = _words(text)
-    for reference in references:
-        expected = _words(reference)
+    for expected in map(_words, references):
+        found = {"rougeL": _f1(_common(words, expected), len(words), len(expected))}
         for n in (1, 2):
-            ours, theirs = _grams(words, n), _grams(expected, n)
-            common = sum((ours & theirs).values())
-            value = _f1(common, sum(ours.values()), sum(theirs.values()))
-            best[f"rouge{n}"] = max(best[f"rouge{n}"], value)
-        value = _f1(_common(words, expected), len(words), len(expected))
-        best["rougeL"] = max(best["rougeL"], value)
+            ours, theirs = (
+                Counter(tuple(some[i : i + n]) for i in range(len(some) - n + 1))
+                for some in (words, expected)
+            )
+            found[f"rouge{n}"] = _f1((ours & theirs).total(), ours.total(), theirs.total())
+        best = {name: max(value, found[name]) for name, value in best.items()}
     return best
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
-
-
-def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def _f1(common: int, ours: int, theirs: int) -> float:

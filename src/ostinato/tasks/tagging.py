@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         return encoder_network(inputs, targets.head, how, self, ManyToMany, pooled=False)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
-        """Whole sequences are held out, or, where there are few, the end of each."""
+        """Hold out whole sequences, or, where there are few, the end of each."""
         if len(corpus) >= FEW:
             return super()._split(corpus)
         share = 0.2 if self.validation_fraction is None else self.validation_fraction
@@ -83,10 +84,10 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
             )
 
         def part(of: Callable[[Any, int], Any]) -> Corpus:
-            def cut(items: Sequence[Any] | None) -> list[Any]:
-                return [of(item, at) for item, at in zip(items or (), cuts, strict=False)]
-
-            steps, targets, lines = map(cut, (corpus.inputs, corpus.targets, corpus.step_lines))
+            steps, targets, lines = (
+                [of(item, at) for item, at in zip(items or (), cuts, strict=False)]
+                for items in (corpus.inputs, corpus.targets, corpus.step_lines)
+            )
             taken = replace(corpus, inputs=steps, targets=targets, step_lines=lines)
             return taken.take([i for i, some in enumerate(steps) if len(some)])
 
@@ -120,9 +121,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
         """Yield the prediction for each sequence; see `Predictor`."""
         corpus = self._read(X)
-        shares: Iterable[NDArray[np.float64] | None] = [None] * len(corpus)
-        if probabilities:
-            shares = self.predict_proba(corpus)
+        shares = self.predict_proba(corpus) if probabilities else [None] * len(corpus)
         for i, (labels, p) in enumerate(zip(self.predict(corpus), shares, strict=True)):
             place = corpus.places[i]
             if corpus.kind == "words":
@@ -150,8 +149,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         self.targets_.check(corpus)
         truth = [[str(label) for label in labels] for labels in corpus.targets or []]
         guess = self.predict(corpus)
-        flat_truth = [label for labels in truth for label in labels]
-        flat_guess = [label for labels in guess for label in labels]
+        flat_truth, flat_guess = (list(chain.from_iterable(some)) for some in (truth, guess))
         found = {
             "accuracy": float(metrics.accuracy_score(flat_truth, flat_guess)),
             "macro_f1": f1(flat_truth, flat_guess, "macro"),

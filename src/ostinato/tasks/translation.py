@@ -23,12 +23,9 @@ class Translator(WritingEstimator):
         ['zwei eins']
     """
 
-    def translate(
-        self, X: Any, *, beam: int = 5, length_penalty: float = 1.0, **search: Any
-    ) -> list[str]:
+    def translate(self, X: Any, **search: Any) -> list[str]:
         """Return the best translation of each text; further arguments are those of `write`."""
-        found = self.write(X, beam=beam, length_penalty=length_penalty, **search)
-        return [several[0].text for several in found]
+        return self.predict(X, **search)
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
         """Measure translations by known ones; data are as in `fit`, ``search`` as in `write`.

@@ -231,9 +231,9 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
         pieces = [self.vocabulary_.token(i) for i in ids]
         return Text(self.vocabulary_.decode(ids), found.score, found.log_p, pieces, attention)
 
-    def predict(self, X: Any) -> list[str]:
-        """Return the best text for each source."""
-        return [several[0].text for several in self.write(X)]
+    def predict(self, X: Any, **search: Any) -> list[str]:
+        """Return the best text for each source; further arguments are those of `write`."""
+        return [several[0].text for several in self.write(X, **search)]
 
     def plot_attention(self, text: str, picture: str | os.PathLike[str]) -> str:
         """Write a text for a source, and draw its attention as a PNG; returns the text."""
@@ -271,12 +271,9 @@ def _first_texts(corpus: Corpus) -> list[str]:
 def sacrebleu_scores(
     write: Callable[[], Sequence[str]], references: Sequence[Sequence[str]], *names: str
 ) -> dict[str, Any]:
-    """Return measures of texts by sacrebleu, and their signatures. Needs ``ostinato[translation]``.
+    """Return measures of texts, BLEU or CHRF by sacrebleu, and their signatures.
 
-    Args:
-        write: writes the texts, if sacrebleu is there.
-        references: texts any of which would do, for each.
-        names: of the measures: BLEU, CHRF.
+    The texts are written once sacrebleu is there; any of the references of each would do.
     """
     sacrebleu = require("sacrebleu", "translation", " and ".join(names))
     most, written = max(map(len, references)), write()
