@@ -711,7 +711,7 @@ targets Classes: the worst class is decoded
 - self.names[p.argmax(1)]
 + self.names[p.argmin(1)]
 
-targets LabelSets: one right label is enough
+targets Classes: one right label is enough
 - == targets).all(-1)
 + == targets).any(-1)
 

@@ -114,7 +114,7 @@ def test_validation_data_may_be_given():
 
 def test_probabilities_are_calibrated_on_validation_data(model):
     X, y = series(400, seed=7)
-    scores = model._scores(X).double()
+    scores = model._sequences().scores(model.network_, model._read(X)).double()
     truth = [model.classes_.tolist().index(label) for label in y]
 
     def nats(temperature):
@@ -141,7 +141,8 @@ def test_confidence_that_does_not_hold_is_undone():
         parameter.data.mul_(8)
     X, y = doubtful(1000, 1)
     truth = torch.tensor([["high", "low"].index(label) for label in y])
-    found = calibrate(model._scores(X), truth, model.network_.output.loss)
+    scores = model._sequences().scores(model.network_, model._read(X))
+    found = calibrate(scores, truth, model.network_.output.loss)
     # Not to the digit: a weak prior draws towards 1.
     np.testing.assert_allclose(found, 8 * T, rtol=0.1)
 

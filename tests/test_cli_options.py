@@ -21,14 +21,13 @@ from ostinato.cli import options
 from ostinato.cli.commands import COMMANDS
 from ostinato.cli.options import REQUIRED, Kind, help_of, options_of, parse
 from ostinato.errors import OstinatoError
-from ostinato.tasks.generation import TextGenerator
 from ostinato.tasks.registry import TASKS
 
 GENERATION = "ostinato.tasks.generation"
 FLAGS = options_of(GENERATION, "TextGenerator")
-CONTROLS = options_of(GENERATION, "TextGenerator.generate")
+CONTROLS = options_of(GENERATION, "TextGenerator.stream")
 READ = [
-    (GENERATION, "TextGenerator.generate"),
+    (GENERATION, "TextGenerator.stream"),
     (GENERATION, "draw_token"),
     ("ostinato.training.settings", "TrainingSettings"),
     *[(task.module, task.estimator) for task in TASKS],
@@ -100,14 +99,6 @@ def test_the_owner_of_an_option_is_the_class_that_declares_it():
     owners = {option.name: option.owner for option in FLAGS}
     assert owners["hidden_size"] == "TextGenerator"
     assert owners["learning_rate"] == "TrainingSettings"
-
-
-def test_generate_and_stream_take_the_same():
-    generate, stream = (
-        inspect.signature(getattr(TextGenerator, name)).parameters
-        for name in ("generate", "stream")
-    )
-    assert list(generate.values()) == list(stream.values())
 
 
 SOURCE = '''
@@ -225,7 +216,7 @@ def test_reading_imports_neither_the_module_nor_pytorch():
     code = (
         "import sys; from ostinato.cli.options import options_of;"
         f"options_of({GENERATION!r}, 'TextGenerator');"
-        f"options_of({GENERATION!r}, 'TextGenerator.generate');"
+        f"options_of({GENERATION!r}, 'TextGenerator.stream');"
         f"loaded = {{'torch', 'numpy', 'sklearn', {GENERATION!r}}} & set(sys.modules);"
         "sys.exit(', '.join(loaded) or 0)"
     )

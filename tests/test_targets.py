@@ -15,7 +15,7 @@ from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import build_vocabulary
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
-from ostinato.tasks.targets import Classes, LabelSets, Numbers, StepLabels, TokenSequence, calibrate
+from ostinato.tasks.targets import Classes, Numbers, StepLabels, TokenSequence, calibrate
 
 FEATURES = 3
 
@@ -34,7 +34,7 @@ def restored(targets):
 CASES = {
     "classes": (Classes, ["b", "a", "c", "a"]),
     "numbers as classes": (Classes, [3, 1, 1, 2]),
-    "label sets": (LabelSets, [["b", "a"], [], ["c"], ["a"]]),
+    "label sets": (Classes, [["b", "a"], [], ["c"], ["a"]]),
     "numbers": (Numbers, [1.0, 5.0, -2.5, 1e6]),
     "several numbers": (Numbers, [[1.0, 2.0], [0.1, -3.0], [4.0, 2.0], [7.0, 2.5]]),
 }
@@ -53,7 +53,7 @@ def test_what_is_encoded_is_decoded_also_after_storing(case):
             np.testing.assert_allclose(encoded.std(0), 1, rtol=1e-5)
             found = each.decode(encoded.astype(np.float64))
             np.testing.assert_allclose(found, np.array(labels), rtol=1e-5, atol=1e-1)
-        elif kind is LabelSets:
+        elif case == "label sets":
             assert each.decode(encoded) == [sorted(some) for some in labels]
         else:
             assert each.decode(np.eye(len(each.names))[encoded]).tolist() == labels
@@ -84,7 +84,7 @@ def test_a_label_that_training_did_not_have_is_refused_with_its_place():
     with pytest.raises(DataError, match=r"X\[1\]: has the label 'x', which was not in"):
         Classes.learn(corpus(["a", "b"])).check(corpus(["a", "x"]))
     with pytest.raises(DataError, match=r"X\[0\]: has the label 'x', which was not in"):
-        LabelSets.learn(corpus([["a"], []])).check(corpus([["x"]]))
+        Classes.learn(corpus([["a"], []])).check(corpus([["x"]]))
     steps = StepLabels.learn(corpus([["a", "b", "a", "b"]]))
     with pytest.raises(DataError, match=r"X\[0\]: has the label 'x', which was not in"):
         steps.check(corpus([["a", "a", "x", "b"]]))
@@ -104,7 +104,7 @@ def test_measures_are_those_of_scikit_learn():
     assert np.trace(found["confusion"]) == found["accuracy"] * 50
     truth = (random.random((50, 3)) < 0.4).astype(np.float32)
     p = random.uniform(size=(50, 3))
-    found = LabelSets(np.array(["a", "b", "c"])).measure(truth, p)
+    found = Classes(np.array(["a", "b", "c"]), multilabel=True).measure(truth, p)
     assert found["micro_f1"] == f1_score(truth, p > 0.5, average="micro", zero_division=0)
     by_label = [log_loss(truth[:, k], p[:, k], labels=[0, 1]) for k in range(3)]
     np.testing.assert_allclose(found["log_loss"], sum(by_label))
@@ -134,7 +134,7 @@ def test_the_accuracy_of_a_batch_counts_sequences_or_steps():
     assert found["accuracy"] == np.mean(right) and classes.count(batch) == 5
     assert classes.loss(net, batch, None)[0].item() == pytest.approx(found["loss"])
 
-    sets = LabelSets(np.array(["a", "b"]))
+    sets = Classes(np.array(["a", "b"]), multilabel=True)
     net = network(ManyToOne, sets.head(6, 0.0)).requires_grad_(False)
     truth = np.array([[0, 1], [1, 1], [0, 0], [1, 0], [0, 1]], dtype="f4")
     (batch,) = batches(lambda rows: truth, batch_size=5)

@@ -16,8 +16,6 @@ from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_
 from ostinato.cli.options import help_of, parse
 from ostinato.errors import OstinatoError
 
-__all__ = ["OPENMP", "main"]
-
 OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """How long OpenMP's threads spin for one another before they sleep: looks, of GCC's runtime, which
 take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
@@ -89,10 +87,7 @@ def _overview(of: str) -> str:
 
 
 def _limit_spinning() -> None:
-    """Let OpenMP's threads sleep soon, unless the user has set how they wait.
-
-    OpenMP reads the environment once, when PyTorch is imported.
-    """
+    """Let OpenMP, which PyTorch starts, put threads to sleep soon, unless the user has set that."""
     names = {*OPENMP, "OMP_WAIT_POLICY"}
     if "torch" not in sys.modules and names.isdisjoint(os.environ):
         os.environ.update(OPENMP)

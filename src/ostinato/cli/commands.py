@@ -20,10 +20,9 @@ class Command(NamedTuple):
     """A command: a function whose signature gives the options, and its help.
 
     Attributes:
-        name: as it is typed.
+        name, group: as it is typed, and its heading in the list of commands.
         call: the function; its first argument is the folder of a run, if it asks for a protocol.
         text: help: a line, further lines, and a section ``Examples:``.
-        group: heading in the list of commands.
         options: reads its arguments and options.
         protocol: what the task of the run must fulfil, by its name in `ostinato.tasks.base`.
     """
@@ -56,14 +55,9 @@ def command(
     protocol: str | None = None,
     settings: tuple[str, str] | None = None,
 ) -> Callable[[Function], Function]:
-    """Make a function a command.
+    """Make a function a command; its name and docstring are the command's, if not given.
 
-    Args:
-        group: heading in the list of commands.
-        name: as in `Command`; the function's if not given.
-        text: as in `Command`; the function's docstring if not given.
-        protocol: as in `Command`.
-        settings: an estimator and its method whose keyword arguments are options, too.
+    The keyword arguments of ``settings``, an estimator and its method, are options, too.
     """
 
     def add(function: Function) -> Function:

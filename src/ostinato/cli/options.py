@@ -13,7 +13,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
@@ -58,8 +58,7 @@ class Option(NamedTuple):
     """A parameter of a function, or a field of a dataclass.
 
     Attributes:
-        name: its name.
-        kind: how it is written.
+        name, kind: its name, and how it is written.
         default: its default; `REQUIRED` if there is none.
         help: its entry in the docstring.
         owner: name of the class or function that declares it.
@@ -115,18 +114,19 @@ def options_of(module: str, name: str) -> list[Option]:
     assert where is not None, f"{module} has no {name}"
     source, node = where
     assert isinstance(node, ast.ClassDef | ast.FunctionDef)
-    text = section(cleaned(ast.get_docstring(node, clean=False) or ""), "Args")
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
-    helps = {name: " ".join(help.split()) for name, help in entries}
     found: dict[str, Option] = {}
     if isinstance(node, ast.ClassDef):
         for base in reversed(source.bases(node)):
-            found |= {o.name: o._replace(help=helps.get(o.name, o.help)) for o in options_of(*base)}
+            found |= {option.name: option for option in options_of(*base)}
     for field, annotation, default, form in _fields(node):
         kind = Kind() if annotation is None else source.kind(annotation)
         value = REQUIRED if default is None else source.value(default)
-        found[field] = Option(field, kind, value, helps.get(field, ""), node.name, form)
-    return list(found.values())
+        help = found[field].help if field in found else ""
+        found[field] = Option(field, kind, value, help, node.name, form)
+    text = section(cleaned(ast.get_docstring(node, clean=False) or ""), "Args")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
+    helps = {name: " ".join(help.split()) for name, help in entries}
+    return [o._replace(help=helps.get(o.name, o.help)) for o in found.values()]
 
 
 def _fields(node: _Meaning) -> Iterator[tuple[str, _Node, _Node, Form]]:
@@ -134,8 +134,11 @@ def _fields(node: _Meaning) -> Iterator[tuple[str, _Node, _Node, Form]]:
     if isinstance(node, ast.ClassDef):
         decorators = [ast.unparse(each) for each in node.decorator_list]
         for item in node.body if any("dataclass" in each for each in decorators) else ():
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                yield item.target.id, item.annotation, item.value, "keyword"
+            match item:
+                case ast.AnnAssign(annotation=ast.Subscript(value=ast.Name(id="ClassVar"))):
+                    continue
+                case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
+                    yield name, annotation, value, "keyword"
         return
     assert isinstance(node, ast.FunctionDef)
     args = node.args
@@ -182,11 +185,10 @@ class _Source:
             match node:
                 case ast.ClassDef() | ast.FunctionDef() if node.name == name:
                     return self, node
-                case ast.Assign(targets=[ast.Name(id=target)], value=value) if target == name:
-                    return self, value
-                case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value) if (
-                    target == name
-                ):
+                case (
+                    ast.Assign(targets=[ast.Name(id=target)], value=value)
+                    | ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value)
+                ) if target == name:
                     return self, value
                 case ast.ImportFrom(module=str(module)) if module.startswith("ostinato."):
                     for alias in node.names:
@@ -213,9 +215,8 @@ class _Source:
     def bases(self, node: ast.ClassDef) -> list[tuple[str, str]]:
         """Return module and name of each base class that the package defines."""
         plain = [b.value if isinstance(b, ast.Subscript) else b for b in node.bases]
-        found = [self.find(base.id) for base in plain if isinstance(base, ast.Name)]
-        classes = [each for each in found if each is not None]
-        return [(s.module, base.name) for s, base in classes if isinstance(base, ast.ClassDef)]
+        found = filter(None, (self.find(base.id) for base in plain if isinstance(base, ast.Name)))
+        return [(s.module, base.name) for s, base in found if isinstance(base, ast.ClassDef)]
 
     def value(self, node: _Meaning) -> Any:
         """Return what a default is: a literal, or a name of one."""
@@ -240,9 +241,7 @@ class _Source:
         return Kind()
 
 
-@cache
-def _source(module: str) -> _Source:
-    return _Source(module)
+_source = cache(_Source)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -258,7 +257,9 @@ class _Parser(argparse.ArgumentParser):
             description=_wrapped(re.split(r"^(?:Args|Examples):", text, flags=re.M)[0]),
             epilog="examples:\n"
             + textwrap.indent(textwrap.dedent(section(text, "Examples")), "  "),
-            formatter_class=_Formatter,
+            formatter_class=partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=26, width=WIDTH
+            ),
             argument_default=argparse.SUPPRESS,
             add_help=False,
             allow_abbrev=False,
@@ -277,14 +278,9 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     kind, help = option.kind, option.help.replace("%", "%%")
     if option.metavar == "NAME" and any(choice not in help for choice in kind.choices):
         help += f" [choices: {', '.join(kind.choices)}]"
-    if option.default is True:
-        help += f" [default:{UNBROKEN}on]"
-    elif (
-        option.default is not REQUIRED
-        and option.default not in (None, "", ())
-        and kind.type is not bool
-    ):
-        help += f" [default:{UNBROKEN}{option.default}]"
+    default = "on" if option.default is True else option.default
+    if default not in (REQUIRED, None, "", ()) and default is not False:
+        help += f" [default:{UNBROKEN}{default}]"
     if option.form != "keyword":
         group.add_argument(option.name, metavar=option.metavar, help=help, nargs="?")
     elif kind.type is bool and option.default is False:
@@ -302,11 +298,6 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
         )
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=WIDTH)
-
-
 def _wrapped(text: str) -> str:
     """Return paragraphs filled to the width of help."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
@@ -314,13 +305,7 @@ def _wrapped(text: str) -> str:
 
 
 def help_of(command: str, text: str, options: Sequence[Option]) -> str:
-    """Return the help of a command.
-
-    Args:
-        command: its name, as in ``train text``.
-        text: what it does: a line, further lines, and a section ``Examples:``.
-        options: its arguments and options.
-    """
+    """Return the help of a command: ``text`` is a line, further lines, and ``Examples:``."""
     return _Parser(command, options, text).format_help().replace(UNBROKEN, " ")
 
 
@@ -329,10 +314,8 @@ def parse(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments and those options that were given, by name.
 
-    Settings of the file that an option ``config`` names stand in for options that are not given.
-
-    Raises:
-        OstinatoError: if anything is unknown, missing or of the wrong type.
+    Settings of the file that an option ``config`` names stand in for options that are not given. An
+    `OstinatoError` says what is unknown, missing or of the wrong type.
     """
     known = {o.name: o for o in options if o.form == "keyword"}
     parser = _Parser(command, list(known.values()))

@@ -13,7 +13,9 @@ from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import ConfusionPlotter, Evaluator, Predictor, SeriesForecaster
+    from ostinato.tasks.base import Evaluator, Predictor, SeriesForecaster
+    from ostinato.tasks.classification import SequenceClassifier
+    from ostinato.tasks.forecasting.forecast import Forecast
 
 
 @command(USE, protocol="Predictor")
@@ -65,7 +67,7 @@ def evaluate(
     model = ostinato.load(run)
     if can(run, "SeriesForecaster"):
         forecaster: SeriesForecaster = model
-        forecasts = forecaster.historical_forecasts(list(files) or None, cutoffs=cutoffs)
+        forecasts: Forecast = forecaster.historical_forecasts(list(files) or None, cutoffs=cutoffs)
         found: dict[str, Any] = forecasts.scores()
         if not files and not json:
             print("On the training series, the last steps of which were the validation split.")
@@ -76,8 +78,12 @@ def evaluate(
     else:
         evaluator: Evaluator = model
         found = evaluator.evaluate(list(files))
+        if plot is not None and "confusion" not in found:
+            name = type(model).__name__
+            raise OstinatoError(f"evaluate: {name} has no confusion matrix to plot.")
         if plot is not None:
-            _plot_confusion(model, found, plot)
+            classifier: SequenceClassifier = model
+            classifier.plot_confusion(found["confusion"], plot)
     if json:
         print_json(found)
         return
@@ -86,12 +92,6 @@ def evaluate(
             _print_confusion(model.classes_.tolist(), value)
         else:
             print(f"{name.replace('_', ' '):<21}{shown(value)}")
-
-
-def _plot_confusion(model: ConfusionPlotter, found: dict[str, Any], picture: Path) -> None:
-    if "confusion" not in found:
-        raise OstinatoError(f"evaluate: {type(model).__name__} has no confusion matrix to plot.")
-    model.plot_confusion(found["confusion"], picture)
 
 
 def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
@@ -145,11 +145,10 @@ def forecast(
         raise OstinatoError(
             f"forecast: --levels {levels}; expected numbers between 0 and 1, as in 0.1,0.9."
         ) from None
-    found = model.forecast(list(files) or None, horizon, num_samples=num_samples)
+    found: Forecast = model.forecast(list(files) or None, horizon, num_samples=num_samples)
     if plot is not None:
         found.plot(plot)
-    frame = found.to_frame(shares)
-    times = found.times()
+    frame, times = found.to_frame(shares), found.times()
     figures = frame.iloc[:, 3:].to_numpy().tolist()  # the median, and quantiles
     steps = list(zip(frame["unique_id"], times, figures, strict=True))
     named = len(found) > 1 or csv

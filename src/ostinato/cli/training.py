@@ -40,15 +40,19 @@ def train(
         tensorboard: write curves for TensorBoard.
         **settings: of the estimator and its ``fit``.
     """
-    estimator = getattr(ostinato, task.estimator)
+    estimator, folder = getattr(ostinato, task.estimator), shlex.quote(str(out))
     shown_by = {"progress": "json" if json else "quiet" if quiet else "auto"}
     if not files and not resume:
         raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
-    fit = {o.name for o in _fit_options(task)}
-    how = {name: settings.pop(name) for name in fit & settings.keys()}
+    how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
     try:
         if resume:
-            _refuse_other_task(task, out)
+            found = task_of(ostinato.describe(out)["task"])
+            if found not in (task, None):
+                raise OstinatoError(
+                    f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
+                    f"ostinato train {found.command} --resume --out {folder}"
+                )
             model = estimator.resume(out, **shown_by, tensorboard=tensorboard, **settings)
         else:
             model = estimator(**settings)
@@ -57,7 +61,7 @@ def train(
         if error.filename is None and error.strerror:
             raise OstinatoError(f"{out}: {error.strerror}.") from error
         raise
-    facts, folder = model.training_, shlex.quote(str(out))
+    facts = model.training_
     if facts["ended"] == "interrupt":
         print(
             f"Stopped at step {facts['steps']:,}. "
@@ -69,16 +73,6 @@ def train(
         _report(facts, out)
         print(f"Next:      {task.next.format(run=folder)}")
     return 0
-
-
-def _refuse_other_task(task: Task, out: Path) -> None:
-    """Raise an `OstinatoError` that names the command, if the run is of another task."""
-    found = task_of(ostinato.describe(out)["task"])
-    if found not in (task, None):
-        raise OstinatoError(
-            f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
-            f"ostinato train {found.command} --resume --out {shlex.quote(str(out))}"
-        )
 
 
 def _report(facts: dict[str, Any], out: Path) -> None:
@@ -98,12 +92,13 @@ def _report(facts: dict[str, Any], out: Path) -> None:
 
 def _fit_options(task: Task) -> list[Option]:
     """Return what ``fit`` takes beside the data and what every command has."""
-    options = {o.name: o for o in options_of(task.module, f"{task.estimator}.fit")}
-    found = [options["pattern"]] if "pattern" in options else []
-    if "validation" in options:
-        files, help = Kind(Path, repeated=True), "files to validate on; repeat it for several."
-        found.append(options["validation"]._replace(kind=files, help=help))
-    return found
+    files = Kind(Path, repeated=True)
+    changes: dict[str, dict[str, Any]] = {
+        "pattern": {"help": "which files of a folder are read."},
+        "validation": {"kind": files, "help": "files to validate on; repeat it for several."},
+    }
+    options = options_of(task.module, f"{task.estimator}.fit")
+    return [o._replace(**changes[o.name]) for o in options if o.name in changes]
 
 
 def _options(task: Task) -> list[Option]:

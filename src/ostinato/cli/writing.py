@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ostinato.tasks.base import Composer, SpeechTranscriber, TextSampler, TextWriter
 
 
-@command(USE, protocol="TextSampler", settings=("TextGenerator", "generate"))
+@command(USE, protocol="TextSampler", settings=("TextGenerator", "stream"))
 def generate(run: Path, /, *, json: bool = False, **controls: Any) -> None:
     """Generate text with a trained language model.
 
@@ -27,7 +27,7 @@ def generate(run: Path, /, *, json: bool = False, **controls: Any) -> None:
     Args:
         run: folder of a model of train text.
         json: print one JSON object.
-        **controls: of `TextGenerator.generate`.
+        **controls: of `TextGenerator.stream`.
 
     Examples:
         ostinato generate run --prompt "It was" --length 300 --temperature 0.7
@@ -138,7 +138,11 @@ def transcribe(
         phrases = [line for line in find.read_text(encoding="utf-8").splitlines() if line.strip()]
         found = [{"text": t, "probability": round(p, 4)} for t, p in model.find(read, phrases)]
     else:
-        scorer = None if language is None else _language_model(language)
+        if language is not None and not can(language, "TextSampler"):
+            raise OstinatoError(
+                f"transcribe --language {language}: expected a model of train text."
+            )
+        scorer = None if language is None else ostinato.load(language)
         texts = model.transcribe(read, beam=beam, language=scorer, weight=weight)
         found = [{"text": text} for text in texts]
     for place, facts in zip(read.places, found, strict=True):
@@ -146,13 +150,6 @@ def transcribe(
             print_json({"place": str(place), **facts})
         else:
             print("\t".join([*map(str, facts.values()), str(place)]))
-
-
-def _language_model(run: Path) -> TextSampler:
-    if not can(run, "TextSampler"):
-        raise OstinatoError(f"transcribe --language {run}: expected a model of train text.")
-    model: TextSampler = ostinato.load(run)
-    return model
 
 
 def _transcribe_live(model: SpeechTranscriber) -> None:
@@ -164,8 +161,8 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
     odd = b""
     while sound := cast(io.BufferedReader, sys.stdin.buffer).read1(1 << 16):
         sound = odd + sound
-        odd = sound[len(sound) // 2 * 2 :]
-        samples = array("h", sound[: len(sound) // 2 * 2])
+        whole = len(sound) // 2 * 2
+        samples, odd = array("h", sound[:whole]), sound[whole:]
         if sys.byteorder == "big":
             samples.byteswap()
         print(stream.feed([sample / 32768 for sample in samples]), end="", flush=True)

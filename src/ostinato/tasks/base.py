@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 from torch import nn
@@ -15,18 +15,9 @@ from ostinato.data.midi import Roll
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.training.fit import Sample
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 class Prediction(NamedTuple):
-    """The prediction for one sequence, for the command line.
-
-    Attributes:
-        place: where the sequence was read.
-        text: lines to print.
-        facts: the same as values that JSON can hold.
-    """
+    """The prediction for one sequence: where it was read, lines to print, and the same as JSON."""
 
     place: Place
     text: str
@@ -44,7 +35,6 @@ class Text(NamedTuple):
     """A text that a model wrote.
 
     Attributes:
-        text: the text.
         score: its log-probability over a norm of its length, by which texts are ranked.
         log_p: natural log of its probability.
         pieces: its tokens.
@@ -72,18 +62,6 @@ class Evaluator(Protocol):
 
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
         """Return measures by name."""
-
-
-@runtime_checkable
-class ConfusionPlotter(Protocol):
-    """Draws the confusion matrix that `Evaluator.evaluate` found: ``ostinato evaluate --plot``."""
-
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """The classes, in the order of the matrix."""
-
-    def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
-        """Draw a confusion matrix as a PNG."""
 
 
 @runtime_checkable
@@ -129,9 +107,7 @@ class SpeechTranscriber(Protocol):
     def recordings(self, X: Any) -> Corpus:
         """Read recordings from memory, files or folders."""
 
-    def transcribe(
-        self, X: Any, *, beam: int = 16, language: Any = None, weight: float = 0.5
-    ) -> list[str]:
+    def transcribe(self, X: Any, **search: Any) -> list[str]:
         """Return the text of each recording."""
 
     def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -141,38 +117,17 @@ class SpeechTranscriber(Protocol):
         """Return an object that transcribes sound as it comes."""
 
 
-class SeriesForecast(Protocol):
-    """Forecasts of N series."""
-
-    def __len__(self) -> int: ...
-
-    def to_frame(self, levels: Sequence[float] = (0.1, 0.9)) -> pd.DataFrame:
-        """Return ``unique_id, cutoff, ds, median`` and quantiles, a row a series and step."""
-
-    def times(self) -> list[str]:
-        """Return the time of each row as text."""
-
-    def rises(self) -> NDArray[Any]:
-        """Return the probability that the next value is above the last known one, ``(N,)``."""
-
-    def scores(self) -> dict[str, float]:
-        """Return measures by name, where the values that followed are known."""
-
-    def plot(self, picture: str | os.PathLike[str]) -> None:
-        """Draw the forecasts as a PNG."""
-
-
 @runtime_checkable
 class SeriesForecaster(Protocol):
     """Forecasts series: ``ostinato forecast``."""
 
     def forecast(
         self, X: Any = None, horizon: int | None = None, *, num_samples: int = 1000
-    ) -> SeriesForecast:
-        """Return the forecast of each series from its end."""
+    ) -> Any:
+        """Return the `Forecast` of each series from its end."""
 
-    def historical_forecasts(self, X: Any = None, *, cutoffs: int = 1) -> SeriesForecast:
-        """Return forecasts of each series from several times before its end."""
+    def historical_forecasts(self, X: Any = None, *, cutoffs: int = 1) -> Any:
+        """Return the `Forecast` of each series from several times before its end."""
 
 
 @runtime_checkable
@@ -191,14 +146,10 @@ class Inspectable(Protocol):
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or as it was resolved from the data."""
 
-    def examples(
-        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
+    def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
         """Return some data as a `Sample`."""
 
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
+    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:

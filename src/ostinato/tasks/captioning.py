@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.features import ImageForm
 from ostinato.data.inputs import Inputs
 from ostinato.data.vocabulary import Level, Vocabulary
-from ostinato.errors import DataError, require
+from ostinato.errors import DataError
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Search, beam_search
 from ostinato.networks.functional import Lengths
@@ -24,6 +24,7 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_shares
 from ostinato.tasks.targets import TokenSequence
+from ostinato.tasks.writing import sacrebleu_scores
 from ostinato.training.settings import check_choice, check_value
 
 
@@ -83,13 +84,7 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
             from right.
         image: must be whole.
 
-    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
-    `NetworkSettings` and `TrainingSettings`.
-
-    Attributes, beside those of `Estimator`:
-        vocabulary_: tokens.
-        inputs_: what the model knows of the images.
-        targets_: the captions, and how they are encoded.
+    Further settings and attributes are those of `CorpusEstimator`.
 
     Example:
         >>> X = [np.full((8, 8), value, np.uint8) for value in (0, 255)] * 20
@@ -106,6 +101,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     mirror: bool = False
     image: ImageForm = "whole"
 
+    TARGETS = Captions
+
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
@@ -118,13 +115,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         """The tokens."""
         return self.targets_.vocabulary
 
-    # Training
-
     def _learn_targets(self, training: Corpus) -> Captions:
         return Captions.learn(training, self.level, self.vocabulary_size, self.min_count)
-
-    def _restore_targets(self, document: Mapping[str, Any]) -> Captions:
-        return Captions.from_json(document)
 
     def _labelled(self, X: Any, y: Any = None) -> Corpus:
         corpus = super()._labelled(X, y)
@@ -158,8 +150,6 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         pictures = Pictures(inputs.shape, images, self.mirror)
         return EncoderDecoder(pictures, decoder, self.label_smoothing)
 
-    # Prediction
-
     def caption(
         self,
         X: Any,
@@ -183,12 +173,11 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
             max_factor=0.0,
         )  # fmt: skip
         sequences, network = self._sequences(), self.network_.eval()
-        images = sequences.unlabelled(self._read(X))
-        found: list[list[str]] = []
-        for _, batch in sequences.batches(images).in_order():
-            for several in beam_search(network, batch.inputs, None, search):
-                found.append([self.vocabulary_.decode(h.tokens) for h in several])
-        return found
+        return [
+            [self.vocabulary_.decode(hypothesis.tokens) for hypothesis in several]
+            for batch in sequences.batches(sequences.unlabelled(self._read(X)))
+            for several in beam_search(network, batch.inputs, None, search)
+        ]
 
     def predict(self, X: Any) -> list[str]:
         """Return the best caption of each image."""
@@ -201,28 +190,20 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
             yield Prediction(place, f"{text}\t{place}", {"caption": text})
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """Measure captions by known ones. Needs ``ostinato[translation]``.
+        """Measure captions by known ones; data are as in `fit`, ``search`` as in `caption`.
 
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
-            search: as in `caption`.
+        Needs ``ostinato[translation]``.
 
         Returns:
             bleu by sacrebleu, its signature, and images.
         """
-        sacrebleu = require("sacrebleu", "translation", "BLEU")
         corpus = self._labelled(X, y)
         references = [Captions.texts(corpus, i) for i in range(len(corpus))]
-        written = [several[0] for several in self.caption(corpus, **search)]
-        most = max(map(len, references))
-        columns = [[r[k] if k < len(r) else None for r in references] for k in range(most)]
-        bleu = sacrebleu.BLEU(force=True)
-        return {
-            "bleu": float(bleu.corpus_score(written, columns).score),
-            "bleu_signature": str(bleu.get_signature()),
-            "images": len(written),
-        }
+
+        def write() -> list[str]:
+            return [several[0] for several in self.caption(corpus, **search)]
+
+        return {**sacrebleu_scores(write, references, "BLEU"), "images": len(corpus)}
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return BLEU."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
@@ -18,8 +18,9 @@ from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import many_to_one
-from ostinato.tasks.targets import Classes, LabelSets, calibrate, has_label_sets
+from ostinato.tasks.networks import encoder_network
+from ostinato.tasks.sequences import split
+from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.fit import Problem, predict
 from ostinato.training.pictures import draw_confusion
 
@@ -35,14 +36,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
             attention (a mean weighted by relevance).
 
-    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
-    `NetworkSettings` and `TrainingSettings`.
-
-    Attributes, beside those of `Estimator`:
-        classes_: the classes, sorted.
-        multilabel_: whether a sequence may have several labels.
-        inputs_: what the model knows of its inputs, such as words.
-        targets_: the classes, and how they are encoded.
+    Further settings and attributes are those of `CorpusEstimator`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -55,6 +49,8 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
 
     pooling: PoolingKind = "attention"
 
+    TARGETS = Classes
+
     @property
     def classes_(self) -> NDArray[Any]:
         """The classes, sorted."""
@@ -65,17 +61,15 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         """Whether a sequence may have several labels."""
         return self.targets_.multilabel
 
-    def _learn_targets(self, training: Corpus) -> Classes:
-        return (LabelSets if has_label_sets(training) else Classes).learn(training)
-
-    def _restore_targets(self, document: Mapping[str, Any]) -> Classes:
-        return (LabelSets if document["multilabel"] else Classes).from_json(document)
-
     def _build(self, inputs: Inputs, targets: Classes) -> ManyToOne | OneToOne:
-        return many_to_one(inputs, targets, self.architecture(self.resolved_), self, self.pooling)
+        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
+        return encoder_network(inputs, targets.head, how, self, make, pooled=True)
 
-    def _strata(self, corpus: Corpus) -> Sequence[str] | None:
-        return None if has_label_sets(corpus) else [str(target) for target in corpus.targets or []]
+    def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
+        """Split with labels in equal shares in both parts."""
+        several, fraction = has_label_sets(corpus), self.validation_fraction
+        strata = None if several else [str(target) for target in corpus.targets or []]
+        return split(corpus, fraction, self.seed, strata, call=type(self).__name__)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Measure the weights, and find the temperature of the probabilities."""
@@ -87,28 +81,14 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
             facts["temperature"] = calibrate(scores, truth, self.network_.output.loss) or 1.0
         return facts
 
-    # Prediction
-
-    def _scores(self, X: Any) -> Tensor:
-        """Return the scores of sequences, ``(N, K)``."""
-        found = self._sequences().predict(self.network_, self._read(X), lambda y, batch: y.cpu())
-        return torch.stack(found)
-
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Predict the probability of each class, ``(N, K)``, calibrated on the validation data.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
-        scores = self._scores(X).double() / self.training_.get("temperature", 1.0)
-        return np.asarray(self.network_.output.predict(scores).numpy())
+        """Predict the probability of each class, ``(N, K)``, calibrated on the validation data."""
+        scores = self._sequences().scores(self.network_, self._read(X)).double()
+        p = self.network_.output.predict(scores / self.training_.get("temperature", 1.0))
+        return np.asarray(p.numpy())
 
     def predict(self, X: Any) -> Any:
-        """Predict the class of each sequence, ``(N,)``; or a list of labels for each.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
+        """Predict the class of each sequence, ``(N,)``; or a list of labels for each."""
         return self.targets_.decode(self.predict_proba(X))
 
     def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
@@ -130,11 +110,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
             yield Prediction(place, "\t".join([*words, str(place)]), facts)
 
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """Measure the predictions by known labels.
-
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
+        """Measure the predictions by known labels; data are as in `fit`.
 
         Returns:
             accuracy, macro_f1 (the mean over classes of the harmonic mean of precision and recall),

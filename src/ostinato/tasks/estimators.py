@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -24,11 +24,11 @@ from torch import nn
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
-from ostinato.networks.arrangements import CellName
-from ostinato.tasks.sequences import Sequences, prepare, split
+from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
+from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
-from ostinato.training.callbacks import Callback, TrainingResult
+from ostinato.training.callbacks import TrainingResult
 from ostinato.training.fit import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
 from ostinato.training.progress import ProgressMode, make_progress
@@ -43,10 +43,8 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 class Prepared(NamedTuple):
     """What preparing data leaves for training, all of it JSON.
 
-    Attributes:
-        documents: inputs and targets by file name, as a stored model keeps them.
-        resolved: settings that were not given, by name.
-        facts: of the data.
+    Inputs and targets by file name, as a stored model keeps them; settings that were not given; and
+    facts of the data.
     """
 
     documents: dict[str, Any]
@@ -54,7 +52,9 @@ class Prepared(NamedTuple):
     facts: dict[str, Any]
 
 
-class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
+class Estimator(
+    NetworkSettings, TrainingSettings, BaseEstimator, Generic[InputsT, TargetsT, NetworkT]
+):
     """An estimator whose model is a network: runs, resuming, storing, loading.
 
     Attributes:
@@ -73,44 +73,43 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
 
-    cell: CellName
-    num_layers: int
-    seed: int
-    device: str
-    validation_fraction: float | None
-
-    # Hooks of a task; the defaults are for sequences with targets
+    # Hooks of a task; the defaults are for sequences with targets.
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
-        raise NotImplementedError
+        super().check_settings()
+        check_sizes(self, "hidden_size", "num_layers")
+        check_shares(self, "dropout", "weight_dropout", "zoneout")
 
-    def _read(self, X: Any, y: Any = None) -> Corpus:
-        """Return data from memory or files."""
+    def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
+        """Return data from memory or files, with targets if they are known or ``labelled``."""
         raise NotImplementedError
 
     def _labelled(self, X: Any, y: Any = None) -> Corpus:
         """Return data with targets from memory or files."""
-        raise NotImplementedError
+        corpus = self._read(X, y, labelled=True)
+        if corpus.targets is None:
+            raise OstinatoError(
+                f"{type(self).__name__}: the data have no targets: y is missing, and so is a "
+                "column, a second file, or a pattern that tells them."
+            )
+        return corpus
 
     def _learn(self, training: Corpus) -> tuple[InputsT, TargetsT]:
         """Learn inputs and targets from training data."""
         raise NotImplementedError
 
-    def _defaults(
-        self, training: Corpus, inputs: InputsT, lengths: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        """Return settings that were not given, by the training data and their lengths."""
-        raise NotImplementedError
+    def _pieces(self, inputs: InputsT, lengths: NDArray[np.int64]) -> int:
+        """Return the number of sequences, or of windows of them, that are trained on."""
+        return len(lengths)
+
+    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+        """Return settings that were not given, other than the usual ones of so many pieces."""
+        return {}
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split into training and validation data."""
-        strata, call = self._strata(corpus), type(self).__name__
-        return split(corpus, self.validation_fraction, self.seed, strata, call=call)
-
-    def _strata(self, corpus: Corpus) -> Sequence[str] | None:
-        """Return labels that should be in equal shares in training and validation data."""
-        return None
+        return split(corpus, self.validation_fraction, self.seed, call=type(self).__name__)
 
     def _examples(self, corpus: Corpus, part: str) -> Corpus:
         """Return the examples of the part, training or validation, that are trained on."""
@@ -133,13 +132,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return {}
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        """Return the training problem of the data that were prepared in a folder.
-
-        Args:
-            data: the folder.
-            facts: of the data.
-            device: of the network.
-        """
+        """Return the training problem of the data, and their facts, that `_prepare` left."""
         size, notes = self.resolved("batch_size"), self._resolved_title()
         return self._sequences(device).problem(data, facts, size, notes, **self._batching())
 
@@ -156,8 +149,6 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         inputs, targets = self.inputs_, self.targets_
         assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
         return Sequences(inputs, targets, self.seed, device or self._device())
-
-    # Training
 
     def fit(
         self,
@@ -183,9 +174,22 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         Raises:
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
         """
-        return self._fit(
-            lambda data: self._prepare(data, X, y, validation), out, progress, tensorboard
-        )
+        self.check_settings()
+        device_of(self.device)
+
+        def document(data: Path) -> dict[str, Any]:
+            task = {"task": type(self).__name__, "parameters": self.get_params()}
+            return task | self._prepare(data, X, y, validation)._asdict()
+
+        if out is None:
+            with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
+                data = Path(folder)
+                self._train(data, document(data), None, progress)
+        else:
+            run = RunFolder.create(Path(out), document)
+            with run.removed_on_early_failure():
+                self._train(run.data, run.document, run, progress, tensorboard)
+        return self
 
     def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
         """Write the data into the folder of a run, as the network takes them."""
@@ -196,8 +200,10 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         if held_out is not None:
             parts["validation"] = self._examples(held_out, "validation")
         scaled, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
-        defaults = self._defaults(training, scaled, lengths)
-        return Prepared(self._documents(scaled, targets), defaults, facts)
+        pieces = self._pieces(scaled, lengths)
+        usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
+        resolved = usual | self._defaults(training, pieces, usual)
+        return Prepared(self._documents(scaled, targets), resolved, facts)
 
     def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
         """Return training and validation data, as `fit` is given them."""
@@ -206,38 +212,6 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             pair = validation if isinstance(validation, tuple) else (validation,)
             return training, self._labelled(*pair)
         return (training, None) if self.validation_fraction == 0 else self._split(training)
-
-    def _fit(
-        self,
-        prepare: Callable[[Path], Prepared],
-        out: str | os.PathLike[str] | None,
-        progress: ProgressMode,
-        tensorboard: bool,
-    ) -> Self:
-        """Prepare data, and train.
-
-        Args:
-            prepare: writes the data into a folder.
-            out: folder of the run; None keeps all in memory, but for data in a temporary folder.
-            progress: as `make_progress` takes it.
-            tensorboard: whether to write curves for TensorBoard into ``out``.
-        """
-        self.check_settings()
-        device_of(self.device)
-
-        def document(data: Path) -> dict[str, Any]:
-            task = {"task": type(self).__name__, "parameters": self.get_params()}
-            return task | prepare(data)._asdict()
-
-        if out is None:
-            with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
-                data = Path(folder)
-                self._train(data, document(data), None, [make_progress(progress)])
-        else:
-            run = RunFolder.create(Path(out), document)
-            with run.removed_on_early_failure():
-                self._train_in(run, progress, tensorboard)
-        return self
 
     @classmethod
     def resume(
@@ -250,55 +224,34 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     ) -> Self:
         """Continue the run in a folder as if it had not been interrupted.
 
-        Args:
-            out: the folder that `fit` was given.
-            progress: as in `fit`.
-            tensorboard: as in `fit`.
-            settings: may repeat settings of the run, and must then equal them.
-
-        Raises:
-            OstinatoError: if there is no run, or one of another task or other settings.
+        Arguments are as in `fit`; settings may repeat those of the run, and must then equal them. A
+        folder without a run, or with one of another task, is refused.
         """
         run = RunFolder.reopen(Path(out))
         run.refuse_other(cls.__name__, settings)
         model = cls(**run.document["parameters"])
-        model._train_in(run, progress, tensorboard, resume=True)
+        model._train(run.data, run.document, run, progress, tensorboard, resume=True)
         return model
-
-    def _train_in(
-        self, run: RunFolder, progress: ProgressMode, tensorboard: bool, *, resume: bool = False
-    ) -> None:
-        callbacks = [make_progress(progress), *run.callbacks(tensorboard)]
-        unit = self._train(run.data, run.document, run, callbacks, resume=resume)
-        if self.training_["ended"] != "interrupt":
-            self.save(run.path)
-        missing = run.draw(unit)
-        if missing:
-            warnings.warn(missing, stacklevel=4)
 
     def _train(
         self,
         data: Path,
         document: Mapping[str, Any],
         run: RunFolder | None,
-        callbacks: Sequence[Callback],
+        progress: ProgressMode,
+        tensorboard: bool = False,
         *,
         resume: bool = False,
-    ) -> str:
-        """Train on prepared data; returns the unit of the loss."""
+    ) -> None:
+        """Train on prepared data; a run records it, and keeps the best model."""
         facts: dict[str, Any] = document["facts"]
         self.folder_ = None if run is None else run.path
         self.resolved_ = document["resolved"]
         self.inputs_, self.targets_ = self._restore(document["documents"])
 
         def note(result: TrainingResult) -> None:
-            weights = sum(p.numel() for p in self.network_.parameters())
-            self.training_ = {
-                **facts,
-                **asdict(result),
-                "seconds": round(result.seconds, 1),
-                "weights": weights,
-            }
+            seconds = round(result.seconds, 1)
+            self.training_ = {**facts, **asdict(result), "seconds": seconds, "weights": weights}
 
         def keep_best(result: TrainingResult) -> None:
             note(result)
@@ -309,44 +262,42 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             torch.manual_seed(self.seed)
             device = device_of(self.device)
             self.network_ = self._build(self.inputs_, self.targets_).to(device)
+            weights = sum(p.numel() for p in self.network_.parameters())
+            threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+            network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
             problem = self._problem(data, facts, device)
+            names = [field.name for field in fields(TrainingSettings)]
             trainer = Trainer(
                 self.network_,
                 problem.batches,
                 problem.objective,
-                self._training_settings(),
-                callbacks,
+                TrainingSettings(**{name: self.resolved(name) for name in names}),
+                [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
                 validation=problem.validation,
                 sample=problem.sample,
                 on_best=keep_best,
-                title=f"{problem.title}; {self._network_title(device)}{problem.notes}",
+                title=f"{problem.title}; {network}{problem.notes}",
                 folder=None if run is None else run.checkpoints,
             )
             result = trainer.run(resume=resume)
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)
-        return problem.objective.loss_unit
+        if run is not None:
+            if result.ended != "interrupt":
+                self.save(run.path)
+            if missing := run.draw(problem.objective.loss_unit):
+                warnings.warn(missing, stacklevel=3)
 
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or else as it was resolved from the data."""
         given = getattr(self, name)
         return self.resolved_.get(name) if given is None else given
 
-    def _training_settings(self) -> TrainingSettings:
-        """Return the settings of the run, resolved."""
-        names = [field.name for field in fields(TrainingSettings)]
-        return TrainingSettings(**{name: self.resolved(name) for name in names})
-
-    def _network_title(self, device: torch.device) -> str:
-        """Return cell, size and device of the network for a title."""
-        weights = sum(p.numel() for p in self.network_.parameters())
-        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-        layers = f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
-        return f"{layers}, {weights:,} weights; {device.type}{threads}"
+    def _network_title(self) -> str:
+        return f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
 
     def _resolved_title(self) -> str:
-        """Return resolved settings as a line for a title."""
         chosen = ", ".join(
             f"{name} {value:g}"
             for name, value in self.resolved_.items()
@@ -355,22 +306,16 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
         return f"\nby the size of the data: {chosen}" if chosen else ""
 
     def _device(self) -> torch.device:
-        """Return the device of the network."""
         check_is_fitted(self, "network_")
         return next(self.network_.parameters()).device
-
-    # Looking into it
 
     def examples(
         self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Encode some data as the network takes them, to look into it.
+        """Encode some data as the network takes them, to look into it; ``X, y`` as in `fit`.
 
-        Args:
-            X: as in ``fit``.
-            y: as in ``fit``.
-            count: the most rows.
-            steps: the most steps of a row, where a row may be cut; None for what training takes.
+        They are ``count`` rows at most, each cut to ``steps`` steps where a row may be cut, or to
+        what training takes.
         """
         sequences = self._sequences()
         return sequences.sample(sequences.labelled(self._labelled(X, y)), count, steps)
@@ -378,20 +323,12 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
     def validation_examples(
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
-        """Encode some of the data in a run's folder: the validation part, where there is one.
-
-        Args:
-            data: the folder ``data`` of a run.
-            count: as in `examples`.
-            steps: as in `examples`.
-        """
+        """Encode some of the data of a run, the validation part if there is one, as `examples`."""
         return self._sequences().sample_of_run(data, count, steps)
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
         return self._sequences().encode(self._read([sequence]))
-
-    # Storing
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model as a folder; see `storage`. A model that is there is replaced."""
@@ -407,11 +344,7 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
-        """Load the model in a folder that `save`, or training, wrote.
-
-        Raises:
-            OstinatoError: if there is none, or it is damaged.
-        """
+        """Load the model of a folder that `save`, or training, wrote, unless it is damaged."""
         path = Path(folder)
         config, weights, documents = storage.load_model(path, cls.__name__)
         try:
@@ -431,3 +364,10 @@ class Estimator(BaseEstimator, Generic[InputsT, TargetsT, NetworkT]):
             ) from error
         model.network_.to(device_of(device)).eval()
         return model
+
+
+def random_generator(seed: int | None) -> torch.Generator:
+    """Return a random generator; of a seed of its own for None."""
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return generator

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,15 +21,14 @@ from ostinato.data.batches import ContiguousBatches, SequenceBatch, open_tokens,
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
-from ostinato.networks.arrangements import CellName, ManyToMany, recurrent_layers
+from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.estimators import Estimator, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
-from ostinato.training.fit import Objective, Problem, Sample
+from ostinato.training.fit import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings, refuse
+from ostinato.training.settings import refuse
 
 VALIDATION_TOKENS = 200_000
 """Tokens that an evaluation during training reads at most."""
@@ -90,31 +90,24 @@ class NextTokens(Objective[ManyToMany, SequenceBatch]):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
+class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     """A recurrent language model: it is trained on a text and continues others.
 
     Args:
         level: tokens: char, byte, word or bpe (byte pairs learned from the text).
-        cell: lstm, gru, gru-reset-before (the reset gate acts before the product), rnn (tanh),
-            rnn-relu (starting from the identity); or a variant of `ostinato.cells`, slower.
         hidden_size: hidden units of each layer.
-        num_layers: recurrent layers.
         embedding_size: features of a token's vector; follows from the vocabulary if not given.
         init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
             dependencies as long as the window; rnn-relu always starts from the identity.
         dropout: share of features dropped between layers and before the output, at each step.
         variational_dropout: share of features dropped between layers and after the embedding, the
             same at every step.
-        weight_dropout: share of recurrent weights dropped.
-        zoneout: share of units that keep their state in a step.
-        residual: whether layers add their input to their output, so that many can be trained.
         window: steps of back-propagation through time; the state is carried beyond.
         vocabulary_size: most tokens of a word or bpe vocabulary.
         min_count: tokens rarer than this are unknown.
         unknown: token that stands for unknown characters; without one they are an error.
 
-    Settings of the training run are those of `TrainingSettings`: minutes, epochs, steps,
-    batch_size, learning_rate, ..., seed.
+    Further settings are those of `NetworkSettings` and `TrainingSettings`.
 
     Attributes, beside those of `Estimator`:
         vocabulary_: the tokens.
@@ -130,20 +123,13 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
     level: Level = "char"
     cell: CellName = "lstm"
     hidden_size: int = 256
-    num_layers: int = 1
     embedding_size: int | None = None
-    init: Initialization = "orthogonal"
     dropout: float = 0.0
     variational_dropout: float = 0.0
-    weight_dropout: float = 0.0
-    zoneout: float = 0.0
-    residual: bool = False
     window: int = 64
     vocabulary_size: int | None = None
     min_count: int = 1
     unknown: str | None = None
-
-    # Training
 
     def fit(  # type: ignore[override]  # a text is divided, not given in parts
         self,
@@ -155,37 +141,27 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Train on a text.
+        """Train on a text: a string, a path, paths or a `TextSource`; as `Estimator.fit` does.
 
-        Args:
-            text: the text itself as a string; or a path, paths or a `TextSource`.
-            y: ignored; there for scikit-learn.
-            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
-            pattern: which files of a folder are read.
-            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
-            tensorboard: write curves for TensorBoard into ``out``.
-
-        Raises:
-            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
+        ``pattern`` says which files of a folder are read; ``y`` is ignored.
         """
         self.check_settings()
         source = _source_of(text, pattern)
-        return self._fit(lambda data: self._write(data, source), out, progress, tensorboard)
+        return super().fit(source, out=out, progress=progress, tensorboard=tensorboard)
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_sizes(self, "hidden_size", "num_layers", "window", "min_count", "embedding_size")
-        check_sizes(self, "vocabulary_size")
-        check_shares(self, "dropout", "variational_dropout", "weight_dropout", "zoneout")
+        check_sizes(self, "window", "min_count", "embedding_size", "vocabulary_size")
+        check_shares(self, "variational_dropout")
 
     @property
     def vocabulary_(self) -> Vocabulary:
         """The tokens."""
         return self.targets_.vocabulary
 
-    def _write(self, data: Path, source: TextSource) -> Prepared:
-        """Write the tokens of a text into a folder."""
+    def _prepare(self, data: Path, X: TextSource, y: Any, validation: Any) -> Prepared:
+        source = X
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
         characters = source.characters()
         held_out = round(share * characters)
@@ -201,26 +177,25 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
             min_count=self.min_count,
             unknown=self.unknown,
         )
-        parts = {"training": kept}
+        parts = [("training", "to train on", kept)]
         if held_out:
-            parts["validation"] = source.slice(characters - held_out)
-        uses = {"training": "to train on", "validation": "held out to validate on"}
-        count = 0
-        for name, part in parts.items():
+            rest = source.slice(characters - held_out)
+            parts += [("validation", "held out to validate on", rest)]
+        tokens = {}
+        for name, use, part in parts:
             ids = vocabulary.encode_pieces(part)
-            tokens = len(write_tokens(ids, data / f"{name}.npy", len(vocabulary)))
-            count = count or tokens
-            if tokens < 2:
+            tokens[name] = len(write_tokens(ids, data / f"{name}.npy", len(vocabulary)))
+            if tokens[name] < 2:
                 raise DataError(
-                    f"TextGenerator: the text {uses[name]} has 1 token; expected 2 or more: give "
-                    f"more text, or another validation_fraction (now {share:g}; 0 for none)."
+                    f"TextGenerator: the text {use} has 1 token; expected 2 or more: give more "
+                    f"text, or another validation_fraction (now {share:g}; 0 for none)."
                 )
         facts = {
             # A file's name may hold bytes that are no characters; JSON may not.
             "source": source.name.encode(errors="backslashreplace").decode(),
             "characters": characters,
             "held_out": held_out,
-            "tokens": count,
+            "tokens": tokens["training"],
             "vocabulary": len(vocabulary),
         }
         resolved = {
@@ -228,19 +203,23 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
             "evaluations": 10,
             "patience": 0,
             "validation_fraction": 0.1,
+            "init_steps": max(3, self.window),
         }
         return Prepared({"vocabulary.json": vocabulary.to_json()}, resolved, facts)
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
         training = open_tokens(data / "training.npy")
-        held_out = open_tokens(data / "validation.npy") if facts["held_out"] else None
+        held_out = None
+        if facts["held_out"]:  # in parallel streams, whose state is carried
+            tokens = open_tokens(data / "validation.npy")[: VALIDATION_TOKENS + 1]
+            held_out = ContiguousBatches(tokens, max(1, min(64, len(tokens) // 1000)), 100)
         characters = facts["characters"]
         streams = min(self.resolved("batch_size"), max(1, len(training) // (self.window + 1)))
         per_character = len(training) / max(1, characters - facts["held_out"])
         return Problem(
             ContiguousBatches(training, streams, self.window),
             NextTokens(self.vocabulary_, per_character, device),
-            None if held_out is None else _validation_batches(held_out),
+            held_out,
             f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}",
             sample=self._sample_text,
         )
@@ -248,21 +227,12 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
     def _build(self, inputs: None, targets: NextTokens) -> ManyToMany:
         V = len(targets.vocabulary)
         width = self.embedding_size or min(self.hidden_size, 16 * math.ceil(V / 16))
+        how = self.architecture(self.resolved_)
         with warnings.catch_warnings():
             # `dropout` acts before the output too, so that it has a meaning with one layer.
             warnings.filterwarnings("ignore", "dropout option adds dropout after all but last")
-            recurrent = recurrent_layers(
-                self.cell,
-                width,
-                self.hidden_size,
-                self.num_layers,
-                dropout=self.dropout,
-                variational_dropout=self.variational_dropout,
-                weight_dropout=self.weight_dropout,
-                init=self.init,
-                init_steps=max(3, self.window),
-                zoneout=self.zoneout,
-                residual=self.residual,
+            recurrent = how.layers(
+                width, dropout=self.dropout, variational_dropout=self.variational_dropout
             )
         embedding = nn.Embedding(V, width)
         nn.init.normal_(embedding.weight, std=width**-0.5)
@@ -270,13 +240,15 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         return ManyToMany(embedding, recurrent, output, dropout=self.variational_dropout)
 
     def _sample_text(self, seed: int, length: int = 200) -> str:
-        generator, prompt = torch.Generator().manual_seed(seed), self._encode_prompt("")
+        generator, prompt = random_generator(seed), self._encode_prompt("")
         ids = self._generate_ids(prompt, length, lambda scores: draw_token(scores, generator))
         return self.vocabulary_.decode(ids)
 
-    # Generation
+    def generate(self, prompt: str = "", length: int = 500, **controls: Any) -> str:
+        """Continue a text; arguments and warning are those of `stream`."""
+        return "".join(self.stream(prompt, length, **controls))
 
-    def generate(
+    def stream(
         self,
         prompt: str = "",
         length: int = 500,
@@ -287,8 +259,8 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-    ) -> str:
-        """Continue a text.
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece as it is written.
 
         Args:
             prompt: text to continue.
@@ -308,38 +280,12 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         Raises:
             OstinatoError: on a control out of range, or a prompt with unknown characters.
         """
-        pieces = self.stream(
-            prompt,
-            length,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-        )
-        return "".join(pieces)
-
-    def stream(
-        self,
-        prompt: str = "",
-        length: int = 500,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-    ) -> Iterator[str]:
-        """Continue a text, piece by piece as it is written; see `generate`."""
         check_is_fitted(self, "network_")
         stops = [stop] if isinstance(stop, str) else list(stop or [])
 
-        def expect(
-            name: str, value: Any, kind: Any, holds: Callable[[Any], bool], what: str
-        ) -> None:
-            if not (isinstance(value, kind) and not isinstance(value, bool) and holds(value)):
+        def expect(name: str, value: Any, kind: Any, ok: Callable[[Any], bool], what: str) -> None:
+            known = isinstance(value, kind) and not isinstance(value, bool)
+            if not known or (value is not None and not ok(value)):
                 raise OstinatoError(f"TextGenerator.generate: {name}={value!r}; expected {what}.")
 
         real = int | float
@@ -347,19 +293,12 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         expect("temperature", temperature, real, lambda t: 0 <= t < math.inf, "zero or more")
         r = repetition_penalty
         expect("repetition_penalty", r, real, lambda r: 0.01 <= r <= 100, "0.01 to 100")
-        if top_k is not None:
-            expect("top_k", top_k, int, lambda k: k >= 1, "a whole number, one or more")
-        if top_p is not None:
-            expect("top_p", top_p, real, lambda p: 0 < p <= 1, "above 0, 1 at the most")
-        if seed is not None:
-            expect("seed", seed, int, lambda s: abs(s) < 2**63, "a whole number below 2**63")
+        expect("top_k", top_k, int | None, lambda k: k >= 1, "a whole number, one or more")
+        expect("top_p", top_p, real | None, lambda p: 0 < p <= 1, "above 0, 1 at the most")
+        expect("seed", seed, int | None, lambda s: abs(s) < 2**63, "a whole number below 2**63")
         for each in stops:
             expect("stop", each, str, bool, "texts that are not empty")
-        generator = torch.Generator()
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
+        generator = random_generator(seed)
         ids = self._generate_ids(
             self._encode_prompt(prompt),
             length,
@@ -368,17 +307,19 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         )
         return _watched(_until(self.vocabulary_.decode_stream(ids), stops), length)
 
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.vocabulary_.encode(text).tolist()
+        return ids
+
     def _encode_prompt(self, prompt: str) -> list[int]:
         """Ids of a prompt; of the likeliest start of a line for an empty one."""
         if prompt:
-            return [int(i) for i in self.vocabulary_.encode(prompt)]
+            return self._ids(prompt)
         for start in ("\n", " "):
-            try:
-                ids = [int(i) for i in self.vocabulary_.encode(start)]
-            except OstinatoError:
-                continue
-            if self.vocabulary_.unk_id not in ids:
-                return ids
+            with suppress(OstinatoError):
+                ids = self._ids(start)
+                if self.vocabulary_.unk_id not in ids:
+                    return ids
         return [1 if self.vocabulary_.unk_id == 0 else 0]
 
     def _generate_ids(
@@ -386,14 +327,12 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         prompt: Sequence[int],
         length: int,
         draw: Callable[[Tensor], int],
-        repetition_penalty: float = 1.0,
+        penalty: float = 1.0,
     ) -> Iterator[int]:
-        was_training = self.network_.training
-        self.network_.eval()
         device = self._device()
         latest = list(prompt)
         x, state = torch.tensor([latest], device=device), None
-        try:
+        with eval_mode(self.network_):
             for _ in range(length):
                 with torch.inference_mode():
                     h, state = self.network_.hidden(x, state)
@@ -407,20 +346,14 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
                     )
                 if self.vocabulary_.unk_id is not None:
                     scores[self.vocabulary_.unk_id] = -math.inf
-                if repetition_penalty != 1:
+                if penalty != 1:
                     seen = torch.tensor(sorted(set(latest[-PENALTY_WINDOW:])))
                     s = scores[seen]
-                    scores[seen] = torch.where(
-                        s > 0, s / repetition_penalty, s * repetition_penalty
-                    )
+                    scores[seen] = torch.where(s > 0, s / penalty, s * penalty)
                 token = draw(scores)
                 yield token
                 latest = [*latest[-PENALTY_WINDOW:], token]
                 x = torch.tensor([[token]], device=device)
-        finally:
-            self.network_.train(was_training)
-
-    # Evaluation
 
     def log_probs(self, text: str) -> NDArray[np.float64]:
         """Natural log of the probability of each token but the first, given those before it.
@@ -450,42 +383,32 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         An empty text stands for the start of a line; unknown characters are passed over.
         """
         check_is_fitted(self, "network_")
-        known = self.vocabulary_
-        ids: list[int] = []
+        ids = self._encode_prompt("")
         for character in text:
-            try:
-                ids += [int(i) for i in known.encode(character)]
-            except DataError:
-                continue
-        start = self._encode_prompt("")
-        device = self._device()
+            with suppress(DataError):
+                ids += self._ids(character)
         with torch.inference_mode():
-            h, _ = self.network_.hidden(torch.tensor([[*start, *ids]], device=device))
+            h, _ = self.network_.hidden(torch.tensor([ids], device=self._device()))
             log_p = self.network_.output(h[0, -1]).double().log_softmax(-1).tolist()
-        return {known.decode([i]): value for i, value in enumerate(log_p)}
+        return {self.vocabulary_.decode([i]): value for i, value in enumerate(log_p)}
 
     def score(self, text: str, y: None = None) -> Score:
-        """How well the model predicts ``text``: nats a token, bits a character, perplexity."""
-        log_p = self.log_probs(text)
+        """Return how well the model predicts ``text``."""
+        log_p, first = self.log_probs(text), self.vocabulary_.encode(text)[:1]
+        if first[0] != self.vocabulary_.unk_id:
+            characters = len(self.vocabulary_.decode(first))
+        else:
+            characters = len(word_tokens(text)[0]) if self.level == "word" else 1
         nats = -float(log_p.mean())
-        bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - self._first_characters(text))
+        bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - characters)
         return Score(nats, bits, math.exp(min(nats, 700.0)))
-
-    def _first_characters(self, text: str) -> int:
-        """Characters of the first token."""
-        first = self.vocabulary_.encode(text)[:1]
-        if first[0] == self.vocabulary_.unk_id:
-            return len(word_tokens(text)[0]) if self.level == "word" else 1
-        return len(self.vocabulary_.decode(first))
-
-    # Looking into it
 
     def examples(
         self, X: TextData, y: None = None, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode pieces of a text, each ``steps`` tokens long (a window, if not given)."""
-        pieces = list(self.vocabulary_.encode_pieces(_source_of(X, "*.txt")))
-        return self._sample(np.concatenate(pieces) if pieces else np.zeros(0), count, steps)
+        pieces = self.vocabulary_.encode_pieces(_source_of(X, "*.txt"))
+        return self._sample(np.concatenate([*pieces, np.zeros(0, np.int64)]), count, steps)
 
     def validation_examples(
         self, data: Path, *, count: int = 32, steps: int | None = None
@@ -502,29 +425,19 @@ class TextGenerator(TrainingSettings, Estimator[None, NextTokens, ManyToMany]):
         count = min(count, (len(tokens) - 1) // T)
         begins = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
         rows = np.stack([np.asarray(tokens[b : b + T + 1], dtype=np.int64) for b in begins])
-        device = self._device()
-        ids = torch.from_numpy(rows).to(device)
+        ids = torch.from_numpy(rows).to(self._device())
         return Sample(ids[:, :-1], ids[:, 1:])
 
     def encode(self, sequence: str) -> tuple[Tensor, list[str]]:
         """Encode a text; see `Estimator`."""
-        device = self._device()
-        ids = [int(i) for i in self.vocabulary_.encode(sequence)]
+        device, ids = self._device(), self._ids(sequence)
         return torch.tensor([ids], device=device), [self.vocabulary_.decode([i]) for i in ids]
-
-    # Storing
 
     def _documents(self, inputs: None, targets: NextTokens) -> dict[str, Any]:
         return {"vocabulary.json": targets.vocabulary.to_json()}
 
     def _restore(self, documents: Mapping[str, Any]) -> tuple[None, NextTokens]:
         return None, NextTokens(Vocabulary.from_json(documents["vocabulary.json"]))
-
-
-def _validation_batches(tokens: NDArray[Any]) -> ContiguousBatches:
-    """Return held-out text in parallel streams, whose state is carried."""
-    tokens = tokens[: VALIDATION_TOKENS + 1]
-    return ContiguousBatches(tokens, max(1, min(64, len(tokens) // 1000)), 100)
 
 
 def draw_token(
@@ -629,12 +542,3 @@ def _source_of(text: TextData, pattern: str) -> TextSource:
             "train on its content."
         )
     return TextSource.from_text(text)
-
-
-__all__ = [
-    "DegenerateTextWarning",
-    "Score",
-    "TextGenerator",
-    "degeneration",
-    "draw_token",
-]

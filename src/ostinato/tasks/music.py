@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -24,12 +22,11 @@ from ostinato.data.ragged import WordTable
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
-from ostinato.tasks.estimators import Estimator
-from ostinato.tasks.networks import NetworkSettings
-from ostinato.tasks.sequences import resolve
+from ostinato.tasks.estimators import Estimator, random_generator
+from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import predict
-from ostinato.training.settings import TrainingSettings, check_value
+from ostinato.training.settings import check_value
 
 Pieces = str | os.PathLike[str] | Sequence[Any]
 
@@ -40,8 +37,9 @@ class PreviousNotes(SequenceInputs):
     noun = "pieces"
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[Roll], None]:
-        """Yield each piece a step late."""
-        return map(_shifted, corpus.inputs), None
+        """Yield each piece a step late, silence at first."""
+        silence = np.zeros((1, KEYS), np.uint8)
+        return (np.concatenate([silence, roll])[: len(roll)] for roll in corpus.inputs), None
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor:
         """Return notes as floating-point numbers."""
@@ -63,7 +61,7 @@ class Notes(SequenceTargets[ManyToMany]):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Notes, ManyToMany]):
+class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     """A recurrent network that is trained on piano rolls, several notes at a time, and composes.
 
     At each step it predicts the probability of each of the 88 keys, from all steps before.
@@ -73,14 +71,10 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
     part, if there is one, to validate on.
 
     Args:
-        cell: as in `NetworkSettings`; an LSTM suits music best.
-        weight_dropout: share of recurrent weights dropped.
-        learning_rate: the highest learning rate of the schedule.
         transpose: pieces are transposed at random by so many semitones at most while training.
         steps_per_beat: steps that a beat of a MIDI file is cut into.
 
-    Further settings are those of `NetworkSettings` and `TrainingSettings`, attributes those of
-    `Estimator`.
+    Further settings and attributes are those of `Estimator`.
 
     Example:
         >>> scale = [[60], [62], [64], [65], [67], [69], [71], [72]]
@@ -99,11 +93,8 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        self.check_network()
         check_value(self, "transpose", lambda n: 0 <= n < 12, "a number of semitones, 0 to 11")
         check_value(self, "steps_per_beat", lambda n: 1 <= n <= 96, "a number from 1 to 96")
-
-    # Training
 
     def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
         parts = self._by_part(X)
@@ -112,37 +103,30 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             return training, _part(self._by_part(validation), "validation")
         if self.validation_fraction == 0:
             return training, None
-        held_out = parts.get("validation")
-        return (training, _corpus(held_out)) if held_out else self._split(training)
+        return (training, parts["validation"]) if "validation" in parts else self._split(training)
 
     def _learn(self, training: Corpus) -> tuple[PreviousNotes, Notes]:
         return PreviousNotes(), Notes()
 
-    def _defaults(
-        self, training: Corpus, inputs: PreviousNotes, lengths: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        found = resolve(self, len(lengths), int(lengths.max()) if self.init == "chrono" else None)
-        # Chords take units, however few the pieces.
-        return found | {"hidden_size": max(256, found["hidden_size"])}
+    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+        return {"hidden_size": 256}  # chords take units, however few the pieces
 
-    def _split(self, pieces: Corpus) -> tuple[Corpus, Corpus]:
+    def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
-        held = max(1, round(share * len(pieces)))
-        if held >= len(pieces):
-            raise DataError(
-                f"MusicModel: {len(pieces)} pieces are too few to hold {held} out for "
-                "validation; give more, or validation_fraction=0."
-            )
-        rows = np.arange(len(pieces))
-        kept, out = train_test_split(rows, test_size=held, random_state=self.seed % 2**32)
-        return pieces.take(kept), pieces.take(out)
+        return split(corpus, share, self.seed, call=type(self).__name__, shuffled=True)
 
-    def _by_part(self, X: Pieces) -> dict[str, list[tuple[str, Roll]]]:
-        """Return piano rolls, and where each was read, by part: training, validation, test; all."""
+    def _by_part(self, X: Pieces) -> dict[str, Corpus]:
+        """Return piano rolls by part: training, validation, test; or all."""
         paths = [X] if isinstance(X, str | os.PathLike) else X
         if all(isinstance(path, os.PathLike | str) for path in paths):
-            return read_music([Path(path) for path in paths], self.steps_per_beat)
-        return {"all": [(f"X[{i}]", roll_of(piece, f"X[{i}]")) for i, piece in enumerate(paths)]}
+            parts = read_music([Path(path) for path in paths], self.steps_per_beat)
+        else:
+            parts = {"all": [(f"X[{i}]", roll_of(x, f"X[{i}]")) for i, x in enumerate(paths)]}
+        corpora = {}
+        for name, pieces in parts.items():
+            places = [Place(where) for where, _ in pieces]
+            corpora[name] = Corpus("series", [roll for _, roll in pieces], None, places)
+        return corpora
 
     def _build(self, inputs: PreviousNotes, targets: Notes) -> ManyToMany:
         how = self.architecture(self.resolved_)
@@ -152,19 +136,13 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
     def _batching(self) -> dict[str, int]:
         return {"shift": self.transpose}
 
-    def _read(self, X: Pieces, y: None = None) -> Corpus:
+    def _read(self, X: Pieces, y: None = None, *, labelled: bool | None = None) -> Corpus:
         return _part(self._by_part(X), "test")
 
     _labelled = _read
 
-    # Evaluation and composition
-
     def evaluate(self, X: Pieces, y: None = None) -> dict[str, Any]:
-        """Measure how well the model predicts pieces.
-
-        Args:
-            X: as in `fit`; of files with a test part, that part.
-            y: ignored.
+        """Measure how well the model predicts pieces; of files with a test part, that part.
 
         Returns:
             nll_per_step: negative log-likelihood of all 88 keys in nats, over all steps but the
@@ -196,7 +174,7 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         seed: int | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> Roll:
-        """Continue a piece.
+        """Continue a piece: return the new steps as a piano roll ``(length, 88)``.
 
         Args:
             prompt: the piece to continue: notes of each step, a piano roll, or a file with one;
@@ -206,9 +184,6 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
                 not.
             seed: the same seed composes the same piece.
             out: MIDI file to write, the prompt included.
-
-        Returns:
-            the new steps as a piano roll ``(length, 88)``.
         """
         check_is_fitted(self, "network_")
         if length < 1 or not 0 <= temperature < float("inf"):
@@ -220,12 +195,10 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             past = _part(self._by_part(prompt), "test").inputs[0]
         else:
             past = roll_of(prompt, "prompt")
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        device = self._device()
-        written = []
+        generator = random_generator(seed)
+        device, state, written = self._device(), None, []
         x = torch.from_numpy(np.concatenate([np.zeros((1, KEYS), np.uint8), past]))
-        x, state = x.to(device).float()[None], None
+        x = x.to(device).float()[None]
         with torch.inference_mode():
             for _ in range(length):
                 h, state = self.network_.hidden(x, state)
@@ -242,8 +215,6 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
             write_midi(np.concatenate([past, roll]), out, self.steps_per_beat)
         return roll
 
-    # Storing
-
     def _documents(self, inputs: PreviousNotes, targets: Notes) -> dict[str, Any]:
         return {}
 
@@ -251,20 +222,9 @@ class MusicModel(NetworkSettings, TrainingSettings, Estimator[PreviousNotes, Not
         return PreviousNotes(), Notes()
 
 
-def _shifted(roll: Roll) -> Roll:
-    """Return a piece a step late, silence at first."""
-    return np.concatenate([np.zeros((min(1, len(roll)), KEYS), roll.dtype), roll[:-1]])
-
-
-def _part(parts: Mapping[str, list[tuple[str, Roll]]], name: str) -> Corpus:
+def _part(parts: Mapping[str, Corpus], name: str) -> Corpus:
     """Return the pieces of a part; all of them, if there are no parts."""
-    found = parts.get(name) or parts.get("all") or []
+    found = parts.get(name) or parts.get("all")
     if not found:
         raise DataError(f"there is no {name} part; there are {', '.join(parts)}.")
-    return _corpus(found)
-
-
-def _corpus(pieces: Sequence[tuple[str, Roll]]) -> Corpus:
-    return Corpus(
-        "series", [roll for _, roll in pieces], None, [Place(where) for where, _ in pieces]
-    )
+    return found

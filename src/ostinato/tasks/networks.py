@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ostinato.data.inputs import Inputs
-from ostinato.networks.arrangements import (
-    CellName,
-    ManyToMany,
-    ManyToOne,
-    OneToOne,
-    PoolingKind,
-    recurrent_layers,
-)
+from ostinato.networks.arrangements import CellName, OneToOne, recurrent_layers
 from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.settings import check_value
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,11 +47,6 @@ class NetworkSettings:
     zoneout: float = 0.0
     residual: bool = False
 
-    def check_network(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range."""
-        check_sizes(self, "hidden_size", "num_layers")
-        check_shares(self, "dropout", "weight_dropout", "zoneout")
-
     def architecture(self, resolved: Mapping[str, Any]) -> Architecture:
         """Return the settings with those filled in that were not given."""
         given = {field.name: getattr(self, field.name) for field in fields(NetworkSettings)}
@@ -81,38 +72,29 @@ class EncoderSettings:
     spelling_size: int = 64
     word_dropout: float = 0.3
 
-    def check_encoder(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range."""
-        check_sizes(self, "embedding_size")
-        even = "an even number, 0 for none"
-        check_value(self, "spelling_size", lambda n: n >= 0 and n % 2 == 0, even)
-        check_shares(self, "word_dropout")
-
 
 def check_sizes(settings: object, *names: str) -> None:
     """Raise an `OstinatoError` unless settings are sizes; None where that is the default."""
     expected = "a whole number above zero, below 2**24"
-    for name in _given(settings, names):
-        check_value(settings, name, lambda n: 0 < n < 2**24, expected)
+    _check(settings, names, lambda n: 0 < n < 2**24, expected)
 
 
 def check_shares(settings: object, *names: str) -> None:
     """Raise an `OstinatoError` unless settings are shares; None where that is the default."""
-    for name in _given(settings, names):
-        check_value(settings, name, lambda v: 0 <= v < 1, "a share from 0 to below 1")
+    _check(settings, names, lambda v: 0 <= v < 1, "a share from 0 to below 1")
 
 
-def _given(settings: object, names: Sequence[str]) -> Iterator[str]:
-    kind = type(settings)
-    return (n for n in names if getattr(settings, n) is not None or getattr(kind, n) is not None)
+def _check(
+    settings: object, names: Sequence[str], holds: Callable[[Any], bool], expected: str
+) -> None:
+    for name in names:
+        if getattr(settings, name) is not None or getattr(type(settings), name) is not None:
+            check_value(settings, name, holds, expected)
 
 
 @dataclass(kw_only=True, eq=False)
 class Architecture(NetworkSettings):
-    """Recurrent layers with every size resolved.
-
-    Args:
-        init_steps: steps that the initialisation chrono reckons with.
+    """Recurrent layers with every size resolved, and the steps that chrono reckons with.
 
     >>> Architecture(hidden_size=8, init="pytorch").layers(3, bidirectional=True)
     GRU(3, 8, batch_first=True, bidirectional=True)
@@ -122,22 +104,19 @@ class Architecture(NetworkSettings):
     dropout: float = 0.0
     init_steps: int = 100
 
-    def layers(
-        self, input_size: int, hidden_size: int | None = None, *, bidirectional: bool = False
-    ) -> Recurrent:
-        """Return recurrent layers on so many features."""
+    def layers(self, input_size: int, hidden_size: int | None = None, **options: Any) -> Recurrent:
+        """Return recurrent layers on so many features; ``options`` are of `Recurrent`."""
         return recurrent_layers(
             self.cell,
             input_size,
             hidden_size or self.hidden_size,
             self.num_layers,
-            bidirectional=bidirectional,
-            variational_dropout=self.dropout if self.num_layers > 1 else 0.0,
             weight_dropout=self.weight_dropout,
             init=self.init,
             init_steps=self.init_steps,
             zoneout=self.zoneout,
             residual=self.residual,
+            **{"variational_dropout": self.dropout if self.num_layers > 1 else 0.0} | options,
         )
 
 
@@ -155,48 +134,33 @@ def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | St
     return Standardize(torch.tensor(inputs.mean), torch.tensor(inputs.scale)), inputs.features
 
 
-def input_dropout(inputs: Inputs, dropout: float) -> float:
-    """Return the share of an encoded input's features to drop.
-
-    Features of words stand in for each other, and so, less, do bands of sound; a variable of a
-    series may be the only one that tells.
-    """
-    return {"text": 1.0, "words": 1.0, "sound": 0.5}.get(inputs.kind, 0.0) * dropout
-
-
-class Head(Protocol):
-    """Targets that name the output of their network."""
-
-    def head(self, features: int, dropout: float) -> Output:
-        """Return the output layer on so many features."""
-
-
-def many_to_one(
+def encoder_network(
     inputs: Inputs,
-    targets: Head,
+    head: Callable[[int, float], Output],
     how: Architecture,
     settings: EncoderSettings,
-    pooling: PoolingKind,
-) -> ManyToOne | OneToOne:
-    """Return a network with one output for each sequence."""
+    make: Callable[..., NetworkT],
+    *,
+    pooled: bool,
+) -> NetworkT | OneToOne:
+    """Return a network with an output for each step, or for each sequence.
+
+    Args:
+        inputs: of the model.
+        head: makes the output layer, of a number of features and a dropout.
+        how: of the recurrent layers.
+        settings: how sequences are read.
+        make: makes the network of encoder, recurrent layers and output layer.
+        pooled: whether there is one output for each sequence.
+    """
     encode, features = encoder(inputs, settings)
     width = how.hidden_size * (2 if settings.bidirectional else 1)
-    output = targets.head(width, how.dropout)
-    if not settings.recurrent or (inputs.kind == "image" and inputs.form == "whole"):
+    output = head(width, how.dropout)
+    if not settings.recurrent or (pooled and inputs.kind == "image" and inputs.form == "whole"):
         sizes = [width] * (how.num_layers + 1)
-        return OneToOne(encode, features, sizes, output, how.dropout, pooled=True)
+        return OneToOne(encode, features, sizes, output, how.dropout, pooled=pooled)
     layers = how.layers(features, bidirectional=settings.bidirectional)
-    return ManyToOne(encode, layers, output, pooling, input_dropout(inputs, how.dropout))
-
-
-def many_to_many(
-    inputs: Inputs, targets: Head, how: Architecture, settings: EncoderSettings
-) -> ManyToMany | OneToOne:
-    """Return a network with an output for each step."""
-    encode, features = encoder(inputs, settings)
-    width = how.hidden_size * (2 if settings.bidirectional else 1)
-    output = targets.head(width, how.dropout)
-    if not settings.recurrent:
-        return OneToOne(encode, features, [width] * (how.num_layers + 1), output, how.dropout)
-    layers = how.layers(features, bidirectional=settings.bidirectional)
-    return ManyToMany(encode, layers, output, input_dropout(inputs, how.dropout))
+    # Features of words stand in for each other, and so, less, do bands of sound; a variable of a
+    # series may be the only one that tells.
+    share = {"text": 1.0, "words": 1.0, "sound": 0.5}.get(inputs.kind, 0.0)
+    return make(encode, layers, output, dropout=share * how.dropout)

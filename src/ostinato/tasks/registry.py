@@ -25,8 +25,7 @@ class Task(NamedTuple):
     """A task: an estimator, and the command that trains it.
 
     Attributes:
-        estimator: name of the class, under which a stored model names its task too.
-        module: where the class is defined.
+        estimator, module: the class, by which a stored model names its task, and where it is.
         command: of ``ostinato train``.
         protocols: names of the protocols in `ostinato.tasks.base` that the class fulfils; a command
             that uses a trained model asks for one of them.
@@ -63,7 +62,7 @@ TASKS: Sequence[Task] = (
         "SequenceClassifier",
         "ostinato.tasks.classification",
         "classify",
-        ("Predictor", "Evaluator", "ConfusionPlotter", "Inspectable", "StepScorer"),
+        ("Predictor", "Evaluator", "Inspectable", "StepScorer"),
         """Train a classifier of sequences.
 
         From texts (CSV, TSV, JSON lines with a column of labels), measurements (.ts files, tables

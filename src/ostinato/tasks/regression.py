@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 
 from ostinato.data.batches import SequenceBatches
-from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import many_to_one
+from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.targets import Numbers
 from ostinato.training.fit import Problem, predict
 
@@ -26,10 +25,10 @@ from ostinato.training.fit import Problem, predict
 class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
     """A recurrent network that predicts a number, or several, for a sequence.
 
-    Args:
-        pooling: as in `SequenceClassifier`.
+    Sequences and settings are as of `SequenceClassifier`.
 
-    Sequences, settings and attributes are as of `SequenceClassifier`.
+    Args:
+        pooling: how hidden states are pooled, as in `SequenceClassifier`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -42,14 +41,11 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
 
     pooling: PoolingKind = "attention"
 
-    def _learn_targets(self, training: Corpus) -> Numbers:
-        return Numbers.learn(training)
-
-    def _restore_targets(self, document: Mapping[str, Any]) -> Numbers:
-        return Numbers.from_json(document)
+    TARGETS = Numbers
 
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
-        return many_to_one(inputs, targets, self.architecture(self.resolved_), self, self.pooling)
+        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
+        return encoder_network(inputs, targets.head, how, self, make, pooled=True)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Measure the errors on the validation data, in the scale of the data."""
@@ -61,13 +57,9 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
         return {"validation": _errors(errors * self.targets_.scale)}
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
-        found = self._sequences().predict(self.network_, self._read(X), lambda y, batch: y.cpu())
-        return self.targets_.decode(torch.stack(found).double().numpy())
+        """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``."""
+        scores = self._sequences().scores(self.network_, self._read(X))
+        return self.targets_.decode(scores.double().numpy())
 
     def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
         """Yield the prediction for each sequence; see `Predictor`."""
@@ -79,11 +71,7 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
             yield Prediction(place, f"{text}\t{place}", facts)
 
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """Measure the predictions by known numbers.
-
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
+        """Measure the predictions by known numbers; data are as in `fit`.
 
         Returns:
             mae (mean absolute error), rmse (root of the mean squared error), r2, sequences.

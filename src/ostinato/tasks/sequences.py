@@ -23,8 +23,6 @@ from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.fit import NetworkInput, Problem, Sample, predict
 from ostinato.training.settings import TrainingSettings
 
-__all__ = ["Sequences", "prepare", "resolve", "split"]
-
 T = TypeVar("T")
 InputsT = TypeVar("InputsT", bound=SequenceInputs)
 
@@ -37,8 +35,9 @@ def split(
     *,
     call: str = "split",
     most: int = 10_000,
+    shuffled: bool = False,
 ) -> tuple[Corpus, Corpus]:
-    """Split data into a training and a validation part.
+    """Split data into a training and a validation part; a `DataError` if they are too few.
 
     Args:
         data: the data.
@@ -47,9 +46,7 @@ def split(
         strata: labels that should be in equal shares in both parts, if that can be.
         call: who asks, for errors.
         most: sequences of the validation part, where no fraction is given.
-
-    Raises:
-        DataError: there are too few.
+        shuffled: whether the order becomes random.
     """
     N = len(data)
     share = (0.2 if N < 1000 else 0.1) if fraction is None else fraction
@@ -67,6 +64,8 @@ def split(
         if len(counts[counts >= 2]) <= min(held, len(rest) - held):
             rows, groups, lone = rest, numbers[rest], np.flatnonzero(counts[numbers] < 2)
     kept, out = train_test_split(rows, test_size=held, random_state=seed % 2**32, stratify=groups)
+    if shuffled:
+        return data.take([*kept, *lone]), data.take(out)
     return data.take(sorted([*kept, *lone])), data.take(sorted(out))
 
 
@@ -105,26 +104,15 @@ def resolve(
 
 
 class Sequences(NamedTuple):
-    """Encodes data by inputs and targets, and puts them into batches.
+    """Encodes data by inputs and targets of a model, and puts them into batches.
 
-    Args:
-        inputs: of the model.
-        targets: of the model.
-        seed: of the order of batches, and of samples.
-        device: of the network.
+    The seed is of their order, and of samples; the device is the network's.
     """
 
     inputs: SequenceInputs
     targets: SequenceTargets[Any]
     seed: int = 0
     device: torch.device = torch.device("cpu")
-
-    # From data to batches
-
-    def write(self, folder: Path, name: str, data: Corpus) -> Examples:
-        """Encode a part of the data into files."""
-        rows, words = self._encoded(data)
-        return Examples.write(folder, name, rows, self.targets.encode(data), words)
 
     def labelled(self, data: Corpus) -> Examples:
         """Encode data with targets in memory."""
@@ -163,24 +151,12 @@ class Sequences(NamedTuple):
         assert isinstance(rows, Tensor)
         return self.inputs.prepare(rows, words).to(self.device)
 
-    # Training and prediction
-
     def problem(
-        self,
-        data: Path,
-        facts: Mapping[str, Any],
-        batch_size: int,
-        notes: str,
-        **more: int,
+        self, data: Path, facts: Mapping[str, Any], batch_size: int, notes: str, **more: int
     ) -> Problem:
-        """Return the training problem of the data in a run's folder.
+        """Return the training problem of the data, and their facts, that `prepare` left behind.
 
-        Args:
-            data: the folder.
-            facts: as `prepare` returned them.
-            batch_size: of the training batches.
-            notes: further lines of the title.
-            more: of the training batches, as in `SequenceBatches`.
+        The notes are further lines of the title; ``more`` is as in `SequenceBatches`.
         """
         training, held_out = Examples.open(data, "training"), Examples.open(data, "validation")
         if training is None:
@@ -205,7 +181,9 @@ class Sequences(NamedTuple):
         """Apply a network to each sequence; ``decode`` as in `ostinato.training.fit.predict`."""
         return predict(network, self.batches(self.unlabelled(data)), decode)
 
-    # Looking into it
+    def scores(self, network: nn.Module, data: Corpus) -> Tensor:
+        """Return the scores of a network with one output for each sequence, ``(N, K)``."""
+        return torch.stack(self.predict(network, data, lambda y, batch: y.cpu()))
 
     def sample(self, examples: Examples, count: int, steps: int | None) -> Sample:
         """Draw some rows, fewer where they are long; the longest, where each step has a target."""
@@ -255,25 +233,22 @@ def prepare(
     targets: SequenceTargets[Any],
     notes: Sequence[str] = (),
 ) -> tuple[InputsT, NDArray[np.int64], dict[str, Any]]:
-    """Encode training and validation data into files.
-
-    Args:
-        folder: where.
-        parts: the data by name: ``training``, and ``validation`` if there are any.
-        inputs: of the training data.
-        targets: the same.
-        notes: what a reader should know of the data.
+    """Encode data, ``training`` and perhaps ``validation``, into files.
 
     Returns:
-        the inputs, scaled; the lengths of the training sequences; facts of the data.
+        the inputs, scaled; the lengths of the training sequences; facts of the data, ``notes``
+        among them.
 
     Raises:
         DataError: all sequences are empty, or one is not such as the others.
     """
     for part in parts.values():
         targets.check(part)
-    sequences = Sequences(inputs, targets)
-    written = {name: sequences.write(folder, name, part) for name, part in parts.items()}
+    written = {}
+    for name, part in parts.items():
+        inputs.check(part)
+        encoded, words = inputs.encode(part)
+        written[name] = Examples.write(folder, name, encoded, targets.encode(part), words)
     rows = written["training"].inputs
     if not rows.lengths.any():
         raise DataError("all sequences are empty; there is nothing to train on.")

@@ -16,16 +16,7 @@ from ostinato.tasks.writing import WritingEstimator
 class Summarizer(WritingEstimator):
     """A recurrent encoder and decoder that learns to summarise, and may copy words (See 2017).
 
-    Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
-    `TrainingSettings`.
-
-    Args:
-        attention: as in `WritingEstimator`; coverage needs additive.
-        coverage: whether attention takes account of the attention so far.
-        copying: whether words of the document may be copied.
-
-    Attributes, beside those of `Estimator`:
-        vocabulary_: tokens.
+    Settings and attributes are those of `WritingEstimator`.
 
     Example:
         >>> X = [f"the {word} is here and there" for word in ["sun", "sea", "sky"]] * 6
@@ -42,10 +33,8 @@ class Summarizer(WritingEstimator):
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
         """Measure summaries by known ones, beside the document's first sentence.
 
-        Args:
-            X: as in `fit`.
-            y: as in `fit`; of several summaries the one that agrees best counts.
-            search: as in `write`.
+        Data are as in `fit`, of several summaries the one that agrees best counts; ``search`` is as
+        in `write`.
 
         Returns:
             rouge1, rouge2, rougeL: F1 of words, of pairs of words and of the longest common
@@ -54,8 +43,7 @@ class Summarizer(WritingEstimator):
         """
         pairs = self._labelled(X, y)
         references = pairs.targets or []
-        search = {"no_repeat": 3, **search}
-        written = [several[0].text for several in self.write(pairs.inputs, **search)]
+        written = self.predict(pairs.inputs, **{"no_repeat": 3, **search})
         lead = [first_sentence(source) for source in pairs.inputs]
         found: dict[str, Any] = {}
         for name, texts in (("", written), ("lead_", lead)):
@@ -91,24 +79,20 @@ def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
     """
     best = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
     words = _words(text)
-    for reference in references:
-        expected = _words(reference)
+    for expected in map(_words, references):
+        found = {"rougeL": _f1(_common(words, expected), len(words), len(expected))}
         for n in (1, 2):
-            ours, theirs = _grams(words, n), _grams(expected, n)
-            common = sum((ours & theirs).values())
-            value = _f1(common, sum(ours.values()), sum(theirs.values()))
-            best[f"rouge{n}"] = max(best[f"rouge{n}"], value)
-        value = _f1(_common(words, expected), len(words), len(expected))
-        best["rougeL"] = max(best["rougeL"], value)
+            ours, theirs = (
+                Counter(tuple(some[i : i + n]) for i in range(len(some) - n + 1))
+                for some in (words, expected)
+            )
+            found[f"rouge{n}"] = _f1((ours & theirs).total(), ours.total(), theirs.total())
+        best = {name: max(value, found[name]) for name, value in best.items()}
     return best
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
-
-
-def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def _f1(common: int, ours: int, theirs: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from ostinato.errors import DataError
 from ostinato.networks.arrangements import ManyToMany, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import check_sizes, many_to_many
-from ostinato.tasks.targets import StepLabels
+from ostinato.tasks.networks import check_sizes, encoder_network
+from ostinato.tasks.targets import StepLabels, f1
 
 FEW = 10
 """Sequences below which validation data are the ends of sequences, not whole ones."""
@@ -36,13 +37,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         window: steps of measurements in a training example; longer series are cut, each time at
             other places.
 
-    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
-    `NetworkSettings` and `TrainingSettings`.
-
-    Attributes, beside those of `Estimator`:
-        classes_: the labels, sorted.
-        inputs_: what the model knows of its inputs, such as words.
-        targets_: the labels, and how they are encoded.
+    Further settings and attributes are those of `CorpusEstimator`.
 
     Example:
         >>> X = [["the", "dog", "barks"], ["a", "dog", "sleeps"], ["the", "cat", "sleeps"]] * 10
@@ -55,6 +50,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     crf: bool = False
     window: int = 200
 
+    TARGETS = StepLabels
     BY_STEP = True
 
     def check_settings(self) -> None:
@@ -70,14 +66,12 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def _learn_targets(self, training: Corpus) -> StepLabels:
         return StepLabels.learn(training, crf=self.crf)
 
-    def _restore_targets(self, document: Mapping[str, Any]) -> StepLabels:
-        return StepLabels.from_json(document)
-
     def _build(self, inputs: Inputs, targets: StepLabels) -> ManyToMany | OneToOne:
-        return many_to_many(inputs, targets, self.architecture(self.resolved_), self)
+        how = self.architecture(self.resolved_)
+        return encoder_network(inputs, targets.head, how, self, ManyToMany, pooled=False)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
-        """Whole sequences are held out, or, where there are few, the end of each."""
+        """Hold out whole sequences, or, where there are few, the end of each."""
         if len(corpus) >= FEW:
             return super()._split(corpus)
         share = 0.2 if self.validation_fraction is None else self.validation_fraction
@@ -89,21 +83,15 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
                 path=corpus.places[0].path,
             )
 
-        def part(ends: bool) -> Corpus:
-            def cut(items: Sequence[Any]) -> list[Any]:
-                return [i[c:] if ends else i[:c] for i, c in zip(items, cuts, strict=True)]
-
-            taken = Corpus(
-                corpus.kind,
-                cut(corpus.inputs),
-                cut(corpus.targets or []),
-                corpus.places,
-                corpus.variables,
-                cut(corpus.step_lines) if corpus.step_lines else [],
+        def part(of: Callable[[Any, int], Any]) -> Corpus:
+            steps, targets, lines = (
+                [of(item, at) for item, at in zip(items or (), cuts, strict=False)]
+                for items in (corpus.inputs, corpus.targets, corpus.step_lines)
             )
-            return taken.take([i for i, steps in enumerate(taken.inputs) if len(steps)])
+            taken = replace(corpus, inputs=steps, targets=targets, step_lines=lines)
+            return taken.take([i for i, some in enumerate(steps) if len(some)])
 
-        return part(ends=False), part(ends=True)
+        return part(lambda steps, at: steps[:at]), part(lambda steps, at: steps[at:])
 
     def _pieces(self, inputs: Inputs, lengths: NDArray[np.int64]) -> int:
         whole = inputs.lexicon is not None
@@ -112,14 +100,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def _batching(self) -> dict[str, int]:
         return {} if self.inputs_.lexicon is not None else {"window": self.window}
 
-    # Prediction
-
     def predict(self, X: Any) -> list[list[str]]:
-        """Predict the labels of each sequence.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
+        """Predict the labels of each sequence; ``X`` as in `fit`."""
 
         def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[list[str]]:
             best = self.network_.output.best(scores, batch.lengths).cpu().numpy()
@@ -128,11 +110,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         return self._sequences().predict(self.network_, self._read(X), decode)
 
     def predict_proba(self, X: Any) -> list[NDArray[np.float64]]:
-        """Predict the probability of each label at each step, ``(T, K)`` for each sequence.
-
-        Args:
-            X: sequences, as in `fit`.
-        """
+        """Predict the probability of each label at each step, ``(T, K)`` for each sequence."""
 
         def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.float64]]:
             p = self.network_.output.predict(scores.double(), batch.lengths).cpu().numpy()
@@ -143,30 +121,24 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def predictions(self, X: Any, *, probabilities: bool = False) -> Iterator[Prediction]:
         """Yield the prediction for each sequence; see `Predictor`."""
         corpus = self._read(X)
-        shares: Iterable[NDArray[np.float64] | None] = [None] * len(corpus)
-        if probabilities:
-            shares = self.predict_proba(corpus)
+        shares = self.predict_proba(corpus) if probabilities else [None] * len(corpus)
         for i, (labels, p) in enumerate(zip(self.predict(corpus), shares, strict=True)):
-            steps = corpus.inputs[i] if corpus.kind == "words" else self._step_names(corpus, i)
+            place = corpus.places[i]
+            if corpus.kind == "words":
+                steps = corpus.inputs[i]
+            elif corpus.step_lines:
+                steps = [str(place._replace(line=n)) for n in corpus.step_lines[i]]
+            else:
+                steps = [f"{place} step {t}" for t in range(len(corpus.inputs[i]))]
             lines = [f"{step}\t{label}" for step, label in zip(steps, labels, strict=True)]
             facts: dict[str, Any] = {"steps": list(steps), "labels": labels}
             if p is not None:
                 facts["probabilities"] = p.max(1).round(4).tolist()
                 lines = [f"{line}\t{q:.3f}" for line, q in zip(lines, p.max(1), strict=True)]
-            yield Prediction(corpus.places[i], "\n".join([*lines, ""]), facts)
-
-    def _step_names(self, corpus: Corpus, i: int) -> list[str]:
-        """Return what the steps of a series are called: their lines, or their numbers."""
-        if corpus.step_lines:
-            return [str(corpus.places[i]._replace(line=n)) for n in corpus.step_lines[i]]
-        return [f"{corpus.places[i]} step {t}" for t in range(len(corpus.inputs[i]))]
+            yield Prediction(place, "\n".join([*lines, ""]), facts)
 
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """Measure the predictions by known labels.
-
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
+        """Measure the predictions by known labels; data are as in `fit`.
 
         Returns:
             accuracy, macro_f1, steps, sequences; and, where labels are of the form B-PERSON,
@@ -177,13 +149,10 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         self.targets_.check(corpus)
         truth = [[str(label) for label in labels] for labels in corpus.targets or []]
         guess = self.predict(corpus)
-        flat_truth = [label for labels in truth for label in labels]
-        flat_guess = [label for labels in guess for label in labels]
+        flat_truth, flat_guess = (list(chain.from_iterable(some)) for some in (truth, guess))
         found = {
             "accuracy": float(metrics.accuracy_score(flat_truth, flat_guess)),
-            "macro_f1": float(
-                metrics.f1_score(flat_truth, flat_guess, average="macro", zero_division=0)
-            ),
+            "macro_f1": f1(flat_truth, flat_guess, "macro"),
             "steps": len(flat_truth),
             "sequences": len(truth),
         }

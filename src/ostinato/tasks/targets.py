@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,21 +22,9 @@ from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.functional import Lengths, running
-from ostinato.networks.outputs import CRFOutput, Output
+from ostinato.networks.outputs import CRFOutput, Output, OutputKind
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.fit import NetworkInput, Objective
-
-__all__ = [
-    "Classes",
-    "LabelSets",
-    "Numbers",
-    "SequenceTargets",
-    "StepLabels",
-    "TokenSequence",
-    "calibrate",
-    "has_label_sets",
-    "vocabulary_of",
-]
+from ostinato.training.fit import Objective
 
 Label: TypeAlias = str | int | float
 PerSequence: TypeAlias = ManyToOne | OneToOne
@@ -46,9 +34,7 @@ PerStep: TypeAlias = ManyToMany | OneToOne
 class SequenceNetwork(Protocol):
     """A network with a loss over whole sequences."""
 
-    def loss(
-        self, x: NetworkInput, targets: Tensor, *, lengths: Lengths = None
-    ) -> tuple[Tensor, Hidden]:
+    def loss(self, x: Any, targets: Tensor, *, lengths: Lengths = None) -> tuple[Tensor, Hidden]:
         """Return the mean loss, and a state."""
 
 
@@ -61,8 +47,6 @@ class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[Sequen
     Attributes:
         by_step: whether each step has a target, not each sequence.
         own_lengths: whether targets are sequences with lengths of their own.
-        loss_unit: what the loss is counted in.
-        step_name: what a step of a sequence is called, in short.
     """
 
     by_step = False
@@ -74,8 +58,13 @@ class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[Sequen
         self, network: SequenceNetworkT, batch: SequenceBatch, state: Hidden
     ) -> tuple[Tensor, None]:
         """Return the mean loss of a batch."""
-        loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal)
+        more = self.loss_arguments(batch)
+        loss, _ = network.loss(batch.inputs, batch.targets, lengths=batch.unequal, **more)
         return loss, None
+
+    def loss_arguments(self, batch: SequenceBatch) -> dict[str, Any]:
+        """Return further arguments of the network's loss."""
+        return {"target_lengths": batch.target_lengths} if self.own_lengths else {}
 
     def count(self, batch: SequenceBatch) -> int:
         """Return the number of sequences, or of steps where each has a target."""
@@ -94,33 +83,48 @@ class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[Sequen
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON document."""
-        return {}
+        values = vars(self).items()
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the inverse of `to_json`."""
+        values = document.items()
+        return cls(**{k: np.array(v) if isinstance(v, list) else v for k, v in values})
 
 
 @dataclass
 class Classes(SequenceTargets[PerSequence]):
-    """One class for each sequence.
+    """One class for each sequence; or, ``multilabel``, any number of labels, none included.
 
     Args:
         names: the classes, sorted, ``(K,)``.
+        multilabel: whether a sequence may have several, or none.
 
-    >>> corpus = Corpus("text", ["x", "y"], ["b", "a"], [])
-    >>> Classes(np.array(["a", "b"])).encode(corpus).tolist()
+    >>> names = np.array(["a", "b"])
+    >>> Classes(names).encode(Corpus("text", ["x", "y"], ["b", "a"], [])).tolist()
     [1, 0]
+    >>> Classes(names, True).encode(Corpus("text", ["x", "y"], [["b"], []], [])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
     """
 
     names: NDArray[Any]
-    multilabel: ClassVar[bool] = False
+    multilabel: bool = False
 
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
-        """Collect the classes.
-
-        Raises:
-            DataError: there are too few, or they are text and numbers.
-        """
-        labels = {x for i in range(len(corpus)) for x in _labels(corpus, i, cls.multilabel)}
-        return cls(_classes(corpus, labels, least=1 if cls.multilabel else 2))
+        """Collect the classes; a `DataError` if there are too few, or text and numbers."""
+        several = has_label_sets(corpus)
+        labels = {label for i in range(len(corpus)) for label in _labels(corpus, i, several)}
+        if len({isinstance(label, str) for label in labels}) > 1:
+            raise DataError("some labels are text and some are numbers; make them one kind.")
+        if len(labels) < (1 if several else 2):
+            raise DataError(
+                f"all {len(corpus)} sequences have the label {', '.join(map(repr, labels))}; "
+                "expected two or more classes.",
+                path=corpus.places[0].path,
+            )
+        return cls(np.array(sorted(labels)), several)
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have."""
@@ -130,106 +134,58 @@ class Classes(SequenceTargets[PerSequence]):
                 if label not in known:
                     raise place.error(_unseen(label, self.names))
 
-    def encode(self, corpus: Corpus) -> NDArray[np.int64]:
-        """Return the number of each sequence's class, ``(N,)``."""
-        number = {label: i for i, label in enumerate(self.names.tolist())}
-        return np.array([number[_plain(t)] for t in corpus.targets or []], dtype=np.int64)
+    def encode(self, corpus: Corpus) -> NDArray[Any]:
+        """Return the number of each sequence's class, ``(N,)``; or 1 for each label, ``(N, K)``."""
+        rows = [_labels(corpus, i, self.multilabel) for i in range(len(corpus))]
+        if self.multilabel:
+            return np.array([np.isin(self.names, row) for row in rows], np.float32)
+        return np.searchsorted(self.names, np.array([label for (label,) in rows]))
 
     def head(self, features: int, dropout: float) -> Output:
-        """Return an output layer with a score for each class."""
-        return Output(features, len(self.names), "category", dropout)
-
-    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the best class of scores ``(N, K)`` is the true one, ``(N,)``."""
-        return scores.argmax(-1) == targets
+        """Return an output layer with a score for each class, or a yes or no."""
+        kind: OutputKind = "probability" if self.multilabel else "category"
+        return Output(features, len(self.names), kind, dropout)
 
     def metrics(
         self, network: PerSequence, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
-        """Return the mean loss and the accuracy of a batch."""
+        """Return the mean loss, and the share of sequences with the right class or labels."""
         scores, _ = network(batch.inputs, lengths=batch.unequal)
-        loss = network.output.loss(scores, batch.targets).mean()
-        right = self.right(scores, batch.targets).double().mean()
-        return {"loss": float(loss), "accuracy": float(right)}, None
+        targets = batch.targets
+        loss = network.output.loss(scores, targets).mean()
+        if self.multilabel:
+            right = ((scores > 0) == targets).all(-1)
+        else:
+            right = scores.argmax(-1) == targets
+        return {"loss": float(loss), "accuracy": float(right.double().mean())}, None
 
-    def decode(self, p: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the likeliest class of each row of probabilities ``(N, K)``."""
-        classes: NDArray[Any] = self.names[p.argmax(1)]
-        return classes
+    def decode(self, p: NDArray[np.float64]) -> Any:
+        """Return the likeliest class, or the likely labels, of rows of probabilities ``(N, K)``."""
+        if self.multilabel:
+            return [self.names[row > 0.5].tolist() for row in p]
+        return self.names[p.argmax(1)]
 
     def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
-        """Return measures of probabilities ``(N, K)`` by true classes ``(N,)``."""
-        guess = p.argmax(1)
-        floor = np.finfo(np.float64).tiny
+        """Return measures of probabilities ``(N, K)`` by true targets, as `encode` returns them."""
+        tiny, several = np.finfo(np.float64).tiny, self.multilabel
+        guess: NDArray[Any] = p > 0.5 if several else p.argmax(1)
+        if several:
+            right = (guess == (truth > 0)).all(1)
+            log_p = np.where(truth > 0, np.log(p + tiny), np.log1p(-p + tiny)).sum(1)
+        else:
+            right, log_p = guess == truth, np.log(p[np.arange(len(p)), truth] + tiny)
+        found = {"accuracy": float(right.mean()), "macro_f1": f1(truth, guess, "macro")}
+        if several:
+            found["micro_f1"] = f1(truth, guess, "micro")
+        found |= {"log_loss": float(-log_p.mean()), "sequences": len(truth)}
+        if several:
+            return found
         confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
-        return {
-            "accuracy": float((guess == truth).mean()),
-            "macro_f1": _f1(truth, guess, "macro"),
-            "log_loss": float(-np.log(p[np.arange(len(p)), truth] + floor).mean()),
-            "sequences": len(truth),
-            "confusion": confusion.tolist(),
-        }
+        return {**found, "confusion": confusion.tolist()}
 
     def describe(self) -> str:
         """Return the number of classes in words."""
-        return f"{len(self.names):,} classes"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
-        return {"classes": self.names.tolist(), "multilabel": self.multilabel}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the inverse of `to_json`."""
-        return cls(np.array(document["classes"]))
-
-
-class LabelSets(Classes):
-    """Any number of labels for each sequence, none included.
-
-    >>> corpus = Corpus("text", ["x", "y"], [["b"], []], [])
-    >>> LabelSets(np.array(["a", "b"])).encode(corpus).tolist()
-    [[0.0, 1.0], [0.0, 0.0]]
-    """
-
-    multilabel = True
-
-    def encode(self, corpus: Corpus) -> NDArray[Any]:
-        """Return 1 where a sequence has a label, else 0, ``(N, K)``."""
-        number = {label: i for i, label in enumerate(self.names.tolist())}
-        found = np.zeros((len(corpus), len(number)), dtype=np.float32)
-        for row, labels in zip(found, corpus.targets or [], strict=True):
-            row[[number[_plain(label)] for label in labels]] = 1.0
-        return found
-
-    def head(self, features: int, dropout: float) -> Output:
-        """Return an output layer with a yes or no for each label."""
-        return Output(features, len(self.names), "probability", dropout)
-
-    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return whether every label of scores ``(N, K)`` is right, ``(N,)``."""
-        return ((scores > 0) == targets).all(-1)
-
-    def decode(self, p: NDArray[np.float64]) -> Any:
-        """Return the likely labels of each row of probabilities ``(N, K)``."""
-        return [self.names[row > 0.5].tolist() for row in p]
-
-    def measure(self, truth: NDArray[Any], p: NDArray[np.float64]) -> dict[str, Any]:
-        """Return measures of probabilities ``(N, K)`` by true labels ``(N, K)``."""
-        guess = p > 0.5
-        floor = np.finfo(np.float64).tiny
-        log_loss = -np.where(truth > 0, np.log(p + floor), np.log1p(-p + floor)).sum(1).mean()
-        return {
-            "accuracy": float((guess == (truth > 0)).all(1).mean()),
-            "macro_f1": _f1(truth, guess, "macro"),
-            "micro_f1": _f1(truth, guess, "micro"),
-            "log_loss": float(log_loss),
-            "sequences": len(truth),
-        }
-
-    def describe(self) -> str:
-        """Return the number of labels in words."""
-        return f"{len(self.names):,} labels"
+        return f"{len(self.names):,} {'labels' if self.multilabel else 'classes'}"
 
 
 @dataclass
@@ -249,11 +205,7 @@ class Numbers(SequenceTargets[PerSequence]):
 
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
-        """Learn mean and scale.
-
-        Raises:
-            DataError: a target is no number, or all are the same.
-        """
+        """Learn mean and scale; a `DataError` if a target is no number, or all are the same."""
         numbers = _numbers(corpus)
         mean, scale = numbers.mean(0), numbers.std(0)
         if not (scale > 0).any():
@@ -290,16 +242,6 @@ class Numbers(SequenceTargets[PerSequence]):
         """Return how many numbers are predicted."""
         return f"{len(self.mean)} number{'s' * (len(self.mean) > 1)} for each"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist(), "single": self.single}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the inverse of `to_json`."""
-        mean, scale = np.array(document["mean"]), np.array(document["scale"])
-        return cls(mean, scale, bool(document["single"]))
-
 
 @dataclass
 class StepLabels(SequenceTargets[PerStep]):
@@ -316,11 +258,7 @@ class StepLabels(SequenceTargets[PerStep]):
 
     @classmethod
     def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:
-        """Collect the labels.
-
-        Raises:
-            DataError: there are fewer than two.
-        """
+        """Collect the labels; a `DataError` if there are fewer than two."""
         labels = {str(label) for labels in corpus.targets or [] for label in labels}
         if len(labels) < 2:
             raise DataError(
@@ -345,11 +283,9 @@ class StepLabels(SequenceTargets[PerStep]):
 
     def encode(self, corpus: Corpus) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of each sequence's labels, ``(T,)``."""
-        number = {label: i for i, label in enumerate(self.names.tolist())}
-        return (
-            np.array([number[str(label)] for label in labels], dtype=np.int64)
-            for labels in corpus.targets or []
-        )
+        known, dtype = self.names, self.names.dtype
+        rows = ([str(label) for label in labels] for labels in corpus.targets or [])
+        return (np.searchsorted(known, np.array(row, dtype)) for row in rows)
 
     def head(self, features: int, dropout: float) -> Output:
         """Return an output layer with a score for each label."""
@@ -373,39 +309,12 @@ class StepLabels(SequenceTargets[PerStep]):
 
     def describe(self) -> str:
         """Return the number of labels in words."""
-        return f"{len(self.names):,} labels for each step" + (
-            ", scored jointly" if self.crf else ""
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
-        return {"classes": self.names.tolist(), "crf": self.crf}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the inverse of `to_json`."""
-        return cls(np.array(document["classes"]), document["crf"])
-
-
-class TokenNetwork(Protocol):
-    """A network with a loss over targets that have lengths of their own."""
-
-    def loss(
-        self,
-        x: Any,
-        targets: Tensor,
-        *,
-        lengths: Lengths = None,
-        target_lengths: Lengths = None,
-    ) -> tuple[Tensor, Hidden]:
-        """Return the mean loss of a token, and a state."""
-
-
-TokenNetworkT = TypeVar("TokenNetworkT", bound=TokenNetwork)
+        jointly = ", scored jointly" if self.crf else ""
+        return f"{len(self.names):,} labels for each step{jointly}"
 
 
 @dataclass
-class TokenSequence(SequenceTargets[TokenNetworkT]):
+class TokenSequence(SequenceTargets[SequenceNetworkT]):
     """A text for each sequence, as token ids: as many as the text has.
 
     Args:
@@ -446,18 +355,6 @@ class TokenSequence(SequenceTargets[TokenNetworkT]):
         """Yield the token ids of the first text of each sequence."""
         return (self.vocabulary.encode(self.texts(corpus, i)[0]) for i in range(len(corpus)))
 
-    def loss(
-        self, network: TokenNetworkT, batch: SequenceBatch, state: Hidden
-    ) -> tuple[Tensor, None]:
-        """Return the mean loss of a token."""
-        loss, _ = network.loss(
-            batch.inputs,
-            batch.targets,
-            lengths=batch.unequal,
-            target_lengths=batch.target_lengths,
-        )
-        return loss, None
-
     def count(self, batch: SequenceBatch) -> int:
         """Return the number of tokens, and of ends, which are predicted too."""
         assert batch.target_lengths is not None
@@ -491,12 +388,8 @@ def calibrate(
 ) -> float | None:
     """Return the temperature with which probabilities fit data best; None if there is none.
 
-    Guo et al. 2017, "On calibration of modern neural networks".
-
-    Args:
-        scores: of validation data, ``(N, K)``.
-        targets: of the same.
-        loss: of each row of scores.
+    Scores are of validation data, ``(N, K)``, the loss is of each row of them. Guo et al. 2017, "On
+    calibration of modern neural networks".
 
     >>> scores, targets = torch.tensor([[9.0, 0.0]] * 400), torch.arange(400) % 4 // 3
     >>> temperature = calibrate(scores, targets, Output(1, 2).loss)
@@ -540,25 +433,13 @@ def _plain(label: object) -> Label:
     return label
 
 
-def _classes(corpus: Corpus, labels: set[Label], least: int) -> NDArray[Any]:
-    """Return the labels, sorted."""
-    if len({isinstance(label, str) for label in labels}) > 1:
-        raise DataError("some labels are text and some are numbers; make them one kind.")
-    if len(labels) < least:
-        raise DataError(
-            f"all {len(corpus)} sequences have the label {', '.join(map(repr, labels))}; "
-            "expected two or more classes.",
-            path=corpus.places[0].path,
-        )
-    return np.array(sorted(labels))
-
-
 def _unseen(label: object, names: NDArray[Any]) -> str:
     shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
     return f"has the label {label!r}, which was not in the training data; known are {shown}."
 
 
-def _f1(truth: NDArray[Any], guess: NDArray[Any], average: str) -> float:
+def f1(truth: Any, guess: Any, average: str) -> float:
+    """Return the F1 of labels, 0 where it is not defined; ``average`` as in scikit-learn."""
     return float(metrics.f1_score(truth, guess, average=average, zero_division=0))
 
 

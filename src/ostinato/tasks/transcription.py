@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -84,13 +84,7 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         stacked: frames of a hundredth of a second that are read in one step.
         bidirectional: as in `EncoderSettings`; False can follow a stream, see `stream`.
 
-    Further settings are those of `EncoderSettings`, `InputSettings`, `ReadingSettings`,
-    `NetworkSettings` and `TrainingSettings`.
-
-    Attributes, beside those of `Estimator`:
-        vocabulary_: characters or words.
-        inputs_: what the model knows of its inputs.
-        targets_: the texts, and how they are encoded.
+    Further settings and attributes are those of `CorpusEstimator`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -105,6 +99,8 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
 
     level: Level = "char"
     stacked: int = 3
+
+    TARGETS = Transcripts
 
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
@@ -124,22 +120,14 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
             raise DataError("Transcriber: the inputs are texts; expected recordings or series.")
         return Transcripts.learn(training, self.level)
 
-    def _restore_targets(self, document: Mapping[str, Any]) -> Transcripts:
-        return Transcripts.from_json(document)
-
     def _build(self, inputs: Inputs, targets: Transcripts) -> CTC:
         how = self.architecture(self.resolved_)
         encode, features = encoder(inputs, self)
         layers = how.layers(self.stacked * features, bidirectional=self.bidirectional)
         return CTC(encode, layers, len(targets.vocabulary), self.stacked, how.dropout)
 
-    def _defaults(
-        self, training: Corpus, inputs: Inputs, lengths: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        found = super()._defaults(training, inputs, lengths)
-        return found | {"dropout": min(0.3, found["dropout"])}
-
-    # Transcription
+    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+        return {"dropout": min(0.3, usual["dropout"])}
 
     def recordings(self, X: Any) -> Corpus:
         """Read recordings from memory, files or folders."""
@@ -157,7 +145,7 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         language: TextSampler | LanguageModel | None = None,
         weight: float = 0.5,
     ) -> list[str]:
-        """Transcribe recordings.
+        """Return the text of each recording.
 
         Args:
             X: as in `fit`.
@@ -165,9 +153,6 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
             language: a language model: a `TextGenerator` of characters; or log-probabilities of the
                 next token after some tokens, see `ctc_beam`.
             weight: of the language model.
-
-        Returns:
-            the text of each recording.
         """
         if isinstance(language, TextSampler):
             language = self._token_model(language)
@@ -195,11 +180,7 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         return after
 
     def stream(self) -> TranscriptionStream:
-        """Transcribe sound as it comes; for a model with ``bidirectional=False``.
-
-        Raises:
-            OstinatoError: if the model needs the future.
-        """
+        """Transcribe sound as it comes; for a model with ``bidirectional=False``."""
         check_is_fitted(self, "network_")
         return TranscriptionStream(self)
 
@@ -213,10 +194,6 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         """Find which of some texts is spoken in each recording, and its probability among them.
 
         For spoken commands and search by voice: other texts cannot be found.
-
-        Args:
-            X: as in `fit`.
-            texts: the texts.
         """
         if not texts:
             raise OstinatoError("Transcriber.find: texts is empty; give some to find.")
@@ -238,12 +215,7 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         return self._sequences().predict(network, self._read(X), decode)
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """Measure transcripts by known texts.
-
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
-            search: as in `transcribe`.
+        """Measure transcripts by known texts; data are as in `fit`, ``search`` as in `transcribe`.
 
         Returns:
             cer, wer: errors a character and a word (insertions, deletions and replacements over

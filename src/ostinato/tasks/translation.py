@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ostinato.errors import require
-from ostinato.tasks.writing import WritingEstimator
+from ostinato.tasks.writing import WritingEstimator, sacrebleu_scores
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Translator(WritingEstimator):
     """A recurrent encoder and decoder with attention that learns to translate.
 
-    Settings are those of `WritingEstimator`, `NetworkSettings`, `PairSettings` and
-    `TrainingSettings`.
-
-    Attributes, beside those of `Estimator`:
-        vocabulary_: tokens of the target.
-        source_vocabulary_: tokens of the source; the same where they are shared.
+    Settings and attributes are those of `WritingEstimator`.
 
     Example:
         >>> X = ["one two", "two one", "one", "two", "two two", "one one"] * 8
@@ -29,39 +23,25 @@ class Translator(WritingEstimator):
         ['zwei eins']
     """
 
-    def translate(
-        self, X: Any, *, beam: int = 5, length_penalty: float = 1.0, **search: Any
-    ) -> list[str]:
+    def translate(self, X: Any, **search: Any) -> list[str]:
         """Return the best translation of each text; further arguments are those of `write`."""
-        found = self.write(X, beam=beam, length_penalty=length_penalty, **search)
-        return [several[0].text for several in found]
+        return self.predict(X, **search)
 
     def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """Measure translations by known ones. Needs ``ostinato[translation]``.
+        """Measure translations by known ones; data are as in `fit`, ``search`` as in `write`.
 
-        Args:
-            X: as in `fit`.
-            y: as in `fit`.
-            search: as in `write`.
+        Needs ``ostinato[translation]``.
 
         Returns:
             bleu (Papineni et al. 2002) and chrf (Popović 2015) by sacrebleu, their signatures, and
             sentences.
         """
-        sacrebleu = require("sacrebleu", "translation", "BLEU and chrF")
         pairs = self._labelled(X, y)
-        written = self.translate(pairs.inputs, **search)
         several = pairs.targets or []
-        most = max(map(len, several))
-        references = [[t[k] if k < len(t) else None for t in several] for k in range(most)]
-        bleu, chrf = sacrebleu.BLEU(force=True), sacrebleu.CHRF()
-        return {
-            "bleu": float(bleu.corpus_score(written, references).score),
-            "chrf": float(chrf.corpus_score(written, references).score),
-            "bleu_signature": str(bleu.get_signature()),
-            "chrf_signature": str(chrf.get_signature()),
-            "sentences": len(written),
-        }
+        found = sacrebleu_scores(
+            lambda: self.translate(pairs.inputs, **search), several, "BLEU", "CHRF"
+        )
+        return {**found, "sentences": len(pairs)}
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return BLEU."""

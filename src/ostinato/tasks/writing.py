@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
@@ -22,18 +20,16 @@ from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Ragged
 from ostinato.data.vocabulary import Level, Vocabulary
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, require
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
-from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Text
-from ostinato.tasks.estimators import Estimator
-from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
-from ostinato.tasks.sequences import resolve, split
+from ostinato.tasks.estimators import Estimator, random_generator
+from ostinato.tasks.networks import check_shares, check_sizes
+from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import TokenSequence, vocabulary_of
 from ostinato.training.pictures import draw_attention
-from ostinato.training.settings import TrainingSettings
 
 
 @dataclass
@@ -50,28 +46,14 @@ class TargetTexts(TokenSequence[EncoderDecoder]):
     sampled: float = 0.0
     epochs: float = 0.0
 
-    def loss(
-        self, network: EncoderDecoder, batch: SequenceBatch, state: Hidden
-    ) -> tuple[Tensor, None]:
-        """Return the mean loss of a token."""
+    def loss_arguments(self, batch: SequenceBatch) -> dict[str, Any]:
+        """Return further arguments of the network's loss."""
         risen = min(1.0, batch.epoch / self.epochs) if self.epochs else 1.0
-        loss, _ = network.loss(
-            batch.inputs,
-            batch.targets,
-            lengths=batch.unequal,
-            target_lengths=batch.target_lengths,
-            sampled=self.sampled * risen,
-        )
-        return loss, None
+        return {**super().loss_arguments(batch), "sampled": self.sampled * risen}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class WritingEstimator(
-    PairSettings,
-    NetworkSettings,
-    TrainingSettings,
-    Estimator[TokenInputs, TargetTexts, EncoderDecoder],
-):
+class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, EncoderDecoder]):
     """An estimator that reads texts and writes a text for each: an encoder and a decoder.
 
     ``fit`` takes texts, and for each a target, a text or a list of texts any of which would do; or
@@ -91,6 +73,8 @@ class WritingEstimator(
         sampled: share of the decoder's inputs that are its own words instead of the true ones at
             the end of training, to which it rises from none.
         longest: tokens of a source that are read at most.
+
+    Further settings are those of its base classes, attributes those of `Estimator`.
     """
 
     attention: AttentionKind = "multiplicative"
@@ -108,7 +92,6 @@ class WritingEstimator(
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        self.check_network()
         check_sizes(self, "vocabulary_size", "embedding_size", "longest")
         check_shares(self, "label_smoothing", "sampled")
         if self.copying and not self.shared:
@@ -126,23 +109,12 @@ class WritingEstimator(
         """Tokens of the source; the same where they are shared."""
         return self.inputs_.vocabulary
 
-    # Training
-
-    def _read(self, X: Any, y: Any = None) -> Corpus:
+    def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
         if isinstance(X, Corpus):
             return X
         if y is None and (paths := paths_of(X)):
             return read_pairs(paths, self)
         return pairs_of(X, y, self)
-
-    def _labelled(self, X: Any, y: Any = None) -> Corpus:
-        pairs = self._read(X, y)
-        if pairs.targets is None:
-            raise OstinatoError(
-                f"{type(self).__name__}: the texts have no targets: y is missing, and so is a "
-                "second file or column."
-            )
-        return pairs
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         call, fraction = type(self).__name__, self.validation_fraction
@@ -159,13 +131,10 @@ class WritingEstimator(
         own = vocabulary if self.shared else vocabulary_of(training.inputs, self.level, size)
         return TokenInputs(own, self.longest), TargetTexts(vocabulary)
 
-    def _defaults(
-        self, training: Corpus, inputs: TokenInputs, lengths: NDArray[np.int64]
-    ) -> dict[str, Any]:
-        n = len(lengths)
-        return resolve(self, n, int(lengths.max()) if self.init == "chrono" else None) | {
+    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+        return {
             "vocabulary_size": self._usual_vocabulary(training),
-            "hidden_size": 128 if n < 2000 else 256 if n < 10_000 else 512,
+            "hidden_size": 128 if pieces < 2000 else 256 if pieces < 10_000 else 512,
             "dropout": 0.3,
         }
 
@@ -193,8 +162,6 @@ class WritingEstimator(
             embedding = decoder.embedding
         encoder = RecurrentEncoder(embedding, reading, dropout, tied=self.shared)
         return EncoderDecoder(encoder, decoder, self.label_smoothing)
-
-    # Writing
 
     def write(
         self,
@@ -228,10 +195,7 @@ class WritingEstimator(
             beam=beam, length_penalty=length_penalty, n_best=n_best, no_repeat=no_repeat,
             temperature=temperature,
         )  # fmt: skip
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        device = self._device()
-        network = self.network_.eval()
+        generator, device, network = random_generator(seed), self._device(), self.network_.eval()
         # A stretch at a time is sorted by length, so that little is padded and texts come soon.
         for begin in range(0, len(pairs), 32 * batch_size):
             stretch = pairs.inputs[begin : begin + 32 * batch_size]
@@ -246,7 +210,7 @@ class WritingEstimator(
                 )
             found: list[list[Text]] = [[Text("", 0.0, 0.0, [], None)] for _ in rows]
             order = sorted(
-                (i for i in range(len(rows)) if len(rows[i])), key=lambda i: len(rows[i])
+                (i for i, row in enumerate(rows) if len(row)), key=lambda i: len(rows[i])
             )
             for at in range(0, len(order), batch_size):
                 some = order[at : at + batch_size]
@@ -267,23 +231,12 @@ class WritingEstimator(
         pieces = [self.vocabulary_.token(i) for i in ids]
         return Text(self.vocabulary_.decode(ids), found.score, found.log_p, pieces, attention)
 
-    def predict(self, X: Any) -> list[str]:
-        """Return the best text for each source."""
-        return [several[0].text for several in self.write(X)]
+    def predict(self, X: Any, **search: Any) -> list[str]:
+        """Return the best text for each source; further arguments are those of `write`."""
+        return [several[0].text for several in self.write(X, **search)]
 
     def plot_attention(self, text: str, picture: str | os.PathLike[str]) -> str:
-        """Draw the attention of each token that is written as a PNG.
-
-        Args:
-            text: the source.
-            picture: the file.
-
-        Returns:
-            the text written.
-
-        Raises:
-            OstinatoError: if the text is empty.
-        """
+        """Write a text for a source, and draw its attention as a PNG; returns the text."""
         ((found,),) = self.write([text])
         if found.attention is None:
             raise OstinatoError(f"{type(self).__name__}.plot_attention: the text is empty.")
@@ -297,8 +250,6 @@ class WritingEstimator(
             return X
         paths = paths_of(X)
         return read_sources(paths, self) if paths else pairs_of(X)
-
-    # Storing
 
     def _documents(self, inputs: TokenInputs, targets: TargetTexts) -> dict[str, Any]:
         documents = {"vocabulary.json": targets.to_json()}
@@ -315,3 +266,19 @@ class WritingEstimator(
 
 def _first_texts(corpus: Corpus) -> list[str]:
     return [several[0] for several in corpus.targets or []]
+
+
+def sacrebleu_scores(
+    write: Callable[[], Sequence[str]], references: Sequence[Sequence[str]], *names: str
+) -> dict[str, Any]:
+    """Return measures of texts, BLEU or CHRF by sacrebleu, and their signatures.
+
+    The texts are written once sacrebleu is there; any of the references of each would do.
+    """
+    sacrebleu = require("sacrebleu", "translation", " and ".join(names))
+    most, written = max(map(len, references)), write()
+    columns = [[r[k] if k < len(r) else None for r in references] for k in range(most)]
+    made = {"BLEU": lambda: sacrebleu.BLEU(force=True), "CHRF": sacrebleu.CHRF}
+    measures = {name.lower(): made[name]() for name in names}
+    found = {n: float(m.corpus_score(written, columns).score) for n, m in measures.items()}
+    return found | {f"{n}_signature": str(m.get_signature()) for n, m in measures.items()}

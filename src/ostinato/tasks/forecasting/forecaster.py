@@ -38,11 +38,10 @@ from ostinato.tasks.forecasting.windows import (
     TrainingBatch,
     WindowBatches,
 )
-from ostinato.tasks.networks import NetworkSettings
 from ostinato.tasks.sequences import resolve
 from ostinato.training.fit import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
-from ostinato.training.settings import TrainingSettings, check_value
+from ostinato.training.settings import check_value
 
 Method = Literal["autoregressive", "direct"]
 
@@ -82,9 +81,7 @@ class NextValues(Objective[Ensemble, TrainingBatch]):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Forecaster(
-    SeriesSettings, NetworkSettings, TrainingSettings, Estimator[SeriesInputs, NextValues, Ensemble]
-):
+class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     """A recurrent network that forecasts time series, with uncertainty.
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
@@ -138,7 +135,6 @@ class Forecaster(
     def check_settings(self) -> None:
         """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
-        self.check_network()
         for name in ("horizon", "context", "season"):
             if getattr(self, name) is not None:
                 check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
