@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import numbers
 import re
 import sys
@@ -38,11 +37,13 @@ MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
 """Texts of cells without a value, in lower case."""
 
 # Numbers with groups of three digits, or a decimal comma, which `float` does not read.
-_SIGN, _GROUP = r"[-+]?", r"[1-9]\d{0,2}"
-_GROUPED: dict[DecimalMark, str] = {
-    ".": rf"{_SIGN}(?:\d+|{_GROUP}(?:[,' \u00a0\u202f]\d{{3}})+)(?:\.\d*)?(?:[eE][-+]?\d+)?",
-    ",": rf"{_SIGN}(?:\d+|{_GROUP}(?:[.' \u00a0\u202f]\d{{3}})+)(?:,\d*)?(?:[eE][-+]?\d+)?",
+_SPACES = "' \u00a0\u202f"
+_FORMS: dict[DecimalMark, str] = {
+    mark: rf"[-+]?(?:(?:(?:\d+|[1-9]\d{{0,2}}(?:[{group}{_SPACES}]\d{{3}})+)(?:[{mark}]\d*)?"
+    rf"|[{mark}]\d+)(?:[eE][-+]?\d+)?|inf)"
+    for mark, group in ((".", ","), (",", "."))
 }
+_NUMBER_LIKE = rf"[-+]?[\d.,{_SPACES}]+(?:[eE][-+]?\d+)?"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -63,7 +64,6 @@ class TableSettings:
 
 
 _OBJECTS = (dict, list, tuple, np.ndarray)
-_NUMBER_LIKE = r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?"
 
 
 class Codes(NamedTuple):
@@ -269,17 +269,15 @@ class Table:
         """
         found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
-            wrong: NDArray[np.bool_] | None = None
             if self._stored_as_numbers(column) and not self._may_mean_thousands(column):
-                values = self._floats(column)
-                if not np.isfinite(values).all():
-                    wrong = np.isinf(values)
+                values = np.asarray(self.frame.iloc[:, column], dtype=np.float64)
+                wrong = np.isinf(values)
             else:
                 values, wrong = self._parsed(column)
-            if not missing and (wrong is not None):
-                wrong = wrong | np.isnan(values)
-            if wrong is not None and wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
+            if not missing:
+                wrong |= np.isnan(values)
+            if wrong.any():
+                row = int(wrong.argmax())
                 cell = self.cell(row, column)
                 message = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
                 raise self.place(row).error(
@@ -292,12 +290,6 @@ class Table:
 
     def _stored_as_numbers(self, column: int) -> bool:
         return self._kind(column) in "iufb"
-
-    def _floats(self, column: int) -> NDArray[np.float64]:
-        series = self.frame.iloc[:, column]
-        if series.dtype == np.float64:
-            return np.asarray(series)
-        return np.asarray(series.to_numpy(dtype=np.float64, na_value=math.nan))
 
     def _may_mean_thousands(self, column: int) -> bool:
         """Tell whether 1.234 may be 1234 in a column that was parsed with a decimal point."""
@@ -313,7 +305,10 @@ class Table:
             series = self.frame.iloc[:, column]
             if self._reread is not None and self._stored_as_numbers(column):
                 series = self._reread(column)
-            self._columns[column] = _Column.of(series, self, column)
+            elif self.has_objects(column):
+                row, cell = next(x for x in enumerate(series) if isinstance(x[1], _OBJECTS))
+                raise self.place(row).error(f"{self.names[column]!r} is no text but {cell!r:.40}.")
+            self._columns[column] = _Column(series)
         return self._columns[column]
 
     def _parsed(
@@ -326,20 +321,17 @@ class Table:
 
     def _mark(self, found: _Column, column: int, asking: bool) -> DecimalMark:
         """Return the decimal mark of a column; a `DataError` where there are two readings."""
-        if self._decimal is not None or found.only_mark is not None:
+        if self._decimal is not None or found.only_mark is not None or found.unclear is None:
             return self._decimal or found.only_mark or "."
-        if not found.ambiguous and not found.grouped:
-            return "."
-        marks = set(self._marks_of_text)
-        if not marks and found.ambiguous and self._reread is not None:
+        ask, marks = "," in found.unclear, self._marks_of_text
+        if not marks and ask and self._reread is not None:
             numeric = [i for i in range(len(self.names)) if self._stored_as_numbers(i)]
-            found_marks = (self._column(i).only_mark for i in numeric)
-            marks = {mark for mark in found_marks if mark is not None}
+            marks = {mark for i in numeric if (mark := self._column(i).only_mark)}
         if len(marks) == 1:
-            return "," if "," in marks else "."
-        if found.ambiguous and asking:
+            return next(iter(marks))
+        if ask and asking:
             raise DataError(
-                f"column {self.names[column]!r} has cells such as {found.ambiguous!r}, which may "
+                f"column {self.names[column]!r} has cells such as {found.unclear!r}, which may "
                 "be a number with a decimal comma or one in thousands; name the decimal mark with "
                 "decimal: , or .",
                 path=self.path,
@@ -351,74 +343,51 @@ class Table:
         """The decimal marks without which some column of text would be no column of numbers."""
         marks: set[DecimalMark] = set()
         for i in range(len(self.names)):
-            if self._stored_as_numbers(i):
-                continue
             some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
-            if all(re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some):
+            if not self._stored_as_numbers(i) and all(
+                re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some
+            ):
                 mark = self._column(i).only_mark
                 marks |= {mark} if mark else set()
         return marks
 
 
 class _Column:
-    """A column as text: distinct cells, missing ones, which decimal marks it can have."""
+    """A column as text, and which decimal marks it can have.
 
-    def __init__(self, series: pd.Series, codes: Codes) -> None:
+    Attributes:
+        series: the column.
+        codes: as in `Codes`.
+        only_mark: the decimal mark, if all cells that look like numbers are numbers with one alone.
+        unclear: if they are with both: a cell, best with a comma, that they are not the same with.
+    """
+
+    def __init__(self, series: pd.Series) -> None:
         self.series = series
-        self.codes = codes
-        self._cells = pd.Series(codes.cells, dtype=str).str.strip()
-        self.missing: NDArray[np.bool_] = self._cells.str.lower().isin(MISSING).to_numpy(dtype=bool)
-        plain = pd.to_numeric(self._cells, errors="coerce").to_numpy(dtype=np.float64)
-        self._plain = np.where(self.missing, np.nan, plain)
-        self.only_mark: DecimalMark | None = None
-        self.ambiguous: str | None = None  # a cell of which both readings are plausible
-        self.grouped = False  # whether points may stand between thousands
-        filled = self._cells[~self.missing]
-        filled = filled[filled.str.fullmatch(_NUMBER_LIKE)]
-        if not len(filled):
-            return
-        fits = {mark: filled.str.fullmatch(form).all() for mark, form in _GROUPED.items()}
-        if fits["."] != fits[","]:
-            self.only_mark = "." if fits["."] else ","
-        elif fits["."]:
-            marked = filled[filled.str.contains("[,.]")]
-            commas = marked[marked.str.contains(",", regex=False)]
-            self.grouped = len(marked) > 0
-            self.ambiguous = str(commas.iloc[0]) if len(commas) else None
-
-    @classmethod
-    def of(cls, series: pd.Series, table: Table, column: int) -> _Column:
-        if isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype):
-            numbers, cells = pd.factorize(series)
-        else:
-            numbers, cells = pd.factorize(
-                np.array(
-                    [_listless(cell, table, row, column) for row, cell in enumerate(series)],
-                    dtype=object,
-                )
-            )
-        texts = [_text_of(cell) for cell in cells]
-        if (numbers < 0).any():
-            texts.append("")
-            numbers = np.where(numbers < 0, len(texts) - 1, numbers)
-        return cls(series, Codes(np.asarray(numbers, dtype=np.int64), texts))
+        text = isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype)
+        codes, cells = pd.factorize(series if text else series.map(_text_of), use_na_sentinel=False)
+        self.codes = Codes(codes.astype(np.int64, copy=False), [_text_of(cell) for cell in cells])
+        self._cells = pd.Series(self.codes.cells, dtype=str).str.strip()
+        self._missing = self._cells.str.lower().isin(MISSING)
+        self._fits = {mark: self._cells.str.fullmatch(form) for mark, form in _FORMS.items()}
+        like = self._cells.str.fullmatch(_NUMBER_LIKE) & ~self._missing
+        marks = [mark for mark, fits in self._fits.items() if fits[like].all() and like.any()]
+        self.only_mark = marks[0] if len(marks) == 1 else None
+        marked = [cell for cell in self._cells[like] if len(marks) == 2 and re.search("[.,]", cell)]
+        self.unclear: str | None = max(marked, key=lambda cell: "," in cell, default=None)
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the numbers of the distinct cells, and which of these are mistakes."""
-        values, wrong = self._plain, np.isnan(self._plain) & ~self.missing
-        if wrong.any() or (mark == "," and self.only_mark != "."):
-            lower = self._cells.str.lower()
-            if set(lower[~self.missing]) <= {"true", "false"}:
-                values = np.where(self.missing, np.nan, (lower == "true").to_numpy(dtype=float))
-            else:
-                group = "." if mark == "," else ","
-                fits = self._cells.str.fullmatch(_GROUPED[mark]).to_numpy(dtype=bool)
-                plain = self._cells.str.replace(f"[{group}' \u00a0\u202f]", "", regex=True)
-                read = pd.to_numeric(plain.str.replace(mark, "."), errors="coerce")
-                values = np.where(fits, read.to_numpy(dtype=np.float64), np.nan)
-                values[self.missing] = np.nan
-            wrong = np.isnan(values) & ~self.missing
-        return values, wrong | np.isinf(values)
+        lower = self._cells.str.lower()
+        if lower[~self._missing].isin(["true", "false"]).all():
+            values = (lower == "true").astype(float)
+        else:
+            group = "." if mark == "," else ","
+            plain = self._cells.str.replace(f"[{group}{_SPACES}]", "", regex=True)
+            read = plain.str.replace(mark, ".", regex=False).where(self._fits[mark])
+            values = pd.to_numeric(read, errors="coerce")
+        values = values.mask(self._missing).to_numpy(dtype=np.float64)
+        return values, ~np.isfinite(values) & ~self._missing.to_numpy(dtype=bool)
 
 
 def is_missing(cell: object) -> bool:
@@ -429,12 +398,6 @@ def is_missing(cell: object) -> bool:
 def _plain(name: str) -> str:
     """Return a name as it is compared: in lower case, with ordinary spaces."""
     return re.sub(r"\s+", " ", name).strip().lower()
-
-
-def _listless(cell: object, table: Table, row: int, column: int) -> str:
-    if isinstance(cell, _OBJECTS):
-        raise table.place(row).error(f"{table.names[column]!r} is no text but {cell!r:.40}.")
-    return _text_of(cell)
 
 
 def _text_of(cell: object) -> str:
