@@ -48,21 +48,26 @@ _SINCE_1970 = (
 
 _TEXT = (
     r"^(?P<date>.*?)"
-    r"(?:(?:[Tt]|[\s,]+)(?P<time>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?|(?<=[Tt])\d{1,2})"
-    r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?\s*(?P<offset>[Zz]|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?)?$"
+    r"(?:(?:[Tt]|[\s,]+)(?P<hour>\d{1,2}(?=:)|(?<=[Tt])\d{1,2})"
+    r"(?::(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d{1,6})?)\d*)?)?"
+    r"\s*(?:(?P<half>[AaPp])\.?[Mm]\.?)?"
+    r"\s*(?P<zone>[Zz]|UTC|GMT|(?P<sign>[+-])(?P<hours>\d{2})(?::?(?P<minutes>\d{2}))?)?)?$"
 )
-_MONTH = r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_REWRITTEN = (
+_REWRITTEN = (  # of dates
+    (r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?", r" \1 "),
+    (r"(?<=\d)(?:st|nd|rd|th)\b", ""),
+    (r"^\s+|\s+$", ""),
+    (r"[\s,./_-]+", "-"),
+    (r"(?i)^(?:q([1-4])|([1-4])q)-?(\d{4})$", r"\3q\1\2"),
     (r"(?i)^(\d{4})-?q([1-4])$", lambda m: f"{m[1]}-{3 * int(m[2]) - 2:02d}"),
-    (r"(?i)^q([1-4])-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
-    (r"(?i)^([1-4])q-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
-    (r"(?i)^(\d{4})-?m(\d{1,2})$", lambda m: f"{m[1]}-{m[2]}"),
-)  # fmt: skip
+    (r"(?i)^(\d{4})-?m(\d{1,2})$", r"\1-\2"),
+    (r"(?i)^(\d{4})-?w(\d\d?)$", r"\1-W\2-1"),
+    (r"(?i)^(\d{4})-?w(\d\d?)-(\d)$", r"\1-W\2-\3"),
+)
 _FORMS = (
     "%Y-%m-%d", "%Y-%m", "%m-%Y", "%b-%Y", "%Y-%b", "%b-%y", "%d-%b-%Y", "%d-%b-%y", "%b-%d-%Y",
     "%Y-%b-%d", "%Y%m%d", "%G-W%V-%u",
 )  # fmt: skip
-_DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = "%d-%m-%", "%m-%d-%", "%y-%m-%d"
 
 
 def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
@@ -96,7 +101,8 @@ def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
         distinct = distinct.astype(object)
     times, utc = _of_distinct(pd.Series(distinct), day_first)
     if (codes < 0).any():  # the last is taken for a missing cell
-        times = np.array([*(times if times.dtype.kind == "M" else len(times) * [NAT]), NAT])
+        known = times if times.dtype.kind == "M" else np.zeros(len(times), "M8[us]")
+        times = np.append(known, NAT)
     return Parsed(times[codes], utc)
 
 
@@ -107,34 +113,20 @@ def join_parts(parts: dict[str, pd.Series]) -> pd.Series:
     >>> join_parts({"year": year, "Month": month}).tolist()
     ['2020-1', '2020-12']
     """
-    text = {name.strip().lower(): _text(cells) for name, cells in parts.items()}
+    text = {
+        name.strip().lower(): cells.map(lambda cell: "" if pd.isna(cell) else str(cell))
+        .str.strip().str.removesuffix(".0")
+        for name, cells in parts.items()
+    }  # fmt: skip
     clock = [text.pop(name) for name in ("hour", "minute", "second") if name in text]
-    if "year" in text:
-        year = text.pop("year")
-        if "quarter" in text:
-            date = year + "Q" + text.pop("quarter").str.lstrip("Qq")
-        elif "week" in text:
-            date = year + "-W" + text.pop("week").str.zfill(2)
-        else:
-            date = year
-            for name in ("month", "day"):
-                date = date + "-" + text.pop(name) if name in text else date
-    else:
-        date = text.pop(next(iter(text)))
+    date = text.pop("year" if "year" in text else next(iter(text)))
+    for name, mark in (("quarter", "Q"), ("week", "-W"), ("month", "-"), ("day", "-")):
+        date = date + mark + text.pop(name).str.lstrip("Qq") if name in text else date
     for rest in text.values():
         date = date + " " + rest
-    if clock:
-        clock += [pd.Series("00", date.index)] if len(clock) == 1 else []
-        date = date + " " + clock[0].str.cat([part.str.zfill(2) for part in clock[1:]], sep=":")
+    for mark, part in zip("T::", clock, strict=False):
+        date = date + mark + part.str.zfill(2)
     return date
-
-
-def _text(cells: pd.Series) -> pd.Series:
-    return (
-        cells.map(lambda cell: "" if pd.isna(cell) else str(cell))
-        .str.strip()
-        .str.removesuffix(".0")
-    )
 
 
 def _stamps(values: Any) -> Stamps:
@@ -193,49 +185,35 @@ def _as_text(cell: Any) -> str:
 
 def _of_text(text: pd.Series, day_first: bool | None) -> Parsed:
     parts = text.str.extract(_TEXT)
-    dotted = parts["date"].str.contains(".", regex=False).fillna(False)
-    date = parts["date"].fillna("").str.replace(_MONTH, r" \1 ", regex=True).str.strip()
-    date = date.str.replace(r"(?<=\d)(?:st|nd|rd|th)\b", "", regex=True)
-    date = date.str.replace(r"[\s,./_-]+", "-", regex=True)
+    date = parts["date"].fillna("")
+    dotted = bool(date.str.contains(".", regex=False).any())
     for pattern, rewritten in _REWRITTEN:
         date = date.str.replace(pattern, rewritten, regex=True)
-    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)$", r"\1-W\2-1", regex=True)
-    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)-(\d)$", r"\1-W\2-\3", regex=True)
-    days = _days(date, bool(dotted.any()), day_first, text)
-    clock = (
-        parts["time"]
-        .fillna("00:00")
-        .str.replace(",", ".")
-        .str.replace(r"^(\d+)$", r"\1:00", regex=True)
+    hour, minute, second, hours, minutes = (
+        parts[name].fillna("0").str.replace(",", ".").astype(float)
+        for name in ("hour", "minute", "second", "hours", "minutes")
     )
-    clock = clock.where(clock.str.count(":") == 2, clock + ":00")
-    since = pd.to_timedelta(clock, errors="coerce")
-    half = parts["half"].str.lower().str[0]
-    hour = clock.str.split(":").str[0].astype(int)
-    since += pd.to_timedelta(12 * ((half == "p") & (hour < 12)), unit="h")
-    since -= pd.to_timedelta(12 * ((half == "a") & (hour == 12)), unit="h")
-    wall = _stamps(days + since.astype("m8[us]"))
-    if parts["offset"].isna().all():
+    half = parts["half"].str.lower()
+    hour = hour.where(half.isna(), hour % 12 + 12 * (half == "p"))
+    wall = _stamps(_days(date, dotted, day_first, text)) + _span(hour, minute, second)
+    if parts["zone"].isna().all():
         return Parsed(wall)
-    offset = (
-        parts["offset"].fillna("+00:00").str.replace(r"(?i)^(z|utc|gmt)$", "+00:00", regex=True)
-    )
-    sign = np.where(offset.str.startswith("-"), -1, 1)
-    minutes = 60 * offset.str[1:3].astype(int) + offset.str[3:].str.lstrip(":").replace(
-        "", "0"
-    ).astype(int)
-    return _local_days(wall, wall - (sign * minutes).to_numpy().astype("m8[m]"))
+    ahead = _span(hours, minutes)
+    return _local_days(wall, np.where(parts["sign"] == "-", wall + ahead, wall - ahead))
+
+
+def _span(hours: pd.Series, minutes: pd.Series, seconds: pd.Series | float = 0) -> Any:
+    microseconds = 1e6 * (3600 * hours + 60 * minutes + seconds)
+    return microseconds.round().to_numpy(dtype=np.int64).astype("m8[us]")
 
 
 def _days(date: pd.Series, dotted: bool, day_first: bool | None, text: pd.Series) -> pd.Series:
     """Days of texts whose parts are joined by hyphens; NaT where one is no date."""
     found = pd.Series(NAT, date.index)
-    for form in _FORMS:
-        left = found.isna() & ~date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
-        if left.any():
-            read = pd.to_datetime(date[left], format=form, errors="coerce")
-            found[left] = read.astype("M8[us]")
     numeric = date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
+    for form in _FORMS:
+        if (left := found.isna() & ~numeric).any():
+            found[left] = pd.to_datetime(date[left], format=form, errors="coerce")
     if numeric.any():
         found[numeric] = _day_and_month(date[numeric], dotted, day_first, text[numeric])
     return found
@@ -246,13 +224,13 @@ def _day_and_month(
 ) -> pd.Series:
     """Dates such as 31-01-2020, 01-31-2020 or 31-01-22, all of one form."""
     year = "Y" if date.str.fullmatch(r".*-\d{4}").all() else "y"
-    forms = [_DAY_FIRST + year, _MONTH_FIRST + year]
+    forms = [f"%d-%m-%{year}", f"%m-%d-%{year}"]
     if day_first is not None:
         forms = [forms[not day_first]]
     elif dotted:
         forms = forms[:1]
     elif year == "y":
-        forms.append(_YEAR_FIRST)
+        forms.append("%y-%m-%d")
     readings = [pd.to_datetime(date, format=f, errors="coerce").astype("M8[us]") for f in forms]
     most = max(int(each.notna().sum()) for each in readings)
     whole = [each for each in readings if each.notna().sum() == most]
