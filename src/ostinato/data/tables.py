@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import numbers
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,31 +18,26 @@ from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.errors import DataError, require
 
-__all__ = [
-    "Codes",
-    "DecimalMark",
-    "Places",
-    "Table",
-    "TableSettings",
-    "as_frame",
-    "is_frame",
-    "is_missing",
-    "table_of",
-]
+__all__ = ["NUMBER_LIKE", "Codes", "DecimalMark", "Table", "TableSettings", "array_of",
+           "as_frame", "cells_of", "has_columns", "is_frame", "is_missing", "table_of"]  # fmt: skip
 
 DecimalMark = Literal[".", ","]
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
 """Texts of cells without a value, in lower case."""
 
-# Numbers with groups of three digits, or a decimal comma, which `float` does not read.
+_OBJECTS = (dict, list, tuple, np.ndarray)
+
+# Numbers with groups of three digits, by their decimal mark.
 _SPACES = "' \u00a0\u202f"
-_FORMS: dict[DecimalMark, str] = {
+_GROUPS: dict[DecimalMark, DecimalMark] = {".": ",", ",": "."}
+_FORMS = {
     mark: rf"[-+]?(?:(?:(?:\d+|[1-9]\d{{0,2}}(?:[{group}{_SPACES}]\d{{3}})+)(?:[{mark}]\d*)?"
     rf"|[{mark}]\d+)(?:[eE][-+]?\d+)?|inf)"
-    for mark, group in ((".", ","), (",", "."))
+    for mark, group in _GROUPS.items()
 }
-_NUMBER_LIKE = rf"[-+]?[\d.,{_SPACES}]+(?:[eE][-+]?\d+)?"
+NUMBER_LIKE = rf"[-+]?[.,]?\d[\d.,{_SPACES}]*(?:[eE][-+]?\d+)?"
+"""What may be a number, with some decimal mark."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -63,9 +57,6 @@ class TableSettings:
     decimal: DecimalMark | None = None
 
 
-_OBJECTS = (dict, list, tuple, np.ndarray)
-
-
 class Codes(NamedTuple):
     """A column as numbers of its distinct cells.
 
@@ -78,13 +69,8 @@ class Codes(NamedTuple):
     cells: list[str]
 
 
-class Places(Sequence[Place]):
-    """Where rows of a table were read, found when one is asked for.
-
-    Args:
-        table: them.
-        rows: which rows of it.
-    """
+class _Places(Sequence[Place]):
+    """Where rows of a table were read, found when one is asked for."""
 
     def __init__(self, table: Table, rows: NDArray[np.int64] | range) -> None:
         self._table = table
@@ -96,18 +82,17 @@ class Places(Sequence[Place]):
     @overload
     def __getitem__(self, index: int) -> Place: ...
     @overload
-    def __getitem__(self, index: slice) -> Places: ...
-    def __getitem__(self, index: int | slice) -> Place | Places:
+    def __getitem__(self, index: slice) -> _Places: ...
+    def __getitem__(self, index: int | slice) -> Place | _Places:
         if isinstance(index, slice):
-            return Places(self._table, self._rows[index])
+            return _Places(self._table, self._rows[index])
         return self._table.place(int(self._rows[index]))
 
 
 class Table:
-    """Rows of cells under named columns, each cell as it was written.
+    """Rows of cells under named columns, asked for as `texts`, as `numbers` or as `codes`.
 
-    A column is asked for by its meaning: as `texts`, `numbers` or `codes`. Nothing is
-    rewritten on the way: the text of a cell in a text file is what stands there.
+    Nothing is rewritten on the way: the text of a cell in a text file is what stands there.
 
     Args:
         path: where it came from, for messages.
@@ -146,17 +131,13 @@ class Table:
 
     def place(self, row: int) -> Place:
         """Where a row was read."""
-        if not isinstance(self._line, int):
-            return Place(str(self.path), int(self.lines[row]))
-        return Place(str(self.path), self._line + row)
+        line = self._line + row if isinstance(self._line, int) else int(self.lines[row])
+        return Place(str(self.path), line)
 
     @cached_property
     def lines(self) -> NDArray[np.int64]:
         """The line that each row begins on; of a table that is no text, the number of the row."""
-        if isinstance(self._line, int):
-            return np.arange(self._line, self._line + len(self), dtype=np.int64)
-        lines: NDArray[np.int64] = self._line()
-        return lines
+        return self._line + np.arange(len(self)) if isinstance(self._line, int) else self._line()
 
     @property
     def breaks(self) -> NDArray[np.int64]:
@@ -168,17 +149,15 @@ class Table:
         return np.asarray(after[~np.array(several, dtype=bool)] + 1)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> Sequence[Place]:
         """Where each row was read."""
-        return Places(self, range(len(self)))
+        return _Places(self, range(len(self)))
 
     def column(self, name: str, what: str) -> int:
         """Return the number of a column that the user named, by its name or its number from 1."""
         found = self.find(name)
         if found is None:
-            raise DataError(
-                f"has no column {name!r} for {what}; {self.described()}.", path=self.path
-            )
+            raise self.error(f"has no column {name!r} for {what}")
         return found
 
     def find(self, name: str) -> int | None:
@@ -189,7 +168,7 @@ class Table:
         if len(same) == 1:
             return same[0]
         if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= len(self.names):
-            return (int(name) - 1) if int(name) > 0 else len(self.names) + int(name)
+            return range(len(self.names))[int(name) - (int(name) > 0)]
         return None
 
     def described(self) -> str:
@@ -198,6 +177,10 @@ class Table:
             return f"its columns have no names: they are numbered, 1 to {len(self.names)}"
         shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
         return f"its columns are {shown}"
+
+    def error(self, message: str) -> DataError:
+        """Return an error about the columns, which says what these are."""
+        return DataError(f"{message}; {self.described()}.", path=self.path)
 
     def called(self, names: set[str], among: Iterable[int]) -> list[int]:
         """Return the columns with one of some usual names."""
@@ -218,7 +201,15 @@ class Table:
     def texts(self, column: int) -> NDArray[np.object_]:
         """Return a column as text, ``(rows,)``, exactly as written; "" where a cell is empty."""
         codes, cells = self.codes(column)
-        return np.array(cells, dtype=object)[codes] if cells else np.empty(0, dtype=object)
+        return np.array(cells, dtype=object)[codes]
+
+    def filled(self, column: int) -> list[str]:
+        """Return a column as text; a `DataError` where a cell is empty."""
+        texts: list[str] = self.texts(column).tolist()
+        for row, text in enumerate(texts):
+            if not text.strip():
+                raise self.place(row).error(f"{self.names[column]!r} is empty.")
+        return texts
 
     def codes(self, column: int) -> Codes:
         """Return a column as numbers of its distinct texts.
@@ -238,18 +229,13 @@ class Table:
         if self.has_objects(column) or self.is_boolean(column):
             return False
         values, wrong = self._parsed(column, asking=False)
-        wrong_count = int(wrong.sum())
-        filled = int((~np.isnan(values)).sum()) + wrong_count
-        return wrong_count < 0.5 * filled or not filled
+        return not wrong.any() or bool(wrong.sum() < (~np.isnan(values)).sum())
 
     def is_boolean(self, column: int) -> bool:
         """Tell whether every cell of a column is true or false."""
         if self._stored_as_numbers(column):
             return self._kind(column) == "b"
-        if self.has_objects(column):
-            return False
-        cells = [c for c in self.codes(column).cells if not is_missing(c)]
-        return bool(cells) and {_plain(c) for c in cells} <= {"true", "false"}
+        return not self.has_objects(column) and self._column(column).is_boolean
 
     def has_objects(self, column: int) -> bool:
         """Tell whether cells of a column are lists or objects, as in JSON."""
@@ -331,8 +317,8 @@ class Table:
             return next(iter(marks))
         if ask and asking:
             raise DataError(
-                f"column {self.names[column]!r} has cells such as {found.unclear!r}, which may "
-                "be a number with a decimal comma or one in thousands; name the decimal mark with "
+                f"column {self.names[column]!r} has cells such as {found.unclear!r}, which may be "
+                "a number with a decimal comma or one in thousands; name the decimal mark with "
                 "decimal: , or .",
                 path=self.path,
             )
@@ -344,23 +330,14 @@ class Table:
         marks: set[DecimalMark] = set()
         for i in range(len(self.names)):
             some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
-            if not self._stored_as_numbers(i) and all(
-                re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some
-            ):
-                mark = self._column(i).only_mark
-                marks |= {mark} if mark else set()
+            numbers = all(re.fullmatch(NUMBER_LIKE, cell) or is_missing(cell) for cell in some)
+            if numbers and not self._stored_as_numbers(i) and (mark := self._column(i).only_mark):
+                marks.add(mark)
         return marks
 
 
 class _Column:
-    """A column as text, and which decimal marks it can have.
-
-    Attributes:
-        series: the column.
-        codes: as in `Codes`.
-        only_mark: the decimal mark, if all cells that look like numbers are numbers with one alone.
-        unclear: if they are with both: a cell, best with a comma, that they are not the same with.
-    """
+    """A column as text, and which decimal marks it can have."""
 
     def __init__(self, series: pd.Series) -> None:
         self.series = series
@@ -368,25 +345,27 @@ class _Column:
         codes, cells = pd.factorize(series if text else series.map(_text_of), use_na_sentinel=False)
         self.codes = Codes(codes.astype(np.int64, copy=False), [_text_of(cell) for cell in cells])
         self._cells = pd.Series(self.codes.cells, dtype=str).str.strip()
-        self._missing = self._cells.str.lower().isin(MISSING)
+        lower = self._cells.str.lower()
+        self._missing = lower.isin(MISSING)
+        self._true, filled = lower == "true", lower[~self._missing]
+        self.is_boolean = len(filled) > 0 and bool(filled.isin(["true", "false"]).all())
         self._fits = {mark: self._cells.str.fullmatch(form) for mark, form in _FORMS.items()}
-        like = self._cells.str.fullmatch(_NUMBER_LIKE) & ~self._missing
+        like = self._cells.str.fullmatch(NUMBER_LIKE) & ~self._missing
         marks = [mark for mark, fits in self._fits.items() if fits[like].all() and like.any()]
+        # What looks like a number is one with a single mark alone; or with both, not all the same.
         self.only_mark = marks[0] if len(marks) == 1 else None
         marked = [cell for cell in self._cells[like] if len(marks) == 2 and re.search("[.,]", cell)]
         self.unclear: str | None = max(marked, key=lambda cell: "," in cell, default=None)
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the numbers of the distinct cells, and which of these are mistakes."""
-        lower = self._cells.str.lower()
-        if lower[~self._missing].isin(["true", "false"]).all():
-            values = (lower == "true").astype(float)
+        if self.is_boolean:
+            found = self._true.astype(float)
         else:
-            group = "." if mark == "," else ","
-            plain = self._cells.str.replace(f"[{group}{_SPACES}]", "", regex=True)
-            read = plain.str.replace(mark, ".", regex=False).where(self._fits[mark])
-            values = pd.to_numeric(read, errors="coerce")
-        values = values.mask(self._missing).to_numpy(dtype=np.float64)
+            plain = self._cells.str.replace(f"[{_GROUPS[mark]}{_SPACES}]", "", regex=True)
+            plain = plain.str.replace(mark, ".", regex=False).where(self._fits[mark])
+            found = pd.to_numeric(plain, errors="coerce")
+        values = found.mask(self._missing).to_numpy(dtype=np.float64)
         return values, ~np.isfinite(values) & ~self._missing.to_numpy(dtype=bool)
 
 
@@ -408,8 +387,6 @@ def _text_of(cell: object) -> str:
         return ""
     if isinstance(cell, bool | np.bool_):
         return "true" if cell else "false"
-    if isinstance(cell, numbers.Number | np.generic):
-        return str(cell)
     return json.dumps(cell) if isinstance(cell, dict | list) else str(cell)
 
 
@@ -431,8 +408,7 @@ class _HasColumns(Protocol):
 
 def is_frame(X: object) -> bool:
     """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
-    series = sys.modules.get("pandas") is not None and isinstance(X, pd.Series)
-    return series or isinstance(X, _ArrowStream | _Interchange)
+    return isinstance(X, _ArrowStream | _Interchange)
 
 
 def has_columns(X: object) -> bool:
