@@ -35,37 +35,22 @@ Storage = type[float] | type[str]
 
 
 class _Survey(NamedTuple):
-    """What the rows of a delimited text look like from afar.
-
-    Attributes:
-        lines: of the text.
-        delimiters: outside quotation marks.
-        quoted: whether there are quotation marks.
-        strict: whether every quotation mark stands at the border of a cell or is doubled.
-        returns: whether there are carriage returns alone or beside quotation marks.
-    """
+    """What the rows of a delimited text look like from afar."""
 
     lines: int
-    delimiters: int
-    quoted: bool
-    strict: bool
-    returns: bool
+    delimiters: int  # outside quotation marks
+    quoted: bool  # whether there are quotation marks,
+    strict: bool  # and each stands at the border of a cell or is doubled
+    returns: bool  # whether there are carriage returns alone or beside quotation marks
 
 
 class _Text(NamedTuple):
-    """A delimited text, and how it is cut into cells.
-
-    Attributes:
-        path: the file.
-        delimiter: what stands between cells.
-        quoting: of `csv`.
-        skipped: lines before the header, or the first row.
-    """
+    """A delimited text, and how it is cut into cells."""
 
     path: Path
     delimiter: str
-    quoting: int
-    skipped: int
+    quoting: int  # of `csv`
+    skipped: int  # lines before the header, or the first row
 
     def records(self, head: str | None = None) -> Iterator[tuple[list[str], int]]:
         """Yield the cells of each row and the line that it begins on, by strict rules of quoting.
@@ -138,6 +123,7 @@ class _Text(NamedTuple):
         ends = io.IncrementalNewlineDecoder(None, translate=False)
         tail = b"\n"
         for text in itertools.chain(pieces(self.path, self.skipped, ends), [""]):
+            # The last byte waits for the one after it, and comes with the next piece.
             data = tail + (text.encode() or b"\n")
             cells = np.frombuffer(data, np.uint8)
             inner, tail = cells[1:-1], data[-2:]
@@ -254,8 +240,7 @@ def _table(text: _Text, head: str, settings: TableSettings, asked: Collection[st
         raise DataError(f"is no table: {' '.join(str(error).split())}", path=text.path) from None
     if not survey.strict or survey.delimiters != len(frame) * (width - 1):
         text.refuse()
-    odd = [i for i, dtype in enumerate(frame.dtypes)
-           if dtype.kind not in "iuf" and not isinstance(dtype, pd.StringDtype)]  # fmt: skip
+    odd = [i for i in range(width) if frame[i].dtype.kind not in "iuf" and frame[i].dtype != "str"]
     if odd:
         frame[odd] = read(dict.fromkeys(odd, str), odd)
     # A delimiter at the end of every line makes a column without a name or a cell.

@@ -30,25 +30,18 @@ __all__ = ["FORMATS", "is_table", "read_table"]
 
 
 class Format(NamedTuple):
-    """A format of tables.
+    """A format of tables."""
 
-    Attributes:
-        name: what ``format`` calls it.
-        suffixes: of its files, in lower case.
-        read: the reader.
-        extra: a module that it needs, and the extra of Ostinato that brings it.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
+    name: str  # as ``format`` has it
+    suffixes: tuple[str, ...]  # of its files, in lower case
     read: Callable[[Path, TableSettings, Collection[str]], Table]
-    extra: tuple[str, str] | None = None
+    extra: tuple[str, str] | None = None  # a module that it needs, and Ostinato's extra with it
 
 
 def read_table(
     path: str | os.PathLike[str],
     settings: TableSettings | None = None,
-    asked: Collection[str] = (),
+    asked: Collection[str | None] = (),
 ) -> Table:
     """Read a file as a table.
 
@@ -72,7 +65,7 @@ def read_table(
         found = _named(settings.format)
     if found.extra is not None:
         require(*found.extra, f"reading {path.name}")
-    table = found.read(path, settings, {name.strip().lower() for name in asked})
+    table = found.read(path, settings, {name.strip().lower() for name in asked if name})
     if not len(table) or not table.names:
         raise DataError("is empty; give some rows.", path=path)
     return table
@@ -163,7 +156,8 @@ def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> T
 
 def _columns_or_rows(document: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
     if isinstance(document, dict) and isinstance(rows := document.get("data"), list):
-        if isinstance(names := document.get("columns"), list):
+        names = document.get("columns")
+        if isinstance(names, list) and all(isinstance(row, list) for row in rows):
             return [dict(zip(map(str, names), row, strict=True)) for row in rows]
         document = rows if all(isinstance(row, dict) for row in rows) else document
     if isinstance(document, list) and all(isinstance(row, dict) for row in document):
