@@ -180,32 +180,23 @@ def pair_columns(
 ) -> tuple[int, int | None]:
     """Return the columns of sources and of targets; None for these where sources are ``alone``."""
     rest = [i for i in range(len(table.names)) if not numbers_rows(table, i)]
-    if source is not None:
-        one: int | None = table.column(source, "the source")
-    elif alone and len(rest) == 1:
-        one = rest[0]
-    else:
-        one = _called_once(table, rest, SOURCES, first=True)
-        other = _called_once(table, [i for i in rest if i != one], TARGETS, first=False)
-        one = None if one == other else one
-    if one is None:
-        raise table.error("which column holds the source is not clear; name it with source")
-    if alone:
-        return one, None
-    if target is not None:
-        return one, table.column(target, "the target")
-    two = _called_once(table, [i for i in rest if i != one], TARGETS, first=False)
-    if two is None:
-        raise table.error("which column holds the target is not clear; name it with target")
-    return one, two
+    one = _pair_column(table, source, "source", rest, SOURCES, 0)
+    rest = [i for i in rest if i != one]
+    return one, None if alone else _pair_column(table, target, "target", rest, TARGETS, -1)
 
 
-def _called_once(table: Table, among: Sequence[int], usual: set[str], *, first: bool) -> int | None:
-    """Return the column with a usual name, or of at most two the first or the last."""
+def _pair_column(
+    table: Table, name: str | None, what: str, among: Sequence[int], usual: set[str], which: int
+) -> int:
+    """Return the column of a name, or with a usual one, or of at most two the first or the last."""
+    if name is not None:
+        return table.column(name, f"the {what}")
     named = table.called(usual, among)
     if len(named) == 1:
         return named[0]
-    return among[0 if first else -1] if 0 < len(among) <= 2 and not named else None
+    if not named and 0 < len(among) <= 2:
+        return among[which]
+    raise table.error(f"which column holds the {what} is not clear; name it with {what}")
 
 
 # What cells tell
@@ -318,8 +309,7 @@ def _label(table: Table, settings: ReadingSettings, labelled: bool | None) -> in
         others = [table.column(name.strip(), "its use") for name in asked if name]
         others += table.called(IDS | TIMES | TEXTS, everything)
         words = [i for i in rest if not table.is_numeric(i) and i not in others]
-        again = len(words) == 1 and _distinct(table, words[0]) <= len(table) / 2
-        if len(words) == 1 and (again or not table.named):
+        if len(words) == 1 and (2 * _distinct(table, words[0]) <= len(table) or not table.named):
             return words[0]
         raise table.error("which column holds the labels is not clear; name it with label")
     return None

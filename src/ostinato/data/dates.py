@@ -146,30 +146,27 @@ def _of_numbers(cells: pd.Series) -> Stamps | Whole:
     if odd.any():
         return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
     whole = cells.astype(np.int64)
-    dates = _dates_of_numbers(whole)
-    return whole.to_numpy() if dates is None else dates
-
-
-def _dates_of_numbers(whole: pd.Series) -> Stamps | None:
     if not len(whole):
-        return None
+        return whole.to_numpy()
     low, high = int(whole.min()), int(whole.max())
-    form = _DIGITS.get(len(str(low))) if low > 0 and len(str(low)) == len(str(high)) else None
-    if form is not None:
+    form = _DIGITS.get(len(str(low))) if len(str(low)) == len(str(high)) else None
+    if low > 0 and form is not None:
         stamps = pd.to_datetime(whole.astype(str), format=form, errors="coerce")
         if stamps.notna().all() and stamps.dt.year.between(*YEARS).all():
             return _stamps(stamps)
     for least, most, unit in _SINCE_1970:
         if least <= low and high < most:
             return _stamps(whole.to_numpy().astype(f"M8[{unit}]"))
-    return None
+    return whole.to_numpy()
 
 
 def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
     """Distinct cells that are text or objects."""
     if all(isinstance(cell, Real | Decimal) and not isinstance(cell, bool) for cell in cells):
         return Parsed(_of_numbers(cells.astype(np.float64)))
-    text = (cells.map(_as_text) if cells.dtype == object else cells).str.strip()
+    if cells.dtype == object:
+        cells = cells.map(lambda c: str(c.start_time if isinstance(c, pd.Period) else c))
+    text = cells.str.strip()
     if text.str.fullmatch(r"-?\d+").all():
         return Parsed(_of_numbers(text.astype(np.int64)))
     iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
@@ -177,10 +174,6 @@ def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
     if plain.all() and iso.notna().all():
         return Parsed(_stamps(iso.dt.tz_localize(None)))
     return _of_text(text, day_first)
-
-
-def _as_text(cell: Any) -> str:
-    return cell.start_time.isoformat() if isinstance(cell, pd.Period) else str(cell)
 
 
 def _of_text(text: pd.Series, day_first: bool | None) -> Parsed:

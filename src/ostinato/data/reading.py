@@ -194,15 +194,9 @@ def _numbers(cells: str, place: Place) -> NDArray[np.float64]:
 
 def _blocks(path: Path) -> Iterator[list[tuple[int, str]]]:
     """Numbered lines between blank ones."""
-    block: list[tuple[int, str]] = []
-    for number, line in numbered_lines(path):
-        if line.strip():
-            block.append((number, line))
-        elif block:
-            yield block
-            block = []
-    if block:
-        yield block
+    for filled, lines in itertools.groupby(numbered_lines(path), lambda n: bool(n[1].strip())):
+        if filled:
+            yield list(lines)
 
 
 Words = list[tuple[int, str, str | None]]
@@ -241,9 +235,8 @@ def _conll(path: Path, settings: ReadingSettings, labelled: bool | None) -> Iter
                 rows.append((number, cells))
         if not rows:
             continue
-        word, tag = 0, width - 1
-        if settings.text is not None:
-            word = _numbered(settings.text, width, path, "the words")
+        word = 0 if settings.text is None else _numbered(settings.text, width, path, "the words")
+        tag = width - 1
         if settings.label is not None:
             tag = _numbered(settings.label, width, path, "the tags")
         if labelled and tag == word:

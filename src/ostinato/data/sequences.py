@@ -115,7 +115,21 @@ def _codes(table: Table, columns: Columns) -> NDArray[np.int64]:
 
 def _by_time(table: Table, column: int, codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows by sequence and time; a `DataError` where a sequence has a time twice."""
-    moments = _moments(table, column)
+    moments: NDArray[Any]
+    if table.is_numeric(column):
+        moments = table.numbers([column])[:, 0]
+    else:
+        try:
+            moments = parse_times(table.series(column)).times
+        except OstinatoError as error:
+            raise DataError(f"{table.names[column]!r}: {error}", path=table.path) from None
+    odd = moments != moments  # NaT
+    if odd.any():
+        row = int(odd.argmax())
+        raise table.place(row).error(
+            f"{table.names[column]!r} is {table.cell(row, column)!r:.40}, no time; expected a "
+            "number, or a date and time as in 2024-01-31 12:00."
+        )
     order = np.lexsort((moments, codes))
     again = (np.diff(codes[order]) == 0) & (moments[order][1:] == moments[order][:-1])
     if again.any():
@@ -126,30 +140,13 @@ def _by_time(table: Table, column: int, codes: NDArray[np.int64]) -> NDArray[np.
     return order
 
 
-def _moments(table: Table, column: int) -> NDArray[Any]:
-    """The time of each row, as numbers or dates."""
-    if table.is_numeric(column):
-        return table.numbers([column])[:, 0]
-    try:
-        moments = parse_times(table.series(column)).times
-    except OstinatoError as error:
-        raise DataError(f"{table.names[column]!r}: {error}", path=table.path) from None
-    odd = np.flatnonzero(moments != moments)  # NaT
-    if len(odd):
-        row = int(odd[0])
-        raise table.place(row).error(
-            f"{table.names[column]!r} is {table.cell(row, column)!r:.40}, no time; expected a "
-            "number, or a date and time as in 2024-01-31 12:00."
-        )
-    return moments
-
-
 def _one_label(table: Table, rows: NDArray[np.int64], labels: list[Any]) -> Any:
+    first = labels[rows[0]]
     for row in rows:
-        if labels[row] != labels[rows[0]]:
+        if labels[row] != first:
             raise table.place(int(row)).error(
                 f"has the label {labels[row]!r}, and line {table.place(int(rows[0])).line} of the "
-                f"same sequence {labels[rows[0]]!r}; a sequence has one label. (For a label at "
-                "every step: tag.)"
+                f"same sequence {first!r}; a sequence has one label. (For a label at every step: "
+                "tag.)"
             )
-    return labels[rows[0]]
+    return first

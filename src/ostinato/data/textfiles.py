@@ -38,21 +38,20 @@ def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
         raise
     except IsADirectoryError:
         raise DataError("is a folder; expected a file.", path=path) from None
-    except _UNREADABLE as error:
-        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        name = getattr(error, "filename", None) or path  # of a file in a folder
-        raise DataError(f"cannot be read: {message}.", path=name) from error
     except Exception as error:
-        if library is None:
+        unreadable = isinstance(error, _UNREADABLE)
+        if library is None and not unreadable:
             raise
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"cannot be read as {library}: {message}.", path=path) from error
+        name = getattr(error, "filename", None) or path  # of a file in a folder
+        message = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        what = "cannot be read" if unreadable else f"cannot be read as {library}"
+        raise DataError(f"{what}: {message or type(error).__name__}.", path=name) from error
 
 
 @contextmanager
 def _zip(file: IO[bytes]) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(file) as archive:
-        names = [n for n in archive.namelist() if not n.startswith("__MACOSX") and n[-1] != "/"]
+        names = [n for n in archive.namelist() if not n.startswith("__MACOSX") and n[-1:] != "/"]
         if len(names) != 1:
             raise DataError(
                 f"holds {len(names)} files ({', '.join(names[:5])}); expected one: unpack it.",
