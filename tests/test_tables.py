@@ -67,6 +67,10 @@ def test_two_readings_of_a_number_are_asked_about(read):
         read(cells, "xyz").numbers([0])
     for mark, wanted in ((",", [1.234, 990, 12.345]), (".", [1234, 990, 12345])):
         assert read(cells, "xyz", decimal=mark).numbers([0])[:, 0].tolist() == wanted
+    # A column that can have a point alone has one.
+    assert read(["0.854", "1.5"], "xy", decimal=",").numbers([0])[:, 0].tolist() == [0.854, 1.5]
+    with pytest.raises(DataError, match="'0,5', no number"):
+        read(["0,5", "1,5"], "xy", decimal=".").numbers([0])
     # What the other columns of the file show settles it.
     assert read(cells, ["0,5", "1", "2"]).numbers([0])[:, 0].tolist() == [1.234, 990, 12.345]
     assert read(cells, ["0.5", "1", "2"]).numbers([0])[:, 0].tolist() == [1234, 990, 12345]

@@ -307,8 +307,9 @@ class Table:
 
     def _mark(self, found: _Column, column: int, asking: bool) -> DecimalMark:
         """Return the decimal mark of a column; a `DataError` where there are two readings."""
-        if self._decimal is not None or found.only_mark is not None or found.unclear is None:
-            return self._decimal or found.only_mark or "."
+        mark = found.only_mark if found.only_mark == "." else self._decimal or found.only_mark
+        if mark is not None or found.unclear is None:
+            return mark or "."
         ask, marks = "," in found.unclear, self._marks_of_text
         if not marks and ask and self._reread is not None:
             numeric = [i for i in range(len(self.names)) if self._stored_as_numbers(i)]
