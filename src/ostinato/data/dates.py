@@ -145,19 +145,19 @@ def _of_numbers(cells: pd.Series) -> Stamps | Whole:
     odd = ~np.isfinite(values) | (values != np.round(values))
     if odd.any():
         return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
-    whole = cells.astype(np.int64)
+    whole: Whole = cells.to_numpy(dtype=np.int64)
     if not len(whole):
-        return whole.to_numpy()
+        return whole
     low, high = int(whole.min()), int(whole.max())
     form = _DIGITS.get(len(str(low))) if len(str(low)) == len(str(high)) else None
     if low > 0 and form is not None:
-        stamps = pd.to_datetime(whole.astype(str), format=form, errors="coerce")
+        stamps = pd.Series(pd.to_datetime(whole.astype(str), format=form, errors="coerce"))
         if stamps.notna().all() and stamps.dt.year.between(*YEARS).all():
             return _stamps(stamps)
     for least, most, unit in _SINCE_1970:
         if least <= low and high < most:
-            return _stamps(whole.to_numpy().astype(f"M8[{unit}]"))
-    return whole.to_numpy()
+            return _stamps(whole.astype(f"M8[{unit}]"))
+    return whole
 
 
 def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:

@@ -62,7 +62,7 @@ class _Text(NamedTuple):
         lines = itertools.islice(lines if head is None else head.split("\n"), self.skipped, None)
         if self.quoting == csv.QUOTE_NONE:
             for number, line in enumerate(lines, start=self.skipped + 1):
-                if line.strip(" \t") or self.delimiter in line:
+                if line.strip(" \t"):
                     yield line.split(self.delimiter), number
             return
         first = self.skipped + 1

@@ -131,8 +131,7 @@ class Table:
 
     def place(self, row: int) -> Place:
         """Where a row was read."""
-        line = self._line + row if isinstance(self._line, int) else int(self.lines[row])
-        return Place(str(self.path), line)
+        return Place(str(self.path), int(self.lines[row]))
 
     @cached_property
     def lines(self) -> NDArray[np.int64]:
@@ -142,8 +141,6 @@ class Table:
     @property
     def breaks(self) -> NDArray[np.int64]:
         """Rows before which the file has blank lines."""
-        if isinstance(self._line, int):
-            return np.zeros(0, dtype=np.int64)
         after = np.flatnonzero(np.diff(self.lines) > 1)
         several = [any("\n" in str(cell) for cell in self.frame.iloc[row]) for row in after]
         return np.asarray(after[~np.array(several, dtype=bool)] + 1)
@@ -429,8 +426,7 @@ def cells_of(X: Any) -> list[Any]:
         return X.tolist() if X.ndim == 1 else list(X)
     arrow = sys.modules.get("pyarrow")
     if arrow is not None and isinstance(X, arrow.Array | arrow.ChunkedArray):
-        found: list[Any] = X.to_pylist()
-        return found
+        return list(X.to_pylist())
     return list(X)
 
 
