@@ -242,6 +242,16 @@ def test_na_is_a_label_among_several_and_a_mistake_nowhere_else(read):
         read("id,time,x,label\na,0,1,u\na,1,NA,u\nb,0,2,d\n")
 
 
+def test_lists_of_labels_are_read_from_any_format(tmp_path):
+    frame = pandas.DataFrame({"text": ["a b", "c d"], "label": [["x", "y"], []]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for corpus in (read_corpus([tmp_path / "a.parquet"], ReadingSettings()), corpus_of(frame)):
+        assert list(corpus.targets) == [["x", "y"], []]
+    frame.loc[1, "label"] = "x"
+    with pytest.raises(DataError, match="line 2: has the label 'x', and other rows have lists of"):
+        corpus_of(frame)
+
+
 def test_two_columns_of_labels_are_asked_about(read):
     rows = [(f"a text {i}", "ab"[i % 2], "cd"[i % 2]) for i in range(6)]
     with pytest.raises(DataError, match="which column holds the labels is not clear; name it with"):

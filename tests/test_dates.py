@@ -79,7 +79,8 @@ def test_plain_numbers_stay_numbers():
 
 def test_cells_that_are_no_time_are_nat():
     assert np.isnat(read("2020-13-01", "soon", "", "January 1", "may")).all()
-    assert np.isnat(read("2020-01-01", None)).tolist() == [False, True]
+    for cells in (("2020-01-01", None), ("1", None)):
+        assert np.isnat(read(*cells)).tolist() == [False, True]
     assert np.isnat(read(1.5, 2.0)).tolist() == [True, False]
 
 

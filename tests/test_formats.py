@@ -154,6 +154,14 @@ def test_every_format_is_read_packed_or_not_and_under_any_name(tmp_path, name, s
         assert read(other, format=kind.get(ending, ending)) == wanted
 
 
+def test_columns_of_json_have_any_name(write):
+    table = read_table(write("a.json", '{"data": [1, 2], "columns": [null, 3]}'))
+    assert table.names == ["data", "columns"] and cells(table) == [["1", ""], ["2", "3"]]
+    for mixed in ('{"a": [1], "b": 2}', '{"a": [1], "b": [1, 2]}', "[1]", '[{"a": 1}, 2]'):
+        with pytest.raises(DataError, match="holds no table; expected a list of objects"):
+            read_table(write("a.json", mixed))
+
+
 def test_a_folder_is_refused_in_words(tmp_path):
     with pytest.raises(DataError, match=r"is a folder; expected a file with a table \(\.csv, "):
         read_table(tmp_path)

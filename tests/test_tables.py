@@ -34,6 +34,7 @@ MARKED = {
     "decimal comma": (["1,5", "990", "-0,25"], [1.5, 990, -0.25]),
     "points between thousands": (["1.234,5", "990,0", "1.000.000"], [1234.5, 990, 1e6]),
     "commas between thousands": (["1,234.5", "990.25", "12"], [1234.5, 990.25, 12]),
+    "nothing before a mark": ([".5", "1,234.5"], [0.5, 1234.5]),
     "twice": (["1,234,567", "1,234"], [1234567, 1234]),
     "spaces": (["1 234", "1\u00a0234,5", "2\u202f000,25"], [1234, 1234.5, 2000.25]),
     "apostrophes": (["1'234", "1'234.5"], [1234, 1234.5]),
@@ -66,6 +67,10 @@ def test_two_readings_of_a_number_are_asked_about(read):
         read(cells, "xyz").numbers([0])
     for mark, wanted in ((",", [1.234, 990, 12.345]), (".", [1234, 990, 12345])):
         assert read(cells, "xyz", decimal=mark).numbers([0])[:, 0].tolist() == wanted
+    # A column that can have a point alone has one.
+    assert read(["0.854", "1.5"], "xy", decimal=",").numbers([0])[:, 0].tolist() == [0.854, 1.5]
+    with pytest.raises(DataError, match="'0,5', no number"):
+        read(["0,5", "1,5"], "xy", decimal=".").numbers([0])
     # What the other columns of the file show settles it.
     assert read(cells, ["0,5", "1", "2"]).numbers([0])[:, 0].tolist() == [1.234, 990, 12.345]
     assert read(cells, ["0.5", "1", "2"]).numbers([0])[:, 0].tolist() == [1234, 990, 12345]

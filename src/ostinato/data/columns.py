@@ -14,18 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ostinato.data.corpus import ReadingSettings, media_kind
-from ostinato.data.tables import Table, is_missing
+from ostinato.data.tables import NUMBER_LIKE, Table, is_missing
 from ostinato.errors import DataError
 
-__all__ = [
-    "UNNAMED",
-    "Columns",
-    "has_header",
-    "numbers_rows",
-    "pair_columns",
-    "sequence_columns",
-    "step_columns",
-]  # fmt: skip
+__all__ = ["UNNAMED", "Columns", "has_header", "names_rows", "numbers_rows", "pair_columns",
+           "sequence_columns", "step_columns"]  # fmt: skip
 
 # What columns are usually called, in lower case.
 LABELS = {"label", "labels", "class", "target", "category", "sentiment", "tag", "tags"}
@@ -45,8 +38,6 @@ TARGETS = {"target", "tgt", "summary", "summaries", "translation", "output", "hi
 UNNAMED = re.compile(r"Unnamed: \d+")
 """A column that its file does not name, as pandas calls it."""
 
-_NUMBER = re.compile(r"\s*[-+]?(\d[\d.,' \u00a0]*|[.,]\d+)([eE][-+]?\d+)?\s*|\s*[-+]?inf\s*", re.I)
-
 
 def has_header(rows: Sequence[Sequence[str]], asked: Collection[str] = ()) -> bool:
     """Tell whether the first row of a table names its columns.
@@ -62,30 +53,25 @@ def has_header(rows: Sequence[Sequence[str]], asked: Collection[str] = ()) -> bo
     names = [" ".join(cell.split()).lower() for cell in first]
     if any(name in names for name in asked):
         return True
-    if any(_NUMBER.fullmatch(name) for name in names):
+    if any(re.fullmatch(NUMBER_LIKE, name) for name in names) or not any(names):
         return False
+    columns = [[row[i].strip() for row in rest] for i in range(len(first))]
     for i, name in enumerate(names):  # a name may be missing above row numbers, or nothing
-        below = "" if i else _NUMBER
-        if not name and not all(
-            re.fullmatch(below, row[i].strip()) for row in rest if i < len(row)
-        ):
+        below = "" if i else NUMBER_LIKE
+        if not name and not all(re.fullmatch(below, cell) for cell in columns[i]):
             return False
-    if not any(names):
-        return False
     if not rest or any(name in LABELS | TEXTS | IDS | TIMES for name in names):
         return True
-    words = all(len(name.split()) <= 1 for name in first)
+    words = all(len(name.split()) <= 1 for name in names)
     verdict = False
-    for column, name in enumerate(first):
-        cells = [row[column] for row in rest if column < len(row)]
+    for name, cells in zip(map(str.strip, first), columns, strict=True):
         if not name:
             continue
         if media_kind(cells[:100]) and not media_kind([name]):
             return True  # files under a word
-        spaced = sum(" " in cell.strip() for cell in cells)
-        if words and len(cells) >= 5 and spaced > 0.95 * len(cells):
+        if words and len(cells) >= 5 and sum(" " in cell for cell in cells) > 0.95 * len(cells):
             return True  # sentences under a word
-        if sum(_NUMBER.fullmatch(cell) is not None for cell in cells) > 0.9 * len(cells):
+        if sum(re.fullmatch(NUMBER_LIKE, cell) is not None for cell in cells) > 0.9 * len(cells):
             return True  # numbers under a word
         if len(set(cells)) <= len(cells) / 3:  # a few words again and again
             if name in cells:
@@ -98,20 +84,20 @@ class Columns(NamedTuple):
     """Which column of a table is what.
 
     Attributes:
-        label: the target to predict.
-        text: texts, words or names of files.
         id: what tells sequences apart, in a table with a row for every step.
         time: what orders the steps.
-        variables: measurements.
         position: what counts the steps of each sequence, and so tells sequences apart.
+        text: texts, words or names of files.
+        variables: measurements.
+        label: the target to predict.
     """
 
-    label: int | None = None
-    text: int | None = None
     id: int | None = None
     time: int | None = None
-    variables: tuple[int, ...] = ()
     position: int | None = None
+    text: int | None = None
+    variables: tuple[int, ...] = ()
+    label: int | None = None
 
     def described(self, table: Table) -> str:
         """Return what each column is read as, in one line.
@@ -122,27 +108,16 @@ class Columns(NamedTuple):
         >>> Columns(label=2, text=1).described(table)
         'text: review; label: mood; not used: n'
         """
-        kinds: dict[str, list[int | None]] = {
-            "id": [self.id],
-            "time": [self.time],
-            "position": [self.position],
-            "text": [self.text],
-            "variables": list(self.variables),
-            "label": [self.label],
-        }
-        used = {i for some in kinds.values() for i in some if i is not None}
-        kinds["not used"] = [i for i in range(len(table.names)) if i not in used]
-        named = {
-            kind: [
-                table.names[i] if table.named else f"column {i + 1}" for i in some if i is not None
-            ]
-            for kind, some in kinds.items()
-        }
-        return "; ".join(
-            f"{kind}: {', '.join(some[:8])}{f', ... ({len(some)})' if len(some) > 8 else ''}"
-            for kind, some in named.items()
-            if some
-        )
+        roles = {r: c if isinstance(c, tuple) else (c,) for r, c in self._asdict().items()}
+        used = {i for some in roles.values() for i in some}
+        roles["not used"] = tuple(i for i in range(len(table.names)) if i not in used)
+        said = []
+        for role, some in roles.items():
+            if some and some != (None,):
+                names = [table.names[i] if table.named else f"column {i + 1}" for i in some[:8]]
+                names += [f"... ({len(some)})"] if len(some) > 8 else []
+                said.append(f"{role}: {', '.join(names)}")
+        return "; ".join(said)
 
 
 def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | None) -> Columns:
@@ -161,22 +136,20 @@ def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | N
     if key is not None:
         time = _time(table, settings, [i for i in rest if i != key])
         rest = [i for i in rest if i not in (key, time)]
-        return Columns(label, None, key, time, _variables(table, settings, rest))
+        return Columns(key, time, variables=_variables(table, settings, rest), label=label)
     text = _text(table, settings, rest)
     if text is not None:
-        return Columns(label, text)
+        return Columns(text=text, label=label)
     stamps = table.called(TIMES, rest)
     if stamps and settings.variables is None:
-        raise _unclear(
-            table,
-            f"column {table.names[stamps[0]]!r} means that each row is a step",
-            "the column that tells sequences apart",
-            "id",
+        raise table.error(
+            f"column {table.names[stamps[0]]!r} means that each row is a step; name the column "
+            "that tells sequences apart with id"
         )
     variables = _variables(table, settings, rest)
     if settings.variables is None:
         _ask_about_order(table, variables, label)
-    return Columns(label, variables=variables)
+    return Columns(variables=variables, label=label)
 
 
 def step_columns(table: Table, settings: ReadingSettings, labelled: bool | None) -> Columns:
@@ -184,28 +157,22 @@ def step_columns(table: Table, settings: ReadingSettings, labelled: bool | None)
     label = _label(table, settings, labelled)
     rest = [i for i in range(len(table.names)) if i != label]
     words = table.called(WORDS, rest)
-    asked = None if settings.text is None else table.column(settings.text, "the texts")
-    free = [i for i in rest if i != asked and i not in words]
+    text = None if settings.text is None else table.column(settings.text, "the texts")
+    free = [i for i in rest if i != text and i not in words]
     key = _id_of_steps(table, settings, free)
     time = _time(table, settings, [i for i in free if i != key])
     position = None
-    if key is None:
-        named = [i for i in table.called(POSITIONS, free) if _restarts(table, i)]
-        position = named[0] if named and settings.time is None else None
-        time = None if position is not None else time
+    if key is None and settings.time is None:
+        position = next((i for i in table.called(POSITIONS, free) if _restarts(table, i)), None)
+        time = time if position is None else None
     rest = [i for i in rest if i not in (key, time, position)]
-    if asked is None and settings.variables is None and len(words) == 1:
-        asked = words[0]
-    text = asked if asked is not None else _text(table, settings, rest)
-    if text is not None:
-        others = [i for i in rest if i != text]
-        if key is None and position is None:
-            _ask_about_order(table, others, None)
-        return Columns(label, text, key, time, position=position)
-    variables = _variables(table, settings, rest)
-    if key is None and position is None and settings.variables is None:
-        _ask_about_order(table, variables, None)
-    return Columns(label, None, key, time, variables, position)
+    if text is None and settings.variables is None and len(words) == 1:
+        text = words[0]
+    text = _text(table, settings, rest) if text is None else text
+    variables = () if text is not None else _variables(table, settings, rest)
+    if key is None and position is None and (text is not None or settings.variables is None):
+        _ask_about_order(table, variables or [i for i in rest if i != text], None)
+    return Columns(key, time, position, text, variables, label)
 
 
 def pair_columns(
@@ -213,37 +180,23 @@ def pair_columns(
 ) -> tuple[int, int | None]:
     """Return the columns of sources and of targets; None for these where sources are ``alone``."""
     rest = [i for i in range(len(table.names)) if not numbers_rows(table, i)]
-    if source is not None:
-        one: int | None = table.column(source, "the source")
-    elif alone and len(rest) == 1:
-        one = rest[0]
-    else:
-        one = _called_once(table, rest, SOURCES, first=True)
-        other = _called_once(table, [i for i in rest if i != one], TARGETS, first=False)
-        if one == other:
-            one = None
-    if one is None:
-        raise _unclear(table, "which column holds the source is not clear", "it", "source")
-    if alone:
-        return one, None
-    if target is not None:
-        return one, table.column(target, "the target")
-    two = _called_once(table, [i for i in rest if i != one], TARGETS, first=False)
-    if two is None:
-        raise _unclear(table, "which column holds the target is not clear", "it", "target")
-    return one, two
+    one = _pair_column(table, source, "source", rest, SOURCES, 0)
+    rest = [i for i in rest if i != one]
+    return one, None if alone else _pair_column(table, target, "target", rest, TARGETS, -1)
 
 
-def _called_once(table: Table, among: Sequence[int], usual: set[str], *, first: bool) -> int | None:
-    """Return the column with a usual name, or of at most two the first or the last."""
+def _pair_column(
+    table: Table, name: str | None, what: str, among: Sequence[int], usual: set[str], which: int
+) -> int:
+    """Return the column of a name, or with a usual one, or of at most two the first or the last."""
+    if name is not None:
+        return table.column(name, f"the {what}")
     named = table.called(usual, among)
     if len(named) == 1:
         return named[0]
-    return among[0 if first else -1] if 0 < len(among) <= 2 and not named else None
-
-
-def _unclear(table: Table, why: str, what: str, setting: str) -> DataError:
-    return DataError(f"{why}; name {what} with {setting}: {table.described()}.", path=table.path)
+    if not named and 0 < len(among) <= 2:
+        return among[which]
+    raise table.error(f"which column holds the {what} is not clear; name it with {what}")
 
 
 # What cells tell
@@ -273,7 +226,7 @@ def names_rows(table: Table, column: int) -> bool:
     """Tell whether a column is named as an id, and gives each row one of its own."""
     if len(table) < 2:
         return bool(UNNAMED.fullmatch(table.names[column]))
-    return _named_as_id(table, column) and len(_cells(table, column)) == len(table)
+    return _named_as_id(table, column) and _distinct(table, column) == len(table)
 
 
 def _counts(table: Table, column: int) -> bool:
@@ -297,14 +250,12 @@ _ID_NAME = re.compile(r"(?:[a-z0-9](?:Id|ID)|(?i:[_\s.-](?:id|idx|index|key|nr|n
 
 def _in_runs(table: Table, column: int, label: int | None) -> bool:
     """Tell whether each cell of a column stands in one run of rows, which share their label."""
-    codes = table.codes(column)
-    new = np.flatnonzero(np.diff(codes.codes) != 0)
-    runs = len(new) + 1
-    if not 1 < runs == len(codes.cells) <= len(table) / 2:
+    codes, cells = table.codes(column)
+    if not 1 < 1 + np.count_nonzero(np.diff(codes)) == len(cells) <= len(table) / 2:
         return False
     if table.is_numeric(column) and _whole(table, column) is None:
         return False
-    return label is None or (_shares(table, column, label) and len(_cells(table, label)) > 1)
+    return label is None or (_shares(table, column, label) and _distinct(table, label) > 1)
 
 
 def _restarts(table: Table, column: int) -> bool:
@@ -322,17 +273,14 @@ def _ask_about_order(table: Table, among: Iterable[int], label: int | None) -> N
         values = _whole(table, i) if table.named and len(table) >= 10 else None
         rises = values is not None and (np.diff(values) > 0).all()
         if rises or _counts(table, i):
-            raise DataError(
+            raise table.error(
                 f"column {table.names[i]!r} may number the rows, or measure something: name the "
-                "columns to use with variables, or this one with time if it orders the steps; "
-                f"{table.described()}.",
-                path=table.path,
+                "columns to use with variables, or this one with time if it orders the steps"
             )
         if table.named and _in_runs(table, i, label):
-            raise DataError(
+            raise table.error(
                 f"column {table.names[i]!r} may tell sequences apart, or measure something: name "
-                f"it with id, or the columns to use with variables; {table.described()}.",
-                path=table.path,
+                "it with id, or the columns to use with variables"
             )
 
 
@@ -354,27 +302,24 @@ def _label(table: Table, settings: ReadingSettings, labelled: bool | None) -> in
     rest = [i for i in everything if not numbers_rows(table, i)]
     if len(rest) == 2:
         # The one with fewer different values, or the only one that is no longer text.
-        distinct = [len(_cells(table, i)) for i in rest]
-        return rest[1] if distinct[1] <= distinct[0] else rest[0]
+        return min(reversed(rest), key=lambda i: _distinct(table, i))
     if labelled:
         # A few words again and again beside nothing but numbers.
         asked = [settings.id, settings.time, settings.text, *(settings.variables or "").split(",")]
         others = [table.column(name.strip(), "its use") for name in asked if name]
         others += table.called(IDS | TIMES | TEXTS, everything)
         words = [i for i in rest if not table.is_numeric(i) and i not in others]
-        again = len(words) == 1 and len(_cells(table, words[0])) <= len(table) / 2
-        if len(words) == 1 and (again or not table.named):
+        if len(words) == 1 and (2 * _distinct(table, words[0]) <= len(table) or not table.named):
             return words[0]
-    if labelled is None:
-        return None
-    raise _unclear(table, "which column holds the labels is not clear", "it", "label")
+        raise table.error("which column holds the labels is not clear; name it with label")
+    return None
 
 
-def _cells(table: Table, column: int) -> set[str]:
-    try:
-        return set(table.codes(column).cells)
-    except DataError:  # of lists
-        return {repr(cell) for cell in table.series(column)}
+def _distinct(table: Table, column: int) -> int:
+    """Return how many different cells a column has."""
+    if table.has_objects(column):
+        return len({repr(cell) for cell in table.series(column)})
+    return len(table.codes(column).cells)
 
 
 def _id(
@@ -386,25 +331,24 @@ def _id(
     if settings.text is not None:
         return None
     # One that tells rows apart is no id of sequences, nor is one beside texts.
-    named = [i for i in among if _named_as_id(table, i) and len(_cells(table, i)) < len(table)]
+    named = [i for i in among if _named_as_id(table, i) and _distinct(table, i) < len(table)]
     usual = table.called(IDS, named)
     found = usual if len(usual) == 1 else named
     if len(found) != 1:
         return None
     others = [i for i in among if i not in (found[0], *table.called(TIMES, among))]
-    if settings.variables is None and not all(
-        table.is_numeric(i) or table.is_boolean(i) for i in others
-    ):
+    if settings.variables is None and not all(_measures(table, i) for i in others):
         return None
     if not usual and label is not None and not _shares(table, found[0], label):
-        raise _unclear(
-            table,
+        raise table.error(
             f"whether column {table.names[found[0]]!r}, whose rows have several labels, tells "
-            "sequences apart is not clear",
-            "it with id, or the columns to use",
-            "variables",
+            "sequences apart is not clear; name it with id, or the columns to use with variables"
         )
     return found[0]
+
+
+def _measures(table: Table, column: int) -> bool:
+    return table.is_numeric(column) or table.is_boolean(column)
 
 
 def _shares(table: Table, column: int, label: int) -> bool:
@@ -423,23 +367,22 @@ def _id_of_steps(table: Table, settings: ReadingSettings, among: Sequence[int]) 
         if table.is_numeric(i) or any(re.search(r"\d\s*$", c) for c in table.codes(i).cells[:3])
     ]
     named = [i for i in table.called(IDS, among) if not _restarts(table, i)]
-    found = [
-        i for i in dict.fromkeys([*sentences, *named]) if len(table.codes(i).cells) < len(table)
-    ]
-    if len(found) > 1:
-        names = " or ".join(repr(table.names[i]) for i in found)
-        raise _unclear(table, f"whether {names} tells sequences apart is not clear", "it", "id")
-    return found[0] if found else None
+    found = [i for i in dict.fromkeys([*sentences, *named]) if _distinct(table, i) < len(table)]
+    return _only(table, found, "tells sequences apart", "id")
 
 
 def _time(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int | None:
     if settings.time is not None:
         return table.column(settings.time, "the time")
-    named = table.called(TIMES, among)
-    if len(named) > 1:
-        names = " or ".join(repr(table.names[i]) for i in named)
-        raise _unclear(table, f"whether {names} orders the steps is not clear", "it", "time")
-    return named[0] if named else None
+    return _only(table, table.called(TIMES, among), "orders the steps", "time")
+
+
+def _only(table: Table, found: Sequence[int], does: str, setting: str) -> int | None:
+    """Return the only column that was found; a `DataError` where there are several."""
+    if len(found) > 1:
+        names = " or ".join(repr(table.names[i]) for i in found)
+        raise table.error(f"whether {names} {does} is not clear; name it with {setting}")
+    return found[0] if found else None
 
 
 def _text(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int | None:
@@ -454,7 +397,7 @@ def _text(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int 
     words = [
         i
         for i in among
-        if not (table.is_numeric(i) or table.is_boolean(i) or numbers_rows(table, i))
+        if not (_measures(table, i) or numbers_rows(table, i))
         and i not in table.called(TIMES, among)
     ]
     if len(words) > 1:
@@ -462,19 +405,17 @@ def _text(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int 
         spaced = [i for i in words if _spaced(table, i)]
         words = spaced if len(spaced) == 1 else words
     if len(words) > 1:
-        raise DataError(
-            "which column holds the texts is not clear; name it with text: "
-            f"{table.described()}. For measurements name them with variables.",
-            path=table.path,
+        raise table.error(
+            "which column holds the texts is not clear; name it with text, or columns of "
+            "measurements with variables"
         )
     if words and not _spaced(table, words[0]) and media_kind(_some(table, words[0])) is None:
         numbers = [i for i in among if table.is_numeric(i) and not numbers_rows(table, i)]
         if numbers and table.named:
-            raise DataError(
+            raise table.error(
                 f"whether column {table.names[words[0]]!r} holds the texts, or the others the "
-                f"measurements, is not clear; name the one with text, or with id if it tells "
-                f"sequences apart, or the others with variables: {table.described()}.",
-                path=table.path,
+                "measurements, is not clear; name the one with text, or with id if it tells "
+                "sequences apart, or the others with variables"
             )
     return words[0] if words else None
 
@@ -495,18 +436,13 @@ def _variables(table: Table, settings: ReadingSettings, among: Sequence[int]) ->
         return tuple(table.column(name, "a variable") for name in names)
     measured = [i for i in among if not names_rows(table, i)]
     for i in measured:
-        if not (table.is_numeric(i) or table.is_boolean(i)):
+        if not _measures(table, i):
             cell = next((c for c in table.codes(i).cells if not is_missing(c)), "")
-            raise DataError(
+            raise table.error(
                 f"column {table.names[i]!r} holds no numbers but, say, {cell!r:.40}; name the "
-                f"columns to use with variables, separated by commas: {table.described()}.",
-                path=table.path,
+                "columns to use with variables, separated by commas"
             )
     if not measured:
         numbered = f"; column {table.names[among[0]]!r} numbers the rows" if among else ""
-        raise DataError(
-            f"has no columns of measurements{numbered}: name them with variables; "
-            f"{table.described()}.",
-            path=table.path,
-        )
+        raise table.error(f"has no columns of measurements{numbered}: name them with variables")
     return tuple(measured)

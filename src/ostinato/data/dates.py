@@ -48,21 +48,26 @@ _SINCE_1970 = (
 
 _TEXT = (
     r"^(?P<date>.*?)"
-    r"(?:(?:[Tt]|[\s,]+)(?P<time>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?|(?<=[Tt])\d{1,2})"
-    r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?\s*(?P<offset>[Zz]|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?)?$"
+    r"(?:(?:[Tt]|[\s,]+)(?P<hour>\d{1,2}(?=:)|(?<=[Tt])\d{1,2})"
+    r"(?::(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d{1,6})?)\d*)?)?"
+    r"\s*(?:(?P<half>[AaPp])\.?[Mm]\.?)?"
+    r"\s*(?P<zone>[Zz]|UTC|GMT|(?P<sign>[+-])(?P<hours>\d{2})(?::?(?P<minutes>\d{2}))?)?)?$"
 )
-_MONTH = r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_REWRITTEN = (
+_REWRITTEN = (  # of dates
+    (r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?", r" \1 "),
+    (r"(?<=\d)(?:st|nd|rd|th)\b", ""),
+    (r"^\s+|\s+$", ""),
+    (r"[\s,./_-]+", "-"),
+    (r"(?i)^(?:q([1-4])|([1-4])q)-?(\d{4})$", r"\3q\1\2"),
     (r"(?i)^(\d{4})-?q([1-4])$", lambda m: f"{m[1]}-{3 * int(m[2]) - 2:02d}"),
-    (r"(?i)^q([1-4])-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
-    (r"(?i)^([1-4])q-?(\d{4})$", lambda m: f"{m[2]}-{3 * int(m[1]) - 2:02d}"),
-    (r"(?i)^(\d{4})-?m(\d{1,2})$", lambda m: f"{m[1]}-{m[2]}"),
-)  # fmt: skip
+    (r"(?i)^(\d{4})-?m(\d{1,2})$", r"\1-\2"),
+    (r"(?i)^(\d{4})-?w(\d\d?)$", r"\1-W\2-1"),
+    (r"(?i)^(\d{4})-?w(\d\d?)-(\d)$", r"\1-W\2-\3"),
+)
 _FORMS = (
     "%Y-%m-%d", "%Y-%m", "%m-%Y", "%b-%Y", "%Y-%b", "%b-%y", "%d-%b-%Y", "%d-%b-%y", "%b-%d-%Y",
     "%Y-%b-%d", "%Y%m%d", "%G-W%V-%u",
 )  # fmt: skip
-_DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = "%d-%m-%", "%m-%d-%", "%y-%m-%d"
 
 
 def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
@@ -96,7 +101,8 @@ def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
         distinct = distinct.astype(object)
     times, utc = _of_distinct(pd.Series(distinct), day_first)
     if (codes < 0).any():  # the last is taken for a missing cell
-        times = np.array([*(times if times.dtype.kind == "M" else len(times) * [NAT]), NAT])
+        known = times if times.dtype.kind == "M" else np.zeros(len(times), "M8[us]")
+        times = np.append(known, NAT)
     return Parsed(times[codes], utc)
 
 
@@ -107,34 +113,20 @@ def join_parts(parts: dict[str, pd.Series]) -> pd.Series:
     >>> join_parts({"year": year, "Month": month}).tolist()
     ['2020-1', '2020-12']
     """
-    text = {name.strip().lower(): _text(cells) for name, cells in parts.items()}
+    text = {
+        name.strip().lower(): cells.map(lambda cell: "" if pd.isna(cell) else str(cell))
+        .str.strip().str.removesuffix(".0")
+        for name, cells in parts.items()
+    }  # fmt: skip
     clock = [text.pop(name) for name in ("hour", "minute", "second") if name in text]
-    if "year" in text:
-        year = text.pop("year")
-        if "quarter" in text:
-            date = year + "Q" + text.pop("quarter").str.lstrip("Qq")
-        elif "week" in text:
-            date = year + "-W" + text.pop("week").str.zfill(2)
-        else:
-            date = year
-            for name in ("month", "day"):
-                date = date + "-" + text.pop(name) if name in text else date
-    else:
-        date = text.pop(next(iter(text)))
+    date = text.pop("year" if "year" in text else next(iter(text)))
+    for name, mark in (("quarter", "Q"), ("week", "-W"), ("month", "-"), ("day", "-")):
+        date = date + mark + text.pop(name).str.lstrip("Qq") if name in text else date
     for rest in text.values():
         date = date + " " + rest
-    if clock:
-        clock += [pd.Series("00", date.index)] if len(clock) == 1 else []
-        date = date + " " + clock[0].str.cat([part.str.zfill(2) for part in clock[1:]], sep=":")
+    for mark, part in zip("T::", clock, strict=False):
+        date = date + mark + part.str.zfill(2)
     return date
-
-
-def _text(cells: pd.Series) -> pd.Series:
-    return (
-        cells.map(lambda cell: "" if pd.isna(cell) else str(cell))
-        .str.strip()
-        .str.removesuffix(".0")
-    )
 
 
 def _stamps(values: Any) -> Stamps:
@@ -153,31 +145,28 @@ def _of_numbers(cells: pd.Series) -> Stamps | Whole:
     odd = ~np.isfinite(values) | (values != np.round(values))
     if odd.any():
         return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
-    whole = cells.astype(np.int64)
-    dates = _dates_of_numbers(whole)
-    return whole.to_numpy() if dates is None else dates
-
-
-def _dates_of_numbers(whole: pd.Series) -> Stamps | None:
+    whole: Whole = cells.to_numpy(dtype=np.int64)
     if not len(whole):
-        return None
+        return whole
     low, high = int(whole.min()), int(whole.max())
-    form = _DIGITS.get(len(str(low))) if low > 0 and len(str(low)) == len(str(high)) else None
-    if form is not None:
-        stamps = pd.to_datetime(whole.astype(str), format=form, errors="coerce")
+    form = _DIGITS.get(len(str(low))) if len(str(low)) == len(str(high)) else None
+    if low > 0 and form is not None:
+        stamps = pd.Series(pd.to_datetime(whole.astype(str), format=form, errors="coerce"))
         if stamps.notna().all() and stamps.dt.year.between(*YEARS).all():
             return _stamps(stamps)
     for least, most, unit in _SINCE_1970:
         if least <= low and high < most:
-            return _stamps(whole.to_numpy().astype(f"M8[{unit}]"))
-    return None
+            return _stamps(whole.astype(f"M8[{unit}]"))
+    return whole
 
 
 def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
     """Distinct cells that are text or objects."""
     if all(isinstance(cell, Real | Decimal) and not isinstance(cell, bool) for cell in cells):
         return Parsed(_of_numbers(cells.astype(np.float64)))
-    text = (cells.map(_as_text) if cells.dtype == object else cells).str.strip()
+    if cells.dtype == object:
+        cells = cells.map(lambda c: str(c.start_time if isinstance(c, pd.Period) else c))
+    text = cells.str.strip()
     if text.str.fullmatch(r"-?\d+").all():
         return Parsed(_of_numbers(text.astype(np.int64)))
     iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
@@ -187,55 +176,37 @@ def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
     return _of_text(text, day_first)
 
 
-def _as_text(cell: Any) -> str:
-    return cell.start_time.isoformat() if isinstance(cell, pd.Period) else str(cell)
-
-
 def _of_text(text: pd.Series, day_first: bool | None) -> Parsed:
     parts = text.str.extract(_TEXT)
-    dotted = parts["date"].str.contains(".", regex=False).fillna(False)
-    date = parts["date"].fillna("").str.replace(_MONTH, r" \1 ", regex=True).str.strip()
-    date = date.str.replace(r"(?<=\d)(?:st|nd|rd|th)\b", "", regex=True)
-    date = date.str.replace(r"[\s,./_-]+", "-", regex=True)
+    date = parts["date"].fillna("")
+    dotted = bool(date.str.contains(".", regex=False).any())
     for pattern, rewritten in _REWRITTEN:
         date = date.str.replace(pattern, rewritten, regex=True)
-    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)$", r"\1-W\2-1", regex=True)
-    date = date.str.replace(r"(?i)^(\d{4})-?w(\d\d?)-(\d)$", r"\1-W\2-\3", regex=True)
-    days = _days(date, bool(dotted.any()), day_first, text)
-    clock = (
-        parts["time"]
-        .fillna("00:00")
-        .str.replace(",", ".")
-        .str.replace(r"^(\d+)$", r"\1:00", regex=True)
+    hour, minute, second, hours, minutes = (
+        parts[name].fillna("0").str.replace(",", ".").astype(float)
+        for name in ("hour", "minute", "second", "hours", "minutes")
     )
-    clock = clock.where(clock.str.count(":") == 2, clock + ":00")
-    since = pd.to_timedelta(clock, errors="coerce")
-    half = parts["half"].str.lower().str[0]
-    hour = clock.str.split(":").str[0].astype(int)
-    since += pd.to_timedelta(12 * ((half == "p") & (hour < 12)), unit="h")
-    since -= pd.to_timedelta(12 * ((half == "a") & (hour == 12)), unit="h")
-    wall = _stamps(days + since.astype("m8[us]"))
-    if parts["offset"].isna().all():
+    half = parts["half"].str.lower()
+    hour = hour.where(half.isna(), hour % 12 + 12 * (half == "p"))
+    wall = _stamps(_days(date, dotted, day_first, text)) + _span(hour, minute, second)
+    if parts["zone"].isna().all():
         return Parsed(wall)
-    offset = (
-        parts["offset"].fillna("+00:00").str.replace(r"(?i)^(z|utc|gmt)$", "+00:00", regex=True)
-    )
-    sign = np.where(offset.str.startswith("-"), -1, 1)
-    minutes = 60 * offset.str[1:3].astype(int) + offset.str[3:].str.lstrip(":").replace(
-        "", "0"
-    ).astype(int)
-    return _local_days(wall, wall - (sign * minutes).to_numpy().astype("m8[m]"))
+    ahead = _span(hours, minutes)
+    return _local_days(wall, np.where(parts["sign"] == "-", wall + ahead, wall - ahead))
+
+
+def _span(hours: pd.Series, minutes: pd.Series, seconds: pd.Series | float = 0) -> Any:
+    microseconds = 1e6 * (3600 * hours + 60 * minutes + seconds)
+    return microseconds.round().to_numpy(dtype=np.int64).astype("m8[us]")
 
 
 def _days(date: pd.Series, dotted: bool, day_first: bool | None, text: pd.Series) -> pd.Series:
     """Days of texts whose parts are joined by hyphens; NaT where one is no date."""
     found = pd.Series(NAT, date.index)
-    for form in _FORMS:
-        left = found.isna() & ~date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
-        if left.any():
-            read = pd.to_datetime(date[left], format=form, errors="coerce")
-            found[left] = read.astype("M8[us]")
     numeric = date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
+    for form in _FORMS:
+        if (left := found.isna() & ~numeric).any():
+            found[left] = pd.to_datetime(date[left], format=form, errors="coerce")
     if numeric.any():
         found[numeric] = _day_and_month(date[numeric], dotted, day_first, text[numeric])
     return found
@@ -246,13 +217,13 @@ def _day_and_month(
 ) -> pd.Series:
     """Dates such as 31-01-2020, 01-31-2020 or 31-01-22, all of one form."""
     year = "Y" if date.str.fullmatch(r".*-\d{4}").all() else "y"
-    forms = [_DAY_FIRST + year, _MONTH_FIRST + year]
+    forms = [f"%d-%m-%{year}", f"%m-%d-%{year}"]
     if day_first is not None:
         forms = [forms[not day_first]]
     elif dotted:
         forms = forms[:1]
     elif year == "y":
-        forms.append(_YEAR_FIRST)
+        forms.append("%y-%m-%d")
     readings = [pd.to_datetime(date, format=f, errors="coerce").astype("M8[us]") for f in forms]
     most = max(int(each.notna().sum()) for each in readings)
     whole = [each for each in readings if each.notna().sum() == most]

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ostinato.data.columns import has_header
 from ostinato.data.delimited import names_of_columns, read_delimited
 from ostinato.data.lazy import pd
 from ostinato.data.tables import Table, TableSettings, as_frame
@@ -32,25 +30,18 @@ __all__ = ["FORMATS", "is_table", "read_table"]
 
 
 class Format(NamedTuple):
-    """A format of tables.
+    """A format of tables."""
 
-    Attributes:
-        name: what ``format`` calls it.
-        suffixes: of its files, in lower case.
-        read: the reader.
-        extra: a module that it needs, and the extra of Ostinato that brings it.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
+    name: str  # as ``format`` has it
+    suffixes: tuple[str, ...]  # of its files, in lower case
     read: Callable[[Path, TableSettings, Collection[str]], Table]
-    extra: tuple[str, str] | None = None
+    extra: tuple[str, str] | None = None  # a module that it needs, and Ostinato's extra with it
 
 
 def read_table(
     path: str | os.PathLike[str],
     settings: TableSettings | None = None,
-    asked: Collection[str] = (),
+    asked: Collection[str | None] = (),
 ) -> Table:
     """Read a file as a table.
 
@@ -69,15 +60,12 @@ def read_table(
         suffixes = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
         raise DataError(f"is a folder; expected a file with a table ({suffixes}).", path=path)
     if settings.format is None:
-        found = _by_suffix(path) or _by_content(path)
+        found = _by_suffix(path) or _named(_by_content(path))
     else:
-        named = {each.name: each for each in FORMATS}
-        if settings.format not in named:
-            raise OstinatoError(f"format={settings.format!r}; expected one of {', '.join(named)}.")
-        found = named[settings.format]
+        found = _named(settings.format)
     if found.extra is not None:
         require(*found.extra, f"reading {path.name}")
-    table = found.read(path, settings, {name.strip().lower() for name in asked})
+    table = found.read(path, settings, {name.strip().lower() for name in asked if name})
     if not len(table) or not table.names:
         raise DataError("is empty; give some rows.", path=path)
     return table
@@ -99,37 +87,38 @@ def _by_suffix(path: Path) -> Format | None:
     return next((f for f in FORMATS if suffixes and suffixes[-1] in f.suffixes), None)
 
 
-def _by_content(path: Path) -> Format:
-    """The format that a file's first bytes speak of; lines of text are CSV."""
+def _named(name: str) -> Format:
     named = {each.name: each for each in FORMATS}
+    if name not in named:
+        raise OstinatoError(f"format={name!r}; expected one of {', '.join(named)}.")
+    return named[name]
+
+
+def _by_content(path: Path) -> str:
+    """Return the name of the format that a file's first bytes speak of; lines of text are CSV."""
     with library_errors(path), path.open("rb") as file:
-        head = file.read(8)
-        if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path):
+        if file.read(4) == b"PK\x03\x04" and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
             if any(name in ("xl/workbook.xml", "content.xml") for name in names):
-                return named["excel"]
-            inner = _by_suffix(Path(names[0])) if len(names) == 1 else None
-            if inner is not None:
-                return inner
+                return "excel"
+            if len(names) == 1 and (inner := _by_suffix(Path(names[0]))):
+                return inner.name
     with opened(path) as file:
         head = file.read(4096)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
-            return named[name]
-    text = head.lstrip(codecs.BOM_UTF8).lstrip()
-    if text[:1] == b"[":
-        return named["json"]
-    if re.match(rb'\{\s*("|\})', text):
-        return named["jsonl" if re.match(rb"\{[^\n]*\}\s*\n\s*\{", text) else "json"]
-    return named["csv"]
+            return name
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if re.match(rb'\{\s*("[^\n]*)?\}\s*\n\s*\{', text):
+        return "jsonl"
+    return "json" if re.match(rb'\[|\{\s*["}]', text) else "csv"
 
 
 # JSON
 
 
 def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
-    names: dict[str, None] = {}
     objects, lines = [], []
     for number, line in numbered_lines(path):
         if not line.strip():
@@ -142,9 +131,8 @@ def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]
             raise DataError('is no JSON object, as in {"text": ...}.', path=path, line=number)
         objects.append(document)
         lines.append(number)
-        names |= dict.fromkeys(document)
-    columns = {name: [each.get(name) for each in objects] for name in names}
-    return _of_columns(path, columns, settings, lambda: np.array(lines, dtype=np.int64))
+    frame = _typed(pd.DataFrame(objects, dtype=object))
+    return Table(path, frame, line=lambda: np.array(lines), decimal=settings.decimal)
 
 
 def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
@@ -155,48 +143,39 @@ def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> T
         if str(error).startswith("Extra data"):
             return _read_json_lines(path, settings, asked)
         raise DataError(f"is not JSON: {error}.", path=path) from None
-    if isinstance(document, dict) and isinstance(document.get("data"), list):
+    try:
+        frame = _typed(pd.DataFrame(_columns_or_rows(document), dtype=object))
+    except (TypeError, ValueError):
+        raise DataError(
+            'holds no table; expected a list of objects, as in [{"text": ...}, ...], an object of '
+            'columns, as in {"text": [...], ...}, or an object a line.',
+            path=path,
+        ) from None
+    return Table(path, frame, decimal=settings.decimal)
+
+
+def _columns_or_rows(document: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
+    if isinstance(document, dict) and isinstance(rows := document.get("data"), list):
         names = document.get("columns")
-        rows = document["data"]
         if isinstance(names, list) and all(isinstance(row, list) for row in rows):
-            rows = [dict(zip(map(str, names), row, strict=True)) for row in rows]
-        document = rows
+            return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+        document = rows if all(isinstance(row, dict) for row in rows) else document
     if isinstance(document, list) and all(isinstance(row, dict) for row in document):
-        keys = dict.fromkeys(key for row in document for key in row)
-        return _of_columns(path, {k: [row.get(k) for row in document] for k in keys}, settings)
+        return document
     if isinstance(document, dict):
-        columns = {
-            name: list(cells.values()) if isinstance(cells, dict) else cells
-            for name, cells in document.items()
-        }
-        lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
-        if lengths == {-1}:  # a row
-            columns = {name: [cell] for name, cell in columns.items()}
-        if len(lengths) == 1:
-            return _of_columns(path, columns, settings)
-    raise DataError(
-        'holds no table; expected a list of objects, as in [{"text": ...}, ...], an object of '
-        'columns, as in {"text": [...], ...}, or an object a line.',
-        path=path,
-    )
+        columns = {k: [*v.values()] if isinstance(v, dict) else v for k, v in document.items()}
+        lists = [isinstance(cells, list) for cells in columns.values()]
+        if all(lists) or not any(lists):
+            return columns if all(lists) else [document]
+    raise ValueError
 
 
-def _of_columns(
-    path: Path,
-    columns: dict[str, list[Any]],
-    settings: TableSettings,
-    lines: int | Callable[[], NDArray[np.int64]] = 1,
-) -> Table:
-    """Columns of JSON: those of numbers of one type as such, the others cell by cell."""
-
-    def series(cells: list[Any]) -> pd.Series:
-        kinds = {type(cell) for cell in cells}
-        if kinds <= {int, float} and len(kinds) == 1:
-            return pd.Series(cells)
-        return pd.Series(cells, dtype=str if kinds == {str} else object)
-
-    frame = pd.DataFrame({str(name): series(cells) for name, cells in columns.items()})
-    return Table(path, frame, line=lines, decimal=settings.decimal)
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hold columns of numbers of one type, or of text alone, as such; the others cell by cell."""
+    for name, cells in frame.items():
+        if set(map(type, cells)) in ({int}, {float}, {str}):
+            frame[name] = cells.infer_objects()
+    return frame
 
 
 # Formats of other libraries
@@ -224,8 +203,8 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
         require(module, "excel", f"reading {path.name}")
         sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
                                    keep_default_na=False, na_values=[""])  # fmt: skip
-    full = {name: sheet.dropna(how="all") for name, sheet in sheets.items()}
-    full = {name: sheet.dropna(how="all", axis=1) for name, sheet in full.items() if len(sheet)}
+    full = {name: cells for name, sheet in sheets.items()
+            if len(cells := sheet.dropna(how="all").dropna(how="all", axis=1))}  # fmt: skip
     if len(full) != 1:
         raise DataError(
             f"has {len(full)} sheets with cells ({', '.join(map(repr, full))}); save the one to "
@@ -234,16 +213,12 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
         )
     (sheet,) = full.values()
     lines = sheet.index.to_numpy(dtype=np.int64) + 1
-    rows = sheet.head(1001).astype(object)
-    head = [["" if cell is None or cell != cell else str(cell) for cell in row]
-            for row in rows.itertuples(index=False)]  # fmt: skip
-    header = has_header(head, asked) if settings.header is None else settings.header
-    names = names_of_columns(path, head, header, int(lines[0]))
-    body = (sheet.iloc[1:] if header else sheet).reset_index(drop=True)
-    lines = lines[1:] if header else lines
-    body = body.infer_objects()
-    body.columns = names
-    return Table(path, body, named=header, line=lambda: lines, decimal=settings.decimal)
+    head = sheet.head(1001).map(lambda cell: "" if pd.isna(cell) else str(cell))
+    rows = head.to_numpy().tolist()
+    names, named = names_of_columns(path, rows, int(lines[0]), settings, asked)
+    body = sheet.iloc[int(named) :].reset_index(drop=True).infer_objects().set_axis(names, axis=1)
+    lines = lines[int(named) :]
+    return Table(path, body, named=named, line=lambda: lines, decimal=settings.decimal)
 
 
 _ARROW = "pyarrow", "tables"

@@ -110,8 +110,7 @@ def read_sources(paths: Sequence[Path], settings: PairSettings) -> Corpus:
 
 
 def _read(path: Path, settings: PairSettings) -> Table:
-    names = {name.lower() for name in (settings.source, settings.target) if name}
-    return read_table(path, settings, names | SOURCES | TARGETS)
+    return read_table(path, settings, {settings.source, settings.target, *SOURCES, *TARGETS})
 
 
 def _lines(path: Path) -> list[str]:
@@ -135,25 +134,23 @@ def _of_table(table: Table, settings: PairSettings) -> Corpus:
 
 def _texts(table: Table, column: int) -> list[str]:
     """Cells of text; a list of sentences is joined."""
-    cells = table.series(column).tolist() if table.has_objects(column) else table.texts(column)
+    if not table.has_objects(column):
+        return table.filled(column)
     texts = []
-    for row, cell in enumerate(cells):
+    for row, cell in enumerate(table.series(column)):
         if isinstance(cell, list) and all(isinstance(part, str) for part in cell):
             cell = " ".join(part.strip() for part in cell)
-        if not isinstance(cell, str):
-            raise table.place(row).error(f"{table.names[column]!r} is {cell!r:.40}, no text.")
-        if not cell.strip():
-            raise table.place(row).error(f"{table.names[column]!r} is empty.")
+        if not isinstance(cell, str) or not cell.strip():
+            problem = "is empty" if isinstance(cell, str) else f"is {cell!r:.40}, no text"
+            raise table.place(row).error(f"{table.names[column]!r} {problem}.")
         texts.append(cell)
     return texts
 
 
 def _several(cell: Any, place: Place) -> list[str]:
     """A text, or several."""
-    texts = (
-        [cell] if isinstance(cell, str) else list(cell) if isinstance(cell, list | tuple) else []
-    )
-    texts = [text for text in texts if isinstance(text, str) and text.strip()]
+    some = cell if isinstance(cell, list | tuple) else [cell]
+    texts = [text for text in some if isinstance(text, str) and text.strip()]
     if not texts:
         raise place.error(f"has the target {cell!r:.40}; expected a text, or a list of texts.")
     return texts

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ostinato.errors import DataError
 
@@ -31,8 +32,5 @@ def paths_of(X: object) -> list[Path]:
     >>> paths_of([Path("a.csv")]) == paths_of(Path("a.csv")), paths_of(["a.csv"])
     (True, [])
     """
-    if isinstance(X, os.PathLike):
-        return [Path(X)]
-    if isinstance(X, list | tuple) and all(isinstance(path, os.PathLike) for path in X):
-        return [Path(path) for path in X]
-    return []
+    paths: Sequence[Any] = X if isinstance(X, list | tuple) else [X]
+    return [Path(p) for p in paths] if all(isinstance(p, os.PathLike) for p in paths) else []

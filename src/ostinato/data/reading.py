@@ -6,12 +6,13 @@ images, idx files. What cannot be used is a `DataError` that names the file and 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,18 @@ from numpy.typing import NDArray
 
 from ostinato.data.corpus import IMAGES, SOUNDS, Corpus, ReadingSettings, existing, media_kind
 from ostinato.data.formats import is_table, read_table
+from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.data.sequences import sequences_of
-from ostinato.data.tables import array_of, cells_of, has_columns, is_missing, table_of
+from ostinato.data.tables import Table, array_of, cells_of, has_columns, is_missing, table_of
 from ostinato.data.textfiles import numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["corpus_of", "read_corpus"]
 
-READERS = {
-    ".ts": "ts",
-    ".conllu": "conllu",
-    ".conll": "conll",
-    ".iob": "conll",
-    ".iob2": "conll",
-    ".bio": "conll",
-    ".bioes": "conll",
-}
+READERS = {".ts": "ts", ".conllu": "conllu"} | dict.fromkeys(
+    (".conll", ".iob", ".iob2", ".bio", ".bioes"), "conll"
+)
 """Formats that are no tables, by suffix."""
 
 
@@ -64,26 +60,21 @@ def read_corpus(
     for path in listed:
         if str(path) != "-" and not path.exists():
             raise DataError("no such file or folder.", path=path)
-    idx = [path for path in listed if _is_idx(path)]
-    if idx:
+    if idx := [path for path in listed if _is_idx(path)]:
         return _read_idx(idx, labelled)
-    files = list(_media(listed))
-    if files:
+    if files := list(_media(listed)):
         return _of_files(files, settings, labelled)
     parts = [_read_file(path, settings, by_step, labelled) for path in listed]
-    first = parts[0]
-    for path, part in zip(listed, parts, strict=True):
-        if part.kind != first.kind or len(part.variables) != len(first.variables):
+    kinds = [f"series of {len(p.variables)} variables" if p.kind == "series" else p.kind
+             for p in parts]  # fmt: skip
+    for path, kind in zip(listed, kinds, strict=True):
+        if kind != kinds[0]:
             raise DataError(
-                f"holds {_described(part)}, and {listed[0]} {_described(first)}; "
-                "read together, files must be of one kind.",
+                f"holds {kind}, and {listed[0]} {kinds[0]}; read together, files must be of one "
+                "kind.",
                 path=path,
             )
     return Corpus.joined(parts)
-
-
-def _described(part: Corpus) -> str:
-    return f"series of {len(part.variables)} variables" if part.kind == "series" else part.kind
 
 
 def _read_file(
@@ -101,45 +92,35 @@ def _read_file(
     if kind in ("conll", "conllu"):
         if not by_step:
             raise DataError("has a label for every word, not for a whole text: tag.", path=path)
-        read = _read_conll if kind == "conll" else _read_conllu
-        return read(path, settings, labelled)
-    asked = [settings.label, settings.text, settings.id, settings.time]
-    asked += (settings.variables or "").split(",")
-    names = {name.strip().lower() for name in asked if name and not name.strip("- ").isdecimal()}
+        sentences = (_conll if kind == "conll" else _conllu)(path, settings, labelled)
+        return _read_tagged(path, sentences, labelled)
+    asked = (settings.label, settings.text, settings.id, settings.time,
+             *(settings.variables or "").split(","))  # fmt: skip
+    names = [name for name in asked if name and not name.strip("- ").isdecimal()]
     return sequences_of(read_table(path, settings, names), settings, by_step, labelled)
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
     """The format of a file by its suffix, or its content."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    named = next((READERS[s] for s in suffixes[-2:] if s in READERS), None)
-    if named is not None:
-        return named
-    if str(path) == "-":
-        return "lines"
-    if is_table(path):
-        return "table"
-    lines = [line for _, line in itertools.islice(_text_lines(path), 500)]
+    if named := [READERS[suffix] for suffix in suffixes[-2:] if suffix in READERS]:
+        return named[0]
+    if str(path) == "-" or is_table(path):
+        return "lines" if str(path) == "-" else "table"
+    lines = []
+    with contextlib.suppress(DataError):  # of a file that is no text
+        for _, line in itertools.islice(numbered_lines(path), 500):
+            lines.append(line)
     filled = [line for line in lines if line.strip()]
     if filled and filled[0].startswith("@") and any(line[:5].lower() == "@data" for line in filled):
         return "ts"
     if by_step:
         data = [line for line in filled if not line.startswith("#")]
-        if data and all(
-            re.match(r"\d+([.-]\d+)?\t", line) and line.count("\t") == 9 for line in data
-        ):
+        if data and all(re.fullmatch(r"\d+([.-]\d+)?(\t[^\t]*){9}", line) for line in data):
             return "conllu"
         # A word a line, and a blank line between sentences.
         return "conll" if "" in [line.strip() for line in lines[:-1]] else "table"
     return "lines" if not labelled and suffixes[-1:] in ([], [".txt"], [".gz"]) else "table"
-
-
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a file; none of one that is no text."""
-    try:
-        yield from numbered_lines(path)
-    except DataError:
-        return
 
 
 def _read_lines(path: Path, by_step: bool) -> Corpus:
@@ -147,9 +128,8 @@ def _read_lines(path: Path, by_step: bool) -> Corpus:
     name = "<standard input>" if str(path) == "-" else str(path)
     found = [(number, line) for number, line in numbered_lines(path) if line.strip()]
     places = [Place(name, number) for number, _ in found]
-    if by_step:
-        return Corpus("words", [line.split() for _, line in found], None, places)
-    return Corpus("text", [line for _, line in found], None, places)
+    texts = [line.split() if by_step else line for _, line in found]
+    return Corpus("words" if by_step else "text", texts, None, places)
 
 
 # Other files
@@ -179,23 +159,12 @@ def _read_ts(path: Path) -> Corpus:
         parts = line.split(":")
         if has_target and len(parts) < 2:
             raise place.error("has no label after a colon.")
-        cells = parts[:-1] if has_target else parts
-        rows = []
-        for cell in cells:
-            try:
-                row = np.array(cell.split(","), dtype=np.float64)
-            except ValueError:
-                bad = next(c for c in cell.split(",") if not _is_number(c))
-                raise place.error(
-                    f"{bad.strip()!r:.40} is no number; values that are missing must be filled in."
-                ) from None
-            if not np.isfinite(row).all():
-                raise place.error("holds a number that is not finite; fill it in.")
-            rows.append(row)
-        if len({len(row) for row in rows}) != 1:
+        rows = [_numbers(cell, place) for cell in (parts[:-1] if has_target else parts)]
+        steps = sorted({len(row) for row in rows})
+        if len(steps) != 1:
             raise place.error(
-                f"variables of {' and '.join(map(str, sorted({len(r) for r in rows})))} steps; "
-                "those of one case must be of equal length."
+                f"variables of {' and '.join(map(str, steps))} steps; those of one case must be of "
+                "equal length."
             )
         if inputs and len(rows) != inputs[0].shape[1]:
             raise place.error(f"has {len(rows)} variables, and others {inputs[0].shape[1]}.")
@@ -208,31 +177,48 @@ def _read_ts(path: Path) -> Corpus:
     return Corpus("series", inputs, targets if has_target else None, places, names)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _numbers(cells: str, place: Place) -> NDArray[np.float64]:
+    """Return numbers between commas."""
+    values = []
+    for cell in cells.split(","):
+        try:
+            values.append(float(cell))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise place.error(
+                f"{cell.strip()!r:.40} is no number; values that are missing must be filled in."
+            )
+    return np.array(values)
 
 
 def _blocks(path: Path) -> Iterator[list[tuple[int, str]]]:
     """Numbered lines between blank ones."""
-    block: list[tuple[int, str]] = []
-    for number, line in numbered_lines(path):
-        if line.strip():
-            block.append((number, line))
-        elif block:
-            yield block
-            block = []
-    if block:
-        yield block
+    for filled, lines in itertools.groupby(numbered_lines(path), lambda n: bool(n[1].strip())):
+        if filled:
+            yield list(lines)
 
 
-def _read_conll(path: Path, settings: ReadingSettings, labelled: bool | None) -> Corpus:
+Words = list[tuple[int, str, str | None]]
+"""The line, the form and the tag of each word of a sentence."""
+Sentence = tuple[Place, Words]
+
+
+def _read_tagged(path: Path, sentences: Iterable[Sentence], labelled: bool | None) -> Corpus:
+    found = [(place, words) for place, words in sentences if words]
+    if not found:
+        raise DataError("holds no sentences.", path=path)
+    lines = [[line for line, _, _ in words] for _, words in found]
+    inputs = [[form for _, form, _ in words] for _, words in found]
+    targets = [[tag for _, _, tag in words] for _, words in found]
+    tagged = labelled is not False and targets[0][0] is not None
+    places = [place for place, _ in found]
+    return Corpus("words", inputs, targets if tagged else None, places, (), lines)
+
+
+def _conll(path: Path, settings: ReadingSettings, labelled: bool | None) -> Iterator[Sentence]:
     """A word a line with its columns, a blank line between sentences; the tag stands last."""
-    inputs, targets, places, lines = [], [], [], []
-    width = None
+    width = 0
     for block in _blocks(path):
         rows = []
         for number, line in block:
@@ -240,7 +226,7 @@ def _read_conll(path: Path, settings: ReadingSettings, labelled: bool | None) ->
             cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
             if line.startswith(("-DOCSTART-", "# ")) and len(cells) != width:
                 continue
-            width = len(cells) if width is None else width
+            width = width or len(cells)
             if len(cells) != width:
                 raise Place(str(path), number).error(
                     f"has {len(cells)} columns, and others {width}."
@@ -249,7 +235,6 @@ def _read_conll(path: Path, settings: ReadingSettings, labelled: bool | None) ->
                 rows.append((number, cells))
         if not rows:
             continue
-        assert width is not None
         word = 0 if settings.text is None else _numbered(settings.text, width, path, "the words")
         tag = width - 1
         if settings.label is not None:
@@ -258,65 +243,41 @@ def _read_conll(path: Path, settings: ReadingSettings, labelled: bool | None) ->
             raise Place(str(path), rows[0][0]).error(
                 "has a single column; expected a word and its tag."
             )
-        inputs.append([cells[word] for _, cells in rows])
-        targets.append([cells[tag] for _, cells in rows])
-        places.append(Place(str(path), block[0][0]))
-        lines.append([number for number, _ in rows])
-    if not inputs:
-        raise DataError("holds no sentences.", path=path)
-    there = labelled or (labelled is None and (width or 0) > 1)
-    return Corpus("words", inputs, targets if there else None, places, (), lines)
+        words = [(n, cells[word], cells[tag] if width > 1 else None) for n, cells in rows]
+        yield Place(str(path), block[0][0]), words
 
 
 def _numbered(name: str, width: int, path: Path, what: str) -> int:
     """A column of a file without names, by its number from 1, or from -1 at the end."""
-    if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= width:
-        return int(name) - (int(name) > 0) if int(name) > 0 else width + int(name)
-    raise DataError(
-        f"has no column {name!r} for {what}; its columns have no names: they are numbered, 1 to "
-        f"{width}.",
-        path=path,
-    )
+    return Table(path, pd.DataFrame(columns=range(1, width + 1)), named=False).column(name, what)
 
 
-def _read_conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -> Corpus:
+def _conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -> Iterator[Sentence]:
     conllu = require("conllu", "conllu", "reading CoNLL-U")
     field = settings.label or "upos"
-    inputs, targets, places, lines = [], [], [], []
+    tags = set()
     for block in _blocks(path):
         place = Place(str(path), block[0][0])
-        if all(line.startswith("#") for _, line in block):
+        numbers = [number for number, line in block if not line.startswith("#")]
+        if not numbers:
             continue
         try:
             (sentence,) = conllu.parse("\n".join(line for _, line in block) + "\n\n")
         except (conllu.exceptions.ParseException, ValueError) as error:
             raise place.error(f"the sentence that begins here is no CoNLL-U: {error}") from None
-        numbered = [number for number, line in block if not line.startswith("#")]
-        words, tags, at = [], [], []
-        for token, number in zip(sentence, numbered, strict=False):
+        words: Words = []
+        for token, number in zip(sentence, numbers, strict=False):
             if not isinstance(token["id"], int):
                 continue  # a surface form of several words, or an empty node
-            tag = token.get(field)
-            if tag is None:
-                tag = next(
-                    (token[f][field] for f in ("feats", "misc") if field in (token.get(f) or {})),
-                    None,
-                )
-            if tag in (None, "_") and labelled and field in ("upos", "xpos", "deprel"):
+            holders = (token, token.get("feats") or {}, token.get("misc") or {})
+            tag = next((str(each[field]) for each in holders if each.get(field) is not None), "_")
+            if tag == "_" and labelled and field in ("upos", "xpos", "deprel"):
                 raise Place(str(path), number).error(f"has no {field}.")
-            words.append(token["form"])
-            tags.append("_" if tag is None else str(tag))
-            at.append(number)
-        if words:
-            inputs.append(words)
-            targets.append(tags)
-            places.append(place)
-            lines.append(at)
-    if not inputs:
-        raise DataError("holds no sentences.", path=path)
-    if labelled and {tag for tags in targets for tag in tags} == {"_"}:
+            words.append((number, token["form"], tag))
+            tags.add(tag)
+        yield place, words
+    if labelled and tags == {"_"}:
         raise DataError(f"no word has a {field!r}; name another column with label.", path=path)
-    return Corpus("words", inputs, None if labelled is False else targets, places, (), lines)
 
 
 # Recordings and images
@@ -343,62 +304,48 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
     inputs: list[Any] = list(files)
     if kind == "text":
         inputs = ["\n".join(line for _, line in numbered_lines(file)) for file in files]
-    if labelled is False:
-        return Corpus(kind, inputs, None, places)
-    if settings.pattern is not None:
-        matches = _pattern(settings.pattern)
-        labels = []
-        for file in files:
-            found = matches(file.name)
-            if found is None:
-                if labelled is None:
-                    return Corpus(kind, inputs, None, places)
-                raise DataError(f"its name does not match {settings.pattern!r}.", path=file)
-            labels.append(found)
-        return Corpus(kind, inputs, labels, places)
-    labels = [file.resolve().parent.name for file in files]
-    if len(set(labels)) == 1:
-        if labelled is None:
-            return Corpus(kind, inputs, None, places)
-        raise DataError(
-            f"all {len(files)} files lie in one folder, {labels[0]!r}, whose name would be their "
-            "only label; name a folder with a folder for each label in it, or say what the files' "
-            f"names look like, as in pattern='{{label}}_{{speaker}}{files[0].suffix}'.",
-            path=files[0].parent,
-        )
+    labels = None if labelled is False else _labels_of(files, settings.pattern, labelled)
     return Corpus(kind, inputs, labels, places)
 
 
-def _pattern(pattern: str) -> Callable[[str], str | None]:
-    """What finds the label in a file's name, by a pattern such as ``{label}_{speaker}.wav``."""
-    parts = re.split(r"(\{\w*\})", pattern)
-    names = [part[1:-1] for part in parts if part.startswith("{")]
-    if names.count("label") != 1:
-        raise OstinatoError(
-            f"pattern={pattern!r}: expected {{label}} once, as in {{label}}_{{speaker}}.wav."
+def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
+    """The labels of files, by their names or folders; None if they have and need none."""
+    if pattern is None:
+        labels = [file.resolve().parent.name for file in files]
+        if len(set(labels)) > 1:
+            return labels
+        path = files[0].parent
+        problem = (
+            f"all {len(files)} files lie in one folder, {labels[0]!r}, whose name would be their "
+            "only label; name a folder with a folder for each label in it, or say what the files' "
+            f"names look like, as in pattern='{{label}}_{{speaker}}{files[0].suffix}'."
         )
-    expression = "".join(
-        ("(.+?)" if part == "{label}" else ".*?") if part.startswith("{") else re.escape(part)
-        for part in parts
-    ).replace(r"\*", ".*")
-    compiled = re.compile(expression)
-
-    def label_of(name: str) -> str | None:
-        found = compiled.fullmatch(name) or compiled.fullmatch(Path(name).stem)
-        return found[1] if found else None
-
-    return label_of
+    else:
+        parts = re.split(r"(\{\w*\})", pattern)
+        if parts.count("{label}") != 1:
+            raise OstinatoError(
+                f"pattern={pattern!r}: expected {{label}} once, as in {{label}}_{{speaker}}.wav."
+            )
+        wild = {part: "(.+?)" if part == "{label}" else ".*?" for part in parts[1::2]}
+        form = re.compile("".join(
+            wild.get(part) or re.escape(part).replace(r"\*", ".*") for part in parts
+        ))  # fmt: skip
+        matches = [form.fullmatch(file.name) or form.fullmatch(file.stem) for file in files]
+        labels = [match[1] for match in matches if match is not None]
+        if len(labels) == len(files):
+            return labels
+        path, problem = files[matches.index(None)], f"its name does not match {pattern!r}."
+    if labelled is None:
+        return None
+    raise DataError(problem, path=path)
 
 
 def _is_idx(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with opened(path) as file:
+    head = b""
+    if path.is_file():
+        with contextlib.suppress(DataError), opened(path) as file:
             head = file.read(4)
-    except DataError:
-        return False
-    return len(head) == 4 and head[:3] == b"\0\0\x08" and head[3] in (1, 3, 4)
+    return head[:3] == b"\0\0\x08" and head[3:] in (b"\1", b"\3", b"\4")
 
 
 def _read_idx_file(path: Path) -> NDArray[np.uint8]:
@@ -406,11 +353,10 @@ def _read_idx_file(path: Path) -> NDArray[np.uint8]:
         data = file.read()
     axes = data[3]
     shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
-    if len(data) != 4 + 4 * axes + math.prod(shape):
+    size = 4 + 4 * axes + math.prod(shape)
+    if len(data) != size:
         raise DataError(
-            f"holds {len(data)} bytes, and its head says {4 + 4 * axes + math.prod(shape)}; "
-            "it is damaged.",
-            path=path,
+            f"holds {len(data)} bytes, and its head says {size}; it is damaged.", path=path
         )
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
@@ -490,17 +436,12 @@ def corpus_of(
 def _targets(y: Any, count: int) -> list[Any]:
     """Labels in memory, none of them missing."""
     if has_columns(y):
-        table = table_of(y)
-        rows = table.frame.to_numpy().tolist()
-        targets = [row[0] for row in rows] if len(table.names) == 1 else rows
-    else:
-        targets = cells_of(y)
+        y = table_of(y).frame.squeeze(axis=1).to_numpy().tolist()
+    targets = cells_of(y)
     if len(targets) != count:
         raise DataError(f"X has {count} sequences, and y {len(targets)} labels.")
     for i, target in enumerate(targets):
-        if target is None or (
-            np.ndim(target) == 0 and not isinstance(target, str) and is_missing(target)
-        ):
+        if np.ndim(target) == 0 and not isinstance(target, str) and is_missing(target):
             raise Place(f"y[{i}]").error("is missing; fill it in, or leave the sequence out.")
     return targets
 
@@ -521,10 +462,8 @@ def _of_items(inputs: list[Any]) -> Corpus:
         return Corpus(kind, inputs, None, places)
     words = cells_of(first) if np.ndim(first) == 1 or isinstance(first, list | tuple) else []
     if words and isinstance(words[0], str):
-        corpus = Corpus("words", inputs, None, places)
-        if not isinstance(first, list | tuple):
-            corpus.inputs = [cells_of(each) for each in inputs]
-        return _all(corpus, (list, tuple), "a list of words")
+        listed = inputs if isinstance(first, list | tuple) else [cells_of(each) for each in inputs]
+        return _all(Corpus("words", listed, None, places), (list, tuple), "a list of words")
     arrays = []
     for each, place in zip(inputs, places, strict=True):
         try:
@@ -532,10 +471,8 @@ def _of_items(inputs: list[Any]) -> Corpus:
         except (ValueError, TypeError) as error:
             raise place.error(f"cannot be read as numbers: {error}.") from None
     if arrays[0].dtype == np.uint8 and arrays[0].ndim in (2, 3):
-        pixels = [a.reshape(*a.shape[:2], -1) for a in arrays]
-        return Corpus("image", pixels, None, places)
-    arrays = [a.astype(np.float64) for a in arrays]
-    arrays = [a[:, None] if a.ndim == 1 else a for a in arrays]
+        return Corpus("image", [a.reshape(*a.shape[:2], -1) for a in arrays], None, places)
+    arrays = [(a[:, None] if a.ndim == 1 else a).astype(np.float64) for a in arrays]
     names = _names_of(inputs, places) or [str(i) for i in range(1, arrays[0].shape[-1] + 1)]
     for array, place in zip(arrays, places, strict=True):
         if array.ndim != 2 or array.shape[1] != arrays[0].shape[1]:

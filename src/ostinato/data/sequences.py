@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,64 +29,51 @@ def sequences_of(
         labelled: whether there must be labels; None reads them where they are.
     """
     columns = (step_columns if by_step else sequence_columns)(table, settings, labelled)
-    notes = [columns.described(table)]
     labels = None if columns.label is None else _labels(table, columns.label, settings)
     if by_step or columns.id is not None:
         corpus = _grouped(table, columns, labels, by_step)
-    elif columns.text is not None:
-        corpus = _of_texts(table, columns.text, labels)
-    else:
+    elif columns.text is None:
         rows = table.numbers(columns.variables)
         corpus = Corpus("series", list(rows[:, :, None]), labels, table.places, ["value"])
-    corpus.notes = [*notes, *corpus.notes]
+    else:
+        cells = table.filled(columns.text)
+        kind = media_kind(cells)
+        if kind in ("sound", "image"):
+            named = zip(cells, table.places, strict=True)
+            files = [existing(table.path.parent / cell, place) for cell, place in named]
+            corpus = Corpus(kind, files, labels, table.places)
+        else:
+            corpus = Corpus("text", cells, labels, table.places)
+    corpus.notes = [columns.described(table), *corpus.notes]
     return corpus
-
-
-def _of_texts(table: Table, column: int, labels: list[Any] | None) -> Corpus:
-    cells = table.texts(column).tolist()
-    _refuse_empty(table, column, cells)
-    kind = media_kind(cells)
-    if kind in ("sound", "image"):
-        base = table.path.parent
-        files = [existing(base / c, p) for c, p in zip(cells, table.places, strict=True)]
-        return Corpus(kind, files, labels, table.places)
-    return Corpus("text", cells, labels, table.places)
-
-
-def _refuse_empty(table: Table, column: int, cells: Sequence[str]) -> None:
-    for row, cell in enumerate(cells):
-        if not cell.strip():
-            raise table.place(row).error(f"{table.names[column]!r} is empty.")
 
 
 def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
     """Labels of all rows, as they are written; lists of them, where there may be several."""
     if table.has_objects(column):
-        found = [
-            [str(each) for each in cell] if isinstance(cell, list) else cell
-            for cell in table.series(column)
-        ]
-        if any(not isinstance(label, list) for label in found):
-            row = next(row for row, label in enumerate(found) if isinstance(label, list))
-            raise table.place(row).error("has a list of labels, and other rows a single one.")
-        return found
-    cells = [cell.strip() for cell in table.texts(column).tolist()]
+        several = []
+        for row, cell in enumerate(table.series(column)):
+            if not isinstance(cell, list | tuple | np.ndarray):
+                raise table.place(row).error(
+                    f"has the label {cell!r:.40}, and other rows have lists of labels."
+                )
+            several.append([str(each) for each in cell])
+        return several
     if settings.separator is None:
-        _refuse_empty(table, column, cells)
-        return cells
-    parts = [cell.split(settings.separator) for cell in cells]
+        return [cell.strip() for cell in table.filled(column)]
+    parts = [cell.split(settings.separator) for cell in table.texts(column)]
     return [[part.strip() for part in some if part.strip()] for some in parts]
 
 
 def _grouped(table: Table, columns: Columns, labels: list[Any] | None, by_step: bool) -> Corpus:
     """Sequences of a table with a row for every step."""
-    groups = _groups(table, columns)
-    notes = []
+    codes = _codes(table, columns)
+    order, notes = np.argsort(codes, kind="stable"), []
     if columns.time is not None:
-        moments = _moments(table, columns.time)
-        groups, newest_first = _in_order(table, columns.time, groups, moments)
-        if newest_first:
-            notes = [f"rows are sorted by {table.names[columns.time]}"]
+        by_time = _by_time(table, columns.time, codes)
+        if (by_time != order).any():
+            order, notes = by_time, [f"rows are sorted by {table.names[columns.time]}"]
+    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
     lines: list[Any] = [table.lines[rows] for rows in groups]
     places = [table.place(int(rows[0])) for rows in groups]
     if columns.id is not None and not by_step:
@@ -100,8 +85,7 @@ def _grouped(table: Table, columns: Columns, labels: list[Any] | None, by_step: 
     elif labels is not None:
         targets = [_one_label(table, rows, labels) for rows in groups]
     if columns.text is not None:
-        cells = table.texts(columns.text).tolist()
-        _refuse_empty(table, columns.text, cells)
+        cells = table.filled(columns.text)
         words = [[cells[row] for row in rows] for rows in groups]
         return Corpus("words", words, targets, places, (), lines, notes)
     values = table.numbers(columns.variables)
@@ -110,69 +94,59 @@ def _grouped(table: Table, columns: Columns, labels: list[Any] | None, by_step: 
     return Corpus("series", inputs, targets, places, names, lines, notes)
 
 
-def _groups(table: Table, columns: Columns) -> list[NDArray[np.int64]]:
-    """Rows of each sequence."""
-    rows = np.arange(len(table))
+def _codes(table: Table, columns: Columns) -> NDArray[np.int64]:
+    """The number of the sequence that each row belongs to."""
     if columns.id is not None:
         codes, cells = table.codes(columns.id)
-        blank = [i for i, cell in enumerate(cells) if not cell.strip()]
-        if blank and codes[0] != blank[0] and len(cells) - 1 == (codes != blank[0]).sum():
-            # The id stands at the first row of each sequence alone.
-            codes = np.cumsum(codes != blank[0])
-        elif blank:
-            row = int(np.flatnonzero(codes == blank[0])[0])
-            raise table.place(row).error(f"{table.names[columns.id]!r} is empty.")
-        order = np.argsort(codes, kind="stable")
-        ends = np.flatnonzero(np.diff(codes[order])) + 1
-        return np.split(order, ends)
+        names = np.array([bool(cell.strip()) for cell in cells])
+        filled = names[codes]
+        if filled[0] and not filled.all() and filled.sum() == names.sum():
+            return np.cumsum(filled)  # the id stands at the first row of each sequence alone
+        table.filled(columns.id)
+        return codes
+    starts = np.zeros(len(table), dtype=np.int64)
     if columns.position is not None:
         values = table.numbers([columns.position])[:, 0]
-        return np.split(rows, np.flatnonzero(values[1:] == values[0]) + 1)
-    return np.split(rows, table.breaks)
+        starts[values == values[0]] = 1
+    else:
+        starts[table.breaks] = 1
+    return np.cumsum(starts)
 
 
-def _moments(table: Table, column: int) -> NDArray[Any]:
-    """The time of each row, as numbers or dates."""
+def _by_time(table: Table, column: int, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows by sequence and time; a `DataError` where a sequence has a time twice."""
+    moments: NDArray[Any]
     if table.is_numeric(column):
-        return table.numbers([column])[:, 0]
-    try:
-        moments = parse_times(table.series(column)).times
-    except OstinatoError as error:
-        raise DataError(f"{table.names[column]!r}: {error}", path=table.path) from None
-    odd = np.flatnonzero(moments != moments)  # NaT
-    if len(odd):
-        row = int(odd[0])
+        moments = table.numbers([column])[:, 0]
+    else:
+        try:
+            moments = parse_times(table.series(column)).times
+        except OstinatoError as error:
+            raise DataError(f"{table.names[column]!r}: {error}", path=table.path) from None
+    odd = moments != moments  # NaT
+    if odd.any():
+        row = int(odd.argmax())
         raise table.place(row).error(
             f"{table.names[column]!r} is {table.cell(row, column)!r:.40}, no time; expected a "
             "number, or a date and time as in 2024-01-31 12:00."
         )
-    return moments
-
-
-def _in_order(
-    table: Table, column: int, groups: list[NDArray[np.int64]], moments: NDArray[Any]
-) -> tuple[list[NDArray[np.int64]], bool]:
-    """Rows of each sequence in the order of time, and whether they were not."""
-    found, moved = [], False
-    for rows in groups:
-        ordered = rows[np.argsort(moments[rows], kind="stable")]
-        moved |= bool((ordered != rows).any())
-        for before, after in pairwise(ordered):
-            if moments[before] == moments[after]:
-                raise table.place(int(after)).error(
-                    f"has the time of line {table.place(int(before)).line} again: "
-                    f"{table.cell(int(after), column)}."
-                )
-        found.append(ordered)
-    return found, moved
+    order = np.lexsort((moments, codes))
+    again = (np.diff(codes[order]) == 0) & (moments[order][1:] == moments[order][:-1])
+    if again.any():
+        before, after = map(int, order[again.argmax() :][:2])
+        raise table.place(after).error(
+            f"has the time of line {table.place(before).line} again: {table.cell(after, column)}."
+        )
+    return order
 
 
 def _one_label(table: Table, rows: NDArray[np.int64], labels: list[Any]) -> Any:
+    first = labels[rows[0]]
     for row in rows:
-        if labels[row] != labels[rows[0]]:
+        if labels[row] != first:
             raise table.place(int(row)).error(
                 f"has the label {labels[row]!r}, and line {table.place(int(rows[0])).line} of the "
-                f"same sequence {labels[rows[0]]!r}; a sequence has one label. (For a label at "
-                "every step: tag.)"
+                f"same sequence {first!r}; a sequence has one label. (For a label at every step: "
+                "tag.)"
             )
-    return labels[rows[0]]
+    return first

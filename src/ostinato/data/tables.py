@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,29 +18,26 @@ from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.errors import DataError, require
 
-__all__ = [
-    "Codes",
-    "DecimalMark",
-    "Places",
-    "Table",
-    "TableSettings",
-    "as_frame",
-    "is_frame",
-    "is_missing",
-    "table_of",
-]
+__all__ = ["NUMBER_LIKE", "Codes", "DecimalMark", "Table", "TableSettings", "array_of",
+           "as_frame", "cells_of", "has_columns", "is_frame", "is_missing", "table_of"]  # fmt: skip
 
 DecimalMark = Literal[".", ","]
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
 """Texts of cells without a value, in lower case."""
 
-# Numbers with groups of three digits, or a decimal comma, which `float` does not read.
-_SIGN, _GROUP = r"[-+]?", r"[1-9]\d{0,2}"
-_GROUPED: dict[DecimalMark, str] = {
-    ".": rf"{_SIGN}(?:\d+|{_GROUP}(?:[,' \u00a0\u202f]\d{{3}})+)(?:\.\d*)?(?:[eE][-+]?\d+)?",
-    ",": rf"{_SIGN}(?:\d+|{_GROUP}(?:[.' \u00a0\u202f]\d{{3}})+)(?:,\d*)?(?:[eE][-+]?\d+)?",
+_OBJECTS = (dict, list, tuple, np.ndarray)
+
+# Numbers with groups of three digits, by their decimal mark.
+_SPACES = "' \u00a0\u202f"
+_GROUPS: dict[DecimalMark, DecimalMark] = {".": ",", ",": "."}
+_FORMS = {
+    mark: rf"[-+]?(?:(?:(?:\d+|[1-9]\d{{0,2}}(?:[{group}{_SPACES}]\d{{3}})+)(?:[{mark}]\d*)?"
+    rf"|[{mark}]\d+)(?:[eE][-+]?\d+)?|inf)"
+    for mark, group in _GROUPS.items()
 }
+NUMBER_LIKE = rf"[-+]?[.,]?\d[\d.,{_SPACES}]*(?:[eE][-+]?\d+)?"
+"""What may be a number, with some decimal mark."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -62,10 +57,6 @@ class TableSettings:
     decimal: DecimalMark | None = None
 
 
-_OBJECTS = (dict, list, tuple, np.ndarray)
-_NUMBER_LIKE = r"[-+]?[\d.,' \u00a0\u202f]+(?:[eE][-+]?\d+)?"
-
-
 class Codes(NamedTuple):
     """A column as numbers of its distinct cells.
 
@@ -78,13 +69,8 @@ class Codes(NamedTuple):
     cells: list[str]
 
 
-class Places(Sequence[Place]):
-    """Where rows of a table were read, found when one is asked for.
-
-    Args:
-        table: them.
-        rows: which rows of it.
-    """
+class _Places(Sequence[Place]):
+    """Where rows of a table were read, found when one is asked for."""
 
     def __init__(self, table: Table, rows: NDArray[np.int64] | range) -> None:
         self._table = table
@@ -96,18 +82,17 @@ class Places(Sequence[Place]):
     @overload
     def __getitem__(self, index: int) -> Place: ...
     @overload
-    def __getitem__(self, index: slice) -> Places: ...
-    def __getitem__(self, index: int | slice) -> Place | Places:
+    def __getitem__(self, index: slice) -> _Places: ...
+    def __getitem__(self, index: int | slice) -> Place | _Places:
         if isinstance(index, slice):
-            return Places(self._table, self._rows[index])
+            return _Places(self._table, self._rows[index])
         return self._table.place(int(self._rows[index]))
 
 
 class Table:
-    """Rows of cells under named columns, each cell as it was written.
+    """Rows of cells under named columns, asked for as `texts`, as `numbers` or as `codes`.
 
-    A column is asked for by its meaning: as `texts`, `numbers` or `codes`. Nothing is
-    rewritten on the way: the text of a cell in a text file is what stands there.
+    Nothing is rewritten on the way: the text of a cell in a text file is what stands there.
 
     Args:
         path: where it came from, for messages.
@@ -146,39 +131,30 @@ class Table:
 
     def place(self, row: int) -> Place:
         """Where a row was read."""
-        if not isinstance(self._line, int):
-            return Place(str(self.path), int(self.lines[row]))
-        return Place(str(self.path), self._line + row)
+        return Place(str(self.path), int(self.lines[row]))
 
     @cached_property
     def lines(self) -> NDArray[np.int64]:
         """The line that each row begins on; of a table that is no text, the number of the row."""
-        if isinstance(self._line, int):
-            return np.arange(self._line, self._line + len(self), dtype=np.int64)
-        lines: NDArray[np.int64] = self._line()
-        return lines
+        return self._line + np.arange(len(self)) if isinstance(self._line, int) else self._line()
 
     @property
     def breaks(self) -> NDArray[np.int64]:
         """Rows before which the file has blank lines."""
-        if isinstance(self._line, int):
-            return np.zeros(0, dtype=np.int64)
         after = np.flatnonzero(np.diff(self.lines) > 1)
         several = [any("\n" in str(cell) for cell in self.frame.iloc[row]) for row in after]
         return np.asarray(after[~np.array(several, dtype=bool)] + 1)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> Sequence[Place]:
         """Where each row was read."""
-        return Places(self, range(len(self)))
+        return _Places(self, range(len(self)))
 
     def column(self, name: str, what: str) -> int:
         """Return the number of a column that the user named, by its name or its number from 1."""
         found = self.find(name)
         if found is None:
-            raise DataError(
-                f"has no column {name!r} for {what}; {self.described()}.", path=self.path
-            )
+            raise self.error(f"has no column {name!r} for {what}")
         return found
 
     def find(self, name: str) -> int | None:
@@ -189,7 +165,7 @@ class Table:
         if len(same) == 1:
             return same[0]
         if name.lstrip("-").isdecimal() and 1 <= abs(int(name)) <= len(self.names):
-            return (int(name) - 1) if int(name) > 0 else len(self.names) + int(name)
+            return range(len(self.names))[int(name) - (int(name) > 0)]
         return None
 
     def described(self) -> str:
@@ -198,6 +174,10 @@ class Table:
             return f"its columns have no names: they are numbered, 1 to {len(self.names)}"
         shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
         return f"its columns are {shown}"
+
+    def error(self, message: str) -> DataError:
+        """Return an error about the columns, which says what these are."""
+        return DataError(f"{message}; {self.described()}.", path=self.path)
 
     def called(self, names: set[str], among: Iterable[int]) -> list[int]:
         """Return the columns with one of some usual names."""
@@ -218,7 +198,15 @@ class Table:
     def texts(self, column: int) -> NDArray[np.object_]:
         """Return a column as text, ``(rows,)``, exactly as written; "" where a cell is empty."""
         codes, cells = self.codes(column)
-        return np.array(cells, dtype=object)[codes] if cells else np.empty(0, dtype=object)
+        return np.array(cells, dtype=object)[codes]
+
+    def filled(self, column: int) -> list[str]:
+        """Return a column as text; a `DataError` where a cell is empty."""
+        texts: list[str] = self.texts(column).tolist()
+        for row, text in enumerate(texts):
+            if not text.strip():
+                raise self.place(row).error(f"{self.names[column]!r} is empty.")
+        return texts
 
     def codes(self, column: int) -> Codes:
         """Return a column as numbers of its distinct texts.
@@ -238,18 +226,13 @@ class Table:
         if self.has_objects(column) or self.is_boolean(column):
             return False
         values, wrong = self._parsed(column, asking=False)
-        wrong_count = int(wrong.sum())
-        filled = int((~np.isnan(values)).sum()) + wrong_count
-        return wrong_count < 0.5 * filled or not filled
+        return not wrong.any() or bool(wrong.sum() < (~np.isnan(values)).sum())
 
     def is_boolean(self, column: int) -> bool:
         """Tell whether every cell of a column is true or false."""
         if self._stored_as_numbers(column):
             return self._kind(column) == "b"
-        if self.has_objects(column):
-            return False
-        cells = [c for c in self.codes(column).cells if not is_missing(c)]
-        return bool(cells) and {_plain(c) for c in cells} <= {"true", "false"}
+        return not self.has_objects(column) and self._column(column).is_boolean
 
     def has_objects(self, column: int) -> bool:
         """Tell whether cells of a column are lists or objects, as in JSON."""
@@ -269,17 +252,15 @@ class Table:
         """
         found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
-            wrong: NDArray[np.bool_] | None = None
             if self._stored_as_numbers(column) and not self._may_mean_thousands(column):
-                values = self._floats(column)
-                if not np.isfinite(values).all():
-                    wrong = np.isinf(values)
+                values = np.asarray(self.frame.iloc[:, column], dtype=np.float64)
+                wrong = np.isinf(values)
             else:
                 values, wrong = self._parsed(column)
-            if not missing and (wrong is not None):
-                wrong = wrong | np.isnan(values)
-            if wrong is not None and wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
+            if not missing:
+                wrong |= np.isnan(values)
+            if wrong.any():
+                row = int(wrong.argmax())
                 cell = self.cell(row, column)
                 message = "is missing" if is_missing(cell) else f"is {cell!r:.40}, no number"
                 raise self.place(row).error(
@@ -292,12 +273,6 @@ class Table:
 
     def _stored_as_numbers(self, column: int) -> bool:
         return self._kind(column) in "iufb"
-
-    def _floats(self, column: int) -> NDArray[np.float64]:
-        series = self.frame.iloc[:, column]
-        if series.dtype == np.float64:
-            return np.asarray(series)
-        return np.asarray(series.to_numpy(dtype=np.float64, na_value=math.nan))
 
     def _may_mean_thousands(self, column: int) -> bool:
         """Tell whether 1.234 may be 1234 in a column that was parsed with a decimal point."""
@@ -313,7 +288,10 @@ class Table:
             series = self.frame.iloc[:, column]
             if self._reread is not None and self._stored_as_numbers(column):
                 series = self._reread(column)
-            self._columns[column] = _Column.of(series, self, column)
+            elif self.has_objects(column):
+                row, cell = next(x for x in enumerate(series) if isinstance(x[1], _OBJECTS))
+                raise self.place(row).error(f"{self.names[column]!r} is no text but {cell!r:.40}.")
+            self._columns[column] = _Column(series)
         return self._columns[column]
 
     def _parsed(
@@ -326,21 +304,19 @@ class Table:
 
     def _mark(self, found: _Column, column: int, asking: bool) -> DecimalMark:
         """Return the decimal mark of a column; a `DataError` where there are two readings."""
-        if self._decimal is not None or found.only_mark is not None:
-            return self._decimal or found.only_mark or "."
-        if not found.ambiguous and not found.grouped:
-            return "."
-        marks = set(self._marks_of_text)
-        if not marks and found.ambiguous and self._reread is not None:
+        mark = found.only_mark if found.only_mark == "." else self._decimal or found.only_mark
+        if mark is not None or found.unclear is None:
+            return mark or "."
+        ask, marks = "," in found.unclear, self._marks_of_text
+        if not marks and ask and self._reread is not None:
             numeric = [i for i in range(len(self.names)) if self._stored_as_numbers(i)]
-            found_marks = (self._column(i).only_mark for i in numeric)
-            marks = {mark for mark in found_marks if mark is not None}
+            marks = {mark for i in numeric if (mark := self._column(i).only_mark)}
         if len(marks) == 1:
-            return "," if "," in marks else "."
-        if found.ambiguous and asking:
+            return next(iter(marks))
+        if ask and asking:
             raise DataError(
-                f"column {self.names[column]!r} has cells such as {found.ambiguous!r}, which may "
-                "be a number with a decimal comma or one in thousands; name the decimal mark with "
+                f"column {self.names[column]!r} has cells such as {found.unclear!r}, which may be "
+                "a number with a decimal comma or one in thousands; name the decimal mark with "
                 "decimal: , or .",
                 path=self.path,
             )
@@ -351,74 +327,44 @@ class Table:
         """The decimal marks without which some column of text would be no column of numbers."""
         marks: set[DecimalMark] = set()
         for i in range(len(self.names)):
-            if self._stored_as_numbers(i):
-                continue
             some = [_text_of(cell).strip() for cell in self.frame.iloc[:200, i]]
-            if all(re.fullmatch(_NUMBER_LIKE, cell) or is_missing(cell) for cell in some):
-                mark = self._column(i).only_mark
-                marks |= {mark} if mark else set()
+            numbers = all(re.fullmatch(NUMBER_LIKE, cell) or is_missing(cell) for cell in some)
+            if numbers and not self._stored_as_numbers(i) and (mark := self._column(i).only_mark):
+                marks.add(mark)
         return marks
 
 
 class _Column:
-    """A column as text: distinct cells, missing ones, which decimal marks it can have."""
+    """A column as text, and which decimal marks it can have."""
 
-    def __init__(self, series: pd.Series, codes: Codes) -> None:
+    def __init__(self, series: pd.Series) -> None:
         self.series = series
-        self.codes = codes
-        self._cells = pd.Series(codes.cells, dtype=str).str.strip()
-        self.missing: NDArray[np.bool_] = self._cells.str.lower().isin(MISSING).to_numpy(dtype=bool)
-        plain = pd.to_numeric(self._cells, errors="coerce").to_numpy(dtype=np.float64)
-        self._plain = np.where(self.missing, np.nan, plain)
-        self.only_mark: DecimalMark | None = None
-        self.ambiguous: str | None = None  # a cell of which both readings are plausible
-        self.grouped = False  # whether points may stand between thousands
-        filled = self._cells[~self.missing]
-        filled = filled[filled.str.fullmatch(_NUMBER_LIKE)]
-        if not len(filled):
-            return
-        fits = {mark: filled.str.fullmatch(form).all() for mark, form in _GROUPED.items()}
-        if fits["."] != fits[","]:
-            self.only_mark = "." if fits["."] else ","
-        elif fits["."]:
-            marked = filled[filled.str.contains("[,.]")]
-            commas = marked[marked.str.contains(",", regex=False)]
-            self.grouped = len(marked) > 0
-            self.ambiguous = str(commas.iloc[0]) if len(commas) else None
-
-    @classmethod
-    def of(cls, series: pd.Series, table: Table, column: int) -> _Column:
-        if isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype):
-            numbers, cells = pd.factorize(series)
-        else:
-            numbers, cells = pd.factorize(
-                np.array(
-                    [_listless(cell, table, row, column) for row, cell in enumerate(series)],
-                    dtype=object,
-                )
-            )
-        texts = [_text_of(cell) for cell in cells]
-        if (numbers < 0).any():
-            texts.append("")
-            numbers = np.where(numbers < 0, len(texts) - 1, numbers)
-        return cls(series, Codes(np.asarray(numbers, dtype=np.int64), texts))
+        text = isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype)
+        codes, cells = pd.factorize(series if text else series.map(_text_of), use_na_sentinel=False)
+        self.codes = Codes(codes.astype(np.int64, copy=False), [_text_of(cell) for cell in cells])
+        self._cells = pd.Series(self.codes.cells, dtype=str).str.strip()
+        lower = self._cells.str.lower()
+        self._missing = lower.isin(MISSING)
+        self._true, filled = lower == "true", lower[~self._missing]
+        self.is_boolean = len(filled) > 0 and bool(filled.isin(["true", "false"]).all())
+        self._fits = {mark: self._cells.str.fullmatch(form) for mark, form in _FORMS.items()}
+        like = self._cells.str.fullmatch(NUMBER_LIKE) & ~self._missing
+        marks = [mark for mark, fits in self._fits.items() if fits[like].all() and like.any()]
+        # What looks like a number is one with a single mark alone; or with both, not all the same.
+        self.only_mark = marks[0] if len(marks) == 1 else None
+        marked = [cell for cell in self._cells[like] if len(marks) == 2 and re.search("[.,]", cell)]
+        self.unclear: str | None = max(marked, key=lambda cell: "," in cell, default=None)
 
     def numbers(self, mark: DecimalMark) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the numbers of the distinct cells, and which of these are mistakes."""
-        values, wrong = self._plain, np.isnan(self._plain) & ~self.missing
-        if wrong.any() or (mark == "," and self.only_mark != "."):
-            lower = self._cells.str.lower()
-            if set(lower[~self.missing]) <= {"true", "false"}:
-                values = np.where(self.missing, np.nan, (lower == "true").to_numpy(dtype=float))
-            else:
-                group = "." if mark == "," else ","
-                fits = self._cells.str.fullmatch(_GROUPED[mark]).to_numpy(dtype=bool)
-                plain = self._cells.str.replace(f"[{group}' \u00a0\u202f]", "", regex=True)
-                read = pd.to_numeric(plain.str.replace(mark, "."), errors="coerce")
-                values = np.where(fits, read.to_numpy(dtype=np.float64), np.nan)
-                values[self.missing] = np.nan
-            wrong = np.isnan(values) & ~self.missing
-        return values, wrong | np.isinf(values)
+        if self.is_boolean:
+            found = self._true.astype(float)
+        else:
+            plain = self._cells.str.replace(f"[{_GROUPS[mark]}{_SPACES}]", "", regex=True)
+            plain = plain.str.replace(mark, ".", regex=False).where(self._fits[mark])
+            found = pd.to_numeric(plain, errors="coerce")
+        values = found.mask(self._missing).to_numpy(dtype=np.float64)
+        return values, ~np.isfinite(values) & ~self._missing.to_numpy(dtype=bool)
 
 
 def is_missing(cell: object) -> bool:
@@ -431,12 +377,6 @@ def _plain(name: str) -> str:
     return re.sub(r"\s+", " ", name).strip().lower()
 
 
-def _listless(cell: object, table: Table, row: int, column: int) -> str:
-    if isinstance(cell, _OBJECTS):
-        raise table.place(row).error(f"{table.names[column]!r} is no text but {cell!r:.40}.")
-    return _text_of(cell)
-
-
 def _text_of(cell: object) -> str:
     """Return a cell as text; "" where it has no value."""
     if isinstance(cell, str):
@@ -445,8 +385,6 @@ def _text_of(cell: object) -> str:
         return ""
     if isinstance(cell, bool | np.bool_):
         return "true" if cell else "false"
-    if isinstance(cell, numbers.Number | np.generic):
-        return str(cell)
     return json.dumps(cell) if isinstance(cell, dict | list) else str(cell)
 
 
@@ -468,8 +406,7 @@ class _HasColumns(Protocol):
 
 def is_frame(X: object) -> bool:
     """Tell whether an object is a data frame or a column of one, of pandas, polars or Arrow."""
-    series = sys.modules.get("pandas") is not None and isinstance(X, pd.Series)
-    return series or isinstance(X, _ArrowStream | _Interchange)
+    return isinstance(X, _ArrowStream | _Interchange)
 
 
 def has_columns(X: object) -> bool:
@@ -489,8 +426,7 @@ def cells_of(X: Any) -> list[Any]:
         return X.tolist() if X.ndim == 1 else list(X)
     arrow = sys.modules.get("pyarrow")
     if arrow is not None and isinstance(X, arrow.Array | arrow.ChunkedArray):
-        found: list[Any] = X.to_pylist()
-        return found
+        return list(X.to_pylist())
     return list(X)
 
 

@@ -6,11 +6,12 @@ import bz2
 import codecs
 import gzip
 import io
+import itertools
 import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +20,7 @@ import numpy as np
 
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["PACKED", "LineEnds", "after", "decode", "decoded", "library_errors", "numbered_lines",
-           "opened", "pieces", "unpacked"]  # fmt: skip
+__all__ = ["PACKED", "decode", "library_errors", "numbered_lines", "opened", "pieces", "unpacked"]
 
 PIECE = 1 << 18
 """Bytes, or characters, read at a time."""
@@ -38,22 +38,20 @@ def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
         raise
     except IsADirectoryError:
         raise DataError("is a folder; expected a file.", path=path) from None
-    except _UNREADABLE as error:
-        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        name = getattr(error, "filename", None) or path  # of a file in a folder
-        raise DataError(f"cannot be read: {message}.", path=name) from error
     except Exception as error:
-        if library is None:
+        unreadable = isinstance(error, _UNREADABLE)
+        if library is None and not unreadable:
             raise
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"cannot be read as {library}: {message}.", path=path) from error
+        name = getattr(error, "filename", None) or path  # of a file in a folder
+        message = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        what = "cannot be read" if unreadable else f"cannot be read as {library}"
+        raise DataError(f"{what}: {message or type(error).__name__}.", path=name) from error
 
 
 @contextmanager
 def _zip(file: IO[bytes]) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
-        names = [name for name in names if not name.endswith("/")]
+        names = [n for n in archive.namelist() if not n.startswith("__MACOSX") and n[-1:] != "/"]
         if len(names) != 1:
             raise DataError(
                 f"holds {len(names)} files ({', '.join(names[:5])}); expected one: unpack it.",
@@ -107,19 +105,6 @@ def unpacked(file: io.BufferedReader, path: Path) -> Iterator[IO[bytes]]:
     yield file
 
 
-def decoded(path: Path) -> Iterator[str]:
-    r"""The text of a file in pieces, without a byte order mark; none ends between \r and \n."""
-    held = ""
-    with opened(path) as file:
-        for text in decode(file, PIECE, path, zeros=False):
-            text = held + text
-            held = "\r" if text.endswith("\r") else ""
-            if len(text) > len(held):
-                yield text[: len(text) - len(held)]
-    if held:
-        yield held
-
-
 def decode(file: IO[bytes], size: int, path: Path, *, zeros: bool = True) -> Iterator[str]:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark, cut between characters.
 
@@ -166,44 +151,28 @@ def decode(file: IO[bytes], size: int, path: Path, *, zeros: bool = True) -> Ite
         data = file.read(size)
 
 
-class LineEnds:
-    r"""Turns what ends lines into \n: \r\n, or \r where there is no \n.
+def pieces(
+    path: Path, skipped: int = 0, ends: io.IncrementalNewlineDecoder | None = None
+) -> Iterator[str]:
+    r"""Yield the text of a file in pieces, with \n for \r\n, or for \r in a file without \n.
 
-    Attributes:
-        alone: carriage returns that are not before a newline.
-        pairs: those that are.
+    Args:
+        path: the file.
+        skipped: first lines that are left out.
+        ends: finds the ends of lines; afterwards its ``newlines`` are those that there were.
     """
-
-    def __init__(self) -> None:
-        self.alone = self.pairs = 0
-        self._by_return: bool | None = None
-
-    def __call__(self, text: str) -> str:
-        r"""Return the next piece, none of which ends between \r and \n."""
-        if "\r" not in text:
-            return text
-        if self._by_return is None:
-            self._by_return = "\n" not in text
-        pairs = text.count("\r\n")
-        self.pairs += pairs
-        self.alone += text.count("\r") - pairs
-        text = text.replace("\r\n", "\n")
-        return text.replace("\r", "\n") if self._by_return else text
-
-
-def after(pieces: Iterable[str], lines: int) -> Iterator[str]:
-    """Text without its first lines."""
-    for text in pieces:
-        while lines and "\n" in text:
-            text = text.partition("\n")[2]
-            lines -= 1
-        if text and not lines:
-            yield text
-
-
-def pieces(path: Path, skipped: int = 0) -> Iterator[str]:
-    r"""The text of a file in pieces, with \n at the end of lines, without its first lines."""
-    return after(map(LineEnds(), decoded(path)), skipped)
+    ends = ends or io.IncrementalNewlineDecoder(None, translate=False)
+    with opened(path) as file:
+        for text in itertools.chain(decode(file, PIECE, path, zeros=False), [""]):
+            text = ends.decode(text, final=not text)
+            if "\r" in text:
+                text = text.replace("\r\n", "\n")
+                text = text.replace("\r", "\n") if ends.newlines == "\r" else text
+            while skipped and "\n" in text:
+                text = text.partition("\n")[2]
+                skipped -= 1
+            if text and not skipped:
+                yield text
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
