@@ -26,7 +26,7 @@ def panel():
     future, past = np.arange(8.0)[:, None], 10 * np.arange(6.0)[:, None]
     one = Series("a", 3, y, future, past, ("x", 2.0))
     other = Series("b", 5, y[2:4].copy(), future[:3], past[:2], ("y", 3.0))
-    columns = Columns(("t",), "id", ("v",), ("f",), ("p",), ("s", "n"))
+    columns = Columns(("t",), ("id",), ("v",), ("f",), ("p",), ("s", "n"))
     return Panel([one, other], Grid("month", 3), columns, {"f": []}, ["a note"])
 
 

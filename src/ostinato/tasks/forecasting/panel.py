@@ -29,7 +29,7 @@ class Columns(NamedTuple):
 
     Attributes:
         time: of the times; several where they are in parts, such as year and month; or none.
-        id: of the names of the series, or none.
+        id: of the names of the series, one or none.
         target: forecast; several where each is a series.
         future_covariates: known ahead.
         past_covariates: known up to the present.
@@ -37,20 +37,21 @@ class Columns(NamedTuple):
     """
 
     time: tuple[str, ...] = ()
-    id: str | None = None
+    id: tuple[str, ...] = ()
     target: tuple[str, ...] = ("value",)
     future_covariates: tuple[str, ...] = ()
     past_covariates: tuple[str, ...] = ()
     static_covariates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        def shown(names: tuple[str, ...] | str) -> str:
-            if isinstance(names, str) or len(names) <= 6:
-                return names if isinstance(names, str) else ", ".join(names)
-            return f"{', '.join(names[:3])}, ... ({len(names):,} columns)"
+        def shown(names: tuple[str, ...]) -> str:
+            some = names if len(names) <= 6 else (*names[:3], f"... ({len(names):,} columns)")
+            return ", ".join(some)
 
-        parts = {name.replace("_", " "): value for name, value in self._asdict().items() if value}
-        return "; ".join(f"{name}: {shown(value)}" for name, value in parts.items())
+        parts = {
+            name.replace("_", " "): shown(some) for name, some in self._asdict().items() if some
+        }
+        return "; ".join(f"{name}: {some}" for name, some in parts.items())
 
 
 class Series(NamedTuple):
@@ -136,7 +137,7 @@ class Panel:
 
         >>> from ostinato.tasks.forecasting.grid import Grid
         >>> series = Series("", 0, np.ones(3), np.zeros((3, 0)), np.zeros((3, 0)))
-        >>> Panel([series], Grid("month"), Columns(("Month",), None, ("Passengers",))).description
+        >>> Panel([series], Grid("month"), Columns(("Month",), (), ("Passengers",))).description
         'time: Month; target: Passengers; one series, monthly'
         """
         count = "one series" if len(self) == 1 else f"{len(self):,} series"
@@ -212,13 +213,10 @@ class Panel:
                     for part in ("values", "future_covariates", "past_covariates")
                 ]
         rows = zip(names, start, *parts, strict=True)
-        columns: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data["columns"].items()
-        }
         return cls(
             [Series(n[0], s, v, f, p, tuple(n[1:])) for n, s, v, f, p in rows],
             Grid(**data["grid"]),
-            Columns(**columns),
+            Columns(*map(tuple, data["columns"].values())),
             data["categories"],
         )
 
