@@ -139,7 +139,7 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
         raise OstinatoError("X holds no series.")
     frame = pd.concat(frames, keys=range(len(tables)))
     rows = _Rows(frame.sort_values(["series", "time"], kind="stable"), tables, series)
-    return _on_grid(rows, settings, like, columns, categories, notes)
+    return _on_grid(rows, settings, like, columns, categories, list(notes))
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -441,7 +441,7 @@ def _on_grid(
     like: Panel | None,
     columns: Columns,
     categories: Mapping[str, Sequence[str]],
-    notes: dict[str, None],
+    notes: list[str],
 ) -> Panel:
     """Series on the grid of their times, or of ``like``."""
     _check_times(rows, columns, notes)
@@ -484,20 +484,19 @@ def _on_grid(
     twice = [name for name, n in Counter(s.name for s in series).items() if n > 1]
     if twice:
         raise rows.place(0).error(f"names two series {twice[0]!r}.")
-    found_notes = list(notes)
     gaps = sum(int(np.isnan(s.values).sum()) for s in series)
     if gaps:
-        found_notes.append(f"{gaps:,} of {sum(len(s.values) for s in series):,} values are missing")
+        notes.append(f"{gaps:,} of {sum(len(s.values) for s in series):,} values are missing")
     if suspect:
         more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
-        where = rows.place(suspect[0])
-        found_notes.append(f"most steps are missing before {where}{more}: is that time right?")
+        first = rows.place(suspect[0])
+        notes.append(f"most steps are missing before {first}{more}: is that time right?")
     if shared:
-        found_notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
-    return Panel(series, grid, columns, categories, found_notes)
+        notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
+    return Panel(series, grid, columns, categories, notes)
 
 
-def _check_times(rows: _Rows, columns: Columns, notes: dict[str, None]) -> None:
+def _check_times(rows: _Rows, columns: Columns, notes: list[str]) -> None:
     """Refuse a time that a series has twice; note rows that were out of order."""
     same = np.diff(rows.frame["series"]) == 0
     for at in np.flatnonzero(same & (np.diff(rows.frame["time"]).astype(np.int64) == 0))[:1]:
@@ -510,7 +509,7 @@ def _check_times(rows: _Rows, columns: Columns, notes: dict[str, None]) -> None:
     back = np.diff(rows.frame.index.get_level_values(1))[same] < 0
     if back.any():
         how = "the newest came first" if back.all() else "they were in no order"
-        notes[f"rows were sorted by time: {how}"] = None
+        notes.append(f"rows were sorted by time: {how}")
 
 
 def _check_steps(rows: _Rows, grid: Grid, like: Panel | None) -> list[int]:
