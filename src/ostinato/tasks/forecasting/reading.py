@@ -111,7 +111,7 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     """
     if isinstance(X, Panel):
         return X
-    frames: list[pd.DataFrame] = []
+    parts: list[_Rows] = []
     tables: list[Table] = []
     series: list[_Named] = []
     columns = Columns()
@@ -120,9 +120,9 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     for label, table in _tables(X, settings):
         names = _names_of_rows(table, settings)
         if names is not None:
-            found, frame, more = _series_in_rows(table, names, notes)
+            found, rows, more = _series_in_rows(table, names, notes)
         else:
-            found, frame, more = _series_in_columns(table, settings, like, categories, notes)
+            found, rows, more = _series_in_columns(table, settings, like, categories, notes)
         columns = columns if tables else found
         if found != columns:
             raise DataError(f"has other columns than {tables[0].path}.", path=table.path)
@@ -132,14 +132,17 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
                 f"expected {like.columns}, got {columns}.",
                 path=table.path,
             )
-        frames.append(frame.assign(series=frame["series"] + len(series)))
+        rows.table.fill(len(tables))
+        parts.append(rows._replace(series=rows.series + len(series)))
         tables.append(table)
         series += [(_joined(label, name), static) for name, static in more]
     if not tables:
         raise OstinatoError("X holds no series.")
-    frame = pd.concat(frames, keys=range(len(tables)))
-    rows = _Rows(frame.sort_values(["series", "time"], kind="stable"), tables, series)
-    return _on_grid(rows, settings, like, columns, categories, list(notes))
+    rows = _Rows(*map(np.concatenate, zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+    order = np.lexsort((rows.times, rows.series))
+    if (np.diff(order) < 0).any():
+        rows = rows.take(order)
+    return _on_grid(rows, series, tables, settings, like, columns, categories, list(notes))
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -338,16 +341,16 @@ def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
 
 def _series_in_rows(
     table: Table, names: int, notes: dict[str, None]
-) -> tuple[Columns, pd.DataFrame, list[_Named]]:
+) -> tuple[Columns, _Rows, list[_Named]]:
     """As `_series_in_columns`, of a table with a series in each row."""
     steps = [i for i in range(len(table.names)) if i != names]
     shown = f"{table.names[steps[0]]} to {table.names[steps[-1]]}"
     notes[f"each row is a series, and its steps are the columns {shown}"] = None
     values = table.numbers(steps, missing=True)
     row, time = np.indices(values.shape).reshape(2, -1)
-    frame = pd.DataFrame({"series": row, "time": time, "value": values.ravel()}, row)
+    rows = _Rows(row, time, values.reshape(-1, 1), row, np.zeros_like(row))
     named: list[_Named] = [(name.strip(), ()) for name in table.texts(names)]
-    return Columns(id=(table.names[names],)), frame, named
+    return Columns(id=(table.names[names],)), rows, named
 
 
 def _series_in_columns(
@@ -356,7 +359,7 @@ def _series_in_columns(
     like: Panel | None,
     categories: dict[str, Sequence[str]],
     notes: dict[str, None],
-) -> tuple[Columns, pd.DataFrame, list[_Named]]:
+) -> tuple[Columns, _Rows, list[_Named]]:
     """Return columns; for each row its series, time, value and covariates; and the series."""
     columns, times = _columns(table, settings, None if like is None else like.columns, notes)
     where, N, K = table.names.index, len(table), len(columns.target)
@@ -370,16 +373,23 @@ def _series_in_columns(
     names = columns.future_covariates + columns.past_covariates
     covariates = [_covariate(table, where(name), categories) for name in names]
     static = [_static(table, where(name), codes) for name in columns.static_covariates]
-    frame = pd.DataFrame(np.hstack([np.zeros((N, 0)), *covariates])).assign(time=times)
     if times is None:
-        frame["time"] = frame.groupby(codes).cumcount()
-    frames = [frame.assign(series=K * codes + k, value=targets[:, k]) for k in range(K)]
+        times = (
+            np.asarray(pd.Series(codes).groupby(codes).cumcount()) if columns.id else np.arange(N)
+        )
+    rows = _Rows(
+        np.concatenate([K * codes + k for k in range(K)]),
+        np.tile(times, K),
+        np.concatenate([np.hstack([targets[:, [k]], *covariates]) for k in range(K)]),
+        np.tile(np.arange(N, dtype=np.int32), K),
+        np.zeros(K * N, np.int32),
+    )
     named = [
         (_joined(cell.strip(), target * (K > 1)), tuple(values[i] for values in static))
         for i, cell in enumerate(cells)
         for target in columns.target
     ]
-    return columns, pd.concat(frames), named
+    return columns, rows, named
 
 
 def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) -> Array:
@@ -422,21 +432,27 @@ def _static(table: Table, column: int, ids: NDArray[np.int64]) -> list[Static]:
 
 
 class _Rows(NamedTuple):
-    """Rows of all series, one series after the other, by time; each with its table and row."""
+    """Rows of series, and in which row of which table each was read."""
 
-    frame: pd.DataFrame
-    tables: list[Table]
-    series: list[_Named]
+    series: NDArray[np.int64]
+    times: Times
+    cells: Array  # (N, 1 + F + P): value, future and past covariates
+    row: NDArray[np.integer]
+    table: NDArray[np.integer]
 
-    def place(self, at: int) -> Place:
+    def take(self, some: NDArray[np.intp]) -> _Rows:
+        """Return some rows, by their numbers."""
+        return _Rows(*(part[some] for part in self))
+
+    def place(self, at: int, tables: Sequence[Table]) -> Place:
         """Where a row was read."""
-        table, row = self.frame.index[at]
-        place: Place = self.tables[table].place(row)
-        return place
+        return tables[self.table[at]].place(int(self.row[at]))
 
 
 def _on_grid(
     rows: _Rows,
+    named: Sequence[_Named],
+    tables: Sequence[Table],
     settings: SeriesSettings,
     like: Panel | None,
     columns: Columns,
@@ -444,110 +460,113 @@ def _on_grid(
     notes: list[str],
 ) -> Panel:
     """Series on the grid of their times, or of ``like``."""
-    _check_times(rows, columns, notes)
-    ids, times = (rows.frame[name].to_numpy() for name in ("series", "time"))
+    _check_times(rows, tables, columns, notes)
     if like is not None:
         grid = like.grid
-        if (times.dtype.kind == "M") == (grid.unit == "step"):
+        if (rows.times.dtype.kind == "M") == (grid.unit == "step"):
             message = f"has other times than the training data, one every {grid.name}."
-            raise rows.place(0).error(message)
+            raise rows.place(0, tables).error(message)
     elif settings.frequency is not None:
-        grid = Grid.named(settings.frequency, times)
+        grid = Grid.named(settings.frequency, rows.times)
     else:
-        grid = Grid.find(times, ids)
+        grid = Grid.find(rows.times, rows.series)
     # The first day of a month and its last are the same to a trained model.
     nearest = settings.frequency is not None or (like is not None and grid.unit == "month")
-    frame = rows.frame.assign(step=grid.nearest(times) if nearest else grid.numbers(times))
-    data = ["value", *range(len(frame.columns) - 4)]
-    shared = int(frame.duplicated(["series", "step"]).sum()) if settings.frequency else 0
+    steps = grid.nearest(rows.times) if nearest else grid.numbers(rows.times)
+    new = (np.diff(rows.series, prepend=-1) != 0) | (np.diff(steps, prepend=NOWHERE) != 0)
+    shared = int((~new).sum()) if settings.frequency is not None else 0
     if shared:
-        frame[data] = frame.groupby(["series", "step"])[data].transform("mean")
-        frame = frame.drop_duplicates(["series", "step"])
-    rows = rows._replace(frame=frame)
-    begins = _check_steps(rows, grid, like)
+        cells = pd.DataFrame(rows.cells).groupby([rows.series, steps]).mean().to_numpy()
+        rows, steps = rows.take(np.flatnonzero(new))._replace(cells=cells), steps[new]
+    begins = _check_steps(rows, steps, tables, grid, like)
     series: list[Series] = []
     suspect: list[int] = []
     F = sum(len(categories.get(name, "1")) for name in columns.future_covariates)
-    parts = (np.split(frame[names].to_numpy(), begins[1:]) for names in ("step", data))
-    for (name, static), begin, steps, cells in zip(rows.series, begins, *parts, strict=True):
-        at = steps - steps[0]
+    ends = [*begins[1:], len(steps)]
+    for (name, static), begin, end in zip(named, begins, ends, strict=True):
+        at = steps[begin:end] - steps[begin]
         wide = int(np.argmax(np.diff(at, prepend=0)))
         if 2 * (at[wide] - at[wide - 1]) > at[-1] > 20:
             suspect.append(begin + wide)
-        full = np.full((at[-1] + 1, len(data)), np.nan)
-        full[at] = cells
+        full = np.full((at[-1] + 1, rows.cells.shape[1]), np.nan)
+        full[at] = rows.cells[begin:end]
         future, past = full[:, 1 : 1 + F], full[:, 1 + F :]
-        found = Series(name, int(steps[0]), full[:, 0], future, past, static).trimmed()
+        found = Series(name, int(steps[begin]), full[:, 0], future, past, static).trimmed()
         if found is None:
-            raise rows.place(begin).error("has no value of the target in the whole series.")
+            raise rows.place(begin, tables).error("has no value of the target in the whole series.")
         series.append(found)
     twice = [name for name, n in Counter(s.name for s in series).items() if n > 1]
     if twice:
-        raise rows.place(0).error(f"names two series {twice[0]!r}.")
+        raise rows.place(0, tables).error(f"names two series {twice[0]!r}.")
     gaps = sum(int(np.isnan(s.values).sum()) for s in series)
     if gaps:
         notes.append(f"{gaps:,} of {sum(len(s.values) for s in series):,} values are missing")
     if suspect:
         more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
-        first = rows.place(suspect[0])
+        first = rows.place(suspect[0], tables)
         notes.append(f"most steps are missing before {first}{more}: is that time right?")
     if shared:
         notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
     return Panel(series, grid, columns, categories, notes)
 
 
-def _check_times(rows: _Rows, columns: Columns, notes: list[str]) -> None:
+def _check_times(rows: _Rows, tables: Sequence[Table], columns: Columns, notes: list[str]) -> None:
     """Refuse a time that a series has twice; note rows that were out of order."""
-    same = np.diff(rows.frame["series"]) == 0
-    for at in np.flatnonzero(same & (np.diff(rows.frame["time"]).astype(np.int64) == 0))[:1]:
-        table, row = rows.frame.index[at + 1]
-        shown = rows.tables[table].cell(row, rows.tables[table].names.index(columns.time[0]))
+    same = np.diff(rows.series) == 0
+    for at in np.flatnonzero(same & (rows.times[1:] == rows.times[:-1]))[:1].tolist():
+        table = tables[rows.table[at]]
+        shown = table.cell(int(rows.row[at + 1]), table.names.index(columns.time[0]))
         more = "" if columns.id else "; if there are several series, name their id"
-        raise rows.place(at + 1).error(
-            f"has the time of line {rows.place(at).line} again: {shown}{more}."
+        raise rows.place(at + 1, tables).error(
+            f"has the time of line {rows.place(at, tables).line} again: {shown}{more}."
         )
-    back = np.diff(rows.frame.index.get_level_values(1))[same] < 0
+    back = np.diff(rows.row)[same] < 0
     if back.any():
         how = "the newest came first" if back.all() else "they were in no order"
         notes.append(f"rows were sorted by time: {how}")
 
 
-def _check_steps(rows: _Rows, grid: Grid, like: Panel | None) -> list[int]:
+def _check_steps(
+    rows: _Rows,
+    steps: NDArray[np.int64],
+    tables: Sequence[Table],
+    grid: Grid,
+    like: Panel | None,
+) -> list[int]:
     """Refuse times that are not one a step; return where each series begins."""
-    steps, times = (rows.frame[name].to_numpy() for name in ("step", "time"))
-    same = np.diff(rows.frame["series"]) == 0
+    same = np.diff(rows.series) == 0
     begins = [0, *(np.flatnonzero(~same) + 1).tolist()]
     ends = [*begins[1:], len(steps)]
 
     def shown(at: int) -> str:
-        time = str(times[at]).replace("T", " ")
+        time = str(rows.times[at]).replace("T", " ")
         return time.removesuffix(".000000").removesuffix(" 00:00:00")
 
     for at in np.flatnonzero(steps == NOWHERE)[:1]:
-        raise rows.place(at).error(
+        raise rows.place(at, tables).error(
             f"{shown(at)} is not on the grid of the others, one every {grid.name}; "
             "name the step with frequency, or correct the time."
         )
     for begin, end in zip(begins, ends, strict=True):
         T = steps[end - 1] - steps[begin] + 1
         if max(100 * (end - begin), 1000) < T or T > MAX_STEPS:
-            raise rows.place(begin).error(
+            raise rows.place(begin, tables).error(
                 f"has {end - begin:,} rows on a grid of {T:,} steps, one every {grid.name}: "
                 "irregular times; name a longer step with frequency."
             )
     trained = "" if like is None else ", that of the training data"
     for at in np.flatnonzero(same & (np.diff(steps) <= 0))[:1] + 1:
-        raise rows.place(at).error(
+        raise rows.place(at, tables).error(
             f"{shown(at)} is in the same step as the row before, of one every "
             f"{grid.name}{trained}; name a shorter frequency, or keep one row of each step."
         )
     for begin, end in zip(begins, ends, strict=True) if like is not None else ():
         longer = int(np.gcd.reduce(np.diff(steps[begin:end])))
         if end - begin > 3 and longer > 1:
-            raise rows.place(begin).error(
-                f"has one time every {Grid.find(times[begin:end]).name}, each {longer} steps of "
-                f"the training data, which has one every {grid.name}; give such data, or train on "
-                "data like these."
+            raise rows.place(begin, tables).error(
+                f"has one time every {Grid.find(rows.times[begin:end]).name}, each {longer} steps "
+                f"of the training data, which has one every {grid.name}; give such data, or train "
+                "on data like these."
             )
     return begins
 
