@@ -173,7 +173,7 @@ class Panel:
         """Write all numbers into one ``.npz`` file."""
         arrays = {part: [getattr(s, part) for s in self.series] for part in PARTS}
         lengths = [[len(rows) for rows in arrays[part]] for part in PARTS]
-        whole = {part: np.concatenate(rows) for part, rows in arrays.items()}
+        whole: dict[str, Any] = {part: np.concatenate(rows) for part, rows in arrays.items()}
         np.savez(path, start=[s.start for s in self.series], lengths=lengths, **whole)
 
     def to_json(self) -> dict[str, Any]:

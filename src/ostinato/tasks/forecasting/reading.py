@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -379,7 +379,7 @@ def _series_in_columns(
         )
     rows = _Rows(
         np.concatenate([K * codes + k for k in range(K)]),
-        np.tile(times, K),
+        cast(Times, np.tile(times, K)),
         np.concatenate([np.hstack([targets[:, [k]], *covariates]) for k in range(K)]),
         np.tile(np.arange(N, dtype=np.int32), K),
         np.zeros(K * N, np.int32),
@@ -442,11 +442,11 @@ class _Rows(NamedTuple):
 
     def take(self, some: NDArray[np.intp]) -> _Rows:
         """Return some rows, by their numbers."""
-        return _Rows(*(part[some] for part in self))
+        return _Rows(*cast(Any, [part[some] for part in self]))
 
     def place(self, at: int, tables: Sequence[Table]) -> Place:
         """Where a row was read."""
-        return tables[self.table[at]].place(int(self.row[at]))
+        return tables[int(self.table[at])].place(int(self.row[at]))
 
 
 def _on_grid(
