@@ -644,8 +644,8 @@ distributions: rounding costs nothing
 + if True:
 
 distributions LocationScale: samples are too narrow
-- z = mean + sigma * self._standard_sample(p, random)
-+ z = mean + 0.5 * sigma * self._standard_sample(p, random)
+- units.values(mean + sigma * self._standard_sample(p, random))
++ units.values(mean + 0.5 * sigma * self._standard_sample(p, random))
 
 distributions NegativeBinomial: the probability of a value leaves out the value
 - return np.asarray(stats.nbinom.cdf(y, *

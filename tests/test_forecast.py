@@ -6,12 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
-from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths, calibrate
+from ostinato.tasks.forecasting.forecast import (
+    LEVELS,
+    Calibration,
+    Forecast,
+    Marginals,
+    SamplePaths,
+    calibrate,
+    seasonal_naive,
+    seasonal_naive_error,
+)
 from ostinato.tasks.forecasting.panel import Cutoff
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
-from ostinato.tasks.forecasting.scores import LEVELS
 
 
 def unrounded(location, scale):
@@ -131,3 +138,11 @@ def test_samples_of_paths_are_the_paths():
     forecast = Forecast(panel, [Cutoff(0, 9)], SamplePaths(drawn), unrounded([0.0], [1.0]))
     np.testing.assert_allclose(np.sort(forecast.sample(50), 1), np.sort(drawn, 1))
     assert forecast.sample(80).shape == (1, 80, 3)
+
+
+def test_naive_forecasts_skip_missing_values():
+    past = np.array([1.0, 2, 3, 4, np.nan, 6])
+    assert seasonal_naive(past, 5, 3).tolist() == [4, 2, 6, 4, 2]
+    assert seasonal_naive(past, 2, 1).tolist() == [6, 6]
+    assert seasonal_naive_error(past, 3) == pytest.approx(np.mean([3, 3]))
+    assert np.isnan(seasonal_naive_error(np.ones(8), 2))

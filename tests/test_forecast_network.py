@@ -149,7 +149,7 @@ def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missi
         values = torch.cat([values, full[:, k : k + 1]], 1)
         q, state = net.step(window, values, C + k + 1, state)
         found.append(q)
-    assert_same([torch.stack(found, 1)], [by_hand(net, window, full)])
+    assert_same([torch.cat(found, 1)], [by_hand(net, window, full)])
 
 
 @pytest.mark.parametrize("horizon", [A, None])

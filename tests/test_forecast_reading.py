@@ -351,7 +351,7 @@ def test_offsets_of_long_tables_are_kept(file):
     times, rows = autumn()
     for some in (rows, sorted(rows, key=lambda row: row[::-1])):
         panel = read(file("shop,time,y\n" + "".join(f"{s},{t},{y}\n" for s, t, y in some)))
-        assert panel.grid.name == "1 hour" and panel.columns.id == "shop"
+        assert panel.grid.name == "1 hour" and panel.columns.id == ("shop",)
         assert [s.values.tolist() for s in panel.series] == [list(range(10))] * 2
         assert start(panel.series[0], panel) == "2021-10-30 18:00:00"
         assert "times are in UTC, since they have offsets" in panel.notes
@@ -429,7 +429,7 @@ def test_columns_that_repeat_are_no_ids_of_series(file, extra):
         if extra == "kind" and not time:
             continue  # rows that stand together may be series
         panel = read(file("\n".join(["date," * time + f"sales,{extra}", *lines])))
-        assert panel.columns.id is None and panel.target == "sales"
+        assert panel.columns.id == () and panel.target == "sales"
         assert panel.series[0].values.tolist() == list(range(1, 13))
 
 
@@ -438,7 +438,7 @@ def test_an_id_is_where_times_repeat(file):
         f"2020-01-{d:02d},{s},{'yes' if d % 3 else 'no'},{d}" for s in "ab" for d in range(1, 9)
     ]
     panel = read(file("\n".join(["date,branch,promo,sales", *rows])))
-    assert panel.columns.id == "branch" and [s.name for s in panel.series] == ["a", "b"]
+    assert panel.columns.id == ("branch",) and [s.name for s in panel.series] == ["a", "b"]
     rows = [f"2020-01-{d:02d},{s},{t},{d}" for s in "ab" for t in "xy" for d in range(1, 9)]
     with pytest.raises(DataError, match="line 10: has the time of line 2 again: 2020-01-01; if th"):
         read(file("\n".join(["date,branch,town,sales", *rows])))
@@ -454,7 +454,7 @@ def test_numbers_of_rows_are_no_measurements(file):
 def test_the_long_format_is_recognised(file):
     rows = [f"{s},2020-0{m}-01,{m}" for s in ("tea", "coffee") for m in range(1, 6)]
     panel = read(file("\n".join(["unique_id,ds,y", *rows])))
-    assert panel.columns[:3] == (("ds",), "unique_id", ("y",))
+    assert panel.columns[:3] == (("ds",), ("unique_id",), ("y",))
     assert panel.description == "time: ds; id: unique_id; target: y; 2 series, monthly"
     frame = pd.DataFrame({"unique_id": ["a"] * 3, "ds": pd.date_range("2020", periods=3), "y": 1.0})
     assert read(frame).description == "time: ds; id: unique_id; target: y; one series, daily"

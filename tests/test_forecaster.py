@@ -6,8 +6,8 @@ import torch
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.forecasting.forecast import LEVELS
 from ostinato.tasks.forecasting.panel import Cutoff
-from ostinato.tasks.forecasting.scores import LEVELS
 from ostinato.tasks.forecasting.windows import Windows
 
 SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "ensemble_size": 2}

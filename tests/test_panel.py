@@ -26,7 +26,7 @@ def panel():
     future, past = np.arange(8.0)[:, None], 10 * np.arange(6.0)[:, None]
     one = Series("a", 3, y, future, past, ("x", 2.0))
     other = Series("b", 5, y[2:4].copy(), future[:3], past[:2], ("y", 3.0))
-    columns = Columns(("t",), "id", ("v",), ("f",), ("p",), ("s", "n"))
+    columns = Columns(("t",), ("id",), ("v",), ("f",), ("p",), ("s", "n"))
     return Panel([one, other], Grid("month", 3), columns, {"f": []}, ["a note"])
 
 
@@ -43,13 +43,12 @@ def test_what_was_known_earlier_has_no_missing_ends_and_no_series_to_come():
 
 
 def test_steps_move_with_their_covariates():
-    series = panel().series[0].after(2)
+    series = panel().series[0].between(2)
     assert series.start == 5 and series.values[0] == 3
     assert series.future_covariates[0, 0] == 2 and series.past_covariates[0, 0] == 20
     late = Series("", 0, np.array([NAN, 1, NAN]), np.zeros((3, 0)), np.zeros((3, 0))).trimmed()
     assert late.start == 1 and late.values.tolist() == [1]
     assert late._replace(values=np.array([NAN])).trimmed() is None
-    assert late.extended(7.0).values.tolist() == [1, 7]
 
 
 def test_a_panel_comes_back_from_its_files(tmp_path):

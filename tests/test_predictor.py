@@ -6,16 +6,16 @@ import torch
 
 from ostinato.errors import DataError
 from ostinato.recurrence.dropin import GRU
-from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
+from ostinato.tasks.forecasting.forecast import Calibration
 from ostinato.tasks.forecasting.grid import Grid
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork
 from ostinato.tasks.forecasting.panel import Columns, Cutoff, Panel, Series
-from ostinato.tasks.forecasting.predictor import Predictor, sample_paths
-from ostinato.tasks.forecasting.windows import CovariateEncoding
+from ostinato.tasks.forecasting.predictor import forecast, sample_paths
+from ostinato.tasks.forecasting.windows import CovariateEncoding, Windows
 
 
-def predictor(name="student", horizon=None, future=0):
+def model_of(name="student", horizon=None, future=0):
     """An ensemble of two with random weights, and two series of noise."""
     rng = np.random.default_rng(0)
 
@@ -38,30 +38,34 @@ def predictor(name="student", horizon=None, future=0):
     for member in members:
         torch.nn.init.normal_(member.shortcut.weight, std=0.3)
         torch.nn.init.normal_(member.output.weight)
-    return panel, Predictor(Ensemble(members), encoding, 12, 4, True, Calibration())
+    return Ensemble(members), lambda ahead=4: Windows(panel, encoding, 12, ahead, 3)
+
+
+def forecasts(network, windows, cutoffs, ahead, num_samples):
+    return forecast(network, windows, cutoffs, ahead, num_samples, 0, Calibration())
 
 
 ENDS = [Cutoff(0, 40), Cutoff(1, 40)]
 
 
 def test_the_first_step_of_paths_is_the_mixture_of_the_members():
-    panel, model = predictor()
-    window, _, units = model.windows(panel).take(ENDS)
+    network, windows = model_of()
+    window, _, units = windows().take(ENDS)
     randoms = [np.random.default_rng(i) for i in range(2)]
     with torch.inference_mode():
-        drawn = sample_paths(model.network, window, units, 20_000, randoms)
-        outputs = [member.begin(window)[0].double().numpy() for member in model.network]
+        drawn = sample_paths(network, window, units, 20_000, randoms)
+        outputs = [member.begin(window)[0][:, 0].double().numpy() for member in network]
     assert drawn.shape == (2, 20_000, 4)
     for level in (0.05, 0.3, 0.5, 0.7, 0.95):
         y = np.quantile(drawn[:, :, 0], level, axis=1)
-        found = np.mean([model.network.distribution.cdf(p, y, units) for p in outputs], 0)
+        found = np.mean([network.distribution.cdf(p, y, units) for p in outputs], 0)
         np.testing.assert_allclose(found, level, atol=0.012)
 
 
 def test_a_later_step_is_drawn_from_what_the_path_came_to():
-    panel, model = predictor()
-    window, _, units = model.windows(panel).take(ENDS[:1])
-    (member, _) = model.network
+    network, windows = model_of()
+    window, _, units = windows().take(ENDS[:1])
+    (member, _) = network
     alone = Ensemble([member])
     with torch.inference_mode():
         drawn = sample_paths(alone, window, units, 3, [np.random.default_rng(5)])[0]
@@ -70,7 +74,7 @@ def test_a_later_step_is_drawn_from_what_the_path_came_to():
         p, values, state = member.begin(wide)
         for k in range(4):
             y = units.round(
-                model.network.distribution.sample(p.double().numpy(), units.take(0), random)[None]
+                network.distribution.sample(p[:, 0].double().numpy(), units.take(0), random)[None]
             )[0]
             np.testing.assert_array_equal(drawn[:, k], y)
             z = torch.from_numpy((y - units.location[0]) / units.scale[0]).to(values)
@@ -80,22 +84,22 @@ def test_a_later_step_is_drawn_from_what_the_path_came_to():
 
 @pytest.mark.parametrize("horizon", [None, 4])
 def test_forecasts_do_not_depend_on_how_windows_are_batched(horizon, monkeypatch):
-    panel, model = predictor(horizon=horizon)
+    network, windows = model_of(horizon=horizon)
     cutoffs = [Cutoff(i, n) for i in range(2) for n in range(20, 41)]
-    whole = model.forecast(panel, cutoffs, None, 30)
+    whole = forecasts(network, windows(), cutoffs, 4, 30)
     monkeypatch.setattr("ostinato.tasks.forecasting.predictor.MAX_ROWS", 90)
     monkeypatch.setattr("ostinato.tasks.forecasting.predictor.MAX_WINDOWS", 3)
-    parts = model.forecast(panel, cutoffs, None, 30)
+    parts = forecasts(network, windows(), cutoffs, 4, 30)
     np.testing.assert_allclose(parts.median, whole.median, rtol=1e-5, atol=1e-5)
     assert parts.cutoffs == cutoffs and parts.horizon == 4
-    shorter = model.forecast(panel, cutoffs, 2, 30)
+    shorter = forecasts(network, windows(4 if horizon else 2), cutoffs, 2, 30)
     assert shorter.horizon == 2
     if horizon is not None:
         np.testing.assert_allclose(shorter.median, whole.median[:, :2], rtol=1e-5, atol=1e-5)
 
 
 def test_future_covariates_must_reach_the_horizon():
-    panel, model = predictor(future=1)
-    model.forecast(panel, ENDS, 4, 5)
+    network, windows = model_of(future=1)
+    forecasts(network, windows(), ENDS, 4, 5)
     with pytest.raises(DataError, match=r"series 's0': future covariates \(f\) end 4 steps after"):
-        model.forecast(panel, ENDS, 5, 5)
+        forecasts(network, windows(5), ENDS, 5, 5)

@@ -14,7 +14,7 @@ def panel():
     future = np.arange(24.0)[:, None]
     series = Series("a", 5, y, future, y[:, None] * 2, ("x", 3.0))
     short = series._replace(name="b", values=y[:4], static_covariates=("y", 5.0))
-    columns = Columns((), None, ("v",), ("f",), ("p",), ("s", "n"))
+    columns = Columns((), (), ("v",), ("f",), ("p",), ("s", "n"))
     return Panel([series, short], Grid("step"), columns)
 
 

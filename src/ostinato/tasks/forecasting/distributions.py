@@ -55,6 +55,11 @@ class Units(NamedTuple):
         """Units of one window, as arrays ``()``."""
         return Units(*(part[row] for part in self))
 
+    def values(self, z: Array) -> Array:
+        """Return the values ``location + scale z`` of ``z (B, ...)``."""
+        units = self.expand(z.ndim - self.location.ndim)
+        return np.asarray(units.location + units.scale * z)
+
     def round(self, values: Array) -> Array:
         """Round values ``(B, ...)`` to the resolution and clip them at the lower bound."""
         units = self.expand(values.ndim - self.location.ndim)
@@ -116,21 +121,20 @@ def _positive(p: Numbers) -> Numbers:
 class LocationScale(Distribution):
     """A standard distribution, shifted by p_1 and stretched by log(1 + e^p_2)."""
 
+    _quantile: np.ufunc  # of the standard distribution, after what `_shape` returns
+    _cdf: np.ufunc
+
     @abstractmethod
     def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | float]:
         """Return -log density of the standard distribution, a function of z^2 and a constant."""
 
     @abstractmethod
-    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
-        """Return quantiles of the standard distribution."""
-
-    @abstractmethod
-    def _standard_cdf(self, p: Array, z: Array) -> Array:
-        """Return the cumulative probability of the standard distribution."""
-
-    @abstractmethod
     def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         """Draw from the standard distribution."""
+
+    def _shape(self, p: Array) -> tuple[Array, ...]:
+        """Return parameters of the standard distribution."""
+        return ()
 
     @staticmethod
     def _location_and_scale(p: Numbers, resolution: Numbers) -> tuple[Numbers, Numbers]:
@@ -162,23 +166,23 @@ class LocationScale(Distribution):
     def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
         """As `Distribution.quantiles`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        z = mean[..., None] + sigma[..., None] * self._standard_quantiles(p, np.asarray(levels))
-        return np.asarray(units.location[..., None] + units.scale[..., None] * z)
+        standard = self._quantile(*(part[..., None] for part in self._shape(p)), np.asarray(levels))
+        return units.values(mean[..., None] + sigma[..., None] * standard)
 
     def mean(self, p: Array, units: Units) -> Array:
         """As `Distribution.mean`."""
-        return np.asarray(units.location + units.scale * p[..., 0])
+        return units.values(p[..., 0])
 
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
         """As `Distribution.cdf`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        return self._standard_cdf(p, ((y - units.location) / units.scale - mean) / sigma)
+        z = ((y - units.location) / units.scale - mean) / sigma
+        return np.asarray(self._cdf(*self._shape(p), z))
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
         """As `Distribution.sample`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        z = mean + sigma * self._standard_sample(p, random)
-        return np.asarray(units.location + units.scale * z)
+        return units.values(mean + sigma * self._standard_sample(p, random))
 
 
 class Gaussian(LocationScale):
@@ -193,15 +197,10 @@ class Gaussian(LocationScale):
     """
 
     size = 2
+    _quantile, _cdf = special.ndtri, special.ndtr
 
     def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
         return (lambda square: square / 2), math.log(2 * math.pi) / 2
-
-    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
-        return np.asarray(special.ndtri(levels))
-
-    def _standard_cdf(self, p: Array, z: Array) -> Array:
-        return np.asarray(special.ndtr(z))
 
     def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         return random.standard_normal(p.shape[:-1])
@@ -216,21 +215,19 @@ class StudentT(LocationScale):
     """
 
     size = 3
+    _quantile, _cdf = special.stdtrit, special.stdtr
 
     @staticmethod
     def _freedom(p: Numbers) -> Numbers:
         return 2 + _positive(p[..., 2])
 
+    def _shape(self, p: Array) -> tuple[Array, ...]:
+        return (self._freedom(p),)
+
     def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         nu = self._freedom(p)[..., None]
         constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + (math.pi * nu).log() / 2
         return (lambda square: (nu + 1) / 2 * torch.log1p(square / nu)), constant
-
-    def _standard_quantiles(self, p: Array, levels: Array) -> Array:
-        return np.asarray(special.stdtrit(self._freedom(p)[..., None], levels))
-
-    def _standard_cdf(self, p: Array, z: Array) -> Array:
-        return np.asarray(special.stdtr(self._freedom(p), z))
 
     def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
         return random.standard_t(self._freedom(p))
@@ -324,26 +321,22 @@ class Quantiles(Distribution):
         """Return the median."""
         return p[..., 0]
 
-    def _interpolate(self, low: Array, high: Array, levels: Array, at: NDArray[np.intp]) -> Array:
-        """Quantiles at ``levels`` on the line through the network's levels ``at`` and the next."""
-        known = np.asarray(self.LEVELS)
+    def _at(self, p: Array, levels: Array) -> Array:
+        """Quantiles at ``levels (..., L)``: linear between the network's levels and beyond them."""
+        known, values = np.asarray(self.LEVELS), self._values(p)
+        at = np.clip(np.searchsorted(known, levels) - 1, 0, self.size - 2)  # the level below
+        rows = np.broadcast_to(at, (*p.shape[:-1], at.shape[-1]))
+        low, high = (np.take_along_axis(values, rows + k, -1) for k in (0, 1))
         return np.asarray(low + (high - low) * (levels - known[at]) / (known[at + 1] - known[at]))
 
-    def _segment(self, levels: Array) -> NDArray[np.intp]:
-        """Number of the network's level below each level; the outermost lines go on."""
-        return np.clip(np.searchsorted(self.LEVELS, levels) - 1, 0, self.size - 2)
-
     def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
-        """As `Distribution.quantiles`, linear between the network's levels and beyond them."""
-        values, asked = self._values(p), np.asarray(levels)
-        at = self._segment(asked)
-        z = self._interpolate(values[..., at], values[..., at + 1], asked, at)
-        return np.asarray(units.location[..., None] + units.scale[..., None] * z)
+        """As `Distribution.quantiles`."""
+        return units.values(self._at(p, np.asarray(levels)))
 
     def mean(self, p: Array, units: Units) -> Array:
         """As `Distribution.mean`, of evenly spaced quantiles."""
-        levels = np.arange(0.01, 1, 0.02).tolist()
-        return np.asarray(self.quantiles(p, units, levels).mean(-1))
+        found = self.quantiles(p, units, np.arange(0.01, 1, 0.02).tolist())
+        return np.asarray(np.asfortranarray(found).mean(-1))  # summed level by level
 
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
         """As `Distribution.cdf`, by evenly spaced quantiles."""
@@ -352,10 +345,7 @@ class Quantiles(Distribution):
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
         """As `Distribution.sample`."""
-        values, u = self._values(p), random.random(p.shape[:-1])
-        at = self._segment(u)
-        low, high = (np.take_along_axis(values, at[..., None] + k, -1)[..., 0] for k in (0, 1))
-        return np.asarray(units.location + units.scale * self._interpolate(low, high, u, at))
+        return units.values(self._at(p, random.random(p.shape[:-1])[..., None])[..., 0])
 
 
 DISTRIBUTIONS: dict[DistributionName, Distribution] = {

@@ -5,29 +5,62 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
-from ostinato.tasks.forecasting.calibration import Calibration, fit_rises, fit_spread, log_odds
 from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
-from ostinato.tasks.forecasting.pictures import draw_fans
-from ostinato.tasks.forecasting.scores import (
-    SCORED_LEVELS,
-    last_observed,
-    scores,
-    seasonal_naive,
-    seasonal_naive_error,
-)
+from ostinato.training.pictures import COLOURS, new_axes
 
-__all__ = ["Forecast", "Marginals", "SamplePaths", "calibrate"]
+__all__ = ["Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate"]
 
 Array = NDArray[np.float64]
+
+LEVELS = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
+"""Levels of the quantiles that the continuous ranked probability score is computed from."""
+
+SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
+"""Levels of the quantiles that are scored."""
+
+FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
+"""Prediction intervals of pictures: the level where each begins, and its shade."""
+
+MAX_DRAWN = 6
+"""Series of a picture, at most."""
+
+
+class Calibration(NamedTuple):
+    """Corrections of what a network predicts, fitted on held-out steps.
+
+    Each is a number, or one for each window ``(N,)``.
+
+    Attributes:
+        spread: factor of every quantile's distance from the median.
+        intercept: added to the log odds of a rise.
+        slope: factor of the log odds of a rise, before.
+    """
+
+    spread: float | Array = 1.0
+    intercept: float | Array = 0.0
+    slope: float | Array = 1.0
+
+    def widen(self, values: Array, median: Array) -> Array:
+        """Move values ``(N, ...)`` away from the median, which broadcasts to them."""
+        factor = np.broadcast_to(self.spread, len(values))
+        return np.asarray(median + factor.reshape(-1, *[1] * (values.ndim - 1)) * (values - median))
+
+    def rise_probability(self, p: Array) -> Array:
+        """Correct probabilities of a rise, ``(N,)``."""
+        return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * _log_odds(p)))))
+
+
+def _log_odds(p: Array) -> Array:
+    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 @dataclass(frozen=True)
@@ -41,11 +74,6 @@ class Marginals:
 
     distribution: Distribution
     p: Array
-
-    @property
-    def horizon(self) -> int:
-        """Steps ahead, A."""
-        return int(self.p.shape[2])
 
     def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
         """Return quantiles ``(N, A, levels)``."""
@@ -79,11 +107,6 @@ class SamplePaths:
     """Sample paths of each window, ``(N, num_samples, A)``, rounded."""
 
     samples: Array
-
-    @property
-    def horizon(self) -> int:
-        """Steps ahead, A."""
-        return int(self.samples.shape[2])
 
     def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
         """Return quantiles ``(N, A, levels)``."""
@@ -142,7 +165,8 @@ class Forecast:
     @property
     def horizon(self) -> int:
         """Steps ahead, A."""
-        return self.predictive.horizon
+        whole = self.predictive
+        return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
     def quantiles(self, levels: Sequence[float]) -> Array:
         """Return the values below which shares ``levels`` of the distributions lie.
@@ -238,10 +262,47 @@ class Forecast:
         return np.stack([seasonal_naive(past, self.horizon, season) for past in self._pasts()])
 
     def plot(self, picture: str | os.PathLike[str]) -> None:
-        """Draw forecasts as fans over the series, as a PNG. Needs ``ostinato[plots]``."""
-        draw_fans(
-            self.panel, self.cutoffs, self.quantiles, self.horizon, self.season, Path(picture)
-        )
+        """Draw forecasts as fans over the first series, as a PNG. Needs ``ostinato[plots]``."""
+        by_series: dict[int, list[int]] = {}
+        for n, cutoff in enumerate(self.cutoffs):
+            by_series.setdefault(cutoff.series, []).append(n)
+        drawn = list(by_series.items())[:MAX_DRAWN]
+        levels = [level for level, _ in FAN.values()]
+        fans = self.quantiles([*levels, *(1 - level for level in levels)])
+        median, A = self.median, self.horizon
+        columns = min(len(drawn), 2)
+        rows = -(-len(drawn) // columns)
+        panes = new_axes(9 if columns == 1 else 12, 4.2 * rows, "a forecast", rows, columns)
+        panes = np.atleast_1d(panes).ravel()
+        for axes, (i, some) in zip(panes, drawn, strict=False):
+            series = self.panel.series[i]
+            lengths = [self.cutoffs[n].length for n in some]
+            begin = max(0, min(lengths) - max(3 * self.season, 2 * A, 20))
+            end = max(len(series.values), max(lengths) + A)
+            times = self.panel.grid.times(series.start + np.arange(begin, end))
+            values = series.values[begin:]
+            axes.plot(times[: len(values)], values, color="black", linewidth=1, label="observed")
+            # A value between two missing ones is no line.
+            gap = np.isnan(np.concatenate([[np.nan], values, [np.nan]]))
+            alone = gap[:-2] & gap[2:] & ~gap[1:-1]
+            axes.plot(times[: len(values)][alone], values[alone], ".", color="black", markersize=3)
+            for n in some:
+                x = times[self.cutoffs[n].length - begin :][:A]
+                first = n == some[0]
+                for k, (interval, (_, shade)) in enumerate(FAN.items()):
+                    axes.fill_between(
+                        x, fans[n, :, k], fans[n, :, k + len(FAN)], color=shade, linewidth=0,
+                        label=interval if first else None, zorder=1.5,
+                    )  # fmt: skip
+                label = "median" if first else None
+                axes.plot(x, median[n], color=COLOURS[0], label=label)
+            axes.set_title(series.name or self.panel.target)
+            axes.grid(alpha=0.3)
+            axes.tick_params(axis="x", rotation=30)
+        for axes in panes[len(drawn) :]:
+            axes.remove()
+        panes[0].legend(fontsize="small")
+        panes[0].figure.savefig(picture, dpi=120)
 
     def scores(self) -> dict[str, float]:
         """Score the forecasts, beside the naive and the seasonal naive ones.
@@ -254,28 +315,60 @@ class Forecast:
             pinball_10 and pinball_90; coverage_80 and coverage_95, shares of observed values within
             such intervals; mase and smape of naive and seasonal_naive; and the number of forecasts.
         """
-        naive_error = [seasonal_naive_error(past, self.season) for past in self._pasts()]
-        return scores(
-            self.observed(),
-            self.median,
-            self.quantiles(SCORED_LEVELS),
-            self.naive(),
-            self.naive(self.season),
-            np.array(naive_error)[:, None],
-        )
+        observed, median, naive = self.observed(), self.median, self.naive()
+        seasonal, quantiles = self.naive(self.season), self.quantiles(SCORED_LEVELS)
+        known, levels = ~np.isnan(observed), np.asarray(SCORED_LEVELS)
+        low, tenth, ninth, high = np.moveaxis(quantiles[..., :4], -1, 0)
+        pasts = self._pasts()
+        scale = np.array([[seasonal_naive_error(past, self.season)] for past in pasts])
+        error = observed[..., None] - quantiles
+        pinball = np.maximum(levels * error, (levels - 1) * error)
+        crps = 2 * pinball[..., 4:].mean(-1)
+
+        def mean(values: Array) -> float:
+            good = np.where(known & np.isfinite(values), values, np.nan)
+            return float(np.nanmean(good)) if np.isfinite(good).any() else float("nan")
+
+        def mase(predicted: Array) -> float:
+            return mean(np.abs(observed - predicted) / scale)
+
+        def smape(predicted: Array) -> float:
+            size = np.abs(observed) + np.abs(predicted)
+            return mean(200 * np.abs(observed - predicted) / np.where(size > 0, size, 1.0))
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "mase": mase(median),
+                "naive_mase": mase(naive),
+                "seasonal_naive_mase": mase(seasonal),
+                "smape": smape(median),
+                "naive_smape": smape(naive),
+                "seasonal_naive_smape": smape(seasonal),
+                "mae": mean(np.abs(observed - median)),
+                "crps": mean(crps),
+                "scaled_crps": mean(crps / scale),
+                "pinball_10": mean(pinball[..., 1]),
+                "pinball_90": mean(pinball[..., 2]),
+                "coverage_80": mean(((tenth <= observed) & (observed <= ninth)).astype(float)),
+                "coverage_95": mean(((low <= observed) & (observed <= high)).astype(float)),
+                "forecasts": int(known.any(1).sum()),
+            }
 
     @classmethod
-    def concatenate(cls, panel: Panel, parts: Sequence[Forecast]) -> Forecast:
+    def concatenate(cls, parts: Sequence[Forecast]) -> Forecast:
         """Join forecasts of the same series from several cutoffs."""
-        first = parts[0].predictive
-        counts = [len(part.cutoffs) for part in parts]
+        first = parts[0]
+        calibration = (
+            np.concatenate([np.broadcast_to(part.calibration[k], len(part)) for part in parts])
+            for k in range(len(first.calibration))
+        )
         return Forecast(
-            panel,
+            first.panel,
             [cutoff for part in parts for cutoff in part.cutoffs],
-            type(first).concatenate([part.predictive for part in parts]),  # type: ignore[misc]
+            type(first.predictive).concatenate([part.predictive for part in parts]),  # type: ignore[misc]
             Units.concatenate([part.units for part in parts]),
-            parts[0].season,
-            Calibration(*np.repeat([part.calibration for part in parts], counts, 0).T),
+            first.season,
+            Calibration(*calibration),
         )
 
 
@@ -288,12 +381,68 @@ def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bo
         steps: how many were held out; forecasts overlap.
         spread: whether intervals are widened, which those of counts are not.
     """
-    factor = 1.0
-    if spread:
-        low, high = np.moveaxis(forecast.quantiles([0.1, 0.9]), -1, 0)
-        resolution = forecast.units.resolution
-        observed = forecast.observed()
-        factor = fit_spread(observed, forecast.median, low, high, resolution, steps)
+    return Calibration(_fit_spread(forecast, steps) if spread else 1.0, *_fit_rises(next_step))
+
+
+def _fit_spread(forecast: Forecast, steps: int) -> float:
+    """Fit the factor by which intervals are widened.
+
+    Distances from the median are compared with those of the 10 % and 90 % quantiles; four fifths
+    of them must be smaller (split conformal prediction, Lei et al. 2018, for the ratio).
+    """
+    observed, median = forecast.observed(), forecast.median
+    low, high = np.moveaxis(forecast.quantiles([0.1, 0.9]), -1, 0)
+    half = np.where(observed > median, high - median, median - low)
+    # Values that are rounded to the median.
+    half = np.maximum(half, forecast.units.resolution[:, None] / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.abs(observed - median) / half
+    ratios = ratios[np.isfinite(ratios)]
+    factor = max(0.2, float(np.quantile(ratios, 0.8))) if len(ratios) else 1.0
+    return float(round(factor ** (steps / (steps + 30)), 4))
+
+
+def _fit_rises(next_step: Forecast) -> tuple[float, float]:
+    """Fit intercept and slope of a line from predicted to true log odds of a rise (Platt 1999).
+
+    A penalty draws it towards the identity.
+    """
     last = next_step.last
-    p = next_step.predictive.rise_probability(next_step.units, last)
-    return Calibration(factor, *fit_rises(log_odds(p), next_step.observed()[:, 0] - last))
+    odds = _log_odds(next_step.predictive.rise_probability(next_step.units, last))
+    change = next_step.observed()[:, 0] - last
+    known = ~np.isnan(change)
+    odds, sign = odds[known], np.where(change[known] > 0, 1.0, -1.0)
+
+    def cost(line: Array) -> float:
+        loss = np.logaddexp(0, -sign * (line[0] + line[1] * odds)).sum()
+        return float(loss + 5 * (line[0] ** 2 + (line[1] - 1) ** 2))
+
+    intercept, slope = minimize(cost, [0.0, 1.0], bounds=[(-5, 5), (0, 5)]).x
+    return round(float(intercept), 4), round(float(slope), 4)
+
+
+def last_observed(past: Array) -> float:
+    """Return the last value of a series that is not missing; NaN if all are."""
+    seen = past[~np.isnan(past)]
+    return float(seen[-1]) if len(seen) else float("nan")
+
+
+def seasonal_naive(past: Array, horizon: int, season: int) -> Array:
+    """Repeat the last season of a series, ``(horizon,)``; for a missing value an earlier season.
+
+    >>> seasonal_naive(np.array([1.0, 2.0, 3.0, np.nan]), 3, season=2).tolist()
+    [3.0, 2.0, 3.0]
+    """
+    seasons = np.concatenate([np.full(-len(past) % season, np.nan), past]).reshape(-1, season)
+    there = ~np.isnan(seasons[::-1])
+    last = seasons[::-1][there.argmax(0), np.arange(season)]
+    return np.resize(np.where(there.any(0), last, last_observed(past)), horizon)
+
+
+def seasonal_naive_error(past: Array, season: int) -> float:
+    """Return the mean absolute difference of values a season apart; NaN where 0 or not defined."""
+    season = 1 if len(past) <= season else season
+    error = np.abs(past[season:] - past[:-season])
+    error = error[~np.isnan(error)]
+    found = float(error.mean()) if len(error) else 0.0
+    return found if found > 0 else float("nan")

@@ -17,9 +17,8 @@ from torch import Tensor
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
-from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
-from ostinato.tasks.forecasting.forecast import Forecast, calibrate
+from ostinato.tasks.forecasting.forecast import Calibration, Forecast, calibrate
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import (
     Cutoff,
@@ -30,13 +29,13 @@ from ostinato.tasks.forecasting.panel import (
     training_cutoffs,
     validation_cutoffs,
 )
-from ostinato.tasks.forecasting.predictor import Predictor
+from ostinato.tasks.forecasting.predictor import ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
-from ostinato.tasks.forecasting.stream import ForecastStream
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
     TrainingBatch,
     WindowBatches,
+    Windows,
 )
 from ostinato.tasks.sequences import resolve
 from ostinato.training.fit import Objective, Problem, Sample
@@ -44,8 +43,6 @@ from ostinato.training.progress import ProgressMode
 from ostinato.training.settings import check_value
 
 Method = Literal["autoregressive", "direct"]
-
-CPU = torch.device("cpu")
 
 EPOCH_WINDOWS = 20_000
 """Windows of an epoch, at most."""
@@ -59,21 +56,15 @@ class SeriesInputs:
     encoding: CovariateEncoding
 
 
-@dataclass
 class NextValues(Objective[Ensemble, TrainingBatch]):
-    """The values ahead of each window; NaN counts nothing.
+    """The values ahead of each window; NaN counts nothing."""
 
-    Args:
-        device: of the network.
-    """
-
-    device: torch.device = CPU
     loss_unit = "nats"
     step_name = "steps"
 
     def loss(self, network: Ensemble, batch: TrainingBatch, state: Hidden) -> tuple[Tensor, None]:
         """Return the mean loss of a value."""
-        return network.loss(batch.window.to(self.device), batch.targets.to(self.device))
+        return network.loss(batch.window, batch.targets)
 
     def count(self, batch: TrainingBatch) -> int:
         """Return the number of values."""
@@ -227,14 +218,15 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                 )
         return found
 
-    def _predictor(self, calibration: Calibration) -> Predictor:
-        return Predictor(
-            self.network_,
+    def _windows(self, panel: Panel, horizon: int | None = None) -> Windows:
+        return Windows(
+            panel,
             self.inputs_.encoding,
             self.resolved("context"),
-            self.resolved("horizon"),
+            horizon or self.resolved("horizon"),
+            self.network_.season,
             self.calendar,
-            calibration,
+            self.network_.distribution.centered,
         )
 
     def _build(self, inputs: SeriesInputs, targets: NextValues) -> Ensemble:
@@ -269,20 +261,20 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel = self._stored_panel(data)  # a resumed run has but its names
         self.inputs_ = replace(self.inputs_, panel=panel)
         horizon, season = self.resolved("horizon"), self.resolved("season")
-        predictor = self._predictor(Calibration())
         held_out, validation = self._held_out(panel)
         shortest, longest = facts["shortest"], facts["longest"]
         steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
         return Problem(
             WindowBatches(
-                predictor.windows(panel.hold_out(held_out)),
+                self._windows(panel.hold_out(held_out)),
                 training_cutoffs(panel, held_out, horizon, season),
                 self.resolved("batch_size"),
                 EPOCH_WINDOWS,
                 self.seed,
+                device,
             ),
-            NextValues(device),
-            WindowBatches(predictor.windows(panel), validation) if validation else None,
+            NextValues(),
+            WindowBatches(self._windows(panel), validation, device=device) if validation else None,
             f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon {horizon}, "
             f"context {self.resolved('context')}, season {season}; the last steps of "
             f"{facts['held_out']:,} held out for validation",
@@ -295,21 +287,32 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
-        predictor = self._predictor(Calibration())
         some = validation[:: -(-len(validation) // 400)]
-        forecast = predictor.forecast(panel, some, None, 200)
-        next_step = predictor.forecast(panel, validation, 1, 400)
-        spread = self.network_.distribution.centered
-        found = calibrate(forecast, next_step, sum(held_out), spread=spread)
+        found = calibrate(
+            self._forecast(panel, some, None, 200),
+            self._forecast(panel, validation, 1, 400),
+            sum(held_out),
+            spread=self.network_.distribution.centered,
+        )
         return {"calibration": found._asdict()}
 
     # Prediction
 
-    @property
-    def predictor(self) -> Predictor:
-        """The trained network, ready to forecast a panel."""
-        self._device()  # which checks that the model is fitted
-        return self._predictor(Calibration(**self.training_.get("calibration", {})))
+    def _forecast(
+        self,
+        panel: Panel,
+        cutoffs: Sequence[Cutoff],
+        horizon: int | None = None,
+        num_samples: int = 400,
+        seed: int | None = 0,
+    ) -> Forecast:
+        """Forecast from cutoffs of a panel."""
+        if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
+            raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
+        windows = self._windows(panel, None if self.network_.direct else horizon)
+        ahead = horizon or self.resolved("horizon")
+        calibration = Calibration(**self.training_.get("calibration", {}))
+        return forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
@@ -334,29 +337,23 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Forecast each series from its end.
 
         Args:
-            X: series, as in `fit`; if not given, those of the training data.
+            X: series, as in `fit`; if not given, here and below, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
             num_samples: sample paths that are drawn, with ``method="autoregressive"``.
             seed: of these.
         """
         panel = self._panel(X)
         ends = [Cutoff(i, len(s.values)) for i, s in enumerate(panel.series)]
-        return self.predictor.forecast(panel, ends, horizon, num_samples, seed)
+        return self._forecast(panel, ends, horizon, num_samples, seed)
 
     def predict(
         self, X: Any = None, horizon: int | None = None, *, point: str = "median"
     ) -> NDArray[np.float64]:
-        """Predict the next values of each series, ``(N, horizon)``.
-
-        Args:
-            X: series, as in `fit`; if not given, those of the training data.
-            horizon: steps ahead, as in `forecast`.
-            point: median, or mean.
-        """
+        """Predict the next values of each series, ``(N, horizon)``: the median, or the mean."""
         if point not in ("median", "mean"):
             raise OstinatoError(f"Forecaster.predict: point={point!r}; expected median or mean.")
-        forecast = self.forecast(X, horizon)
-        return forecast.median if point == "median" else forecast.mean
+        found = self.forecast(X, horizon)
+        return found.median if point == "median" else found.mean
 
     def predict_quantiles(
         self, X: Any = None, levels: Sequence[float] = (0.1, 0.5, 0.9), horizon: int | None = None
@@ -372,17 +369,16 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         seed: int | None = 0,
     ) -> NDArray[np.float64]:
         """Draw sample paths, ``(N, num_samples, horizon)``; see `Forecast.sample`."""
-        forecast = self.forecast(X, horizon, num_samples=num_samples, seed=seed)
-        return forecast.sample(num_samples, seed)
+        found = self.forecast(X, horizon, num_samples=num_samples, seed=seed)
+        return found.sample(num_samples, seed)
 
     def stream(self, X: Any = None) -> ForecastStream:
         """Forecast after every observation, from the end of one series on.
 
-        Args:
-            X: its past, as in `fit`, up to the last value that is known (a missing value after it
-                is ``observe(None)``); if not given, the series of the training data.
+        Its past ``X`` ends at the last value that is known; a missing one after it is
+        ``observe(None)``.
         """
-        return ForecastStream(self.predictor, self._panel(X))
+        return ForecastStream(self._forecast, self._panel(X), self.resolved("context"))
 
     # Evaluation
 
@@ -399,14 +395,14 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         The model is not trained again; see `backtest`.
 
         Args:
-            X: series, as in `fit`; if not given, those of the training data.
+            X: series, as in `fit`.
             cutoffs: how many of each series, the last a horizon before its end.
             stride: steps from one to the next; a horizon if not given.
             num_samples: as in `forecast`.
         """
         panel, horizon = self._panel(X), self.resolved("horizon")
         found = last_cutoffs(panel, horizon, cutoffs, stride or horizon)
-        return self.predictor.forecast(panel, found, None, num_samples)
+        return self._forecast(panel, found, None, num_samples)
 
     def evaluate(
         self, X: Any = None, y: None = None, *, cutoffs: int = 1, stride: int | None = None
@@ -415,12 +411,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
         The model is used as it is: of the series of the training data the last steps were validated
         on, and those before were trained on. `backtest` trains on what was known at each cutoff.
-
-        Args:
-            X: series, as in `fit`; if not given, those of the training data.
-            y: nothing.
-            cutoffs: how many of each series, as in `historical_forecasts`.
-            stride: steps between them.
+        Cutoffs are those of `historical_forecasts`.
         """
         return self.historical_forecasts(X, cutoffs=cutoffs, stride=stride).scores()
 
@@ -446,7 +437,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel = read_panel(X, self)
         season = self.season or panel.grid.season
         horizon = self.horizon or default_horizon(season, panel)
-        predictor: Predictor | None = None
+        model: Forecaster | None = None
         parts = []
         for k in reversed(range(cutoffs)):
             left = horizon + k * (stride or horizon)
@@ -456,13 +447,12 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                     f"no series is longer than the {left} steps that {cutoffs} cutoffs need; give "
                     "fewer, or longer series."
                 )
-            if predictor is None or refit:
-                model = clone(self).set_params(horizon=horizon, season=season)
-                predictor = model.fit(known).predictor
+            if model is None or refit:
+                model = clone(self).set_params(horizon=horizon, season=season).fit(known)
             lengths = [len(series.values) - left for series in panel.series]
             now = [Cutoff(i, length) for i, length in enumerate(lengths) if length >= 2]
-            parts.append(predictor.forecast(panel, now, None, 400))
-        return Forecast.concatenate(panel, parts)
+            parts.append(model._forecast(panel, now))
+        return Forecast.concatenate(parts)
 
     # Insight
 
@@ -482,8 +472,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         horizon, season = self.resolved("horizon"), self.resolved("season")
         cutoffs = training_cutoffs(panel, [0] * len(panel), horizon, season)
         rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:count]
-        windows = self.predictor.windows(panel)
-        window, targets, _ = windows.take([cutoffs[row] for row in np.sort(rows)])
+        window, targets, _ = self._windows(panel).take([cutoffs[row] for row in np.sort(rows)])
         device = self._device()
         window = window.to(device)
         return Sample(
@@ -496,7 +485,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Encode one series; see `Estimator`."""
         panel = read_panel(sequence, self, self.panel_)
         end = Cutoff(0, len(panel.series[0].values))
-        window, _, _ = self.predictor.windows(panel).take([end])
+        window, _, _ = self._windows(panel).take([end])
         return window.to(self._device()), []
 
     # Storing

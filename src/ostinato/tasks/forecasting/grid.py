@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -43,6 +44,9 @@ WORDS = {
 
 # Seasons and the longest steps that have them, in seconds: a minute, an hour, a day, a week.
 SEASONS = ((60, 1), (3600, 60), (86_400, 43_200), (604_800, 86_400))
+
+MONTHS = {"ME": 1, "MS": 1, "QE": 3, "QS": 3, "YE": 12, "YS": 12}
+"""Months of pandas' offsets, by their names without what is about business days."""
 
 LAST_DAY, LAST_BUSINESS_DAY = -1, -2
 FILLED = 0.8
@@ -88,44 +92,32 @@ class Grid:
         """
         same = np.diff(np.zeros(len(times), np.int64) if ids is None else ids) == 0
         if times.dtype.kind != "M":
-            step = _usual(np.diff(times.astype(np.int64))[same])
+            step = _usual(np.diff(_count(times))[same])
             return cls("step", step, int(times[0].astype(np.int64)) % step)
-        months = times.astype("M8[M]")
-        by_month = np.diff(months.astype(np.int64))[same]
+        months = _count(times, "M")
+        by_month = np.diff(months)[same]
         if len(by_month) and (by_month > 0).all():
             anchor = _anchor_in_month(times)
             if anchor is not None:
                 n = int(np.gcd.reduce(by_month))
-                return cls("month", n, int(months[0].astype(np.int64)) % n, anchor)
-        stamps = times.astype("M8[us]").astype(np.int64)
+                return cls("month", n, int(months[0]) % n, anchor)
+        stamps, weekdays = _count(times, "us"), (_count(times, "D") + 3) % 7  # Monday is 0
         steps = np.diff(stamps)[same]
         step = _usual(steps)
-        regular = cls("time", step, int(stamps[0]) % step)
-        days = stamps // DAY
-        if step == DAY and (stamps % DAY == 0).all() and len(times) > 7:
-            weekday = (days + 3) % 7
-            if not (weekday >= 5).any():
-                regular = cls("business")
         if (steps % step != 0).any() or steps.sum() > 2 * step * max(1, len(steps)):
-            return cls._find_loose(times, same, days) or regular
-        return regular
-
-    @classmethod
-    def _find_loose(
-        cls, times: Times, same: NDArray[np.bool_], days: NDArray[np.int64]
-    ) -> Grid | None:
-        """Weeks, months, quarters or years that have one time each, nearly all of them."""
-        usual = int(np.bincount((days + 3) % 7).argmax())  # the commonest weekday, Monday is 0
-        weeks = [
-            cls("time", 7 * DAY, (end - 2) % 7 * DAY, (usual - end - 1) % 7 * DAY, loose=True)
-            for end in sorted(range(7), key=lambda day: (day - usual) % 7)
-        ]
-        months = [cls("month", n, 0, 0, loose=True) for n in (1, 3, 12)]
-        for grid in [*weeks, *months]:
-            steps = np.diff(grid.nearest(times))[same]
-            if len(steps) > 2 and (steps > 0).all() and len(steps) >= FILLED * steps.sum():
-                return grid
-        return None
+            usual = int(np.bincount(weekdays).argmax())
+            weeks = [
+                cls("time", 7 * DAY, (end - 2) % 7 * DAY, (usual - end - 1) % 7 * DAY, loose=True)
+                for end in sorted(range(7), key=lambda day: (day - usual) % 7)
+            ]
+            for grid in [*weeks, *(cls("month", n, loose=True) for n in (1, 3, 12))]:
+                found = np.diff(grid.nearest(times))[same]
+                if len(found) > 2 and (found > 0).all() and len(found) >= FILLED * found.sum():
+                    return grid
+        at_midnight = step == DAY and (stamps % DAY == 0).all()
+        if at_midnight and len(times) > 7 and (weekdays < 5).all():
+            return cls("business")
+        return cls("time", step, int(stamps[0]) % step)
 
     @classmethod
     def named(cls, name: str, times: Times) -> Grid:
@@ -144,7 +136,10 @@ class Grid:
         n, word = (int(found[1] or 1), found[2]) if found else (0, "")
         if not dated and n and word in ("", "step", "steps"):
             return cls("step", n, int(times[0].astype(np.int64)) % n)
-        offset = _offset(WORDS.get(word.lower(), word)) if dated and n and word else None
+        offset = None
+        if dated and n and word:
+            with suppress(ValueError):
+                offset = pd.tseries.frequencies.to_offset(WORDS.get(word.lower(), word))
         if isinstance(offset, pd.offsets.Week):
             end = 6 if offset.weekday is None else offset.weekday
             return cls("time", n * 7 * DAY, (end - 2) % 7 * DAY, loose=True)
@@ -152,16 +147,15 @@ class Grid:
             return cls("business", loose=True)
         if isinstance(offset, pd.offsets.Tick | pd.offsets.Day):
             n *= DAY if isinstance(offset, pd.offsets.Day) else offset.nanos // 1000
-            stamps = times.astype("M8[us]").astype(np.int64)
+            stamps = _count(times, "us")
             steps = np.diff(stamps)
             dense = (steps > 0).any() and 1.1 * float(np.median(steps[steps > 0])) < n
             return cls("time", n, 0 if dense else int(stamps[0]) % n, loose=bool(dense))
-        months = _months(offset)
-        if months:
-            n *= months
-            anchor = _anchor_in_month(times)
-            first = int(times[0].astype("M8[M]").astype(np.int64))
-            return cls("month", n, first % n, anchor or 0, loose=True)
+        code = "" if offset is None else offset.rule_code.removeprefix("B").split("-")[0]
+        if code in MONTHS:
+            n *= MONTHS[code]
+            first = int(_count(times[:1], "M")[0])
+            return cls("month", n, first % n, _anchor_in_month(times) or 0, loose=True)
         what = "dates: 15min, h, D, B, W, M, Q, Y" if dated else "numbers: 1, 2, ..."
         raise OstinatoError(f"frequency={name!r}; expected a step of {what}.")
 
@@ -179,33 +173,29 @@ class Grid:
         the one which it is in where the grid is loose.
         """
         if self.unit == "month":
-            numbers = times.astype("M8[M]").astype(np.int64) - self.phase
-            return np.asarray(numbers // self.n)
+            return (_count(times, "M") - self.phase) // self.n
         if self.unit == "business":
             days = np.busday_offset(times.astype("M8[D]"), 0, roll="backward")
             return np.asarray(np.busday_count(np.datetime64("1970-01-01"), days), dtype=np.int64)
-        whole = times if self.unit == "step" else times.astype("M8[us]")
         half = 0 if self.loose else self.n // 2
-        return np.asarray((whole.astype(np.int64) - self.phase + half) // self.n)
+        return (_count(times, "us") - self.phase + half) // self.n
 
     def times(self, numbers: ArrayLike) -> Times:
         """Return the time of each step: dates and times, or whole numbers."""
         numbers = np.asarray(numbers, dtype=np.int64)
-        if self.unit == "step":
-            return numbers * self.n + self.phase
-        if self.unit == "time":
-            return (numbers * self.n + self.phase + self.anchor).astype("M8[us]")
         if self.unit == "business":
             return np.busday_offset(np.datetime64("1970-01-01"), numbers).astype("M8[us]")
-        months = (numbers * self.n + self.phase).astype("M8[M]")
-        if self.anchor >= 0:
-            within = months.astype("M8[us]").astype(np.int64) + self.anchor
-            return within.astype("M8[us]")
-        after = (numbers * self.n + self.phase + 1).astype("M8[M]").astype("M8[D]")
-        last: Stamps = np.subtract(after, np.timedelta64(1, "D"))
+        numbers = numbers * self.n + self.phase
+        if self.unit == "step":
+            return numbers
+        if self.unit == "time" or self.anchor >= 0:
+            starts = numbers if self.unit == "time" else _count(numbers.astype("M8[M]"), "us")
+            return (starts + self.anchor).astype("M8[us]")
+        last = _count((numbers + 1).astype("M8[M]"), "D") - 1
+        days: Stamps = last.astype("M8[D]")
         if self.anchor == LAST_BUSINESS_DAY:
-            last = np.busday_offset(last, 0, roll="backward")
-        return last.astype("M8[us]")
+            days = np.busday_offset(days, 0, roll="backward")
+        return days.astype("M8[us]")
 
     def format(self, times: Times) -> list[str]:
         """Return times of steps as text, as short as it can be.
@@ -218,19 +208,18 @@ class Grid:
             return [str(time) for time in times]
         times = times.astype("M8[us]")
         if self.unit == "month" and self.anchor == 0:
-            return [str(month) for month in times.astype("M8[M]")]
-        if (times == times.astype("M8[D]")).all() and (self.unit != "time" or self.n % DAY == 0):
-            return [str(day) for day in times.astype("M8[D]")]
-        whole = (times == times.astype("M8[s]")).all()
-        return [str(t).replace("T", " ") for t in (times.astype("M8[s]") if whole else times)]
+            unit = "M"
+        elif (times == times.astype("M8[D]")).all() and (self.unit != "time" or self.n % DAY == 0):
+            unit = "D"
+        else:
+            unit = "s" if (times == times.astype("M8[s]")).all() else "us"
+        return [str(time).replace("T", " ") for time in times.astype(f"M8[{unit}]")]
 
     @property
     def name(self) -> str:
         """The step in words, as in ``3 months``."""
-        n, unit = self.n, str(self.unit)
-        if unit == "business":
-            unit = "business day"
-        elif unit == "time":
+        n, unit = self.n, "business day" if self.unit == "business" else str(self.unit)
+        if unit == "time":
             unit = next(u for u, length in LENGTHS.items() if n % length == 0)
             n //= LENGTHS[unit]
         elif unit == "month" and n % 12 == 0:
@@ -250,13 +239,12 @@ class Grid:
             return 5
         if self.unit == "month":
             return 12 // self.n if 12 % self.n == 0 else 1
+        if self.unit == "time" and self.n == LENGTHS["week"]:
+            return 52
         if self.unit == "time" and self.n % SECOND == 0:
             seconds = self.n // SECOND
-            if self.n == LENGTHS["week"]:
-                return 52
-            for period, longest in SEASONS:
-                if seconds <= longest and period % seconds == 0:
-                    return period // seconds
+            fit = (p for p, longest in SEASONS if seconds <= longest and p % seconds == 0)
+            return next(fit, seconds) // seconds
         return 1
 
     def calendar(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -266,16 +254,16 @@ class Grid:
         """
         if self.unit == "step":
             return np.zeros((len(numbers), 0), dtype=np.float32)
-        times = self.times(numbers).astype("M8[us]")
-        days, years = times.astype("M8[D]"), times.astype("M8[Y]")
+        times = self.times(numbers)
+        days = _count(times, "D")
         step = self.n * {"time": 1, "business": DAY, "month": 28 * DAY}[self.unit]
         parts: list[NDArray[np.float64]] = []
         if step < DAY:
-            parts.append((times - days).astype(np.int64) / DAY)
+            parts.append((_count(times, "us") - days * DAY) / DAY)
         if step < 7 * DAY:
-            parts.append(((days.astype(np.int64) + 3) % 7) / 7)
+            parts.append(((days + 3) % 7) / 7)
         if step < 12 * 28 * DAY:
-            parts.append((days - years.astype("M8[D]")).astype(np.int64) / 365.25)
+            parts.append((days - _count(times.astype("M8[Y]"), "D")) / 365.25)
         phases = 2 * np.pi * np.array(parts, dtype=np.float64).reshape(len(parts), len(times))
         return np.concatenate([np.sin(phases), np.cos(phases)]).T.astype(np.float32)
 
@@ -289,33 +277,22 @@ class Grid:
         return asdict(self)
 
 
+def _count(times: Times, unit: str = "us") -> NDArray[np.int64]:
+    """Times as whole units since 1970; whole numbers as they are."""
+    whole = times.astype(f"M8[{unit}]") if times.dtype.kind == "M" else times
+    return np.asarray(whole.astype(np.int64))
+
+
 def _anchor_in_month(times: Times) -> int | None:
     """Where in its month every time lies, as `Grid.anchor`; None if in different places."""
-    months = times.astype("M8[M]")
-    within = (times - months.astype("M8[us]")).astype("m8[us]").astype(np.int64)
+    months = _count(times, "M")
+    within = _count(times) - _count(months.astype("M8[M]"))
     if (within == within[0]).all():
         return int(within[0])
     for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
-        found = Grid("month", anchor=anchor).times(months.astype(np.int64))
-        if (found == times).all():
+        if (Grid("month", anchor=anchor).times(months) == times).all():
             return anchor
     return None
-
-
-def _offset(word: str) -> Any:
-    """Pandas' offset of a name; None if it knows none."""
-    try:
-        return pd.tseries.frequencies.to_offset(word)
-    except ValueError:
-        return None
-
-
-def _months(offset: Any) -> int:
-    """Months of an offset of months, quarters or years; 0 of another."""
-    if offset is None:
-        return 0
-    code = offset.rule_code.removeprefix("B").split("-")[0]
-    return {"ME": 1, "MS": 1, "QE": 3, "QS": 3, "YE": 12, "YS": 12}.get(code, 0)
 
 
 def _usual(steps: NDArray[np.int64]) -> int:

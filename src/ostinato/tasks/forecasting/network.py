@@ -58,7 +58,7 @@ class Window(NamedTuple):
         """Steps ahead, A."""
         return self.future_covariates.shape[1] - self.context
 
-    def to(self, device: torch.device) -> Window:
+    def to(self, device: torch.device | None) -> Window:
         """Return the same on a device."""
         return Window(*(part.to(device) for part in self))
 
@@ -175,9 +175,7 @@ class ForecastNetwork(nn.Module):
 
     def forward(self, window: Window, lengths: Lengths = None) -> tuple[Tensor, None]:
         """Predict each step ahead, ``(B, A, K)``; or only the next one, ``(B, 1, K)``."""
-        C, A = window.context, self.horizon or 1
-        values, h, _ = self._read(window, *_past(window), C)
-        return self._predict(h[:, -1:], values, window, C, A), None
+        return self.begin(window)[0], None
 
     def loss(
         self, window: Window, targets: Tensor, *, lengths: Lengths = None
@@ -205,23 +203,18 @@ class ForecastNetwork(nn.Module):
         return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
 
     def begin(self, window: Window) -> tuple[Tensor, Tensor, Hidden]:
-        """Read the past of windows.
-
-        Returns:
-            ``p (B, K)`` of the first step ahead, the values ``(B, C)`` with missing ones filled in,
-            and the state; for `step`.
-        """
+        """As `forward`, with the values ``(B, C)``, none missing, and the state; for `step`."""
         C = window.context
         values, h, state = self._read(window, *_past(window), C)
-        return self._predict(h[:, -1:], values, window, C, 1)[:, 0], values[:, :C], state
+        return self._predict(h[:, -1:], values, window, C, self.horizon or 1), values[:, :C], state
 
     def step(self, window: Window, values: Tensor, t: int, state: Hidden) -> tuple[Tensor, Hidden]:
-        """Predict step ``t`` after ``values (B, t)``; return ``p (B, K)`` and the state."""
+        """Predict step ``t`` after ``values (B, t)``; return ``p (B, 1, K)`` and the state."""
         lag = _span(values, t - self.season, t + 1 - self.season)
         flag = torch.zeros_like(values[:, :1], dtype=torch.bool)
         features = self._join(values[:, t - 1 : t], self._covariates(window, flag, t, t + 1), lag)
         h, state = self.recurrent(features, state)
-        return self._predict(h, values, window, t, 1)[:, 0], state
+        return self._predict(h, values, window, t, 1), state
 
     # Parts
 

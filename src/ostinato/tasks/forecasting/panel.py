@@ -19,6 +19,9 @@ __all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", 
 MAX_VALIDATION = 2000
 """Windows to validate on, at most."""
 
+PARTS = ("values", "future_covariates", "past_covariates")
+"""Numbers of a series."""
+
 Array = NDArray[np.float64]
 Static = str | float
 """A static covariate: a category or a number."""
@@ -29,7 +32,7 @@ class Columns(NamedTuple):
 
     Attributes:
         time: of the times; several where they are in parts, such as year and month; or none.
-        id: of the names of the series, or none.
+        id: of the names of the series, one or none.
         target: forecast; several where each is a series.
         future_covariates: known ahead.
         past_covariates: known up to the present.
@@ -37,20 +40,21 @@ class Columns(NamedTuple):
     """
 
     time: tuple[str, ...] = ()
-    id: str | None = None
+    id: tuple[str, ...] = ()
     target: tuple[str, ...] = ("value",)
     future_covariates: tuple[str, ...] = ()
     past_covariates: tuple[str, ...] = ()
     static_covariates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        def shown(names: tuple[str, ...] | str) -> str:
-            if isinstance(names, str) or len(names) <= 6:
-                return names if isinstance(names, str) else ", ".join(names)
-            return f"{', '.join(names[:3])}, ... ({len(names):,} columns)"
+        def shown(names: tuple[str, ...]) -> str:
+            some = names if len(names) <= 6 else (*names[:3], f"... ({len(names):,} columns)")
+            return ", ".join(some)
 
-        parts = {name.replace("_", " "): value for name, value in self._asdict().items() if value}
-        return "; ".join(f"{name}: {shown(value)}" for name, value in parts.items())
+        parts = {
+            name.replace("_", " "): shown(some) for name, some in self._asdict().items() if some
+        }
+        return "; ".join(f"{name}: {some}" for name, some in parts.items())
 
 
 class Series(NamedTuple):
@@ -72,30 +76,19 @@ class Series(NamedTuple):
     past_covariates: Array
     static_covariates: tuple[Static, ...] = ()
 
-    def until(self, T: int) -> Series:
-        """Return the first ``T`` steps, and the covariates known ahead of them."""
-        return self._replace(values=self.values[:T], past_covariates=self.past_covariates[:T])
-
-    def after(self, t: int) -> Series:
-        """Return the steps from ``t`` on."""
+    def between(self, begin: int, end: int | None = None) -> Series:
+        """Return steps from ``begin`` to before ``end``, and all covariates known ahead of them."""
         return self._replace(
-            start=self.start + t,
-            values=self.values[t:],
-            future_covariates=self.future_covariates[t:],
-            past_covariates=self.past_covariates[t:],
-        )
-
-    def extended(self, value: float) -> Series:
-        """Return the series, which has no covariates, with one value more."""
-        nothing = np.zeros((len(self.values) + 1, 0))
-        return self._replace(
-            values=np.append(self.values, value), future_covariates=nothing, past_covariates=nothing
+            start=self.start + begin,
+            values=self.values[begin:end],
+            future_covariates=self.future_covariates[begin:],
+            past_covariates=self.past_covariates[begin:end],
         )
 
     def trimmed(self) -> Series | None:
         """Return the series without missing values at both ends; None if nothing is left."""
         there = np.flatnonzero(~np.isnan(self.values))
-        return self.until(int(there[-1]) + 1).after(int(there[0])) if len(there) else None
+        return self.between(int(there[0]), int(there[-1]) + 1) if len(there) else None
 
 
 @dataclass
@@ -136,7 +129,7 @@ class Panel:
 
         >>> from ostinato.tasks.forecasting.grid import Grid
         >>> series = Series("", 0, np.ones(3), np.zeros((3, 0)), np.zeros((3, 0)))
-        >>> Panel([series], Grid("month"), Columns(("Month",), None, ("Passengers",))).description
+        >>> Panel([series], Grid("month"), Columns(("Month",), (), ("Passengers",))).description
         'time: Month; target: Passengers; one series, monthly'
         """
         count = "one series" if len(self) == 1 else f"{len(self):,} series"
@@ -149,14 +142,14 @@ class Panel:
     def hold_out(self, steps: Sequence[int]) -> Panel:
         """Return the panel without the last steps of each series, as many as given for it."""
         pairs = zip(self.series, steps, strict=True)
-        return self.with_series(s.until(len(s.values) - left) for s, left in pairs)
+        return self.with_series(s.between(0, len(s.values) - left) for s, left in pairs)
 
     def until(self, left: int) -> Panel:
         """Return the panel as it was known ``left`` steps before the end of each series.
 
         Series that start later are left out, and missing values at the ends.
         """
-        cut = (s.until(max(0, len(s.values) - left)).trimmed() for s in self.series)
+        cut = (s.between(0, max(0, len(s.values) - left)).trimmed() for s in self.series)
         return self.with_series(s for s in cut if s is not None)
 
     def check_counts(self, setting: str) -> None:
@@ -178,12 +171,10 @@ class Panel:
 
     def save(self, path: Path) -> None:
         """Write all numbers into one ``.npz`` file."""
-        arrays: dict[str, Any] = {}
-        for part in ("values", "future_covariates", "past_covariates"):
-            rows = [getattr(s, part) for s in self.series]
-            arrays[part] = np.concatenate(rows)
-            arrays[f"{part}_lengths"] = np.array([len(row) for row in rows])
-        np.savez(path, start=np.array([s.start for s in self.series]), **arrays)
+        arrays = {part: [getattr(s, part) for s in self.series] for part in PARTS}
+        lengths = [[len(rows) for rows in arrays[part]] for part in PARTS]
+        whole: dict[str, Any] = {part: np.concatenate(rows) for part, rows in arrays.items()}
+        np.savez(path, start=[s.start for s in self.series], lengths=lengths, **whole)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `save` leaves out, as JSON."""
@@ -207,18 +198,13 @@ class Panel:
         if path is not None:
             with np.load(path) as stored:
                 start = stored["start"].tolist()
-                parts = [
-                    np.split(stored[part], stored[f"{part}_lengths"].cumsum()[:-1])
-                    for part in ("values", "future_covariates", "past_covariates")
-                ]
+                pairs = zip(PARTS, stored["lengths"].cumsum(1), strict=True)
+                parts = [np.split(stored[part], ends[:-1]) for part, ends in pairs]
         rows = zip(names, start, *parts, strict=True)
-        columns: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data["columns"].items()
-        }
         return cls(
             [Series(n[0], s, v, f, p, tuple(n[1:])) for n, s, v, f, p in rows],
             Grid(**data["grid"]),
-            Columns(**columns),
+            Columns(*map(tuple, data["columns"].values())),
             data["categories"],
         )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.recurrence.layers import state_rows
-from ostinato.tasks.forecasting.calibration import Calibration
 from ostinato.tasks.forecasting.distributions import Units
-from ostinato.tasks.forecasting.forecast import Forecast, Marginals, SamplePaths
+from ostinato.tasks.forecasting.forecast import Calibration, Forecast, Marginals, SamplePaths
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
-from ostinato.tasks.forecasting.windows import CovariateEncoding, Windows
+from ostinato.tasks.forecasting.windows import Windows
 
 MAX_ROWS = 8192
 """Sample paths that are drawn simultaneously."""
@@ -26,96 +24,48 @@ MAX_WINDOWS = 512
 """Windows that a direct model forecasts simultaneously."""
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A trained network, and how windows for it are made.
+def forecast(
+    network: Ensemble,
+    windows: Windows,
+    cutoffs: Sequence[Cutoff],
+    horizon: int,
+    num_samples: int,
+    seed: int | None,
+    calibration: Calibration,
+) -> Forecast:
+    """Forecast from cutoffs, with so many sample paths of an autoregressive network.
 
-    Args:
-        network: the ensemble.
-        encoding: of covariates.
-        context: steps of the past, C.
-        horizon: steps ahead that it was trained for.
-        calendar: whether features of the calendar are read.
-        calibration: of its forecasts.
+    Windows reach as far ahead as a direct network was trained to, else as far as the horizon.
     """
-
-    network: Ensemble
-    encoding: CovariateEncoding
-    context: int
-    horizon: int
-    calendar: bool
-    calibration: Calibration
-
-    def windows(self, panel: Panel, horizon: int | None = None) -> Windows:
-        """Return windows of a panel."""
-        return Windows(
-            panel,
-            self.encoding,
-            self.context,
-            horizon or self.horizon,
-            self.network.season,
-            calendar=self.calendar,
-            centered=self.network.distribution.centered,
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
+    if horizon > windows.horizon:
+        raise OstinatoError(
+            f"Forecaster: horizon={horizon}; the model forecasts {windows.horizon} steps "
+            "simultaneously and no more: train it with a longer horizon, or with "
+            "method='autoregressive', which has no limit."
         )
-
-    def forecast(
-        self,
-        panel: Panel,
-        cutoffs: Sequence[Cutoff],
-        horizon: int | None = None,
-        num_samples: int = 1000,
-        seed: int | None = 0,
-    ) -> Forecast:
-        """Forecast from cutoffs.
-
-        Args:
-            panel: series.
-            cutoffs: times to forecast from.
-            horizon: steps ahead; as in training if not given.
-            num_samples: sample paths of an autoregressive model.
-            seed: of these.
-
-        Raises:
-            OstinatoError: on a horizon or number of samples that cannot be.
-            DataError: if future covariates end before the horizon.
-        """
-        if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
-            raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
-        ahead, direct = horizon or self.horizon, self.network.direct
-        if direct and ahead > self.horizon:
-            raise OstinatoError(
-                f"Forecaster: horizon={ahead}; the model forecasts {self.horizon} steps "
-                "simultaneously and no more: train it with a longer horizon, or with "
-                "method='autoregressive', which has no limit."
-            )
-        _check_future_covariates(panel, cutoffs, ahead)
-        windows = self.windows(panel, None if direct else ahead)
-        device = next(self.network.parameters()).device
-        network = self.network.eval()
-        arrays: list[NDArray[np.float64]] = []
-        parts: list[Units] = []
-        size = MAX_WINDOWS if direct else max(1, MAX_ROWS // num_samples)
+    panel = windows.panel
+    _check_future_covariates(panel, cutoffs, horizon)
+    device = next(network.parameters()).device
+    network.eval()
+    parts = []
+    size = MAX_WINDOWS if network.direct else max(1, MAX_ROWS // num_samples)
+    for begin in range(0, len(cutoffs), size):
+        some = cutoffs[begin : begin + size]
+        window, _, units = windows.take(some)
+        predictive: Marginals | SamplePaths
         with torch.inference_mode():
-            for begin in range(0, len(cutoffs), size):
-                some = cutoffs[begin : begin + size]
-                window, _, units = windows.take(some)
-                window = window.to(device)
-                parts.append(units)
-                if direct:
-                    p, _ = network(window)
-                    arrays.append(p[:, :, :ahead].double().cpu().numpy())
-                else:
-                    randoms = [_generator(panel, cutoff, seed) for cutoff in some]
-                    arrays.append(sample_paths(network, window, units, num_samples, randoms))
-        predictive: Marginals | SamplePaths = (
-            Marginals(network.distribution, np.concatenate(arrays, 1))
-            if direct
-            else SamplePaths(np.concatenate(arrays))
-        )
-        units = Units.concatenate(parts)
-        return Forecast(panel, cutoffs, predictive, units, network.season, self.calibration)
+            window = window.to(device)
+            if network.direct:
+                p = network(window)[0][:, :, :horizon].double().cpu().numpy()
+                predictive = Marginals(network.distribution, p)
+            else:
+                randoms = [_generator(panel, cutoff, seed) for cutoff in some]
+                paths = sample_paths(network, window, units, num_samples, randoms)
+                predictive = SamplePaths(paths)
+        parts.append(Forecast(panel, some, predictive, units, network.season, calibration))
+    return Forecast.concatenate(parts)
 
 
 def sample_paths(
@@ -125,24 +75,16 @@ def sample_paths(
     num_samples: int,
     randoms: Sequence[np.random.Generator],
 ) -> NDArray[np.float64]:
-    """Draw sample paths of windows, shared evenly between the members of an ensemble.
+    """Draw sample paths ``(B, num_samples, A)``, as many from each member of an ensemble.
 
-    Args:
-        ensemble: autoregressive networks.
-        window: B windows, whose horizon A is that of the paths.
-        units: of them.
-        num_samples: paths of each window.
-        randoms: a random generator for each window, so that its paths do not depend on the others.
-
-    Returns:
-        ``(B, num_samples, A)``, in the units of the data, rounded.
+    Each window has a random generator, so that its paths do not depend on the others.
     """
-    M = len(ensemble)
-    shares = [num_samples // M + (m < num_samples % M) for m in range(M)]
+    share, rest = divmod(num_samples, len(ensemble))
+    counts = [share + (m < rest) for m in range(len(ensemble))]
     drawn = [
-        _member_paths(member, window, units, share, randoms)
-        for member, share in zip(ensemble, shares, strict=True)
-        if share
+        _member_paths(member, window, units, count, randoms)
+        for member, count in zip(ensemble, counts, strict=True)
+        if count
     ]
     return np.concatenate(drawn, 1)
 
@@ -197,3 +139,55 @@ def _generator(panel: Panel, cutoff: Cutoff, seed: int | None) -> np.random.Gene
     series = panel.series[cutoff.series]
     name = zlib.crc32(series.name.encode())
     return np.random.default_rng([seed % 2**32, name, (series.start + cutoff.length) % 2**63])
+
+
+class ForecastStream:
+    """Forecasts of one series, one for each observation, in constant time.
+
+    They equal those that `Forecaster.forecast` makes of the series so far, to the bit. As many
+    values are kept as the network reads.
+
+    Args:
+        forecast: called with series, cutoffs, horizon, number of samples and seed.
+        panel: the past of one series, without covariates other than the calendar.
+        context: steps of the past that the network reads.
+
+    Example:
+        >>> from ostinato import Forecaster
+        >>> model = Forecaster(horizon=2, season=4, hidden_size=8, epochs=1)
+        >>> past = np.sin(np.arange(60))
+        >>> stream = model.fit(past[:50]).stream()
+        >>> for value in past[50:]:
+        ...     forecast = stream.observe(value)
+        >>> np.array_equal(forecast.median, model.predict(past))
+        True
+    """
+
+    def __init__(self, forecast: Callable[..., Forecast], panel: Panel, context: int) -> None:
+        if panel.columns.future_covariates or panel.columns.past_covariates:
+            raise OstinatoError(
+                "Forecaster.stream: the model reads covariates beside the series; give forecast() "
+                "the series with them instead."
+            )
+        if len(panel) != 1:
+            raise OstinatoError(f"Forecaster.stream: X holds {len(panel)} series; expected one.")
+        self._forecast, self._panel, self._context = forecast, panel, context
+
+    def observe(
+        self, value: float | None = None, *, num_samples: int = 1000, seed: int = 0
+    ) -> Forecast:
+        """Add one value, None for a missing one, and forecast what follows it."""
+        try:
+            new = float("nan") if value is None else float(value)
+        except (TypeError, ValueError):
+            new = np.inf
+        if np.isinf(new):
+            raise OstinatoError(f"ForecastStream.observe: value={value!r}; expected a number.")
+        (series,) = self._panel.series
+        T, nothing = len(series.values) + 1, np.zeros((len(series.values) + 1, 0))
+        series = series._replace(
+            values=np.append(series.values, new), future_covariates=nothing, past_covariates=nothing
+        )
+        self._panel = self._panel.with_series([series.between(max(0, T - self._context))])
+        now = Cutoff(0, min(T, self._context))
+        return self._forecast(self._panel, [now], None, num_samples, seed)

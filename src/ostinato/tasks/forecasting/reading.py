@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,16 @@ ID_NAMES = IDS | {"item", "item_id", "store", "sensor", "name", "key"}
 TARGET_NAMES = {"target", "value", "values", "y", "sales", "demand", "quantity", "observation"}
 YEAR_PARTS = ("month", "quarter", "week", "day")
 CLOCK_PARTS = ("time", "hour", "minute", "second")
+
+COVARIATES = ("future_covariates", "past_covariates", "static_covariates")
+SETTINGS = {"id": "ids of series", "target": "target", "time": "times"} | {
+    name: name.replace("_", " ") for name in COVARIATES
+}
+"""Settings that name columns, and what these hold."""
+
+
+_Named = tuple[str, tuple[Static, ...]]
+"""The name of a series, and its static covariates."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -76,6 +87,11 @@ class SeriesSettings(TableSettings):
     day_first: bool | None = None
     series_in_rows: bool | None = None
 
+    def named(self, setting: str) -> list[str]:
+        """Return the names of columns that a setting lists."""
+        names: str = getattr(self, setting) or ""
+        return [name.strip() for name in names.split(",") if name.strip()]
+
 
 def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> Panel:
     """Read series from files, data frames or arrays.
@@ -95,30 +111,38 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     """
     if isinstance(X, Panel):
         return X
-    rows: list[_Rows] = []
-    first: tuple[Columns, Path] | None = None
+    parts: list[_Rows] = []
+    tables: list[Table] = []
+    series: list[_Named] = []
+    columns = Columns()
     categories: dict[str, Sequence[str]] = dict(like.categories) if like is not None else {}
     notes: dict[str, None] = {}
-    for name, table in _tables(X, settings):
+    for label, table in _tables(X, settings):
         names = _names_of_rows(table, settings)
         if names is not None:
-            found, more = Columns(id=table.names[names]), _series_of_rows(table, names, name, notes)
+            found, rows, more = _series_in_rows(table, names, notes)
         else:
-            found, times = _columns(table, settings, None if like is None else like.columns, notes)
-            more = _rows_of(table, found, times, name, categories, notes)
-        columns, path = first = first or (found, table.path)
+            found, rows, more = _series_in_columns(table, settings, like, categories, notes)
+        columns = columns if tables else found
         if found != columns:
-            raise DataError(f"has other columns than {path}.", path=table.path)
+            raise DataError(f"has other columns than {tables[0].path}.", path=table.path)
         if like is not None and columns[3:] != like.columns[3:]:
             raise DataError(
                 "has other covariates than the training data; "
                 f"expected {like.columns}, got {columns}.",
-                path=path,
+                path=table.path,
             )
-        rows += more
-    if first is None:
+        rows.table.fill(len(tables))
+        parts.append(rows._replace(series=rows.series + len(series)))
+        tables.append(table)
+        series += [(_joined(label, name), static) for name, static in more]
+    if not tables:
         raise OstinatoError("X holds no series.")
-    return _on_grid(rows, settings, like, first[0], categories, list(notes))
+    rows = _Rows(*map(np.concatenate, zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+    order = np.lexsort((rows.times, rows.series))
+    if (np.diff(order) < 0).any():
+        rows = rows.take(order)
+    return _on_grid(rows, series, tables, settings, like, columns, categories, list(notes))
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -127,9 +151,7 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         yield "", table_of(X)
         return
     if paths := paths_of(X):
-        columns = (settings.target, settings.time, settings.id, settings.future_covariates,
-                   settings.past_covariates, settings.static_covariates)  # fmt: skip
-        names = {name for each in columns if each for name in each.split(",")}
+        names = {name for setting in SETTINGS for name in settings.named(setting)}
         names |= TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES  # names that tell a header
         for path in paths:
             yield path.stem if len(paths) > 1 else "", read_table(path, settings, names)
@@ -169,37 +191,26 @@ def _columns(
 
     There are no times where rows are steps.
     """
-    before = Columns(target=()) if like is None else like
-    taken: set[int] = set()
-
-    def named(names: str | None, known: Sequence[str], what: str) -> list[int]:
-        if names:
-            found = [table.column(n.strip(), what) for n in names.split(",") if n.strip()]
-        else:
-            found = [i for i in map(table.find, known) if i is not None and table.named]
-            found = found if len(found) == len(known) else []
-        taken.update(found)
-        return found
+    every = settings.target == "*"
+    found: dict[str, list[int]] = {}
+    for setting, what in SETTINGS.items():
+        known = getattr(like, setting, ()) if table.named else ()
+        there = [i for i in map(table.find, known) if i is not None]
+        found[setting] = there if len(there) == len(known) else []
+        if names := settings.named(setting):
+            star = every and setting == "target"
+            found[setting] = [] if star else [table.column(name, what) for name in names]
 
     def free() -> list[int]:
+        taken = {i for some in found.values() for i in some}
         return [i for i in range(len(table.names)) if i not in taken]
 
-    future = named(settings.future_covariates, before.future_covariates, "future covariates")
-    past = named(settings.past_covariates, before.past_covariates, "past covariates")
-    static = named(settings.static_covariates, before.static_covariates, "static covariates")
-    every = settings.target == "*"
-    target = [] if every else named(settings.target, before.target, "target")
-    time = named(settings.time, before.time, "times") or _find_time(table, free())
-    taken.update(time)
-    times = _times(table, time, settings.day_first, notes)
-    ids = named(settings.id, [before.id] if before.id else [], "ids of series")
-    ids = ids or _find_id(table, free(), times)
-    taken.update(ids)
-    target = target or _find_target(table, free(), every, like)
-    parts = ([table.names[i] for i in some] for some in (time, target, future, past, static))
-    time_, target_, *covariates = map(tuple, parts)
-    columns = Columns(time_, table.names[ids[0]] if ids else None, target_, *covariates)
-    return columns, times
+    found["time"] = found["time"] or _find_time(table, free())
+    times = _times(table, found["time"], settings.day_first, notes)
+    found["id"] = found["id"][:1] or _find_id(table, free(), times)
+    found["target"] = found["target"] or _find_target(table, free(), every, like)
+    named = {setting: tuple(table.names[i] for i in some) for setting, some in found.items()}
+    return Columns(**named), times
 
 
 def _find_time(table: Table, free: Sequence[int]) -> list[int]:
@@ -266,18 +277,13 @@ def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int
         codes, cells = table.codes(column)
         if times is None:  # rows of a series stand together
             return 1 + int((np.diff(codes) != 0).sum()) == len(cells) < N
-        order = np.lexsort((times, codes))
-        again = (np.diff(codes[order]) == 0) & (np.diff(times[order]).astype(np.int64) == 0)
-        return not again.any() and len(cells) < N
+        again = pd.DataFrame({"id": codes, "time": times}).duplicated()
+        return len(cells) < N and not again.any()
 
     for some in (called, words):
         found = [i for i in some if splits(i)]
         if len({len(table.codes(i).cells) for i in found}) > 1:
-            raise DataError(
-                "which column names the series is not clear; name it with id: "
-                f"{table.described()}.",
-                path=table.path,
-            )
+            raise _unclear(table, "which column names the series is not clear; name it with id")
         if found:
             return found[:1]
     return []
@@ -298,12 +304,15 @@ def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns |
             f"has no column {like.target[0]!r}, which the model forecasts; {table.described()}.",
             path=table.path,
         )
-    raise DataError(
+    raise _unclear(
+        table,
         "which column is to be forecast is not clear; name it with target, or * for all that hold "
-        "numbers, each a series; or, if each row is a series, say so with series_in_rows: "
-        f"{table.described()}.",
-        path=table.path,
+        "numbers, each a series; or, if each row is a series, say so with series_in_rows",
     )
+
+
+def _unclear(table: Table, question: str) -> DataError:
+    return DataError(f"{question}: {table.described()}.", path=table.path)
 
 
 # Series of a table
@@ -315,9 +324,8 @@ def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
     Without a setting: if the first column is an id of each row, and the others are numbered.
     """
     names = 0 if settings.id is None else table.column(settings.id, "ids of series")
-    named = (settings.target, settings.time, settings.future_covariates, settings.past_covariates,
-             settings.static_covariates)  # fmt: skip
-    if settings.series_in_rows is not None or any(named) or not table.named:
+    named = any(settings.named(setting) for setting in SETTINGS if setting != "id")
+    if settings.series_in_rows is not None or named or not table.named:
         return names if settings.series_in_rows else None
     steps = [re.fullmatch(r"(\D*)(\d+)", n) for i, n in enumerate(table.names) if i != names]
     numbers = [(step[1], int(step[2])) for step in steps if step is not None]
@@ -331,72 +339,57 @@ def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
     return names if is_id else None
 
 
-def _series_of_rows(
-    table: Table, names: int, label: str, notes: dict[str, None]
-) -> Iterator[_Rows]:
-    """Series of a table with one in each row."""
+def _series_in_rows(
+    table: Table, names: int, notes: dict[str, None]
+) -> tuple[Columns, _Rows, list[_Named]]:
+    """As `_series_in_columns`, of a table with a series in each row."""
     steps = [i for i in range(len(table.names)) if i != names]
     shown = f"{table.names[steps[0]]} to {table.names[steps[-1]]}"
     notes[f"each row is a series, and its steps are the columns {shown}"] = None
-    values, nothing = table.numbers(steps, missing=True), np.zeros((len(steps), 0))
-    for row, name in enumerate(table.texts(names)):
-        full = "/".join(part for part in (label, name.strip()) if part)
-        times, rows = np.arange(len(steps)), np.full(len(steps), row)
-        yield _Rows(full, times, values[row], nothing, nothing, (), table, rows)
+    values = table.numbers(steps, missing=True)
+    row, time = np.indices(values.shape).reshape(2, -1)
+    rows = _Rows(row, time, values.reshape(-1, 1), row, np.zeros_like(row))
+    named: list[_Named] = [(name.strip(), ()) for name in table.texts(names)]
+    return Columns(id=(table.names[names],)), rows, named
 
 
-class _Rows(NamedTuple):
-    """A series before it lies on a grid: its rows in the order of their times."""
-
-    name: str
-    times: Times
-    values: Array
-    future: Array
-    past: Array
-    static: tuple[Static, ...]
-    table: Table
-    rows: NDArray[np.int64]  # of the table
-
-    def place(self, at: int) -> Place:
-        """Where a row was read."""
-        return self.table.place(int(self.rows[at]))
-
-
-def _rows_of(
+def _series_in_columns(
     table: Table,
-    columns: Columns,
-    times: Times | None,
-    label: str,
+    settings: SeriesSettings,
+    like: Panel | None,
     categories: dict[str, Sequence[str]],
     notes: dict[str, None],
-) -> Iterator[_Rows]:
-    """Series of a table, sorted by time."""
-    numbers = {name: i for i, name in enumerate(table.names)}
-    N = len(table)
+) -> tuple[Columns, _Rows, list[_Named]]:
+    """Return columns; for each row its series, time, value and covariates; and the series."""
+    columns, times = _columns(table, settings, None if like is None else like.columns, notes)
+    where, N, K = table.names.index, len(table), len(columns.target)
     codes, cells = np.zeros(N, np.int64), [""]
-    if columns.id is not None:
-        codes, cells = table.codes(numbers[columns.id])
+    if columns.id:
+        codes, cells = table.codes(where(columns.id[0]))
         if not all(cell.strip() for cell in cells):
             row = int(np.isin(codes, [k for k, c in enumerate(cells) if not c.strip()]).argmax())
-            raise table.place(row).error(f"{columns.id!r} is empty.")
-    targets = table.numbers([numbers[name] for name in columns.target], missing=True)
-    future, past = (
-        np.hstack([np.zeros((N, 0)), *(_covariate(table, numbers[c], categories) for c in some)])
-        for some in (columns.future_covariates, columns.past_covariates)
+            raise table.place(row).error(f"{columns.id[0]!r} is empty.")
+    targets = table.numbers([where(name) for name in columns.target], missing=True)
+    names = columns.future_covariates + columns.past_covariates
+    covariates = [_covariate(table, where(name), categories) for name in names]
+    static = [_static(table, where(name), codes) for name in columns.static_covariates]
+    if times is None:
+        times = (
+            np.asarray(pd.Series(codes).groupby(codes).cumcount()) if columns.id else np.arange(N)
+        )
+    rows = _Rows(
+        np.concatenate([K * codes + k for k in range(K)]),
+        cast(Times, np.tile(times, K)),
+        np.concatenate([np.hstack([targets[:, [k]], *covariates]) for k in range(K)]),
+        np.tile(np.arange(N, dtype=np.int32), K),
+        np.zeros(K * N, np.int32),
     )
-    static = [_static(table, numbers[name], codes) for name in columns.static_covariates]
-    order = np.argsort(codes, kind="stable") if times is None else np.lexsort((times, codes))
-    borders = np.flatnonzero(np.diff(codes[order])) + 1
-    if times is not None:
-        _check_order(table, columns, order, codes, times, notes)
-    for rows in np.split(order, borders):
-        stamps = np.arange(len(rows)) if times is None else times[rows]
-        constant = tuple(values[rows[0]] for values in static)
-        for k, column in enumerate(columns.target):
-            parts = label, cells[codes[rows[0]]].strip(), column if len(columns.target) > 1 else ""
-            name = "/".join(part for part in parts if part)
-            values = targets[rows, k]
-            yield _Rows(name, stamps, values, future[rows], past[rows], constant, table, rows)
+    named = [
+        (_joined(cell.strip(), target * (K > 1)), tuple(values[i] for values in static))
+        for i, cell in enumerate(cells)
+        for target in columns.target
+    ]
+    return columns, rows, named
 
 
 def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) -> Array:
@@ -413,58 +406,53 @@ def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) 
             "categories at most.",
             path=table.path,
         )
-    encoded = np.array([[cell.strip() == each for each in known] for cell in cells], dtype=float)
-    encoded = encoded.reshape(len(cells), len(known))
+    texts = np.array([cell.strip() for cell in cells], dtype=str)
+    encoded: Array = (texts[:, None] == np.array(known, dtype=str)).astype(np.float64)
     encoded[[is_missing(cell) for cell in cells]] = np.nan
     return encoded[codes]
 
 
-def _static(table: Table, column: int, ids: NDArray[np.int64]) -> Sequence[Static]:
-    """A static covariate, of each row; a `DataError` where it changes within a series."""
+def _static(table: Table, column: int, ids: NDArray[np.int64]) -> list[Static]:
+    """A static covariate of each series; a `DataError` where it changes within one."""
     name, (codes, cells) = table.names[column], table.codes(column)
-    _, first, which = np.unique(ids, return_index=True, return_inverse=True)
-    other = codes != codes[first][which]
+    first = np.unique(ids, return_index=True)[1]
+    other = codes != codes[first][ids]
     if other.any():
         row = int(other.argmax())
         raise table.place(row).error(
-            f"{name!r} is {cells[codes[row]]!r:.40}, and was "
-            f"{cells[codes[first[which[row]]]]!r:.40}; a static covariate does not change within "
-            "a series."
+            f"{name!r} is {cells[codes[row]]!r:.40}, and was {cells[codes[first[ids[row]]]]!r:.40};"
+            " a static covariate does not change within a series."
         )
     if table.is_numeric(column):
-        return list(table.numbers([column])[:, 0].tolist())
-    return [str(text).strip() for text in table.texts(column)]
-
-
-def _check_order(
-    table: Table,
-    columns: Columns,
-    order: NDArray[np.int64],
-    codes: NDArray[np.int64],
-    times: Times,
-    notes: dict[str, None],
-) -> None:
-    """Refuse a time that a series has twice; note rows that were out of order."""
-    same = np.diff(codes[order]) == 0
-    again = np.flatnonzero(same & (np.diff(times[order]).astype(np.int64) == 0))
-    if len(again):
-        one, other = sorted(order[again[0] : again[0] + 2].tolist())
-        more = "" if columns.id is not None else "; if there are several series, name their id"
-        shown = table.cell(other, table.names.index(columns.time[0]))
-        raise table.place(other).error(
-            f"has the time of line {table.place(one).line} again: {shown}{more}."
-        )
-    back = np.diff(order)[same] < 0
-    if back.any():
-        how = "the newest came first" if back.all() else "they were in no order"
-        notes[f"rows were sorted by time: {how}"] = None
+        return list(table.numbers([column])[first, 0].tolist())
+    return [str(text).strip() for text in table.texts(column)[first]]
 
 
 # Onto a grid
 
 
+class _Rows(NamedTuple):
+    """Rows of series, and in which row of which table each was read."""
+
+    series: NDArray[np.int64]
+    times: Times
+    cells: Array  # (N, 1 + F + P): value, future and past covariates
+    row: NDArray[np.integer]
+    table: NDArray[np.integer]
+
+    def take(self, some: NDArray[np.intp]) -> _Rows:
+        """Return some rows, by their numbers."""
+        return _Rows(*cast(Any, [part[some] for part in self]))
+
+    def place(self, at: int, tables: Sequence[Table]) -> Place:
+        """Where a row was read."""
+        return tables[int(self.table[at])].place(int(self.row[at]))
+
+
 def _on_grid(
-    rows: Sequence[_Rows],
+    rows: _Rows,
+    named: Sequence[_Named],
+    tables: Sequence[Table],
     settings: SeriesSettings,
     like: Panel | None,
     columns: Columns,
@@ -472,116 +460,116 @@ def _on_grid(
     notes: list[str],
 ) -> Panel:
     """Series on the grid of their times, or of ``like``."""
-    times = np.concatenate([each.times for each in rows])
-    ids = np.repeat(np.arange(len(rows)), [len(each.times) for each in rows])
+    _check_times(rows, tables, columns, notes)
     if like is not None:
         grid = like.grid
-        if (times.dtype.kind == "M") == (grid.unit == "step"):
-            raise (
-                rows[0]
-                .place(0)
-                .error(f"has other times than the training data, one every {grid.name}.")
-            )
+        if (rows.times.dtype.kind == "M") == (grid.unit == "step"):
+            message = f"has other times than the training data, one every {grid.name}."
+            raise rows.place(0, tables).error(message)
     elif settings.frequency is not None:
-        grid = Grid.named(settings.frequency, times)
+        grid = Grid.named(settings.frequency, rows.times)
     else:
-        grid = Grid.find(times, ids)
+        grid = Grid.find(rows.times, rows.series)
+    # The first day of a month and its last are the same to a trained model.
+    nearest = settings.frequency is not None or (like is not None and grid.unit == "month")
+    steps = grid.nearest(rows.times) if nearest else grid.numbers(rows.times)
+    new = (np.diff(rows.series, prepend=-1) != 0) | (np.diff(steps, prepend=NOWHERE) != 0)
+    shared = int((~new).sum()) if settings.frequency is not None else 0
+    if shared:
+        cells = pd.DataFrame(rows.cells).groupby([rows.series, steps]).mean().to_numpy()
+        rows, steps = rows.take(np.flatnonzero(new))._replace(cells=cells), steps[new]
+    begins = _check_steps(rows, steps, tables, grid, like)
     series: list[Series] = []
-    shared = 0
-    suspect: list[Place] = []
-    for each in rows:
-        if settings.frequency is not None:
-            numbers = grid.nearest(each.times)
-            alone, numbers = _mean_per_step(each, numbers)
-            shared += len(each.times) - len(numbers)
-            each = alone
-        else:
-            # The first day of a month and its last are the same to a trained model.
-            nearest = like is not None and grid.unit == "month"
-            numbers = grid.nearest(each.times) if nearest else grid.numbers(each.times)
-        _check_steps(each, numbers, grid, like)
-        wide = int(np.argmax(np.diff(numbers, prepend=numbers[0])))
-        if 2 * (numbers[wide] - numbers[wide - 1]) > numbers[-1] - numbers[0] > 20:
-            suspect.append(each.place(wide))
-        found = _spread_out(each, numbers).trimmed()
+    suspect: list[int] = []
+    F = sum(len(categories.get(name, "1")) for name in columns.future_covariates)
+    ends = [*begins[1:], len(steps)]
+    for (name, static), begin, end in zip(named, begins, ends, strict=True):
+        at = steps[begin:end] - steps[begin]
+        wide = int(np.argmax(np.diff(at, prepend=0)))
+        if 2 * (at[wide] - at[wide - 1]) > at[-1] > 20:
+            suspect.append(begin + wide)
+        full = np.full((at[-1] + 1, rows.cells.shape[1]), np.nan)
+        full[at] = rows.cells[begin:end]
+        future, past = full[:, 1 : 1 + F], full[:, 1 + F :]
+        found = Series(name, int(steps[begin]), full[:, 0], future, past, static).trimmed()
         if found is None:
-            raise each.place(0).error("has no value of the target in the whole series.")
+            raise rows.place(begin, tables).error("has no value of the target in the whole series.")
         series.append(found)
-    names = [s.name for s in series]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise rows[0].place(0).error(f"names two series {twice!r}.")
+    twice = [name for name, n in Counter(s.name for s in series).items() if n > 1]
+    if twice:
+        raise rows.place(0, tables).error(f"names two series {twice[0]!r}.")
     gaps = sum(int(np.isnan(s.values).sum()) for s in series)
     if gaps:
-        steps = sum(len(s.values) for s in series)
-        notes.append(f"{gaps:,} of {steps:,} values are missing")
+        notes.append(f"{gaps:,} of {sum(len(s.values) for s in series):,} values are missing")
     if suspect:
         more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
-        notes.append(f"most steps are missing before {suspect[0]}{more}: is that time right?")
+        first = rows.place(suspect[0], tables)
+        notes.append(f"most steps are missing before {first}{more}: is that time right?")
     if shared:
         notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
     return Panel(series, grid, columns, categories, notes)
 
 
-def _mean_per_step(rows: _Rows, numbers: NDArray[np.int64]) -> tuple[_Rows, NDArray[np.int64]]:
-    """Rows with the mean of those that fall into each step, and these steps."""
-    there, first = np.unique(numbers, return_index=True)
-    if len(there) == len(numbers):
-        return rows, numbers
+def _check_times(rows: _Rows, tables: Sequence[Table], columns: Columns, notes: list[str]) -> None:
+    """Refuse a time that a series has twice; note rows that were out of order."""
+    same = np.diff(rows.series) == 0
+    for at in np.flatnonzero(same & (rows.times[1:] == rows.times[:-1]))[:1].tolist():
+        table = tables[rows.table[at]]
+        shown = table.cell(int(rows.row[at + 1]), table.names.index(columns.time[0]))
+        more = "" if columns.id else "; if there are several series, name their id"
+        raise rows.place(at + 1, tables).error(
+            f"has the time of line {rows.place(at, tables).line} again: {shown}{more}."
+        )
+    back = np.diff(rows.row)[same] < 0
+    if back.any():
+        how = "the newest came first" if back.all() else "they were in no order"
+        notes.append(f"rows were sorted by time: {how}")
 
-    def mean(part: Array) -> Array:
-        flat = pd.DataFrame(part.reshape(len(part), -1)).groupby(numbers).mean()
-        return np.asarray(flat).reshape(len(there), *part.shape[1:])
 
-    return rows._replace(
-        times=rows.times[first], values=mean(rows.values), future=mean(rows.future),
-        past=mean(rows.past), rows=rows.rows[first],
-    ), there  # fmt: skip
+def _check_steps(
+    rows: _Rows,
+    steps: NDArray[np.int64],
+    tables: Sequence[Table],
+    grid: Grid,
+    like: Panel | None,
+) -> list[int]:
+    """Refuse times that are not one a step; return where each series begins."""
+    same = np.diff(rows.series) == 0
+    begins = [0, *(np.flatnonzero(~same) + 1).tolist()]
+    ends = [*begins[1:], len(steps)]
 
+    def shown(at: int) -> str:
+        time = str(rows.times[at]).replace("T", " ")
+        return time.removesuffix(".000000").removesuffix(" 00:00:00")
 
-def _check_steps(rows: _Rows, numbers: NDArray[np.int64], grid: Grid, like: Panel | None) -> None:
-    """Refuse times that are not one a step."""
-    off = np.flatnonzero(numbers == NOWHERE)
-    if len(off):
-        at = int(off[0])
-        raise rows.place(at).error(
-            f"{_shown(rows.times[at])} is not on the grid of the others, one every {grid.name}; "
+    for at in np.flatnonzero(steps == NOWHERE)[:1]:
+        raise rows.place(at, tables).error(
+            f"{shown(at)} is not on the grid of the others, one every {grid.name}; "
             "name the step with frequency, or correct the time."
         )
-    T = int(numbers[-1] - numbers[0]) + 1
-    if max(100 * len(numbers), 1000) < T or T > MAX_STEPS:
-        raise rows.place(0).error(
-            f"has {len(numbers):,} rows on a grid of {T:,} steps, one every {grid.name}: "
-            "irregular times; name a longer step with frequency."
-        )
-    steps = np.diff(numbers)
+    for begin, end in zip(begins, ends, strict=True):
+        T = steps[end - 1] - steps[begin] + 1
+        if max(100 * (end - begin), 1000) < T or T > MAX_STEPS:
+            raise rows.place(begin, tables).error(
+                f"has {end - begin:,} rows on a grid of {T:,} steps, one every {grid.name}: "
+                "irregular times; name a longer step with frequency."
+            )
     trained = "" if like is None else ", that of the training data"
-    again = np.flatnonzero(steps <= 0)
-    if len(again):
-        at = int(again[0]) + 1
-        raise rows.place(at).error(
-            f"{_shown(rows.times[at])} is in the same step as the row before, of one every "
+    for at in np.flatnonzero(same & (np.diff(steps) <= 0))[:1] + 1:
+        raise rows.place(at, tables).error(
+            f"{shown(at)} is in the same step as the row before, of one every "
             f"{grid.name}{trained}; name a shorter frequency, or keep one row of each step."
         )
-    if like is not None and len(steps) > 2 and (longer := int(np.gcd.reduce(steps))) > 1:
-        own = Grid.find(rows.times)
-        raise rows.place(0).error(
-            f"has one time every {own.name}, each {longer} steps of the training data, which has "
-            f"one every {grid.name}; give such data, or train on data like these."
-        )
+    for begin, end in zip(begins, ends, strict=True) if like is not None else ():
+        longer = int(np.gcd.reduce(np.diff(steps[begin:end])))
+        if end - begin > 3 and longer > 1:
+            raise rows.place(begin, tables).error(
+                f"has one time every {Grid.find(rows.times[begin:end]).name}, each {longer} steps "
+                f"of the training data, which has one every {grid.name}; give such data, or train "
+                "on data like these."
+            )
+    return begins
 
 
-def _shown(time: Any) -> str:
-    return str(time).replace("T", " ").removesuffix(".000000").removesuffix(" 00:00:00")
-
-
-def _spread_out(rows: _Rows, numbers: NDArray[np.int64]) -> Series:
-    """A series with a row for every step, NaN where there is none."""
-
-    def full(part: Array) -> Array:
-        spread = np.full((int(numbers[-1] - numbers[0]) + 1, *part.shape[1:]), np.nan)
-        spread[numbers - numbers[0]] = part
-        return spread
-
-    parts = full(rows.values), full(rows.future), full(rows.past)
-    return Series(rows.name, int(numbers[0]), *parts, rows.static)
+def _joined(*names: str) -> str:
+    return "/".join(name for name in names if name)

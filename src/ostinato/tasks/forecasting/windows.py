@@ -115,6 +115,7 @@ class _Encoded(NamedTuple):
     static_numbers: list[float]
 
 
+@dataclass
 class Windows:
     """Windows of a panel, made when they are asked for.
 
@@ -128,33 +129,25 @@ class Windows:
         centered: whether values are shifted; otherwise they are only scaled.
     """
 
-    def __init__(
-        self,
-        panel: Panel,
-        encoding: CovariateEncoding,
-        context: int,
-        horizon: int,
-        season: int,
-        *,
-        calendar: bool = True,
-        centered: bool = True,
-    ) -> None:
-        self.panel = panel
-        self.encoding = encoding
-        self.context = context
-        self.horizon = horizon
-        self.season = season
-        self.centered = centered
-        self.sizes = encoding.sizes(panel.grid.calendar_features if calendar else 0)
-        self._series = [self._encode(series, calendar) for series in panel.series]
+    panel: Panel
+    encoding: CovariateEncoding
+    context: int
+    horizon: int
+    season: int
+    calendar: bool = True
+    centered: bool = True
 
-    def _encode(self, series: Series, calendar: bool) -> _Encoded:
+    def __post_init__(self) -> None:
+        self.sizes = self.encoding.sizes(self.panel.grid.calendar_features if self.calendar else 0)
+        self._series = [self._encode(series) for series in self.panel.series]
+
+    def _encode(self, series: Series) -> _Encoded:
         T = len(series.values) + self.horizon
         mean, scale = self.encoding.future
         future = np.full((T, len(mean)), np.nan)
         future[: len(series.future_covariates)] = series.future_covariates[:T]
         features = [np.nan_to_num((future - mean) / scale)]
-        if calendar:
+        if self.calendar:
             features.insert(0, self.panel.grid.calendar(series.start + np.arange(T)))
         mean, scale = self.encoding.past
         past = np.nan_to_num((series.past_covariates - mean) / scale)
@@ -220,9 +213,8 @@ class Windows:
         distance = np.abs(seen - location)
         usual = float(np.median(distance))
         spread = float(np.minimum(distance, 10 * usual).mean() if usual > 0 else distance.mean())
-        return location, spread if spread > 1e-11 * abs(location) else max(
-            abs(location), 1.0
-        ) * 1e-2
+        level = abs(location)
+        return location, spread if spread > 1e-11 * level else max(level, 1.0) * 1e-2
 
 
 def decimals(values: Array) -> NDArray[np.int64]:
@@ -280,6 +272,7 @@ class WindowBatches(Epochs):
         batch_size: windows of a batch.
         max_windows: windows of an epoch, at most.
         seed: of the order.
+        device: of the batches.
 
     Attributes:
         windows: batches of an epoch.
@@ -292,19 +285,18 @@ class WindowBatches(Epochs):
         batch_size: int = 256,
         max_windows: int = 20_000,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
-        self._windows = windows
-        self._cutoffs = cutoffs
-        self._batch_size = batch_size
+        self._windows, self._cutoffs, self._batch_size = windows, cutoffs, batch_size
+        self._seed, self._device = seed, device
         self._count = min(max_windows, len(cutoffs))
-        self._seed = seed
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._order = -1, np.zeros(0, np.int64)
         self.windows = -(-self._count // batch_size)
 
     def next_batch(self) -> TrainingBatch:
         """Return the next batch."""
         epoch, k = self._epoch, self._next
-        if self._order is None or self._order[0] != epoch:
+        if self._order[0] != epoch:
             random = np.random.default_rng((self._seed % 2**32, epoch))
             order = random.choice(len(self._cutoffs), self._count, replace=False)
             self._order = epoch, order
@@ -321,7 +313,7 @@ class WindowBatches(Epochs):
     def _batch(self, cutoffs: Sequence[Cutoff], epoch: float) -> TrainingBatch:
         window, targets, _ = self._windows.take(cutoffs)
         steps = len(cutoffs) * (self._windows.context + self._windows.horizon)
-        return TrainingBatch(window, targets, steps, epoch)
+        return TrainingBatch(window.to(self._device), targets.to(self._device), steps, epoch)
 
     def _layout(self) -> dict[str, int]:
         cutoffs = len(self._cutoffs)
