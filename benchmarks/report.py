@@ -582,7 +582,9 @@ def _floors(run: Results, gates: dict[str, float], empty: float) -> str:
     found = []
     for cell in gates:
         rows = []
-        for r in _matching(run, "training", cell=cell, B=32, T=100, H=(32, 64, 128)):
+        for r in _matching(
+            run, "training", cell=cell, B=32, T=100, H=(32, 64, 128), input_grad=True
+        ):
             elementwise = 1e-9 * gates[cell] * 32 * 100 * r["H"] / run["machine"]["threads"]
             least = r["flops"] / max(run["peak"].values()) + elementwise + 1e-6 * empty
             share, most = least / median(r), median(r, best_peer(r) or "") / least
