@@ -4,6 +4,9 @@
 // weights' gradients, which are large products over the lines. These add the steps up in the order in which
 // the recurrence goes back through them, so that they can go on from window to window where forward left no
 // lines: then each window of steps, the last one first, is computed again and goes through all three phases.
+// Where forward left all lines, all steps go through each phase together: in windows of 4 to 16 steps, whose
+// lines dx and dW would find in the second cache, backward runs at 0.80 to 1.04 of the speed (Zen 4, 32 rows,
+// 32 to 512 units, both instruction sets).
 //
 // A loss on a few steps leaves many steps without any gradient: those after the last of them, and
 // those so far before that the gradient has vanished below the smallest number. A part whose rows all
