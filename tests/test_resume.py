@@ -119,7 +119,7 @@ def test_a_changed_description_or_changed_data_are_not_gone_on_with(
         TextGenerator.resume(out)
     (out / "run.json").write_text(description)
     os.truncate(out / "data" / "training.npy", 200)
-    with pytest.raises(OstinatoError, match=r"training\.npy: is damaged"):
+    with pytest.raises(OstinatoError, match=r"training\.npy: damaged: its SHA-256"):
         TextGenerator.resume(out)
 
 
