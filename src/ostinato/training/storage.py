@@ -167,6 +167,13 @@ def _header(file: BufferedReader, path: Path) -> Header:
     if not isinstance(header, dict):
         raise DamagedError(f"{path}: not a safetensors file: its header is no JSON object.")
     header.pop("__metadata__", None)
+    size = os.fstat(file.fileno()).st_size - 8 - length
+    try:
+        expected = max((int(each["data_offsets"][1]) for each in header.values()), default=0)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        expected = -1
+    if size != expected:
+        raise DamagedError(f"{path}: damaged: its header does not fit its {size:,} bytes after it.")
     return header
 
 
