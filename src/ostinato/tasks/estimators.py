@@ -125,7 +125,10 @@ class Estimator(
         raise NotImplementedError
 
     def _build(self, inputs: InputsT, targets: TargetsT) -> NetworkT:
-        """Return the network, its weights drawn at random."""
+        """Return the network, its weights drawn at random.
+
+        `load` calls it on the meta device first, to compare shapes with those that are stored.
+        """
         raise NotImplementedError
 
     def _batching(self) -> dict[str, int]:

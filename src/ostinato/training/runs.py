@@ -90,7 +90,7 @@ class RunFolder:
         try:
             data, recorded = storage.read_file(file), storage.read_file(path / _DIGEST_FILE)
         except OSError as error:
-            why = f"{Path(error.filename).name}: {error.strerror}"
+            why = f"{Path(error.filename or file).name}: {error.strerror}"
             raise OstinatoError(f"{path}: there is no run to resume ({why}).") from None
         if recorded != f"{storage.sha256(data)}  {RUN_FILE}\n".encode():
             raise storage.DamagedError(

@@ -138,12 +138,15 @@ def _read_whole(folder: Path, needed: tuple[str, ...], allow: Allowance) -> dict
     return files
 
 
-def _newest(folder: Path, name: str) -> BufferedReader:
+@contextmanager
+def _newest(folder: Path, name: str) -> Iterator[BufferedReader]:
     """Open a file of the last commit, which may not be in place yet."""
     try:
+        file = None
         with suppress(FileNotFoundError):
-            return open_file(folder / _COMMIT / name)
-        return open_file(folder / name)
+            file = open_file(folder / _COMMIT / name)
+        with file or open_file(folder / name) as file:
+            yield file
     except OSError as error:
         reason = f"{error.strerror}; the folder is incomplete"
         raise DamagedError(f"{folder / name}: {reason}.") from None
