@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,14 +13,16 @@ from typing import Any
 import pytest
 from dying import calls_of, die_at, quickly
 from kill_and_resume import SETTINGS, differences, make_text, result
+from small_runs import output_of
 
 import ostinato
-from ostinato import TextGenerator
+from ostinato import SequenceClassifier, TextGenerator
 from ostinato.errors import OstinatoError
-from ostinato.training.callbacks import MetricsFile
+from ostinato.training.callbacks import MetricsFile, read_metrics
 from ostinato.training.runs import RunFolder
 from ostinato.training.storage import DamagedError
 
+THOROUGH, SLOW = pytest.mark.thorough, pytest.mark.slow
 QUICK: dict[str, Any] = {**SETTINGS, "steps": 8, "evaluations": 2}
 
 
@@ -119,8 +120,121 @@ def test_a_changed_description_or_changed_data_are_not_gone_on_with(
         TextGenerator.resume(out)
     (out / "run.json").write_text(description)
     os.truncate(out / "data" / "training.npy", 200)
-    with pytest.raises(OstinatoError, match=r"training\.npy: is damaged"):
+    with pytest.raises(OstinatoError, match=r"training\.npy: damaged: its SHA-256"):
         TextGenerator.resume(out)
+
+
+def test_data_that_are_damaged_or_missing_are_neither_trained_on_nor_looked_into(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    texts = [f"{word} day" for word in ("good", "bad")] * 20
+    SequenceClassifier(hidden_size=4, steps=4, evaluations=1).fit(texts, ["+", "-"] * 20, out=out)
+    model = ostinato.load(out)
+    model.validation_examples(out / "data")
+    names = sorted(file.name for file in (out / "data").iterdir())
+    assert {"training.targets.npy", "validation.inputs.npy", "training.words.npy"} <= {*names}
+    for name in names:
+        file = out / "data" / name
+        whole = file.read_bytes()
+        flipped = bytes([*whole[:-1], whole[-1] ^ 1])
+        for damaged in (flipped, whole[: len(whole) // 2], b"", whole + b"\0", None):
+            if damaged is None:
+                file.unlink()
+            else:
+                file.write_bytes(damaged)
+            reason = "No such file" if damaged is None else "its SHA-256 is not the one in run.json"
+            for use in (SequenceClassifier.resume, lambda out: ostinato.diagnose(model)):
+                with pytest.raises(DamagedError, match=rf"{name}: .*{reason}"):
+                    use(out)
+        file.write_bytes(whole)
+    SequenceClassifier.resume(out)
+
+
+def test_a_damaged_description_is_found_wherever_the_bit_is(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for name in ("run.json", "run.json.sha256"):
+        data = (out / name).read_bytes()
+        for at in range(0, len(data), 1 if len(data) < 100 else 37):
+            for bit in (1, 128):
+                damaged = bytearray(data)
+                damaged[at] ^= bit
+                (out / name).write_bytes(damaged)
+                with pytest.raises(DamagedError, match=r"run\.json: damaged"):
+                    TextGenerator.resume(out)
+        (out / name).write_bytes(data)
+
+
+def test_damaged_records_are_not_gone_on_with(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    patch = interrupted_at(6)
+    try:
+        fit(out)
+    finally:
+        patch.undo()
+    file = out / "metrics.jsonl"
+    data = file.read_bytes()
+    at = data.index(b'"loss": ') + 8
+    for damaged in (
+        data[:at] + b"9" + data[at + 1 :],
+        data[:at] + b"\xb9" + data[at + 1 :],
+        data[:99],
+    ):
+        file.write_bytes(damaged)
+        for use in (TextGenerator.resume, lambda out: read_metrics(file)):
+            with pytest.raises(DamagedError, match=r"metrics\.jsonl: damaged: its SHA-256"):
+                use(out)
+    # What a killed process wrote after the last checkpoint is no damage.
+    file.write_bytes(data + b'{"step": 7, "loss": 1.0}\n{"ste')
+    assert len(read_metrics(file)) == len(data.splitlines()) + 1
+    TextGenerator.resume(out)
+    assert differences(result(out), result(whole)) == []
+    file.unlink()
+    (out / "metrics.jsonl.sha256").unlink()
+    TextGenerator.resume(out)
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    """Of every file that training writes, from the first to the last."""
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+
+    places = set()
+    for begin in range(0, 40):
+        left = begin
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            patch.setattr(RunFolder, "draw", lambda self, unit: None)
+            with pytest.raises(OstinatoError, match=r": cannot be written: No space left") as error:
+                fit(tmp_path / f"run {begin}")
+        assert f"run {begin}" in str(error.value)
+        places.add(Path(str(error.value).split(": cannot")[0]).name)
+    assert {"run.json", "metrics.jsonl", "training.npy", "state.json"} <= places
+    left = 0
+    model = fit(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OstinatoError, match=r"model/config\.json: cannot be written: No space"):
+            model.save(tmp_path / "model")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OstinatoError, match=r"file.*: cannot be written: (Not a dir|File exists)"):
+        model.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(100, marks=pytest.mark.thorough), pytest.param(10_000, marks=pytest.mark.slow)],
+)
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, count: int) -> None:
+    lines = output_of("flipped_bits.py", tmp_path, count, 17)
+    assert sum(lines[-1].values()) == count
+    assert {*lines[-1]} <= {"noticed", "without effect"}, lines
+    assert lines[-1]["noticed"] > count // 2
 
 
 def test_a_damaged_checkpoint_costs_its_steps_and_no_more(tmp_path: Path, whole: Path) -> None:
@@ -159,26 +273,20 @@ def test_a_death_of_the_disk_at_any_call_costs_nothing(
         assert differences(result(out), result(whole)) == [], f"died at call {k} of {count}"
 
 
-@pytest.mark.thorough
-def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path) -> None:
-    """Twenty runs killed with SIGKILL, twelve of them while they save, and ten killed twice.
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(20, marks=pytest.mark.thorough), pytest.param(50, marks=pytest.mark.slow)],
+)
+def test_killed_runs_end_as_the_run_that_nobody_killed(tmp_path: Path, count: int) -> None:
+    """Runs killed with SIGKILL, three in five of them while they save, and every other one twice.
 
     Those that are killed after so many seconds may have come to their end before.
     """
-    script = Path(__file__).with_name("kill_and_resume.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "20"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    trials = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(trials) == 20
+    trials = output_of("kill_and_resume.py", tmp_path, count)
+    assert len(trials) == count
     assert [trial for trial in trials if trial["differs"]] == []
     inside = [trial for trial in trials if trial["killed"] and " in " in trial["killed"][0]]
-    assert len(inside) == 12
+    assert len(inside) == 6 * count // 10
 
 
 def test_what_a_killed_process_left_unfinished_is_cleared_away(tmp_path: Path) -> None:

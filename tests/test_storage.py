@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import torch
 from dying import calls_of, die_at, quickly
+from sklearn.exceptions import NotFittedError
+from small_runs import output_of
 
 import ostinato
 from ostinato.errors import OstinatoError
 from ostinato.training import storage
+from ostinato.training.runs import RunFolder
 from ostinato.training.storage import DamagedError, load_model, read_files, save_model, write_files
 
 OLD = {"a.json": b'{"age": "old"}\n', "b.bin": bytes(range(256)) * 3, "gone.json": b"[]\n"}
@@ -113,7 +116,7 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path) -> None:
     write_files(tmp_path, OLD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OstinatoError, match=r"a\.json: cannot be written: No space left"):
             write_files(tmp_path, NEW)
     assert read_files(tmp_path) == OLD
     write_files(tmp_path, NEW)
@@ -189,13 +192,95 @@ def test_a_reader_never_meets_anything_but_a_whole_model(tmp_path: Path) -> None
     assert numbers == sorted(numbers)
 
 
+def test_writers_of_a_folder_wait_for_each_other(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+    writing = threading.Event()
+    writing.set()
+
+    def repeat(files: dict[str, bytes]) -> None:
+        try:
+            for _ in range(60):
+                write_files(tmp_path, files)
+        except BaseException as error:
+            failures.append(error)
+
+    def read() -> None:
+        try:
+            while writing.is_set():
+                assert read_files(tmp_path) in (OLD, NEW, LATEST)
+        except BaseException as error:
+            failures.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        write_files(tmp_path, OLD)
+        reader = threading.Thread(target=read)
+        writers = [threading.Thread(target=repeat, args=(each,)) for each in (OLD, NEW, LATEST)]
+        for thread in (reader, *writers):
+            thread.start()
+        child = os.fork()  # a process of its own writes, too
+        if child == 0:
+            failed = 1
+            try:
+                for _ in range(60):
+                    write_files(tmp_path, NEW)
+                failed = 0
+            finally:
+                os._exit(failed)
+        for thread in writers:
+            thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+        writing.clear()
+        reader.join()
+    assert failures == []
+
+
+def test_a_model_is_saved_and_loaded_while_it_trains(tmp_path: Path) -> None:
+    model = ostinato.TextGenerator(
+        hidden_size=4, window=4, batch_size=2, steps=150, evaluations=50, health=False
+    )
+    other, failures = tmp_path / "other", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(RunFolder, "draw", lambda self, unit: None)
+        training = threading.Thread(target=lambda: model.fit("abcab " * 50, out=tmp_path / "run"))
+        training.start()
+
+        def load() -> None:
+            while training.is_alive():
+                for folder in (tmp_path / "run", other):
+                    try:
+                        ostinato.load(folder)
+                    except OstinatoError as error:
+                        if "no such folder" in str(error) or "no finished model" in str(error):
+                            continue
+                        failures.append(error)
+
+        reader = threading.Thread(target=load)
+        reader.start()
+        saved = 0
+        while training.is_alive():
+            for folder in (tmp_path / "run", other):
+                try:
+                    if folder.exists() or folder == other:
+                        model.save(folder)
+                        saved += 1
+                except NotFittedError:  # there is no best model yet
+                    continue
+        training.join()
+        reader.join()
+    assert failures == [] and saved > 2
+    for folder in (tmp_path / "run", other):
+        ostinato.load(folder)
+
+
 # Damage.
 
 
 def store(folder: Path, **config: object) -> Path:
     save_model(
         folder,
-        {"task": "Task", "parameters": {"size": 3}, **config},
+        {"task": "Task", "parameters": {"size": 3}, "resolved": {}, "training": {}, **config},
         {"w": torch.arange(60.0).view(3, 20), "b": torch.tensor([1.5, float("nan")])},
         {"vocabulary.json": {"tokens": ["a", "é", "水"]}},
     )
@@ -204,7 +289,9 @@ def store(folder: Path, **config: object) -> Path:
 
 def test_a_model_comes_back(tmp_path: Path) -> None:
     config, weights, more = load_model(store(tmp_path / "m"), "Task")
-    assert config == {"format": 1, "task": "Task", "parameters": {"size": 3}}
+    assert config == {
+        "format": 1, "task": "Task", "parameters": {"size": 3}, "resolved": {}, "training": {}
+    }  # fmt: skip
     assert weights["w"].equal(torch.arange(60.0).view(3, 20))
     assert weights["b"][0] == 1.5 and weights["b"][1].isnan()
     assert more == {"vocabulary.json": {"tokens": ["a", "é", "水"]}}
@@ -321,6 +408,88 @@ def test_a_model_that_counts_is_read_though_not_all_is_in_its_place(tmp_path: Pa
         die_at(k, lambda folder=folder: store(folder))
         assert load_model(folder, "Task")[0]["task"] == "Task"
         assert ostinato.describe(folder)["task"] == "Task"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    folder = store(tmp_path / "m")
+    for name in ("config.json", "weights.safetensors", "SHA256SUMS"):
+        for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+            whole = (folder / name).read_bytes()
+            (folder / name).unlink()
+            make(folder / name)
+            with pytest.raises(DamagedError, match=rf"{name}: is not a regular file"):
+                load_model(folder, "Task")
+            shutil.rmtree(folder)
+            store(folder)
+            assert (folder / name).read_bytes() == whole
+
+
+def test_no_file_is_read_that_is_larger_than_it_can_be(tmp_path: Path) -> None:
+    for name in NAMES:
+        folder = store(tmp_path / name)
+        os.truncate(folder / name, 10**12)
+        with pytest.raises(DamagedError, match=rf"{name}: damaged: .* bytes"):
+            load_model(folder, "Task")
+        if name != "config.json":
+            assert storage.read_config(folder)["task"] == "Task"
+
+
+def test_no_more_is_saved_than_can_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LARGEST_JSON", 1000)
+    with pytest.raises(OstinatoError, match="takes 2,... bytes as JSON; expected 1,000 at most"):
+        store(tmp_path / "m", notes="x" * 2000)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_network_is_not_built_before_its_size_is_known_to_be_that_of_the_weights(
+    tmp_path: Path,
+) -> None:
+    model = ostinato.TextGenerator(hidden_size=4, window=4, steps=3, batch_size=2, evaluations=1)
+    model.fit("abcab " * 20, out=tmp_path / "run")
+    whole = storage.read_files(tmp_path / "run")
+
+    def load_with(**parameters: object) -> None:
+        config = json.loads(whole["config.json"])
+        config["parameters"] |= parameters
+        write_files(tmp_path / "run", whole | {"config.json": storage.to_json(config)})
+        ostinato.load(tmp_path / "run")
+
+    load_with()
+    for parameters, reason in (
+        ({"hidden_size": 5}, r"has the shape \[.*4.*\] in weights.safetensors; expected \[.*5.*\]"),
+        ({"hidden_size": 2**24 - 1}, "has the shape"),
+        ({"hidden_size": 2**31}, "expected a whole number above zero"),
+        ({"hidden_size": "4"}, "hidden_size='4'; expected"),
+        ({"num_layers": 10**7}, "expected 1 x 10000000 layers, got 7 tensors"),
+        ({"num_layers": None}, "num_layers=None; expected"),
+        ({"cell": ["lstm"]}, "expected one of"),
+        ({"cells": 3}, "unexpected keyword argument 'cells'"),
+    ):
+        with pytest.raises(DamagedError, match=f"its parts do not fit together: .*{reason}"):
+            load_with(**parameters)
+
+
+@pytest.mark.parametrize("task", ["Task", "text", "LSTM", "load", 1, None, ["TextGenerator"], {}])
+def test_a_task_of_any_kind_is_refused(tmp_path: Path, task: object) -> None:
+    folder = store(tmp_path / "m", task=task)
+    expected = "expected a model of a known task, got" if isinstance(task, str) else "'task' is"
+    with pytest.raises(OstinatoError, match=expected):
+        ostinato.load(folder)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(60, marks=pytest.mark.thorough), pytest.param(1000, marks=pytest.mark.slow)],
+)
+def test_hostile_folders_are_refused_in_little_time_and_memory(tmp_path: Path, count: int) -> None:
+    lines = output_of("hostile_folders.py", tmp_path, count, 17)
+    assert sum(lines[-1].values()) == count
+    assert {name: n for name, n in lines[-1].items() if name not in ("loaded", "refused")} == {}, (
+        lines
+    )
+    assert lines[-1]["refused"] > count // 2
 
 
 # No pickle.

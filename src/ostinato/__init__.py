@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ostinato.errors import DataError as DataError
 from ostinato.errors import MissingExtra as MissingExtra
 from ostinato.errors import OstinatoError as OstinatoError
 from ostinato.errors import ShapeError as ShapeError
-from ostinato.tasks.registry import TASKS, task_of
+from ostinato.tasks.registry import TASKS
 
 __version__ = "0.1.0"
 
@@ -70,9 +71,10 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:
     Raises:
         OstinatoError: if there is no finished model, or it is damaged.
     """
-    name = _imported("describe")(folder)["task"]
-    if task_of(name) is None:
-        raise OstinatoError(f"{folder}: expected a model of a known task, got {name}.")
+    storage = importlib.import_module("ostinato.training.storage")
+    name = storage.read_config(Path(folder))["task"]
+    if name not in [task.estimator for task in TASKS]:
+        raise OstinatoError(f"{folder}: expected a model of a known task, got {name:.40}.")
     return _imported(name).load(folder, device)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +49,10 @@ class Ragged:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Ragged:
         """Map a file that `write` wrote: read when used."""
-        try:
-            starts = np.load(_starts_of(path))
-            # An empty file cannot be mapped. A plain array: slices of a memmap cost five times as
-            # much, and a batch takes hundreds.
-            values = np.load(path, mmap_mode="r" if starts[-1] else None).view(np.ndarray)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"is damaged, or missing: {error}", path=path) from error
+        values, starts = _load(path, mapped=True), _load(_starts_of(path))
+        ends = starts[[0, -1]].tolist() if starts.ndim == 1 and len(starts) else []
+        if values.ndim == 0 or ends != [0, len(values)] or (np.diff(starts) < 0).any():
+            raise DataError("is damaged: it does not fit the starts of its rows.", path=path)
         return cls(values, starts)
 
     @property
@@ -91,6 +88,19 @@ class Ragged:
         for place, each in zip(padded, taken, strict=True):
             place[: len(each)] = each
         return padded
+
+
+def _load(path: str | os.PathLike[str], *, mapped: bool = False) -> NDArray[Any]:
+    """Read or map the array in a ``.npy`` file."""
+    try:
+        try:
+            array = np.load(path, mmap_mode="r" if mapped else None)
+        except ValueError:  # an empty one cannot be mapped
+            array = np.load(path)
+        # A plain array: slices of a memmap cost five times as much, and a batch takes hundreds.
+        return cast("NDArray[Any]", array.view(np.ndarray))
+    except Exception as error:  # of NumPy, at bytes that it did not write
+        raise DataError(f"is damaged, or missing: {error}", path=path) from error
 
 
 def _starts_of(path: str | os.PathLike[str]) -> Path:
@@ -159,8 +169,8 @@ class Examples(NamedTuple):
             return None
         return cls(
             Ragged.open(inputs),
-            Ragged.open(targets) if _starts_of(targets).exists() else np.load(targets),
-            WordTable(np.load(ids), Ragged.open(spellings)) if ids.exists() else None,
+            Ragged.open(targets) if _starts_of(targets).exists() else _load(targets),
+            WordTable(_load(ids), Ragged.open(spellings)) if ids.exists() else None,
         )
 
     @classmethod

@@ -28,6 +28,7 @@ Ids: TypeAlias = NDArray[np.int64]
 _BYTES = [bytes([byte]) for byte in range(256)]
 _WORD_LIMIT = 64  # characters of one word, or one run of spaces, that make a single token
 _BPE_SIZE = 4096  # tokens, where the caller gives no size
+_BPE_BYTES = 1 << 25  # of all tokens together, at most
 _CACHED_WORDS = 1 << 17  # words whose subwords a BPEVocabulary remembers
 
 
@@ -269,6 +270,7 @@ class BPEVocabulary(Vocabulary):
         self._joined: dict[tuple[int, int], tuple[int, int]] = {}  # pair to (rank, id of the two)
         if isinstance(merges, str) or not isinstance(merges, Sequence):
             raise OstinatoError(f"BPEVocabulary: merges is {merges!r:.80}; expected pairs.")
+        room = _BPE_BYTES
         for rank, merge in enumerate(merges):
             pair = tuple(merge) if isinstance(merge, list | tuple) else ()
             if len(pair) != 2 or not all(type(i) is int and 0 <= i < len(tokens) for i in pair):
@@ -278,6 +280,12 @@ class BPEVocabulary(Vocabulary):
                 )
             if pair in self._joined:
                 raise OstinatoError(f"BPEVocabulary: merge {rank}, {pair}, occurs a second time.")
+            room -= len(tokens[pair[0]]) + len(tokens[pair[1]])
+            if room < 0:  # each may be twice as long as the one before
+                raise OstinatoError(
+                    f"BPEVocabulary: the tokens up to merge {rank} have more than "
+                    f"{_BPE_BYTES:,} bytes."
+                )
             both = tokens[pair[0]] + tokens[pair[1]]
             if both not in id_of:
                 id_of[both] = len(tokens)

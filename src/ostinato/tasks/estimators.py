@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -32,7 +33,7 @@ from ostinato.training.callbacks import TrainingResult
 from ostinato.training.fit import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
 from ostinato.training.progress import ProgressMode, make_progress
-from ostinato.training.runs import RunFolder
+from ostinato.training.runs import RunFolder, checked_data
 from ostinato.training.settings import TrainingSettings
 
 InputsT = TypeVar("InputsT")
@@ -124,7 +125,10 @@ class Estimator(
         raise NotImplementedError
 
     def _build(self, inputs: InputsT, targets: TargetsT) -> NetworkT:
-        """Return the network, its weights drawn at random."""
+        """Return the network, its weights drawn at random.
+
+        `load` calls it on the meta device first, to compare shapes with those that are stored.
+        """
         raise NotImplementedError
 
     def _batching(self) -> dict[str, int]:
@@ -229,7 +233,9 @@ class Estimator(
         """
         run = RunFolder.reopen(Path(out))
         run.refuse_other(cls.__name__, settings)
-        model = cls(**run.document["parameters"])
+        run.check_data()
+        with storage.parts_of(run.path):
+            model = cls(**run.document["parameters"])
         model._train(run.data, run.document, run, progress, tensorboard, resume=True)
         return model
 
@@ -247,7 +253,8 @@ class Estimator(
         facts: dict[str, Any] = document["facts"]
         self.folder_ = None if run is None else run.path
         self.resolved_ = document["resolved"]
-        self.inputs_, self.targets_ = self._restore(document["documents"])
+        with storage.parts_of(data.parent) if resume else nullcontext():
+            self.inputs_, self.targets_ = self._restore(document["documents"])
 
         def note(result: TrainingResult) -> None:
             seconds = round(result.seconds, 1)
@@ -324,15 +331,21 @@ class Estimator(
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode some of the data of a run, the validation part if there is one, as `examples`."""
-        return self._sequences().sample_of_run(data, count, steps)
+        return self._sequences().sample_of_run(checked_data(data), count, steps)
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
         return self._sequences().encode(self._read([sequence]))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model as a folder; see `storage`. A model that is there is replaced."""
-        check_is_fitted(self, "network_")
+        """Write the model as a folder; see `storage`. A model that is there is replaced.
+
+        Whoever loads it meanwhile gets the old one or the new one; others who save it wait.
+
+        Raises:
+            OstinatoError: a file cannot be written.
+        """
+        check_is_fitted(self, ["network_", "training_"])
         config = {
             "task": type(self).__name__,
             "parameters": self.get_params(),
@@ -344,24 +357,38 @@ class Estimator(
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
-        """Load the model of a folder that `save`, or training, wrote, unless it is damaged."""
+        """Load the model of a folder that `save`, or training, wrote, unless it is damaged.
+
+        The folder may come from anywhere: no memory is taken but what its own size explains.
+        """
         path = Path(folder)
-        config, weights, documents = storage.load_model(path, cls.__name__)
-        try:
-            model = cls(**config["parameters"])
-            model.folder_ = path
-            model.training_, model.resolved_ = config["training"], config["resolved"]
+        model: Self | None = None
+
+        def expected(
+            config: dict[str, Any], documents: dict[str, Any], header: storage.Header
+        ) -> dict[str, torch.Tensor]:
+            nonlocal model
+            parameters, resolved = config["parameters"], config["resolved"]
+            known = {n: resolved.get(n) for n, given in parameters.items() if given is None}
+            whole = cls(**parameters | known)
+            whole.check_settings()
+            networks: int = whole.get_params().get("ensemble_size") or 1
+            if networks * whole.num_layers > len(header):
+                raise OstinatoError(
+                    f"expected {networks} x {whole.num_layers} layers, got {len(header)} tensors."
+                )
+            model = cls(**parameters)
+            model.folder_, model.training_, model.resolved_ = path, config["training"], resolved
             model.inputs_, model.targets_ = model._restore(documents)
+            with torch.device("meta"):  # which has shapes, and takes no memory
+                return model._build(model.inputs_, model.targets_).state_dict()
+
+        _, weights, _ = storage.load_model(path, cls.__name__, expected)
+        assert model is not None, "made from the config"
+        with storage.parts_of(path):
             with torch.random.fork_rng():
                 model.network_ = model._build(model.inputs_, model.targets_)
             model.network_.load_state_dict(weights)
-        except OstinatoError:
-            raise
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise storage.DamagedError(
-                f"{path}: its parts do not fit together: {reason}"
-            ) from error
         model.network_.to(device_of(device)).eval()
         return model
 

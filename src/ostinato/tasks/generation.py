@@ -28,6 +28,7 @@ from ostinato.tasks.estimators import Estimator, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
 from ostinato.training.fit import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
+from ostinato.training.runs import checked_data
 from ostinato.training.settings import refuse
 
 VALIDATION_TOKENS = 200_000
@@ -414,7 +415,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode pieces of a run's text; see `Estimator`."""
-        held_out = data / "validation.npy"
+        held_out = checked_data(data) / "validation.npy"
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
         return self._sample(tokens, count, steps)
 

@@ -90,7 +90,7 @@ class SequenceTargets(Objective[SequenceNetworkT, SequenceBatch], Generic[Sequen
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         values = document.items()
-        return cls(**{k: np.array(v) if isinstance(v, list) else v for k, v in values})
+        return cls(**{k: _array(v) if isinstance(v, list) else v for k, v in values})
 
 
 @dataclass
@@ -408,6 +408,14 @@ def calibrate(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float((-coldness.detach()).exp()) if torch.isfinite(coldness) else None
+
+
+def _array(values: list[Any]) -> NDArray[Any]:
+    """Return labels or numbers as an array, where each label takes the room of the longest."""
+    room = len(values) * max((len(v) for v in values if isinstance(v, str)), default=1)
+    if room > 2**24:
+        raise OstinatoError(f"{len(values):,} labels have up to {room // len(values):,} letters.")
+    return np.array(values)
 
 
 def has_label_sets(corpus: Corpus) -> bool:

@@ -5,10 +5,12 @@ Callbacks only observe: without them the run is the same.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +21,8 @@ from typing import IO, Any, Literal, Protocol
 from torch import nn
 
 from ostinato.errors import require
+from ostinato.files import atomic_file, writing
+from ostinato.training import storage
 from ostinato.training.fit import Objective
 from ostinato.training.settings import TrainingSettings
 
@@ -98,29 +102,39 @@ class MetricsFile(Callback):
 
     When a run resumes from a checkpoint, or is rolled back to one, the records of later steps are
     removed; earlier ones are on disk before the checkpoint. Non-finite numbers are written as null.
+
+    The SHA-256 of the records up to the last checkpoint, and their bytes, are in a file beside it,
+    ``metrics.jsonl.sha256``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = io.BytesIO()  # until the run begins
         self._flushed = 0.0
+        self._digest, self._length = hashlib.sha256(), 0
 
     def on_begin(self, run: Run) -> None:
-        """Open the file after the last record to keep."""
-        self._file = open(self.path, "a+b")  # noqa: SIM115
-        self._file.seek(keep := 0)
+        """Open the file after the last record to keep; a `DamagedError` if it is damaged."""
+        if run.step and self.path.exists():
+            _read_checked(self.path)
+        self._digest, self._length = hashlib.sha256(), 0
+        with writing(self.path):
+            self._file = open(self.path, "a+b")  # noqa: SIM115
+        self._file.seek(0)
         with suppress(ValueError, KeyError, TypeError):
-            for line in self._file:
+            for line in self._file if run.step else ():
                 if not line.endswith(b"\n") or json.loads(line)["step"] > run.step:
                     break
-                keep += len(line)
-        self._file.truncate(keep if run.step else 0)
+                self._count(line)
+        self._seal()  # first: what it says of the file must be true at any moment
+        self._file.truncate(self._length)
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Add a line, written to disk within a second."""
         self._write(record)
         if time.monotonic() - self._flushed > 1:
-            self._file.flush()
+            with writing(self.path):
+                self._file.flush()
             self._flushed = time.monotonic()
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
@@ -132,9 +146,11 @@ class MetricsFile(Callback):
         self._write(record)
 
     def on_checkpoint(self) -> None:
-        """Write all records to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write all records, and their checksum, to disk."""
+        with writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._seal()
 
     def on_rollback(self, run: Run) -> None:
         """Remove the records of the repeated steps."""
@@ -146,12 +162,50 @@ class MetricsFile(Callback):
         self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
+        line = (json.dumps(finite(record), ensure_ascii=False) + "\n").encode()
+        with writing(self.path):
+            self._file.write(line)
+        self._count(line)
+
+    def _count(self, line: bytes) -> None:
+        self._digest.update(line)
+        self._length += len(line)
+
+    def _seal(self) -> None:
+        with atomic_file(_seal_of(self.path)) as file:
+            file.write(f"{self._digest.hexdigest()}  {self._length}\n".encode())
+
+
+def _seal_of(metrics: Path) -> Path:
+    return metrics.with_name(f"{metrics.name}.sha256")
+
+
+def _read_checked(path: Path) -> bytes:
+    """Read a `MetricsFile`; a `DamagedError` if it is not what its checksum says, if it has one."""
+    data, seal = storage.read_file(path, sys.maxsize), _seal_of(path)
+    if seal.exists():
+        written = storage.read_file(seal)
+        with suppress(ValueError):
+            known = data[: int(written[64:])]
+            if written == f"{storage.sha256(known)}  {len(known)}\n".encode():
+                return data
+        raise storage.DamagedError(
+            f"{path}: damaged: its SHA-256 is not the one in {seal.name}; restore it from a copy, "
+            "or delete both, to go on without earlier records."
+        )
+    return data
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the records of a `MetricsFile`, without a last one that is incomplete."""
-    return [json.loads(line) for line in Path(path).read_bytes().split(b"\n")[:-1]]
+    """Return the records of a `MetricsFile`, without a last one that is incomplete.
+
+    Raises:
+        DamagedError: if a line is no record, or the file is not what its checksum says.
+    """
+    path = Path(path)
+    lines = _read_checked(path).split(b"\n")[:-1]
+    records = [storage.from_json(line, path) for line in lines]
+    return [storage.check_types(record, path, step=int) for record in records]
 
 
 class TensorBoard(Callback):

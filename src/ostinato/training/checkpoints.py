@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.files import sync_folder
+from ostinato.files import sync_folder, writing
 from ostinato.training import storage
 
 
@@ -50,20 +50,21 @@ class Checkpoints:
             return
         tensors: dict[str, Tensor] = {}
         document = storage.to_json(_take_apart(tree, tensors))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".unfinished-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        serial = 1 + max((int(path.name) for path in self._all()), default=0)
-        unfinished = self.folder / f".unfinished-{serial:06d}"
-        packed = storage.pack_tensors(tensors)
-        storage.write_files(unfinished, {"state.json": document, "tensors.safetensors": packed})
-        os.rename(unfinished, self.folder / f"{serial:06d}")
-        sync_folder(self.folder)
-        for old in self._all()[: -self.keep]:
-            # Renamed first: a half-deleted folder must not look like a checkpoint.
-            doomed = old.with_name(f".unfinished-{old.name}")
-            os.rename(old, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".unfinished-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            serial = 1 + max((int(path.name) for path in self._all()), default=0)
+            unfinished = self.folder / f".unfinished-{serial:06d}"
+            packed = storage.pack_tensors(tensors)
+            storage.write_files(unfinished, {"state.json": document, "tensors.safetensors": packed})
+            os.rename(unfinished, self.folder / f"{serial:06d}")
+            sync_folder(self.folder)
+            for old in self._all()[: -self.keep]:
+                # Renamed first: a half-deleted folder must not look like a checkpoint.
+                doomed = old.with_name(f".unfinished-{old.name}")
+                os.rename(old, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def load(self) -> Any:
         """Load the newest undamaged checkpoint, warning of damaged ones; None if there is none.
@@ -79,7 +80,8 @@ class Checkpoints:
                 files = storage.read_files(path, "state.json", "tensors.safetensors")
                 tensors = storage.unpack_tensors(files["tensors.safetensors"], path)
                 document = storage.from_json(files["state.json"], path / "state.json")
-                return _put_together(document, tensors)
+                with storage.parts_of(path):
+                    return _put_together(document, tensors)
             except storage.DamagedError as error:
                 damage = error
                 warnings.warn(f"{error} Trying an older checkpoint.", stacklevel=2)

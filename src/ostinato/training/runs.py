@@ -2,10 +2,10 @@
 
 ::
 
-    RUN/run.json               settings, and facts about the data
+    RUN/run.json               settings, facts about the data, and their checksums
     RUN/data/                  the encoded data
     RUN/checkpoints/           checkpoints to resume from
-    RUN/metrics.jsonl          a record of every step
+    RUN/metrics.jsonl          a record of every step, see `callbacks`
     RUN/learning_curve.png     a plot of it
     RUN/config.json, ...       the model, see `storage`
 """
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.files import sync_folder
+from ostinato.files import open_file, sync_folder, writing
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, MetricsFile, TensorBoard
 from ostinato.training.pictures import draw_learning_curve
 
 RUN_FILE = "run.json"
+_DIGEST_FILE = f"{RUN_FILE}.sha256"
 
 
 class RunFolder:
@@ -60,17 +61,20 @@ class RunFolder:
                 if not _is_running(leftover.name.split(".")[-2]):
                     shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            (unfinished / "data").mkdir()
-            document = dict(prepare(unfinished / "data"))
-            storage.write_files(unfinished, {RUN_FILE: storage.to_json(document)})
-            os.rename(unfinished / storage.SUMS, unfinished / f"{RUN_FILE}.sha256")
-            sync_folder(unfinished)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(unfinished, path)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise OstinatoError(f"{path}: cannot be written: {error.strerror}.") from error
+            with writing(path, unfinished):
+                (unfinished / "data").mkdir(parents=True)
+                document = dict(prepare(unfinished / "data"))
+                digests = {}
+                for file in sorted((unfinished / "data").iterdir()):
+                    with open_file(file) as opened:
+                        digests[file.name] = storage.digest_of(opened)
+                document["data"] = digests
+                storage.write_files(unfinished, {RUN_FILE: storage.to_json(document)})
+                os.rename(unfinished / storage.SUMS, unfinished / _DIGEST_FILE)
+                sync_folder(unfinished)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(unfinished, path)
+                sync_folder(path.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return cls(path, document)
@@ -84,13 +88,22 @@ class RunFolder:
         """
         file = path / RUN_FILE
         try:
-            data, recorded = file.read_bytes(), (path / f"{RUN_FILE}.sha256").read_text()
+            data, recorded = storage.read_file(file), storage.read_file(path / _DIGEST_FILE)
         except OSError as error:
-            why = f"{RUN_FILE}: {error.strerror}"
+            why = f"{Path(error.filename or file).name}: {error.strerror}"
             raise OstinatoError(f"{path}: there is no run to resume ({why}).") from None
-        if not recorded.startswith(storage.sha256(data)):
-            raise storage.DamagedError(f"{file}: damaged: its SHA-256 is not the one recorded.")
-        return cls(path, dict(storage.from_json(data, file)))
+        if recorded != f"{storage.sha256(data)}  {RUN_FILE}\n".encode():
+            raise storage.DamagedError(
+                f"{file}: damaged: its SHA-256 is not the one in {_DIGEST_FILE}; restore it from "
+                "a copy, or train again."
+            )
+        parts = dict.fromkeys(("parameters", "resolved", "facts", "documents", "data"), dict)
+        document = storage.check_types(storage.from_json(data, file), file, task=str, **parts)
+        return cls(path, document)
+
+    def check_data(self) -> None:
+        """Raise a `DamagedError` if a file of the data is missing, or any bit of it has changed."""
+        storage.check_digests(self.data, self.document["data"], RUN_FILE)
 
     @contextmanager
     def removed_on_early_failure(self) -> Iterator[None]:
@@ -122,9 +135,11 @@ class RunFolder:
 
     def draw(self, unit: str) -> str | None:
         """Draw the learning curve; return a message if it cannot be drawn."""
+        picture = self.path / "learning_curve.png"
         try:
-            draw_learning_curve(self.metrics, self.path / "learning_curve.png", unit)
-        except MissingExtra as error:
+            with writing(picture):
+                draw_learning_curve(self.metrics, picture, unit)
+        except (MissingExtra, storage.DamagedError) as error:
             return str(error)
         return None
 
@@ -165,5 +180,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         known = {"task": run["task"], "parameters": run["parameters"]}
         return known | {"finished": False, "training": {}}
     config = storage.read_config(path)
-    storage.read_files(path, "config.json")
+    storage.read_files(path, "config.json", allow=lambda files, header: 0)
     return config
+
+
+def checked_data(data: Path) -> Path:
+    """Return the folder with the data of a run; a `DamagedError` if they are damaged."""
+    RunFolder.reopen(data.parent).check_data()
+    return data

@@ -40,6 +40,7 @@ from ostinato.tasks.forecasting.windows import (
 from ostinato.tasks.sequences import resolve
 from ostinato.training.fit import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
+from ostinato.training.runs import checked_data
 from ostinato.training.settings import check_value
 
 Method = Literal["autoregressive", "direct"]
@@ -466,7 +467,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode some windows of a run's series; see `Estimator`."""
-        return self._sample(self._stored_panel(data), count)
+        return self._sample(self._stored_panel(checked_data(data)), count)
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
@@ -498,6 +499,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _restore(self, documents: Mapping[str, Any]) -> tuple[SeriesInputs, NextValues]:
         encoding = CovariateEncoding.from_json(documents["covariates.json"])
-        data = self.folder_ / "data" / "panel.npz" if self.folder_ else None
-        panel = Panel.load(data if data and data.exists() else None, documents["series.json"])
+        path = self.folder_ / "data" / "panel.npz" if self.folder_ else None
+        if path is None or not path.exists():
+            return SeriesInputs(Panel.load(None, documents["series.json"]), encoding), NextValues()
+        panel = Panel.load(checked_data(path.parent) / path.name, documents["series.json"])
         return SeriesInputs(panel, encoding), NextValues()
