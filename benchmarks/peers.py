@@ -261,7 +261,10 @@ def _ostinato_streams(setting: Setting, problem: Problem, threads: int) -> list[
         def start(count: int) -> Callable[[Any], Any]:
             with warnings.catch_warnings():  # small layers are measured as well
                 warnings.simplefilter("ignore", SlowQuantizationWarning)
-                return ostinato.Stream(layer, 1, quantize=quantize, threads=count).step
+                stream = ostinato.Stream(layer, 1, quantize=quantize, threads=count)
+            # Bound memory, as that of ONNX Runtime's best.
+            step, out = stream.step, np.empty((1, setting.H), np.float32)
+            return lambda x: step(x, out)
 
         counts = [1] if threads == 1 else [1, threads]
         notes = {1: "one thread"}

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
+#include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -86,7 +87,8 @@ struct ExchangeTable {
 struct Names {
     PyObject *is_cpu = PyUnicode_InternFromString("is_cpu"), *dtype = PyUnicode_InternFromString("dtype"),
              *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
-             *data_ptr = PyUnicode_InternFromString("data_ptr"), *is_neg = PyUnicode_InternFromString("is_neg");
+             *data_ptr = PyUnicode_InternFromString("data_ptr"), *is_neg = PyUnicode_InternFromString("is_neg"),
+             *copy = PyUnicode_InternFromString("copy"), *clone = PyUnicode_InternFromString("clone");
     PyObject *float32, *float64, *int64, *tensor, *parameter;
     int (*borrow)(void* tensor, DLTensor*) = nullptr;
 
@@ -394,17 +396,21 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
     backward(q, g, threads);
 }
 
+// Whether PyTorch has yet to negate the numbers of a tensor.
+bool is_negated(nb::handle tensor) {
+    const nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), names().is_neg, nullptr));
+    if (!negated.is_valid()) throw nb::python_error();
+    return negated.ptr() != Py_False;
+}
+
 // Whether the core can read tensors as they lie: the numbers of a step of the first side by side, or
 // all of it where it is a table, and all of the others; and none that PyTorch has yet to negate.
 bool are_readable(const nb::args& tensors) {
-    const Names& n = names();
     bool first = true;
     for (nb::handle tensor : tensors) {
         const bool is_sequence = std::exchange(first, false);
         if (tensor.is_none()) continue;
-        nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), n.is_neg, nullptr));
-        if (!negated.is_valid()) throw nb::python_error();
-        if (negated.ptr() != Py_False) return false;
+        if (is_negated(tensor)) return false;
         const View view(tensor, "tensors");
         if (is_sequence && view.shape.size() == 3 ? view.stride[2] != 1 && view.shape[2] != 1 : !view.contiguous())
             return false;
@@ -420,12 +426,31 @@ template <class F> void by_type(nb::handle x, F&& f) {
     else refuse("x", std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
 }
 
+// What something with Python's buffer protocol shows, if it does.
+struct Buffer {
+    Py_buffer show = {};
+    bool is_one;
+
+    Buffer(nb::handle object, int flags)
+        : is_one(!names().is_plain_tensor(object) && PyObject_GetBuffer(object.ptr(), &show, flags | PyBUF_FORMAT) == 0) {
+        if (!is_one) PyErr_Clear();
+    }
+    Buffer(const Buffer&) = delete;
+    ~Buffer() {
+        if (is_one) PyBuffer_Release(&show);
+    }
+    std::string text() const {
+        return "has format '" + std::string(show.format ? show.format : "") + "' and shape " +
+               shape_text(std::vector<int64_t>(show.shape, show.shape + show.ndim));
+    }
+};
+
 // A stream with the array that its outputs are put into.
 class PyStream {
 public:
     // `shapes` and `weights` (five of each layer), from the first layer to the last. `array` is a NumPy
-    // array and `tensor` a tensor over the same memory, (rows, P): a step returns the one or the other,
-    // as its input is.
+    // array and `tensor` a tensor over the same memory, (rows, P): a step returns a copy of the one or the
+    // other, as its input is.
     PyStream(nb::handle shapes, nb::handle weights, nb::handle rows, nb::handle precision, nb::handle threads,
              nb::handle array, nb::handle tensor) {
         const nb::tuple each = tuple_of(shapes, "shapes", 0), flat = tuple_of(weights, "weights", 5 * nb::len(each));
@@ -457,30 +482,28 @@ public:
     PyStream(const PyStream&) = delete;
     ~PyStream() { PyBuffer_Release(&memory_); }
 
-    nb::object step(nb::handle x) {
+    nb::object step(nb::handle x, nb::handle out) {
         check_idle();
-        Py_buffer in;
-        if (PyObject_GetBuffer(x.ptr(), &in, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
-            const bool fits = in.format && in.format[0] == format() && !in.format[1] &&
-                              in.len == rows_ * input_ * in.itemsize && is_input(in.ndim, in.shape);
-            if (fits) run(in.buf, 1, memory_.buf);
-            std::string came;
-            if (!fits) {
-                const std::vector<int64_t> shape(in.shape, in.shape + in.ndim);
-                came = "has format '" + std::string(in.format ? in.format : "") + "' and shape " + shape_text(shape);
-            }
-            PyBuffer_Release(&in);
-            if (!fits) refuse("x", came, wanted());
-            return array_;
+        const Buffer in(x, PyBUF_STRIDES);
+        const void* from = in.is_one ? row_of(in) : row_of(x);
+        if (out.is_none()) {
+            run(from, 1, memory_.buf);
+            PyObject* y = PyObject_CallMethodObjArgs((in.is_one ? array_ : tensor_).ptr(),
+                                                     in.is_one ? names().copy : names().clone, nullptr);
+            if (!y) throw nb::python_error();
+            return nb::steal(y);
         }
-        PyErr_Clear();
-        const View view(x, "x");
-        if (view.dtype != (floats_ ? names().float32 : names().float64) || !view.contiguous() ||
-            !is_input(int(view.shape.size()), view.shape.data))
-            refuse("x", "has shape " + shape_text(view.shape) + " and strides " + shape_text(view.stride) + " and dtype " +
-                            nb::str(nb::handle(view.dtype)).c_str(), wanted());
-        run(view.data, 1, memory_.buf);
-        return tensor_;
+        const std::vector<int64_t> shape(memory_.shape, memory_.shape + memory_.ndim);
+        const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+        void* place = to.show.buf;
+        if (!to.is_one) {
+            place = floats_ ? static_cast<void*>(dense<float>(out, "out", shape, false)) : dense<double>(out, "out", shape, false);
+            if (is_negated(out)) refuse("out", "is negated", "plain numbers");
+        } else if (!holds_numbers(to) || Sizes(shape) != Sizes(to.show.shape, size_t(to.show.ndim))) {
+            refuse("out", to.text(), "writable contiguous " + type() + " of shape " + shape_text(shape));
+        }
+        run(from, 1, place);
+        return nb::borrow(out);
     }
     void chunk(nb::handle x, nb::handle y) {
         check_idle();
@@ -503,11 +526,39 @@ public:
     }
 
 private:
-    char format() const { return floats_ ? 'f' : 'd'; }
+    std::string type() const { return floats_ ? "float32" : "float64"; }
+    size_t width() const { return floats_ ? sizeof(float) : sizeof(double); }
+    bool holds_numbers(const Buffer& buffer) const {
+        const char* format = buffer.show.format;
+        return format && format[0] == (floats_ ? 'f' : 'd') && !format[1] && uintptr_t(buffer.show.buf) % width() == 0;
+    }
     std::string wanted() const {
         const std::string one = rows_ == 1 ? "(" + std::to_string(input_) + ",) or " : "";
-        return "contiguous " + std::string(floats_ ? "float32" : "float64") + " of shape " + one + "(" +
-               std::to_string(rows_) + ", " + std::to_string(input_) + ")";
+        return "an array or tensor of " + type() + " of shape " + one + "(" + std::to_string(rows_) + ", " +
+               std::to_string(input_) + ")";
+    }
+    // The numbers of a step one after another: where they lie, or copied.
+    const void* row_of(const Buffer& x) {
+        if (!holds_numbers(x) || !is_input(x.show.ndim, x.show.shape)) refuse("x", x.text(), wanted());
+        if (PyBuffer_IsContiguous(&x.show, 'C')) return x.show.buf;
+        row_.resize(size_t(x.show.len));
+        if (PyBuffer_ToContiguous(row_.data(), &x.show, x.show.len, 'C') != 0) throw nb::python_error();
+        return row_.data();
+    }
+    const void* row_of(nb::handle x) {
+        const View view(x, "x");
+        if (view.dtype != (floats_ ? names().float32 : names().float64) || is_negated(x) ||
+            !is_input(int(view.shape.size()), view.shape.data))
+            refuse("x", "has shape " + shape_text(view.shape) + " and dtype " + nb::str(nb::handle(view.dtype)).c_str() +
+                            (is_negated(x) ? " and is negated" : ""), wanted());
+        if (view.contiguous()) return view.data;
+        const int64_t b_stride = view.shape.size() == 2 ? view.stride[0] : 0, i_stride = view.stride[view.stride.size() - 1];
+        row_.resize(size_t(rows_ * input_) * width());
+        char* to = row_.data();
+        for (int64_t b = 0; b < rows_; ++b)
+            for (int64_t i = 0; i < input_; ++i, to += width())
+                std::memcpy(to, static_cast<const char*>(view.data) + size_t(b * b_stride + i * i_stride) * width(), width());
+        return row_.data();
     }
     template <class N> bool is_input(int ndim, const N* shape) const {
         if (ndim == 1) return rows_ == 1 && shape[0] == input_;
@@ -551,7 +602,7 @@ private:
             memory_ = {};
             refuse("array", "is not writable contiguous memory", "a NumPy array");
         }
-        if (!memory_.format || memory_.format[0] != format() || memory_.len != rows_ * output_ * memory_.itemsize)
+        if (!memory_.format || memory_.format[0] != (floats_ ? 'f' : 'd') || memory_.len != rows_ * output_ * memory_.itemsize)
             refuse("array", "is not of this size and type", "(rows, P) numbers like the weights");
         array_ = nb::borrow(array), tensor_ = nb::borrow(tensor);
     }
@@ -562,6 +613,7 @@ private:
     int threads_ = 1;
     Py_buffer memory_ = {};
     nb::object array_, tensor_;
+    std::vector<char> row_;  // room for an input whose numbers do not lie side by side
     bool busy_ = false;  // read and written with the GIL held
 };
 
@@ -629,12 +681,15 @@ NB_MODULE(_core, m) {
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
              nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("threads"), nb::arg("array"), nb::arg("tensor"))
         .def(nb::init<const PyStream&, nb::handle, nb::handle>(), nb::arg("other"), nb::arg("array"), nb::arg("tensor"))
-        .def("step", &PyStream::step, nb::arg("x").none(),
+        .def("step", &PyStream::step, nb::arg("x").none(), nb::arg("out") = nb::none(),
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"
-             "tensor, of the dtype of the weights. What comes out is overwritten by the next step.")
+             "tensor, of the dtype of the weights. `out`, contiguous, takes the result instead of a new one.")
+        .def("step", [](PyStream&, const nb::args& given, const nb::kwargs& more) {
+                refuse("Stream.step", "got " + std::to_string(given.size() + more.size()) + " arguments", "x and, if wanted, out");
+            })
         .def("_chunk", &PyStream::chunk, nb::arg("x").none(), nb::arg("y").none())
         .def("_save", &PyStream::save, nb::arg("state").none())
         .def("_load", &PyStream::load, nb::arg("state").none())
         .def("_state_size", &PyStream::state_size)
-        .def("reset", &PyStream::reset, "Go back to a state of zeros.");
+        .def("_reset", &PyStream::reset);
 }

@@ -279,9 +279,13 @@ compiled: the GRUs of the core change places
 - kind = 2 if cast(
 + kind = 2 if not cast(
 
-compiled: autocast reaches the core
-- if torch.is_autocast_enabled("cpu"):
-+ if False:
+compiled: autocast is not rounded
+- lower = torch.get_autocast_dtype("cpu")
++ lower = torch.float32
+
+compiled: a changed output is differentiated
+- if ctx.used_up or ctx.version_of_y._version:
++ if ctx.used_up:
 
 compiled: transforms reach the core
 - return torch._C._are_functorch_transforms_active() or
@@ -292,8 +296,8 @@ compiled: dual numbers reach the core
 + or False
 
 compiled: the workspace is used twice
-- if ctx.used_up:
-+ if False:
+- if ctx.used_up or
++ if
 
 compiled: gradients of gradients are constants
 - if torch.is_grad_enabled() or is_transformed() or

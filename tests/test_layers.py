@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from laws import CELLS, detached, leaves, random, with_gradients
@@ -877,6 +878,67 @@ def call(layer, *shape, dtype=torch.float32, **more):
 def test_errors_name_the_call_what_came_and_what_was_wanted(mistake, message):
     with pytest.raises(OstinatoError, match=re.escape(message)):
         mistake()
+
+
+NO_TENSORS = {
+    "None": lambda: None,
+    "a list": lambda: [[1.0] * I],
+    "an array": lambda: np.zeros((T, B, I), np.float32),
+    "sparse": lambda: torch.zeros(T, B, I).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(T, I)] * B),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("given", NO_TENSORS.values(), ids=NO_TENSORS)
+@pytest.mark.parametrize("make", [LSTM, GRU, lambda *a: Recurrent(LSTMCell(*a))])
+def test_what_is_no_dense_tensor_is_refused_by_name(make, given):
+    layer, x = make(I, H), torch.zeros(T, B, I)
+    with pytest.raises(OstinatoError, match=r": input is a .*; expected a dense tensor"):
+        layer(given())
+    with pytest.raises(OstinatoError, match=r": x_t is a .*; expected a dense tensor"):
+        layer.step(given())
+    for hx in ((given(), given()), [given()]):
+        if given() is not None:
+            with pytest.raises(OstinatoError, match=r": hx\[0\] is a .*; expected a dense tensor"):
+                layer(x, hx)
+    with pytest.raises(OstinatoError, match=r": hx\[0\] is a NoneType; expected a dense tensor"):
+        layer(x, (None, None))
+    if given() is not None:
+        with pytest.raises(OstinatoError, match=r"lengths|rows"):
+            layer(x, lengths=given())
+
+
+@pytest.mark.parametrize("sizes", [[2, 9], [1, 2, 3], [3, -3], [], [5, 5]])
+@pytest.mark.parametrize("make", [LSTM, lambda *a: Recurrent(LSTMCell(*a))])
+def test_a_packed_sequence_that_is_none_is_refused(make, sizes):
+    packed = PackedSequence(torch.zeros(6, I), torch.tensor(sizes, dtype=torch.int64))
+    with pytest.raises(OstinatoError, match="PackedSequence with batch_sizes"):
+        make(I, H)(packed)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", [LSTM, lambda *a: Recurrent(LSTMCell(*a))])
+def test_scripting_is_refused_at_once(make):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = make(I, H)
+
+        def forward(self, x):
+            return self.layer(x)[0]
+
+    model = Model()
+    for module in (model, model.layer):
+        with pytest.raises(OstinatoError, match=r"torch\.jit\.script cannot .*torch\.export"):
+            torch.jit.script(module)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize:UserWarning")
+def test_pytorchs_quantization_says_that_it_leaves_our_layers():
+    model = nn.Sequential(nn.Linear(I, I), LSTM(I, H))
+    with pytest.warns(UserWarning, match=r"LSTM\(.*\): torch\.ao\.quantization leaves it"):
+        torch.ao.quantization.quantize_dynamic(model, {nn.Linear, nn.LSTM})
 
 
 # Which path serves.

@@ -1,6 +1,7 @@
 """A stream gives, step by step, the very bits that its layer gives for the whole sequence."""
 
 import copy
+import pickle
 import threading
 import warnings
 
@@ -59,11 +60,11 @@ def test_step_by_step_gives_the_bits_of_the_whole_sequence(name, dtype, B):
         y, last = layer(x, state)
     stream = Stream(layer, B)
     stream.state = state
-    arrays = [torch.from_numpy(stream.step(x_t.numpy()).copy()) for x_t in x]
+    arrays = [torch.from_numpy(stream.step(x_t.numpy())) for x_t in x]
     assert torch.equal(torch.stack(arrays), y)
     assert equal(stream.state, last)
     stream.state = state
-    assert torch.equal(torch.stack([stream.step(x_t).clone() for x_t in x]), y)
+    assert torch.equal(torch.stack([stream.step(x_t) for x_t in x]), y)
     stream.state = state
     assert torch.equal(torch.cat([stream.run(x[:2]), stream.run(x[2:2]), stream.run(x[2:])]), y)
     assert equal(stream.state, last)
@@ -77,8 +78,8 @@ def test_state_is_saved_set_reset_and_forked(name):
     assert equal(stream.state, state)
     stream.step(x[0])
     saved, forked = stream.state, stream.fork()
-    ours = [stream.step(x_t).clone() for x_t in x[1:4]]
-    theirs = [forked.step(x_t).clone() for x_t in x[1:4]]
+    ours = [stream.step(x_t) for x_t in x[1:4]]
+    theirs = [forked.step(x_t) for x_t in x[1:4]]
     assert all(map(torch.equal, ours, theirs))
     assert equal(forked.state, stream.state)
     stream.state = saved
@@ -192,7 +193,7 @@ def test_threads_that_share_a_step_change_no_bit(name, quantize):
         streams = [Stream(layer, 3, quantize=quantize, threads=n) for n in (1, 2, 3)]
         for stream in streams:
             stream.state = state
-        first, *others = [torch.stack([s.step(x_t).clone() for x_t in x]) for s in streams]
+        first, *others = [torch.stack([s.step(x_t) for x_t in x]) for s in streams]
         assert all(torch.equal(other, first) for other in others)
         first, *others = [s.fork().run(x) for s in streams]
         assert all(torch.equal(other, first) for other in others)
@@ -261,10 +262,11 @@ def test_what_cannot_stream_is_refused(make, message):
         np.zeros(4, np.float32),
         np.zeros(3),
         np.zeros((2, 3), np.float32),
-        np.zeros((3, 2), np.float32)[:, 0],
+        np.zeros((3, 2), np.float32)[0],
         torch.zeros(3, dtype=torch.float64),
         torch.zeros(4),
-        torch.zeros(3, 2)[:, 0],
+        torch.zeros(3, 2)[0],
+        torch.zeros(3, dtype=torch.complex64).conj().imag,
         torch.zeros(3, device="meta"),
         b"123456789012",
         [0.0, 0.0, 0.0],
@@ -295,9 +297,129 @@ def test_a_chunk_and_a_state_of_the_wrong_shape_are_refused():
         stream.state = torch.zeros(1, 4)
 
 
-def test_a_stream_is_forked_not_copied():
-    with pytest.raises(TypeError):
-        copy.deepcopy(Stream(GRU(3, 4)))
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda stream: pickle.loads(pickle.dumps(stream)),
+}
+
+
+@pytest.mark.parametrize("clone", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize(("quantize", "B"), [(None, None), (None, 2), ("int8", 1)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_copy_goes_on_with_the_same_bits(name, quantize, B, clone):
+    layer, x, state = case(name, torch.float32, B)
+    stream = Stream(layer, B, quantize=quantize)
+    stream.state = state
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.zero_()  # the stream has its own
+    other = clone(stream)
+    assert (type(other), repr(other)) == (type(stream), repr(stream))
+    assert equal(other.state, stream.state)
+    assert torch.equal(other.run(x), stream.run(x))
+    other.reset()
+    assert any(t.any() for t in leaves(stream.state))
+
+
+@pytest.mark.parametrize("B", [None, 1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_result_goes_where_it_is_wanted(dtype, B):
+    layer, x, _ = case("lstm-projected", dtype, B)
+    stream, y = Stream(layer, B), Stream(layer, B).run(x)
+    out = torch.full_like(y[0], 7.0)
+    for x_t, y_t in zip(x, y, strict=True):
+        assert stream.step(x_t, out=out) is out
+        assert torch.equal(out, y_t)
+    stream.reset()
+    array = np.full_like(y[0].numpy(), 7.0)
+    for x_t, y_t in zip(x.numpy(), y.numpy(), strict=True):
+        assert stream.step(x_t, array) is array
+        assert np.array_equal(array, y_t)
+
+
+def test_out_may_be_the_input_itself():
+    layer = GRU(4, 4, 2)
+    stream, x = Stream(layer), random(1, 4, seed=1, dtype=torch.float32)
+    y = Stream(layer).run(x)
+    assert torch.equal(stream.step(x[0], out=x[0]), y[0])
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros(3, np.float32),
+        np.zeros((1, 4), np.float32),
+        np.zeros(4),
+        np.zeros(8, np.float32)[::2],
+        np.frombuffer(bytes(16), np.float32),
+        np.zeros(17, np.uint8)[1:].view(np.float32),
+        torch.zeros(3),
+        torch.zeros(1, 4),
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(4, 2)[:, 0],
+        torch.zeros(4).to("meta"),
+        torch.zeros(4, dtype=torch.complex64).conj().imag,
+        [0.0] * 4,
+        4,
+    ],
+    ids=lambda x: str(type(x).__name__),
+)
+def test_a_step_refuses_what_cannot_take_its_result_and_loses_nothing(out):
+    stream, x = Stream(GRU(3, 4)), np.ones(3, np.float32)
+    stream.step(x)
+    before = stream.state
+    with pytest.raises(ShapeError, match="^out "):
+        stream.step(x, out=out)
+    assert equal(stream.state, before)
+
+
+@pytest.mark.parametrize("B", [None, 1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_may_be_strided(dtype, B):
+    layer, x, _ = case("lstm", dtype, B)
+    y = Stream(layer, B).run(x)
+    layouts = [
+        x.movedim(-1, 0).contiguous().movedim(0, -1),
+        torch.cat([x, x], -1)[..., : x.shape[-1]],
+        x.flip(-1).repeat_interleave(2, -1)[..., ::2].flip(-1),
+    ]
+    for strided in layouts:
+        stream = Stream(layer, B)
+        assert torch.equal(torch.stack([stream.step(x_t) for x_t in strided]), y)
+        stream.reset()
+        found = np.stack([stream.step(x_t) for x_t in strided.numpy()])
+        assert np.array_equal(found, y.numpy())
+    backward = np.ascontiguousarray(x.numpy()[..., ::-1])[..., ::-1]
+    stream.reset()
+    assert np.array_equal(np.stack([stream.step(x_t) for x_t in backward]), y.numpy())
+
+
+def test_a_chunk_that_pytorch_has_yet_to_negate_is_negated():
+    layer = GRU(3, 4)
+    x = torch.randn(5, 3, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    assert torch.equal(Stream(layer).run(x), Stream(layer).run(x.clone()))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: s.step(),
+        lambda s, x: s.step(x, x, x),
+        lambda s, x: s.step(x, wrong=x),
+        lambda s, x: s.run(),
+        lambda s, x: s.run(x, 1),
+        lambda s, x: s.fork(1),
+        lambda s, x: s.reset(1),
+        lambda s, x: Stream(),
+        lambda s, x: Stream(GRU(3, 4), 1, 2),
+        lambda s, x: Stream(GRU(3, 4), wrong=2),
+    ],
+)
+def test_the_wrong_arguments_are_an_error_of_ours(call):
+    with pytest.raises(OstinatoError, match=r"^Stream"):
+        call(Stream(GRU(3, 4)), np.ones(3, np.float32))
 
 
 @pytest.mark.parametrize("name", COMPILED_VARIANTS)

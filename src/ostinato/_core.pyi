@@ -139,17 +139,19 @@ class Stream:
     ) -> None: ...
     @overload
     def __init__(self, other: Stream, array: NDArray[Any], tensor: Tensor) -> None: ...
-    def step(self, x: _Numbers) -> _Numbers:
+    def step(self, x: _Numbers, out: _Numbers | None = None) -> _Numbers:
         """Take one step, ``(I,)`` to ``(P,)`` or ``(B, I)`` to ``(B, P)``.
 
-        A NumPy array gives a NumPy array, a tensor a tensor, of the dtype of the weights. What
-        comes out is overwritten by the next step.
+        A NumPy array gives a NumPy array, a tensor a tensor, of the dtype of the weights.
+
+        Args:
+            x: the input; its numbers may lie apart.
+            out: takes the result, and is returned; contiguous, of the result's shape and dtype.
+                It spares the time that making a new array takes.
         """
 
-    def reset(self) -> None:
-        """Go back to a state of zeros."""
-
     def _chunk(self, x: Tensor, y: Tensor) -> None: ...
+    def _reset(self) -> None: ...
     def _save(self, state: Tensor) -> None: ...
     def _load(self, state: Tensor) -> None: ...
     def _state_size(self) -> int: ...

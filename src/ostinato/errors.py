@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from types import ModuleType
 
 __all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError"]
@@ -62,7 +62,7 @@ class MissingExtra(OstinatoError, ImportError):
 
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise an `OstinatoError` that names the argument, unless its value is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, Hashable) or value not in choices:
         raise OstinatoError(f"{argument}={value!r}; expected one of {', '.join(choices)}.")
 
 

@@ -100,7 +100,7 @@ class _DropIn(Recurrent):
         table: Tensor | None = None,
     ) -> Output:
         """Run the layers over a sequence; see `Recurrent`. ``hx`` is laid out as in `torch.nn`."""
-        plain = lengths is None and table is None and not return_gates
+        plain = lengths is None and table is None and return_gates is False
         whole = plain and self._runs_whole()
         try:
             if whole and self._is_left_to_torch(input):
@@ -119,6 +119,8 @@ class _DropIn(Recurrent):
     def _is_left_to_torch(self, input: Tensor | PackedSequence) -> bool:
         if isinstance(input, PackedSequence):
             return backends.choose(self.cells, input.data) == "torch"
+        if not isinstance(input, Tensor) or input.is_nested:
+            return False  # which is refused
         # In eval mode cuDNN would keep nothing for backward.
         if input.is_cuda and torch.is_grad_enabled() and not self.training:
             return False
@@ -266,6 +268,8 @@ class GRU(_DropIn):
 
 def _layer_count(owner: str, num_layers: int, **given: object) -> int:
     """Return the number of layers, by ``num_layers`` or by arguments with an entry per layer."""
+    if not isinstance(num_layers, int) or num_layers > 1 << 16:
+        raise OstinatoError(f"{owner}: num_layers={num_layers!r}; expected 1 to 65536.")
     if num_layers < 1:
         raise OstinatoError("num_layers must be greater than zero")
     counts = {name: len(value) for name, value in given.items() if isinstance(value, list | tuple)}

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain, combinations, pairwise
-from typing import NamedTuple, TypeAlias, TypedDict, TypeVar, cast
+from numbers import Real
+from typing import NamedTuple, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -160,7 +161,28 @@ class Recurrent(RNNBase):
         residual: bool = False,
         checkpoint_every: int | None = None,
     ) -> None:
-        name, directions = type(self).__name__, 2 if bidirectional else 1
+        name = type(self).__name__
+        for argument, value, kind, expected in (
+            ("num_layers", num_layers, int, "a whole number"),
+            ("batch_first", batch_first, int | None, "True or False"),
+            ("bidirectional", bidirectional, int | None, "True or False"),
+            ("residual", residual, int | None, "True or False"),
+            ("init", init, str, "the name of a recipe"),
+            ("init_steps", init_steps, int, "a whole number"),
+            ("dropout", dropout, Real, "a probability from 0 to 1"),
+            ("variational_dropout", variational_dropout, Real, "a probability from 0 to 1"),
+            ("weight_dropout", weight_dropout, Real, "a probability from 0 to 1"),
+            ("checkpoint_every", checkpoint_every, int | None, "1 or more steps, or None"),
+        ):
+            if not isinstance(value, kind):
+                raise OstinatoError(f"{name}: {argument}={value!r}; expected {expected}.")
+        directions = 2 if bidirectional else 1
+        if num_layers > 1 << 16:
+            raise OstinatoError(f"{name}: num_layers={num_layers}; expected 1 to 65536.")
+        if not isinstance(cell, Cell) and not (
+            isinstance(cell, Sequence) and all(isinstance(each, Cell) for each in cell)
+        ):
+            raise OstinatoError(f"{name}: cell={cell!r}; expected a cell or a sequence of cells.")
         if isinstance(cell, Cell):
             above = cell.with_input(directions * cell.output_size)
             cells = (cell, *[above] * (num_layers - 1))
@@ -247,6 +269,23 @@ class Recurrent(RNNBase):
     def flatten_parameters(self) -> None:
         """Do nothing: only the layers of `torch.nn` have one block of weights for cuDNN."""
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse `torch.jit.script`, which asks for this first and cannot compile what follows."""
+        raise OstinatoError(
+            f"torch.jit.script cannot compile {self}; use torch.export, torch.compile or "
+            "torch.jit.trace, or a layer of torch.nn with the state_dict of an RNN, LSTM or GRU."
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; with a warning, ``qconfig``: PyTorch's quantization sets it first."""
+        if name == "qconfig":
+            warnings.warn(
+                f"{self}: torch.ao.quantization leaves it as it is, for it knows the layers of "
+                "torch.nn alone; ostinato.Stream(layer, quantize='int8') quantizes one.",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
+
     def _runs_whole(self) -> bool:
         """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
         return False
@@ -265,6 +304,8 @@ class Recurrent(RNNBase):
         table: Tensor | None = None,
     ) -> Output:
         """Run the layers over a sequence; see the class."""
+        if not isinstance(return_gates, bool):
+            raise OstinatoError(f"{self}: return_gates={return_gates!r}; expected True or False.")
         if self.training and not self._identity_checked:
             self._warn_of_identical_layers()
         if table is not None:
@@ -282,8 +323,9 @@ class Recurrent(RNNBase):
         for layer, cell in enumerate(self.cells):
             if layer > 0 and self.training:
                 x = dropout(x, self.dropout)
-                # One mask for all steps: a tensor of ones with a single step, dropped out.
-                x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
+                if self.variational_dropout:
+                    # One mask for all steps: a tensor of ones with a single step, dropped out.
+                    x = x * dropout(torch.ones_like(x[:1]), self.variational_dropout)
             weights = [self.weights_of(layer * D + direction) for direction in range(D)]
             if self.training and self.weight_dropout:
                 for w in weights:
@@ -312,8 +354,16 @@ class Recurrent(RNNBase):
         ]
         return laid_out(x), hx, seen
 
+    def _check_dense(self, name: str, value: object) -> None:
+        """Refuse what is no dense tensor, which has neither the shape nor the memory of one."""
+        if not is_dense(value):
+            what = f"{value.layout} tensor" if isinstance(value, Tensor) else type(value).__name__
+            what = "nested tensor" if getattr(value, "is_nested", False) else what
+            raise OstinatoError(f"{self}: {name} is a {what}; expected a dense tensor.")
+
     def _checked(self, input: Tensor) -> Tensor:
         """Return the input as ``(T, B, I)``."""
+        self._check_dense("input", input)
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             layout = "B, T" if self.batch_first else "T, B"
             raise ShapeError(
@@ -322,7 +372,7 @@ class Recurrent(RNNBase):
             )
         names = self._all_weights[0]
         weight = self._weight(names[0]) if names else input
-        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != weight.dtype and not _autocasts(input, weight):
             raise ShapeError(
                 f"{self}: input is {input.dtype}, the weights are {weight.dtype}; "
                 f"convert one of them: input.to({weight.dtype})."
@@ -350,16 +400,25 @@ class Recurrent(RNNBase):
                 f"{self}.step: a bidirectional layer needs the future; pass whole sequences, or "
                 "build it with bidirectional=False."
             )
+        self._check_dense("x_t", x_t)
+        if x_t.dim() not in (1, 2):
+            raise ShapeError(
+                f"{self}.step: x_t has shape {tuple(x_t.shape)}; expected (B, {self.input_size}) "
+                f"or ({self.input_size},)."
+            )
         time_axis = 1 if self.batch_first and x_t.dim() > 1 else 0
         y, hx = self(x_t.unsqueeze(time_axis), hx)
         return y.squeeze(time_axis), hx
 
     def _checked_tokens(self, tokens: Tensor | PackedSequence, table: Tensor) -> Tensor:
         """Return tokens ``(T, B)``, each a row of the table."""
+        self._check_dense("table", table)
         if (
             not isinstance(tokens, Tensor)
+            or not is_dense(tokens)
             or tokens.dim() != 2
             or tokens.is_floating_point()
+            or tokens.is_complex()
             or tuple(table.shape[1:]) != (self.input_size,)
         ):
             got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
@@ -381,6 +440,7 @@ class Recurrent(RNNBase):
     ) -> Output:
         if lengths is not None:
             raise OstinatoError(f"{self}: a PackedSequence has its own lengths; leave lengths out.")
+        _check_packed(self, input)
         x, steps = pad_packed_sequence(input, batch_first=self.batch_first)
         y, hx, *traces = self(x, hx, lengths=steps, return_gates=return_gates)
         order = input.sorted_indices
@@ -400,7 +460,7 @@ class Recurrent(RNNBase):
         B, D = x.shape[1], self._directions
         if hx is None:
             return [None] * self.num_layers
-        groups = [hx] if self._is_even else list(cast("tuple[Tensor | State]", hx))
+        groups = [hx] if self._is_even else _entries(hx)
         cells, rows = (self.cells[:1], len(self.cells) * D) if self._is_even else (self.cells, D)
         if len(groups) != len(cells):
             raise ShapeError(
@@ -408,14 +468,15 @@ class Recurrent(RNNBase):
             )
         states: list[State] = []
         for cell, group in zip(cells, groups, strict=True):
-            tensors = [group] if isinstance(group, Tensor) else list(cast(State, group))
+            tensors = _entries(group)
+            for i, t in enumerate(tensors):
+                self._check_dense(f"hx[{i}]" if isinstance(group, tuple | list) else "hx", t)
             shapes = [(rows, size) if unbatched else (rows, B, size) for size in cell.state_sizes]
             if [tuple(t.shape) for t in tensors] != shapes:
                 raise ShapeError(
                     f"{self}: hx has shapes {[tuple(t.shape) for t in tensors]}; expected {shapes}."
                 )
-            fits = all(t.dtype == like.dtype for t in tensors)
-            if not fits and not torch.is_autocast_enabled(like.device.type):
+            if not all(t.dtype == like.dtype or _autocasts(t, like) for t in tensors):
                 raise ShapeError(
                     f"{self}: hx is {[t.dtype for t in tensors]}, the input is {like.dtype}; "
                     f"convert one of them: hx.to({like.dtype})."
@@ -445,8 +506,13 @@ class Recurrent(RNNBase):
 
     def _checked_lengths(self, lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         T, B = x.shape[:2]
-        lengths = torch.as_tensor(lengths) if B else torch.zeros(0, dtype=torch.int64)
-        if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype is torch.bool:
+        try:
+            lengths = torch.as_tensor(lengths) if B else torch.zeros(0, dtype=torch.int64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ShapeError(f"{self}: lengths: {error}; expected {B} whole numbers.") from error
+        self._check_dense("lengths", lengths)
+        whole = not (lengths.is_floating_point() or lengths.is_complex())
+        if lengths.shape != (B,) or not whole or lengths.dtype is torch.bool:
             raise ShapeError(
                 f"{self}: lengths is {lengths.dtype} of shape {tuple(lengths.shape)}; "
                 f"expected whole numbers of shape ({B},), one for each row."
@@ -468,7 +534,7 @@ class Recurrent(RNNBase):
         for i, j in combinations(range(len(self._all_weights)), 2):
             a, b = ([w for w in self.weights_of(k).values() if w.dim() > 1] for k in (i, j))
             try:
-                equal = a and len(a) == len(b) and all(map(torch.equal, a, b))
+                equal = a and len(a) == len(b) and all(map(_equal, a, b))
             except RuntimeError:  # no values to compare: meta, fake or vmapped tensors
                 return
             if equal:
@@ -494,6 +560,9 @@ def backend(
     layer: Recurrent, input: Tensor | PackedSequence, *, lengths: Lengths = None
 ) -> backends.Backend:
     """Return the path that would serve ``layer(input, lengths=lengths)`` now; see `use_backend`."""
+    if not isinstance(layer, Recurrent):
+        raise OstinatoError(f"backend: layer is a {type(layer).__name__}; expected one of ours.")
+    layer._check_dense("input", input.data if isinstance(input, PackedSequence) else input)
     padded = lengths is not None
     if isinstance(input, PackedSequence):  # of which PyTorch's own layers have a form
         padded, input = padded or not layer._runs_whole(), input.data
@@ -503,6 +572,47 @@ def backend(
 def state_rows(state: Hidden, index: Tensor) -> Hidden:
     """Return the state of a layer stack for selected rows of the batch, ``index (N,)``."""
     return cast(Hidden, _pytree.tree_map(lambda t: None if t is None else t[:, index], state))
+
+
+def _check_packed(owner: object, packed: PackedSequence) -> None:
+    """Refuse a hand-made `PackedSequence` that is none: PyTorch would write past its memory."""
+    data, sizes, *orders = packed
+    whole = is_dense(sizes) and sizes.dim() == 1 and sizes.dtype == torch.int64
+    steps = sizes.tolist() if whole else []
+    rows = steps[0] if steps else 0
+    falling = rows > 0 and all(a >= b > 0 for a, b in pairwise([rows, *steps]))
+    fits = is_dense(data) and data.dim() > 0 and sum(steps) == len(data)
+    each = (o is None or (is_dense(o) and sorted(o.tolist()) == [*range(rows)]) for o in orders)
+    if not (falling and fits and all(each)):
+        raise OstinatoError(
+            f"{owner}: input is a PackedSequence with batch_sizes {steps} that does not fit its "
+            "data; expected what torch.nn.utils.rnn.pack_padded_sequence makes."
+        )
+
+
+def _entries(hx: object) -> list[Tensor]:
+    """Return a state's parts; itself, if it has none."""
+    return list(hx) if isinstance(hx, tuple | list) else [cast(Tensor, hx)]
+
+
+def is_dense(value: object) -> bool:
+    """Tell whether something is a tensor with its numbers in memory, one for each place."""
+    is_tensor = isinstance(value, Tensor) and not value.is_nested
+    return is_tensor and cast(Tensor, value).layout == torch.strided
+
+
+def _autocasts(a: Tensor, b: Tensor) -> bool:
+    """Tell whether autocast makes the types of two tensors one; it leaves float64 as it is."""
+    kinds = [t.is_floating_point() and t.dtype != torch.float64 for t in (a, b)]
+    return all(kinds) and torch.is_autocast_enabled(b.device.type)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Compare in parts, too small for the threads of PyTorch, which a forked child has not."""
+    if a.shape != b.shape:
+        return False
+    a_parts, b_parts = (torch.split(t.detach().flatten(), 1 << 14) for t in (a, b))
+    return all(map(torch.equal, a_parts, b_parts))
 
 
 _T = TypeVar("_T", bound=Tensors)

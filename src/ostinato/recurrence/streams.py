@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 import warnings
-from typing import Literal, Self, get_args
+from collections.abc import Callable
+from typing import Concatenate, Literal, ParamSpec, Self, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.backends import compiled
-from ostinato.recurrence.layers import Hidden, Recurrent
+from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
 Quantization = Literal["int8"]
 _Products = Literal["dot", "native", "portable"]  # see _core.int8_products; the same numbers
@@ -26,12 +30,39 @@ class SlowQuantizationWarning(UserWarning):
     """A quantized stream is not faster here than one with the weights as they are."""
 
 
+_S = TypeVar("_S")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _explained(
+    method: Callable[Concatenate[_S, _P], _R],
+) -> Callable[Concatenate[_S, _P], _R]:
+    """Make one of our errors of a call with the wrong arguments, as the core does for `step`."""
+
+    @functools.wraps(method)
+    def call(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(self, *args, **kwargs)
+        except TypeError as error:
+            try:
+                inspect.signature(method).bind(self, *args, **kwargs)
+            except TypeError as wrong:
+                name = method.__qualname__.removesuffix(".__init__")
+                raise OstinatoError(f"{name}: {wrong}; see help({name}).") from error
+            raise
+
+    return cast("Callable[Concatenate[_S, _P], _R]", call)
+
+
 class Stream(_core.Stream):
     """A layer run one step per call, on the compiled core.
 
-    A stream holds a copy of the weights and the state. A step allocates nothing, takes no lock, and
-    gives the same bits as the layer for the whole sequence. A stream serves one thread at a time;
-    `fork` makes another that shares the weights.
+    A stream holds a copy of the weights and the state. A step takes no lock and gives the same bits
+    as the layer for the whole sequence; ``step(x, out=y)`` allocates nothing either: it writes into
+    an array or tensor, contiguous and of the result's shape and type, and returns that. A stream
+    serves one thread at a time; `fork`, as `copy.copy` and `copy.deepcopy`, makes another that
+    shares the weights. It can be pickled if its layer can.
 
     Args:
         layer: an `RNN`, `LSTM`, `GRU` or `Recurrent` of them, in one direction, with float32 or
@@ -63,6 +94,7 @@ class Stream(_core.Stream):
         torch.Size([1, 4])
     """
 
+    @_explained
     def __init__(
         self,
         layer: Recurrent,
@@ -82,17 +114,21 @@ class Stream(_core.Stream):
                 f"Stream: {layer} is bidirectional and needs the future; "
                 "build it with bidirectional=False."
             )
-        if quantize is not None and quantize not in get_args(Quantization):
+        if quantize is not None and str(quantize) not in get_args(Quantization):
             raise OstinatoError(f"Stream: quantize={quantize!r}; expected None or 'int8'.")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        is_size = type(batch_size) is int and 1 <= batch_size < 1 << 31
+        if batch_size is not None and not is_size:
             raise OstinatoError(f"Stream: batch_size={batch_size!r}; expected None or at least 1.")
         if not isinstance(threads, int) or not 1 <= threads <= torch.get_num_threads():
             raise OstinatoError(
                 f"Stream: threads={threads!r}; expected 1 to {torch.get_num_threads()}, "
                 "the value of torch.get_num_threads()."
             )
-        weights = [cell.standard_weights(layer.weights_of(i)) for i, cell in enumerate(layer.cells)]
-        like = next(iter(weights[0].values())).detach()
+        weights = [
+            {name: t.detach().clone() for name, t in layer.weights_of(i).items()}
+            for i in range(len(layer.cells))
+        ]
+        like = next(iter(weights[0].values()))
         lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
@@ -106,17 +142,42 @@ class Stream(_core.Stream):
             warnings.warn(
                 f"Stream: quantize='int8' is not faster than float32 here: {reason}; leave it out.",
                 SlowQuantizationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        self._layer, self._like, self._batch_size = layer, like[:0], batch_size
+        precision = 1 + get_args(_Products).index(_products) if quantize else 0
+        self._build(layer, weights, batch_size, precision, threads)
+
+    def _build(
+        self,
+        layer: Recurrent,
+        weights: list[dict[str, Tensor]],
+        batch_size: int | None,
+        precision: int,
+        threads: int,
+    ) -> None:
+        """Set up a new stream from checked arguments; the weights are its own."""
+        self._layer, self._batch_size = layer, batch_size
+        self._weights, self._precision, self._threads = weights, precision, threads
+        self._like = next(iter(weights[0].values()))[:0]
+        packed = [cell.standard_weights(w) for cell, w in zip(layer.cells, weights, strict=True)]
         super().__init__(
             tuple(compiled.shape_of(cell.standard_cell()) for cell in layer.cells),
-            tuple(t for w in weights for t in compiled.flat_weights(w)),
+            tuple(t for w in packed for t in compiled.flat_weights(w)),
             batch_size or 1,
-            1 + get_args(_Products).index(_products) if quantize else 0,
+            precision,
             threads,
             *self._output(),
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the state, and the layer with the stream's weights, in case it learnt since."""
+        layer = copy.deepcopy(self._layer)
+        with torch.no_grad():
+            for i, weights in enumerate(self._weights):
+                for name, weight in layer.weights_of(i).items():
+                    weight.copy_(weights[name])
+        made = layer, self._batch_size, self._precision, self._threads
+        return _restored, (type(self), *made, self.state)
 
     def _output(self) -> tuple[NDArray[np.floating], Tensor]:
         """Return the buffer of a step's output: as an array and as a tensor."""
@@ -124,20 +185,26 @@ class Stream(_core.Stream):
         tensor = self._like.new_zeros(*batch, self._layer.output_size)
         return tensor.numpy(), tensor
 
+    @_explained
     def run(self, x: Tensor) -> Tensor:
         """Run many steps: ``(T, I)`` to ``(T, P)``, or ``(T, B, I)`` to ``(T, B, P)``.
 
         Starts from the current state, as if `step` had been called ``T`` times.
         """
         unbatched = self._batch_size is None
-        if not isinstance(x, Tensor) or x.dim() != (2 if unbatched else 3):
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        if not is_dense(x) or x.dim() != (2 if unbatched else 3):
+            got = tuple(x.shape) if is_dense(x) else type(x).__name__
             shape = "(T, I)" if unbatched else "(T, B, I)"
             raise ShapeError(f"Stream.run: expected x of shape {shape}, got {got}.")
-        rows = x.detach().unsqueeze(1) if unbatched else x.detach()
+        rows = (x.detach().unsqueeze(1) if unbatched else x.detach()).resolve_neg()
         y = rows.new_empty(*rows.shape[:2], self._layer.output_size)
         self._chunk(rows.contiguous(), y)
         return y.squeeze(1) if unbatched else y
+
+    @_explained
+    def reset(self) -> None:
+        """Go back to a state of zeros."""
+        self._reset()
 
     @property
     def state(self) -> Hidden:
@@ -163,15 +230,40 @@ class Stream(_core.Stream):
         states = self._layer.split_state(hx, like, unbatched, like)
         self._load(torch.cat([t.detach().flatten() for state in states for t in state or ()]))
 
+    @_explained
     def fork(self) -> Self:
         """Return another stream with a copy of the state, sharing the weights."""
-        copy = type(self).__new__(type(self))
-        copy._layer, copy._like, copy._batch_size = self._layer, self._like, self._batch_size
-        _core.Stream.__init__(copy, self, *copy._output())
-        return copy
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        _core.Stream.__init__(other, self, *other._output())
+        return other
+
+    __copy__ = fork
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.fork()
 
     def __repr__(self) -> str:
         return f"Stream({self._layer}, batch_size={self._batch_size})"
+
+
+def _restored(
+    cls: type[Stream],
+    layer: Recurrent,
+    batch_size: int | None,
+    precision: int,
+    threads: int,
+    state: Hidden,
+) -> Stream:
+    """Build a stream from what was pickled, on a machine that may have fewer threads."""
+    stream = cls.__new__(cls)
+    weights = [
+        {name: t.detach() for name, t in layer.weights_of(i).items()}
+        for i in range(len(layer.cells))
+    ]
+    stream._build(layer, weights, batch_size, precision, min(threads, torch.get_num_threads()))
+    stream.state = state
+    return stream
 
 
 def _no_gain(weight_bytes: int) -> str:

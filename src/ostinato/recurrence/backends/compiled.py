@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import compress
 from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -48,15 +49,14 @@ def constant_in_graphs(f: Callable[_P, _R]) -> Callable[_P, _R]:
     return f
 
 
-def lacks(cells: tuple[Cell, ...], x: Tensor) -> str:
-    """Return why the core cannot serve a call; empty where it can."""
+def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
+    """Return why the core cannot serve a call, which may be under autocast; empty where it can."""
     for cell in cells:
         if type(cell.standard_cell()) not in STANDARD:
             return "it has no equations for this cell"
-    if not x.is_cpu or x.dtype not in (torch.float32, torch.float64):
+    known = x.dtype in (torch.float32, torch.float64) or (autocast and x.is_floating_point())
+    if not x.is_cpu or not known:
         return f"it computes in float32 and float64 on a CPU, not in {x.dtype} on {x.device}"
-    if torch.is_autocast_enabled("cpu"):
-        return "it does not take part in autocast"
     if is_transformed():
         return "it has no rule for torch.func's transforms and forward-mode derivatives"
     if torch._C._get_tracing_state() is not None:
@@ -116,11 +116,18 @@ def run(
     traces: list[Trace] | None,
     checkpoint_every: int,
 ) -> tuple[Tensor, State]:
-    """Run one layer of a standard cell; arguments and results as those of `backends.run`."""
+    """Run one layer of a standard cell; arguments and results as those of `backends.run`.
+
+    Under autocast it computes in float32 and returns the type of autocast, but of float64.
+    """
     given: list[Tensor | None] = [None, None]
     if state is not None:
         given = [state.h, state.c if isinstance(state, LSTMState) else None]
     given += [t for w in weights for t in flat_weights(w)]
+    lower: torch.dtype | None = None
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        lower = torch.get_autocast_dtype("cpu")
+        x, given = x.float(), [None if t is None else t.float() for t in given]
     workspace: Tensor | None = None
     graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
     if graph or (torch.is_grad_enabled() and _any_requires_grad(x, *given)):
@@ -143,9 +150,11 @@ def run(
         keeps: _Keeps = "nothing" if traces is None else "readable workspace"
         y, h, c, workspace = _forward(shape_of(cell), x, tokens, lengths, given, keeps)
     if traces is not None and workspace is not None:
-        outputs = y.detach().clone() if graph else y.detach()
+        outputs = y.detach().clone() if graph else _copied(y.detach())  # for changes of y in place
         each = zip(workspace.detach().unbind(0), outputs.chunk(len(weights), -1), strict=True)
         traces += [_trace_of(cell, part, h) for part, h in each]
+    if lower is not None:
+        y, h, c = y.to(lower), h.to(lower), None if c is None else c.to(lower)
     last: State = LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
     return y, last
 
@@ -188,8 +197,9 @@ def _forward(
         c_kept = _new_checkpoints(shape, x, D, T, B, checkpoint_every)
     elif keeps != "nothing":
         # Backward does not read past a row's length; a trace must find zeros there.
-        new = x.new_zeros if keeps == "readable workspace" and lengths is not None else x.new_empty
-        workspace = new(D, T, B, _workspace_size(shape, x.dtype))
+        workspace = x.new_empty(D, T, B, _workspace_size(shape, x.dtype))
+        if keeps == "readable workspace" and lengths is not None:
+            workspace.numpy().fill(0)
     _core.forward(
         shape, x, lengths, given[0], given[1], tuple(given[2:]), y, h, c, workspace,
         torch.get_num_threads(), tokens, checkpoint_every, c_kept,
@@ -237,8 +247,8 @@ def _empty_sequence(x: Tensor, features: int, like: Tensor) -> Tensor:
     """Return a new (T, B, features) of x's type, laid out in memory as ``like (T, B, ...)`` is."""
     T, B, *_ = like.shape
     t_stride, b_stride, *_ = like.stride()
-    if t_stride < b_stride:
-        return x.new_empty(B, T, features).transpose(0, 1)
+    if t_stride < b_stride:  # no view: autograd lets none of those be changed in place
+        return x.new_empty_strided((T, B, features), (features, T * features, 1))
     return x.new_empty(T, B, features)
 
 
@@ -247,6 +257,13 @@ def _rowwise(x: Tensor) -> Tensor:
     x = x.resolve_neg()
     whole = x.is_contiguous() if x.dim() == 2 else x.stride(2) == 1 or x.shape[2] == 1
     return x if whole else x.contiguous()
+
+
+def _copied(x: Tensor) -> Tensor:
+    """Return a copy, by NumPy: PyTorch's threads, with which it copies, die in a forked child."""
+    copy = torch.empty_like(x)
+    np.copyto(copy.numpy(), x.numpy())
+    return copy
 
 
 def _dense(x: Tensor | None) -> Tensor | None:
@@ -285,6 +302,11 @@ class _Context(_AutogradContext, Protocol):
     needs_input_grad: tuple[bool, ...]
     call: _Call
     used_up: bool
+    version_of_y: Tensor
+    """Without numbers; its version counts the changes of y in place."""
+
+
+_NO_NUMBERS = torch.empty(0)
 
 
 class _Layer(torch.autograd.Function):
@@ -302,7 +324,11 @@ class _Layer(torch.autograd.Function):
         keeps: _Keeps = "workspace" if shown is None else "readable workspace"
         given, shape = [padded[i] for i in places], shape_of(cell)
         y, h, c, kept = _forward(shape, x, tokens, lengths, given, keeps, checkpoint_every)
-        ctx.save_for_backward(x, y, kept, tokens, lengths, *tensors)
+        # The caller may change y in place, as with PyTorch's: backward then computes it again.
+        # What is saved has a version of its own, or autograd would refuse.
+        ctx.version_of_y = y.detach()
+        ctx.version_of_y.data = _NO_NUMBERS
+        ctx.save_for_backward(x, y.data, kept, tokens, lengths, *tensors)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.used_up = call, False
         if shown is not None:
@@ -323,10 +349,13 @@ class _Layer(torch.autograd.Function):
             found = _reference_gradients(cell, x, tokens, lengths, given, gradients, needs)
         else:
             shape = shape_of(cell)
-            if ctx.used_up:  # by an earlier backward, whose graph was retained
-                *_, kept = _forward(shape, x, tokens, lengths, given, "workspace")
+            # An earlier backward, with its graph retained, used it up; or y was changed in place.
+            if ctx.used_up or ctx.version_of_y._version:
+                y, _, _, kept = _forward(
+                    shape, x, tokens, lengths, given, "workspace", checkpoint_every
+                )
             elif shown is not None:
-                kept = saved.clone()
+                kept = _copied(saved)
             else:
                 ctx.used_up = not checkpoint_every
             found = _backward(
@@ -352,7 +381,7 @@ def _reference_gradients(
 ) -> list[Tensor | None]:  # fmt: skip
     """Return the gradients as differentiable functions of all that they depend on."""
     n = len(_WEIGHTS)
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         weights = [
             {k: t for k, t in zip(_WEIGHTS, given[i : i + n], strict=True) if t is not None}
             for i in range(2, len(given), n)

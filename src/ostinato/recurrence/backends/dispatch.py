@@ -3,7 +3,8 @@
 - ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells and those
   that are one of them with tied weights (see `Cell.standard_cell`), rows of any length; its
   gradients once. The results are the same to the last bit however a sequence is cut into chunks,
-  whatever else is in the batch, and on any number of threads.
+  whatever else is in the batch, and on any number of threads. Under autocast it computes in float32
+  and returns the type of autocast.
 - ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
   length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
@@ -85,7 +86,7 @@ def choose(
     forced = _forced_now()
     if forced == "reference":
         return "reference"
-    lacks = compiled.lacks(cells, x)
+    lacks = compiled.lacks(cells, x, torch.is_autocast_enabled("cpu"))
     if not lacks and forced != "torch":
         return "compiled"
     if forced == "compiled":

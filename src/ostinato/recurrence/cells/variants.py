@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Literal, NamedTuple, Self, cast
 
 import torch
@@ -482,7 +483,7 @@ class ZoneoutCell(Cell):
         sizes = ("input_size", "hidden_size", "bias")
         for name in (*sizes, "state_type", "gates_type", "gates", "project", "initialize"):
             object.__setattr__(self, name, getattr(self.inner, name))
-        if not all(0 <= rate <= 1 for rate in self._rates()):
+        if not all(isinstance(rate, Real) and 0 <= rate <= 1 for rate in self._rates()):
             raise OstinatoError(f"ZoneoutCell: rates={self.rates}; expected 0 to 1.")
 
     def _rates(self) -> tuple[float, ...]:
