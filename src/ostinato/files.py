@@ -3,14 +3,67 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from ostinato.errors import OstinatoError
 
-__all__ = ["atomic_file", "sync_folder"]
+__all__ = [
+    "MIDI",
+    "PICTURES",
+    "atomic_file",
+    "check_new_file",
+    "check_new_folder",
+    "sync_folder",
+    "writing",
+]
+
+PICTURES = (
+    *(".png", ".svg", ".svgz", ".pdf", ".eps", ".ps"),
+    *(".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif"),
+)
+"""Suffixes of pictures that can be written."""
+
+MIDI = (".mid", ".midi")
+"""Suffixes of MIDI files."""
+
+
+def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
+    """Return the path of a file to be written; refuse one that cannot be, before any work.
+
+    Args:
+        path: the file; one that is there already may be replaced.
+        suffixes: suffixes that are known; any, if none.
+
+    Raises:
+        OstinatoError: another suffix; no folder to write into; a folder, or a device, of that name.
+    """
+    path = Path(path)
+    reason = _reason_against(path.parent)
+    if suffixes and path.suffix.lower() not in suffixes:
+        reason = f"expected a name that ends in {', '.join(suffixes)}"
+    elif path.exists() and not path.is_file():
+        reason = f"{'is a folder' if path.is_dir() else 'is no regular file'}; expected a file"
+    if reason:
+        raise OstinatoError(f"{path}: cannot be written: {reason}.")
+    return path
+
+
+def check_new_folder(path: Path) -> Path:
+    """Return a folder to be written into, now or once it is made; refuse as `check_new_file`."""
+    home = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if reason := _reason_against(home):
+        raise OstinatoError(f"{path}: cannot be written: {home}: {reason}.")
+    return path
+
+
+def _reason_against(folder: Path) -> str:
+    """Return why nothing can be written into a folder; empty if something can."""
+    if not folder.is_dir():
+        return "is no folder" if os.path.lexists(folder) else f"there is no folder {folder}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder} is not writable"
 
 
 @contextmanager
@@ -24,9 +77,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         OstinatoError: the file cannot be written.
     """
-    path = Path(path)
+    path = check_new_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path, temporary):
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -36,10 +89,20 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, *own: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing a file or folder, which may name none, into one that names it.
+
+    One that names another file than these, or those in the folder, is raised as it is.
+    """
+    try:
+        yield
     except OSError as error:
-        own = (str(temporary), str(path.parent))
-        if error.filename is not None and str(error.filename) not in own:
-            raise  # the block's own trouble with another file
+        where = path if error.filename is None else Path(str(error.filename))
+        if where not in (path, *own, *path.parents) and path not in where.parents:
+            raise
         raise OstinatoError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal, Protocol
 from torch import nn
 
 from ostinato.errors import require
+from ostinato.files import writing
 from ostinato.training.fit import Objective
 from ostinato.training.settings import TrainingSettings
 
@@ -107,7 +108,8 @@ class MetricsFile(Callback):
 
     def on_begin(self, run: Run) -> None:
         """Open the file after the last record to keep."""
-        self._file = open(self.path, "a+b")  # noqa: SIM115
+        with writing(self.path):
+            self._file = open(self.path, "a+b")  # noqa: SIM115
         self._file.seek(keep := 0)
         with suppress(ValueError, KeyError, TypeError):
             for line in self._file:
@@ -120,7 +122,8 @@ class MetricsFile(Callback):
         """Add a line, written to disk within a second."""
         self._write(record)
         if time.monotonic() - self._flushed > 1:
-            self._file.flush()
+            with writing(self.path):
+                self._file.flush()
             self._flushed = time.monotonic()
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
@@ -133,8 +136,9 @@ class MetricsFile(Callback):
 
     def on_checkpoint(self) -> None:
         """Write all records to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def on_rollback(self, run: Run) -> None:
         """Remove the records of the repeated steps."""
@@ -143,10 +147,12 @@ class MetricsFile(Callback):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
+        with writing(self.path):
+            self._file.write((json.dumps(finite(record), ensure_ascii=False) + "\n").encode())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
-from ostinato.files import sync_folder
+from ostinato.files import sync_folder, writing
 
 FORMAT = 1
 """Version of the model folder; a folder of a later version is refused."""
@@ -42,21 +42,23 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     A process killed at any moment leaves either the old files or all new ones: these are first
     written to a folder of their own, renaming it commits them, and the next call finishes moving.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _finish(folder)
     incoming = folder / _INCOMING
-    shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir()
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
-    for name, data in [*files.items(), (SUMS, sums.encode())]:
-        with open(incoming / name, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    sync_folder(incoming)
-    os.rename(incoming, folder / _COMMIT)
-    sync_folder(folder)
-    _finish(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _finish(folder)
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir()
+        for name, data in [*files.items(), (SUMS, sums.encode())]:
+            new = incoming / name
+            with writing(folder / name, new), open(new, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(incoming)
+        os.rename(incoming, folder / _COMMIT)
+        sync_folder(folder)
+        _finish(folder)
 
 
 def _finish(folder: Path) -> None:
