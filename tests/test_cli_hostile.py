@@ -14,7 +14,7 @@ import pytest
 from command_line import TEXT, assert_refused, everything, write_data
 from test_cli_app import process
 
-from ostinato import TextGenerator, cli
+from ostinato import TextGenerator, cli, memory
 from ostinato.errors import OstinatoError
 from ostinato.files import MIDI, PICTURES, atomic_file, check_new_file, check_new_folder
 from ostinato.insight import save_picture
@@ -104,7 +104,7 @@ REFUSED = {
     "train classify empty --out new": "empty: is empty",
     "train classify reviews.csv --separator '' --out new": "separator=''; expected a text",
     # Sizes
-    f"forecast forecast --horizon {HUGE}": "needs at least 80,000,000,",
+    f"forecast forecast --horizon {HUGE}": "num_samples=1000, 1 series needs at least ",
     f"forecast forecast --num-samples {HUGE}": "num_samples=1000000000, 1 series needs at least ",
     "forecast forecast --num-samples 0": "num_samples=0; expected 1 or more",
     "forecast forecast --horizon -1": "horizon=-1; expected 1 or more steps",
@@ -130,14 +130,15 @@ REFUSED = {
     f"train classify reviews.csv --out new --spelling-size {HUGE}": "below 2**24, 0 for none",
     "train transcribe recordings --out new --bands 16000000": "a number of bands, 1 to 10,000",
     "train translate train.en train.de --out new --hidden-size 10000000": "network of ",
-    "train forecast sales.csv --out new --context 100000 --batch-size 100000 --hidden-size 20000 "
-    "--ensemble-size 1": "GB); this process has ",
+    "train forecast sales.csv --out new --context 100000 --hidden-size 200 --ensemble-size 1": (
+        "a batch of "
+    ),
     # Paths to be written
     "forecast forecast --plot a.xyz": "a.xyz: cannot be written: expected a name that ends in .png",
     "forecast forecast --plot a": "a: cannot be written: expected a name that ends in .png",
     "forecast forecast --plot folder": "folder: cannot be written: expected a name that ends",
     "forecast forecast --plot ''": "expected a name that ends in .png",
-    "forecast forecast --plot none/a.png": "none/a.png: cannot be written: there is no folder none",
+    "forecast forecast --plot none/a.png": "none/a.png: cannot be written: there is no none",
     "forecast forecast --plot empty/a.png": "empty/a.png: cannot be written: empty is no folder",
     "evaluate classify test.csv --plot a.xyz": "a.xyz: cannot be written",
     "evaluate forecast --plot a.xyz": "a.xyz: cannot be written",
@@ -145,7 +146,7 @@ REFUSED = {
     "gates text it --unit 0 --plot a.xyz": "a.xyz: cannot be written",
     "translate translate new.en --attention a.xyz": "a.xyz: cannot be written",
     "compose music --out a.xyz": "a.xyz: cannot be written: expected a name that ends in .mid",
-    "compose music --out none/a.mid": "none/a.mid: cannot be written: there is no folder none",
+    "compose music --out none/a.mid": "none/a.mid: cannot be written: there is no none",
     "diagnose text --out empty": "empty: cannot be written: empty is no folder",
     "diagnose text --out empty/new": "empty/new: cannot be written: empty is no folder",
     # Options that contradict each other, or that the model has no use for
@@ -166,14 +167,15 @@ REFUSED = {
     "info text text": "unexpected argument 'text'",
     "generate text --length 1e3": "--length: invalid int value: '1e3'",
     f"generate text --length {'9' * 5000}": "--length: invalid int value: '999",
-    "generate text --prompt caf\u00e9": "'\u00e9' (U+00E9) at position 3",
+    "generate text --prompt it\u00e9": "'\u00e9' (U+00E9) at position 2",
     f"info {'x/' * 5000}": "...",
 }
 
 
 @pytest.mark.parametrize("command", REFUSED, ids=lambda command: command[:60])
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(command, asked, place):
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(command, asked, place, monkeypatch):
     asked(f"info {command.split()[1]}")  # trains it
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 << 30)
     before = everything(place)
     result = asked(command)
     assert_refused(result, REFUSED[command])
@@ -263,7 +265,7 @@ def test_a_run_that_cannot_be_written_names_a_file(size, place, ostinato, monkey
     with files_of(size):
         result = ostinato(f"train {RUNS['text']} --out full")
     assert_refused(result, ": cannot be written: File too large.")
-    assert result.err.startswith(f"ostinato: {place / 'full'}") or "/full" in result.err
+    assert "full" in result.err.partition(":")[2].partition(":")[0]
     assert {path for path in everything(place) if "full" not in path.parts} == {*before}
 
 

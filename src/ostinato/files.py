@@ -55,15 +55,15 @@ def check_new_folder(path: Path) -> Path:
     """Return a folder to be written into, now or once it is made; refuse as `check_new_file`."""
     home = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if reason := _reason_against(home):
-        raise OstinatoError(f"{path}: cannot be written: {home}: {reason}.")
+        raise OstinatoError(f"{path}: cannot be written: {reason}.")
     return path
 
 
 def _reason_against(folder: Path) -> str:
     """Return why nothing can be written into a folder; empty if something can."""
     if not folder.is_dir():
-        return "is no folder" if os.path.lexists(folder) else f"there is no folder {folder}"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder} is not writable"
+        return f"{folder} is no folder" if os.path.lexists(folder) else f"there is no {folder}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
 
 
 @contextmanager
