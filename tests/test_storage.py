@@ -113,7 +113,7 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path) -> None:
     write_files(tmp_path, OLD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OstinatoError, match=r"a\.json: cannot be written: No space left"):
             write_files(tmp_path, NEW)
     assert read_files(tmp_path) == OLD
     write_files(tmp_path, NEW)

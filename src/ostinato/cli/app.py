@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import ostinato
 from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
-from ostinato.cli.options import help_of, parse
+from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
 from ostinato.memory import available_memory
 
@@ -84,6 +84,7 @@ def _run(tokens: list[str]) -> int | None:
         print(help_of(name, command.text, options), end="")
         return 0
     args, given = parse(name, options, rest)
+    check_options(name, options, given)
     if command.protocol:
         refuse_wrong_task(command, args[0])
     return command.call(*args, **given)

@@ -349,11 +349,6 @@ def parse(
     for option in known.values():
         if option.needed and option.name not in given:
             raise OstinatoError(f"{command}: {option.flag} {option.metavar} is required.")
-        if option.kind.check and option.name in given:
-            option.kind.check(given[option.name])
-    for one, other in EXCLUSIVE:
-        if given.get(one) and given.get(other):
-            raise OstinatoError(f"{command}: --{one} and --{other} exclude each other; give one.")
     values, args = [*rest, *tokens[end + 1 :]], []
     for option in options:
         if option.form == "positional" and values:
@@ -366,6 +361,19 @@ def parse(
     if values:
         raise OstinatoError(f"{command}: unexpected argument {values[0]!r}.")
     return args, given
+
+
+def check_options(command: str, options: Sequence[Option], given: Mapping[str, Any]) -> None:
+    """Raise an `OstinatoError` at options that exclude each other, or that could only fail later.
+
+    Later is after the work of the command: paths that cannot be written.
+    """
+    for one, other in EXCLUSIVE:
+        if given.get(one) and given.get(other):
+            raise OstinatoError(f"{command}: --{one} and --{other} exclude each other; give one.")
+    for option in options:
+        if option.kind.check and option.name in given:
+            option.kind.check(given[option.name])
 
 
 def _unknown(flag: str, known: Mapping[str, Option]) -> str:
