@@ -677,6 +677,93 @@ def test_skips_apart_from_each_other_are_not_added_up() -> None:
     assert outcome.steps == 100 and batches.asked > 100 + loop.MAX_SKIPS
 
 
+class Carrying(ContiguousBatches):
+    """Numbers to read, all in one stretch: the state is never reset."""
+
+    def next_batch(self) -> Any:
+        return super().next_batch()._replace(fresh=False)
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("remedy", ["stop", "skip", "rollback"])
+def test_a_state_that_is_not_finite_is_neither_carried_on_nor_saved(
+    tmp_path: Path, remedy: Any, wrong: float
+) -> None:
+    """Its loss and gradients are finite: the step counts, and the next begins from zeros."""
+    seen: list[Any] = []
+
+    def spoilt(net: Any, loss: Any) -> Any:
+        def objective(batch: Any, state: Any) -> Any:
+            seen.append(state)
+            value, after = loss(batch, state)
+            if len(seen) in (3, 6):
+                after = after._replace(h=after.h.index_fill(2, torch.tensor([1]), wrong))
+            return value, after
+
+        return objective
+
+    witness = Witness()
+    batches = Carrying(tokens(), 4, 5)
+    ours = trainer(
+        None, witness, batches=batches, objective=spoilt, on_nonfinite=remedy, steps=6,
+        folder=tmp_path, checkpoint_minutes=1e-9,
+    )  # fmt: skip
+    ours.run()
+    assert [state is None for state in seen] == [True, False, False, True, False, False]
+    assert len(witness.records) == 6
+    assert [m.partition(":")[0] for m in witness.messages] == ["step 3", "step 6"]
+    assert all("the carried state is not finite" in message for message in witness.messages)
+    assert ours.state is None and loaded(tmp_path)["carried"] is None
+
+
+def test_a_state_that_was_saved_although_it_is_not_finite_is_not_restored() -> None:
+    ours = trainer(steps=2)
+    ours.run()
+    checkpoint = ours.checkpoints.load()
+    h, *rest = checkpoint["carried"]
+    ours.restore(checkpoint)
+    assert ours.state is not None
+    ours.restore(checkpoint | {"carried": (h * math.inf, *rest)})
+    assert ours.state is None
+
+
+def test_steps_that_are_skipped_again_and_again_end_in_a_state_of_zeros() -> None:
+    """A finite state may be so large that every loss after it is not."""
+    seen: list[Any] = []
+
+    def spoilt(net: Any, loss: Any) -> Any:
+        def objective(batch: Any, state: Any) -> Any:
+            value, after = loss(batch, state)
+            if torch.is_grad_enabled():
+                seen.append(state)
+                after = after._replace(h=after.h + 1e30 * (len(seen) == 2))
+            too_large = state is not None and bool(state.h.abs().max() > 1e20)
+            return value * math.nan if too_large else value, after
+
+        return objective
+
+    witness = Witness()
+    batches = Carrying(tokens(), 4, 5)
+    trainer(None, witness, batches=batches, objective=spoilt, on_nonfinite="skip", steps=5).run()
+    assert len(witness.messages) == 4 and len(witness.records) == 5
+    assert all("first non-finite tensor: the loss" in message for message in witness.messages)
+    assert [state is None for state in seen] == [True, *[False] * 5, True, False, False]
+
+
+def test_a_loss_that_is_not_finite_is_named_although_it_is_when_it_is_computed_again() -> None:
+    count = iter(range(100))
+
+    def once(net: Any, loss: Any) -> Any:
+        def objective(batch: Any, state: Any) -> Any:
+            value, after = loss(batch, state)
+            return value * (math.nan if next(count) == 2 else 1.0), after
+
+        return objective
+
+    with pytest.raises(NonFiniteError, match="step 3: loss not finite; .* tensor: the loss. Try"):
+        trainer(objective=once, steps=9).run()
+
+
 def test_spoilt_weights_are_not_skipped() -> None:
     net = network()
 

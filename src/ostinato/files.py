@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -16,7 +16,62 @@ from ostinato.errors import OstinatoError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_file", "open_file", "sole_writer", "sync_folder", "writing"]
+__all__ = [
+    "MIDI",
+    "PICTURES",
+    "atomic_file",
+    "check_new_file",
+    "check_new_folder",
+    "open_file",
+    "sole_writer",
+    "sync_folder",
+    "writing",
+]
+
+PICTURES = (
+    *(".png", ".svg", ".svgz", ".pdf", ".eps", ".ps"),
+    *(".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif"),
+)
+"""Suffixes of pictures that can be written."""
+
+MIDI = (".mid", ".midi")
+"""Suffixes of MIDI files."""
+
+
+def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
+    """Return the path of a file to be written; refuse one that cannot be, before any work.
+
+    Args:
+        path: the file; one that is there already may be replaced.
+        suffixes: suffixes that are known; any, if none.
+
+    Raises:
+        OstinatoError: another suffix; no folder to write into; a folder, or a device, of that name.
+    """
+    path = Path(path)
+    reason = _reason_against(path.parent)
+    if suffixes and path.suffix.lower() not in suffixes:
+        reason = f"expected a name that ends in {', '.join(suffixes)}"
+    elif path.exists() and not path.is_file():
+        reason = f"{'is a folder' if path.is_dir() else 'is no regular file'}; expected a file"
+    if reason:
+        raise OstinatoError(f"{path}: cannot be written: {reason}.")
+    return path
+
+
+def check_new_folder(path: Path) -> Path:
+    """Return a folder to be written into, now or once it is made; refuse as `check_new_file`."""
+    home = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if reason := _reason_against(home):
+        raise OstinatoError(f"{path}: cannot be written: {reason}.")
+    return path
+
+
+def _reason_against(folder: Path) -> str:
+    """Return why nothing can be written into a folder; empty if something can."""
+    if not folder.is_dir():
+        return f"{folder} is no folder" if os.path.lexists(folder) else f"there is no {folder}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
 
 
 @contextmanager
@@ -30,7 +85,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         OstinatoError: the file cannot be written.
     """
-    path = Path(path)
+    path = check_new_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, temporary):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -13,8 +14,9 @@ from typing import Any, NoReturn
 import ostinato
 from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
-from ostinato.cli.options import help_of, parse
+from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
+from ostinato.memory import available_memory
 
 OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """How long OpenMP's threads spin for one another before they sleep: looks, of GCC's runtime, which
@@ -22,10 +24,15 @@ take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their
 5 and 200 milliseconds, for which a thread that waits keeps a core from who else wants it."""
 
 
+LONGEST = 2000
+"""Letters of an error, at most: an argument that it quotes may be very long."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     _limit_spinning()
     warnings.showwarning = _show_warning
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 closed by who called us
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # not every terminal knows every letter
@@ -35,19 +42,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OstinatoError as error:
         _fail(str(error))
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
+        name, reason = error.filename, error.strerror or error
+        if error.errno in (errno.EPIPE, errno.ENOSPC, errno.EFBIG) and name is None:
+            # What it holds would be written once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            name = "standard output"
+        if isinstance(error, BrokenPipeError):
             sys.exit(141)
-        reason = error.strerror or error
         if isinstance(error, IsADirectoryError):
             reason = "is a folder; expected a file"
-        _fail(f"{error.filename or ''}: {reason}".removeprefix(": "))
+        _fail(f"{name or 'standard input'}: {reason}")
     except KeyboardInterrupt:
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        _fail("out of memory; choose a smaller hidden_size, batch_size or window.")
+        _fail(
+            f"out of memory: this process has {available_memory():,} bytes; choose a smaller "
+            "hidden_size, batch_size, window or horizon, or less data."
+        )
     else:
         sys.exit(status or 0)
 
@@ -71,6 +84,7 @@ def _run(tokens: list[str]) -> int | None:
         print(help_of(name, command.text, options), end="")
         return 0
     args, given = parse(name, options, rest)
+    check_options(name, options, given)
     if command.protocol:
         refuse_wrong_task(command, args[0])
     return command.call(*args, **given)
@@ -94,7 +108,9 @@ def _limit_spinning() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"ostinato: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"ostinato: {line}", file=sys.stderr)
     sys.exit(2)
 
 

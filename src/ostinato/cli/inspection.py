@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ostinato
 from ostinato.cli.commands import LOOK, can, command, print_json, shown
+from ostinato.cli.options import Picture
 from ostinato.errors import OstinatoError
+from ostinato.files import check_new_folder
 
 if TYPE_CHECKING:
     from ostinato.tasks.base import Inspectable, StepScorer
@@ -62,10 +65,12 @@ def diagnose(
         ostinato diagnose run
         ostinato diagnose sentiment test.csv --out report --json
     """
+    if distance is not None and not 0 < distance < 2**63:
+        raise OstinatoError(f"diagnose: distance={distance}; expected a number of steps, from 1.")
+    folder = check_new_folder(run / "diagnosis" if out is None else out)
     model: Inspectable = ostinato.load(run)
     sample = model.examples(list(files)) if files else None
     found = ostinato.diagnose(model, sample, distance=distance)
-    folder = run / "diagnosis" if out is None else out
     pages = ostinato.insight.write_report(found, model.network_, folder, f"Diagnosis of {run}")
     if json:
         print_json(found.to_json())
@@ -76,7 +81,7 @@ def diagnose(
 
 @command(LOOK, protocol="StepScorer")
 def memory(
-    run: Path, /, *data: str, steps: int = 256, plot: Path | None = None, json: bool = False
+    run: Path, /, *data: str, steps: int = 256, plot: Picture | None = None, json: bool = False
 ) -> None:
     """Measure how far back a model's output depends on its input.
 
@@ -92,16 +97,18 @@ def memory(
         ostinato memory run book.txt --plot memory.png
         ostinato memory run "It was the best of times" --json
     """
+    if steps < 1:
+        raise OstinatoError(f"memory: steps={steps}; expected a number of steps, from 1.")
     model: StepScorer = ostinato.load(run)
     if data:
-        text = can(run, "TextSampler") and not any(map(_exists, data))
+        text = can(run, "TextSampler") and not any(map(os.path.exists, data))
         given = " ".join(data) if text else [Path(name) for name in data]
         sample = model.examples(given, steps=steps)
     else:
         sample = model.validation_examples(run / "data", steps=steps)
     found = ostinato.insight.input_influence(model, sample)
     if plot is not None:
-        ostinato.insight.plot_influence(found).figure.savefig(plot, dpi=120)
+        ostinato.insight.save_picture(ostinato.insight.plot_influence(found), plot)
     if json:
         print_json(found.to_json())
         return
@@ -122,7 +129,7 @@ def gates(
     layer: int = 0,
     gate: str | None = None,
     label: str | None = None,
-    plot: Path | None = None,
+    plot: Picture | None = None,
     json: bool = False,
 ) -> None:
     """Show gates and hidden units over a text or a sequence.
@@ -146,10 +153,8 @@ def gates(
     """
     insight = ostinato.insight
     model: Inspectable = ostinato.load(run)
-    given: str | Path = Path(data)
-    if can(run, "TextSampler") or can(run, "TextWriter"):
-        given = Path(data).read_text(encoding="utf-8") if _exists(data) else data
-    found = insight.gates(model, given)
+    text = can(run, "TextSampler") or can(run, "TextWriter")
+    found = insight.gates(model, data if text and not os.path.exists(data) else Path(data))
     report: dict[str, Any] = {"steps": len(found.steps), "layers": found.to_json()}
     ranked = [] if label is None else found.rank(insight.labels_of(label, found.steps))
     if ranked:
@@ -164,7 +169,7 @@ def gates(
             axes = insight.plot_unit(found, selected[0])
         else:
             raise OstinatoError("gates --plot: add --unit N, --gate LETTER or --label.")
-        axes.figure.savefig(plot, dpi=120)
+        insight.save_picture(axes, plot)
     if json:
         print_json(report)
         return
@@ -177,8 +182,3 @@ def gates(
     if selected:
         print()
         print(insight.overlay(found, selected[0], shutil.get_terminal_size((80, 24)).columns))
-
-
-def _exists(name: str) -> bool:
-    """Return whether a name is that of a file; a text may be too long to be asked for."""
-    return len(name) < 255 and Path(name).exists()

@@ -11,13 +11,14 @@ import ast
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, require
+from ostinato.files import MIDI, PICTURES, check_new_file
 
 SOURCES = Path(__file__).parents[2]
 REQUIRED = object()
@@ -27,7 +28,15 @@ Form = Literal["positional", "several", "keyword"]
 _Node = ast.expr | None
 _Meaning = ast.ClassDef | ast.FunctionDef | ast.expr
 
+EXCLUSIVE = [("csv", "json"), ("json", "quiet")]
+"""Options of which a command takes one."""
+
 METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+Picture: TypeAlias = Path
+"""A picture to be written."""
+MidiFile: TypeAlias = Path
+"""A MIDI file to be written."""
 WIDTH = 80
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
@@ -39,19 +48,29 @@ class Kind(NamedTuple):
         type: int, float, str, bool or Path; None if only its choices are known.
         choices: the allowed values; empty for any.
         repeated: whether the option may be given several times.
+        check: raises an `OstinatoError` at a value that the command could only fail with later.
     """
 
     type: Any = None
     choices: tuple[str, ...] = ()
     repeated: bool = False
+    check: Callable[[Any], object] | None = None
 
     def __or__(self, other: Kind) -> Kind:
         """Return the kind of a union; the first type counts."""
         choices = self.choices + other.choices
-        return Kind(self.type or other.type, choices, self.repeated or other.repeated)
+        repeated = self.repeated or other.repeated
+        return Kind(self.type or other.type, choices, repeated, self.check or other.check)
+
+
+def _check_picture(path: Path) -> None:
+    check_new_file(path, PICTURES)
+    require("matplotlib", "plots", "a plot")
 
 
 TYPES = {each.__name__: Kind(each) for each in (int, float, str, bool, Path)}
+TYPES["Picture"] = Kind(Path, check=_check_picture)
+TYPES["MidiFile"] = Kind(Path, check=partial(check_new_file, suffixes=MIDI))
 
 
 class Option(NamedTuple):
@@ -342,6 +361,19 @@ def parse(
     if values:
         raise OstinatoError(f"{command}: unexpected argument {values[0]!r}.")
     return args, given
+
+
+def check_options(command: str, options: Sequence[Option], given: Mapping[str, Any]) -> None:
+    """Raise an `OstinatoError` at options that exclude each other, or that could only fail later.
+
+    Later is after the work of the command: paths that cannot be written.
+    """
+    for one, other in EXCLUSIVE:
+        if given.get(one) and given.get(other):
+            raise OstinatoError(f"{command}: --{one} and --{other} exclude each other; give one.")
+    for option in options:
+        if option.kind.check and option.name in given:
+            option.kind.check(given[option.name])
 
 
 def _unknown(flag: str, known: Mapping[str, Option]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ostinato
 from ostinato.cli.commands import USE, can, command, print_json, shown
+from ostinato.cli.options import Picture
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool 
 
 @command(USE, protocol="Evaluator")
 def evaluate(
-    run: Path, /, *files: Path, plot: Path | None = None, cutoffs: int = 1, json: bool = False
+    run: Path, /, *files: Path, plot: Picture | None = None, cutoffs: int = 1, json: bool = False
 ) -> None:
     """Evaluate a model on labelled files.
 
@@ -64,8 +65,11 @@ def evaluate(
         ostinato evaluate sentiment test.csv --plot confusion.png
         ostinato evaluate sales --cutoffs 3 --json
     """
+    forecasts_series = can(run, "SeriesForecaster")
+    if cutoffs != 1 and not forecasts_series:
+        raise OstinatoError(f"evaluate --cutoffs: {run} holds no forecaster.")
     model = ostinato.load(run)
-    if can(run, "SeriesForecaster"):
+    if forecasts_series:
         forecaster: SeriesForecaster = model
         forecasts: Forecast = forecaster.historical_forecasts(list(files) or None, cutoffs=cutoffs)
         found: dict[str, Any] = forecasts.scores()
@@ -115,7 +119,7 @@ def forecast(
     horizon: int | None = None,
     levels: str = "0.1,0.9",
     num_samples: int = 1000,
-    plot: Path | None = None,
+    plot: Picture | None = None,
     csv: bool = False,
     json: bool = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
+from ostinato.cli.options import MidiFile, Picture
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
@@ -53,7 +54,7 @@ def write(
     /,
     *files: Path,
     scores: bool = False,
-    attention: Path | None = None,
+    attention: Picture | None = None,
     json: bool = False,
     **search: Any,
 ) -> None:
@@ -125,23 +126,20 @@ def transcribe(
         ostinato transcribe ears recordings/ --beam 32
         arecord -t raw -f S16_LE -r 8000 | ostinato transcribe ears --live
     """
+    if not recordings and not live:
+        raise OstinatoError("transcribe: RECORDINGS is required: files, or folders of them.")
+    if language is not None and not can(language, "TextSampler"):
+        raise OstinatoError(f"transcribe --language {language}: expected a model of train text.")
     model: SpeechTranscriber = ostinato.load(run)
     if live:
-        if recordings or find or language or json:
+        if recordings or find or language or json or (beam, weight) != (16, 0.5):
             raise OstinatoError("transcribe --live takes no files and none of the other options.")
         _transcribe_live(model)
         return
-    if not recordings:
-        raise OstinatoError("transcribe: RECORDINGS is required: files, or folders of them.")
     read = model.recordings(list(recordings))
     if find is not None:
-        phrases = [line for line in find.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = [{"text": t, "probability": round(p, 4)} for t, p in model.find(read, phrases)]
+        found = [{"text": t, "probability": round(p, 4)} for t, p in model.find(read, find)]
     else:
-        if language is not None and not can(language, "TextSampler"):
-            raise OstinatoError(
-                f"transcribe --language {language}: expected a model of train text."
-            )
         scorer = None if language is None else ostinato.load(language)
         texts = model.transcribe(read, beam=beam, language=scorer, weight=weight)
         found = [{"text": text} for text in texts]
@@ -158,6 +156,8 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
     if stream.rate is None:
         raise OstinatoError("transcribe --live: the model reads series, not sound.")
     print(f"listening: {stream.rate:,} samples per second", file=sys.stderr)
+    if sys.stdin is None:
+        raise OstinatoError("transcribe --live: <standard input>: is closed.")
     odd = b""
     while sound := cast(io.BufferedReader, sys.stdin.buffer).read1(1 << 16):
         sound = odd + sound
@@ -170,7 +170,7 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
 
 
 @command(USE, protocol="Composer", settings=("MusicModel", "compose"))
-def compose(run: Path, prompt: Path | None = None, /, *, out: Path, **controls: Any) -> None:
+def compose(run: Path, prompt: Path | None = None, /, *, out: MidiFile, **controls: Any) -> None:
     """Compose music with a trained model, as a MIDI file.
 
     Args:

@@ -138,6 +138,11 @@ class TextSource:
         return self.slice(0, n_characters)
 
 
+def read_text(text: str | os.PathLike[str]) -> str:
+    """Return a text, or the whole text of a file; see `TextSource.from_paths`."""
+    return text if isinstance(text, str) else "".join(TextSource.from_paths(text))
+
+
 def _string_pieces(text: str) -> Iterator[str]:
     for start in range(0, len(text), PIECE_BYTES):
         yield text[start : start + PIECE_BYTES]

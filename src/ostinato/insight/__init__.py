@@ -28,3 +28,4 @@ from ostinato.insight.pictures import plot_unfolded as plot_unfolded
 from ostinato.insight.pictures import plot_unit as plot_unit
 from ostinato.insight.report import write_report as write_report
 from ostinato.training.pictures import plot_curve as plot_curve
+from ostinato.training.pictures import save_picture as save_picture

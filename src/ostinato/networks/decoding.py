@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError
+from ostinato.memory import check_memory
 from ostinato.networks.functional import Lengths
 from ostinato.networks.seq2seq import Encoded, EncoderDecoder
 
@@ -66,6 +67,15 @@ class Search:
                 raise OstinatoError(
                     f"Search: {name}={value!r}; expected a whole number, {bound} or more."
                 )
+        if not isinstance(self.no_repeat, int) or self.no_repeat < 0:
+            raise OstinatoError(f"Search: no_repeat={self.no_repeat!r}; expected 0 or more.")
+        # Norms grow with the length and this exponent.
+        if not -100 <= self.length_penalty <= 100:
+            raise OstinatoError(
+                f"Search: length_penalty={self.length_penalty!r}; expected -100 to 100."
+            )
+        if not 0 <= self.temperature < math.inf:
+            raise OstinatoError(f"Search: temperature={self.temperature!r}; expected zero or more.")
         if self.n_best > self.beam:
             raise OstinatoError(
                 f"Search: n_best={self.n_best}; expected at most beam={self.beam}, the number of "
@@ -101,9 +111,13 @@ def beam_search(
     encoded, state = network.start(x, lengths)
     B, device = len(encoded.mask), encoded.memory.device
     most = settings.longest(encoded)  # (B,)
+    V = network.decoder.tokens + 1
+    # The sources, once for each hypothesis; and the best tokens of each, with numbers and sums.
+    size = B * K * (4 * encoded.memory[0].numel() + 4 * V + 20 * min(2 * K, V)) if B else 0
+    check_memory(f"beam_search: beam={K} for {B} sources", size, "choose a smaller beam")
     each = torch.arange(B, device=device).repeat_interleave(K)  # source of each row
     encoded, state = encoded.rows(each), state.rows(each)
-    end, V = network.decoder.end, network.decoder.tokens + 1
+    end = network.decoder.end
     token = torch.full((B * K,), network.decoder.begin, device=device)
     # The prefixes of a source are all equal at first: only one of them counts.
     total = torch.full((B, K), -torch.inf, dtype=torch.float64, device=device)
@@ -247,6 +261,9 @@ def ctc_greedy(log_p: NDArray[np.float64]) -> Hypothesis:
     return Hypothesis(tokens, value, value)
 
 
+TEXT = 300
+"""Bytes that a text takes while `ctc_beam` keeps it, its tokens not counted."""
+
 Tokens: TypeAlias = tuple[int, ...]
 LanguageModel = Callable[[Tokens], Mapping[int, float] | NDArray[np.float64]]
 """Natural log-probabilities of the next token after some tokens, by its number."""
@@ -281,6 +298,12 @@ def ctc_beam(
     ([0], 0.64)
     """
     blank = log_p.shape[-1] - 1
+    if beam < 1 or not math.isfinite(weight):
+        raise OstinatoError(
+            f"ctc_beam: beam={beam}, weight={weight}; expected 1 or more, a number."
+        )
+    if len(log_p) * math.log(blank + 1) > math.log(beam):  # so many texts there are
+        check_memory(f"ctc_beam: beam={beam}", TEXT * beam, "choose a smaller beam")
     # For each text: log-probability of its alignments that end in a blank, and in its last token.
     texts: dict[Tokens, tuple[float, float]] = {(): (0.0, -math.inf)}
     prior: dict[Tokens, float] = {(): 0.0}

@@ -110,7 +110,7 @@ class SpeechTranscriber(Protocol):
     def transcribe(self, X: Any, **search: Any) -> list[str]:
         """Return the text of each recording."""
 
-    def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
         """Return which of some texts is spoken in each recording, and its probability."""
 
     def stream(self) -> Any:

@@ -12,6 +12,7 @@ from ostinato.data.corpus import Corpus, ReadingSettings
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
+from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
 from ostinato.tasks.targets import SequenceTargets
@@ -44,9 +45,12 @@ class CorpusEstimator(
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_sizes(self, "embedding_size", "vocabulary_size", "min_count", "bands")
-        even = "an even number, 0 for none"
-        check_value(self, "spelling_size", lambda n: n >= 0 and n % 2 == 0, even)
+        check_sizes(self, "embedding_size", "vocabulary_size", "min_count")
+        check_value(self, "bands", lambda n: 0 < n <= 10_000, "a number of bands, 1 to 10,000")
+        even = "an even number below 2**24, 0 for none"
+        check_value(self, "spelling_size", lambda n: 0 <= n < 2**24 and n % 2 == 0, even)
+        if self.separator == "":
+            raise OstinatoError(f"{type(self).__name__}: separator=''; expected a text or nothing.")
         check_shares(self, "word_dropout")
 
     def _learn_targets(self, training: Corpus) -> TargetsT:
@@ -59,7 +63,10 @@ class CorpusEstimator(
         if isinstance(X, Corpus):
             return X
         if y is None and (paths := paths_of(X)):
-            return read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
+            corpus = read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
+            if not len(corpus):
+                raise DataError("is empty; give some sequences.", path=", ".join(map(str, paths)))
+            return corpus
         return corpus_of(X, y, self, by_step=self.BY_STEP, labelled=labelled)
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:

@@ -25,6 +25,8 @@ from torch import nn
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
+from ostinato.memory import check_memory
+from ostinato.recurrence.layers import Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
@@ -39,6 +41,10 @@ from ostinato.training.settings import TrainingSettings
 InputsT = TypeVar("InputsT")
 TargetsT = TypeVar("TargetsT")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+LAYER = 12_000
+"""Bytes that a layer takes in training, however small it is."""
 
 
 class Prepared(NamedTuple):
@@ -80,6 +86,11 @@ class Estimator(
         """Raise an `OstinatoError` at a setting out of range."""
         super().check_settings()
         check_sizes(self, "hidden_size", "num_layers")
+        check_memory(
+            f"{type(self).__name__}: num_layers={self.num_layers}",
+            LAYER * self.num_layers,
+            "choose fewer layers",
+        )
         check_shares(self, "dropout", "weight_dropout", "zoneout")
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
@@ -268,6 +279,7 @@ class Estimator(
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             device = device_of(self.device)
+            self._check_weights(device)
             self.network_ = self._build(self.inputs_, self.targets_).to(device)
             weights = sum(p.numel() for p in self.network_.parameters())
             threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
@@ -295,6 +307,36 @@ class Estimator(
                 self.save(run.path)
             if missing := run.draw(problem.objective.loss_unit):
                 warnings.warn(missing, stacklevel=3)
+
+    def _check_weights(self, device: torch.device) -> None:
+        """Refuse a network whose weights do not fit into memory, before it is built."""
+        with torch.device("meta"), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network itself will warn
+            planned = self._build(self.inputs_, self.targets_)
+        weights = sum(p.numel() for p in planned.parameters())
+        # Weights and gradients, the best weights, and the checkpoint or what the optimizer keeps.
+        copies = 4 if device.type == "cpu" else 1
+        check_memory(
+            f"{type(self).__name__}: training a network of {weights:,} weights",
+            copies * 4 * weights,
+            "choose a smaller hidden_size, num_layers, embedding_size or vocabulary_size",
+        )
+
+    def _check_batch(self, rows: int, steps: int, device: torch.device) -> None:
+        """Refuse batches for which what back-propagation keeps does not fit into memory."""
+        kept = sum(
+            4 * (weight.shape[0] + layers.hidden_size)  # gates, and the state
+            for layers in self.network_.modules()
+            if isinstance(layers, Recurrent)
+            for name, weight in layers.named_parameters()
+            if name.startswith("weight_ih")
+        )
+        if device.type == "cpu":
+            check_memory(
+                f"{type(self).__name__}: a batch of {rows:,} x {steps:,} steps",
+                rows * steps * kept,
+                "choose a smaller batch_size, hidden_size, window or context",
+            )
 
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or else as it was resolved from the data."""
@@ -395,6 +437,8 @@ class Estimator(
 
 def random_generator(seed: int | None) -> torch.Generator:
     """Return a random generator; of a seed of its own for None."""
+    if seed is not None and not (isinstance(seed, int) and abs(seed) < 2**63):
+        raise OstinatoError(f"seed={seed!r}; expected a whole number below 2**63.")
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     return generator

@@ -18,9 +18,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.data.batches import ContiguousBatches, SequenceBatch, open_tokens, write_tokens
-from ostinato.data.text import TextSource
+from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
+from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
@@ -216,6 +217,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
             held_out = ContiguousBatches(tokens, max(1, min(64, len(tokens) // 1000)), 100)
         characters = facts["characters"]
         streams = min(self.resolved("batch_size"), max(1, len(training) // (self.window + 1)))
+        self._check_batch(streams, min(self.window, len(training) // streams), device)
         per_character = len(training) / max(1, characters - facts["held_out"])
         return Problem(
             ContiguousBatches(training, streams, self.window),
@@ -247,7 +249,10 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
 
     def generate(self, prompt: str = "", length: int = 500, **controls: Any) -> str:
         """Continue a text; arguments and warning are those of `stream`."""
-        return "".join(self.stream(prompt, length, **controls))
+        pieces = self.stream(prompt, length, **controls)
+        # A letter, and where it is.
+        check_memory(f"TextGenerator.generate: length={length}", 9 * length, "use stream instead")
+        return "".join(pieces)
 
     def stream(
         self,
@@ -429,10 +434,12 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         ids = torch.from_numpy(rows).to(self._device())
         return Sample(ids[:, :-1], ids[:, 1:])
 
-    def encode(self, sequence: str) -> tuple[Tensor, list[str]]:
-        """Encode a text; see `Estimator`."""
-        device, ids = self._device(), self._ids(sequence)
-        return torch.tensor([ids], device=device), [self.vocabulary_.decode([i]) for i in ids]
+    def encode(self, sequence: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
+        """Encode a text, or that of a file; see `Estimator`."""
+        device, ids = self._device(), self._ids(read_text(sequence))
+        return torch.tensor([ids], dtype=torch.long, device=device), [
+            self.vocabulary_.decode([i]) for i in ids
+        ]
 
     def _documents(self, inputs: None, targets: NextTokens) -> dict[str, Any]:
         return {"vocabulary.json": targets.vocabulary.to_json()}

@@ -20,6 +20,8 @@ from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.data.places import Place
 from ostinato.data.ragged import WordTable
 from ostinato.errors import DataError, OstinatoError
+from ostinato.files import MIDI, check_new_file
+from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.tasks.estimators import Estimator, random_generator
@@ -191,6 +193,9 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
                 f"MusicModel.compose: length={length!r}, temperature={temperature!r}; expected "
                 "1 or more, and zero or more."
             )
+        check_memory(f"MusicModel.compose: length={length}", 4 * KEYS * length, "compose less")
+        if out is not None:
+            check_new_file(out, MIDI)
         if isinstance(prompt, str | os.PathLike):
             past = _part(self._by_part(prompt), "test").inputs[0]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
 from ostinato.data.features import SpectrogramStream
 from ostinato.data.inputs import Inputs
+from ostinato.data.textfiles import numbered_lines
 from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.networks.ctc import CTC
@@ -190,11 +192,14 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         for place, text in zip(corpus.places, self.predict(corpus), strict=True):
             yield Prediction(place, f"{text}\t{place}", {"text": text})
 
-    def find(self, X: Any, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
         """Find which of some texts is spoken in each recording, and its probability among them.
 
-        For spoken commands and search by voice: other texts cannot be found.
+        For spoken commands and search by voice: other texts cannot be found. A path is that of a
+        file with a text in each line.
         """
+        if isinstance(texts, Path):
+            texts = [line for _, line in numbered_lines(texts) if line.strip()]
         if not texts:
             raise OstinatoError("Transcriber.find: texts is empty; give some to find.")
         ids = [torch.from_numpy(self.vocabulary_.encode(text)) for text in texts]

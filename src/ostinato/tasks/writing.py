@@ -19,8 +19,10 @@ from ostinato.data.inputs import TokenInputs
 from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Ragged
+from ostinato.data.text import read_text
 from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import OstinatoError, require
+from ostinato.files import PICTURES, check_new_file
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
@@ -190,6 +192,10 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
             batch_size: sources at a time.
         """
         check_is_fitted(self, "network_")
+        if batch_size < 1:
+            raise OstinatoError(
+                f"{type(self).__name__}.write: batch_size={batch_size}; expected 1 or more."
+            )
         pairs = self.sources(X)
         search = Search(
             beam=beam, length_penalty=length_penalty, n_best=n_best, no_repeat=no_repeat,
@@ -237,12 +243,17 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
 
     def plot_attention(self, text: str, picture: str | os.PathLike[str]) -> str:
         """Write a text for a source, and draw its attention as a PNG; returns the text."""
+        check_new_file(picture, PICTURES)
         ((found,),) = self.write([text])
         if found.attention is None:
             raise OstinatoError(f"{type(self).__name__}.plot_attention: the text is empty.")
         read = self.inputs_.step_names(pairs_of([text]))
         draw_attention(found.attention, read, found.pieces, Path(picture))
         return found.text
+
+    def encode(self, sequence: str | os.PathLike[str]) -> tuple[Any, list[str]]:
+        """Encode a text, or that of a file; see `Estimator`."""
+        return super().encode(read_text(sequence))
 
     def sources(self, X: Any) -> Corpus:
         """Read sources, texts in memory or files of them, and their places."""

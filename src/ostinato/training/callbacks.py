@@ -159,7 +159,8 @@ class MetricsFile(Callback):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
         line = (json.dumps(finite(record), ensure_ascii=False) + "\n").encode()

@@ -228,18 +228,21 @@ def _few(batch: Any, rows: int) -> Any:
     return batch._replace(**parts)
 
 
-def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
+def first_nonfinite(
+    network: nn.Module, forward: Callable[[], Any], otherwise: str = "the norm of the gradients"
+) -> str:
     """Return the name of the first non-finite tensor, in the order in which a step computes them.
 
     Weights come first, then the outputs of modules in ``forward``, then the gradients that the
-    network holds, from the output back. The random state is unchanged.
+    network holds, from the output back; if ``forward``, at random, finds none this time, the name
+    ``otherwise``. The random state is unchanged.
     """
     parameters = list(network.named_parameters())
-    found = [f"weight {name}" for name, p in parameters if not _is_finite(p)]
+    found = [f"weight {name}" for name, p in parameters if not is_finite(p)]
 
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
         for part, value in (("input", inputs), ("output", output)):
-            if not found and not _is_finite(value):
+            if not found and not is_finite(value):
                 found.append(f"{part} of {names[module] or 'the network'}")
 
     names = {m: name for name, m in network.named_modules() if not list(m.children())}
@@ -247,16 +250,17 @@ def first_nonfinite(network: nn.Module, forward: Callable[[], Any]) -> str:
         for module in names:
             hooks.enter_context(module.register_forward_hook(check))
         loss = forward()
-    if not _is_finite(loss):
+    if not is_finite(loss):
         found.append("the loss")
-    found += [f"gradient of {name}" for name, p in parameters[::-1] if not _is_finite(p.grad)]
-    return [*found, "the norm of the gradients"][0]
+    found += [f"gradient of {name}" for name, p in parameters[::-1] if not is_finite(p.grad)]
+    return [*found, otherwise][0]
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     """Return whether all numbers in a tensor, or in nested tuples of tensors, are finite."""
     if isinstance(value, Tensor):
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+        # The sum of what is finite is finite, or too large; it is quicker than a look at each.
+        return math.isfinite(value.detach().sum().item()) or bool(torch.isfinite(value).all())
     if isinstance(value, tuple | list):
-        return all(_is_finite(part) for part in value)
+        return all(is_finite(part) for part in value)
     return True

@@ -21,11 +21,20 @@ from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.fit import Batches, Objective, eval_mode, evaluate
-from ostinato.training.health import GradientHealth, Monitor, NonFiniteError, first_nonfinite
+from ostinato.training.health import (
+    GradientHealth,
+    Monitor,
+    NonFiniteError,
+    first_nonfinite,
+    is_finite,
+)
 from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
 
 MAX_SKIPS = 20
+MAX_SKIPS_IN_STATE = 3
+"""Steps skipped in a row from the same state, before the next one starts from zeros."""
+
 MAX_ROLLBACKS = 8
 
 _STATEFUL = ("network", "optimizer", "schedule", "batches")
@@ -195,6 +204,9 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.state = detach(after)
+        if not is_finite(self.state):
+            self.state = None
+            self.log("the carried state is not finite; the next batch starts from zeros")
         self.last_loss = value
         self.tokens += batch.steps
         self._clock()
@@ -263,15 +275,17 @@ class Trainer:
     def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
         remedy = self.settings.on_nonfinite
+        what = "gradient" if math.isfinite(loss) else "loss"
         tensor = first_nonfinite(
-            self.network, lambda: self.objective.loss(self.network, batch, before)[0]
+            self.network,
+            lambda: self.objective.loss(self.network, batch, before)[0],
+            "the norm of the gradients" if what == "gradient" else "the loss",
         )
         self.optimizer.zero_grad()
-        what = "gradient" if math.isfinite(loss) else "loss"
         problem = f"{what} not finite; first non-finite tensor: {tensor}"
         if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
             self.skips += 1
-            self.state = before
+            self.state = before if self.skips <= MAX_SKIPS_IN_STATE else None
             self.log(f"{problem}; the step is skipped")
             return
         can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
@@ -301,7 +315,7 @@ class Trainer:
         )
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        return is_finite(self.parameters)
 
     # Checkpoints
 
@@ -331,7 +345,8 @@ class Trainer:
             getattr(self, name).load_state_dict(checkpoint[name])
         for name in _SAVED:
             setattr(self, name, checkpoint[name])
-        self.state = detach(checkpoint["carried"], device)
+        carried = detach(checkpoint["carried"], device)
+        self.state = carried if is_finite(carried) else None
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ostinato.errors import require
+from ostinato.files import PICTURES, atomic_file, check_new_file
 from ostinato.training.callbacks import read_metrics
 
 # Okabe and Ito 2008, "Color universal design": distinguishable for colour-blind readers.
@@ -28,9 +30,16 @@ def new_axes(width: float, height: float, what: str, rows: int = 1, columns: int
     return figure.subplots(rows, columns)
 
 
+def save_picture(axes: Any, picture: str | os.PathLike[str]) -> None:
+    """Write the figure of some axes as a file, in the format that its suffix names."""
+    path = check_new_file(picture, PICTURES)
+    with atomic_file(path) as file:
+        axes.figure.savefig(file, dpi=120, format=path.suffix[1:].lower())
+
+
 def draw_learning_curve(metrics: Path, picture: Path, unit: str = "nats") -> None:
     """Draw the losses in a metrics file as a PNG; see `plot_curve`."""
-    plot_curve(read_metrics(metrics), unit=unit).figure.savefig(picture, dpi=120)
+    save_picture(plot_curve(read_metrics(metrics), unit=unit), picture)
 
 
 def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str = "nats") -> Any:
@@ -105,7 +114,7 @@ def draw_confusion(
     correct = np.trace(counts) / max(1, counts.sum())
     title = f"{correct:.1%} of {counts.sum():,} correct"
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    axes.figure.savefig(picture, dpi=120)
+    save_picture(axes, picture)
 
 
 def draw_attention(
@@ -117,4 +126,4 @@ def draw_attention(
     axes.set_xticks(range(len(source)), source, rotation=90)
     axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
-    axes.figure.savefig(picture, dpi=120)
+    save_picture(axes, picture)

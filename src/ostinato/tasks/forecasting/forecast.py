@@ -15,7 +15,7 @@ from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
-from ostinato.training.pictures import COLOURS, new_axes
+from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
 __all__ = ["Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate"]
 
@@ -302,7 +302,7 @@ class Forecast:
         for axes in panes[len(drawn) :]:
             axes.remove()
         panes[0].legend(fontsize="small")
-        panes[0].figure.savefig(picture, dpi=120)
+        save_picture(panes[0], picture)
 
     def scores(self) -> dict[str, float]:
         """Score the forecasts, beside the naive and the seasonal naive ones.

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from ostinato.errors import DataError, OstinatoError
+from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
@@ -29,7 +30,7 @@ from ostinato.tasks.forecasting.panel import (
     training_cutoffs,
     validation_cutoffs,
 )
-from ostinato.tasks.forecasting.predictor import ForecastStream, forecast
+from ostinato.tasks.forecasting.predictor import MAX_ROWS, ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
@@ -264,6 +265,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         horizon, season = self.resolved("horizon"), self.resolved("season")
         held_out, validation = self._held_out(panel)
         shortest, longest = facts["shortest"], facts["longest"]
+        rows = min(self.resolved("batch_size"), facts["windows"])
+        self._check_batch(rows, self.resolved("context"), device)
         steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
         return Problem(
             WindowBatches(
@@ -310,8 +313,18 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Forecast from cutoffs of a panel."""
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
+        ahead, context = horizon or self.resolved("horizon"), self.resolved("context")
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
+        if not self.network_.direct:
+            calendar = panel.grid.calendar_features if self.calendar else 0
+            features = self.inputs_.encoding.sizes(calendar).future_covariates
+            paths = len(cutoffs) * num_samples  # all of them are kept, and some are being drawn
+            drawn = max(num_samples, min(MAX_ROWS, paths))
+            size = 16 * paths * ahead + 4 * drawn * (context + ahead) * (1 + features)
+            call = f"Forecaster: horizon={ahead}, num_samples={num_samples}, {len(cutoffs)} series"
+            check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
-        ahead = horizon or self.resolved("horizon")
         calibration = Calibration(**self.training_.get("calibration", {}))
         return forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
 

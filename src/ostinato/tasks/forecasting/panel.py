@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.errors import DataError
+from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
 
 __all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", "held_out_steps",
@@ -272,11 +272,13 @@ def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cu
     Raises:
         DataError: if every series is too short.
     """
+    if count < 1 or stride < 1:
+        raise OstinatoError(f"cutoffs={count}, stride={stride}; expected 1 or more of each.")
     found = [
-        Cutoff(i, length)
+        Cutoff(i, length - k * stride)
         for i, series in enumerate(panel.series)
-        for k in reversed(range(count))
-        if (length := len(series.values) - horizon - k * stride) >= 2
+        for length in [len(series.values) - horizon]
+        for k in reversed(range(min(count, (length - 2) // stride + 1)))
     ]
     if not found:
         raise DataError(

@@ -37,8 +37,6 @@ def forecast(
 
     Windows reach as far ahead as a direct network was trained to, else as far as the horizon.
     """
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
     if horizon > windows.horizon:
         raise OstinatoError(
             f"Forecaster: horizon={horizon}; the model forecasts {windows.horizon} steps "
