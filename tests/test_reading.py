@@ -442,3 +442,11 @@ def test_a_word_above_sentences_is_a_name(write):
         assert read_table(write("a.csv", "\n".join([names, *rows]))).named == header
     texts = [f"a text of {i} words" for i in range(20)]
     assert read_table(write("b.csv", "\n".join(["said", *texts]))).named
+
+
+def test_idx_files_without_images_or_with_labels_that_are_none_are_refused(write):
+    with pytest.raises(DataError, match="u-images-idx3-ubyte: is empty"):
+        read(write("u-images-idx3-ubyte", idx(np.zeros((0, 2, 2)))))
+    write("v-labels-idx1-ubyte", b"")
+    with pytest.raises(DataError, match="v-labels-idx1-ubyte: cannot be read as idx"):
+        read(write("v-images-idx3-ubyte", idx(np.zeros((1, 2, 2)))))

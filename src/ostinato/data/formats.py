@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Collection
 from functools import partial
@@ -233,7 +234,9 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
         require(module, "excel", f"reading {path.name}")
         if module == "openpyxl":
             _check_workbook(file, path)
-        sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and the like
+            sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
                                    keep_default_na=False, na_values=[""])  # fmt: skip
     full = {name: cells for name, sheet in sheets.items()
             if len(cells := sheet.dropna(how="all").dropna(how="all", axis=1))}  # fmt: skip

@@ -349,14 +349,16 @@ def _is_idx(path: Path) -> bool:
 def _read_idx_file(path: Path) -> NDArray[np.uint8]:
     with opened(path) as file:
         data = file.read()
-    axes = data[3]
     with library_errors(path, "idx"):
+        axes = data[3]
         shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
     size = 4 + 4 * axes + math.prod(shape)
     if len(data) != size:
         raise DataError(
             f"holds {len(data)} bytes, and its head says {size}; it is damaged.", path=path
         )
+    if 0 in shape:
+        raise DataError("is empty.", path=path)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
