@@ -5,6 +5,7 @@
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
 #   make test-slow     the tests that take minutes: all planted faults, the core under the sanitizers
+#   make fuzz          damaged files of every format, for a minute: FUZZ='--seconds 600 --only .wav'
 #   make test-isa      the tests of the core for every instruction set that this CPU can run; all
 #                      tests with TESTS='tests src'
 #   make test-gpu      the tests of a GPU, which the others hide
@@ -43,7 +44,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
+.PHONY: install demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -59,6 +60,11 @@ check: $(PACKAGE) lint
 
 test-slow: $(PACKAGE)
 	$(BIN)/python -m pytest -m slow
+
+FUZZ ?= --seconds 60
+
+fuzz: $(PACKAGE)
+	$(BIN)/python tests/fuzz.py --kept build/fuzz $(FUZZ)
 
 # What PyTorch and its libraries may use, for each instruction set of the core.
 HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2

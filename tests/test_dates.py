@@ -151,3 +151,16 @@ def test_local_days_stay_days_where_clocks_change():
 def test_parts_of_a_time_are_joined(parts, expected):
     cells = join_parts({name: pd.Series([cell]) for name, cell in parts.items()})
     assert str(parse_times(cells).times[0]).removesuffix(".000000") == expected
+
+
+@pytest.mark.parametrize(
+    "cell", ["9" * 19, "9" * 40, 10**400, 1e300, -(10**30), [1], {"a": 1}], ids=str
+)
+def test_a_cell_beyond_all_times_is_none_and_spoils_no_other(cell):
+    assert np.isnat(read("2020-02-03", cell)).tolist() == [False, True]
+    assert np.isnat(read(cell)).all()
+    assert len(read("2020-02-03", "-0001-01-05")) == 2
+
+
+def test_years_that_nanoseconds_do_not_reach_are_read_in_every_form():
+    assert text("3024-02-03", "4 Feb 2024") == ["3024-02-03T00:00:00", "2024-02-04T00:00:00"]

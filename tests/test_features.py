@@ -1,6 +1,9 @@
 """Words, sounds and images as numbers."""
 
+import os
+import struct
 import wave
+import zlib
 from dataclasses import asdict
 
 import numpy as np
@@ -244,3 +247,59 @@ def test_a_spectrogram_in_pieces_is_that_of_the_whole(rate):
     np.testing.assert_allclose(quiet, np.log(silence), atol=1e-2)
     with pytest.raises(OstinatoError, match="expected causal=True"):
         SpectrogramStream(plain)
+
+
+def sound(path, rate, count=2500):
+    """A recording that claims so many samples a second."""
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(path, np.sin(np.arange(count)), 8000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    path.write_bytes(data)
+    return path
+
+
+def test_what_a_recording_claims_is_bounded_before_it_takes_memory(tmp_path):
+    path = tmp_path / "a.wav"
+    for rate in (10**8, 512_001):
+        for read in (read_sound, sound_rate):
+            with pytest.raises(DataError, match=rf"a.wav: has {rate:,} samples a second; expected"):
+                read(sound(path, rate))
+    assert Spectrogram(16_000)(*read_sound(sound(path, 250))).shape == (1001, 40)
+    with pytest.raises(
+        DataError, match=r"X\[0\]: has 249 samples a second; the model takes 16,000"
+    ):
+        corpus = corpus_of([sound(path, 249)])
+        list(Inputs("sound", 40, spectrogram=Spectrogram(16_000)).encode(corpus)[0])
+    path = tmp_path / "a.flac"
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(path, np.sin(np.arange(2500)), 8000)
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a.flac: would take 262,143 MB of memory, and has"):
+        read_sound(path)
+
+
+def test_what_an_image_claims_is_bounded_before_it_takes_memory(tmp_path):
+    def part(kind, content):
+        size, check = struct.pack(">I", len(content)), zlib.crc32(kind + content)
+        return size + kind + content + struct.pack(">I", check)
+
+    path = tmp_path / "a.png"
+    for side in (8193, 13_000, 20_000):  # Pillow warns of the second, and refuses the third
+        head = part(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(bytes(100))))
+        for read in (read_image, image_shape):
+            with pytest.raises(
+                DataError, match=r"a.png: (has [\d,]+ x|cannot be read as an image)"
+            ):
+                read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, image_shape, read_sound, sound_rate])
+def test_a_pipe_is_refused_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(DataError, match="a: is neither a file nor a folder"):
+        read(tmp_path / "a")

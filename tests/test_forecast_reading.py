@@ -166,6 +166,8 @@ def test_a_panel_is_stored_and_more_of_it_is_read_on_its_grid(file, tmp_path):
          {}, "line 22: .* is not on the grid of the others, one every 1 hour"),
         ("t,y\n2000-01-01 00:00:00,1\n2000-01-01 00:00:07,2\n2011-01-01 00:00:00,3\n", {},
          "irregular times; name a longer step"),
+        ("x,y\na,b\nc,d\n", {"target": "*"}, "which column is to be forecast is not clear"),
+        ("t,y\n1,5\n1e30,6\n", {"time": "t"}, "line 3: 't' is .*, no time"),
         ("t,y\n1,\n2,\n", {"target": "y"}, "has no value of the target"),
         ("t,y\n1,5\n2,6\n", {"future_covariates": "z"}, "has no column 'z' for future covariates"),
         ("i,t,y,s\na,1,5,x\na,2,6,z\n", {"static_covariates": "s", "id": "i", "target": "y"},

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import zipfile
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from ostinato.data import textfiles
 from ostinato.data.formats import read_table
 from ostinato.data.tables import TableSettings
-from ostinato.data.textfiles import numbered_lines
+from ostinato.data.textfiles import library_errors, numbered_lines
 from ostinato.errors import DataError, MissingExtra, OstinatoError
 
 
@@ -193,9 +194,13 @@ DAMAGED = {
     "a.csv.gz": (b"a,b\n1,2\n", "is no .gz file; rename it"),
     "b.csv.gz": (gzip.compress(b"a,b\n1,2\n" * 999)[:40], "cannot be read"),
     "a.csv.zip": (b"PK\x03\x04", "cannot be read"),
-    "a.json": (b'[{"a": 1', "is not JSON: "),
+    "a.json": (b'[{"a": 1', "cannot be read as JSON: "),
+    "deep.json": (b"[" * 10**5, "cannot be read as JSON: maximum recursion depth"),
+    "deep.jsonl": (b'{"a":' * 10**5, "line 1: cannot be read as JSON: maximum recursion depth"),
+    "half.json": (b'[{"a": "\\ud83d"}]', "cannot be read as JSON: 'utf-8' codec can't encode"),
+    "c.csv.gz": (b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 20, "cannot be read: Error -3"),
     "b.json": (b'"text"', "holds no table; expected a list of objects"),
-    "a.jsonl": (b'{"a": 1}\n{"a"\n', "line 2: is not JSON: "),
+    "a.jsonl": (b'{"a": 1}\n{"a"\n', "line 2: cannot be read as JSON: "),
     "b.jsonl": (b"[1, 2]\n", "line 1: is no JSON object"),
     "latin.csv": (b"a,b\n\n\xfc,2\n", "line 3, byte 5: 0xFC is not valid UTF-8"),
     "wide.txt": ("a,b\n1,é\n".encode("utf-16-le"), "line 1: holds a zero byte: no text file, or"),
@@ -371,3 +376,56 @@ def test_numbers_of_parquet_keep_their_types(tmp_path):
     assert str(table.series(2).iloc[0]) == "2020-01-31 00:00:00"
     frame.set_index("day").to_parquet(tmp_path / "b.parquet")
     assert read_table(tmp_path / "b.parquet").names == ["day", "whole", "flag", "word"]
+
+
+def workbook(change):
+    """A workbook, its sheet changed."""
+    out, changed = io.BytesIO(), io.BytesIO()
+    pandas.DataFrame({"a": [1, 2], "b": [3, 4]}).to_excel(out, index=False)
+    with zipfile.ZipFile(out) as old, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if "sheet1" in name else content)
+    return changed.getvalue()
+
+
+def far(content):
+    return content.replace(b'r="3"', b'r="1048576"').replace(b'r="B3"', b'r="XFD1048576"')
+
+
+def many_rows():
+    out = io.BytesIO()
+    pandas.DataFrame({"a": np.zeros(10**8, np.int8)}).to_parquet(out)
+    return out.getvalue()
+
+
+BOMBS = {
+    "far.xlsx": lambda: workbook(far),
+    "wide.xlsx": lambda: workbook(
+        lambda c: c.replace(b"</worksheet>", b" " * 10**8 + b"</worksheet>")
+    ),
+    "packed.csv.gz": lambda: gzip.compress(b"a,b\n" + b"1,2\n" * 2 * 10**7),
+    "packed.json.xz": lambda: lzma.compress(b"[" + b"1," * 35 * 10**6 + b"1]"),
+    "rows.parquet": many_rows,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_would_take_far_more_memory_than_its_size_is_refused(write, name):
+    with pytest.raises(DataError, match=rf"{name}: would take [\d,]+ MB of memory, and has"):
+        read_table(write(name, BOMBS[name]()))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.xlsx", "a.parquet", "a"])
+def test_a_pipe_is_refused_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: is neither a file nor a folder"):
+        read_table(tmp_path / name)
+
+
+def test_a_mistake_of_ours_is_not_taken_for_one_of_the_file(tmp_path, monkeypatch):
+    for error in (AttributeError, NameError, AssertionError):
+        with pytest.raises(error), library_errors(tmp_path, "JSON"):
+            exec("raise error", {"error": error, "__name__": "ostinato.data"})
+        with pytest.raises(DataError), library_errors(tmp_path, "JSON"):
+            exec("raise error", {"error": error, "__name__": "json"})

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from ostinato.data.midi import KEYS, LOWEST, read_music, roll_of, write_midi
 from ostinato.errors import DataError
@@ -117,12 +117,17 @@ def test_beats_that_steps_do_not_divide_keep_their_length(tmp_path, division, st
 
 MISTAKES = {
     "none.json": (None, "none.json: no such file"),
-    "a.json": ("{", "a.json: is not JSON"),
+    "a.json": ("{", "a.json: cannot be read as JSON"),
     "b.json": ('{"train": 3}', "'train' is no list of pieces"),
     "c.json": ("[[[200]]]", "c.json: all[0]: step 0 has the note 200; a piano has 21 to 108"),
     "d.json": ('[[["C"]]]', "step 0 has the note 'C'"),
     "e.json": ("[]", "there is no piece of music"),
-    "a.mid": ("MThd", "a.mid: is no MIDI file"),
+    "f.json": ("[" * 10**5, "f.json: cannot be read as JSON: maximum recursion depth"),
+    "g.json": ("[3]", "all[0]: is 3; expected a list of MIDI numbers for each step"),
+    "h.json": ("[[60]]", "all[0]: is [60]; expected a list of MIDI numbers for each step"),
+    "i.json": ("[[[1e999]]]", "step 0 has the note inf"),
+    "j.json": ('["abc"]', "all[0]: is 'abc'; expected a list of MIDI numbers"),
+    "a.mid": ("MThd", "a.mid: cannot be read as MIDI"),
     "a.mat": ("?", "a.mat: is no MATLAB file"),
     "a.txt": ("?", "expected .mat, .json, .mid"),
 }
@@ -136,3 +141,53 @@ def test_what_is_no_music_is_refused(tmp_path, name):
     with pytest.raises(DataError) as caught:
         read_music([tmp_path / name])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
+def test_matlab_files_are_read_as_scipy_reads_them(tmp_path, packed, dtype):
+    cells = np.empty((2, 3), dtype=object)
+    random = np.random.default_rng(0)
+    for i, k in np.ndindex(2, 3):
+        cells[i, k] = (random.random((4 + i, KEYS)) < 0.2).astype(dtype)
+    savemat(tmp_path / "a.mat", {"traindata": cells, "x": cells[:1]}, do_compression=packed)
+    expected = loadmat(tmp_path / "a.mat")
+    found = read_music([tmp_path / "a.mat"])
+    for part, name in (("training", "traindata"), ("all", "x")):
+        rolls = [roll for _, roll in found[part]]
+        for roll, cell in zip(rolls, expected[name].ravel(), strict=True):
+            np.testing.assert_array_equal(roll, cell)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_matlab_file_cut_or_changed_anywhere_is_read_or_refused(tmp_path, packed):
+    cells = np.empty((1, 2), dtype=object)
+    cells[0, 0] = cells[0, 1] = roll_of([[60], [61]])
+    path = tmp_path / "a.mat"
+    savemat(path, {"train": cells}, do_compression=packed)
+    whole = path.read_bytes()
+    places = [*range(124, 330), len(whole) - 1]
+    cuts = [whole[:at] for at in places]
+    sizes = [whole[:at] + size + whole[at + 4 :] for at in places[::3]
+             for size in (b"\xff\xff\xff\xff", b"\0\0\0\x7f", b"\0\0\0\0")]  # fmt: skip
+    refused = 0
+    for content in cuts + sizes:
+        path.write_bytes(content)
+        try:
+            read_music([path])
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 200
+
+
+def test_times_that_no_piece_has_are_refused_before_they_take_memory(tmp_path):
+    path = tmp_path / "a.mid"
+    for kind, tracks in ((1, 1), (2, 300)):
+        path.write_bytes(
+            midi(kind, 1, *[[(0, 1, 60), (20_000 + (1 << 27) * (kind == 1), 0, 60)]] * tracks)
+        )
+        with pytest.raises(DataError, match=r"a.mid: has [\d,]+ steps; expected 1,048,576 at most"):
+            read_music([path])
+    path.write_bytes(midi(1, (-25 << 8) | 40, [(0, 0, None), (0, 1, 60), (1000, 0, 60)]))
+    assert len(read_music([path], 2)["all"][0][1]) == 4  # a tempo of 0 is none: half a second

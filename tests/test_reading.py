@@ -282,7 +282,7 @@ MISTAKES = {
     "labels.csv": ("id,t,x,label\na,0,1,u\na,1,2,d\n", {"id": "id"}, "line 3: has the label 'd'"),
     "again.csv": (LONG.replace("a,0", "a,1"), {}, "line 3: has the time of line 2 again: 1"),
     "time.csv": ("id,t,x,label\na,soon,1,u\na,now,2,u\n", {"id": "id"}, "is 'soon', no time"),
-    "json.jsonl": ('{"text": "a", "label": "b"}\n{"text"\n', {}, "line 2: is not JSON"),
+    "json.jsonl": ('{"text": "a", "label": "b"}\n{"text"\n', {}, "line 2: cannot be read as JSON"),
     "list.jsonl": ("[1, 2]\n", {}, "line 1: is no JSON object"),
     "file.csv": ("file,label\nnone.wav,x\nno.wav,y\n", {}, "line 2: names "),
     "mixed.ts": ("@data\n", {}, "holds no cases"),
@@ -291,6 +291,9 @@ MISTAKES = {
     "ragged.ts": ("@classLabel true a\n@data\n1,2:3:a\n", {}, "line 3: variables of 1 and 2 steps"),
     "dims.ts": ("@classLabel true a\n@data\n1:2:a\n1:a\n", {}, "line 4: has 1 variables, and"),
     "bare.ts": ("1,2:a\n", {}, "line 1: expected a line that begins with @"),
+    "long.csv": (f"file,label\n{'a' * 300}.wav,x\nno.wav,y\n", {}, "line 2: names "),
+    "zero.jsonl": ('{"file": "a\\u0000.wav", "label": "x"}\n' * 2, {}, "line 1: names "),
+    "at.ts": ("@\n1,2:a\n", {}, "line 2: expected a line that begins with @"),
     "note.xyz": ("?", {}, "a line of names, and no rows"),
 }  # fmt: skip
 
@@ -309,7 +312,7 @@ TAG_MISTAKES = {
     "b.conll": ("one\ntwo\n", "line 1: has a single column"),
     "c.conll": ("\n\n", "holds no sentences"),
     "d.conllu": ("1\tgo\n\n", "line 1: has no upos"),
-    "g.conllu": ("x\tgo\tgo\n\n", "line 1: the sentence that begins here is no CoNLL-U"),
+    "g.conllu": ("x\tgo\tgo\n\n", "line 1: cannot be read as CoNLL-U: "),
     "e.conllu": (CONLLU.replace("VERB", "_"), "line 6: has no upos"),
     "f.csv": ("0.5,D\nx,D\n0.7,S\n", "line 2: '1' is 'x', no number"),
 }
@@ -439,3 +442,11 @@ def test_a_word_above_sentences_is_a_name(write):
         assert read_table(write("a.csv", "\n".join([names, *rows]))).named == header
     texts = [f"a text of {i} words" for i in range(20)]
     assert read_table(write("b.csv", "\n".join(["said", *texts]))).named
+
+
+def test_idx_files_without_images_or_with_labels_that_are_none_are_refused(write):
+    with pytest.raises(DataError, match="u-images-idx3-ubyte: is empty"):
+        read(write("u-images-idx3-ubyte", idx(np.zeros((0, 2, 2)))))
+    write("v-labels-idx1-ubyte", b"")
+    with pytest.raises(DataError, match="v-labels-idx1-ubyte: cannot be read as idx"):
+        read(write("v-images-idx3-ubyte", idx(np.zeros((1, 2, 2)))))

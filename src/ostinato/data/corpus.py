@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,6 @@ def media_kind(names: Sequence[str]) -> Literal["sound", "image", "text"] | None
 
 def existing(path: Path, place: Place) -> Path:
     """The path; a `DataError` if there is no such file."""
-    if not path.exists():
+    if not os.path.exists(path):  # False too where no file can be called so
         raise place.error(f"names {path}, and there is no such file.")
     return path

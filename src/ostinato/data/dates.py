@@ -5,6 +5,7 @@ pandas parses; this module decides how. Of two plausible readings none is guesse
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from numbers import Real
 from typing import Any, NamedTuple
@@ -96,6 +97,9 @@ def parse_times(cells: pd.Series, day_first: bool | None = None) -> Parsed:
         return Parsed(_stamps(cells))
     if pd.api.types.is_numeric_dtype(cells.dtype):
         return Parsed(_of_numbers(cells))
+    if cells.dtype == object:
+        listed = [str(c) if isinstance(c, list | dict | np.ndarray) else c for c in cells]
+        cells = pd.Series(listed, dtype=object)
     codes, distinct = pd.factorize(cells)
     if isinstance(distinct.dtype, pd.CategoricalDtype):
         distinct = distinct.astype(object)
@@ -142,7 +146,7 @@ def _local_days(wall: Stamps, utc: Stamps) -> Parsed:
 def _of_numbers(cells: pd.Series) -> Stamps | Whole:
     """Numbers as dates where their digits say so, as seconds since 1970, or as they are."""
     values = cells.to_numpy(dtype=np.float64, na_value=np.nan)
-    odd = ~np.isfinite(values) | (values != np.round(values))
+    odd = ~(np.abs(values) < 2.0**62) | (values != np.round(values))
     if odd.any():
         return np.where(odd, NAT, np.datetime64(0, "us"))  # the others are as good as any time
     whole: Whole = cells.to_numpy(dtype=np.int64)
@@ -163,16 +167,18 @@ def _of_numbers(cells: pd.Series) -> Stamps | Whole:
 def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
     """Distinct cells that are text or objects."""
     if all(isinstance(cell, Real | Decimal) and not isinstance(cell, bool) for cell in cells):
-        return Parsed(_of_numbers(cells.astype(np.float64)))
+        with suppress(OverflowError):
+            return Parsed(_of_numbers(cells.astype(np.float64)))
     if cells.dtype == object:
         cells = cells.map(lambda c: str(c.start_time if isinstance(c, pd.Period) else c))
     text = cells.str.strip()
-    if text.str.fullmatch(r"-?\d+").all():
+    if text.str.fullmatch(r"-?(\d{1,18}|[1-8]\d{18})").all():  # what 64 bits hold
         return Parsed(_of_numbers(text.astype(np.int64)))
-    iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
     plain = text.str.fullmatch(r"\d{4}-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?")
-    if plain.all() and iso.notna().all():
-        return Parsed(_stamps(iso.dt.tz_localize(None)))
+    if plain.all():
+        iso = pd.to_datetime(text, format="ISO8601", errors="coerce")
+        if iso.notna().all():
+            return Parsed(_stamps(iso))
     return _of_text(text, day_first)
 
 
@@ -202,7 +208,7 @@ def _span(hours: pd.Series, minutes: pd.Series, seconds: pd.Series | float = 0) 
 
 def _days(date: pd.Series, dotted: bool, day_first: bool | None, text: pd.Series) -> pd.Series:
     """Days of texts whose parts are joined by hyphens; NaT where one is no date."""
-    found = pd.Series(NAT, date.index)
+    found = pd.Series(NAT, date.index, dtype="M8[us]")
     numeric = date.str.fullmatch(r"\d\d?-\d\d?-\d{2,4}")
     for form in _FORMS:
         if (left := found.isna() & ~numeric).any():

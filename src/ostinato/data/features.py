@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.data.ragged import Ragged, WordTable
+from ostinato.data.textfiles import check_size, library_errors, regular
 from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
 
 ImageForm = Literal["rows", "pixels", "whole"]
+
+MAX_PIXELS = 1 << 26
+"""Pixels of an image, at most."""
+
+MAX_RATE = 512_000
+"""Samples of sound a second, at most."""
+
+MAX_UPSAMPLING = 64
+"""How many times as many samples a second a model may take as a recording has."""
 
 WORD_CHARACTERS = 24
 """Characters of a word that are read: from its beginning and its end, if it is longer."""
@@ -233,9 +245,9 @@ def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
 
     Raises a `DataError` if it cannot be read, or is empty. Needs ``ostinato[audio]``.
     """
-    soundfile = require("soundfile", "audio", "reading sound")
-    with _reading(path, "sound"):
-        samples, rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
+    with _opened_sound(path) as file:
+        check_size(4 * file.frames * file.channels, Path(path), os.stat(path).st_size)
+        samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     if not len(samples):
         raise DataError("holds no sound at all; leave it out.", path=path)
     if not np.isfinite(samples).all():
@@ -245,9 +257,19 @@ def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
 
 def sound_rate(path: str | os.PathLike[str]) -> int:
     """Samples a second of a recording; raises as `read_sound`."""
+    with _opened_sound(path) as file:
+        return int(file.samplerate)
+
+
+@contextmanager
+def _opened_sound(path: str | os.PathLike[str]) -> Iterator[Any]:
     soundfile = require("soundfile", "audio", "reading sound")
-    with _reading(path, "sound"):
-        return int(soundfile.info(os.fspath(path)).samplerate)
+    with library_errors(Path(path), "sound"), soundfile.SoundFile(regular(path)) as file:
+        if not 1 <= file.samplerate <= MAX_RATE:
+            raise DataError(
+                f"has {file.samplerate:,} samples a second; expected 1 to {MAX_RATE:,}.", path=path
+            )
+        yield file
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -255,16 +277,14 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Raises a `DataError` if it cannot be read. Needs ``ostinato[images]``.
     """
-    pillow = require("PIL.Image", "images", "reading images")
-    with _reading(path, "an image"), pillow.open(path) as image:
+    with _opened_image(path) as image:
         pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """Height, width and channels that `read_image` would give."""
-    pillow = require("PIL.Image", "images", "reading images")
-    with _reading(path, "an image"), pillow.open(path) as image:
+    with _opened_image(path) as image:
         return (image.height, image.width, 1 if image.mode in _GREY else 3)
 
 
@@ -272,13 +292,18 @@ _GREY = ("1", "L", "I", "I;16", "F", "LA")
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Turn what a library says of a file into a `DataError`."""
-    try:
-        yield
-    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
-        reason = str(error).removeprefix(f"Error opening {os.fspath(path)!r}: ")
-        raise DataError(f"cannot be read as {what}: {reason}", path=path) from error
+def _opened_image(path: str | os.PathLike[str]) -> Iterator[Any]:
+    pillow = require("PIL.Image", "images", "reading images")
+    with library_errors(Path(path), "an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is odd about a file, or larger than is read here
+        with pillow.open(regular(path)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"has {image.width:,} x {image.height:,} pixels; expected {MAX_PIXELS:,} at "
+                    "most: make it smaller.",
+                    path=path,
+                )
+            yield image
 
 
 def image_as_steps(

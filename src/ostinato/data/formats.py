@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Collection
 from functools import partial
@@ -23,7 +24,15 @@ import numpy as np
 from ostinato.data.delimited import names_of_columns, read_delimited
 from ostinato.data.lazy import pd
 from ostinato.data.tables import Table, TableSettings, as_frame
-from ostinato.data.textfiles import PACKED, library_errors, numbered_lines, opened, pieces
+from ostinato.data.textfiles import (
+    PACKED,
+    check_size,
+    library_errors,
+    numbered_lines,
+    opened,
+    pieces,
+    regular,
+)
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["FORMATS", "is_table", "read_table"]
@@ -96,7 +105,7 @@ def _named(name: str) -> Format:
 
 def _by_content(path: Path) -> str:
     """Return the name of the format that a file's first bytes speak of; lines of text are CSV."""
-    with library_errors(path), path.open("rb") as file:
+    with library_errors(path), regular(path).open("rb") as file:
         if file.read(4) == b"PK\x03\x04" and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -123,10 +132,8 @@ def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
-        try:
-            document = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"is not JSON: {error}.", path=path, line=number) from None
+        with library_errors(path, "JSON", number):
+            document = _json(line)
         if not isinstance(document, dict):
             raise DataError('is no JSON object, as in {"text": ...}.', path=path, line=number)
         objects.append(document)
@@ -137,12 +144,13 @@ def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]
 
 def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
     """A list of objects, an object of columns, or what pandas writes with any ``orient``."""
-    try:
-        document = json.loads("".join(pieces(path)))
-    except ValueError as error:
-        if str(error).startswith("Extra data"):
-            return _read_json_lines(path, settings, asked)
-        raise DataError(f"is not JSON: {error}.", path=path) from None
+    with library_errors(path, "JSON"):
+        try:
+            document = _json("".join(pieces(path)))
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data":
+                return _read_json_lines(path, settings, asked)
+            raise
     try:
         frame = _typed(pd.DataFrame(_columns_or_rows(document), dtype=object))
     except (TypeError, ValueError):
@@ -152,6 +160,13 @@ def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> T
             path=path,
         ) from None
     return Table(path, frame, decimal=settings.decimal)
+
+
+def _json(text: str) -> Any:
+    document = json.loads(text)
+    if re.search(r"\\u[dD]", text):
+        json.dumps(document, ensure_ascii=False).encode()  # a UnicodeError of half a character
+    return document
 
 
 def _columns_or_rows(document: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
@@ -184,14 +199,30 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 def _bytes(path: Path) -> IO[bytes]:
     """A file unpacked, to be read in any order."""
     if path.suffix.lower() not in PACKED:
-        return path.open("rb")
+        return regular(path).open("rb")
     with opened(path) as file:
         return io.BytesIO(file.read())
 
 
+def _size(file: IO[bytes]) -> int:
+    """The bytes of a file, which is then at its beginning."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
 def _read_arrow(path: Path, settings: TableSettings, asked: Collection[str], library: str) -> Table:
+    arrow = require(f"pyarrow.{library.lower()}", "tables", f"reading {path.name}")
     with _bytes(path) as file, library_errors(path, library):
-        frame = pd.read_parquet(file) if library == "Parquet" else pd.read_feather(file)
+        if library == "Parquet":
+            head = arrow.read_metadata(file)
+            check_size(8 * head.num_rows * head.num_columns, path, _size(file), 1000)
+            frame = pd.read_parquet(file)
+        else:
+            # Of a file that is damaged pandas may read what is no memory of its own.
+            arrow.read_table(file).validate(full=True)
+            file.seek(0)
+            frame = pd.read_feather(file)
         return Table(path, as_frame(frame), decimal=settings.decimal)
 
 
@@ -201,7 +232,11 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
         module = "xlrd" if file.read(4) == _OLD_EXCEL else "openpyxl"
         file.seek(0)
         require(module, "excel", f"reading {path.name}")
-        sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
+        if module == "openpyxl":
+            _check_workbook(file, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and the like
+            sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=object,
                                    keep_default_na=False, na_values=[""])  # fmt: skip
     full = {name: cells for name, sheet in sheets.items()
             if len(cells := sheet.dropna(how="all").dropna(how="all", axis=1))}  # fmt: skip
@@ -219,6 +254,25 @@ def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> 
     body = sheet.iloc[int(named) :].reset_index(drop=True).infer_objects().set_axis(names, axis=1)
     lines = lines[int(named) :]
     return Table(path, body, named=named, line=lambda: lines, decimal=settings.decimal)
+
+
+def _check_workbook(file: IO[bytes], path: Path) -> None:
+    """Refuse a workbook of far more cells than it has bytes: each row has as many as the widest."""
+    size = _size(file)
+    with zipfile.ZipFile(file) as archive:
+        check_size(sum(each.file_size for each in archive.infolist()), path, size)
+        for name in archive.namelist():
+            if re.fullmatch(r"xl/worksheets/[^/]*\.xml", name):
+                cells = re.findall(rb"""\br\s*=\s*["']([A-Za-z]*)(\d+)""", archive.read(name))
+                columns = max((_number_of(column) for column in {c for c, _ in cells}), default=0)
+                rows = max((int(row[:20]) for _, row in cells), default=0)
+                check_size(16 * rows * max(columns, 1), path, size)
+    file.seek(0)
+
+
+def _number_of(column: bytes) -> int:
+    """The number of a column from 1, of its letters."""
+    return sum(26**i * (letter - 64) for i, letter in enumerate(reversed(column.upper()[:9])))
 
 
 _ARROW = "pyarrow", "tables"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ostinato.data.corpus import Corpus, Kind, Place
 from ostinato.data.features import (
+    MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
     Spectrogram,
@@ -172,7 +173,13 @@ class Inputs(SequenceInputs):
 
     def _encoded(self, item: Any, place: Place) -> NDArray[Any]:
         if self.spectrogram is not None:
-            return self.spectrogram(*read_sound(item))
+            samples, rate = read_sound(item)
+            if rate * MAX_UPSAMPLING < self.spectrogram.rate:
+                raise place.error(
+                    f"has {rate:,} samples a second; the model takes {self.spectrogram.rate:,}, "
+                    f"at most {MAX_UPSAMPLING} times as many."
+                )
+            return self.spectrogram(samples, rate)
         if self.kind == "image":
             pixels = item if isinstance(item, np.ndarray) else read_image(item)
             return image_as_steps(pixels, self.form, self.shape)

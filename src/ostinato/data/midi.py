@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.textfiles import library_errors, regular
 from ostinato.errors import DataError, require
 from ostinato.files import atomic_file
 
@@ -22,6 +25,12 @@ PARTS = {
     "dev": "validation", "test": "test",
 }  # fmt: skip
 """The part that a name stands for, without "data" at its end."""
+
+MAX_STEPS = 1 << 20
+"""Steps of all pieces of a MIDI file, at most."""
+
+MAX_UNPACKED = 1 << 29
+"""Bytes of all variables of a MATLAB file, at most."""
 
 Roll = NDArray[np.uint8]
 
@@ -61,43 +70,83 @@ def _read(path: Path, steps_per_beat: int) -> Iterator[tuple[str, str, Roll]]:
     if kind in (".mid", ".midi"):
         yield from (("all", *piece) for piece in _read_midi(path, steps_per_beat))
         return
-    if kind == ".mat":
-        parts = _read_matlab(path)
-    elif kind == ".json":
-        parts = _read_json(path)
-    else:
+    if kind not in (".mat", ".json"):
         raise DataError("expected .mat, .json, .mid, or a folder of .mid.", path=path)
-    for name, pieces in parts.items():
+    with library_errors(path, "JSON" if kind == ".json" else "a MATLAB file (version 5 to 7)"):
+        parts = [*(_read_json(path) if kind == ".json" else _read_matlab(path))]
+    for name, pieces in parts:
         for i, piece in enumerate(pieces):
             where = f"{path}: {name}[{i}]"
             yield name, where, roll_of(piece, where)
 
 
-def _read_matlab(path: Path) -> dict[str, Iterable[Any]]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
+            13: "u8"}  # fmt: skip
+"""NumPy's names of the types of numbers in MATLAB files."""
 
-    try:
-        variables = loadmat(path)
-    except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
-        raise DataError(f"is no MATLAB file (version 7 or before): {error}", path=path) from None
-    return {
-        name: np.asarray(cells, dtype=object).ravel()
-        for name, cells in variables.items()
-        if not name.startswith("__")
-    }
+_MATRIX, _PACKED, _CELLS = 14, 15, 1
 
 
-def _read_json(path: Path) -> dict[str, Iterable[Any]]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"is not JSON: {error}", path=path) from None
-    parts = document if isinstance(document, dict) else {"all": document}
-    for name, pieces in parts.items():
+def _read_matlab(path: Path) -> Iterator[tuple[str, Iterable[Any]]]:
+    """Yield the cell arrays of a MATLAB file (version 5 to 7) by name.
+
+    Not by SciPy, which a damaged file can crash.
+    """
+    data = memoryview(regular(path).read_bytes())
+    order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(bytes(data[124:128]))
+    if order is None:
+        raise DataError("is no MATLAB file of version 5 to 7; save it with -v7.", path=path)
+    left = MAX_UNPACKED
+    for kind, content in _elements(data[128:], order):
+        if kind == _PACKED:
+            unpacking = zlib.decompressobj()
+            content = memoryview(unpacking.decompress(content, left))
+            left = max(1, left - len(content))
+            if not unpacking.eof:
+                raise DataError(
+                    f"is damaged, or holds more than {MAX_UNPACKED >> 20} MB.", path=path
+                )
+            kind, content = next(_elements(content, order))
+        name, cells = _matrix(content, order)
+        if kind != _MATRIX or not isinstance(cells, list):
+            raise DataError(f"{name!r} is no cell array of piano rolls.", path=path)
+        yield name, cells
+
+
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Yield the type and the content of each element."""
+    while data:
+        kind, size = struct.unpack_from(f"{order}II", data)
+        begin = 8
+        if kind >> 16:  # small: both in one number, the content after it
+            kind, size, begin = kind & 0xFFFF, kind >> 16, 4
+        if begin + size > len(data):
+            raise EOFError("it ends within an element")
+        yield kind, data[begin : begin + size]
+        data = data[begin + size if kind == _PACKED else -(-(begin + size) // 8) * 8 :]
+
+
+def _matrix(data: memoryview, order: str, within: bool = False) -> tuple[str, Any]:
+    """The name of a matrix, and its numbers, or a list of those of cells."""
+    (_, flags), (_, dims), (_, name), *parts = _elements(data, order)
+    shape = struct.unpack(f"{order}{len(dims) // 4}i", dims)
+    kind = struct.unpack_from(f"{order}I", flags)[0] & 0xFF
+    if kind == _CELLS and not within:
+        cells = np.empty(len(parts), dtype=object)
+        cells[:] = [_matrix(part, order, True)[1] for _, part in parts]
+        return str(name, "latin-1"), cells.reshape(shape, order="F").ravel().tolist()
+    if not 6 <= kind <= 15:
+        raise TypeError("expected cells with numbers in them")
+    numbers = np.frombuffer(parts[0][1], order + _NUMBERS[parts[0][0]])
+    return str(name, "latin-1"), numbers.reshape(shape, order="F")
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Iterable[Any]]]:
+    document = json.loads(regular(path).read_text(encoding="utf-8"))
+    for name, pieces in (document if isinstance(document, dict) else {"all": document}).items():
         if not isinstance(pieces, list):
             raise DataError(f"{name!r} is no list of pieces.", path=path)
-    return parts
+        yield name, pieces
 
 
 def roll_of(piece: Iterable[Iterable[int]] | NDArray[Any], where: str = "piece") -> Roll:
@@ -110,11 +159,15 @@ def roll_of(piece: Iterable[Iterable[int]] | NDArray[Any], where: str = "piece")
         if piece.shape[1] != KEYS or not np.isin(piece, (0, 1)).all():
             raise DataError(f"{where}: shape {piece.shape}; expected (T, {KEYS}) of 0 and 1.")
         return piece.astype(np.uint8)
+    if not (_is_list(piece) and all(map(_is_list, piece))):
+        raise DataError(
+            f"{where}: is {piece!r:.40}; expected a list of MIDI numbers for each step."
+        )
     steps = [list(step) for step in piece]
     roll = np.zeros((len(steps), KEYS), dtype=np.uint8)
     for t, step in enumerate(steps):
         for note in step:
-            if isinstance(note, bool) or not isinstance(note, int | float) or note != int(note):
+            if isinstance(note, bool) or not isinstance(note, int | float) or note % 1:
                 raise DataError(f"{where}: step {t} has the note {note!r}; expected MIDI numbers.")
             if note != -1 and not LOWEST <= note < LOWEST + KEYS:
                 raise DataError(
@@ -126,23 +179,30 @@ def roll_of(piece: Iterable[Iterable[int]] | NDArray[Any], where: str = "piece")
     return roll
 
 
+def _is_list(some: object) -> bool:
+    return isinstance(some, Iterable) and not isinstance(some, str)
+
+
 def _read_midi(path: Path, steps_per_beat: int) -> list[tuple[str, Roll]]:
     """The notes that sound at each step; drums are left out. Tracks of type 2 are pieces each."""
     mido = require("mido", "midi", "reading MIDI")
-    try:
-        file = mido.MidiFile(path, clip=True)
-    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"is no MIDI file: {error or type(error).__name__}", path=path) from None
+    with library_errors(path, "MIDI"):
+        file = mido.MidiFile(regular(path), clip=True)
     tracks = {str(path): mido.merge_tracks(file.tracks)}
     if file.type == 2:
         tracks = {f"{path}: track {i}": track for i, track in enumerate(file.tracks, start=1)}
     step = _ticks_per_beat(path, file) / steps_per_beat
-    pieces = [
-        (name, _roll(some, step)) for name, track in tracks.items() if (some := _notes(track))
-    ]
+    pieces = {name: _in_steps(some, step) for name, track in tracks.items()
+              if (some := _notes(track))}  # fmt: skip
     if not pieces:
         raise DataError("holds no notes.", path=path)
-    return pieces
+    count = sum(_length(notes) for notes in pieces.values())
+    if count > MAX_STEPS:
+        raise DataError(
+            f"has {count:,} steps; expected {MAX_STEPS:,} at most: its times are damaged.",
+            path=path,
+        )
+    return [(name, _roll(notes)) for name, notes in pieces.items()]
 
 
 def _ticks_per_beat(path: Path, file: Any) -> Fraction:
@@ -158,13 +218,17 @@ def _ticks_per_beat(path: Path, file: Any) -> Fraction:
         )
     rate = Fraction(30_000, 1001) if frames == 29 else Fraction(frames)
     messages = (message for track in file.tracks for message in track)
-    tempo = next((m.tempo for m in messages if m.type == "set_tempo"), 500_000)
+    tempo = next((m.tempo for m in messages if m.type == "set_tempo" and m.tempo), 500_000)
     return rate * ticks * Fraction(int(tempo), 1_000_000)
 
 
-def _notes(track: Iterable[Any]) -> list[tuple[int, int, int]]:
+Note = tuple[int, int, int]
+"""Begin, end and key."""
+
+
+def _notes(track: Iterable[Any]) -> list[Note]:
     """Begin, end and key of each note of a track, in ticks."""
-    sounding: list[tuple[int, int, int]] = []
+    sounding: list[Note] = []
     started: dict[tuple[int, int], int] = {}
     now = 0
     for message in track:
@@ -179,13 +243,22 @@ def _notes(track: Iterable[Any]) -> list[tuple[int, int, int]]:
     return sounding + [(begin, now, note) for (_, note), begin in started.items()]
 
 
-def _roll(notes: Sequence[tuple[int, int, int]], step: Fraction) -> Roll:
+def _in_steps(notes: Sequence[Note], step: Fraction) -> list[Note]:
+    """Notes in steps from the first, each at least one step long."""
     first = min(begin for begin, _, _ in notes)
-    ends = [(round((b - first) / step), round((e - first) / step), n) for b, e, n in notes]
-    roll = np.zeros((max(max(e, b + 1) for b, e, _ in ends), KEYS), dtype=np.uint8)
-    for begin, end, note in ends:
+    rounded = [(round((b - first) / step), round((e - first) / step), n) for b, e, n in notes]
+    return [(begin, max(end, begin + 1), note) for begin, end, note in rounded]
+
+
+def _length(notes: Sequence[Note]) -> int:
+    return max(end for _, end, _ in notes)
+
+
+def _roll(notes: Sequence[Note]) -> Roll:
+    roll = np.zeros((_length(notes), KEYS), dtype=np.uint8)
+    for begin, end, note in notes:
         if LOWEST <= note < LOWEST + KEYS:
-            roll[begin : max(end, begin + 1), note - LOWEST] = 1
+            roll[begin:end, note - LOWEST] = 1
     return roll
 
 

@@ -25,7 +25,7 @@ from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.data.sequences import sequences_of
 from ostinato.data.tables import Table, array_of, cells_of, has_columns, is_missing, table_of
-from ostinato.data.textfiles import numbered_lines, opened
+from ostinato.data.textfiles import library_errors, numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
 
 __all__ = ["corpus_of", "read_corpus"]
@@ -149,7 +149,7 @@ def _read_ts(path: Path) -> Corpus:
         if not in_data:
             if not line.startswith("@"):
                 raise place.error("expected a line that begins with @, or @data before the cases.")
-            name, *rest = line[1:].lower().split()
+            name, *rest = line[1:].lower().split() or [""]
             if name in ("classlabel", "targetlabel"):
                 has_target = rest[:1] == ["true"] or has_target is True
             if name == "timestamps" and rest[:1] == ["true"]:
@@ -261,10 +261,8 @@ def _conllu(path: Path, settings: ReadingSettings, labelled: bool | None) -> Ite
         numbers = [number for number, line in block if not line.startswith("#")]
         if not numbers:
             continue
-        try:
+        with library_errors(path, "CoNLL-U", place.line):
             (sentence,) = conllu.parse("\n".join(line for _, line in block) + "\n\n")
-        except (conllu.exceptions.ParseException, ValueError) as error:
-            raise place.error(f"the sentence that begins here is no CoNLL-U: {error}") from None
         words: Words = []
         for token, number in zip(sentence, numbers, strict=False):
             if not isinstance(token["id"], int):
@@ -351,13 +349,16 @@ def _is_idx(path: Path) -> bool:
 def _read_idx_file(path: Path) -> NDArray[np.uint8]:
     with opened(path) as file:
         data = file.read()
-    axes = data[3]
-    shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+    with library_errors(path, "idx"):
+        axes = data[3]
+        shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
     size = 4 + 4 * axes + math.prod(shape)
     if len(data) != size:
         raise DataError(
             f"holds {len(data)} bytes, and its head says {size}; it is damaged.", path=path
         )
+    if 0 in shape:
+        raise DataError("is empty.", path=path)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 

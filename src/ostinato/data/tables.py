@@ -172,7 +172,9 @@ class Table:
         """Return what columns there are, in words."""
         if not self.named:
             return f"its columns have no names: they are numbered, 1 to {len(self.names)}"
-        shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
+        shown = ", ".join(f"{' '.join(name.split()):.40}" for name in self.names[:20]) + (
+            ", ..." if len(self.names) > 20 else ""
+        )
         return f"its columns are {shown}"
 
     def error(self, message: str) -> DataError:

@@ -217,6 +217,9 @@ class _OwnPosition(io.RawIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._at = descriptor, 0
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def readable(self) -> bool:
         return True
 

@@ -8,44 +8,115 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import sys
+import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["PACKED", "decode", "library_errors", "numbered_lines", "opened", "pieces", "unpacked"]
+__all__ = ["PACKED", "check_size", "decode", "library_errors", "numbered_lines", "opened", "pieces",
+           "regular", "unpacked"]  # fmt: skip
 
 PIECE = 1 << 18
 """Bytes, or characters, read at a time."""
+
+LEAST, RATIO = 1 << 26, 200
+"""Bytes that any file may become in memory, and how many times its own size beyond that."""
 
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 """What reading bytes raises, packed or not."""
 
 
+_DEFECTS = (AssertionError, AttributeError, NameError)
+"""What a mistake of ours in a block of `library_errors` raises, and remains."""
+
+
+def _raised_here(error: Exception) -> bool:
+    """Tell whether a line of this package raised an error, not a library that it calls."""
+    last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return str(last.f_globals.get("__name__")).startswith("ostinato.")
+
+
 @contextmanager
-def library_errors(path: Path, library: str | None = None) -> Iterator[None]:
-    """Turn what reading a file raises into a `DataError`; all that a format's library raises."""
+def library_errors(
+    path: Path, library: str | None = None, line: int | None = None
+) -> Iterator[None]:
+    """Turn what reading a file raises into a `DataError`; all that a format's library raises.
+
+    Args:
+        path: the file.
+        library: what the block reads it as; without one only what reading bytes raises is caught.
+        line: the line that is read.
+    """
     try:
         yield
-    except (OstinatoError, MemoryError):
+    except OstinatoError:
         raise
+    except MemoryError as error:
+        raise DataError("needs more memory than there is.", path=path, line=line) from error
     except IsADirectoryError:
         raise DataError("is a folder; expected a file.", path=path) from None
     except Exception as error:
-        unreadable = isinstance(error, _UNREADABLE)
-        if library is None and not unreadable:
+        if isinstance(error, _DEFECTS) and _raised_here(error):
+            raise
+        unreadable = library is None or getattr(error, "errno", None) is not None
+        if unreadable and not isinstance(error, _UNREADABLE):
             raise
         name = getattr(error, "filename", None) or path  # of a file in a folder
         message = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         what = "cannot be read" if unreadable else f"cannot be read as {library}"
-        raise DataError(f"{what}: {message or type(error).__name__}.", path=name) from error
+        said = (message or type(error).__name__).removesuffix(".")
+        raise DataError(f"{what}: {said}.", path=name, line=line) from error
+
+
+def regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a file; a `DataError` for a pipe or a device, which may never end."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError("is neither a file nor a folder; copy what it holds to one.", path=path)
+    return path
+
+
+def check_size(size: int, path: Path, packed: int, ratio: int = RATIO) -> None:
+    """Raise a `DataError` if a file would take so much memory that its head must be wrong.
+
+    Args:
+        size: bytes in memory, by what the file says.
+        path: the file.
+        packed: bytes of the file.
+        ratio: how many times its size it may take.
+    """
+    if size > max(LEAST, ratio * packed):
+        raise DataError(
+            f"would take {size >> 20:,} MB of memory, and has {packed:,} bytes: it is damaged; if "
+            "not, save it uncompressed.",
+            path=path,
+        )
+
+
+class _Unpacked(io.RawIOBase):
+    """What is unpacked from a file, up to a size."""
+
+    def __init__(self, content: IO[bytes], path: Path, packed: int) -> None:
+        self._content, self._path, self._packed, self._size = content, path, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._content.read(len(buffer))
+        buffer[: len(data)] = data
+        self._size += len(data)
+        check_size(self._size, self._path, self._packed)
+        return len(data)
 
 
 @contextmanager
@@ -87,7 +158,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     if str(path) == "-":
         yield io.BytesIO(sys.stdin.buffer.read())
         return
-    with library_errors(path), path.open("rb") as file, unpacked(file, path) as content:
+    with library_errors(path), regular(path).open("rb") as file, unpacked(file, path) as content:
         yield content
 
 
@@ -98,7 +169,8 @@ def unpacked(file: io.BufferedReader, path: Path) -> Iterator[IO[bytes]]:
     for suffix, (magic, unpack) in PACKED.items():
         if head.startswith(magic) and (suffix != ".bz2" or head[3:4].isdigit()):
             with unpack(file) as content:
-                yield content
+                size = os.fstat(file.fileno()).st_size
+                yield cast(IO[bytes], _Unpacked(content, path, size))
             return
     if path.suffix.lower() in PACKED and head:
         raise DataError(f"is no {path.suffix} file; rename it.", path=path)

@@ -294,7 +294,7 @@ def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns |
     if len(table.names) == 1:
         return list(free)
     numbers = [i for i in free if table.is_numeric(i) and not names_rows(table, i)]
-    if every or len(numbers) == 1:
+    if len(numbers) == 1 or (every and numbers):
         return numbers
     found = table.called(TARGET_NAMES, numbers)
     if len(found) == 1:
@@ -549,7 +549,7 @@ def _check_steps(
         )
     for begin, end in zip(begins, ends, strict=True):
         T = steps[end - 1] - steps[begin] + 1
-        if max(100 * (end - begin), 1000) < T or T > MAX_STEPS:
+        if not 0 < T <= min(max(100 * (end - begin), 1000), MAX_STEPS):
             raise rows.place(begin, tables).error(
                 f"has {end - begin:,} rows on a grid of {T:,} steps, one every {grid.name}: "
                 "irregular times; name a longer step with frequency."
