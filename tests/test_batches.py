@@ -274,14 +274,10 @@ def test_what_was_mapped_before_stays_as_it_was(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "a.npy"
-    with pytest.raises(
-        OstinatoError, match=r"nowhere/a\.npy: cannot be written: there is no .*nowhere"
-    ):
+    with pytest.raises(OstinatoError, match=r"nowhere/a\.npy: cannot be written: there is no "):
         write_tokens([np.array([0])], path, 1)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(
-        OstinatoError, match="folder: cannot be written: is a folder; expected a file"
-    ):
+    with pytest.raises(OstinatoError, match="folder: cannot be written: is a folder; expected"):
         write_tokens([np.array([0])], tmp_path / "folder", 1)
     assert os.listdir(tmp_path) == ["folder"]
 

@@ -67,7 +67,7 @@ MISTAKES = {
     "vocabulary": (f"{TRAIN} --vocabulary-size 3", "leave out"),
     "memory": (
         "train text text.txt --out run --hidden-size 16000000 --steps 1",
-        "out of memory; choose a smaller hidden_size",
+        "training a network of ",
     ),
     # A file of settings
     "no config": (f"{TRAIN} --config", "--config: expected one argument"),
