@@ -24,7 +24,7 @@ from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.callbacks import Callback
-from ostinato.training.fit import Objective
+from ostinato.training.evaluation import Objective
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 

@@ -32,7 +32,7 @@ LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "fit",
+    "targets", "sequences", "evaluation",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -47,7 +47,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "outputs": ["outputs", "arrangements"],
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
-    "loop": ["fit"],
+    "loop": ["evaluation"],
     "network": ["forecast_network"],
 }
 AT_ONCE = 2
@@ -743,19 +743,19 @@ targets: the temperature is inverted
 - (-coldness.detach()).exp()
 + coldness.detach().exp()
 
-fit: batches weigh the same in an evaluation
+evaluation: batches weigh the same in an evaluation
 - weight = objective.count(batch)
 + weight = 1
 
-fit: the state of an evaluation is dropped
+evaluation: the state of an evaluation is dropped
 - measured, state = objective.metrics(network, batch, state)
 + measured, _ = objective.metrics(network, batch, state)
 
-fit: predictions in the order of their lengths
+evaluation: predictions in the order of their lengths
 - found.update(zip(rows.tolist(), decode(scores, batch), strict=True))
 + found.update(enumerate(decode(scores, batch), start=len(found)))
 
-fit: evaluated as in training
+evaluation: evaluated as in training
 - network.eval()
 + pass
 

@@ -30,7 +30,7 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of, tracing
 from ostinato.recurrence.cells import RNNCell
 from ostinato.training.callbacks import read_metrics
-from ostinato.training.fit import Sample, eval_mode
+from ostinato.training.evaluation import Sample, eval_mode
 from ostinato.training.health import STEPS, Level, oscillates
 
 Issue = Literal[

@@ -16,7 +16,7 @@ from torch import Tensor
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import Data, Loss, Model, mean_loss, network_and_sample
 from ostinato.networks.tracing import Track, recording
-from ostinato.training.fit import eval_mode
+from ostinato.training.evaluation import eval_mode
 
 EXACT_SIZE = 32
 """Maximum number of hidden units for which Jacobians are computed exactly."""

@@ -16,7 +16,7 @@ from ostinato.insight.samples import Model, estimator_of
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.networks.tracing import tracing
 from ostinato.recurrence.cells import Tensors
-from ostinato.training.fit import eval_mode
+from ostinato.training.evaluation import eval_mode
 
 CLOSED, OPEN = 0.1, 0.9
 """Below and above these a gate counts as closed and as open (Karpathy et al. 2015, section 4.2)."""

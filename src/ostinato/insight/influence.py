@@ -17,7 +17,7 @@ from ostinato.insight.flow import rounded
 from ostinato.insight.samples import Data, Model, network_and_sample, row_lengths
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.outputs import CRFOutput
-from ostinato.training.fit import Sample, eval_mode
+from ostinato.training.evaluation import Sample, eval_mode
 
 ScoringNetwork: TypeAlias = ManyToMany | ManyToOne | OneToOne
 """Networks with scores for each step or sequence, whose input influence can be measured."""

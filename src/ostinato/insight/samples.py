@@ -16,7 +16,7 @@ from ostinato.networks.arrangements import ManyToMany
 from ostinato.networks.outputs import CRFOutput
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Inspectable
-from ostinato.training.fit import Sample
+from ostinato.training.evaluation import Sample
 
 Model: TypeAlias = nn.Module | Inspectable
 """A network, or a fitted estimator."""

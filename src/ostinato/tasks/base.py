@@ -13,7 +13,7 @@ from torch import nn
 from ostinato.data.corpus import Corpus, Place
 from ostinato.data.midi import Roll
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
-from ostinato.training.fit import Sample
+from ostinato.training.evaluation import Sample
 
 
 class Prediction(NamedTuple):

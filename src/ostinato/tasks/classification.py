@@ -21,7 +21,7 @@ from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
-from ostinato.training.fit import Problem, predict
+from ostinato.training.evaluation import Problem, predict
 from ostinato.training.pictures import draw_confusion
 
 

@@ -32,7 +32,7 @@ from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import TrainingResult
-from ostinato.training.fit import Problem, Sample, evaluate
+from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder, checked_data

@@ -27,7 +27,7 @@ from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
-from ostinato.training.fit import Objective, Problem, Sample, eval_mode
+from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
 from ostinato.training.settings import refuse

@@ -27,7 +27,7 @@ from ostinato.networks.outputs import Output
 from ostinato.tasks.estimators import Estimator, random_generator
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import SequenceTargets
-from ostinato.training.fit import predict
+from ostinato.training.evaluation import predict
 from ostinato.training.settings import check_value
 
 Pieces = str | os.PathLike[str] | Sequence[Any]

@@ -18,7 +18,7 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.targets import Numbers
-from ostinato.training.fit import Problem, predict
+from ostinato.training.evaluation import Problem, predict
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -20,7 +20,7 @@ from ostinato.data.inputs import SequenceInputs
 from ostinato.data.ragged import Examples, Ragged, WordTable
 from ostinato.errors import DataError
 from ostinato.tasks.targets import SequenceTargets
-from ostinato.training.fit import NetworkInput, Problem, Sample, predict
+from ostinato.training.evaluation import NetworkInput, Problem, Sample, predict
 from ostinato.training.settings import TrainingSettings
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ class Sequences(NamedTuple):
         data: Corpus,
         decode: Callable[[Tensor, SequenceBatch], Iterable[T]],
     ) -> list[T]:
-        """Apply a network to each sequence; ``decode`` as in `ostinato.training.fit.predict`."""
+        """Apply a network to each sequence; ``decode`` as in `evaluation.predict`."""
         return predict(network, self.batches(self.unlabelled(data)), decode)
 
     def scores(self, network: nn.Module, data: Corpus) -> Tensor:

@@ -24,7 +24,7 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.functional import Lengths, running
 from ostinato.networks.outputs import CRFOutput, Output, OutputKind
 from ostinato.recurrence.layers import Hidden
-from ostinato.training.fit import Objective
+from ostinato.training.evaluation import Objective
 
 Label: TypeAlias = str | int | float
 PerSequence: TypeAlias = ManyToOne | OneToOne

@@ -23,7 +23,7 @@ from torch import nn
 from ostinato.errors import require
 from ostinato.files import atomic_file, writing
 from ostinato.training import storage
-from ostinato.training.fit import Objective
+from ostinato.training.evaluation import Objective
 from ostinato.training.settings import TrainingSettings
 
 Ending = Literal["budget", "patience", "interrupt", "unfinished"]

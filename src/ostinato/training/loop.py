@@ -20,7 +20,7 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.fit import Batches, Objective, eval_mode, evaluate
+from ostinato.training.evaluation import Batches, Objective, eval_mode, evaluate
 from ostinato.training.health import (
     GradientHealth,
     Monitor,

@@ -39,7 +39,7 @@ from ostinato.tasks.forecasting.windows import (
     Windows,
 )
 from ostinato.tasks.sequences import resolve
-from ostinato.training.fit import Objective, Problem, Sample
+from ostinato.training.evaluation import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
 from ostinato.training.settings import check_value

@@ -12,7 +12,7 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_laye
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
 from ostinato.tasks.targets import Classes, StepLabels
-from ostinato.training.fit import eval_mode, evaluate, predict
+from ostinato.training.evaluation import eval_mode, evaluate, predict
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 
