@@ -32,7 +32,8 @@ def test_a_command_for_another_task_is_one_line_and_loads_nothing(command, ostin
     loaded = []
     monkeypatch.setattr(package, "load", lambda run: loaded.append(run) or 1 / 0)
     needed = [option for option in command.options() if option.needed][1:]
-    more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + ["x"]]
+    more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + ["x.mid"]]
+    more += ["x.wav"] if command.name == "transcribe" else []
     for task in TASKS:
         monkeypatch.setattr(package, "describe", lambda run, name=task.estimator: {"task": name})
         if command.protocol in task.protocols:

@@ -93,7 +93,7 @@ REFUSED = {
     "transcribe transcribe recordings --find none": "none: cannot be read: No such file",
     "transcribe transcribe empty": "empty: is empty",
     "predict classify empty": "empty: is empty",
-    "predict classify /dev/null": "/dev/null: is empty",
+    "predict classify /dev/null": "/dev/null: is neither a file nor a folder",
     "predict classify binary": "binary: line 1: holds a zero byte",
     "predict classify folder": "holds no recordings, images or texts",
     "predict caption empty": "empty: is empty",

@@ -546,10 +546,11 @@ def test_what_is_no_such_model_is_refused(model, tmp_path):
         TextGenerator.load(tmp_path / "nowhere")
     with pytest.raises(OstinatoError, match="holds no finished model"):
         TextGenerator.load(tmp_path)
-    storage.save_model(tmp_path, {"task": "Forecaster", "parameters": {}}, {}, {})
+    config = {"parameters": {}, "resolved": {}, "training": {}}
+    storage.save_model(tmp_path, {"task": "Forecaster", **config}, {}, {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: expected a model of"):
         TextGenerator.load(tmp_path)
-    storage.save_model(tmp_path, {"task": "TextGenerator", "parameters": {}}, {}, {})
+    storage.save_model(tmp_path, {"task": "TextGenerator", **config}, {}, {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: its parts do not fit together"):
         TextGenerator.load(tmp_path)
 
