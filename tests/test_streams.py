@@ -324,7 +324,7 @@ def test_a_copy_goes_on_with_the_same_bits(name, quantize, B, clone):
 
 @pytest.mark.parametrize("B", [None, 1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_result_goes_where_it_is_wanted(dtype, B):
+def test_the_result_goes_into_out(dtype, B):
     layer, x, _ = case("lstm-projected", dtype, B)
     stream, y = Stream(layer, B), Stream(layer, B).run(x)
     out = torch.full_like(y[0], 7.0)

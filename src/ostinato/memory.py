@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from ostinato.errors import OstinatoError
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["available_memory", "check_memory"]
 
@@ -16,6 +19,8 @@ _CGROUPS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 def available_memory() -> int:
     """Return the bytes that this process may use: the machine's, or a lower limit set for it."""
+    if sys.platform == "win32":  # which does not say it this way
+        return sys.maxsize
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     sizes += [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     for path in _CGROUPS:
