@@ -429,8 +429,9 @@ template <class F> void by_type(nb::handle x, F&& f) {
 // What something with Python's buffer protocol shows, if it does.
 struct Buffer {
     Py_buffer show = {};
-    bool is_one;
+    bool is_one = false;
 
+    Buffer() = default;
     Buffer(nb::handle object, int flags)
         : is_one(!names().is_plain_tensor(object) && PyObject_GetBuffer(object.ptr(), &show, flags | PyBUF_FORMAT) == 0) {
         if (!is_one) PyErr_Clear();
@@ -439,10 +440,26 @@ struct Buffer {
     ~Buffer() {
         if (is_one) PyBuffer_Release(&show);
     }
+    void swap(Buffer& other) { std::swap(show, other.show), std::swap(is_one, other.is_one); }
     std::string text() const {
         return "has format '" + std::string(show.format ? show.format : "") + "' and shape " +
                shape_text(std::vector<int64_t>(show.shape, show.shape + show.ndim));
     }
+};
+
+// The NumPy array of a caller who gives the same one at each step: its memory is asked for once. NumPy
+// moves no memory of an array that another holds.
+class Kept {
+public:
+    void* find(nb::handle array) const { return array_.ptr() == array.ptr() ? buffer_.show.buf : nullptr; }
+    void keep(nb::handle array, Buffer& buffer) {
+        buffer_.swap(buffer);
+        array_ = nb::borrow(array);
+    }
+
+private:
+    nb::object array_;
+    Buffer buffer_;
 };
 
 // A stream with the array that its outputs are put into.
@@ -484,25 +501,24 @@ public:
 
     nb::object step(nb::handle x, nb::handle out) {
         check_idle();
-        const Buffer in(x, PyBUF_STRIDES);
-        const void* from = in.is_one ? row_of(in) : row_of(x);
+        const void* from = last_x_.find(x);
+        bool is_array = from;
+        if (!from) {
+            Buffer in(x, PyBUF_STRIDES);
+            is_array = in.is_one;
+            from = is_array ? row_of(in) : row_of(x);
+            if (is_array && from == in.show.buf) keep(last_x_, x, in);
+        }
         if (out.is_none()) {
             run(from, 1, memory_.buf);
-            PyObject* y = PyObject_CallMethodObjArgs((in.is_one ? array_ : tensor_).ptr(),
-                                                     in.is_one ? names().copy : names().clone, nullptr);
+            PyObject* y = PyObject_CallMethodObjArgs((is_array ? array_ : tensor_).ptr(),
+                                                     is_array ? names().copy : names().clone, nullptr);
             if (!y) throw nb::python_error();
             return nb::steal(y);
         }
-        const std::vector<int64_t> shape(memory_.shape, memory_.shape + memory_.ndim);
-        const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-        void* place = to.show.buf;
-        if (!to.is_one) {
-            place = floats_ ? static_cast<void*>(dense<float>(out, "out", shape, false)) : dense<double>(out, "out", shape, false);
-            if (is_negated(out)) refuse("out", "is negated", "plain numbers");
-        } else if (!holds_numbers(to) || Sizes(shape) != Sizes(to.show.shape, size_t(to.show.ndim))) {
-            refuse("out", to.text(), "writable contiguous " + type() + " of shape " + shape_text(shape));
-        }
-        run(from, 1, place);
+        void* to = last_out_.find(out);
+        if (!to) to = place_of(out);
+        run(from, 1, to);
         return nb::borrow(out);
     }
     void chunk(nb::handle x, nb::handle y) {
@@ -560,6 +576,23 @@ private:
                 std::memcpy(to, static_cast<const char*>(view.data) + size_t(b * b_stride + i * i_stride) * width(), width());
         return row_.data();
     }
+    void* place_of(nb::handle out) {
+        Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+        const std::vector<int64_t> shape(memory_.shape, memory_.shape + memory_.ndim);
+        if (!to.is_one) {
+            void* const place = floats_ ? static_cast<void*>(dense<float>(out, "out", shape, false)) : dense<double>(out, "out", shape, false);
+            if (is_negated(out)) refuse("out", "is negated", "plain numbers");
+            return place;
+        }
+        if (!holds_numbers(to) || Sizes(shape) != Sizes(to.show.shape, size_t(to.show.ndim)))
+            refuse("out", to.text(), "writable contiguous " + type() + " of shape " + shape_text(shape));
+        void* const place = to.show.buf;
+        keep(last_out_, out, to);
+        return place;
+    }
+    void keep(Kept& kept, nb::handle array, Buffer& buffer) const {
+        if (Py_TYPE(array.ptr()) == Py_TYPE(array_.ptr())) kept.keep(array, buffer);
+    }
     template <class N> bool is_input(int ndim, const N* shape) const {
         if (ndim == 1) return rows_ == 1 && shape[0] == input_;
         return ndim == 2 && shape[0] == rows_ && shape[1] == input_;
@@ -613,6 +646,7 @@ private:
     int threads_ = 1;
     Py_buffer memory_ = {};
     nb::object array_, tensor_;
+    Kept last_x_, last_out_;
     std::vector<char> row_;  // room for an input whose numbers do not lie side by side
     bool busy_ = false;  // read and written with the GIL held
 };

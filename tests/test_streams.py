@@ -338,6 +338,27 @@ def test_the_result_goes_into_out(dtype, B):
         assert np.array_equal(array, y_t)
 
 
+@pytest.mark.parametrize("B", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_same_arrays_may_be_given_again(dtype, B):
+    layer, x, _ = case("gru", dtype, B)
+    stream, y = Stream(layer, B), Stream(layer, B).run(x).numpy()
+    row, outs = np.empty_like(x[0].numpy()), [np.empty_like(y[0]) for _ in range(2)]
+    for t, x_t in enumerate(x.numpy()):
+        row[:] = x_t
+        out, other = outs[:: 1 if t // 2 % 2 else -1]  # each twice, then the other
+        before = other.copy()
+        assert stream.step(row, out=out) is out
+        assert np.array_equal(out, y[t])
+        assert np.array_equal(other, before, equal_nan=True)
+    for held in (row, out):
+        with pytest.raises(ValueError, match="resize"):
+            held.resize(1000)
+    stream.reset()
+    for t, x_t in enumerate(x.numpy()):  # arrays that are gone, often at the same address
+        assert np.array_equal(stream.step(x_t.copy(), out=np.empty_like(out)), y[t])
+
+
 def test_out_may_be_the_input_itself():
     layer = GRU(4, 4, 2)
     stream, x = Stream(layer), random(1, 4, seed=1, dtype=torch.float32)
