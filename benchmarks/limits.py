@@ -8,6 +8,9 @@
 - ``gates``: nanoseconds of one unit in one step, forward and backward, of what is elementwise in a
   cell, by the core's own functions on numbers in the first cache: a training step takes no less
   than its products at the peak, its gates and an empty function.
+- ``products``: seconds of the six products of a training step, 32 rows x 100 steps, by the core's
+  own tiles on numbers in the cache, of the shapes that they have on so many threads: what is left
+  of the peak where a tile begins and ends for few multiplications.
 - ``empty_function``: microseconds of a training step of a layer whose `torch.autograd.Function`
   computes nothing, 1 row x 100 steps, 32 units, beside that of `ostinato.RNN`.
 - ``reads``: GB/s at which one core adds up the numbers of a block, by its size. A stream reads all
@@ -35,6 +38,7 @@ from speed import RESULTS, machine, usable_cores
 
 CELLS = ("rnn", "lstm", "gru")
 SIZES = (32, 64, 128, 256, 512)
+SMALL = (32, 64, 128)
 CORE = Path(__file__).parents[1] / "cpp"
 BLOCKS = (0.5, 2.0, 8.0)  # MB
 
@@ -164,6 +168,83 @@ def gates() -> dict[str, float]:
     return {cell: 1e9 * each / units / times for cell, each in seconds.items()}
 
 
+PRODUCTS = """
+#define OSTINATO_TARGET limits
+#include "gemm.hpp"
+using namespace ostinato;
+using namespace ostinato::limits;
+
+// n rows of k numbers times k x columns: sums that begin with what is there, as a step's do.
+extern "C" void rows(const float* a, const float* b, float* y, int n, int k, int columns,
+                     long times) {
+    const float* row[64];
+    for (int r = 0; r < n; ++r) row[r] = a + r * k;
+    Panels<float> panels(columns / W<float>, k, panel_width(columns / W<float>));
+    panels.data = const_cast<float*>(b);
+    float partial[64 * 4 * W<float>];
+    auto at = [&](int64_t r, int64_t v) { return y + r * columns + v * W<float>; };
+    auto begin = [&](int64_t r, int64_t v) { return load(at(r, v)); };
+    auto end = [&](int64_t r, int64_t v, Vec<float> sum) { store(at(r, v), sum); };
+    while (times--) multiply<float>(panels, 0, panels.count, row, n, partial, begin, end);
+}
+
+// The sum over n rows of the products of a row's `height` numbers with a row's `columns`.
+extern "C" void sums(const float* a, const float* b, float* y, int n, int height, int columns,
+                     long times) {
+    const int vectors = columns / W<float>;
+    while (times--)
+        with_width(panel_width(vectors), [&](auto width) {
+            constexpr int NV = decltype(width)::value;
+            for (int p = 0; p < vectors / NV; ++p)
+                for_tiles<NV>(height, [&](int64_t row, auto tile) {
+                    constexpr int R = decltype(tile)::value;
+                    float* to = y + (p * height + row) * NV * W<float>;
+                    Vec<float> acc[R][NV];
+                    for (int r = 0; r < R; ++r)
+                        for (int v = 0; v < NV; ++v) acc[r][v] = load(to + (r * NV + v) * W<float>);
+                    auto numbers = [&](int64_t i) { return a + i * height + row; };
+                    accumulate_transposed<float, R, NV>(acc, numbers, b + p * n * NV * W<float>, n);
+                    for (int r = 0; r < R; ++r)
+                        for (int v = 0; v < NV; ++v) store(to + (r * NV + v) * W<float>, acc[r][v]);
+                });
+        });
+}
+"""
+
+
+def products() -> dict[str, dict[int, float]]:
+    """Seconds by cell and size, shared by all threads; empty without a C++ compiler."""
+    if shutil.which("g++") is None:
+        return {}
+    threads = usable_cores()
+    numbers = np.random.default_rng(0).standard_normal((3, 1 << 18), dtype=np.float32)
+    arrays = [ctypes.c_void_p((array.ctypes.data + 63) // 64 * 64) for array in numbers]
+    found: dict[str, dict[int, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        library = compiled(PRODUCTS, folder, f"-I{CORE}", "-ffp-contract=off")
+        for cell, gates in (("rnn", 1), ("lstm", 4), ("gru", 3)):
+            found[cell] = {}
+            for H in SMALL:
+                G, own = gates * H, 32 // threads
+                # Function, rows, k or height, columns; and rows of a thread in a training step.
+                shapes = [
+                    ("rows", own, H, G, 100 * own),  # a step's recurrent product
+                    ("rows", own, G, H, 100 * own),  # its gradient
+                    ("rows", 48, H, G, 100 * own),  # the input's product
+                    ("rows", 48, G, H, 100 * own),  # its gradient
+                    ("sums", 128, G, 2 * H, 100 * own),  # the weights' gradients
+                ]
+                works = {
+                    i: functools.partial(getattr(library, name), *arrays, *sizes, ctypes.c_long(20))
+                    for i, (name, *sizes, _) in enumerate(shapes)
+                }
+                times = in_turns(works, 100)
+                found[cell][H] = sum(
+                    shape[4] / shape[1] * times[i] / 20 for i, shape in enumerate(shapes)
+                )
+    return found
+
+
 ADDING = """
 typedef int Vector __attribute__((vector_size(32)));
 extern "C" int add_up(const Vector* block, long vectors, long times) {
@@ -210,12 +291,13 @@ def main() -> None:
         "machine": machine(usable_cores()),
         "half_rows": half_rows(),
         "gates": gates(),
+        "products": products(),
         "empty_function": empty_function(),
         "reads": reads(),
     }
     path = a.out or RESULTS / f"limits-{results['machine']['isa']}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name in ("half_rows", "gates", "empty_function", "reads"):
+    for name in ("half_rows", "gates", "products", "empty_function", "reads"):
         print(name, json.dumps(results[name]))
     print(path)
 

@@ -551,11 +551,12 @@ def _limits(runs: Sequence[Results]) -> str:
             f"{empty['an empty function']:.0f} µs per training step, Ostinato's "
             f"{empty['ostinato']:.0f} µs."
         )
-        if small := _floors(run, limits["gates"], empty["an empty function"]):
+        if small := _floors(run, limits):
             parts.append(
-                "Up to 128 units: the products of a training step at the peak, its gates and an "
-                "empty function, one after the other, would take this share of Ostinato's time, "
-                f"and be this much faster than the best peer, by units in brackets: {small}."
+                "Up to 128 units: the products of a training step in tiles of their shapes on "
+                "numbers in the cache, its gates and an empty function, one after the other, would "
+                "take this share of Ostinato's time, and be this much faster than the best peer, "
+                f"by units in brackets: {small}."
             )
         halves = [value for sizes in limits["half_rows"].values() for value in sizes.values()]
         parts.append(
@@ -577,16 +578,17 @@ def _limits(runs: Sequence[Results]) -> str:
     return "## Limits\n\n" + "\n\n".join(found)
 
 
-def _floors(run: Results, gates: dict[str, float], empty: float) -> str:
-    """Compare small sizes with the least time they can take; gates in ns, a function in µs."""
+def _floors(run: Results, limits: dict[str, Any]) -> str:
+    """Compare small sizes with the least time that they can take."""
     found = []
-    for cell in gates:
+    for cell, gates in limits["gates"].items():
         rows = []
         for r in _matching(
             run, "training", cell=cell, B=32, T=100, H=(32, 64, 128), input_grad=True
         ):
-            elementwise = 1e-9 * gates[cell] * 32 * 100 * r["H"] / run["machine"]["threads"]
-            least = r["flops"] / max(run["peak"].values()) + elementwise + 1e-6 * empty
+            elementwise = 1e-9 * gates * 32 * 100 * r["H"] / run["machine"]["threads"]
+            function = 1e-6 * limits["empty_function"]["an empty function"]
+            least = limits["products"][cell][str(r["H"])] + elementwise + function
             share, most = least / median(r), median(r, best_peer(r) or "") / least
             rows.append(f"{100 * share:.0f} %, {most:.2f} × ({r['H']})")
         if rows:
