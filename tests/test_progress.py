@@ -118,7 +118,7 @@ class Objective:
 
 class Run:
     title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
-    step, total, tokens, seconds = 0, TOTAL, 0, 0.0
+    step, total, tokens, seconds, time_limit = 0, TOTAL, 0, 0.0, None
     objective = Objective()
 
 run, bar = Run(), make_progress("auto")

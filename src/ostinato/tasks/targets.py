@@ -5,6 +5,7 @@ A task names its targets; they name the loss, and the metrics of validation data
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
@@ -110,6 +111,7 @@ class Classes(SequenceTargets[PerSequence]):
 
     names: NDArray[Any]
     multilabel: bool = False
+    higher_is_better = True
 
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
@@ -146,18 +148,33 @@ class Classes(SequenceTargets[PerSequence]):
         kind: OutputKind = "probability" if self.multilabel else "category"
         return Output(features, len(self.names), kind, dropout)
 
+    @property
+    def judge(self) -> str:
+        """Name of the metric that selects the best weights."""
+        return "micro_f1" if self.multilabel else "accuracy"
+
     def metrics(
         self, network: PerSequence, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
         """Return the mean loss, and the share of sequences with the right class or labels."""
         scores, _ = network(batch.inputs, lengths=batch.unequal)
         targets = batch.targets
-        loss = network.output.loss(scores, targets).mean()
+        found = {"loss": float(network.output.loss(scores, targets).mean())}
         if self.multilabel:
-            right = ((scores > 0) == targets).all(-1)
+            guess, true = scores > 0, targets > 0
+            right = (guess == true).all(-1)
+            for name, counted in (("right", guess & true), ("guess", guess), ("true", true)):
+                found[name] = float(counted.sum()) / len(guess)
         else:
             right = scores.argmax(-1) == targets
-        return {"loss": float(loss), "accuracy": float(right.double().mean())}, None
+        return {**found, "accuracy": float(right.double().mean())}, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means, and the micro-averaged F1 where there are several labels."""
+        if not self.multilabel:
+            return means
+        right, guess, true = (means.pop(name) for name in ("right", "guess", "true"))
+        return {**means, "micro_f1": 2 * right / (guess + true) if right else 0.0}
 
     def decode(self, p: NDArray[np.float64]) -> Any:
         """Return the likeliest class, or the likely labels, of rows of probabilities ``(N, K)``."""
@@ -233,6 +250,20 @@ class Numbers(SequenceTargets[PerSequence]):
         """Return a linear output layer."""
         return Output(features, len(self.mean), "number", dropout)
 
+    def metrics(
+        self, network: PerSequence, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss, and the errors in the scale of the data."""
+        scores, _ = network(batch.inputs, lengths=batch.unequal)
+        loss = network.output.loss(scores, batch.targets).mean()
+        errors = (scores - batch.targets).double().cpu().numpy() * self.scale
+        mae, mse = float(np.abs(errors).mean()), float((errors**2).mean())
+        return {"loss": float(loss), "mae": mae, "rmse": mse}, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means, with the root of the mean squared error."""
+        return {**means, "rmse": math.sqrt(means["rmse"])}
+
     def decode(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scores ``(N, K)`` in the scale of the training data, ``(N, K)`` or ``(N,)``."""
         numbers = scores * self.scale + self.mean
@@ -255,6 +286,7 @@ class StepLabels(SequenceTargets[PerStep]):
     names: NDArray[Any]
     crf: bool = False
     by_step = True
+    higher_is_better = True
 
     @classmethod
     def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:
@@ -291,6 +323,11 @@ class StepLabels(SequenceTargets[PerStep]):
         """Return an output layer with a score for each label."""
         kind = CRFOutput if self.crf else Output
         return kind(features, len(self.names), dropout=dropout)
+
+    @property
+    def judge(self) -> str:
+        """Name of the metric that selects the best weights."""
+        return "accuracy"
 
     def metrics(
         self, network: PerStep, batch: SequenceBatch, state: Hidden

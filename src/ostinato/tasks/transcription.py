@@ -37,6 +37,8 @@ LETTER_UNKNOWN = -20.0
 class Transcripts(TokenSequence[CTC]):
     """The text of each recording."""
 
+    judge = "error_rate"
+
     @staticmethod
     def texts(corpus: Corpus, i: int) -> list[str]:
         """Return the text of a recording."""

@@ -19,9 +19,9 @@ class TrainingSettings:
     """Settings of a training run.
 
     Args:
-        minutes: budget in minutes of training, converted into steps after a short measured start,
-            so that the schedule fits. Without any budget a text trains for 5 minutes, other data
-            for epochs by their size.
+        minutes: budget in minutes of training by the clock, evaluations included; the schedule
+            follows it. Without any budget a text trains for 5 minutes, other data for epochs by
+            their size.
         epochs: budget in passes over the training data.
         steps: budget in optimizer steps.
         batch_size: sequences per step, fewer where the data are short; if not given, 32 for a text,
@@ -44,7 +44,8 @@ class TrainingSettings:
         evaluations: evaluations on the validation data, fewer where they would take more than a
             tenth of the minutes; if not given, 10 for a text, otherwise one per epoch.
         patience: evaluations without improvement before the run stops early, 0 for never; needs
-            validation data. If not given, never for a text, otherwise by the size of the data.
+            validation data. With the cosine schedule the rate first falls to its end from the best
+            weights. If not given, never for a text, otherwise by the size of the data.
         on_nonfinite: action at a non-finite loss or gradient: stop, skip the step, or rollback to
             the last good checkpoint with half the learning rate.
         checkpoint_minutes: minutes between checkpoints.
