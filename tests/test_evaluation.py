@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from learning import Witness, same, weights
+from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from ostinato.data.batches import ContiguousBatches, SequenceBatches
@@ -11,7 +12,7 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
-from ostinato.tasks.targets import Classes, StepLabels
+from ostinato.tasks.targets import Classes, Numbers, StepLabels
 from ostinato.training.evaluation import eval_mode, evaluate, predict
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
@@ -137,3 +138,40 @@ def test_fit_resumed_is_fit_uninterrupted(tmp_path):
     assert (stopped.ended, stopped.steps) == ("interrupt", 5)
     assert (resumed.ended, resumed.best_loss) == ("budget", whole.best_loss)
     assert same(found, expected)
+
+
+def validation_metrics(targets, values, size):
+    """What a network of random scores has in batches of a size, and its scores."""
+    rows = [
+        np.random.default_rng(i).normal(size=(n, 3)).astype("f4") for i, n in enumerate(LENGTHS)
+    ]
+    torch.manual_seed(4)
+    output = targets.head(6, 0.0)
+    net = ManyToOne(nn.Identity(), recurrent_layers("gru", 3, 6, dropout=0.0), output).eval()
+    data = SequenceBatches(Examples(Ragged.of(rows), values), size)
+    scores = np.stack(predict(net, data, lambda y, batch: y.numpy()))
+    return evaluate(net, targets, data), scores
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_f1_of_several_labels_is_that_of_scikit_learn(size):
+    truth = np.random.default_rng(1).integers(0, 2, (len(LENGTHS), 4)).astype("f4")
+    targets = Classes(np.array(list("abcd")), multilabel=True)
+    found, scores = validation_metrics(targets, truth, size)
+    assert found.keys() == {"loss", "accuracy", "micro_f1"}
+    assert found[targets.judge] == pytest.approx(f1_score(truth, scores > 0, average="micro"))
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, scores > 0))
+    assert targets.summarize(dict.fromkeys(("loss", "right", "guess", "true"), 0.0)) == {
+        "loss": 0.0,
+        "micro_f1": 0.0,
+    }
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_errors_of_numbers_are_in_the_scale_of_the_data(size):
+    mean, scale = np.array([5.0, -1.0]), np.array([100.0, 0.1])
+    truth = np.random.default_rng(1).normal(size=(len(LENGTHS), 2)).astype("f4")
+    found, scores = validation_metrics(Numbers(mean, scale, False), truth, size)
+    errors = (scores - truth) * scale
+    assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert found["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
