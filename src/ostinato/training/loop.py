@@ -37,6 +37,9 @@ MAX_SKIPS_IN_STATE = 3
 
 MAX_ROLLBACKS = 8
 
+FALL = 1.0
+"""Steps in which the learning rate falls where validation stalls, for each step to the best."""
+
 COARSE = 100
 """Items below which a metric such as the accuracy is too coarse to judge by: the loss judges."""
 
@@ -453,10 +456,11 @@ class Trainer:
         Return whether there is anything to gain by it: not where the rate has fallen before.
         """
         rate, total = self.schedule.rate(self.step, self.total), self.total
-        can = self.settings.schedule == "cosine" and not self.schedule.anneals and self.best_weights
-        if not can or total is None or rate < 0.1 * self.settings.learning_rate:
+        can = self.settings.schedule in ("cosine", "wsd") and not self.schedule.anneals
+        low = rate < 0.1 * self.settings.learning_rate
+        if not can or low or total is None or not self.best_weights:
             return self.schedule.anneals
-        steps = min(self.best_step, total - self.step)
+        steps = min(max(1, round(FALL * self.best_step)), total - self.step)
         self.network.load_state_dict(self.best_weights)
         self.state = None
         self.schedule.anneal(self.step, steps, rate)

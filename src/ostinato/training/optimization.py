@@ -69,6 +69,8 @@ class Schedule:
             return rate * step / warmup
         if total is None or s.schedule in ("constant", "plateau"):
             return rate
+        if s.schedule == "wsd":
+            return rate * _cosine((step - 0.8 * total) / (0.2 * total))
         if s.schedule == "step":
             return float(rate * s.decay_factor ** (step // (s.decay_steps or max(1, total // 4))))
         return rate * _cosine((step - warmup) / max(1, total - warmup))
@@ -94,7 +96,7 @@ class Schedule:
 
 def _cosine(done: float) -> float:
     """Fall from 1 to a hundredth along half a cosine."""
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2
 
 
 def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from ostinato.errors import OstinatoError
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
-ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+ScheduleName = Literal["constant", "cosine", "wsd", "step", "plateau"]
 Remedy = Literal["stop", "skip", "rollback"]
 
 
@@ -30,7 +30,8 @@ class TrainingSettings:
         learning_rate: peak learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
         weight_decay: decay of the weight matrices; biases have none.
-        schedule: constant, cosine (down to a hundredth), step (times decay_factor every
+        schedule: constant, cosine (down to a hundredth), wsd (warm up, stay, and fall in the last
+            fifth of the run, or when patience ends), step (times decay_factor every
             decay_steps), plateau (times decay_factor when the validation loss stalls).
         warmup_steps: steps over which the learning rate rises from zero; at most a tenth of the
             run.
