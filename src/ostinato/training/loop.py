@@ -399,7 +399,9 @@ class Trainer:
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
-        self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
+        # A checkpoint is written after its step's evaluation.
+        self._evaluated_at = self.step
+        self.evaluated_parts = max(self.evaluated_parts, self._parts_done())
 
     @contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
@@ -444,7 +446,7 @@ class Trainer:
         evaluations = self.evaluations - self.evaluated_parts + (self.validation is not None)
         left = limit - self.seconds - self.evaluation_seconds * evaluations
         steps = round(left / max(1e-9, per_step))
-        self.total = self.step + max(1 if first else 0, steps)
+        self.total = self.step + max(1 if first or self.step == 0 else 0, steps)
         self.planned_at = self.seconds
         self._measured.clear()
         if first:
