@@ -16,17 +16,6 @@ from ostinato.errors import OstinatoError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "MIDI",
-    "PICTURES",
-    "atomic_file",
-    "check_new_file",
-    "check_new_folder",
-    "open_file",
-    "sole_writer",
-    "sync_folder",
-    "writing",
-]
 
 PICTURES = (
     *(".png", ".svg", ".svgz", ".pdf", ".eps", ".ps"),

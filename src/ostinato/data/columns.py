@@ -17,9 +17,6 @@ from ostinato.data.corpus import ReadingSettings, media_kind
 from ostinato.data.tables import NUMBER_LIKE, Table, is_missing
 from ostinato.errors import DataError
 
-__all__ = ["UNNAMED", "Columns", "has_header", "names_rows", "numbers_rows", "pair_columns",
-           "sequence_columns", "step_columns"]  # fmt: skip
-
 # What columns are usually called, in lower case.
 LABELS = {"label", "labels", "class", "target", "category", "sentiment", "tag", "tags"}
 WEAK_LABELS = {"y", "output"}  # where no other is

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 
-__all__ = ["Parsed", "join_parts", "parse_times"]
-
 Stamps = NDArray[np.datetime64]
 Whole = NDArray[np.int64]
 NAT = np.datetime64("NaT", "us")

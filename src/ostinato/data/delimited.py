@@ -27,8 +27,6 @@ from ostinato.data.tables import MISSING, Table, TableSettings
 from ostinato.data.textfiles import numbered_lines, opened, pieces
 from ostinato.errors import DataError
 
-__all__ = ["names_of_columns", "read_delimited"]
-
 HEAD = 1 << 20  # characters looked at before a table is read
 
 Storage = type[float] | type[str]

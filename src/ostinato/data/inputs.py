@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.corpus import Corpus, Kind, Place
+from ostinato.data.corpus import Corpus, Kind
 from ostinato.data.features import (
     MAX_UPSAMPLING,
     ImageForm,
@@ -26,6 +26,7 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
+from ostinato.data.places import Place
 from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.networks.inputs import Words

@@ -15,8 +15,6 @@ from ostinato.data.tables import Table, TableSettings, cells_of, has_columns, ta
 from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["PairSettings", "pairs_of", "read_pairs", "read_sources"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PairSettings(TableSettings):

@@ -28,8 +28,6 @@ from ostinato.data.tables import Table, array_of, cells_of, has_columns, is_miss
 from ostinato.data.textfiles import library_errors, numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["corpus_of", "read_corpus"]
-
 READERS = {".ts": "ts", ".conllu": "conllu"} | dict.fromkeys(
     (".conll", ".iob", ".iob2", ".bio", ".bioes"), "conll"
 )

@@ -14,8 +14,6 @@ from ostinato.data.places import Place
 from ostinato.data.tables import Table
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["sequences_of"]
-
 
 def sequences_of(
     table: Table, settings: ReadingSettings, by_step: bool, labelled: bool | None

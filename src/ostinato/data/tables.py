@@ -18,9 +18,6 @@ from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.errors import DataError, require
 
-__all__ = ["NUMBER_LIKE", "Codes", "DecimalMark", "Table", "TableSettings", "array_of",
-           "as_frame", "cells_of", "has_columns", "is_frame", "is_missing", "table_of"]  # fmt: skip
-
 DecimalMark = Literal[".", ","]
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")

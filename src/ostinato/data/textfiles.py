@@ -22,9 +22,6 @@ import numpy as np
 
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["PACKED", "check_size", "decode", "library_errors", "numbered_lines", "opened", "pieces",
-           "regular", "unpacked"]  # fmt: skip
-
 PIECE = 1 << 18
 """Bytes, or characters, read at a time."""
 

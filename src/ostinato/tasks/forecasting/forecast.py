@@ -17,8 +17,6 @@ from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
-__all__ = ["Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate"]
-
 Array = NDArray[np.float64]
 
 LEVELS = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())

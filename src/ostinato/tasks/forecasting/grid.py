@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 
-__all__ = ["NOWHERE", "Grid", "Times"]
-
 Stamps = NDArray[np.datetime64]
 Times = Stamps | NDArray[np.int64]
 """Dates and times, in microseconds, or whole numbers; ``(T,)``."""

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
 
-__all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", "held_out_steps",
-           "last_cutoffs", "training_cutoffs", "validation_cutoffs"]  # fmt: skip
-
 MAX_VALIDATION = 2000
 """Windows to validate on, at most."""
 

@@ -22,8 +22,6 @@ from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
 from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
 
-__all__ = ["SeriesSettings", "read_panel"]
-
 Array = NDArray[np.float64]
 
 MAX_STEPS = 50_000_000
