@@ -1,7 +1,8 @@
-"""Files that are whole or not there, one writer of a folder, and what is read of strangers."""
+"""Files that are whole or not there, one writer of a folder, what is read of strangers; JSON."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ostinato.errors import OstinatoError
 
@@ -132,6 +133,15 @@ def open_file(path: Path) -> BufferedReader:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(None, "is not a regular file", str(path))
     return path.open("rb")
+
+
+def finite(document: Any) -> Any:
+    """Return a JSON document with null for NaN and infinity, which JSON does not have."""
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def sync_folder(folder: Path) -> None:

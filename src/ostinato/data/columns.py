@@ -355,7 +355,6 @@ def _shares(table: Table, column: int, label: int) -> bool:
 
 
 def _id_of_steps(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int | None:
-    """Return the column that tells sequences of steps apart."""
     if settings.id is not None:
         return table.column(settings.id, "the sequences' ids")
     sentences = [
@@ -427,7 +426,6 @@ def _spaced(table: Table, column: int) -> bool:
 
 
 def _variables(table: Table, settings: ReadingSettings, among: Sequence[int]) -> tuple[int, ...]:
-    """Return the columns of measurements."""
     if settings.variables is not None:
         names = [name.strip() for name in settings.variables.split(",")]
         return tuple(table.column(name, "a variable") for name in names)

@@ -146,7 +146,6 @@ def _texts(table: Table, column: int) -> list[str]:
 
 
 def _several(cell: Any, place: Place) -> list[str]:
-    """A text, or several."""
     some = cell if isinstance(cell, list | tuple) else [cell]
     texts = [text for text in some if isinstance(text, str) and text.strip()]
     if not texts:

@@ -91,7 +91,6 @@ class Ragged:
 
 
 def _load(path: str | os.PathLike[str], *, mapped: bool = False) -> NDArray[Any]:
-    """Read or map the array in a ``.npy`` file."""
     try:
         try:
             array = np.load(path, mmap_mode="r" if mapped else None)

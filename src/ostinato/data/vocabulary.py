@@ -178,7 +178,6 @@ class CharacterVocabulary(Vocabulary):
         self._table[codes] = np.arange(len(tokens) - len(codes), len(tokens))
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """Token ids of a text that comes in pieces."""
         position = 0
         for text in pieces:
             ids: Ids = self._table.take(_code_points(text, position), mode="clip")
@@ -206,7 +205,6 @@ class ByteVocabulary(Vocabulary):
         super().__init__(_BYTES)
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """Token ids of a text that comes in pieces."""
         for text in pieces:
             yield np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
 

@@ -5,13 +5,12 @@ Letters: ``S`` steps of the source, ``M`` features of each; ``T`` queries, ``H``
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ostinato.errors import OstinatoError
-from ostinato.networks.functional import check_choice
+from ostinato.errors import OstinatoError, check_choice
 
 AttentionKind = Literal["additive", "multiplicative"]
 
@@ -49,7 +48,7 @@ class Attention(nn.Module):
         coverage: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("Attention", "kind", kind, AttentionKind)
+        check_choice("Attention: kind", kind, get_args(AttentionKind))
         if coverage and kind != "additive":
             raise OstinatoError(f"Attention: coverage needs kind='additive', got {kind!r}.")
         self.kind = kind

@@ -25,7 +25,7 @@ from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_shares
 from ostinato.tasks.targets import TokenSequence
 from ostinato.tasks.writing import sacrebleu_scores
-from ostinato.training.settings import check_choice, check_value
+from ostinato.training.settings import check_setting, check_value
 
 
 class Pictures(nn.Module):
@@ -104,9 +104,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     TARGETS = Captions
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_choice(self, "image", ["whole"])
+        check_setting(self, "image", ["whole"])
         check_value(self, "blocks", lambda n: 1 <= n <= 8, "a number of convolutions, 1 to 8")
         check_shares(self, "label_smoothing")
 

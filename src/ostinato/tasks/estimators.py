@@ -83,7 +83,6 @@ class Estimator(
     # Hooks of a task; the defaults are for sequences with targets.
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range."""
         super().check_settings()
         check_sizes(self, "hidden_size", "num_layers")
         check_memory(

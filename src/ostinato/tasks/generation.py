@@ -152,7 +152,6 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         return super().fit(source, out=out, progress=progress, tensorboard=tensorboard)
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
         check_sizes(self, "window", "min_count", "embedding_size", "vocabulary_size")
         check_shares(self, "variational_dropout")

@@ -114,7 +114,6 @@ def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_together(document: Any, tensors: dict[str, Tensor]) -> Any:
-    """Do the inverse of `_take_apart`."""
     match document:
         case {"tensor": name}:
             return tensors[name]

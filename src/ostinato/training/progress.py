@@ -9,7 +9,8 @@ import time
 from dataclasses import asdict
 from typing import Any, Literal
 
-from ostinato.training.callbacks import Callback, Run, TrainingResult, finite
+from ostinato.files import finite
+from ostinato.training.callbacks import Callback, Run, TrainingResult
 
 _log = logging.getLogger("ostinato.training")
 
