@@ -31,12 +31,7 @@ MIDI = (".mid", ".midi")
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.
 
-    Args:
-        path: the file; one that is there already may be replaced.
-        suffixes: suffixes that are known; any, if none.
-
-    Raises:
-        OstinatoError: another suffix; no folder to write into; a folder, or a device, of that name.
+    A file that is there already may be replaced; ``suffixes`` are those that are known, if not any.
     """
     path = Path(path)
     reason = _reason_against(path.parent)
@@ -71,9 +66,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The bytes go to a temporary name in the same folder and are on the disk before the file is
     renamed; the folder is on the disk before this returns. If the block raises, the temporary file
     is removed and what was at ``path`` stays.
-
-    Raises:
-        OstinatoError: the file cannot be written.
     """
     path = check_new_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -93,12 +85,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn an `OSError` of writing a file or folder into an error that names it and the cause.
 
-    Args:
-        path: the file or folder; one at another place passes unchanged.
-        temporary: what it is called until it is whole.
-
-    Raises:
-        OstinatoError: it cannot be written.
+    One at another place passes unchanged; ``temporary`` is what it is called until it is whole.
     """
     try:
         yield

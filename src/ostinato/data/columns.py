@@ -120,10 +120,8 @@ class Columns(NamedTuple):
 def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | None) -> Columns:
     """Return the columns of a table whose sequences have a label each.
 
-    Args:
-        table: texts, files, a long table with an id, or a series a row.
-        settings: columns by name.
-        labelled: whether there must be a label; None takes one where it is.
+    The table has texts, files, rows of steps with an id, or a series a row; ``labelled`` is as of
+    `read_corpus`.
     """
     label = _label(table, settings, labelled)
     rest = [i for i in range(len(table.names)) if i != label]

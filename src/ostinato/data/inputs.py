@@ -118,10 +118,7 @@ class Inputs(SequenceInputs):
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
-        Args:
-            corpus: training data.
-            settings: how inputs become numbers.
-            causal: whether a step must not know what comes after it.
+        Of ``causal`` inputs no step must know what comes after it.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(

@@ -55,11 +55,7 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Cor
 
 
 def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
-    """Read pairs from two parallel files, or from one or several tables.
-
-    Raises:
-        DataError: naming file and line.
-    """
+    """Read pairs from two parallel files, or from tables; errors name file and line."""
     if settings.format is not None or all(is_table(path) for path in paths):
         return Corpus.joined([_of_table(_read(path, settings), settings) for path in paths])
     if len(paths) != 2:

@@ -76,10 +76,7 @@ class Ragged:
     ) -> NDArray[Any]:
         """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each.
 
-        Args:
-            rows: which.
-            begins: the step at which to begin in each.
-            most: the most steps to take of each.
+        Each is taken from the step of ``begins`` on, ``most`` steps of it.
         """
         begins = [0] * len(rows) if begins is None else begins
         taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]
@@ -111,10 +108,8 @@ def write_array(
 ) -> NDArray[np.int64]:
     """Write arrays of one kind end to end as a ``.npy`` file; return where each begins, and ends.
 
-    Args:
-        rows: the arrays, taken one at a time.
-        path: the file; whole or not there, see `atomic_file`.
-        empty: the message of the `DataError` where there are none.
+    The rows are taken one at a time; ``empty`` is the message of the `DataError` where there are
+    none.
     """
     rows, starts = iter(rows), [0]
     first = next(rows, None)

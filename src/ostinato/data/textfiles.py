@@ -85,11 +85,8 @@ def regular(path: str | os.PathLike[str]) -> Path:
 def check_size(size: int, path: Path, packed: int, ratio: int = RATIO) -> None:
     """Raise a `DataError` if a file would take so much memory that its head must be wrong.
 
-    Args:
-        size: bytes in memory, by what the file says.
-        path: the file.
-        packed: bytes of the file.
-        ratio: how many times its size it may take.
+    That is ``size`` bytes by what the file says, and more than ``ratio`` times those ``packed`` in
+    it.
     """
     if size > max(LEAST, ratio * packed):
         raise DataError(

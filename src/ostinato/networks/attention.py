@@ -72,12 +72,9 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return contexts ``(B, T, M)`` for queries ``(B, T, H)``, and weights ``(B, T, S)``.
 
-        Args:
-            query: ``(B, T, H)``.
-            keys: see `keys`.
-            memory: ``(B, S, M)``.
-            mask: True at steps of the source, False in padding, ``(B, S)``; zeros without steps.
-            coverage: sum of the attention so far, ``(B, S)``.
+        Keys are as `keys` makes them of the memory ``(B, S, M)``; the mask ``(B, S)`` is True at
+        steps of the source, and zeros come out where it has none; coverage ``(B, S)`` sums the
+        attention so far.
         """
         if self.query is None or self.score is None:
             e = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5

@@ -62,9 +62,7 @@ class Output(nn.Module):
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of every step, ``(...)``: nats, or squared errors, summed over K.
 
-        Args:
-            y: scores ``(..., K)``.
-            targets: category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
+        Of scores ``(..., K)`` and category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
         """
         shape = y.shape[:-1] if self.kind == "category" else y.shape
         if targets.shape != shape:

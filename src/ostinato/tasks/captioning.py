@@ -160,12 +160,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     ) -> list[list[str]]:
         """Caption images: ``n_best`` captions for each, the best first.
 
-        Args:
-            X: as in `fit`.
-            beam: hypotheses kept at a time.
-            length_penalty: above 0 long captions are not put at a disadvantage.
-            n_best: captions of each image.
-            max_length: most tokens.
+        ``X`` is as in `fit`; further arguments are those of `Search`, ``max_length`` tokens at
+        most.
         """
         search = Search(
             beam=beam, length_penalty=length_penalty, n_best=n_best, max_length=max_length,

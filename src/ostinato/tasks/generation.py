@@ -363,8 +363,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     def log_probs(self, text: str) -> NDArray[np.float64]:
         """Natural log of the probability of each token but the first, given those before it.
 
-        Raises:
-            OstinatoError: if the text has fewer than two tokens.
+        The text must have two tokens or more.
         """
         check_is_fitted(self, "network_")
         ids = self.vocabulary_.encode(text)

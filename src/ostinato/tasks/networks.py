@@ -143,15 +143,10 @@ def encoder_network(
     *,
     pooled: bool,
 ) -> NetworkT | OneToOne:
-    """Return a network with an output for each step, or for each sequence.
+    """Return a network with an output for each step, or, ``pooled``, for each sequence.
 
-    Args:
-        inputs: of the model.
-        head: makes the output layer, of a number of features and a dropout.
-        how: of the recurrent layers.
-        settings: how sequences are read.
-        make: makes the network of encoder, recurrent layers and output layer.
-        pooled: whether there is one output for each sequence.
+    ``head`` makes the output layer, of a number of features and a dropout; ``make`` the network, of
+    encoder, recurrent layers and output layer.
     """
     encode, features = encoder(inputs, settings)
     width = how.hidden_size * (2 if settings.bidirectional else 1)

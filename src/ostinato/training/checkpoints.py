@@ -69,8 +69,7 @@ class Checkpoints:
     def load(self) -> Any:
         """Load the newest undamaged checkpoint, warning of damaged ones; None if there is none.
 
-        Raises:
-            OstinatoError: if all checkpoints are damaged.
+        If all are damaged, that is an error.
         """
         if self.folder is None:
             return copy.deepcopy(self._in_memory)

@@ -78,11 +78,7 @@ class TrainingSettings:
     device: str = "auto"
 
     def check_settings(self) -> None:
-        """Check every setting.
-
-        Raises:
-            OstinatoError: naming the setting, its value and what was expected.
-        """
+        """Raise an `OstinatoError` that names a setting out of range, and what was expected."""
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 refuse(self, name, "a whole number")

@@ -119,15 +119,10 @@ class Grid:
 
     @classmethod
     def named(cls, name: str, times: Times) -> Grid:
-        """Return the grid of a frequency through the first of some times.
+        """Return the grid of a frequency through the first of some times, which are in order.
 
-        Args:
-            name: as in 15min, h, D, B, W, W-FRI, M, Q, Y or any other of pandas' frequencies; of
-                whole numbers a number.
-            times: in order.
-
-        Raises:
-            OstinatoError: on an unknown name.
+        Its name is as in 15min, h, D, B, W, W-FRI, M, Q, Y or any other of pandas' frequencies; of
+        whole numbers it is a number.
         """
         dated = times.dtype.kind == "M"
         found = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]*(?:-[A-Za-z]{3})?)\s*", name)

@@ -150,11 +150,7 @@ class Panel:
         return self.with_series(s for s in cut if s is not None)
 
     def check_counts(self, setting: str) -> None:
-        """Refuse values that are no counts.
-
-        Raises:
-            DataError: naming the series, the time and the value.
-        """
+        """Refuse values that are no counts, naming the series, the time and the value."""
         for series in self.series:
             seen = np.nan_to_num(series.values)
             wrong = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
@@ -266,8 +262,7 @@ def validation_cutoffs(panel: Panel, held_out: Sequence[int], horizon: int) -> l
 def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cutoff]:
     """Return cutoffs of each series, ``stride`` steps apart, the last a horizon before its end.
 
-    Raises:
-        DataError: if every series is too short.
+    A `DataError` says how long a series must be, if none is.
     """
     if count < 1 or stride < 1:
         raise OstinatoError(f"cutoffs={count}, stride={stride}; expected 1 or more of each.")
