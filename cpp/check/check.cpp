@@ -2,7 +2,7 @@
 // here once more in the plainest way, and against its own laws.
 //
 //   check [--cases N] [--seed S] [--first K]            cases K to K + N - 1 that the seed gives
-//   check --threads [--cases N] [--seed S]              many callers at once, and forks in between
+//   check --threads [--cases N] [--seed S]              many callers simultaneously, and forks in between
 //
 // With --patience S a case may take so many seconds. The digest at the end is of all that the cases gave:
 // the same for every instruction set that has fused multiply-adds.
@@ -60,7 +60,7 @@ using namespace ostinato::check;
 unsigned patience = address_sanitizer || thread_sanitizer ? 300 : 20;  // seconds for a case
 constexpr int most_threads = 4;
 
-char current[4096];  // what is being checked
+char current[4096];  // description of the case that is being checked
 
 void broken(int signal) {
     const char* const text = signal == SIGALRM ? "\ndoes not return: " : "\ncrashes: ";
@@ -146,7 +146,7 @@ const Target& target() {
 }
 
 // Through core.hpp, which takes fewer threads for little work; or directly what it calls, on just so
-// many and in memory of ours. With checkpoints every so many steps, or with lines.
+// many and in memory of ours. With checkpoints every so many steps, or with a workspace.
 struct How {
     int threads;
     bool direct;
@@ -221,7 +221,7 @@ template <class T> Gradients<T> gradients_of(Data<T>& d) {
     return g;
 }
 
-// Nothing that is only read has changed, and nothing was written beside what is to be.
+// No tensor that is only read has changed, and nothing was written beside those that are written.
 template <class T> void check_memory(Data<T>& d, Data<T>& given) {
     d.each(true, given, [](const std::string& name, Tensor<T>& t, Tensor<T>& before) {
         if (!t.unchanged_since(before)) fail(name + " is changed");
@@ -231,7 +231,7 @@ template <class T> void check_memory(Data<T>& d, Data<T>& given) {
     });
 }
 
-// Runs the plan on what is given; after(data, lines) is called between the passes.
+// Runs the plan on the data given; after(data, lines) is called between the passes.
 template <class T, class After> Data<T> execute(Data<T>& given, How how, After&& after) {
     const Plan& p = given.plan;
     Data<T> d = given;
@@ -612,7 +612,7 @@ template <class T> void check_stream(const std::string& name, Random r) {
     digest_of(y);
 }
 
-// 8 bits: all ways to the same numbers, and those of the oracle but for what is rounded to the other side.
+// 8 bits: all ways to the same numbers, and those of the oracle but for values rounded to the other side.
 void check_small_stream(const std::string& name, Random r) {
     const Special special = r.one_in(2) ? Special::none : Special(r.from(1, 3));
     Stack<float> stack(r, special);
@@ -659,9 +659,9 @@ void check_streams(uint64_t seed, int64_t first, int64_t cases) {
     }
 }
 
-// ---- Many callers at once ----------------------------------------------------------------------
+// ---- Many callers simultaneously ---------------------------------------------------------------
 
-// A case, with what it gives on one thread.
+// A case, with its results on one thread.
 template <class T> struct Job {
     const Plan plan;
     Data<T> given, expected;
