@@ -153,7 +153,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
 
     def check_settings(self) -> None:
         super().check_settings()
-        check_sizes(self, "window", "min_count", "embedding_size", "vocabulary_size")
+        check_sizes(self, "window min_count embedding_size vocabulary_size")
         check_shares(self, "variational_dropout")
 
     @property

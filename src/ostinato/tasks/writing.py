@@ -92,8 +92,8 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
 
     def check_settings(self) -> None:
         super().check_settings()
-        check_sizes(self, "vocabulary_size", "embedding_size", "longest")
-        check_shares(self, "label_smoothing", "sampled")
+        check_sizes(self, "vocabulary_size embedding_size longest")
+        check_shares(self, "label_smoothing sampled")
         if self.copying and not self.shared:
             raise OstinatoError(f"{type(self).__name__}: copying=True needs shared=True.")
         if self.coverage and self.attention != "additive":

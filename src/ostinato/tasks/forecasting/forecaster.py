@@ -127,12 +127,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def check_settings(self) -> None:
         super().check_settings()
-        for name in ("horizon", "context", "season"):
-            if getattr(self, name) is not None:
-                check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
-        if self.ensemble_size is not None:
-            expected = "a number of networks, 1 to 100"
-            check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
+        expected = "a number of steps, 1 or more"
+        check_value(self, "horizon context season", lambda n: 0 < n <= 100_000, expected)
+        expected = "a number of networks, 1 to 100"
+        check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
 
     @property
     def panel_(self) -> Panel:

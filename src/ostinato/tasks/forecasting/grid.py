@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -264,10 +264,6 @@ class Grid:
     def calendar_features(self) -> int:
         """Features of `calendar`, K."""
         return int(self.calendar(np.zeros(1, np.int64)).shape[1])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON."""
-        return asdict(self)
 
 
 def _count(times: Times, unit: str = "us") -> NDArray[np.int64]:

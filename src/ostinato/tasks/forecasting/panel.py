@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         """Return what `save` leaves out, as JSON."""
         return {
-            "grid": self.grid.to_json(),
+            "grid": asdict(self.grid),
             "columns": self.columns._asdict(),
             "categories": dict(self.categories),
             "covariates": [
