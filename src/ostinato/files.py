@@ -31,7 +31,7 @@ MIDI = (".mid", ".midi")
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.
 
-    A file that is there already may be replaced; ``suffixes`` are those that are known, if not any.
+    A file that is there already may be replaced; without ``suffixes`` any suffix will do.
     """
     path = Path(path)
     reason = _reason_against(path.parent)
@@ -85,7 +85,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn an `OSError` of writing a file or folder into an error that names it and the cause.
 
-    One at another place passes unchanged; ``temporary`` is what it is called until it is whole.
+    An error at another path passes unchanged; ``temporary`` is the name until the file is whole.
     """
     try:
         yield

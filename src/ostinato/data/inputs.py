@@ -118,7 +118,7 @@ class Inputs(SequenceInputs):
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
-        Of ``causal`` inputs no step must know what comes after it.
+        With ``causal`` a step must not know what comes after it.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(

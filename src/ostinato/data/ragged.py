@@ -76,7 +76,7 @@ class Ragged:
     ) -> NDArray[Any]:
         """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each.
 
-        Each is taken from the step of ``begins`` on, ``most`` steps of it.
+        Each is cut to ``most`` steps from its step in ``begins`` on.
         """
         begins = [0] * len(rows) if begins is None else begins
         taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]

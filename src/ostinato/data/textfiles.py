@@ -85,8 +85,8 @@ def regular(path: str | os.PathLike[str]) -> Path:
 def check_size(size: int, path: Path, packed: int, ratio: int = RATIO) -> None:
     """Raise a `DataError` if a file would take so much memory that its head must be wrong.
 
-    That is ``size`` bytes by what the file says, and more than ``ratio`` times those ``packed`` in
-    it.
+    ``size`` is its bytes in memory by what it says, ``packed`` its own; it may take ``ratio`` times
+    as many as it has.
     """
     if size > max(LEAST, ratio * packed):
         raise DataError(
