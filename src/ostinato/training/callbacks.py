@@ -141,7 +141,6 @@ class MetricsFile(Callback):
         self._write(record if sample is None else record | {"sample": sample})
 
     def on_health(self, record: dict[str, Any]) -> None:
-        """Add a line with the measurements."""
         self._write(record)
 
     def on_checkpoint(self) -> None:
@@ -225,7 +224,6 @@ class TensorBoard(Callback):
         self.on_begin(run)
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """Add a point to each curve."""
         for name in ("loss", "learning_rate", "gradient_norm"):
             self._writer.add_scalar(f"training/{name}", record[name], record["step"])
 
@@ -238,7 +236,6 @@ class TensorBoard(Callback):
             self._writer.add_text("sample", sample, record["step"])
 
     def on_checkpoint(self) -> None:
-        """Flush buffered events."""
         if self._writer is not None:
             self._writer.flush()
 
