@@ -149,6 +149,7 @@ class ContiguousBatches(Epochs):
         self.predictions = batch_size * n
 
     def next_batch(self) -> SequenceBatch:
+        """The next window of the endless succession of epochs."""
         batch = self._batch(self._epoch, self._next)
         self._advance()
         return batch
