@@ -70,6 +70,29 @@ def depends_on_the_future(model):
     return not np.array_equal(one.median, two.median)
 
 
+def test_the_series_of_a_run_are_read_once(tmp_path, monkeypatch):
+    read, opened = np.load, []
+
+    def load_and_note(path, *args, **kwargs):
+        opened.append(path.name)
+        return read(path, *args, **kwargs)
+
+    def times_read(call):
+        opened.clear()
+        call()
+        return opened.count("panel.npz")
+
+    monkeypatch.setattr(np, "load", load_and_note)
+    model, run = Forecaster(horizon=3, epochs=1, ensemble_size=1, hidden_size=4), tmp_path / "run"
+    assert times_read(lambda: model.fit(waves(2, 60), out=run)) == 1
+    assert times_read(lambda: Forecaster.resume(run)) == 1
+    assert times_read(lambda: load(run).validation_examples(run / "data")) == 1
+    assert times_read(lambda: model.fit(waves(2, 60))) == 1
+    elsewhere = tmp_path / "elsewhere"
+    model.save(elsewhere)
+    assert times_read(lambda: load(elsewhere).validation_examples(run / "data")) == 1
+
+
 @pytest.mark.parametrize("method", ["direct", "autoregressive"])
 def test_a_backtest_sees_nothing_of_the_future_and_a_leak_is_caught(method, monkeypatch):
     model = Forecaster(horizon=4, season=4, method=method, epochs=1, hidden_size=4)

@@ -76,7 +76,6 @@ def train(
 
 
 def _report(facts: dict[str, Any], out: Path) -> None:
-    """Print what a run came to, and where it is."""
     seconds = facts["seconds"]
     duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     print(

@@ -85,7 +85,6 @@ class _DropIn(Recurrent):
         return same and all(has_operator(cell) for cell in self.cells)
 
     def _runs_whole(self) -> bool:
-        """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
         drops = self.variational_dropout > 0 or self.weight_dropout > 0
         more = self.residual or self.checkpoint_every or observer_now() is not None
         return self._is_torchs and not (self.training and drops) and not more

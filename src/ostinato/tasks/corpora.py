@@ -43,9 +43,8 @@ class CorpusEstimator(
     """Whether each step has a label, not each sequence."""
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_sizes(self, "embedding_size", "vocabulary_size", "min_count")
+        check_sizes(self, "embedding_size vocabulary_size min_count")
         check_value(self, "bands", lambda n: 0 < n <= 10_000, "a number of bands, 1 to 10,000")
         even = "an even number below 2**24, 0 for none"
         check_value(self, "spelling_size", lambda n: 0 <= n < 2**24 and n % 2 == 0, even)

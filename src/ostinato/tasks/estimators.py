@@ -83,15 +83,14 @@ class Estimator(
     # Hooks of a task; the defaults are for sequences with targets.
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range."""
         super().check_settings()
-        check_sizes(self, "hidden_size", "num_layers")
+        check_sizes(self, "hidden_size num_layers")
         check_memory(
             f"{type(self).__name__}: num_layers={self.num_layers}",
             LAYER * self.num_layers,
             "choose fewer layers",
         )
-        check_shares(self, "dropout", "weight_dropout", "zoneout")
+        check_shares(self, "dropout weight_dropout zoneout")
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
         """Return data from memory or files, with targets if they are known or ``labelled``."""

@@ -74,10 +74,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Return settings that were not given, by the size of the data.
 
-    Args:
-        settings: those that were given.
-        pieces: sequences, or windows of them, that are trained on.
-        init_steps: steps that the initialisation chrono reckons with; None for another one.
+    The ``pieces`` are sequences, or windows of them, that are trained on; ``init_steps`` those that
+    the initialisation chrono reckons with.
     """
     n = pieces
     batch = settings.batch_size or min(64, max(8, 1 << round(math.log2(max(1, n / 50)))))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "step", "plateau"]
@@ -78,18 +78,14 @@ class TrainingSettings:
     device: str = "auto"
 
     def check_settings(self) -> None:
-        """Check every setting.
-
-        Raises:
-            OstinatoError: naming the setting, its value and what was expected.
-        """
+        """Raise an `OstinatoError` that names a setting out of range, and what was expected."""
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 refuse(self, name, "a whole number")
             if hint is bool and not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false")
             if get_origin(hint) is Literal:
-                check_choice(self, name, get_args(hint))
+                check_setting(self, name, get_args(hint))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:
@@ -127,10 +123,9 @@ def check_value(settings: object, names: str, holds: Callable[[Any], bool], expe
             refuse(settings, name, expected)
 
 
-def check_choice(settings: object, name: str, allowed: Sequence[str]) -> None:
+def check_setting(settings: object, name: str, allowed: Sequence[str]) -> None:
     """Raise an `OstinatoError` unless a setting is one of some names."""
-    if getattr(settings, name) not in allowed:
-        refuse(settings, name, f"one of {', '.join(allowed)}")
+    check_choice(f"{type(settings).__name__}: {name}", getattr(settings, name), allowed)
 
 
 def refuse(settings: object, name: str, expected: str) -> NoReturn:

@@ -49,9 +49,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     A process killed at any moment leaves either the old files or all new ones: these are first
     written to a folder of their own, renaming it commits them, and the next call finishes moving.
     Other threads and processes that write into the folder wait.
-
-    Raises:
-        OstinatoError: a file cannot be written.
     """
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
     with writing(folder):
@@ -92,14 +89,11 @@ Allowance = Callable[[Mapping[str, bytes], Header], int]
 def read_files(
     folder: Path, *needed: str, allow: Allowance = lambda files, header: sys.maxsize
 ) -> dict[str, bytes]:
-    """Read the files of `write_files` by name, each checked against its checksum.
+    """Read the files of `write_files` by name; a `DamagedError` unless each fits its checksum.
 
     Those ``needed`` must be among them, since a truncated list is not noticed otherwise. Tensors
     come last, as far as ``allow`` allows; of those that may have no bytes, only the checksum is
     checked.
-
-    Raises:
-        DamagedError: if one is missing, or any bit of it has changed.
     """
     while True:
         version = _version(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
-
-__all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", "held_out_steps",
-           "last_cutoffs", "training_cutoffs", "validation_cutoffs"]  # fmt: skip
 
 MAX_VALIDATION = 2000
 """Windows to validate on, at most."""
@@ -153,11 +150,7 @@ class Panel:
         return self.with_series(s for s in cut if s is not None)
 
     def check_counts(self, setting: str) -> None:
-        """Refuse values that are no counts.
-
-        Raises:
-            DataError: naming the series, the time and the value.
-        """
+        """Refuse values that are no counts, naming the series, the time and the value."""
         for series in self.series:
             seen = np.nan_to_num(series.values)
             wrong = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
@@ -179,7 +172,7 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         """Return what `save` leaves out, as JSON."""
         return {
-            "grid": self.grid.to_json(),
+            "grid": asdict(self.grid),
             "columns": self.columns._asdict(),
             "categories": dict(self.categories),
             "covariates": [
@@ -269,8 +262,7 @@ def validation_cutoffs(panel: Panel, held_out: Sequence[int], horizon: int) -> l
 def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cutoff]:
     """Return cutoffs of each series, ``stride`` steps apart, the last a horizon before its end.
 
-    Raises:
-        DataError: if every series is too short.
+    A `DataError` says how long a series must be, if none is.
     """
     if count < 1 or stride < 1:
         raise OstinatoError(f"cutoffs={count}, stride={stride}; expected 1 or more of each.")

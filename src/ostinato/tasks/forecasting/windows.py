@@ -16,8 +16,6 @@ from ostinato.tasks.forecasting.distributions import Units
 from ostinato.tasks.forecasting.network import Window, WindowSizes
 from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static
 
-__all__ = ["CovariateEncoding", "TrainingBatch", "WindowBatches", "Windows"]
-
 Array = NDArray[np.float64]
 
 MAX_CATEGORIES = 1000
