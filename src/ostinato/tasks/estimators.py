@@ -26,7 +26,7 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
 from ostinato.memory import check_memory
-from ostinato.recurrence.layers import Recurrent
+from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
@@ -34,17 +34,14 @@ from ostinato.training import storage
 from ostinato.training.callbacks import TrainingResult
 from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
+from ostinato.training.optimization import updates_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder, checked_data
-from ostinato.training.settings import TrainingSettings
+from ostinato.training.settings import TrainingSettings, check_value
 
 InputsT = TypeVar("InputsT")
 TargetsT = TypeVar("TargetsT")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-
-LAYER = 12_000
-"""Bytes that a layer takes in training, however small it is."""
 
 
 class Prepared(NamedTuple):
@@ -85,12 +82,9 @@ class Estimator(
     def check_settings(self) -> None:
         """Raise an `OstinatoError` at a setting out of range."""
         super().check_settings()
-        check_sizes(self, "hidden_size", "num_layers")
-        check_memory(
-            f"{type(self).__name__}: num_layers={self.num_layers}",
-            LAYER * self.num_layers,
-            "choose fewer layers",
-        )
+        check_sizes(self, "hidden_size")
+        expected = f"a whole number above zero, up to {MAX_LAYERS:,}"
+        check_value(self, "num_layers", lambda n: 0 < n <= MAX_LAYERS, expected)
         check_shares(self, "dropout", "weight_dropout", "zoneout")
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
@@ -202,7 +196,7 @@ class Estimator(
                 self._train(data, document(data), None, progress)
         else:
             run = RunFolder.create(Path(out), document)
-            with run.removed_on_early_failure():
+            with run.trained_by_one(), run.removed_on_early_failure():
                 self._train(run.data, run.document, run, progress, tensorboard)
         return self
 
@@ -247,7 +241,8 @@ class Estimator(
         run.check_data()
         with storage.parts_of(run.path):
             model = cls(**run.document["parameters"])
-        model._train(run.data, run.document, run, progress, tensorboard, resume=True)
+        with run.trained_by_one():
+            model._train(run.data, run.document, run, progress, tensorboard, resume=True)
         return model
 
     def _train(
@@ -382,7 +377,8 @@ class Estimator(
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model as a folder; see `storage`. A model that is there is replaced.
 
-        Whoever loads it meanwhile gets the old one or the new one; others who save it wait.
+        Whoever loads it meanwhile gets the old one or the new one; others who save it wait. While
+        another thread trains it, its weights are those after a whole step.
 
         Raises:
             OstinatoError: a file cannot be written.
@@ -395,7 +391,9 @@ class Estimator(
             "training": self.training_,
         }
         documents = self._documents(self.inputs_, self.targets_)
-        storage.save_model(Path(folder), config, self.network_.state_dict(), documents)
+        with updates_of(self.network_):
+            weights = storage.pack_tensors(self.network_.state_dict())
+        storage.save_model(Path(folder), config, weights, documents)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:

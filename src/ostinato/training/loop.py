@@ -28,7 +28,12 @@ from ostinato.training.health import (
     first_nonfinite,
     is_finite,
 )
-from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
+from ostinato.training.optimization import (
+    Schedule,
+    clip_gradients,
+    make_optimizer,
+    updates_of,
+)
 from ostinato.training.settings import TrainingSettings
 
 MAX_SKIPS = 20
@@ -173,7 +178,8 @@ class Trainer:
                 self.save()
         self.save()
         if self.best_weights and ended != "interrupt":
-            self.network.load_state_dict(self.best_weights)
+            with updates_of(self.network):
+                self.network.load_state_dict(self.best_weights)
         elif not self._is_finite():
             raise self._failure("the weights are not finite", "the weights")
         self.network.eval()
@@ -187,22 +193,23 @@ class Trainer:
         """Run one batch forward and backward, and one step of the optimizer."""
         self.batch = batch = self.batches.next_batch()
         settings, before = self.settings, None if batch.fresh else self.state
-        loss, after = self.objective.loss(self.network, batch, before)
-        value = loss.item()
-        self.optimizer.zero_grad()
-        norm = math.nan
-        if math.isfinite(value):
-            torch.autograd.backward(loss)
-            norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
-        if not math.isfinite(norm):
-            self.treat_nonfinite(batch, before, value)
-            return
-        self.skips = 0
-        self.step += 1
-        rate = self.schedule.rate(self.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        with updates_of(self.network):
+            loss, after = self.objective.loss(self.network, batch, before)
+            value = loss.item()
+            self.optimizer.zero_grad()
+            norm = math.nan
+            if math.isfinite(value):
+                torch.autograd.backward(loss)
+                norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
+            if not math.isfinite(norm):
+                self.treat_nonfinite(batch, before, value)
+                return
+            self.skips = 0
+            self.step += 1
+            rate = self.schedule.rate(self.step, self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
         self.state = detach(after)
         if not is_finite(self.state):
             self.state = None
@@ -341,8 +348,9 @@ class Trainer:
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore the run from a checkpoint; the inverse of `save`."""
         device = next(iter(self.network.state_dict().values())).device
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(checkpoint[name])
+        with updates_of(self.network):
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(checkpoint[name])
         for name in _SAVED:
             setattr(self, name, checkpoint[name])
         carried = detach(checkpoint["carried"], device)
