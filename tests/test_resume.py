@@ -18,7 +18,7 @@ from kill_and_resume import SETTINGS, differences, make_text, result
 from small_runs import output_of
 
 import ostinato
-from ostinato import SequenceClassifier, TextGenerator, files
+from ostinato import SequenceClassifier, TextGenerator
 from ostinato.errors import OstinatoError
 from ostinato.training.callbacks import MetricsFile, read_metrics
 from ostinato.training.loop import Trainer
@@ -160,7 +160,7 @@ def test_a_run_goes_on_where_files_cannot_be_locked(
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     shutil.copytree(whole, tmp_path / "run")
     TextGenerator.resume(tmp_path / "run")
 

@@ -191,9 +191,10 @@ class Trainer:
 
     def train_step(self) -> None:
         """Run one batch forward and backward, and one step of the optimizer."""
-        self.batch = batch = self.batches.next_batch()
-        settings, before = self.settings, None if batch.fresh else self.state
+        settings = self.settings
         with updates_of(self.network):
+            self.batch = batch = self.batches.next_batch()
+            before = None if batch.fresh else self.state
             loss, after = self.objective.loss(self.network, batch, before)
             value = loss.item()
             self.optimizer.zero_grad()
@@ -210,12 +211,12 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-        self.state = detach(after)
-        if not is_finite(self.state):
-            self.state = None
-            self.log("the carried state is not finite; the next batch starts from zeros")
-        self.last_loss = value
-        self.tokens += batch.steps
+            self.state = detach(after)
+            if not is_finite(self.state):
+                self.state = None
+                self.log("the carried state is not finite; the next batch starts from zeros")
+            self.last_loss = value
+            self.tokens += batch.steps
         self._clock()
         self.record(value, norm, rate)
 
@@ -336,14 +337,15 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_checkpoint()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self.checkpoints.save(
-            {
-                **{name: getattr(self, name) for name in _SAVED},
-                **{name: getattr(self, name).state_dict() for name in _STATEFUL},
-                "carried": detach(self.state),
-                "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-            }
-        )
+        with updates_of(self.network):
+            self.checkpoints.save(
+                {
+                    **{name: getattr(self, name) for name in _SAVED},
+                    **{name: getattr(self, name).state_dict() for name in _STATEFUL},
+                    "carried": detach(self.state),
+                    "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                }
+            )
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore the run from a checkpoint; the inverse of `save`."""
