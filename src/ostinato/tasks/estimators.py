@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -259,7 +259,11 @@ class Estimator(
         facts: dict[str, Any] = document["facts"]
         self.folder_ = None if run is None else run.path
         self.resolved_ = document["resolved"]
-        with storage.parts_of(data.parent) if resume else nullcontext():
+
+        def whole(*clear: type[Exception]) -> AbstractContextManager[None]:
+            return storage.parts_of(data.parent, *clear) if resume else nullcontext()
+
+        with whole():
             self.inputs_, self.targets_ = self._restore(document["documents"])
 
         def note(result: TrainingResult) -> None:
@@ -274,25 +278,26 @@ class Estimator(
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             device = device_of(self.device)
-            self._check_weights(device)
-            self.network_ = self._build(self.inputs_, self.targets_).to(device)
-            weights = sum(p.numel() for p in self.network_.parameters())
-            threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-            network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
-            problem = self._problem(data, facts, device)
-            names = [field.name for field in fields(TrainingSettings)]
-            trainer = Trainer(
-                self.network_,
-                problem.batches,
-                problem.objective,
-                TrainingSettings(**{name: self.resolved(name) for name in names}),
-                [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
-                validation=problem.validation,
-                sample=problem.sample,
-                on_best=keep_best,
-                title=f"{problem.title}; {network}{problem.notes}",
-                folder=None if run is None else run.checkpoints,
-            )
+            with whole(OstinatoError):
+                self._check_weights(device)
+                self.network_ = self._build(self.inputs_, self.targets_).to(device)
+                weights = sum(p.numel() for p in self.network_.parameters())
+                threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+                network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
+                problem = self._problem(data, facts, device)
+                names = [field.name for field in fields(TrainingSettings)]
+                trainer = Trainer(
+                    self.network_,
+                    problem.batches,
+                    problem.objective,
+                    TrainingSettings(**{name: self.resolved(name) for name in names}),
+                    [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
+                    validation=problem.validation,
+                    sample=problem.sample,
+                    on_best=keep_best,
+                    title=f"{problem.title}; {network}{problem.notes}",
+                    folder=None if run is None else run.checkpoints,
+                )
             result = trainer.run(resume=resume)
             note(result)
             if result.ended != "interrupt":

@@ -35,6 +35,7 @@ from ostinato.training.optimization import (
     updates_of,
 )
 from ostinato.training.settings import TrainingSettings
+from ostinato.training.storage import parts_of
 
 MAX_SKIPS = 20
 MAX_SKIPS_IN_STATE = 3
@@ -147,7 +148,8 @@ class Trainer:
                 closing.callback(callback.close)
             checkpoint = self.checkpoints.load() if resume else None
             if checkpoint is not None:
-                self.restore(checkpoint)
+                with parts_of(self.folder or Path()):
+                    self.restore(checkpoint)
             self._start = self._last_save = time.perf_counter()
             self._seconds_before = self.seconds
             for callback in self.callbacks:

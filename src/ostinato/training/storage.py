@@ -293,11 +293,14 @@ def load_model(
 
 
 @contextmanager
-def parts_of(folder: Path) -> Iterator[None]:
-    """Turn whatever the block raises on the parts of a model or run into an error of ours."""
+def parts_of(folder: Path, *clear: type[Exception]) -> Iterator[None]:
+    """Turn whatever the block raises on the parts of a model or run into an error of ours.
+
+    Errors that are ``clear`` without the folder's name stay as they are.
+    """
     try:
         yield
-    except (DamagedError, MissingExtra):
+    except (DamagedError, MissingExtra, *clear):
         raise
     except MemoryError as error:
         raise OstinatoError(f"{folder}: it needs more memory than there is.") from error
