@@ -300,7 +300,9 @@ def parts_of(folder: Path, *clear: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (DamagedError, MissingExtra, *clear):
+    except clear:
+        raise
+    except (DamagedError, MissingExtra):
         raise
     except MemoryError as error:
         raise OstinatoError(f"{folder}: it needs more memory than there is.") from error
