@@ -719,7 +719,7 @@ NB_MODULE(_core, m) {
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"
              "tensor, of the dtype of the weights. `out`, contiguous, takes the result instead of a new one.")
         .def("step", [](PyStream&, const nb::args& given, const nb::kwargs& more) {
-                refuse("Stream.step", "got " + std::to_string(given.size() + more.size()) + " arguments", "x and, if wanted, out");
+                refuse("Stream.step", "got " + std::to_string(given.size() + more.size()) + " arguments", "x and optionally out");
             })
         .def("_chunk", &PyStream::chunk, nb::arg("x").none(), nb::arg("y").none())
         .def("_save", &PyStream::save, nb::arg("state").none())

@@ -99,15 +99,24 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other thread or process is in such a block of the same folder."""
+def sole_writer(folder: Path, refusal: str = "") -> Iterator[None]:
+    """Wait until no other thread or process is in such a block of the same folder.
+
+    Args:
+        folder: the folder, which is not changed. Whoever is killed in the block is in it no more.
+        refusal: message of an `OstinatoError` to raise instead of waiting.
+    """
     if sys.platform == "win32":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems lock no folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise OstinatoError(refusal) from None
+        except OSError:
+            pass  # some network file systems lock no folder
         yield
     finally:
         with suppress(OSError):  # a child forked meanwhile has the descriptor, too

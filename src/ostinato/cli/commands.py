@@ -91,13 +91,13 @@ def with_settings(own: list[Option], estimator: str, method: str = "") -> list[O
 
 def can(run: Path, protocol: str) -> bool:
     """Return whether the task of the model in a folder fulfils a protocol."""
-    task = task_of(ostinato.describe(run)["task"])
+    task = task_of(ostinato.describe(run, weights=False)["task"])
     return task is not None and protocol in task.protocols
 
 
 def refuse_wrong_task(asked: Command, run: Path) -> None:
     """Raise an `OstinatoError` if the model in a folder cannot do what a command asks for."""
-    task = task_of(ostinato.describe(run)["task"])
+    task = task_of(ostinato.describe(run, weights=False)["task"])
     if task is not None and asked.protocol not in task.protocols:
         able = [each.name for each in listed() if each.protocol in task.protocols]
         raise OstinatoError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mode
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ostinato.data.corpus import Corpus, Kind
 from ostinato.data.features import (
+    MAX_PIXELS,
     MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
@@ -29,6 +31,7 @@ from ostinato.data.features import (
 from ostinato.data.places import Place
 from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
+from ostinato.errors import OstinatoError
 from ostinato.networks.inputs import Words
 
 TEXTS = {"text", "words"}
@@ -113,6 +116,10 @@ class Inputs(SequenceInputs):
     def __post_init__(self) -> None:
         nouns = {"text": "texts", "words": "sentences", "sound": "recordings", "image": "images"}
         self.noun = nouns.get(self.kind, "series")
+        if self.shape and not 0 < math.prod(self.shape) <= 3 * MAX_PIXELS:
+            raise OstinatoError(f"Inputs: images of shape {self.shape!r:.80} are too large.")
+        if self.spectrogram is not None and self.spectrogram.bands != self.features:
+            raise OstinatoError(f"Inputs: {self.spectrogram}; expected {self.features} bands.")
 
     @classmethod
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:

@@ -37,6 +37,7 @@ from ostinato.recurrence.layers import (
     Options,
     Output,
     Recurrent,
+    check_layer_count,
     mode_of,
     observer_now,
 )
@@ -267,8 +268,7 @@ class GRU(_DropIn):
 
 def _layer_count(owner: str, num_layers: int, **given: object) -> int:
     """Return the number of layers, by ``num_layers`` or by arguments with an entry per layer."""
-    if not isinstance(num_layers, int) or num_layers > 1 << 16:
-        raise OstinatoError(f"{owner}: num_layers={num_layers!r}; expected 1 to 65536.")
+    check_layer_count(owner, num_layers)
     if num_layers < 1:
         raise OstinatoError("num_layers must be greater than zero")
     counts = {name: len(value) for name, value in given.items() if isinstance(value, list | tuple)}

@@ -406,6 +406,8 @@ def calibrate(
 
 def _array(values: list[Any]) -> NDArray[Any]:
     """Return labels or numbers as an array, where each label takes the room of the longest."""
+    if any(isinstance(value, list | dict) for value in values):
+        raise OstinatoError("expected labels or numbers, got a list of lists.")
     room = len(values) * max((len(v) for v in values if isinstance(v, str)), default=1)
     if room > 2**24:
         raise OstinatoError(f"{len(values):,} labels have up to {room // len(values):,} letters.")

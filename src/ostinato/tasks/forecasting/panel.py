@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.textfiles import library_errors
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
 
@@ -189,7 +190,9 @@ class Panel:
         start = [0] * N
         parts = [[np.zeros(0)] * N, *([np.zeros((0, n))] * N for n in data["covariates"])]
         if path is not None:
-            with np.load(path) as stored:
+            with library_errors(path, "the series of a run"), np.load(path) as stored:
+                if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
+                    raise DataError("is compressed, and no file of a run.", path=path)
                 start = stored["start"].tolist()
                 pairs = zip(PARTS, stored["lengths"].cumsum(1), strict=True)
                 parts = [np.split(stored[part], ends[:-1]) for part, ends in pairs]

@@ -87,7 +87,7 @@ class CovariateEncoding:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Invert `to_json`."""
-        future, past = (np.array(data[name]).reshape(2, -1) for name in ("future", "past"))
+        future, past = (np.array(data[n], np.float64).reshape(2, -1) for n in ("future", "past"))
         return cls(future, past, data["static"])
 
 
