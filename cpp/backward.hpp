@@ -1,16 +1,16 @@
 // Backward through time: the contract is in sequence.hpp.
 //
-// Three phases: the recurrence, which turns every line into gradients of gates; then dx and the
-// weights' gradients, which are large products over the lines. These add the steps up in the order in which
+// Three phases: the recurrence, which turns the workspace into gradients of gates; then dx and the
+// weights' gradients, which are large products over the workspace. These add the steps up in the order in which
 // the recurrence goes back through them, so that they can go on from window to window where forward left no
-// lines: then each window of steps, the last one first, is computed again and goes through all three phases.
-// Where forward left all lines, all steps go through each phase together: in windows of 4 to 16 steps, whose
-// lines dx and dW would find in the second cache, backward runs at 0.80 to 1.04 of the speed (Zen 4, 32 rows,
-// 32 to 512 units, both instruction sets).
+// workspace: then each window of steps, the last one first, is recomputed and goes through all three phases.
+// Where forward left the whole workspace, all steps go through each phase together: in windows of 4 to 16
+// steps, which dx and dW would find in the second cache, backward runs at 0.80 to 1.04 of the speed (Zen 4,
+// 32 rows, 32 to 512 units, both instruction sets).
 //
 // A loss on a few steps leaves many steps without any gradient: those after the last of them, and
 // those so far before that the gradient has vanished below the smallest number. A part whose rows all
-// have none skips the step, and marks its lines, which then hold nothing, as dead.
+// have none skips the step, and marks its entries of the workspace, which then hold nothing, as dead.
 #pragma once
 
 #include "forward.hpp"
@@ -18,7 +18,7 @@
 namespace ostinato {
 namespace OSTINATO_TARGET {
 
-// The weights of a direction as backward needs them: from gradients of gates to those of h and x.
+// The weights of a direction as backward reads them: from gradients of gates to those of h and x.
 template <class T> struct BackwardWeights {
     Panels<T> hh, ih;
     Panels<T> second;  // W_hr of a projection; W_hn where the reset gate acts before the product
@@ -108,7 +108,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         const T* before = lstm && p.length(j) > steps.begin ? p.c_before(steps.begin, j) : nullptr;
         for (int64_t u = 0; lstm && u < Hp; ++u) m.c0[j * Hp + u] = before && u < H ? before[u] : T(0);
     }
-    // What the end of a tile touches, unit by unit, is prefetched at its start. Always inline: GCC takes a
+    // The memory that the end of a tile touches, unit by unit, is prefetched at its start. Always inline: GCC takes a
     // function that only prefetches for one that does nothing, and drops its calls.
     const int sections = int((lines.x.at + lines.x.count * Hp) / Hp);
     auto prefetch_unit = [&](int64_t t, int64_t j, int64_t v) __attribute__((always_inline)) {
@@ -119,7 +119,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         else prefetch(m.h[j] + at);
         if (g.dy && t > 0) prefetch(m.dy[j] - all.dy_t + at);
     };
-    // What comes to h before products: dy, for the last step of a row dh_n, and what was carried.
+    // The gradient of h before products: dy, for the last step of a row dh_n, and the carried one.
     auto direct = [&](int64_t t, int64_t j, int64_t v) {
         const int64_t at = v * W<T>, left = P - at;
         if (left <= 0) return Vec<T>{};
@@ -128,7 +128,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         if (!lstm && cell != CellKind::rnn) sum += load(m.carry + j * Hp + at);
         return sum;
     };
-    // A vector of gates, given the gradient of what the unit puts out.
+    // A vector of gates, given the gradient of the unit's output.
     auto one = [&](int64_t j, int64_t v, Vec<T> dh) {
         if (v >= vectors) return;
         const int64_t at = v * W<T>;
@@ -254,7 +254,7 @@ void backward_part(const Part<T>& p, const Gradients<T>& all, const DirectionGra
         }
 }
 
-// Calls f(time, b, line) for every step of every row that is alive, as the recurrence goes back through them.
+// Calls f(time, b, line) for every step of every row that is alive, in the order of the recurrence in backward.
 template <class T, class F>
 OSTINATO_INLINE void for_lines_back(const Sequence<T>& s, const Direction<T>& d, const bool* dead, Share steps, F&& f) {
     const Lines<T> lines(s.shape);
@@ -266,8 +266,8 @@ OSTINATO_INLINE void for_lines_back(const Sequence<T>& s, const Direction<T>& d,
         }
 }
 
-// One share of the gradient of what the gates were given by a table's rows: the sum of the lines of
-// each token, for some of the numbers of a line.
+// One share of the gradient of a table's rows, projected: the sum of the workspace over the steps of each
+// token, for some of the numbers of an entry.
 template <class T>
 void sum_by_token(const Sequence<T>& s, const Direction<T>& d, const bool* dead, T* sums, const Member& me, Share steps) {
     const Lines<T> lines(s.shape);
@@ -289,7 +289,7 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
                     T** to) {
     const Lines<T> lines(s.shape);
     const int64_t I = s.shape.I;
-    // As many lines at a time as stay in the second cache from panel to panel, if that is not too few.
+    // As many entries at a time as stay in the second cache from panel to panel, if that is not too few.
     const int64_t fit = 192 * 1024 / (w[0].ih.k * int64_t(sizeof(T))) / 12 * 12;
     const int64_t chunk = fit < 24 ? 24 : fit < chunk_rows ? fit : chunk_rows;
     int64_t n = 0;
@@ -317,7 +317,7 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
         }
         return flush();
     }
-    // Lines of both directions lie by time; of one alone, where it reads backward, they are counted by its steps.
+    // Entries of both directions lie by time; of one alone, where it reads backward, they are counted by its steps.
     const bool reverse = directions.end - directions.begin == 1 && s.direction[directions.begin].reverse;
     const Share mine((steps.end - steps.begin) * s.rows, me.index, me.count);
     for (int64_t at = mine.begin; at < mine.end; ++at) {
@@ -341,12 +341,12 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
     flush();
 }
 
-constexpr int64_t block_lines = 128;  // lines that are summed while a tile stays in registers
-// Small tiles read a number of a line again for every panel. With many panels, the numbers of a block of lines
-// are copied side by side first, in the order in which tiles read them. Large tiles do as well without.
+constexpr int64_t block_lines = 128;  // entries that are summed while a tile stays in registers
+// Small tiles read a number of an entry again for every panel. With many panels, the numbers of a block of
+// entries are copied side by side first, in the order in which tiles read them. Large tiles do as well without.
 constexpr bool may_copy = registers < 32;
 template <class T> constexpr int64_t copied_columns = 32 * W<T>;  // of all sources, from which on it pays
-constexpr int64_t copied_height = 96;                             // numbers of a line: the copies stay in L2
+constexpr int64_t copied_height = 96;                             // numbers of an entry: the copies stay in L2
 constexpr int64_t copied_lines = block_lines + 4;                 // apart: a power of two would share few sets
 
 template <class T> struct WeightScratch {
@@ -371,10 +371,10 @@ template <class T> struct WeightGradient {
     T* dw;
 };
 
-// One share of dw[gate][unit][column] = sum over lines of line[section of gate][unit] * source[column],
-// for one source or two, and of db, the sum of the lines; `sections` of `size` numbers each, of which the
-// first `units` count. each(f) calls f(line, source, other source) for every line. The sums `go_on` from what
-// dw and db hold.
+// One share of dw[gate][unit][column] = sum over entries of line[section of gate][unit] * source[column],
+// for one source or two, and of db, the sum of the entries; `sections` of `size` numbers each, of which the
+// first `units` count. each(f) calls f(line, source, other source) for every entry. The sums `go_on` from the
+// values of dw and db.
 template <class T, int S, class Each>
 void weight_gradient(const GateRange& sections, int64_t size, int64_t units, const WeightGradient<T> (&of)[S], T* db,
                      T* db_too, const WeightScratch<T>& m, const Member& me, bool go_on, Each&& each) {
@@ -419,13 +419,13 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, con
                  [](const T& db, T& sum) { sum = db; });
     const bool copying = may_copy && (sum - m.sums) / (m1 - m0) >= copied_columns<T>;
     int64_t n = 0;
-    // Copies numbers r0 up to r1 of all lines, as [tile][line][row of the tile].
+    // Copies numbers r0 up to r1 of all entries, as [tile][entry][row of the tile].
     auto copy = [&](auto width, int64_t r0, int64_t r1) {
         for (int64_t i = 0; i < n; ++i) {
             if (i + 4 < n)
                 for (int64_t r = r0; r < r1; r += 64 / int64_t(sizeof(T))) prefetch(m.lines[i + 4] + r);
             for_tiles<decltype(width)::value>(r1 - r0, [&](int64_t row, auto tile) {
-                // Three numbers go as four: the next line overwrites the last.
+                // Three numbers go as four: the next entry overwrites the last.
                 constexpr int R = decltype(tile)::value, most = R == 3 ? 4 : R;
                 std::memcpy(m.copies + row * copied_lines + i * R, m.lines[i] + r0 + row, most * sizeof(T));
             });
@@ -512,7 +512,7 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     const bool go_on = window.end < s.steps;
     T* const none = nullptr;
     for (int64_t i = 0; i < Hp; ++i) zeros[i] = T(0);
-    // Every step of every row, with what source(t, b, line) and other(t, b, line) give; t is its time.
+    // Every step of every row, with the results of source(t, b, line) and other(t, b, line); t is its time.
     const auto nothing = [](int64_t, int64_t, const T*) -> const T* { return nullptr; };
     auto steps = [&](auto&& source, auto&& other) {
         return [&, source, other](auto&& f) {
@@ -548,7 +548,7 @@ void weight_gradients(const Sequence<T>& s, const Direction<T>& d, const Directi
     }
 }
 
-// Where a member of a call finds what it works with.
+// The memory of a member of a call.
 template <class T> struct BackwardPlan {
     Split split;
     BackwardWeights<T> w[2];
@@ -558,7 +558,7 @@ template <class T> struct BackwardPlan {
     bool* dead[2] = {nullptr, nullptr};  // of every (t, b)
     const T** from;
     T** to;
-    // Where lines are computed again, one direction at a time.
+    // Where the workspace is recomputed, one direction at a time.
     T* lines = nullptr;
     ForwardWeights<T> forward[2];
     T* table[2] = {nullptr, nullptr};

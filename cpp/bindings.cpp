@@ -83,7 +83,7 @@ struct ExchangeTable {
     int (*borrow)(void* tensor, DLTensor*);  // -1 with a Python exception; null where there is none
 };
 
-// What is looked up once: interned names of what is read from a tensor, PyTorch's types.
+// Looked up once: interned names of the attributes of a tensor, PyTorch's types.
 struct Names {
     PyObject *is_cpu = PyUnicode_InternFromString("is_cpu"), *dtype = PyUnicode_InternFromString("dtype"),
              *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
@@ -265,7 +265,7 @@ struct Indices {
     std::vector<int64_t> lengths, tokens;
 };
 
-// Everything that forward and backward both read. States are (directions, B, size), lines
+// The arguments that forward and backward share. States are (directions, B, size), the workspace (`lines`)
 // (directions, T, B, length), c_kept (directions, checkpoints, B, H); `weights` holds w_ih, w_hh, b_ih,
 // b_hh, w_hr of each direction.
 template <class T>
@@ -719,7 +719,7 @@ NB_MODULE(_core, m) {
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"
              "tensor, of the dtype of the weights. `out`, contiguous, takes the result instead of a new one.")
         .def("step", [](PyStream&, const nb::args& given, const nb::kwargs& more) {
-                refuse("Stream.step", "got " + std::to_string(given.size() + more.size()) + " arguments", "x and, if wanted, out");
+                refuse("Stream.step", "got " + std::to_string(given.size() + more.size()) + " arguments", "x and optionally out");
             })
         .def("_chunk", &PyStream::chunk, nb::arg("x").none(), nb::arg("y").none())
         .def("_save", &PyStream::save, nb::arg("state").none())

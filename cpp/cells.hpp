@@ -1,5 +1,5 @@
 // One step of every cell on one vector of hidden units, forward and backward: the equations of
-// src/ostinato/recurrence/cells/. What calls them does the products; here is what is elementwise.
+// src/ostinato/recurrence/cells/. The caller does the products; these functions are elementwise.
 #pragma once
 
 #include "activations.hpp"
@@ -31,7 +31,7 @@ template <class T> OSTINATO_INLINE Vec<T> slope(Activation f, Vec<T> h) {
 template <class T> struct LSTMUnit {
     Vec<T> i, f, g, o, c;
 
-    // Leaves h, which is wanted apart from the gates, to the caller.
+    // Leaves h, which is computed apart from the gates, to the caller.
     OSTINATO_INLINE void forward(Vec<T> c_before) {
         i = sigmoid<T>(i), f = sigmoid<T>(f), g = tanh(g), o = sigmoid<T>(o);
         c = fma(f, c_before, i * g);

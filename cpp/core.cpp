@@ -43,7 +43,7 @@ bool always() { return true; }
 
 #if defined(__x86_64__)
 
-// The features that both GCC and clang can ask for and that tell the levels apart. The answers
+// The features that both GCC and clang can ask for and that tell the levels apart. The results
 // count in whether the operating system saves the wider registers.
 bool has_v3() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -21,10 +21,10 @@ const char* version() noexcept;
 // cannot run; nothing is chosen then, and the next call tries again. Safe to call from any thread.
 const char* instruction_set();
 
-// Numbers in a line of Direction::lines.
+// Numbers in an entry of the workspace, Direction::lines.
 template <class T> int64_t line_length(const Shape& shape);
 
-// Where a line of Direction::lines holds gate g of a unit, after forward and before backward: at
+// Where an entry of the workspace holds gate g of a unit, after forward and before backward: at
 // gate_at() + unit; past the gates' count: c of an LSTM; hn of a GRU.
 template <class T> int64_t gate_at(const Shape& shape, int gate);
 
@@ -44,7 +44,7 @@ enum class Precision : int {
 
 // A stack of layers that takes one step at a time, for as long as there are any. It owns its weights,
 // packed, and its state; layer i + 1 reads what layer i puts out. Copying one copies the state and
-// shares the weights. Not for several threads at once.
+// shares the weights. Not for several threads simultaneously.
 template <class T> class Stream {
 public:
     // Reads the weights, and needs them no more. int8 is for float. Throws std::bad_alloc.

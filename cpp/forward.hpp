@@ -10,11 +10,11 @@ namespace OSTINATO_TARGET {
 
 // The weights of a direction as forward needs them. The gates of the same units lie side by side in
 // a panel, so that a tile has all that a step of these units needs.
-// Matrix is Panels<T>, or what a stream with small weights has in its place.
+// Matrix is Panels<T>, or the matrix of a stream with small weights.
 template <class T, class Matrix = Panels<T>> struct ForwardWeights {
     Matrix ih, hh;
     Matrix second;  // W_hr of a projection; W_hn where the reset gate acts before the product
-    T* bias;        // b_ih + b_hh, over the sections of a line
+    T* bias;        // b_ih + b_hh, over the sections of an entry
 
     ForwardWeights() = default;
     ForwardWeights(const Shape& s, Arena& arena) {
@@ -67,7 +67,7 @@ template <class T, class Matrix = Panels<T>> struct ForwardWeights {
     }
 };
 
-// to[r] = bias + W_ih a[r], in the sections of a line; for panels p0 up to p1.
+// to[r] = bias + W_ih a[r], in the sections of an entry; for panels p0 up to p1.
 template <class T, class Matrix>
 void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, Matrix>& w, int64_t p0, int64_t p1,
              const typename Matrix::Row* a, T* const* to, int64_t rows) {
@@ -107,8 +107,8 @@ void project(const Shape& shape, const Lines<T>& lines, const ForwardWeights<T, 
     });
 }
 
-// One step of some rows. Where x is given, the step takes in its product as well, and finds nothing
-// in the lines; otherwise the lines hold bias + W_ih x, as project() leaves it.
+// One step of some rows. Where x is given, the step adds its product as well, and the workspace holds
+// nothing before; otherwise it holds bias + W_ih x, as project() leaves it.
 template <class T, class Matrix = Panels<T>> struct Step {
     using Row = typename Matrix::Row;
 
@@ -136,7 +136,7 @@ template <class T, class Matrix = Panels<T>> struct Step {
     }
 
 private:
-    // What a gate's sums start from, a vector at `place` of a line.
+    // The initial value of a gate's sums, a vector at `place` of an entry.
     OSTINATO_INLINE Vec<T> start(int64_t row, int64_t place) const {
         return load(x ? w.bias + place : line[row] + place);
     }
@@ -316,7 +316,7 @@ private:
     }
 };
 
-// What a member of a call works with.
+// The memory of a member of a call.
 template <class T> struct ForwardScratch {
     int64_t chunk;  // steps that are projected at a time
     T *zeros, *c0, *ring, *unread, *partial;
@@ -340,7 +340,7 @@ template <class T> struct ForwardScratch {
     }
 };
 
-// One share of the table's rows times the weights: lines that a step copies what it needs from.
+// One share of the table's rows times the weights: entries from which a step copies its part.
 template <class T>
 void project_table(const Sequence<T>& s, const ForwardWeights<T>& w, const ForwardScratch<T>& m, T* table,
                    Share rows) {
@@ -353,7 +353,7 @@ void project_table(const Sequence<T>& s, const ForwardWeights<T>& w, const Forwa
 }
 
 // The rows of one part, and of them the units of one member; of the steps, some from a checkpoint on. `table` is
-// what project_table() made, or null. What is computed `again` for backward leaves its lines, and y as it is.
+// the result of project_table(), or null. A recomputation for backward (`again`) writes the workspace, not y.
 template <class T>
 void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScratch<T>& m, const T* table,
                   int unit, int units, const Member& me, int group, Share steps, bool again) {
@@ -425,7 +425,7 @@ void forward_part(const Part<T>& p, const ForwardWeights<T>& w, const ForwardScr
     }
 }
 
-// Where a member of a call finds what it works with.
+// The plan of a member of a call: weights, tables and memory.
 template <class T> struct ForwardPlan {
     Split split;
     ForwardWeights<T> w[2];

@@ -54,7 +54,7 @@ OSTINATO_INLINE void add_products(Vec<T> (&acc)[R][N], const Number& number, con
 }
 
 // acc[r][m * NV + v] += sum over i < k, in order, of a[r][i] * panel[m * stride + (i * NV + v) * W].
-// Meanwhile `ahead`, what is read next, is prefetched: 64 bytes for every four of k.
+// Meanwhile `ahead`, the memory that is read next, is prefetched: 64 bytes for every four of k.
 template <class T, int R, int NV, int M>
 OSTINATO_INLINE void accumulate(Vec<T> (&acc)[R][M * NV], const T* const (&a)[R], const T* panel,
                                 int64_t stride, int64_t k, const char* ahead) {
@@ -73,7 +73,7 @@ OSTINATO_INLINE void accumulate(Vec<T> (&acc)[R][M * NV], const T* const (&a)[R]
     for (; i < k; ++i, panel += NV * W<T>) step(i, panel);
 }
 
-// A panel, or several of them, and the part of k that a tile adds up; what is read after that.
+// A panel, or several of them, and the part of k that a tile adds up; the memory read after that.
 struct Block {
     int64_t panel, begin, end;
     int64_t next_panel, next_begin;
@@ -246,7 +246,7 @@ void pack_rows(const Panels<T>& b, int64_t v0, int64_t v1, Source&& source) {
     }
 }
 
-// Packs lines i0 up to i1: line i is `columns` numbers at source(i); zeros where that is null.
+// Packs rows i0 up to i1: row i is `columns` numbers at source(i); zeros where that is null.
 template <class T, class Source>
 void pack_lines(const Panels<T>& b, int64_t columns, int64_t i0, int64_t i1, Source&& source) {
     for (int64_t i = i0; i < i1; ++i) {

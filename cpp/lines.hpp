@@ -1,6 +1,7 @@
-// Where things lie: the line that forward leaves for every step and row, and the memory of a call.
+// The workspace, of which forward leaves an entry for every step and row (`lines`, each a `line`), and the
+// memory of a call.
 //
-// A line is made of sections of Hp = H rounded up to whole vectors:
+// An entry is made of sections of Hp = H rounded up to whole vectors:
 //   RNN                h
 //   LSTM               i f g o | c          with a projection also | m = o * tanh(c) | dh
 //   GRU                hn r z n             hn = W_hn h' + b_hn
@@ -35,7 +36,7 @@ template <class T> struct Lines {
     GateRange h;  // what the product of the h before adds to
     GateRange n;  // what that of r * h' adds to, where the reset gate acts before the product
     int64_t c, m, dh, rh;
-    // Of gate g, for those who look; past the gates' count, c of an LSTM and hn of a GRU.
+    // Where gate g is read; past the gates' count, c of an LSTM and hn of a GRU.
     int64_t gate_at(int g) const { return x.at + (g < x.count || x.at == 0 ? g * Hp : -Hp); }
 
     explicit Lines(const Shape& s)
@@ -51,7 +52,7 @@ template <class T> struct Lines {
                 x = {0, 3, {0, 1, 2}}, h = {0, 2, {0, 1}}, n = {2 * Hp, 1, {2}}, sections = 4;
                 break;
         }
-        // The padding keeps lines from sharing a set of the cache.
+        // The padding keeps entries from sharing a set of the cache.
         length = sections * Hp + 64 / int64_t(sizeof(T));
     }
 };
@@ -66,7 +67,7 @@ public:
         const int64_t bytes = n * int64_t(sizeof(U));
         used_ += (bytes + 63) / 64 * 64;
 #if defined(__SANITIZE_ADDRESS__)
-        used_ += 64;  // that nobody may touch, and the rest of the line before
+        used_ += 64;  // which must not be touched, and the rest of the 64 bytes before
         if (p) __asan_poison_memory_region(reinterpret_cast<char*>(p) + bytes, size_t(base_ + used_ - reinterpret_cast<char*>(p) - bytes));
 #endif
         return p;
@@ -105,8 +106,8 @@ struct Split {
         if (units < 1) units = 1;
     }
 
-    // Calls work(direction, part, unit, group) for what falls to a member of some directions; `group`
-    // numbers those who share the units of a part.
+    // Calls work(direction, part, unit, group) for the share of a member in some directions; `group`
+    // numbers the members that share the units of a part.
     template <class Work> void share(const Member& me, int begin, int end, Work&& work) const {
         const int side = me.index % sides, within = me.index / sides;
         if (within >= parts * units) return;
@@ -115,15 +116,15 @@ struct Split {
     }
 };
 
-// Some of a row of things; or of `n`, the share that falls to one of `parts`.
+// A range; or of `n`, the share of one of `parts`.
 struct Share {
     int64_t begin, end;
     Share(int64_t begin, int64_t end) : begin(begin), end(end) {}
     Share(int64_t n, int64_t part, int64_t parts) : begin(n * part / parts), end(n * (part + 1) / parts) {}
 };
 
-// The line of step t of row b, which is at `time` in memory. Lines that are computed again lie in a ring: a
-// window of steps, and the first of the window after it.
+// The workspace of step t of row b, which is at `time` in memory. Entries that are recomputed lie in a ring:
+// a window of steps, and the first of the window after it.
 template <class T>
 T* line_of(const Sequence<T>& s, const Direction<T>& d, const Lines<T>& lines, int64_t t, int64_t time, int64_t b) {
     const int64_t at = s.checkpoint_every ? t % (s.checkpoint_every + 1) : time;

@@ -21,7 +21,7 @@ namespace OSTINATO_TARGET {
 
 struct QuantizedPanels {
     // Whole numbers in [-127, 127] that stand for numbers scale times as large, padded with zeros to
-    // whole lines of 64; and what the ways to multiply them make of them once.
+    // a multiple of 64; and the forms in which the ways to multiply them take them.
     struct Row {
         const int8_t* plain;
         const uint8_t* shifted;    // plain + 128

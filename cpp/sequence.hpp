@@ -37,9 +37,9 @@ template <class T> struct Direction {
     bool reverse;        // from the last step of each row to its first
     const T *h0, *c0;    // (rows, P), (rows, H), contiguous; null for zeros
     T* y;                // h of every step, at t * y_t + b * y_b + p; zeros past a row's length
-    T *h_n, *c_n;        // (rows, P), (rows, H), contiguous; null where not wanted; c of an LSTM
-    // What backward needs of forward, and where gates and states can be read: line_length() numbers
-    // for each (t, b), 64-byte aligned, or null where neither is wanted. See lines.hpp.
+    T *h_n, *c_n;        // (rows, P), (rows, H), contiguous; null where not needed; c of an LSTM
+    // The workspace, which backward needs, and where gates and states can be read: line_length() numbers
+    // for each (t, b), 64-byte aligned, or null where neither is needed. See lines.hpp.
     T* lines;
     // Null, or c of an LSTM after every `checkpoint_every` steps but the last: (checkpoints(), rows, H), of
     // each row as the direction reads it. Numbers past a row's last step are not written.
@@ -53,7 +53,7 @@ template <class T> struct Sequence {
     int64_t x_t, x_b, y_t, y_b;
     // Steps of each row, 0 to `steps`, and the rows by falling length; both null where all are full.
     const int64_t *lengths, *order;
-    // 0 where backward finds the lines that forward left; else it has none, and computes them again, so many
+    // 0 where backward reads the workspace that forward left; else it has none, and recomputes it, so many
     // steps at a time, from y and c_kept.
     int64_t checkpoint_every;
     int directions;      // 1 or 2; both read the same x
@@ -69,15 +69,15 @@ template <class T> struct Sequence {
     }
 };
 
-// Gradients that come in (null for zeros) and go out (null where not wanted), laid out as what they
-// are the gradient of; overwritten, not added to.
+// Incoming gradients (null for zeros) and outgoing ones (null where not needed), laid out as the tensors
+// they belong to; overwritten, not added to.
 template <class T> struct DirectionGradients {
     const T *dy, *dh_n, *dc_n;
     T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dh0, *dc0;
 };
 
-// dx takes part of both directions. Backward reads the sequence as forward left it, and turns its
-// lines, if it has any, into other numbers: it can run once on them.
+// dx is the sum over both directions. Backward reads the sequence as forward left it, and overwrites its
+// workspace, if it has one: it can run once on it.
 template <class T> struct Gradients {
     int64_t dy_t, dy_b;
     T* dx;

@@ -34,7 +34,7 @@ template <class T, class Matrix> struct StreamModel {
     }
 };
 
-// h and lines are held twice: a step reads one side and writes the other.
+// h and the workspace are held twice: a step reads one side and writes the other.
 template <class T, class Matrix> struct StreamState {
     using Model = StreamModel<T, Matrix>;
     using Row = typename Matrix::Row;

@@ -208,7 +208,7 @@ bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context)
         void* context;
         Barrier* barriers;
     } call{count, body, context, barriers};
-    // Always as many threads as the runtime has: with fewer it would end some, to start them anew later.
+    // Always as many threads as the runtime has: with fewer it would end some, to start them again later.
     const int team = std::max(count, openmp.most());
     openmp.parallel([](void* data) {
         const Call& call = *static_cast<Call*>(data);

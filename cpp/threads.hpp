@@ -18,7 +18,7 @@ public:
     void* barriers;
 };
 
-// Runs body(member, context) on `count` threads at once, the caller one of them, and returns when all
+// Runs body(member, context) on `count` threads simultaneously, the caller one of them, and returns when all
 // are done. Where there are not that many to be had, the caller runs the body alone, with a count of 1:
 // a body asks its member how many there are.
 //

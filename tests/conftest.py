@@ -103,7 +103,7 @@ def asked(monkeypatch):
             return "ab"
 
     monkeypatch.setattr(package, "TextGenerator", Estimator)
-    monkeypatch.setattr(package, "describe", lambda run: {"task": "TextGenerator"})
+    monkeypatch.setattr(package, "describe", lambda run, **more: {"task": "TextGenerator"})
     monkeypatch.setattr(package, "load", Estimator.load)
     return asked
 

@@ -700,8 +700,8 @@ network ForecastNetwork: static covariates are read before a series begins
 + started = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
 
 network ForecastNetwork: the linear shortcut ends a step early
-- before = F.pad(values, (self.reach, 0))
-+ before = F.pad(values, (self.reach + 1, 0))
+- before = _span(values, t - self.reach, t + T - 1)
++ before = _span(values, t - self.reach - 1, t + T - 2)
 
 network ForecastNetwork: missing targets count
 - return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None

@@ -35,7 +35,9 @@ def test_a_command_for_another_task_is_one_line_and_loads_nothing(command, ostin
     more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + ["x.mid"]]
     more += ["x.wav"] if command.name == "transcribe" else []
     for task in TASKS:
-        monkeypatch.setattr(package, "describe", lambda run, name=task.estimator: {"task": name})
+        monkeypatch.setattr(
+            package, "describe", lambda run, name=task.estimator, **more: {"task": name}
+        )
         if command.protocol in task.protocols:
             with pytest.raises(ZeroDivisionError):
                 cli.main([command.name, "run", *more])

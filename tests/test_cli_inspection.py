@@ -1,13 +1,34 @@
 """``info``, ``diagnose``, ``memory``, ``gates``."""
 
 import json
+import os
 
 import pytest
 from command_line import EPOCHS, assert_refused
 
 from ostinato import TextGenerator
+from ostinato.training import storage
 
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")
+
+
+@pytest.mark.parametrize("command", ["generate {} --length 3", "memory {} it", "info {}"])
+def test_weights_are_compared_with_their_checksum_once(ostinato, run, command, monkeypatch):
+    size, read = (run / "weights.safetensors").stat().st_size, []
+    sha256, digest_of = storage.sha256, storage.digest_of
+
+    def counted(data):
+        read.append(len(data))
+        return sha256(data)
+
+    def counted_file(file):
+        read.append(os.fstat(file.fileno()).st_size)
+        return digest_of(file)
+
+    monkeypatch.setattr(storage, "sha256", counted)
+    monkeypatch.setattr(storage, "digest_of", counted_file)
+    assert ostinato(command.format(run)).status == 0
+    assert read.count(size) == 1
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "weights.safetensors"])

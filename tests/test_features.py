@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.data.corpus import Place
 from ostinato.data.features import (
     Lexicon,
     Spectrogram,
@@ -23,6 +22,7 @@ from ostinato.data.features import (
     sound_rate,
 )
 from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.data.places import Place
 from ostinato.data.ragged import Ragged
 from ostinato.data.reading import corpus_of
 from ostinato.errors import DataError, OstinatoError

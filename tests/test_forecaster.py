@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
@@ -68,6 +70,29 @@ def depends_on_the_future(model):
     one, two = (model.backtest(each, cutoffs=3) for each in (y, other))
     assert [cutoff.length for cutoff in one.cutoffs] == [68, 72, 76]
     return not np.array_equal(one.median, two.median)
+
+
+def test_the_series_of_a_run_are_read_once(tmp_path, monkeypatch):
+    read, opened = np.load, []
+
+    def load_and_note(path, *args, **kwargs):
+        opened.append(path.name)
+        return read(path, *args, **kwargs)
+
+    def times_read(call):
+        opened.clear()
+        call()
+        return opened.count("panel.npz")
+
+    monkeypatch.setattr(np, "load", load_and_note)
+    model, run = Forecaster(horizon=3, epochs=1, ensemble_size=1, hidden_size=4), tmp_path / "run"
+    assert times_read(lambda: model.fit(waves(2, 60), out=run)) == 1
+    assert times_read(lambda: Forecaster.resume(run)) == 1
+    assert times_read(lambda: load(run).validation_examples(run / "data")) == 1
+    assert times_read(lambda: model.fit(waves(2, 60))) == 1
+    elsewhere = tmp_path / "elsewhere"
+    model.save(elsewhere)
+    assert times_read(lambda: load(elsewhere).validation_examples(run / "data")) == 1
 
 
 @pytest.mark.parametrize("method", ["direct", "autoregressive"])
@@ -149,6 +174,30 @@ def test_a_missed_day_is_replaced_by_the_networks_own_forecast(method):
             assert np.round(model.predict(past)[0]).tolist() == right.tolist()
         stream = model.stream(whole[:-1])
         assert np.round(stream.observe(None).median[0]).tolist() == right.tolist(), last
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that PyTorch's operators write."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.count += sum(t.numel() for t in tree_leaves(found) if isinstance(t, torch.Tensor))
+        return found
+
+
+def test_the_work_of_a_forecast_grows_with_its_horizon_and_not_with_its_square():
+    (y,) = waves(1).values()
+    model = Forecaster(horizon=3, season=12, ensemble_size=1, hidden_size=4, epochs=1).fit(y)
+    counts = []
+    for horizon in (200, 400, 600):
+        with Work() as work:
+            model.forecast(horizon=horizon, num_samples=3)
+        counts.append(work.count)
+    first, second, third = counts
+    assert 0 < third - second < 1.01 * (second - first)
 
 
 def test_a_stream_forecasts_as_the_whole_series_does(model):

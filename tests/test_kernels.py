@@ -1010,19 +1010,20 @@ def test_layers_in_a_forked_child_do_not_wait_for_threads_that_are_gone():
     assert done.stdout == "all\n", done.stderr
 
 
-def test_threads_with_buffers_rewritten_between_forward_and_backward_compute_the_same():
+@pytest.mark.parametrize("rows", [3, 40], ids=["small table", "large table"])
+def test_threads_with_buffers_rewritten_between_forward_and_backward_compute_the_same(rows):
     layer = LSTM(4, 8, 2)
     wrong, ready = [], threading.Barrier(8)
 
     def work(seed):
         rng = np.random.default_rng(seed)
         lengths, tokens = np.zeros(6, np.int64), np.zeros((5, 6), np.int64)
-        table = torch.from_numpy(rng.standard_normal((3, 4), np.float32)).requires_grad_()
+        table = torch.from_numpy(rng.standard_normal((rows, 4), np.float32)).requires_grad_()
         ready.wait()
         try:
             for _ in range(20):
                 found = []
-                drawn = rng.integers(0, 6, 6), rng.integers(0, 3, (5, 6))
+                drawn = rng.integers(0, 6, 6), rng.integers(0, rows, (5, 6))
                 for rewrite in (False, True):
                     lengths[...], tokens[...] = drawn
                     given = torch.from_numpy(lengths), torch.from_numpy(tokens)
@@ -1100,6 +1101,31 @@ def test_a_layer_compiles_into_one_graph_for_all_shapes(make, with_lengths):
 def test_pytorchs_compiler_gives_the_same_bits(with_lengths):
     layer = LSTM(3, 4, bidirectional=True)
     assert_compiles(layer, "inductor", [(5, 3), (7, 4)], with_lengths)
+
+
+@pytest.mark.usefixtures("fresh_graphs")
+@pytest.mark.parametrize(
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.thorough)]
+)
+@pytest.mark.parametrize("checkpoint_every", [None, 2])
+def test_a_graph_keeps_the_lengths_and_tokens_of_its_forward(backend, checkpoint_every):
+    layer = LSTM(3, 4, 2, checkpoint_every=checkpoint_every)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    table = torch.randn(12, 3, requires_grad=True)  # so many rows that eagerly they are looked up
+    x = torch.randn(5, 4, 3, requires_grad=True)
+    lengths, tokens = np.array([5, 0, 3, 4]), np.arange(20).reshape(5, 4) % 7
+    given = torch.from_numpy(lengths), torch.from_numpy(tokens)
+
+    def gradients(f, of, rewrite, **more):
+        lengths[...], tokens[...] = [5, 0, 3, 4], np.arange(20).reshape(5, 4) % 7
+        y, _ = f(given[1] if more else of, lengths=given[0], **more)
+        if rewrite:
+            lengths[...], tokens[...] = 1, 0
+        return torch.autograd.grad(y.square().sum(), [of, *layer.parameters()])
+
+    for more, of in (({}, x), ({"table": table}, table)):
+        expected = gradients(layer, of, False, **more)
+        assert all_equal(gradients(compiled, of, True, **more), expected)
 
 
 COMPILED = """

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -31,6 +33,25 @@ def test_type_checkers_see_what_is_imported_lazily(tasks):
 def test_every_name_is_there_and_documented(name):
     assert inspect.getdoc(getattr(ostinato, name))
     assert name in dir(ostinato)
+
+
+MODULES = [m.name for m in pkgutil.walk_packages(ostinato.__path__, "ostinato.")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith(".__main__")])
+def test_what_is_public_is_documented_here_or_where_it_is_inherited_from(name):
+    own = [m for m in vars(import_module(name)).values() if getattr(m, "__module__", "") == name]
+    public = [m for m in own if inspect.isclass(m) or inspect.isfunction(m)]
+    public += [
+        getattr(kind, attribute)
+        for kind in filter(inspect.isclass, own)
+        for attribute, value in vars(kind).items()
+        if isinstance(value, classmethod | staticmethod | property) or inspect.isfunction(value)
+        if attribute[0] != "_" and kind.__name__[0] != "_"
+    ]
+    bare = [getattr(m, "fget", m) for m in public if not inspect.getdoc(m)]
+    names = [each.__qualname__ for each in bare if each.__module__ == name]  # not PyTorch's
+    assert not [each for each in names if each[0] != "_" and "<lambda>" not in each]
 
 
 def test_the_root_holds_few_names_and_every_task():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import ostinato
 from ostinato import SequenceClassifier, TextGenerator
 from ostinato.errors import OstinatoError
 from ostinato.training.callbacks import MetricsFile, read_metrics
+from ostinato.training.loop import Trainer
 from ostinato.training.runs import RunFolder
 from ostinato.training.storage import DamagedError
 
@@ -100,6 +103,66 @@ def test_a_run_keeps_its_settings(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(OstinatoError, match="already holds a run; resume it"):
         fit(out)
     assert differences(result(out), before) == []
+
+
+def test_a_run_is_trained_by_one_process_or_thread_at_a_time(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, ostinato: Any
+) -> None:
+    """And by another as soon as that is killed."""
+    out, busy = tmp_path / "run", "is being trained by another process or thread"
+    shutil.copytree(whole, out)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with RunFolder.reopen(out).trained_by_one():
+            os.write(writing, b"now")
+            signal.pause()
+    os.read(reading, 3)
+    before = result(out)
+    with pytest.raises(OstinatoError, match=busy):
+        TextGenerator.resume(out)
+    refused = ostinato(f"train text --resume --out {out}")
+    assert refused.status == 2 and busy in refused.err and refused.err.count("\n") == 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    TextGenerator.resume(out)
+    assert differences(result(out), before) == []
+
+    def evaluate(trainer: Trainer) -> None:
+        with pytest.raises(OstinatoError, match=busy):
+            TextGenerator.resume(tmp_path / "new")
+        refused.append(busy)
+
+    refused = []
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    fit(tmp_path / "new")
+    assert refused
+
+
+def test_of_two_runs_into_one_folder_the_slower_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def prepare(data: Path) -> dict[str, Any]:
+        other = threading.Thread(target=fit, args=(out,))
+        other.start()
+        other.join()
+        return {}
+
+    with pytest.raises(OstinatoError, match="run: already holds a run; resume it"):
+        RunFolder.create(out, prepare)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    TextGenerator.resume(out)
+
+
+def test_a_run_goes_on_where_files_cannot_be_locked(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    shutil.copytree(whole, tmp_path / "run")
+    TextGenerator.resume(tmp_path / "run")
 
 
 def test_where_there_is_no_run_there_is_none_to_go_on_with(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.data.corpus import Corpus, Place
+from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs, InputSettings
+from ostinato.data.places import Place
 from ostinato.errors import DataError
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import Classes, StepLabels

@@ -11,20 +11,34 @@ import shutil
 import stat
 import subprocess
 import threading
+import time
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from dying import calls_of, die_at, quickly
 from sklearn.exceptions import NotFittedError
 from small_runs import output_of
 
 import ostinato
+from ostinato.data.inputs import Inputs
 from ostinato.errors import OstinatoError
-from ostinato.training import storage
+from ostinato.tasks.forecasting.windows import CovariateEncoding
+from ostinato.tasks.targets import Classes, Numbers, StepLabels
+from ostinato.training import loop, storage
 from ostinato.training.runs import RunFolder
-from ostinato.training.storage import DamagedError, load_model, read_files, save_model, write_files
+from ostinato.training.storage import (
+    DamagedError,
+    load_model,
+    pack_tensors,
+    read_files,
+    save_model,
+    write_files,
+)
 
 OLD = {"a.json": b'{"age": "old"}\n', "b.bin": bytes(range(256)) * 3, "gone.json": b"[]\n"}
 NEW = {"a.json": b'{"age": "new"}\n', "b.bin": b"\x07" * 1000, "c.json": b"{}\n"}
@@ -274,6 +288,44 @@ def test_a_model_is_saved_and_loaded_while_it_trains(tmp_path: Path) -> None:
         ostinato.load(folder)
 
 
+class Counting(torch.optim.Optimizer):
+    """Sets all parameters to the number of the step, slowly."""
+
+    def __init__(self, network: torch.nn.Module, settings: object) -> None:
+        super().__init__(list(network.parameters()), {"lr": 1.0})
+        self.count = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.count += 1
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.fill_(self.count / 1024)
+                    time.sleep(1e-4)
+
+
+def test_weights_saved_while_another_thread_trains_are_those_after_a_whole_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(loop, "make_optimizer", Counting)
+    model = ostinato.TextGenerator(
+        hidden_size=4, window=4, batch_size=2, steps=300, evaluations=100, health=False
+    )
+    training = threading.Thread(target=lambda: model.fit("abcab " * 50))
+    training.start()
+    seen = set()
+    while training.is_alive():
+        with suppress(NotFittedError):  # there is no best model yet
+            model.save(tmp_path / "model")
+            weights = safetensors.torch.load_file(tmp_path / "model" / storage.WEIGHTS).values()
+            numbers = {float(number) for each in weights for number in each.flatten()}
+            assert len(numbers) == 1, numbers
+            seen |= numbers
+    training.join()
+    assert len(seen) > 3
+
+
 # Damage.
 
 
@@ -281,7 +333,7 @@ def store(folder: Path, **config: object) -> Path:
     save_model(
         folder,
         {"task": "Task", "parameters": {"size": 3}, "resolved": {}, "training": {}, **config},
-        {"w": torch.arange(60.0).view(3, 20), "b": torch.tensor([1.5, float("nan")])},
+        pack_tensors({"w": torch.arange(60.0).view(3, 20), "b": torch.tensor([1.5, float("nan")])}),
         {"vocabulary.json": {"tokens": ["a", "é", "水"]}},
     )
     return folder
@@ -462,7 +514,7 @@ def test_a_network_is_not_built_before_its_size_is_known_to_be_that_of_the_weigh
         ({"hidden_size": 2**24 - 1}, "has the shape"),
         ({"hidden_size": 2**31}, "expected a whole number above zero"),
         ({"hidden_size": "4"}, "hidden_size='4'; expected"),
-        ({"num_layers": 10**4}, "expected 1 x 10000 layers, got 7 tensors"),
+        ({"num_layers": 1000}, "expected 1 x 1000 layers, got 7 tensors"),
         ({"num_layers": 2**31}, "num_layers=2147483648"),
         ({"num_layers": None}, "num_layers=None; expected"),
         ({"cell": ["lstm"]}, "expected one of"),
@@ -470,6 +522,36 @@ def test_a_network_is_not_built_before_its_size_is_known_to_be_that_of_the_weigh
     ):
         with pytest.raises(DamagedError, match=f"its parts do not fit together: .*{reason}"):
             load_with(**parameters)
+
+
+@pytest.mark.parametrize(
+    "restore",
+    [
+        lambda texts: CovariateEncoding.from_json({"future": texts, "past": [], "static": []}),
+        lambda texts: CovariateEncoding.from_json({"future": [], "past": texts, "static": []}),
+        lambda texts: Classes.from_json({"names": texts}),
+        lambda texts: Numbers.from_json({"mean": [texts], "scale": [1.0], "single": True}),
+        lambda texts: StepLabels.from_json({"names": [[text] for text in texts]}),
+        lambda texts: Inputs.from_json(
+            {"kind": "sound", "features": 40, "lexicon": None, "spectrogram": {"rate": 10**12}}
+        ),
+        lambda texts: Inputs.from_json(
+            {"kind": "sound", "lexicon": None, "spectrogram": {"rate": 8000, "bands": 9999}}
+        ),
+        lambda texts: Inputs.from_json(
+            {"kind": "image", "lexicon": None, "spectrogram": None, "shape": [10**6, 10**6, 3]}
+        ),
+    ],
+)
+def test_what_a_document_says_of_sizes_takes_no_memory(restore: Any) -> None:
+    texts = ["a" * 10**6, *"bcdefgh" * 100]  # as an array: 2.8 GB
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            restore(texts)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("task", ["Task", "text", "LSTM", "load", 1, None, ["TextGenerator"], {}])

@@ -9,7 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
 from ostinato.data.batches import SequenceBatches
-from ostinato.data.corpus import Corpus, Place
+from ostinato.data.corpus import Corpus
+from ostinato.data.places import Place
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import build_vocabulary

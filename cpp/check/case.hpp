@@ -49,7 +49,7 @@ private:
 
 // ---- Memory ------------------------------------------------------------------------------------
 
-// How (n, m, k) numbers lie: which of the first two axes is the inner one, and what is left out.
+// How (n, m, k) numbers lie: which of the first two axes is the inner one, and the gaps.
 struct Layout {
     bool first_inside;
     int64_t before, inner_gap, outer_gap;
@@ -100,10 +100,10 @@ private:
     int64_t begin_ = 0;
 };
 
-// The same bits; what is not a number has no bits worth keeping.
+// The same bits; NaN has no bits worth keeping.
 template <class T> bool same(T a, T b) { return !std::memcmp(&a, &b, sizeof a) || (a != a && b != b); }
 
-// ---- A case: what is drawn ---------------------------------------------------------------------
+// ---- A case, drawn at random -------------------------------------------------------------------
 
 // What belongs to one direction: first what the core reads, then what it writes.
 enum Name {
@@ -159,7 +159,7 @@ struct Plan {
         return name == w_hh || name == dw_hh || name == h0 || name == h_n || name == dh_n || name == dh0
                    ? shape.P : shape.H;
     }
-    // Sections of a line that gate_at() can find: gates, and then c or hn.
+    // Sections of an entry of the workspace that gate_at() can find: gates, and then c or hn.
     int sections() const { return G + (lstm() || shape.cell == CellKind::gru ? 1 : 0); }
     std::string text() const;
 };
@@ -361,7 +361,7 @@ template <class T> struct Data {
     }
 };
 
-// The same numbers in another type, and zeros for what is not given.
+// The same numbers in another type, and zeros for tensors that are not given.
 template <class R, class T> Data<R> widened(Data<T>& from) {
     const Plan& p = from.plan;
     Data<R> to(p, true);

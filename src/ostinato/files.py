@@ -1,7 +1,8 @@
-"""Files that are whole or not there, one writer of a folder, and what is read of strangers."""
+"""Files that are whole or not there, one writer of a folder, what is read of strangers; JSON."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -9,24 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ostinato.errors import OstinatoError
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "MIDI",
-    "PICTURES",
-    "atomic_file",
-    "check_new_file",
-    "check_new_folder",
-    "open_file",
-    "sole_writer",
-    "sync_folder",
-    "writing",
-]
 
 PICTURES = (
     *(".png", ".svg", ".svgz", ".pdf", ".eps", ".ps"),
@@ -41,12 +31,7 @@ MIDI = (".mid", ".midi")
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.
 
-    Args:
-        path: the file; one that is there already may be replaced.
-        suffixes: suffixes that are known; any, if none.
-
-    Raises:
-        OstinatoError: another suffix; no folder to write into; a folder, or a device, of that name.
+    A file that is there already may be replaced; without ``suffixes`` any suffix will do.
     """
     path = Path(path)
     reason = _reason_against(path.parent)
@@ -81,9 +66,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The bytes go to a temporary name in the same folder and are on the disk before the file is
     renamed; the folder is on the disk before this returns. If the block raises, the temporary file
     is removed and what was at ``path`` stays.
-
-    Raises:
-        OstinatoError: the file cannot be written.
     """
     path = check_new_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -103,12 +85,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn an `OSError` of writing a file or folder into an error that names it and the cause.
 
-    Args:
-        path: the file or folder; one at another place passes unchanged.
-        temporary: what it is called until it is whole.
-
-    Raises:
-        OstinatoError: it cannot be written.
+    An error at another path passes unchanged; ``temporary`` is the name until the file is whole.
     """
     try:
         yield
@@ -122,15 +99,24 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other thread or process is in such a block of the same folder."""
+def sole_writer(folder: Path, refusal: str = "") -> Iterator[None]:
+    """Wait until no other thread or process is in such a block of the same folder.
+
+    Args:
+        folder: the folder, which is not changed. Whoever is killed in the block is in it no more.
+        refusal: message of an `OstinatoError` to raise instead of waiting.
+    """
     if sys.platform == "win32":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems lock no folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise OstinatoError(refusal) from None
+        except OSError:
+            pass  # some network file systems lock no folder
         yield
     finally:
         with suppress(OSError):  # a child forked meanwhile has the descriptor, too
@@ -143,6 +129,15 @@ def open_file(path: Path) -> BufferedReader:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(None, "is not a regular file", str(path))
     return path.open("rb")
+
+
+def finite(document: Any) -> Any:
+    """Return a JSON document with null for NaN and infinity, which JSON does not have."""
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,6 @@ from ostinato.errors import OstinatoError
 if sys.platform != "win32":
     import resource
 
-__all__ = ["available_memory", "check_memory"]
 
 _CGROUPS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 

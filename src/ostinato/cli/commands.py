@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import ostinato
 from ostinato.cli.options import REQUIRED, Option, options_of
 from ostinato.errors import OstinatoError
+from ostinato.files import finite
 from ostinato.tasks.registry import task_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -91,13 +91,13 @@ def with_settings(own: list[Option], estimator: str, method: str = "") -> list[O
 
 def can(run: Path, protocol: str) -> bool:
     """Return whether the task of the model in a folder fulfils a protocol."""
-    task = task_of(ostinato.describe(run)["task"])
+    task = task_of(ostinato.describe(run, weights=False)["task"])
     return task is not None and protocol in task.protocols
 
 
 def refuse_wrong_task(asked: Command, run: Path) -> None:
     """Raise an `OstinatoError` if the model in a folder cannot do what a command asks for."""
-    task = task_of(ostinato.describe(run)["task"])
+    task = task_of(ostinato.describe(run, weights=False)["task"])
     if task is not None and asked.protocol not in task.protocols:
         able = [each.name for each in listed() if each.protocol in task.protocols]
         raise OstinatoError(
@@ -107,15 +107,7 @@ def refuse_wrong_task(asked: Command, run: Path) -> None:
 
 def print_json(document: Any) -> None:
     """Print a document as one line of JSON, in ASCII; null stands for numbers not finite."""
-    print(json.dumps(_finite(document), allow_nan=False))
-
-
-def _finite(document: Any) -> Any:
-    if isinstance(document, dict):
-        return {key: _finite(value) for key, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [_finite(value) for value in document]
-    return None if isinstance(document, float) and not math.isfinite(document) else document
+    print(json.dumps(finite(document), allow_nan=False))
 
 
 def shown(value: Any) -> str:

@@ -384,7 +384,6 @@ def _unknown(flag: str, known: Mapping[str, Option]) -> str:
 
 
 def _read_config(path: Path, known: Mapping[str, Option], parser: _Parser) -> dict[str, Any]:
-    """Return the options that a TOML file gives."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         given, tokens = {}, []

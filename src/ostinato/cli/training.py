@@ -47,7 +47,7 @@ def train(
     how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
     try:
         if resume:
-            found = task_of(ostinato.describe(out)["task"])
+            found = task_of(ostinato.describe(out, weights=False)["task"])
             if found not in (task, None):
                 raise OstinatoError(
                     f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
@@ -76,7 +76,6 @@ def train(
 
 
 def _report(facts: dict[str, Any], out: Path) -> None:
-    """Print what a run came to, and where it is."""
     seconds = facts["seconds"]
     duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     print(

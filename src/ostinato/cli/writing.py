@@ -151,7 +151,6 @@ def transcribe(
 
 
 def _transcribe_live(model: SpeechTranscriber) -> None:
-    """Transcribe standard input until it ends."""
     stream = model.stream()
     if stream.rate is None:
         raise OstinatoError("transcribe --live: the model reads series, not sound.")

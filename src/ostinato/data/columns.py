@@ -17,9 +17,6 @@ from ostinato.data.corpus import ReadingSettings, media_kind
 from ostinato.data.tables import NUMBER_LIKE, Table, is_missing
 from ostinato.errors import DataError
 
-__all__ = ["UNNAMED", "Columns", "has_header", "names_rows", "numbers_rows", "pair_columns",
-           "sequence_columns", "step_columns"]  # fmt: skip
-
 # What columns are usually called, in lower case.
 LABELS = {"label", "labels", "class", "target", "category", "sentiment", "tag", "tags"}
 WEAK_LABELS = {"y", "output"}  # where no other is
@@ -123,10 +120,8 @@ class Columns(NamedTuple):
 def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | None) -> Columns:
     """Return the columns of a table whose sequences have a label each.
 
-    Args:
-        table: texts, files, a long table with an id, or a series a row.
-        settings: columns by name.
-        labelled: whether there must be a label; None takes one where it is.
+    The table has texts, files, rows of steps with an id, or a series a row; ``labelled`` is as of
+    `read_corpus`.
     """
     label = _label(table, settings, labelled)
     rest = [i for i in range(len(table.names)) if i != label]
@@ -358,7 +353,6 @@ def _shares(table: Table, column: int, label: int) -> bool:
 
 
 def _id_of_steps(table: Table, settings: ReadingSettings, among: Sequence[int]) -> int | None:
-    """Return the column that tells sequences of steps apart."""
     if settings.id is not None:
         return table.column(settings.id, "the sequences' ids")
     sentences = [
@@ -430,7 +424,6 @@ def _spaced(table: Table, column: int) -> bool:
 
 
 def _variables(table: Table, settings: ReadingSettings, among: Sequence[int]) -> tuple[int, ...]:
-    """Return the columns of measurements."""
     if settings.variables is not None:
         names = [name.strip() for name in settings.variables.split(",")]
         return tuple(table.column(name, "a variable") for name in names)

@@ -11,8 +11,6 @@ from typing import Any, Literal
 from ostinato.data.places import Place
 from ostinato.data.tables import TableSettings
 
-__all__ = ["Corpus", "Kind", "Place", "ReadingSettings"]
-
 Kind = Literal["text", "words", "series", "sound", "image"]
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 
-__all__ = ["Parsed", "join_parts", "parse_times"]
-
 Stamps = NDArray[np.datetime64]
 Whole = NDArray[np.int64]
 NAT = np.datetime64("NaT", "us")
@@ -165,7 +163,6 @@ def _of_numbers(cells: pd.Series) -> Stamps | Whole:
 
 
 def _of_distinct(cells: pd.Series, day_first: bool | None) -> Parsed:
-    """Distinct cells that are text or objects."""
     if all(isinstance(cell, Real | Decimal) and not isinstance(cell, bool) for cell in cells):
         with suppress(OverflowError):
             return Parsed(_of_numbers(cells.astype(np.float64)))

@@ -27,8 +27,6 @@ from ostinato.data.tables import MISSING, Table, TableSettings
 from ostinato.data.textfiles import numbered_lines, opened, pieces
 from ostinato.errors import DataError
 
-__all__ = ["names_of_columns", "read_delimited"]
-
 HEAD = 1 << 20  # characters looked at before a table is read
 
 Storage = type[float] | type[str]
@@ -55,8 +53,7 @@ class _Text(NamedTuple):
     def records(self, head: str | None = None) -> Iterator[tuple[list[str], int]]:
         """Yield the cells of each row and the line that it begins on, by strict rules of quoting.
 
-        Args:
-            head: the beginning of the text; all of the file if not given.
+        ``head`` is the beginning of the text; without it the whole file is read.
         """
         lines: Iterable[str] = (line for _, line in numbered_lines(self.path))
         lines = itertools.islice(lines if head is None else head.split("\n"), self.skipped, None)

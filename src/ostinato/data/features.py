@@ -31,6 +31,9 @@ MAX_PIXELS = 1 << 26
 MAX_RATE = 512_000
 """Samples of sound a second, at most."""
 
+MAX_BANDS = 10_000
+"""Bands of a spectrogram, at most."""
+
 MAX_UPSAMPLING = 64
 """How many times as many samples a second a model may take as a recording has."""
 
@@ -136,6 +139,14 @@ class Spectrogram:
     window: float = 0.025
     hop: float = 0.01
     causal: bool = False
+
+    def __post_init__(self) -> None:
+        shares = (self.rate / MAX_RATE, self.bands / MAX_BANDS, self.window, self.hop)
+        if not all(0 < share <= 1 for share in shares):
+            raise OstinatoError(
+                f"{self}: expected up to {MAX_RATE:,} samples a second, {MAX_BANDS:,} bands, and "
+                "one second for window and hop."
+            )
 
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Features ``(T, bands)`` of samples ``(n,)`` at a rate."""

@@ -35,8 +35,6 @@ from ostinato.data.textfiles import (
 )
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["FORMATS", "is_table", "read_table"]
-
 
 class Format(NamedTuple):
     """A format of tables."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self, TypeVar
+from statistics import mode
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.corpus import Corpus, Kind, Place
+from ostinato.data.corpus import Corpus, Kind
 from ostinato.data.features import (
+    MAX_PIXELS,
     MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
@@ -26,13 +28,13 @@ from ostinato.data.features import (
     sound_rate,
     words_of,
 )
+from ostinato.data.places import Place
 from ostinato.data.ragged import Ragged, WordTable
 from ostinato.data.vocabulary import Vocabulary
+from ostinato.errors import OstinatoError
 from ostinato.networks.inputs import Words
 
 TEXTS = {"text", "words"}
-
-T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -114,15 +116,16 @@ class Inputs(SequenceInputs):
     def __post_init__(self) -> None:
         nouns = {"text": "texts", "words": "sentences", "sound": "recordings", "image": "images"}
         self.noun = nouns.get(self.kind, "series")
+        if self.shape and not 0 < math.prod(self.shape) <= 3 * MAX_PIXELS:
+            raise OstinatoError(f"Inputs: images of shape {self.shape!r:.80} are too large.")
+        if self.spectrogram is not None and self.spectrogram.bands != self.features:
+            raise OstinatoError(f"Inputs: {self.spectrogram}; expected {self.features} bands.")
 
     @classmethod
     def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
-        Args:
-            corpus: training data.
-            settings: how inputs become numbers.
-            causal: whether a step must not know what comes after it.
+        With ``causal`` a step must not know what comes after it.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
@@ -133,11 +136,11 @@ class Inputs(SequenceInputs):
             )
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
-            rate = _most_common(map(sound_rate, corpus.inputs))
+            rate = mode(map(sound_rate, corpus.inputs))
             spectrogram = Spectrogram(rate, settings.bands, causal=causal)
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
-            shape = _most_common(
+            shape = mode(
                 image.shape if isinstance(image, np.ndarray) else image_shape(image)
                 for image in corpus.inputs
             )
@@ -146,14 +149,12 @@ class Inputs(SequenceInputs):
         return cls("series", corpus.inputs[0].shape[1], variables=list(corpus.variables))
 
     def scaled_by(self, rows: Ragged) -> Self:
-        """Return the inputs with the mean and scale of encoded training data."""
         if self.lexicon is not None:
             return self
         mean, scale = mean_and_scale(rows, each=self.kind != "image")
         return replace(self, mean=mean.tolist(), scale=scale.tolist())
 
     def check(self, corpus: Corpus) -> None:
-        """Raise a `DataError` unless ``corpus`` is of the kind that the model was trained on."""
         if corpus.kind != self.kind and not {corpus.kind, self.kind} <= TEXTS:
             raise corpus.places[0].error(
                 f"holds {corpus.kind}; the model was trained on {self.kind}."
@@ -165,7 +166,6 @@ class Inputs(SequenceInputs):
             )
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
-        """Each sequence as an array, and the words that sequences of words are numbers of."""
         if self.lexicon is not None:
             rows, table = self.lexicon.encode(_sentences(corpus))
             return iter(rows), table
@@ -190,7 +190,6 @@ class Inputs(SequenceInputs):
         return array
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:
-        """Return a batch as the network takes it."""
         if words is None:
             return rows.float()
         distinct, spelled = torch.unique(rows, return_inverse=True)
@@ -203,7 +202,6 @@ class Inputs(SequenceInputs):
         )
 
     def step_names(self, corpus: Corpus) -> list[str]:
-        """Return the words of the first sequence; none of other sequences."""
         return [] if self.lexicon is None else list(next(_sentences(corpus)))
 
     def to_json(self) -> dict[str, Any]:
@@ -236,17 +234,11 @@ class TokenInputs(SequenceInputs):
         return np.asarray(self.vocabulary.encode(text)[: self.longest])
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[np.int64]], None]:
-        """Return the ids of each text."""
         return map(self.encode_text, corpus.inputs), None
 
     def step_names(self, corpus: Corpus) -> list[str]:
-        """Return the tokens of the first text."""
         return [self.vocabulary.token(i) for i in self.encode_text(corpus.inputs[0]).tolist()]
 
 
 def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:
     return (words_of(each) if isinstance(each, str) else each for each in corpus.inputs)
-
-
-def _most_common(values: Iterable[T]) -> T:
-    return Counter(values).most_common(1)[0][0]

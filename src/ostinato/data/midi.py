@@ -114,7 +114,6 @@ def _read_matlab(path: Path) -> Iterator[tuple[str, Iterable[Any]]]:
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Yield the type and the content of each element."""
     while data:
         kind, size = struct.unpack_from(f"{order}II", data)
         begin = 8

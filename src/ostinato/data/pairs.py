@@ -15,8 +15,6 @@ from ostinato.data.tables import Table, TableSettings, cells_of, has_columns, ta
 from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["PairSettings", "pairs_of", "read_pairs", "read_sources"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PairSettings(TableSettings):
@@ -57,11 +55,7 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Cor
 
 
 def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
-    """Read pairs from two parallel files, or from one or several tables.
-
-    Raises:
-        DataError: naming file and line.
-    """
+    """Read pairs from two parallel files, or from tables; errors name file and line."""
     if settings.format is not None or all(is_table(path) for path in paths):
         return Corpus.joined([_of_table(_read(path, settings), settings) for path in paths])
     if len(paths) != 2:
@@ -148,7 +142,6 @@ def _texts(table: Table, column: int) -> list[str]:
 
 
 def _several(cell: Any, place: Place) -> list[str]:
-    """A text, or several."""
     some = cell if isinstance(cell, list | tuple) else [cell]
     texts = [text for text in some if isinstance(text, str) and text.strip()]
     if not texts:

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from ostinato.errors import DataError
 
-__all__ = ["Place", "paths_of"]
-
 
 class Place(NamedTuple):
     """Where something was read."""

@@ -76,10 +76,7 @@ class Ragged:
     ) -> NDArray[Any]:
         """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each.
 
-        Args:
-            rows: which.
-            begins: the step at which to begin in each.
-            most: the most steps to take of each.
+        Each is cut to ``most`` steps from its step in ``begins`` on.
         """
         begins = [0] * len(rows) if begins is None else begins
         taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]
@@ -91,7 +88,6 @@ class Ragged:
 
 
 def _load(path: str | os.PathLike[str], *, mapped: bool = False) -> NDArray[Any]:
-    """Read or map the array in a ``.npy`` file."""
     try:
         try:
             array = np.load(path, mmap_mode="r" if mapped else None)
@@ -112,10 +108,8 @@ def write_array(
 ) -> NDArray[np.int64]:
     """Write arrays of one kind end to end as a ``.npy`` file; return where each begins, and ends.
 
-    Args:
-        rows: the arrays, taken one at a time.
-        path: the file; whole or not there, see `atomic_file`.
-        empty: the message of the `DataError` where there are none.
+    The rows are taken one at a time; ``empty`` is the message of the `DataError` where there are
+    none.
     """
     rows, starts = iter(rows), [0]
     first = next(rows, None)

@@ -28,8 +28,6 @@ from ostinato.data.tables import Table, array_of, cells_of, has_columns, is_miss
 from ostinato.data.textfiles import library_errors, numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["corpus_of", "read_corpus"]
-
 READERS = {".ts": "ts", ".conllu": "conllu"} | dict.fromkeys(
     (".conll", ".iob", ".iob2", ".bio", ".bioes"), "conll"
 )
@@ -101,7 +99,6 @@ def _read_file(
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
-    """The format of a file by its suffix, or its content."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if named := [READERS[suffix] for suffix in suffixes[-2:] if suffix in READERS]:
         return named[0]
@@ -124,7 +121,6 @@ def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
 
 
 def _read_lines(path: Path, by_step: bool) -> Corpus:
-    """A text a line."""
     name = "<standard input>" if str(path) == "-" else str(path)
     found = [(number, line) for number, line in numbered_lines(path) if line.strip()]
     places = [Place(name, number) for number, _ in found]
@@ -178,7 +174,6 @@ def _read_ts(path: Path) -> Corpus:
 
 
 def _numbers(cells: str, place: Place) -> NDArray[np.float64]:
-    """Return numbers between commas."""
     values = []
     for cell in cells.split(","):
         try:
@@ -448,7 +443,6 @@ def _targets(y: Any, count: int) -> list[Any]:
 
 
 def _of_items(inputs: list[Any]) -> Corpus:
-    """A corpus of sequences without labels."""
     places = [Place(f"X[{i}]") for i in range(len(inputs))]
     if not inputs:
         raise DataError("X is empty; give at least one sequence.")

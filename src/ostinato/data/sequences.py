@@ -14,20 +14,11 @@ from ostinato.data.places import Place
 from ostinato.data.tables import Table
 from ostinato.errors import DataError, OstinatoError
 
-__all__ = ["sequences_of"]
-
 
 def sequences_of(
     table: Table, settings: ReadingSettings, by_step: bool, labelled: bool | None
 ) -> Corpus:
-    """Return the sequences of a table.
-
-    Args:
-        table: a row a sequence, or a row a step.
-        settings: see `ReadingSettings`.
-        by_step: whether each step has a label, not each sequence.
-        labelled: whether there must be labels; None reads them where they are.
-    """
+    """Return the sequences of a table; arguments are as of `read_corpus`."""
     columns = (step_columns if by_step else sequence_columns)(table, settings, labelled)
     labels = None if columns.label is None else _labels(table, columns.label, settings)
     if by_step or columns.id is not None:

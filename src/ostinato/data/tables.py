@@ -18,9 +18,6 @@ from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.errors import DataError, require
 
-__all__ = ["NUMBER_LIKE", "Codes", "DecimalMark", "Table", "TableSettings", "array_of",
-           "as_frame", "cells_of", "has_columns", "is_frame", "is_missing", "table_of"]  # fmt: skip
-
 DecimalMark = Literal[".", ","]
 
 MISSING = ("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nat", "?")
@@ -211,11 +208,7 @@ class Table:
         return texts
 
     def codes(self, column: int) -> Codes:
-        """Return a column as numbers of its distinct texts.
-
-        Raises:
-            DataError: a cell holds a list or an object.
-        """
+        """Return a column as numbers of its distinct texts; a `DataError` at a list or object."""
         return self._column(column).codes
 
     def is_numeric(self, column: int) -> bool:
@@ -244,13 +237,9 @@ class Table:
     def numbers(self, columns: Sequence[int], *, missing: bool = False) -> NDArray[np.float64]:
         """Return columns of numbers, ``(rows, columns)``; true and false are 1 and 0.
 
-        Args:
-            columns: them.
-            missing: whether a cell may have no value, which becomes NaN.
-
-        Raises:
-            DataError: naming the place of the first cell that is no finite number, or the setting
-                that decides between two readings of a column such as 1,234.
+        With ``missing`` a cell may have no value, which becomes NaN. A `DataError` names the place
+        of the first cell that is no finite number, or the setting that decides between two readings
+        of a column such as 1,234.
         """
         found = np.empty((len(self), len(columns)))
         for k, column in enumerate(columns):
@@ -489,8 +478,7 @@ def as_frame(X: Any) -> pd.DataFrame:
 def table_of(X: Any) -> Table:
     """Return a data frame of any library as a table; see `as_frame`.
 
-    Raises:
-        DataError: it has no rows, or two columns of one name.
+    One without rows, or with two columns of one name, is a `DataError`.
     """
     frame = as_frame(X)
     path = Path("<data frame>")

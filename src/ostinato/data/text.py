@@ -231,7 +231,6 @@ class _OwnPosition(io.RawIOBase):
 
 
 def _open_path(path: str | os.PathLike[str], pattern: str) -> list[_File | _Spool]:
-    """The files that one path stands for."""
     if path == "-":
         stream = getattr(sys.stdin, "buffer", None)
         if stream is None:

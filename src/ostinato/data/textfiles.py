@@ -22,9 +22,6 @@ import numpy as np
 
 from ostinato.errors import DataError, OstinatoError, require
 
-__all__ = ["PACKED", "check_size", "decode", "library_errors", "numbered_lines", "opened", "pieces",
-           "regular", "unpacked"]  # fmt: skip
-
 PIECE = 1 << 18
 """Bytes, or characters, read at a time."""
 
@@ -88,11 +85,8 @@ def regular(path: str | os.PathLike[str]) -> Path:
 def check_size(size: int, path: Path, packed: int, ratio: int = RATIO) -> None:
     """Raise a `DataError` if a file would take so much memory that its head must be wrong.
 
-    Args:
-        size: bytes in memory, by what the file says.
-        path: the file.
-        packed: bytes of the file.
-        ratio: how many times its size it may take.
+    ``size`` is its bytes in memory by what it says, ``packed`` its own; it may take ``ratio`` times
+    as many as it has.
     """
     if size > max(LEAST, ratio * packed):
         raise DataError(

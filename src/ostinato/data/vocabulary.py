@@ -53,8 +53,7 @@ class Vocabulary:
     def encode(self, text: str) -> Ids:
         """Token ids of a text: int64 of shape (T,).
 
-        Raises:
-            DataError: a character is not in the vocabulary, and there is no unknown token.
+        A character that has no token, where none stands for unknown ones, is a `DataError`.
         """
         return np.concatenate([*self.encode_pieces([text]), np.zeros(0, dtype=np.int64)])
 
@@ -71,11 +70,7 @@ class Vocabulary:
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a sequence of ids; bytes that are not UTF-8 come out as U+FFFD.
-
-        Raises:
-            OstinatoError: an id is not an integer from 0 to V - 1.
-        """
+        """The text of ids from 0 to V - 1; bytes that are not UTF-8 come out as U+FFFD."""
         return "".join(self.decode_stream(ids))
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
@@ -178,7 +173,6 @@ class CharacterVocabulary(Vocabulary):
         self._table[codes] = np.arange(len(tokens) - len(codes), len(tokens))
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """Token ids of a text that comes in pieces."""
         position = 0
         for text in pieces:
             ids: Ids = self._table.take(_code_points(text, position), mode="clip")
@@ -206,7 +200,6 @@ class ByteVocabulary(Vocabulary):
         super().__init__(_BYTES)
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
-        """Token ids of a text that comes in pieces."""
         for text in pieces:
             yield np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
 

@@ -129,11 +129,7 @@ class Gates:
         return sorted(units, key=lambda unit: -abs(unit.correlation))[:limit]
 
     def unit(self, number: int, layer: int = 0, state: str = "h") -> Unit:
-        """Return a unit by its number; for an LSTM, ``state`` may be ``c``.
-
-        Raises:
-            OstinatoError: if there is no such layer or unit.
-        """
+        """Return a unit by its number, and its layer's; for an LSTM, ``state`` may be ``c``."""
         if not 0 <= layer < len(self.layers):
             raise OstinatoError(f"there is no layer {layer}; expected 0 to {len(self.layers) - 1}.")
         name, H = self.layers[layer].name, self.layers[layer].states[state].shape[1]

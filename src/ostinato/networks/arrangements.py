@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
 from ostinato.networks.functional import (
     Lengths,
     WithState,
-    check_choice,
     drop,
     drop_features,
     running,
@@ -162,7 +161,7 @@ class ManyToOne(_Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(encode, recurrent, output, dropout)
-        check_choice("ManyToOne", "pooling", pooling, PoolingKind)
+        check_choice("ManyToOne: pooling", pooling, get_args(PoolingKind))
         self.pooling = pooling
         if pooling == "attention":
             H = recurrent.output_size

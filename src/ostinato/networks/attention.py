@@ -5,13 +5,12 @@ Letters: ``S`` steps of the source, ``M`` features of each; ``T`` queries, ``H``
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ostinato.errors import OstinatoError
-from ostinato.networks.functional import check_choice
+from ostinato.errors import OstinatoError, check_choice
 
 AttentionKind = Literal["additive", "multiplicative"]
 
@@ -49,7 +48,7 @@ class Attention(nn.Module):
         coverage: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("Attention", "kind", kind, AttentionKind)
+        check_choice("Attention: kind", kind, get_args(AttentionKind))
         if coverage and kind != "additive":
             raise OstinatoError(f"Attention: coverage needs kind='additive', got {kind!r}.")
         self.kind = kind
@@ -73,12 +72,9 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return contexts ``(B, T, M)`` for queries ``(B, T, H)``, and weights ``(B, T, S)``.
 
-        Args:
-            query: ``(B, T, H)``.
-            keys: see `keys`.
-            memory: ``(B, S, M)``.
-            mask: True at steps of the source, False in padding, ``(B, S)``; zeros without steps.
-            coverage: sum of the attention so far, ``(B, S)``.
+        Keys are as `keys` makes them of the memory ``(B, S, M)``; the mask ``(B, S)`` is True at
+        steps of the source, and zeros come out where it has none; coverage ``(B, S)`` sums the
+        attention so far.
         """
         if self.query is None or self.score is None:
             e = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5

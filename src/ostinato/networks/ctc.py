@@ -91,14 +91,8 @@ class CTC(nn.Module):
     ) -> tuple[Tensor, Hidden]:
         """Compute the negative log-likelihood of the targets, in nats per token, and the state.
 
-        Targets without a possible alignment with their frames are ignored.
-
-        Args:
-            x: frames ``(B, T, ...)``.
-            targets: tokens ``(B, T)``.
-            state: state before the first frame.
-            lengths: frames of each row ``(B,)``.
-            target_lengths: tokens of each row ``(B,)``.
+        Of frames ``(B, T, ...)`` and tokens ``(B, N)``, as many of each row as ``lengths`` and
+        ``target_lengths`` say. Targets without a possible alignment with their frames are ignored.
         """
         check_tokens("CTC.loss", targets)
         y, state = self(x, state, lengths=lengths)

@@ -1,15 +1,15 @@
-"""Functions that networks share: masks, dropout and checks."""
+"""Functions that networks share: masks, dropout and a check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import OstinatoError, ShapeError
+from ostinato.errors import ShapeError
 from ostinato.recurrence.layers import Hidden
 from ostinato.recurrence.scan import mask_of
 
@@ -59,13 +59,6 @@ def zero_padding(x: Any, lengths: Lengths) -> Any:
         return x
     counts = running(x, lengths)
     return x.masked_fill(~counts.view(*counts.shape, *[1] * (x.dim() - 2)), 0)
-
-
-def check_choice(call: str, name: str, value: str, choices: object) -> None:
-    """Raise an `OstinatoError` unless a value is one of a `Literal`."""
-    if value not in get_args(choices):
-        expected = ", ".join(get_args(choices))
-        raise OstinatoError(f"{call}: {name}={value!r}; expected one of {expected}.")
 
 
 def check_tokens(call: str, targets: Tensor) -> None:

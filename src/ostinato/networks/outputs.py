@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.functional import Lengths, check_choice, drop, running
+from ostinato.errors import OstinatoError, ShapeError, check_choice
+from ostinato.networks.functional import Lengths, drop, running
 
 OutputKind = Literal["category", "number", "probability"]
 
@@ -38,7 +38,7 @@ class Output(nn.Module):
         self, hidden_size: int, size: int, kind: OutputKind = "category", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        check_choice("Output", "kind", kind, OutputKind)
+        check_choice("Output: kind", kind, get_args(OutputKind))
         if not 0 <= dropout <= 1:
             raise OstinatoError(f"Output: dropout={dropout}; expected a probability from 0 to 1.")
         self.kind = kind
@@ -62,9 +62,7 @@ class Output(nn.Module):
     def loss(self, y: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of every step, ``(...)``: nats, or squared errors, summed over K.
 
-        Args:
-            y: scores ``(..., K)``.
-            targets: category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
+        Of scores ``(..., K)`` and category numbers ``(...)``; or numbers, or 0 and 1, ``(..., K)``.
         """
         shape = y.shape[:-1] if self.kind == "category" else y.shape
         if targets.shape != shape:

@@ -37,6 +37,7 @@ from ostinato.recurrence.layers import (
     Options,
     Output,
     Recurrent,
+    check_layer_count,
     mode_of,
     observer_now,
 )
@@ -85,7 +86,6 @@ class _DropIn(Recurrent):
         return same and all(has_operator(cell) for cell in self.cells)
 
     def _runs_whole(self) -> bool:
-        """Whether PyTorch's forward may serve the whole stack: nothing is asked beyond it."""
         drops = self.variational_dropout > 0 or self.weight_dropout > 0
         more = self.residual or self.checkpoint_every or observer_now() is not None
         return self._is_torchs and not (self.training and drops) and not more
@@ -268,8 +268,7 @@ class GRU(_DropIn):
 
 def _layer_count(owner: str, num_layers: int, **given: object) -> int:
     """Return the number of layers, by ``num_layers`` or by arguments with an entry per layer."""
-    if not isinstance(num_layers, int) or num_layers > 1 << 16:
-        raise OstinatoError(f"{owner}: num_layers={num_layers!r}; expected 1 to 65536.")
+    check_layer_count(owner, num_layers)
     if num_layers < 1:
         raise OstinatoError("num_layers must be greater than zero")
     counts = {name: len(value) for name, value in given.items() if isinstance(value, list | tuple)}

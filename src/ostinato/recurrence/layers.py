@@ -34,6 +34,10 @@ Output: TypeAlias = (
 )
 
 
+MAX_LAYERS = 1024
+"""Layers of a stack, at most; to make one takes a millisecond."""
+
+
 class IdenticalLayersWarning(UserWarning):
     """Two layers hold identical weights, so that they would learn the same thing."""
 
@@ -163,7 +167,6 @@ class Recurrent(RNNBase):
     ) -> None:
         name = type(self).__name__
         for argument, value, kind, expected in (
-            ("num_layers", num_layers, int, "a whole number"),
             ("batch_first", batch_first, int | None, "True or False"),
             ("bidirectional", bidirectional, int | None, "True or False"),
             ("residual", residual, int | None, "True or False"),
@@ -177,8 +180,7 @@ class Recurrent(RNNBase):
             if not isinstance(value, kind):
                 raise OstinatoError(f"{name}: {argument}={value!r}; expected {expected}.")
         directions = 2 if bidirectional else 1
-        if num_layers > 1 << 16:
-            raise OstinatoError(f"{name}: num_layers={num_layers}; expected 1 to 65536.")
+        check_layer_count(name, num_layers)
         if not isinstance(cell, Cell) and not (
             isinstance(cell, Sequence) and all(isinstance(each, Cell) for each in cell)
         ):
@@ -554,6 +556,12 @@ class Recurrent(RNNBase):
         usual = (Recurrent.__init__.__kwdefaults__ or {}).items()
         given = ((name, getattr(self, name), default) for name, default in usual)
         return "".join(f", {name}={value}" for name, value, default in given if value != default)
+
+
+def check_layer_count(owner: str, num_layers: object) -> None:
+    """Raise an `OstinatoError` at more layers than can be made in a second."""
+    if not isinstance(num_layers, int) or num_layers > MAX_LAYERS:
+        raise OstinatoError(f"{owner}: num_layers={num_layers!r}; expected 1 to {MAX_LAYERS:,}.")
 
 
 def backend(

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from numpy.typing import NDArray
 from torch import nn
 
-from ostinato.data.corpus import Corpus, Place
+from ostinato.data.corpus import Corpus
 from ostinato.data.midi import Roll
+from ostinato.data.places import Place
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.training.evaluation import Sample
 

@@ -24,7 +24,7 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_shares
 from ostinato.tasks.writing import WrittenTexts, sacrebleu_scores
-from ostinato.training.settings import check_choice, check_value
+from ostinato.training.settings import check_setting, check_value
 
 
 class Pictures(nn.Module):
@@ -103,9 +103,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     TARGETS = Captions
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_choice(self, "image", ["whole"])
+        check_setting(self, "image", ["whole"])
         check_value(self, "blocks", lambda n: 1 <= n <= 8, "a number of convolutions, 1 to 8")
         check_shares(self, "label_smoothing")
 
@@ -160,12 +159,8 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
     ) -> list[list[str]]:
         """Caption images: ``n_best`` captions for each, the best first.
 
-        Args:
-            X: as in `fit`.
-            beam: hypotheses kept at a time.
-            length_penalty: above 0 long captions are not put at a disadvantage.
-            n_best: captions of each image.
-            max_length: most tokens.
+        ``X`` is as in `fit`; further arguments are those of `Search`, ``max_length`` tokens at
+        most.
         """
         search = Search(
             beam=beam, length_penalty=length_penalty, n_best=n_best, max_length=max_length,

@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -26,7 +26,7 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError
 from ostinato.memory import check_memory
-from ostinato.recurrence.layers import Recurrent
+from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
@@ -34,17 +34,14 @@ from ostinato.training import storage
 from ostinato.training.callbacks import TrainingResult
 from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
+from ostinato.training.optimization import updates_of
 from ostinato.training.progress import ProgressMode, make_progress
 from ostinato.training.runs import RunFolder, checked_data
-from ostinato.training.settings import TrainingSettings
+from ostinato.training.settings import TrainingSettings, check_value
 
 InputsT = TypeVar("InputsT")
 TargetsT = TypeVar("TargetsT")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-
-LAYER = 12_000
-"""Bytes that a layer takes in training, however small it is."""
 
 
 class Prepared(NamedTuple):
@@ -83,15 +80,11 @@ class Estimator(
     # Hooks of a task; the defaults are for sequences with targets.
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range."""
         super().check_settings()
-        check_sizes(self, "hidden_size", "num_layers")
-        check_memory(
-            f"{type(self).__name__}: num_layers={self.num_layers}",
-            LAYER * self.num_layers,
-            "choose fewer layers",
-        )
-        check_shares(self, "dropout", "weight_dropout", "zoneout")
+        check_sizes(self, "hidden_size")
+        expected = f"a whole number above zero, up to {MAX_LAYERS:,}"
+        check_value(self, "num_layers", lambda n: 0 < n <= MAX_LAYERS, expected)
+        check_shares(self, "dropout weight_dropout zoneout")
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
         """Return data from memory or files, with targets if they are known or ``labelled``."""
@@ -202,7 +195,7 @@ class Estimator(
                 self._train(data, document(data), None, progress)
         else:
             run = RunFolder.create(Path(out), document)
-            with run.removed_on_early_failure():
+            with run.trained_by_one(), run.removed_on_early_failure():
                 self._train(run.data, run.document, run, progress, tensorboard)
         return self
 
@@ -247,7 +240,8 @@ class Estimator(
         run.check_data()
         with storage.parts_of(run.path):
             model = cls(**run.document["parameters"])
-        model._train(run.data, run.document, run, progress, tensorboard, resume=True)
+        with run.trained_by_one():
+            model._train(run.data, run.document, run, progress, tensorboard, resume=True)
         return model
 
     def _train(
@@ -264,7 +258,11 @@ class Estimator(
         facts: dict[str, Any] = document["facts"]
         self.folder_ = None if run is None else run.path
         self.resolved_ = document["resolved"]
-        with storage.parts_of(data.parent) if resume else nullcontext():
+
+        def whole(*clear: type[Exception]) -> AbstractContextManager[None]:
+            return storage.parts_of(data.parent, *clear) if resume else nullcontext()
+
+        with whole():
             self.inputs_, self.targets_ = self._restore(document["documents"])
 
         def note(result: TrainingResult) -> None:
@@ -279,25 +277,26 @@ class Estimator(
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             device = device_of(self.device)
-            self._check_weights(device)
-            self.network_ = self._build(self.inputs_, self.targets_).to(device)
-            weights = sum(p.numel() for p in self.network_.parameters())
-            threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-            network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
-            problem = self._problem(data, facts, device)
-            names = [field.name for field in fields(TrainingSettings)]
-            trainer = Trainer(
-                self.network_,
-                problem.batches,
-                problem.objective,
-                TrainingSettings(**{name: self.resolved(name) for name in names}),
-                [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
-                validation=problem.validation,
-                sample=problem.sample,
-                on_best=keep_best,
-                title=f"{problem.title}; {network}{problem.notes}",
-                folder=None if run is None else run.checkpoints,
-            )
+            with whole(OstinatoError):
+                self._check_weights(device)
+                self.network_ = self._build(self.inputs_, self.targets_).to(device)
+                weights = sum(p.numel() for p in self.network_.parameters())
+                threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+                network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
+                problem = self._problem(data, facts, device)
+                names = [field.name for field in fields(TrainingSettings)]
+                trainer = Trainer(
+                    self.network_,
+                    problem.batches,
+                    problem.objective,
+                    TrainingSettings(**{name: self.resolved(name) for name in names}),
+                    [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
+                    validation=problem.validation,
+                    sample=problem.sample,
+                    on_best=keep_best,
+                    title=f"{problem.title}; {network}{problem.notes}",
+                    folder=None if run is None else run.checkpoints,
+                )
             result = trainer.run(resume=resume)
             note(result)
             if result.ended != "interrupt":
@@ -382,7 +381,8 @@ class Estimator(
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model as a folder; see `storage`. A model that is there is replaced.
 
-        Whoever loads it meanwhile gets the old one or the new one; others who save it wait.
+        Whoever loads it meanwhile gets the old one or the new one; others who save it wait. While
+        another thread trains it, its weights are those after a whole step.
 
         Raises:
             OstinatoError: a file cannot be written.
@@ -395,7 +395,9 @@ class Estimator(
             "training": self.training_,
         }
         documents = self._documents(self.inputs_, self.targets_)
-        storage.save_model(Path(folder), config, self.network_.state_dict(), documents)
+        with updates_of(self.network_):
+            weights = storage.pack_tensors(self.network_.state_dict())
+        storage.save_model(Path(folder), config, weights, documents)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:

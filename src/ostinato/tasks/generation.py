@@ -152,9 +152,8 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         return super().fit(source, out=out, progress=progress, tensorboard=tensorboard)
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_sizes(self, "window", "min_count", "embedding_size", "vocabulary_size")
+        check_sizes(self, "window min_count embedding_size vocabulary_size")
         check_shares(self, "variational_dropout")
 
     @property
@@ -364,8 +363,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     def log_probs(self, text: str) -> NDArray[np.float64]:
         """Natural log of the probability of each token but the first, given those before it.
 
-        Raises:
-            OstinatoError: if the text has fewer than two tokens.
+        The text must have two tokens or more.
         """
         check_is_fitted(self, "network_")
         ids = self.vocabulary_.encode(text)

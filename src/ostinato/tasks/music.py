@@ -44,7 +44,6 @@ class PreviousNotes(SequenceInputs):
         return (np.concatenate([silence, roll])[: len(roll)] for roll in corpus.inputs), None
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor:
-        """Return notes as floating-point numbers."""
         return rows.float()
 
 
@@ -58,7 +57,6 @@ class Notes(SequenceTargets[ManyToMany]):
         return iter(corpus.inputs)
 
     def describe(self) -> str:
-        """Return how many notes there are."""
         return f"{KEYS} keys"
 
 
@@ -93,7 +91,6 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     steps_per_beat: int = 4
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
         check_value(self, "transpose", lambda n: 0 <= n < 12, "a number of semitones, 0 to 11")
         check_value(self, "steps_per_beat", lambda n: 1 <= n <= 96, "a number from 1 to 96")

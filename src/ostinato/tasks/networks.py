@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -73,23 +73,15 @@ class EncoderSettings:
     word_dropout: float = 0.3
 
 
-def check_sizes(settings: object, *names: str) -> None:
-    """Raise an `OstinatoError` unless settings are sizes; None where that is the default."""
+def check_sizes(settings: object, names: str) -> None:
+    """Raise an `OstinatoError` unless settings are sizes; see `check_value`."""
     expected = "a whole number above zero, below 2**24"
-    _check(settings, names, lambda n: 0 < n < 2**24, expected)
+    check_value(settings, names, lambda n: 0 < n < 2**24, expected)
 
 
-def check_shares(settings: object, *names: str) -> None:
-    """Raise an `OstinatoError` unless settings are shares; None where that is the default."""
-    _check(settings, names, lambda v: 0 <= v < 1, "a share from 0 to below 1")
-
-
-def _check(
-    settings: object, names: Sequence[str], holds: Callable[[Any], bool], expected: str
-) -> None:
-    for name in names:
-        if getattr(settings, name) is not None or getattr(type(settings), name) is not None:
-            check_value(settings, name, holds, expected)
+def check_shares(settings: object, names: str) -> None:
+    """Raise an `OstinatoError` unless settings are shares; see `check_value`."""
+    check_value(settings, names, lambda v: 0 <= v < 1, "a share from 0 to below 1")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,15 +135,10 @@ def encoder_network(
     *,
     pooled: bool,
 ) -> NetworkT | OneToOne:
-    """Return a network with an output for each step, or for each sequence.
+    """Return a network with an output for each step, or, ``pooled``, for each sequence.
 
-    Args:
-        inputs: of the model.
-        head: makes the output layer, of a number of features and a dropout.
-        how: of the recurrent layers.
-        settings: how sequences are read.
-        make: makes the network of encoder, recurrent layers and output layer.
-        pooled: whether there is one output for each sequence.
+    ``head`` makes the output layer, of a number of features and a dropout; ``make`` the network, of
+    encoder, recurrent layers and output layer.
     """
     encode, features = encoder(inputs, settings)
     width = how.hidden_size * (2 if settings.bidirectional else 1)

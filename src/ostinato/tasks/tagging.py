@@ -54,7 +54,6 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     BY_STEP = True
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
         check_sizes(self, "window")
 

@@ -201,7 +201,6 @@ class Classes(SequenceTargets[PerSequence]):
         return {**found, "confusion": confusion.tolist()}
 
     def describe(self) -> str:
-        """Return the number of classes in words."""
         return f"{len(self.names):,} {'labels' if self.multilabel else 'classes'}"
 
 
@@ -270,7 +269,6 @@ class Numbers(SequenceTargets[PerSequence]):
         return numbers[:, 0] if self.single else numbers
 
     def describe(self) -> str:
-        """Return how many numbers are predicted."""
         return f"{len(self.mean)} number{'s' * (len(self.mean) > 1)} for each"
 
 
@@ -345,7 +343,6 @@ class StepLabels(SequenceTargets[PerStep]):
         return (self.names[row[:n]].tolist() for row, n in zip(best, lengths, strict=True))
 
     def describe(self) -> str:
-        """Return the number of labels in words."""
         jointly = ", scored jointly" if self.crf else ""
         return f"{len(self.names):,} labels for each step{jointly}"
 
@@ -398,16 +395,13 @@ class TokenSequence(SequenceTargets[SequenceNetworkT]):
         return int(batch.target_lengths.sum()) + len(batch.lengths)
 
     def describe(self) -> str:
-        """Return size and kind of the vocabulary in words."""
         return f"{len(self.vocabulary):,} tokens of level {self.vocabulary.level}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
         return self.vocabulary.to_json()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the inverse of `to_json`."""
         return cls(Vocabulary.from_json(document))
 
 
@@ -449,6 +443,8 @@ def calibrate(
 
 def _array(values: list[Any]) -> NDArray[Any]:
     """Return labels or numbers as an array, where each label takes the room of the longest."""
+    if any(isinstance(value, list | dict) for value in values):
+        raise OstinatoError("expected labels or numbers, got a list of lists.")
     room = len(values) * max((len(v) for v in values if isinstance(v, str)), default=1)
     if room > 2**24:
         raise OstinatoError(f"{len(values):,} labels have up to {room // len(values):,} letters.")

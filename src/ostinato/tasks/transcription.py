@@ -28,7 +28,7 @@ from ostinato.tasks.base import Prediction, TextSampler
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import encoder
 from ostinato.tasks.targets import TokenSequence
-from ostinato.training.settings import check_choice, check_value
+from ostinato.training.settings import check_setting, check_value
 
 LETTER_UNKNOWN = -20.0
 """Natural log of the probability of a letter that a language model does not know."""
@@ -72,7 +72,6 @@ class Transcripts(TokenSequence[CTC]):
         return int(batch.target_lengths.sum())
 
     def describe(self) -> str:
-        """Return the size of the vocabulary in words."""
         unit = "letters" if self.vocabulary.level == "char" else "words"
         return f"{len(self.vocabulary):,} {unit}"
 
@@ -107,9 +106,8 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
     TARGETS = Transcripts
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_choice(self, "level", ("char", "word"))
+        check_setting(self, "level", ("char", "word"))
         check_value(self, "stacked", lambda n: 0 < n <= 100, "a number of frames, 1 to 100")
         if not self.recurrent:
             raise OstinatoError("Transcriber: recurrent=False; it has no form without recurrence.")

@@ -94,7 +94,6 @@ class TargetTexts(WrittenTexts):
     epochs: float = 0.0
 
     def loss_arguments(self, batch: SequenceBatch) -> dict[str, Any]:
-        """Return further arguments of the network's loss."""
         risen = min(1.0, batch.epoch / self.epochs) if self.epochs else 1.0
         return {**super().loss_arguments(batch), "sampled": self.sampled * risen}
 
@@ -137,10 +136,9 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
     longest: int = 400
 
     def check_settings(self) -> None:
-        """Raise an `OstinatoError` at a setting out of range; see `TrainingSettings`."""
         super().check_settings()
-        check_sizes(self, "vocabulary_size", "embedding_size", "longest")
-        check_shares(self, "label_smoothing", "sampled")
+        check_sizes(self, "vocabulary_size embedding_size longest")
+        check_shares(self, "label_smoothing sampled")
         if self.copying and not self.shared:
             raise OstinatoError(f"{type(self).__name__}: copying=True needs shared=True.")
         if self.coverage and self.attention != "additive":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import IO, Any, Literal, Protocol
 from torch import nn
 
 from ostinato.errors import require
-from ostinato.files import atomic_file, writing
+from ostinato.files import atomic_file, finite, writing
 from ostinato.training import storage
 from ostinato.training.evaluation import Objective
 from ostinato.training.settings import TrainingSettings
@@ -149,7 +148,6 @@ class MetricsFile(Callback):
         self._write(record if sample is None else record | {"sample": sample})
 
     def on_health(self, record: dict[str, Any]) -> None:
-        """Add a line with the measurements."""
         self._write(record)
 
     def on_checkpoint(self) -> None:
@@ -165,7 +163,6 @@ class MetricsFile(Callback):
         self.on_begin(run)
 
     def close(self) -> None:
-        """Close the file."""
         with writing(self.path):
             self._file.close()
 
@@ -234,7 +231,6 @@ class TensorBoard(Callback):
         self.on_begin(run)
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """Add a point to each curve."""
         for name in ("loss", "learning_rate", "gradient_norm"):
             self._writer.add_scalar(f"training/{name}", record[name], record["step"])
 
@@ -247,19 +243,9 @@ class TensorBoard(Callback):
             self._writer.add_text("sample", sample, record["step"])
 
     def on_checkpoint(self) -> None:
-        """Flush buffered events."""
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Close the files."""
         if self._writer is not None:
             self._writer.close()
-
-
-def finite(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with null for NaN and infinity, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }

@@ -69,8 +69,7 @@ class Checkpoints:
     def load(self) -> Any:
         """Load the newest undamaged checkpoint, warning of damaged ones; None if there is none.
 
-        Raises:
-            OstinatoError: if all checkpoints are damaged.
+        If all are damaged, that is an error.
         """
         if self.folder is None:
             return copy.deepcopy(self._in_memory)
@@ -114,7 +113,6 @@ def _take_apart(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_together(document: Any, tensors: dict[str, Tensor]) -> Any:
-    """Do the inverse of `_take_apart`."""
     match document:
         case {"tensor": name}:
             return tensors[name]

@@ -19,6 +19,7 @@ from ostinato.networks.arrangements import ManyToOne
 from ostinato.networks.inputs import Words
 from ostinato.networks.tracing import recording
 from ostinato.training.callbacks import Callback, Run
+from ostinato.training.optimization import updates_of
 
 
 class NonFiniteError(OstinatoError):
@@ -191,7 +192,7 @@ class GradientHealth(Callback):
     def measure(self) -> dict[str, Any]:
         """Follow the gradient that enters at the last step, by lag; empty if none flows."""
         run = self.run
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with updates_of(run.network), torch.random.fork_rng(devices=[]), torch.enable_grad():
             with recording(run.network) as tracks:
                 loss, _ = run.objective.loss(run.network, _few(run.batch, self.ROWS), None)
             tracks = [t for t in tracks if 1 < len(t.states) <= self.MAX_STEPS]

@@ -28,8 +28,14 @@ from ostinato.training.health import (
     first_nonfinite,
     is_finite,
 )
-from ostinato.training.optimization import Schedule, clip_gradients, make_optimizer
+from ostinato.training.optimization import (
+    Schedule,
+    clip_gradients,
+    make_optimizer,
+    updates_of,
+)
 from ostinato.training.settings import TrainingSettings
+from ostinato.training.storage import parts_of
 
 MAX_SKIPS = 20
 MAX_SKIPS_IN_STATE = 3
@@ -158,7 +164,8 @@ class Trainer:
                 closing.callback(callback.close)
             checkpoint = self.checkpoints.load() if resume else None
             if checkpoint is not None:
-                self.restore(checkpoint)
+                with parts_of(self.folder or Path()):
+                    self.restore(checkpoint)
             self._start = self._last_save = time.perf_counter()
             self._seconds_before = self.seconds
             for callback in self.callbacks:
@@ -194,7 +201,8 @@ class Trainer:
             ended = "patience"
         self.save()
         if self.best_weights and ended != "interrupt":
-            self.network.load_state_dict(self.best_weights)
+            with updates_of(self.network):
+                self.network.load_state_dict(self.best_weights)
         elif not self._is_finite():
             raise self._failure("the weights are not finite", "the weights")
         self.network.eval()
@@ -206,30 +214,32 @@ class Trainer:
 
     def train_step(self) -> None:
         """Run one batch forward and backward, and one step of the optimizer."""
-        self.batch = batch = self.batches.next_batch()
-        settings, before = self.settings, None if batch.fresh else self.state
-        loss, after = self.objective.loss(self.network, batch, before)
-        value = loss.item()
-        self.optimizer.zero_grad()
-        norm = math.nan
-        if math.isfinite(value):
-            torch.autograd.backward(loss)
-            norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
-        if not math.isfinite(norm):
-            self.treat_nonfinite(batch, before, value)
-            return
-        self.skips = 0
-        self.step += 1
-        rate = self.schedule.rate(self.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.state = detach(after)
-        if not is_finite(self.state):
-            self.state = None
-            self.log("the carried state is not finite; the next batch starts from zeros")
-        self.last_loss = value
-        self.tokens += batch.steps
+        settings = self.settings
+        with updates_of(self.network):
+            self.batch = batch = self.batches.next_batch()
+            before = None if batch.fresh else self.state
+            loss, after = self.objective.loss(self.network, batch, before)
+            value = loss.item()
+            self.optimizer.zero_grad()
+            norm = math.nan
+            if math.isfinite(value):
+                torch.autograd.backward(loss)
+                norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
+            if not math.isfinite(norm):
+                self.treat_nonfinite(batch, before, value)
+                return
+            self.skips = 0
+            self.step += 1
+            rate = self.schedule.rate(self.step, self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.state = detach(after)
+            if not is_finite(self.state):
+                self.state = None
+                self.log("the carried state is not finite; the next batch starts from zeros")
+            self.last_loss = value
+            self.tokens += batch.steps
         self._clock()
         self.record(value, norm, rate)
 
@@ -378,20 +388,22 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_checkpoint()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self.checkpoints.save(
-            {
-                **{name: getattr(self, name) for name in _SAVED},
-                **{name: getattr(self, name).state_dict() for name in _STATEFUL},
-                "carried": detach(self.state),
-                "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-            }
-        )
+        with updates_of(self.network):
+            self.checkpoints.save(
+                {
+                    **{name: getattr(self, name) for name in _SAVED},
+                    **{name: getattr(self, name).state_dict() for name in _STATEFUL},
+                    "carried": detach(self.state),
+                    "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                }
+            )
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore the run from a checkpoint; the inverse of `save`."""
         device = next(iter(self.network.state_dict().values())).device
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(checkpoint[name])
+        with updates_of(self.network):
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(checkpoint[name])
         for name in _SAVED:
             setattr(self, name, checkpoint[name])
         carried = detach(checkpoint["carried"], device)
@@ -458,12 +470,13 @@ class Trainer:
         Return whether there is anything to gain by it: not where the rate has fallen before.
         """
         rate, total = self.schedule.rate(self.step, self.total), self.total
-        can = self.settings.schedule in ("cosine", "wsd") and not self.schedule.anneals
+        can = self.settings.schedule in (None, "cosine", "wsd") and not self.schedule.anneals
         low = rate < 0.1 * self.settings.learning_rate
         if not can or low or total is None or not self.best_weights:
             return self.schedule.anneals
         steps = min(max(1, round(FALL * self.best_step)), total - self.step)
-        self.network.load_state_dict(self.best_weights)
+        with updates_of(self.network):
+            self.network.load_state_dict(self.best_weights)
         self.state = None
         self.schedule.anneal(self.step, steps, rate)
         self.total = self.step + steps

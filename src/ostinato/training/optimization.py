@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,19 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     adam = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return adam(groups, lr=rate, fused=fused)
+
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_locks.clear)  # whoever held one is not there
+
+
+def updates_of(network: nn.Module) -> threading.RLock:
+    """Return the lock that each step of training holds, from the forward pass to the update.
+
+    Who copies the network's state meanwhile holds it, too, and gets that after a whole step.
+    """
+    return _locks.setdefault(network, threading.RLock())
 
 
 class Schedule:

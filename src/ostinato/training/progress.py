@@ -9,7 +9,8 @@ import time
 from dataclasses import asdict
 from typing import Any, Literal
 
-from ostinato.training.callbacks import Callback, Run, TrainingResult, finite
+from ostinato.files import finite
+from ostinato.training.callbacks import Callback, Run, TrainingResult
 
 _log = logging.getLogger("ostinato.training")
 
@@ -20,7 +21,6 @@ class Quiet(Callback):
     """Only warnings, through the logger ``ostinato.training``."""
 
     def log(self, message: str) -> None:
-        """Log a warning."""
         _log.warning(message)
 
 
@@ -28,11 +28,9 @@ class JSONLines(Callback):
     """One JSON line per evaluation and warning, on standard output."""
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
-        """Print the record."""
         print(json.dumps(finite({"event": "evaluation", **record, "sample": sample})), flush=True)
 
     def log(self, message: str) -> None:
-        """Print the warning."""
         print(json.dumps({"event": "warning", "message": message}), flush=True)
 
     def note(self, message: str) -> None:
@@ -40,7 +38,6 @@ class JSONLines(Callback):
         print(json.dumps({"event": "note", "message": message}), flush=True)
 
     def on_end(self, result: TrainingResult) -> None:
-        """Print how training ended."""
         print(json.dumps(finite({"event": "end", **asdict(result)})), flush=True)
 
 
@@ -48,7 +45,6 @@ class Lines(Callback):
     """One line per evaluation, for output that is not a terminal."""
 
     def on_begin(self, run: Run) -> None:
-        """Print the title of the run."""
         self._run = run
         self._told = False
         self._print(run.title)
@@ -74,7 +70,6 @@ class Lines(Callback):
             self._print("\n".join(lines), "dim")
 
     def log(self, message: str) -> None:
-        """Print a warning."""
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def note(self, message: str) -> None:
@@ -157,14 +152,12 @@ class Bar(Lines):
             self._warning = f"gradients reach {health['reach']} of {health['steps']}"
 
     def log(self, message: str) -> None:
-        """Print a warning above the bar."""
         self._print(f"warning: {message}", "yellow")
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(text, style=style, markup=False)
 
     def close(self) -> None:
-        """Stop updating the bar."""
         self._bar.stop()
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.files import open_file, sync_folder, writing
+from ostinato.files import open_file, sole_writer, sync_folder, writing
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, MetricsFile, TensorBoard
 from ostinato.training.pictures import draw_learning_curve
@@ -55,7 +56,7 @@ class RunFolder:
         refuse_to_overwrite(path)
         # In an existing folder, so that no parent is created for a run that fails.
         home = next(parent for parent in path.parents if parent.exists())
-        unfinished = home / f".{path.name}.{os.getpid()}.unfinished"
+        unfinished = home / f".{path.name}.{threading.get_ident()}.{os.getpid()}.unfinished"
         try:
             for leftover in home.glob(f".{glob.escape(path.name)}.*.unfinished"):
                 if not _is_running(leftover.name.split(".")[-2]):
@@ -73,7 +74,11 @@ class RunFolder:
                 os.rename(unfinished / storage.SUMS, unfinished / _DIGEST_FILE)
                 sync_folder(unfinished)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(unfinished, path)
+                try:
+                    os.rename(unfinished, path)
+                except OSError:
+                    refuse_to_overwrite(path)  # another run was faster
+                    raise
                 sync_folder(path.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -104,6 +109,15 @@ class RunFolder:
     def check_data(self) -> None:
         """Raise a `DamagedError` if a file of the data is missing, or any bit of it has changed."""
         storage.check_digests(self.data, self.document["data"], RUN_FILE)
+        if not self.data.is_dir():
+            raise storage.DamagedError(f"{self.data}: no such folder; the run is incomplete.")
+
+    @contextmanager
+    def trained_by_one(self) -> Iterator[None]:
+        """Raise an `OstinatoError` if another thread or process is in such a block of the run."""
+        busy = f"{self.path}: is being trained by another process or thread; wait for it to end."
+        with sole_writer(self.data, busy):  # the run's own folder is locked while a model is saved
+            yield
 
     @contextmanager
     def removed_on_early_failure(self) -> Iterator[None]:
@@ -166,10 +180,14 @@ def refuse_to_overwrite(path: Path) -> None:
         raise OstinatoError(f"{path}: already exists and is not an empty folder; choose another.")
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str], *, weights: bool = True) -> dict[str, Any]:
     """Describe the model or run in a folder: its task, settings, and how it was trained.
 
     For a run without a finished model ``finished`` is False.
+
+    Args:
+        path: the folder.
+        weights: whether to check the weights, too, which takes the longer the larger they are.
 
     Raises:
         OstinatoError: if there is no model or run, or a file of the model is damaged.
@@ -180,7 +198,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         known = {"task": run["task"], "parameters": run["parameters"]}
         return known | {"finished": False, "training": {}}
     config = storage.read_config(path)
-    storage.read_files(path, "config.json", allow=lambda files, header: 0)
+    storage.read_files(path, "config.json", allow=lambda files, header: 0 if weights else None)
     return config
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "wsd", "step", "plateau"]
@@ -32,7 +32,8 @@ class TrainingSettings:
         weight_decay: decay of the weight matrices; biases have none.
         schedule: constant, cosine (down to a hundredth), wsd (warm up, stay, and fall in the last
             fifth of the run, or when patience ends), step (times decay_factor every
-            decay_steps), plateau (times decay_factor when the validation loss stalls).
+            decay_steps), plateau (times decay_factor when the validation loss stalls). If not
+            given, cosine for a budget that is given, wsd otherwise.
         warmup_steps: steps over which the learning rate rises from zero; at most a tenth of the
             run.
         decay_factor: factor of the step and plateau schedules.
@@ -63,7 +64,7 @@ class TrainingSettings:
     learning_rate: float = 0.003
     momentum: float = 0.9
     weight_decay: float = 0.01
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName | None = None
     warmup_steps: int = 100
     decay_factor: float = 0.5
     decay_steps: int | None = None
@@ -80,18 +81,16 @@ class TrainingSettings:
     device: str = "auto"
 
     def check_settings(self) -> None:
-        """Check every setting.
-
-        Raises:
-            OstinatoError: naming the setting, its value and what was expected.
-        """
+        """Raise an `OstinatoError` that names a setting out of range, and what was expected."""
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 refuse(self, name, "a whole number")
             if hint is bool and not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false")
-            if get_origin(hint) is Literal:
-                check_choice(self, name, get_args(hint))
+            for choice in (hint, *get_args(hint)):
+                is_given = hint is choice or getattr(self, name) is not None
+                if get_origin(choice) is Literal and is_given:
+                    check_setting(self, name, get_args(choice))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:
@@ -129,10 +128,9 @@ def check_value(settings: object, names: str, holds: Callable[[Any], bool], expe
             refuse(settings, name, expected)
 
 
-def check_choice(settings: object, name: str, allowed: Sequence[str]) -> None:
+def check_setting(settings: object, name: str, allowed: Sequence[str]) -> None:
     """Raise an `OstinatoError` unless a setting is one of some names."""
-    if getattr(settings, name) not in allowed:
-        refuse(settings, name, f"one of {', '.join(allowed)}")
+    check_choice(f"{type(settings).__name__}: {name}", getattr(settings, name), allowed)
 
 
 def refuse(settings: object, name: str, expected: str) -> NoReturn:

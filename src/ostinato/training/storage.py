@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -49,9 +49,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     A process killed at any moment leaves either the old files or all new ones: these are first
     written to a folder of their own, renaming it commits them, and the next call finishes moving.
     Other threads and processes that write into the folder wait.
-
-    Raises:
-        OstinatoError: a file cannot be written.
     """
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
     with writing(folder):
@@ -85,21 +82,20 @@ def _finish(folder: Path) -> None:
 Header = Mapping[str, Any]
 """Type, shape and place of each tensor of a safetensors file, by name; as unchecked as the file."""
 
-Allowance = Callable[[Mapping[str, bytes], Header], int]
-"""The bytes of tensors that may be read, by all other files and the header; raises to refuse."""
+Allowance = Callable[[Mapping[str, bytes], Header], int | None]
+"""The bytes of tensors that may be read, by all other files and the header; raises to refuse.
+
+Of 0 only the checksum is checked; of None not even that.
+"""
 
 
 def read_files(
     folder: Path, *needed: str, allow: Allowance = lambda files, header: sys.maxsize
 ) -> dict[str, bytes]:
-    """Read the files of `write_files` by name, each checked against its checksum.
+    """Read the files of `write_files` by name; a `DamagedError` unless each fits its checksum.
 
     Those ``needed`` must be among them, since a truncated list is not noticed otherwise. Tensors
-    come last, as far as ``allow`` allows; of those that may have no bytes, only the checksum is
-    checked.
-
-    Raises:
-        DamagedError: if one is missing, or any bit of it has changed.
+    come last, as far as ``allow`` allows.
     """
     while True:
         version = _version(folder)
@@ -126,10 +122,12 @@ def _read_whole(folder: Path, needed: tuple[str, ...], allow: Allowance) -> dict
         if name not in digests:
             raise DamagedError(f"{folder / SUMS}: damaged: {name} is not in it.")
     for name in sorted(digests, key=lambda name: name.endswith(".safetensors")):
-        path, most = folder / name, LARGEST_JSON
+        path, most = folder / name, cast("int | None", LARGEST_JSON)
         with _newest(folder, name) as file:
             if name.endswith(".safetensors"):
                 most = allow(files, _header(file, path))
+            if most is None:
+                continue
             if most:
                 files[name] = _limited(file, path, most)
             found = sha256(files[name]) if most else digest_of(file)
@@ -232,15 +230,16 @@ def unpack_tensors(data: bytes, origin: Path) -> dict[str, Tensor]:
 
 
 def save_model(
-    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], more: Mapping[str, Any]
+    folder: Path, config: Mapping[str, Any], weights: bytes, more: Mapping[str, Any]
 ) -> None:
     """Write a model folder; an older model in it is replaced atomically.
 
-    ``config`` includes ``task``; ``more`` are JSON documents by file name, such as a vocabulary.
+    ``config`` includes ``task``; ``weights`` are of `pack_tensors`; ``more`` are JSON documents by
+    file name, such as a vocabulary.
     """
     documents = {"config.json": {"format": FORMAT, **config}, **more}
     files = {name: to_json(document) for name, document in documents.items()}
-    write_files(folder, files | {WEIGHTS: pack_tensors(weights)})
+    write_files(folder, files | {WEIGHTS: weights})
 
 
 Expected = Callable[[dict[str, Any], dict[str, Any], Header], Mapping[str, Tensor]]
@@ -288,10 +287,15 @@ def load_model(
 
 
 @contextmanager
-def parts_of(folder: Path) -> Iterator[None]:
-    """Turn whatever the block raises on the parts of a model or run into an error of ours."""
+def parts_of(folder: Path, *clear: type[Exception]) -> Iterator[None]:
+    """Turn whatever the block raises on the parts of a model or run into an error of ours.
+
+    Errors that are ``clear`` without the folder's name stay as they are.
+    """
     try:
         yield
+    except clear:
+        raise
     except (DamagedError, MissingExtra):
         raise
     except MemoryError as error:

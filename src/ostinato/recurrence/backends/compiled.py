@@ -131,6 +131,7 @@ def run(
     workspace: Tensor | None = None
     graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
     if graph or (torch.is_grad_enabled() and _any_requires_grad(x, *given)):
+        lengths, tokens = kept(lengths, graph), kept(tokens, graph)
         tensors = [t for t in given if t is not None]
         present = tuple([t is not None for t in given])
         if graph:  # where PyTorch sees through caches, and warns
@@ -157,6 +158,16 @@ def run(
         y, h, c = y.to(lower), h.to(lower), None if c is None else c.to(lower)
     last: State = LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
     return y, last
+
+
+def kept(numbers: Tensor | None, graph: bool) -> Tensor | None:
+    """Return a copy of lengths or tokens, for backward; in a graph one that no compiler removes.
+
+    A loader may put the next batch into the same memory before backward.
+    """
+    if numbers is None or not torch.is_grad_enabled():
+        return numbers
+    return _copy_operator(numbers) if graph else numbers.clone()
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -318,9 +329,6 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         cell, shown, tokens, lengths, places, checkpoint_every = call
         padded = (*tensors, None)
-        # A loader may put the next batch into the same memory before backward.
-        lengths = None if lengths is None else lengths.clone()
-        tokens = None if tokens is None else tokens.clone()
         keeps: _Keeps = "workspace" if shown is None else "readable workspace"
         given, shape = [padded[i] for i in places], shape_of(cell)
         y, h, c, kept = _forward(shape, x, tokens, lengths, given, keeps, checkpoint_every)
@@ -490,6 +498,12 @@ def _operator_backward(
     return dx, None, others, None, None, None, None
 
 
+def _copy(numbers: Tensor) -> Tensor:
+    return numbers.clone()
+
+
+_copy_operator = torch.library.custom_op("ostinato::copy", _copy, mutates_args=())
+_copy_operator.register_fake(torch.empty_like)
 _layer_operator = torch.library.custom_op("ostinato::layer", _layer, mutates_args=())
 _layer_operator.register_fake(_layer_shapes)
 _layer_operator.register_autograd(_operator_backward, setup_context=_remember)

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -137,6 +137,8 @@ def run(
     if tokens is not None:  # the core alone multiplies tables, where it pays
         graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
         if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
+            if backend == "compiled" or not graph:
+                tokens = cast(Tensor, compiled.kept(tokens, graph))
             x, tokens = embedding(tokens, x), None
     if not torch.compiler.is_compiling() and _log.isEnabledFor(logging.DEBUG):
         _log.debug("%s: %s %s", backend, cell, (T, B, cell.input_size))

@@ -117,7 +117,6 @@ class RNNCell(GatedCell):
         check_choice("RNNCell: activation", self.activation, ACTIVATIONS)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
-        """Compute one step; ``x_t (B, H)`` is the projected input."""
         f = ACTIVATIONS[self.activation]
         return RNNState(f(x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))))
 
@@ -171,12 +170,10 @@ class LSTMCell(GatedCell):
         return super().weight_shapes() | projection
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
-        """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
         i, f, g, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(4, dim=-1)
         return LSTMGates(i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> LSTMState:
-        """Compute one step; ``x_t (B, 4H)`` is the projected input."""
         i, f, g, o = self.gates(w, x_t, state)
         c = f * cast(LSTMState, state).c + i * g
         h = o * c.tanh()
@@ -212,7 +209,6 @@ class GRUCell(GatedCell):
     has_identity = False
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
-        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
         h, H, bias = state.h, self.hidden_size, w.get("bias_hh")
         x_rz, x_n = x_t[..., : 2 * H], x_t[..., 2 * H :]
         w_rz, w_n = w["weight_hh"][: 2 * H], w["weight_hh"][2 * H :]
@@ -225,6 +221,5 @@ class GRUCell(GatedCell):
         return GRUGates(r, z, n)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> GRUState:
-        """Compute one step; ``x_t (B, 3H)`` is the projected input."""
         _, z, n = self.gates(w, x_t, state)
         return GRUState((1 - z) * n + z * state.h)

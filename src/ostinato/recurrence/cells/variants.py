@@ -88,7 +88,6 @@ class PeepholeLSTMCell(LSTMCell):
         return super().weight_shapes() | {"weight_peephole": (3 * self.hidden_size,)}
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
-        """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
         c = cast(LSTMState, state).c
         p_i, p_f, p_o = w["weight_peephole"].chunk(3)
         i, f, g, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(4, dim=-1)
@@ -110,12 +109,10 @@ class CoupledLSTMCell(LSTMCell):
     forget_gate = 0
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
-        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
         f, g, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(3, dim=-1)
         return LSTMGates((-f).sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
 
     def standard_cell(self) -> Cell:
-        """An LSTM."""
         return LSTMCell(self.input_size, self.hidden_size, self.bias, self.proj_size)
 
     def standard_weights(self, w: Weights) -> Weights:
@@ -150,13 +147,11 @@ class LayerNormLSTMCell(LSTMCell):
         return _normalized(linear(x, w["weight_ih"]), w["gain_ih"], w.get("bias_ih"))
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
-        """Compute the gates of one step; ``x_t (B, 4H)`` is the projected input."""
         a = _normalized(linear(state.h, w["weight_hh"]), w["gain_hh"], w.get("bias_hh"))
         i, f, g, o = (x_t + a).chunk(4, dim=-1)
         return LSTMGates(i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> LSTMState:
-        """Compute one step; ``x_t (B, 4H)`` is the projected input."""
         i, f, g, o = self.gates(w, x_t, state)
         c = f * cast(LSTMState, state).c + i * g
         h = o * _normalized(c, w["gain_c"], w.get("bias_c")).tanh()
@@ -193,7 +188,6 @@ class LayerNormGRUCell(GRUCell):
         return self._each_normalized(linear(x, w["weight_ih"]), w["gain_ih"], w.get("bias_ih"))
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
-        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
         a = linear(state.h, w["weight_hh"])
         a = self._each_normalized(a, w["gain_hh"], w.get("bias_hh"))
         H = 2 * self.hidden_size
@@ -243,12 +237,10 @@ class MGUCell(GatedCell):
         return GRUGates(f, (-a).sigmoid(), n)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> GRUState:
-        """Compute one step; ``x_t (B, 2H)`` is the projected input."""
         f, _, n = self.gates(w, x_t, state)
         return GRUState((1 - f) * state.h + f * n)
 
     def standard_cell(self) -> Cell:
-        """A GRU."""
         return GRUCell(self.input_size, self.hidden_size, self.bias, reset_after=False)
 
     def standard_weights(self, w: Weights) -> Weights:
@@ -290,7 +282,6 @@ class HigherOrderCell(RNNCell):
         return shapes | {"weight_hh": (self.hidden_size, self.order * self.hidden_size)}
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> HigherOrderState:
-        """Compute one step; ``x_t (B, H)`` is the projected input."""
         before = torch.cat([state.h, cast(HigherOrderState, state).past], dim=-1)  # (B, k H)
         h = super().step(w, x_t, RNNState(before)).h
         return HigherOrderState(h, before[..., : self.state_sizes[1]])
@@ -342,7 +333,6 @@ class JordanCell(RNNCell):
         return shapes | ({"bias_ih": (H,), "bias_hh": (H,), "bias_hy": (O,)} if self.bias else {})
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
-        """Compute one step; ``x_t (B, H)`` is the projected input."""
         a = x_t + linear(state.h, w["weight_yh"], w.get("bias_hh"))
         if self.elman:
             a = a + linear(cast(JordanState, state).s, w["weight_hh"])
@@ -368,7 +358,6 @@ class IndRNNCell(RNNCell):
         return super().weight_shapes() | {"weight_hh": (self.hidden_size,)}
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
-        """Compute one step; ``x_t (B, H)`` is the projected input."""
         a = x_t + w["weight_hh"] * state.h
         return RNNState(ACTIVATIONS[self.activation](a + w["bias_hh"] if self.bias else a))
 
@@ -389,7 +378,6 @@ class LinearCell(GatedCell):
         """A and b, ``(..., H)`` each, of the projected input."""
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
-        """Compute one step; ``x_t`` is the projected input."""
         a, b = self.coefficients(x_t)
         return RNNState(a * state.h + b)
 
@@ -413,7 +401,6 @@ class MinGRUCell(LinearCell):
     time_gates = {0: -1}  # noqa: RUF012
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> MinGRUGates:
-        """Compute the gates of one step; ``x_t (B, 2H)`` is the projected input."""
         z, n = x_t.chunk(2, dim=-1)
         return MinGRUGates(z.sigmoid(), n)
 
@@ -442,7 +429,6 @@ class MinLSTMCell(LinearCell):
     time_gates = {0: 1, 1: -1}  # noqa: RUF012
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> MinLSTMGates:
-        """Compute the gates of one step; ``x_t (B, 3H)`` is the projected input."""
         f, i, n = x_t.chunk(3, dim=-1)
         f, i = f.sigmoid(), i.sigmoid()
         return MinLSTMGates(f / (f + i), i / (f + i), n)
@@ -499,23 +485,18 @@ class ZoneoutCell(Cell):
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """The inner cell's."""
         return self.inner.state_sizes
 
     def with_input(self, input_size: int) -> Self:
-        """Return the same around the inner cell for another input size."""
         return replace(self, inner=self.inner.with_input(input_size))
 
     def in_training(self) -> Cell:
-        """Return the same cell with drawn m."""
         return replace(self, training=True)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The inner cell's."""
         return self.inner.weight_shapes()
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
-        """Compute one step; ``x_t`` is the projected input."""
         new, mixed = self.inner.step(w, x_t, state), []
         for s, n, rate in zip(state, new, self._rates(), strict=True):
             m = torch.bernoulli(torch.full_like(n, rate)) if self.training else rate

@@ -164,23 +164,19 @@ class LocationScale(Distribution):
         return p[..., 0]
 
     def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
-        """As `Distribution.quantiles`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
         standard = self._quantile(*(part[..., None] for part in self._shape(p)), np.asarray(levels))
         return units.values(mean[..., None] + sigma[..., None] * standard)
 
     def mean(self, p: Array, units: Units) -> Array:
-        """As `Distribution.mean`."""
         return units.values(p[..., 0])
 
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
-        """As `Distribution.cdf`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
         z = ((y - units.location) / units.scale - mean) / sigma
         return np.asarray(self._cdf(*self._shape(p), z))
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        """As `Distribution.sample`."""
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
         return units.values(mean + sigma * self._standard_sample(p, random))
 
@@ -273,15 +269,12 @@ class NegativeBinomial(Distribution):
         return np.asarray(stats.nbinom.ppf(np.asarray(levels), r, share))
 
     def mean(self, p: Array, units: Units) -> Array:
-        """As `Distribution.mean`."""
         return np.asarray(units.scale * _positive(p[..., 0]))
 
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
-        """As `Distribution.cdf`."""
         return np.asarray(stats.nbinom.cdf(y, *self._size_and_probability(p, units)))
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        """As `Distribution.sample`."""
         return random.negative_binomial(*self._size_and_probability(p, units)).astype(np.float64)
 
 
@@ -330,7 +323,6 @@ class Quantiles(Distribution):
         return np.asarray(low + (high - low) * (levels - known[at]) / (known[at + 1] - known[at]))
 
     def quantiles(self, p: Array, units: Units, levels: Sequence[float]) -> Array:
-        """As `Distribution.quantiles`."""
         return units.values(self._at(p, np.asarray(levels)))
 
     def mean(self, p: Array, units: Units) -> Array:
@@ -344,7 +336,6 @@ class Quantiles(Distribution):
         return np.asarray((self.quantiles(p, units, levels) <= y[..., None]).mean(-1))
 
     def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        """As `Distribution.sample`."""
         return units.values(self._at(p, random.random(p.shape[:-1])[..., None])[..., 0])
 
 

@@ -17,8 +17,6 @@ from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
-__all__ = ["Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate"]
-
 Array = NDArray[np.float64]
 
 LEVELS = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
@@ -169,13 +167,9 @@ class Forecast:
         return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
     def quantiles(self, levels: Sequence[float]) -> Array:
-        """Return the values below which shares ``levels`` of the distributions lie.
+        """Return the values, ``(N, A, levels)``, below which shares of the distributions lie.
 
-        Args:
-            levels: between 0 and 1.
-
-        Returns:
-            ``(N, A, levels)``, in the units of the data.
+        The ``levels`` are these shares, between 0 and 1; the values are in the units of the data.
         """
         asked = np.asarray(levels, dtype=np.float64)
         if asked.ndim != 1 or not len(asked) or not ((asked > 0) & (asked < 1)).all():
@@ -220,12 +214,8 @@ class Forecast:
     def to_frame(self, levels: Sequence[float] = (0.1, 0.9)) -> pd.DataFrame:
         """Return a row for every series and step ahead.
 
-        Args:
-            levels: of the quantiles.
-
-        Returns:
-            columns ``unique_id``, ``cutoff`` (the time of the last known step), ``ds``, ``median``,
-            and one for each level.
+        Its columns are ``unique_id``, ``cutoff`` (the time of the last known step), ``ds``,
+        ``median``, and a quantile for each of the ``levels``.
         """
         N, A, grid = len(self.cutoffs), self.horizon, self.panel.grid
         series = [self.panel.series[i] for i, _ in self.cutoffs]

@@ -126,14 +126,11 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     learning_rate: float = 0.001
 
     def check_settings(self) -> None:
-        """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
-        for name in ("horizon", "context", "season"):
-            if getattr(self, name) is not None:
-                check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
-        if self.ensemble_size is not None:
-            expected = "a number of networks, 1 to 100"
-            check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
+        expected = "a number of steps, 1 or more"
+        check_value(self, "horizon context season", lambda n: 0 < n <= 100_000, expected)
+        expected = "a number of networks, 1 to 100"
+        check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
 
     @property
     def panel_(self) -> Panel:
@@ -151,18 +148,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
     ) -> Self:
-        """Train on series, the last steps of which are held out for validation.
-
-        Args:
-            X: series, as the class describes.
-            y: nothing; the series are the targets.
-            out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
-            progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
-            tensorboard: write curves for TensorBoard into ``out``.
-
-        Raises:
-            OstinatoError: on settings or data that cannot be used. Nothing is left behind.
-        """
+        """Train on series, as the class describes; further arguments as of `Estimator.fit`."""
         if y is not None:
             raise OstinatoError("Forecaster.fit: expected no y: the series are the targets too.")
         return super().fit(X, out=out, progress=progress, tensorboard=tensorboard)
@@ -250,7 +236,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             for _ in range(self.resolved("ensemble_size"))
         ])  # fmt: skip
 
-    def _stored_panel(self, data: Path) -> Panel:
+    def _panel_of_run(self, data: Path) -> Panel:
+        """Return the series of a run, which have been read if it is the one of the model."""
+        if self.folder_ is not None and data == self.folder_ / "data":
+            return self.panel_
         return Panel.load(data / "panel.npz", self.panel_.to_json())
 
     def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
@@ -260,7 +249,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         return held_out, validation_cutoffs(panel, held_out, horizon)
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
-        panel = self._stored_panel(data)  # a resumed run has but its names
+        panel = self._panel_of_run(data)
         self.inputs_ = replace(self.inputs_, panel=panel)
         horizon, season = self.resolved("horizon"), self.resolved("season")
         held_out, validation = self._held_out(panel)
@@ -310,7 +299,6 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         num_samples: int = 400,
         seed: int | None = 0,
     ) -> Forecast:
-        """Forecast from cutoffs of a panel."""
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
         ahead, context = horizon or self.resolved("horizon"), self.resolved("context")
@@ -480,7 +468,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode some windows of a run's series; see `Estimator`."""
-        return self._sample(self._stored_panel(checked_data(data)), count)
+        return self._sample(self._panel_of_run(checked_data(data)), count)
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
@@ -513,7 +501,6 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def _restore(self, documents: Mapping[str, Any]) -> tuple[SeriesInputs, NextValues]:
         encoding = CovariateEncoding.from_json(documents["covariates.json"])
         path = self.folder_ / "data" / "panel.npz" if self.folder_ else None
-        if path is None or not path.exists():
-            return SeriesInputs(Panel.load(None, documents["series.json"]), encoding), NextValues()
-        panel = Panel.load(checked_data(path.parent) / path.name, documents["series.json"])
-        return SeriesInputs(panel, encoding), NextValues()
+        if path is not None:
+            path = checked_data(path.parent) / path.name if path.exists() else None
+        return SeriesInputs(Panel.load(path, documents["series.json"]), encoding), NextValues()

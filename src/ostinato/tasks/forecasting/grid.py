@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
-
-__all__ = ["NOWHERE", "Grid", "Times"]
 
 Stamps = NDArray[np.datetime64]
 Times = Stamps | NDArray[np.int64]
@@ -121,15 +119,10 @@ class Grid:
 
     @classmethod
     def named(cls, name: str, times: Times) -> Grid:
-        """Return the grid of a frequency through the first of some times.
+        """Return the grid of a frequency through the first of some times, which are in order.
 
-        Args:
-            name: as in 15min, h, D, B, W, W-FRI, M, Q, Y or any other of pandas' frequencies; of
-                whole numbers a number.
-            times: in order.
-
-        Raises:
-            OstinatoError: on an unknown name.
+        Its name is as in 15min, h, D, B, W, W-FRI, M, Q, Y or any other of pandas' frequencies; of
+        whole numbers it is a number.
         """
         dated = times.dtype.kind == "M"
         found = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]*(?:-[A-Za-z]{3})?)\s*", name)
@@ -271,10 +264,6 @@ class Grid:
     def calendar_features(self) -> int:
         """Features of `calendar`, K."""
         return int(self.calendar(np.zeros(1, np.int64)).shape[1])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON."""
-        return asdict(self)
 
 
 def _count(times: Times, unit: str = "us") -> NDArray[np.int64]:

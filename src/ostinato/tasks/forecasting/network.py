@@ -305,9 +305,9 @@ class ForecastNetwork(nn.Module):
 
         With ``horizon`` from the last of them: ``steps`` steps from ``t`` on.
         """
-        before = F.pad(values, (self.reach, 0))  # value t stands at t + reach
         T = h.shape[1] if self.horizon is None else 1
-        lags = before[:, t : t + T - 1 + self.reach].unfold(1, self.reach, 1)  # (B, T, R)
+        before = _span(values, t - self.reach, t + T - 1)
+        lags = before.unfold(1, self.reach, 1)  # (B, T, R)
         return self._outputs(h, lags, window.future_covariates[:, t : t + steps])
 
     def _outputs(self, h: Tensor, lags: Tensor, future: Tensor) -> Tensor:

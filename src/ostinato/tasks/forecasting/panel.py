@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.textfiles import library_errors
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
-
-__all__ = ["Columns", "Cutoff", "Panel", "Series", "Static", "default_horizon", "held_out_steps",
-           "last_cutoffs", "training_cutoffs", "validation_cutoffs"]  # fmt: skip
 
 MAX_VALIDATION = 2000
 """Windows to validate on, at most."""
@@ -153,11 +151,7 @@ class Panel:
         return self.with_series(s for s in cut if s is not None)
 
     def check_counts(self, setting: str) -> None:
-        """Refuse values that are no counts.
-
-        Raises:
-            DataError: naming the series, the time and the value.
-        """
+        """Refuse values that are no counts, naming the series, the time and the value."""
         for series in self.series:
             seen = np.nan_to_num(series.values)
             wrong = np.flatnonzero((seen < 0) | (seen != np.round(seen)))
@@ -179,7 +173,7 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         """Return what `save` leaves out, as JSON."""
         return {
-            "grid": self.grid.to_json(),
+            "grid": asdict(self.grid),
             "columns": self.columns._asdict(),
             "categories": dict(self.categories),
             "covariates": [
@@ -196,7 +190,9 @@ class Panel:
         start = [0] * N
         parts = [[np.zeros(0)] * N, *([np.zeros((0, n))] * N for n in data["covariates"])]
         if path is not None:
-            with np.load(path) as stored:
+            with library_errors(path, "the series of a run"), np.load(path) as stored:
+                if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
+                    raise DataError("is compressed, and no file of a run.", path=path)
                 start = stored["start"].tolist()
                 pairs = zip(PARTS, stored["lengths"].cumsum(1), strict=True)
                 parts = [np.split(stored[part], ends[:-1]) for part, ends in pairs]
@@ -269,8 +265,7 @@ def validation_cutoffs(panel: Panel, held_out: Sequence[int], horizon: int) -> l
 def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cutoff]:
     """Return cutoffs of each series, ``stride`` steps apart, the last a horizon before its end.
 
-    Raises:
-        DataError: if every series is too short.
+    A `DataError` says how long a series must be, if none is.
     """
     if count < 1 or stride < 1:
         raise OstinatoError(f"cutoffs={count}, stride={stride}; expected 1 or more of each.")

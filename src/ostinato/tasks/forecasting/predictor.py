@@ -99,6 +99,7 @@ def _member_paths(
     p, values, state = network.begin(window)
     rows = torch.arange(B, device=p.device).repeat_interleave(num_samples)
     window, p, values, state = window.take(rows), p[rows], values[rows], state_rows(state, rows)
+    values = torch.cat([values, values.new_empty(len(values), A)], 1)
     location, scale = units.location[:, None], units.scale[:, None]
     found = np.empty((B, num_samples, A))
     for k in range(A):
@@ -109,9 +110,9 @@ def _member_paths(
         found[:, :, k] = drawn = units.round(drawn)
         if k + 1 == A:
             break
-        z = torch.from_numpy((drawn - location) / scale).to(values).flatten()
-        values = torch.cat([values, z[:, None]], 1)
-        p, state = network.step(window, values, C + k + 1, state)
+        t = C + k
+        values[:, t] = torch.from_numpy((drawn - location) / scale).to(values).flatten()
+        p, state = network.step(window, values[:, : t + 1], t + 1, state)
     return found
 
 

@@ -22,8 +22,6 @@ from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
 from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
 
-__all__ = ["SeriesSettings", "read_panel"]
-
 Array = NDArray[np.float64]
 
 MAX_STEPS = 50_000_000
@@ -283,7 +281,7 @@ def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int
     for some in (called, words):
         found = [i for i in some if splits(i)]
         if len({len(table.codes(i).cells) for i in found}) > 1:
-            raise _unclear(table, "which column names the series is not clear; name it with id")
+            raise table.error("which column names the series is not clear; name it with id")
         if found:
             return found[:1]
     return []
@@ -300,19 +298,11 @@ def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns |
     if len(found) == 1:
         return found
     if like is not None:
-        raise DataError(
-            f"has no column {like.target[0]!r}, which the model forecasts; {table.described()}.",
-            path=table.path,
-        )
-    raise _unclear(
-        table,
+        raise table.error(f"has no column {like.target[0]!r}, which the model forecasts")
+    raise table.error(
         "which column is to be forecast is not clear; name it with target, or * for all that hold "
-        "numbers, each a series; or, if each row is a series, say so with series_in_rows",
+        "numbers, each a series; or, if each row is a series, say so with series_in_rows"
     )
-
-
-def _unclear(table: Table, question: str) -> DataError:
-    return DataError(f"{question}: {table.described()}.", path=table.path)
 
 
 # Series of a table

@@ -16,8 +16,6 @@ from ostinato.tasks.forecasting.distributions import Units
 from ostinato.tasks.forecasting.network import Window, WindowSizes
 from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static
 
-__all__ = ["CovariateEncoding", "TrainingBatch", "WindowBatches", "Windows"]
-
 Array = NDArray[np.float64]
 
 MAX_CATEGORIES = 1000
@@ -89,7 +87,7 @@ class CovariateEncoding:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Invert `to_json`."""
-        future, past = (np.array(data[name]).reshape(2, -1) for name in ("future", "past"))
+        future, past = (np.array(data[n], np.float64).reshape(2, -1) for n in ("future", "past"))
         return cls(future, past, data["static"])
 
 
