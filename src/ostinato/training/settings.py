@@ -88,8 +88,8 @@ class TrainingSettings:
             if hint is bool and not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false")
             for choice in (hint, *get_args(hint)):
-                is_given = hint is choice or getattr(self, name) is not None
-                if get_origin(choice) is Literal and is_given:
+                is_choice = get_origin(choice) is Literal
+                if is_choice and (hint is choice or getattr(self, name) is not None):
                     check_setting(self, name, get_args(choice))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
