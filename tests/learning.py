@@ -118,6 +118,7 @@ def trainer(
             count=lambda batch: 1,
             summarize=lambda means: means,
             judge="loss",
+            flawless=None,
             units=lambda loss: {},
             step_name="tok",
             loss_unit="nats",

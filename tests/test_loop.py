@@ -524,10 +524,10 @@ def test_a_run_that_falls_from_its_best_is_resumed_like_any(tmp_path: Path) -> N
 # The judge.
 
 
-def judged_by(values: list[tuple[float, float]], items: int, higher: bool) -> Any:
+def judged_by(values: list[tuple[float, float]], items: int, higher: bool, **settings: Any) -> Any:
     """A run whose evaluations find so much of loss and metric, over so many items."""
     found, n = iter(values), len(values)
-    ours = trainer(steps=n, evaluations=n, validate=lambda: 0.0)
+    ours = trainer(steps=n, evaluations=n, validate=lambda: 0.0, **settings)
     objective: Any = ours.objective
     objective.judge, objective.higher_is_better = "skill", higher
     objective.count = lambda batch: items
@@ -544,6 +544,20 @@ def test_the_metric_that_judges_selects_the_best_weights(higher: bool) -> None:
     assert (outcome.best_step, outcome.best_loss) == (4, 1.5), "the loss decides between equals"
     outcome = judged_by(signed, loop.COARSE - 1, higher)
     assert (outcome.best_step, outcome.best_loss) == (2, 1.0), "of few items the loss judges"
+
+
+@pytest.mark.parametrize(("flawless", "ends"), [(None, 8), (0.9, 6)])
+def test_what_is_flawless_cannot_become_better(flawless: float | None, ends: int) -> None:
+    """The loss goes on to fall, which counts only where the metric may still rise."""
+    values = [(1.0 / k, min(0.9, 0.3 * k)) for k in range(1, 9)]
+
+    class Flawless(Trainer):
+        def evaluate(self) -> None:
+            self.objective.flawless = flawless
+            super().evaluate()
+
+    outcome = judged_by(values, 100, True, patience=3, schedule="constant", kind=Flawless)
+    assert (outcome.steps, outcome.best_step) == (ends, ends)
 
 
 def test_without_validation_the_latest_weights_stay() -> None:

@@ -81,24 +81,20 @@ def resolve(
     batch = settings.batch_size or min(64, max(8, 1 << round(math.log2(max(1, n / 50)))))
     batch = min(batch, max(1, n))
     per_epoch = -(-n // batch)
-    given = next((b for b in (settings.minutes, settings.epochs, settings.steps) if b), None)
-    # Small data are gone over more often; none so seldom that the network stays untrained. This is
-    # a limit: when validation stalls, the learning rate falls, and training ends.
-    epochs = min(200.0, max(8.0, 80 * (1000 / n) ** (1 / 3)))
-    epochs = max(epochs, 1200 / per_epoch)
+    # Small data are gone over more often; none so seldom that the network stays untrained.
+    epochs = min(100.0, max(4.0, 40 * (1000 / n) ** (1 / 3)))
+    epochs = max(epochs, 600 / per_epoch)
     if settings.epochs is not None:
         epochs = settings.epochs
     elif settings.steps is not None:
         epochs = settings.steps / per_epoch
     evaluations = settings.evaluations or max(1, min(50, round(epochs)))
-    # Steps in which nothing need become better: the first ones hardly learn.
-    patience = max(3, math.ceil(300 * evaluations / (epochs * per_epoch)))
+    budgets = (settings.minutes, settings.epochs, settings.steps)
     return {
         "batch_size": batch,
         "evaluations": evaluations,
-        "epochs": round(epochs, 1) if given is None else None,
-        "schedule": "wsd" if given is None else "cosine",
-        "patience": patience if settings.validation_fraction != 0 else 0,
+        "epochs": None if any(b is not None for b in budgets) else round(epochs, 1),
+        "patience": max(5, evaluations // 3) if settings.validation_fraction != 0 else 0,
         "hidden_size": 64 if n < 500 else 128 if n < 200_000 else 256,
         "dropout": 0.5 if n < 20_000 else 0.3 if n < 200_000 else 0.1,
         "init_steps": init_steps,

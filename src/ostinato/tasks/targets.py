@@ -112,6 +112,7 @@ class Classes(SequenceTargets[PerSequence]):
     names: NDArray[Any]
     multilabel: bool = False
     higher_is_better = True
+    flawless = 1.0
 
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
@@ -285,6 +286,7 @@ class StepLabels(SequenceTargets[PerStep]):
     crf: bool = False
     by_step = True
     higher_is_better = True
+    flawless = 1.0
 
     @classmethod
     def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:

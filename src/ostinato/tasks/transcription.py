@@ -38,6 +38,7 @@ class Transcripts(TokenSequence[CTC]):
     """The text of each recording."""
 
     judge = "error_rate"
+    flawless = 0.0
 
     @staticmethod
     def texts(corpus: Corpus, i: int) -> list[str]:

@@ -43,6 +43,7 @@ class WrittenTexts(TokenSequence[EncoderDecoder]):
 
     judge = "token_bleu"
     higher_is_better = True
+    flawless = 100.0
 
     def metrics(
         self, network: EncoderDecoder, batch: SequenceBatch, state: Hidden

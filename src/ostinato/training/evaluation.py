@@ -47,11 +47,13 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
         loss_unit: unit of the loss.
         step_name: short name of a step of a sequence.
         higher_is_better: whether the best weights are those with the highest `judge`.
+        flawless: value of `judge` that cannot become better; None if there is none.
     """
 
     loss_unit: str
     step_name: str
     higher_is_better: bool = False
+    flawless: float | None = None
 
     @property
     def judge(self) -> str:

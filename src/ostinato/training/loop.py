@@ -262,10 +262,12 @@ class Trainer:
     def evaluate(self) -> None:
         """Compute the validation metrics and a sample; keep the best weights."""
         start = time.perf_counter()
-        metrics, score = {"loss": self.last_loss}, self.last_loss
+        metrics, score, judge = {"loss": self.last_loss}, self.last_loss, self.objective.judge
+        flawless = False
         if self.validation is not None:
             metrics, items = measure(self.network, self.objective, self.validation)
             score = self._score(metrics, items)
+            flawless = metrics[judge] == self.objective.flawless
         loss = metrics.pop("loss")
         is_finite = math.isfinite(loss) and math.isfinite(score) and self._is_finite()
         sample = None
@@ -279,13 +281,15 @@ class Trainer:
         # The loss of one training batch is noisy: without validation the latest counts as best.
         is_better = (score, loss) < (self.best_score, self.best_loss)
         is_best = is_finite and (self.validation is None or is_better)
-        improves = is_best or (is_finite and loss < self.lowest_loss)
+        # What is flawless has nothing to gain but certainty.
+        improves = score < self.best_score or (loss < self.lowest_loss and not flawless)
+        improves = is_finite and improves
         if is_best:
             self.best_score, self.best_loss, self.best_step = score, loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
             if self.on_best is not None:
                 self.on_best(self.result())
-        if improves:
+        if is_finite:
             self.lowest_loss = min(loss, self.lowest_loss)
         self._evaluated_at = self.step
         self.stale_evaluations = 0 if improves else self.stale_evaluations + 1
@@ -470,7 +474,7 @@ class Trainer:
         Return whether there is anything to gain by it: not where the rate has fallen before.
         """
         rate, total = self.schedule.rate(self.step, self.total), self.total
-        can = self.settings.schedule in (None, "cosine", "wsd") and not self.schedule.anneals
+        can = self.settings.schedule in ("cosine", "wsd") and not self.schedule.anneals
         low = rate < 0.1 * self.settings.learning_rate
         if not can or low or total is None or not self.best_weights:
             return self.schedule.anneals

@@ -32,8 +32,7 @@ class TrainingSettings:
         weight_decay: decay of the weight matrices; biases have none.
         schedule: constant, cosine (down to a hundredth), wsd (warm up, stay, and fall in the last
             fifth of the run, or when patience ends), step (times decay_factor every
-            decay_steps), plateau (times decay_factor when the validation loss stalls). If not
-            given, cosine for a budget that is given, wsd otherwise.
+            decay_steps), plateau (times decay_factor when the validation loss stalls).
         warmup_steps: steps over which the learning rate rises from zero; at most a tenth of the
             run.
         decay_factor: factor of the step and plateau schedules.
@@ -64,7 +63,7 @@ class TrainingSettings:
     learning_rate: float = 0.003
     momentum: float = 0.9
     weight_decay: float = 0.01
-    schedule: ScheduleName | None = None
+    schedule: ScheduleName = "cosine"
     warmup_steps: int = 100
     decay_factor: float = 0.5
     decay_steps: int | None = None
@@ -87,10 +86,8 @@ class TrainingSettings:
                 refuse(self, name, "a whole number")
             if hint is bool and not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false")
-            for choice in (hint, *get_args(hint)):
-                is_choice = get_origin(choice) is Literal
-                if is_choice and (hint is choice or getattr(self, name) is not None):
-                    check_setting(self, name, get_args(choice))
+            if get_origin(hint) is Literal:
+                check_setting(self, name, get_args(hint))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:
