@@ -547,10 +547,10 @@ def test_what_is_no_such_model_is_refused(model, tmp_path):
     with pytest.raises(OstinatoError, match="holds no finished model"):
         TextGenerator.load(tmp_path)
     config = {"parameters": {}, "resolved": {}, "training": {}}
-    storage.save_model(tmp_path, {"task": "Forecaster", **config}, b"", {})
+    storage.save_model(tmp_path, {"task": "Forecaster", **config}, storage.pack_tensors({}), {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: expected a model of"):
         TextGenerator.load(tmp_path)
-    storage.save_model(tmp_path, {"task": "TextGenerator", **config}, b"", {})
+    storage.save_model(tmp_path, {"task": "TextGenerator", **config}, storage.pack_tensors({}), {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: its parts do not fit together"):
         TextGenerator.load(tmp_path)
 

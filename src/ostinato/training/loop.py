@@ -409,7 +409,11 @@ class Trainer:
             for name in _STATEFUL:
                 getattr(self, name).load_state_dict(checkpoint[name])
         for name in _SAVED:
-            setattr(self, name, checkpoint[name])
+            known, value = getattr(self, name), checkpoint[name]
+            kinds = (int, type(None)) if name == "total" else (type(known),)
+            if not isinstance(value, kinds) or (isinstance(value, int) and value < 0):
+                raise OstinatoError(f"the checkpoint has {name}={value!r:.40}.")
+            setattr(self, name, value)
         carried = detach(checkpoint["carried"], device)
         self.state = carried if is_finite(carried) else None
         torch.set_rng_state(checkpoint["random"]["cpu"])

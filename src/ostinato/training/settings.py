@@ -133,4 +133,4 @@ def check_setting(settings: object, name: str, allowed: Sequence[str]) -> None:
 def refuse(settings: object, name: str, expected: str) -> NoReturn:
     """Raise an `OstinatoError` that names a setting, its value and what was expected."""
     value = getattr(settings, name)
-    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r}; expected {expected}.")
+    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r:.99}; expected {expected}.")
