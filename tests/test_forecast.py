@@ -107,7 +107,8 @@ def test_a_tie_is_no_rise():
         p = np.array(p)
         forecast = Forecast(panel, [Cutoff(0, 6)], Marginals(family, p[None, None, None]), units)
         many = Units(*(np.broadcast_to(part, (400_000,)) for part in units))
-        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, rng))
+        u = rng.random(400_000)
+        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, u))
         np.testing.assert_allclose(forecast.rises(), (samples > 2).mean(), atol=0.005)
 
 

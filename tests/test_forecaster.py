@@ -102,10 +102,8 @@ def test_each_refit_learns_from_what_was_known_then():
     read = last.training_["calibration"]
     assert [part[1] for part in each.calibration] == list(read.values())
     assert all(part.shape == (2,) for part in each.calibration)
-    assert each.rises()[1] == last.forecast(num_samples=400).rises()[0]
-    np.testing.assert_array_equal(
-        each.quantiles([0.1])[1], last.forecast(num_samples=400).quantiles([0.1])[0]
-    )
+    assert each.rises()[1] == last.forecast().rises()[0]
+    np.testing.assert_array_equal(each.quantiles([0.1])[1], last.forecast().quantiles([0.1])[0])
 
 
 def test_a_constant_series_has_no_scaled_error():

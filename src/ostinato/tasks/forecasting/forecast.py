@@ -94,7 +94,7 @@ class Marginals:
         """Draw samples ``(N, count, A)``, before rounding."""
         member = random.integers(0, len(self.p), count)
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
-        return self.distribution.sample(p, units.expand(2), random)
+        return self.distribution.sample(p, units.expand(2), random.random(p.shape[:-1]))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:

@@ -293,8 +293,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             return {}
         some = validation[:: -(-len(validation) // 400)]
         found = calibrate(
-            self._forecast(panel, some, None, 200),
-            self._forecast(panel, validation, 1, 400),
+            self._forecast(panel, some),
+            self._forecast(panel, validation, 1),
             sum(held_out),
             spread=self.network_.distribution.centered,
         )
@@ -307,7 +307,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel: Panel,
         cutoffs: Sequence[Cutoff],
         horizon: int | None = None,
-        num_samples: int = 400,
+        num_samples: int = 200,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast from cutoffs of a panel."""
@@ -321,7 +321,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             features = self.inputs_.encoding.sizes(calendar).future_covariates
             paths = len(cutoffs) * num_samples  # all of them are kept, and some are being drawn
             drawn = max(num_samples, min(MAX_ROWS, paths))
-            size = 16 * paths * ahead + 4 * drawn * (context + ahead) * (1 + features)
+            size = 16 * paths * ahead + 4 * drawn * (context + ahead + features)
             call = f"Forecaster: horizon={ahead}, num_samples={num_samples}, {len(cutoffs)} series"
             check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
@@ -345,7 +345,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         X: Any = None,
         horizon: int | None = None,
         *,
-        num_samples: int = 1000,
+        num_samples: int = 200,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast each series from its end.
@@ -353,7 +353,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         Args:
             X: series, as in `fit`; if not given, here and below, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
-            num_samples: sample paths that are drawn, with ``method="autoregressive"``.
+            num_samples: sample paths that are drawn, with ``method="autoregressive"``; they are
+                spread evenly, so that 200 tell as much as a thousand independent ones.
             seed: of these.
         """
         panel = self._panel(X)
@@ -402,7 +403,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         *,
         cutoffs: int = 1,
         stride: int | None = None,
-        num_samples: int = 400,
+        num_samples: int = 200,
     ) -> Forecast:
         """Forecast from several cutoffs of each series, each with the values before it.
 

@@ -208,13 +208,24 @@ class ForecastNetwork(nn.Module):
         values, h, state = self._read(window, *_past(window), C)
         return self._predict(h[:, -1:], values, window, C, self.horizon or 1), values[:, :C], state
 
-    def step(self, window: Window, values: Tensor, t: int, state: Hidden) -> tuple[Tensor, Hidden]:
-        """Predict step ``t`` after ``values (B, t)``; return ``p (B, 1, K)`` and the state."""
-        lag = _span(values, t - self.season, t + 1 - self.season)
-        flag = torch.zeros_like(values[:, :1], dtype=torch.bool)
-        features = self._join(values[:, t - 1 : t], self._covariates(window, flag, t, t + 1), lag)
-        h, state = self.recurrent(features, state)
-        return self._predict(h, values, window, t, 1), state
+    def ahead(self, window: Window) -> Tensor:
+        """Everything that `step` reads after the first step ahead but values, ``(B, A - 1, F)``."""
+        C, A = window.context, window.horizon
+        flags = torch.zeros(len(window.valid), A - 1, dtype=torch.bool, device=window.valid.device)
+        return self._covariates(window, flags, C + 1, C + A)
+
+    def step(self, values: Tensor, fixed: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
+        """Predict the step after all ``values (B, t)`` by what `ahead` has of it, ``(B, F)``.
+
+        Returns:
+            ``p (B, K)`` and the state.
+        """
+        t, m = values.shape[1], self.season
+        lag = values[:, t - m : t - m + 1] if t >= m else torch.zeros_like(values[:, :1])
+        h, state = self.recurrent(self._join(values[:, -1:], fixed[:, None], lag), state)
+        lags = F.pad(values[:, -self.reach :], (max(0, self.reach - t), 0))
+        p = self._outputs(h, lags[:, None], fixed[:, None])
+        return p[:, 0], state
 
     # Parts
 
