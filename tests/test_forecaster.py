@@ -201,6 +201,26 @@ def test_counts_are_not_forecast_with_more_certainty_than_there_is(output):
     assert ((found[..., 2] - found[..., 0]) >= 1).mean() > 0.9
 
 
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
+def test_what_was_never_negative_is_not_forecast_so_and_all_else_may_be(method, capsys):
+    rng = np.random.default_rng(3)
+    falling = 12 - 0.1 * np.arange(118) + 0.3 * np.abs(rng.normal(size=118))
+    series = {"whole": np.ceil(falling), "falling": falling, "lower": falling - 11}
+    settings = {"horizon": 12, "season": 1, "method": method, **SMALL}
+    model = Forecaster(**settings).fit(series, progress="lines")
+    assert "of 2 series no value is negative" in capsys.readouterr().out
+    forecast = model.forecast()
+    parts = (forecast.quantiles([0.01, 0.5, 0.99]), forecast.sample(50), forecast.mean)
+    for part in parts:
+        least = part.reshape(3, -1).min(1)
+        assert (least[:2] >= 0).all() and least[2] < -11
+    assert (parts[0][0] == np.round(parts[0][0])).all() and forecast.median.min() < 0
+    stream = model.stream(series["lower"])  # which is negative before what the network reads alone
+    for value in np.full(model.resolved_["context"] + 1, 0.1):
+        stream.observe(value)
+    assert stream.observe(0.0).quantiles([0.01]).min() < 0
+
+
 def test_a_high_level_changes_nothing():
     y = 5 * np.sin(np.arange(120) * 2 * np.pi / 12)
     model = Forecaster(horizon=6, season=12, **SMALL).fit(y)

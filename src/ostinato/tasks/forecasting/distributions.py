@@ -35,7 +35,8 @@ class Units(NamedTuple):
         location: the value at ``z = 0``.
         scale: the length of one unit.
         resolution: multiples that values are rounded to; 0 for none.
-        lower_bound: the smallest possible value: 0 for counts that come down to 0, else -inf.
+        lower_bound: the smallest possible value: 0 where no value of the past is negative, else
+            -inf.
     """
 
     location: Array

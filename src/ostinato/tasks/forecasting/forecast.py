@@ -193,7 +193,8 @@ class Forecast:
     @property
     def mean(self) -> Array:
         """Means, ``(N, A)``."""
-        return self.calibration.widen(self.predictive.mean(self.units), self.median)
+        found = self.calibration.widen(self.predictive.mean(self.units), self.median)
+        return np.maximum(found, self.units.expand().lower_bound)
 
     def sample(self, num_samples: int, seed: int | None = None) -> Array:
         """Draw sample paths ``(N, num_samples, A)``.

@@ -79,7 +79,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
     units of its own first, so that series of all scales are comparable. Missing values, and missing
-    rows, are replaced by the network's own predictions of them.
+    rows, are replaced by the network's own predictions of them. A series that had no negative value
+    so far gets no negative forecast, and one of whole numbers, tenths or the like is forecast so.
 
     ``fit`` takes tables as `pathlib.Path`, one or several; a data frame; an array or a pandas
     Series ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is missing.
@@ -204,6 +205,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _warnings(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
+        positive = sum(bool(np.nanmin(s.values) >= 0) for s in panel.series)
+        if positive:
+            some = "no value" if positive == len(panel) else f"of {positive:,} series no value"
+            found.append(f"{some} is negative: neither are their forecasts")
         if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
             found.append(
                 f"all series are too short for validation, which takes {3 * horizon + 2} steps: "
