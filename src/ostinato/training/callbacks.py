@@ -84,6 +84,9 @@ class Callback:
     def log(self, message: str) -> None:
         """A message for the user."""
 
+    def note(self, message: str) -> None:
+        """How good the trained model is, in words."""
+
     def on_checkpoint(self) -> None:
         """A checkpoint is about to be written: records so far must be on disk first."""
 

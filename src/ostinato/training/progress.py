@@ -39,6 +39,10 @@ class JSONLines(Callback):
         """Print how training ended."""
         print(json.dumps(finite({"event": "end", **asdict(result)})), flush=True)
 
+    def note(self, message: str) -> None:
+        """Print the note."""
+        print(json.dumps({"event": "note", "message": message}), flush=True)
+
 
 class Lines(Callback):
     """One line per evaluation, for output that is not a terminal."""
@@ -59,6 +63,10 @@ class Lines(Callback):
         if sample is not None:
             lines = [f"  │ {line.translate(_CONTROLS)}" for line in sample.splitlines()]
             self._print("\n".join(lines), "dim")
+
+    def note(self, message: str) -> None:
+        """Print a note."""
+        self._print(message)
 
     def log(self, message: str) -> None:
         """Print a warning."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
-__all__ = ["Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate"]
+__all__ = ["Blend", "Calibration", "Forecast", "Marginals", "SamplePaths", "calibrate",
+           "fit_blend"]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -30,8 +31,14 @@ SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
 FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
 """Prediction intervals of pictures: the level where each begins, and its shade."""
 
+PRIOR_BLOCKS = 1.0
+"""So many horizons of held-out steps give a rule half of the weight that was best on them."""
+
 MAX_DRAWN = 6
 """Series of a picture, at most."""
+
+
+Rule = Literal["naive", "seasonal naive", "drift", "mean"]
 
 
 class Calibration(NamedTuple):
@@ -59,6 +66,39 @@ class Calibration(NamedTuple):
         return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * _log_odds(p)))))
 
 
+class Blend(NamedTuple):
+    """How far the centers of a network's forecasts are moved to those of a simple rule.
+
+    The mean of two forecasts is often better than either (Bates and Granger 1969), and where a
+    network is no better than the rule, most of it is the rule.
+
+    Attributes:
+        rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
+            the first and the last; or mean.
+        season: steps of the season.
+        weight: of the rule, from 0, the network alone, to 1.
+    """
+
+    rule: Rule = "naive"
+    season: int = 1
+    weight: float = 0.0
+
+    def __str__(self) -> str:
+        season = f", a season of {self.season}" if self.rule == "seasonal naive" else ""
+        return f"{self.rule}{season}"
+
+    def predict(self, past: Array, horizon: int) -> Array:
+        """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
+        seen = np.flatnonzero(~np.isnan(past))
+        if self.rule == "mean" and len(seen):
+            return np.full(horizon, past[seen].mean())
+        found = seasonal_naive(past, horizon, self.season if self.rule == "seasonal naive" else 1)
+        if self.rule == "drift" and len(seen) > 1:
+            slope = (past[seen[-1]] - past[seen[0]]) / (seen[-1] - seen[0])
+            found = found + slope * (len(past) - 1 - seen[-1] + np.arange(1, horizon + 1))
+        return found
+
+
 def _log_odds(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
@@ -83,6 +123,13 @@ class Marginals:
     def mean(self, units: Units) -> Array:
         """Return means ``(N, A)``."""
         return np.asarray(np.mean([self.distribution.mean(p, units.expand()) for p in self.p], 0))
+
+    def toward(self, values: Array, weight: float, units: Units) -> Marginals:
+        """Move centers by a share of the distance to ``values (N, A)``."""
+        units = units.expand()
+        z = (values - units.location) / units.scale
+        center = self.p[..., :1] + weight * (z[..., None] - self.p[..., :1])
+        return Marginals(self.distribution, np.concatenate([center, self.p[..., 1:]], -1))
 
     def rise_probability(self, units: Units, last: Array) -> Array:
         """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
@@ -115,6 +162,11 @@ class SamplePaths:
     def mean(self, units: Units) -> Array:
         """Return means ``(N, A)``."""
         return np.asarray(self.samples.mean(1))
+
+    def toward(self, values: Array, weight: float, units: Units) -> SamplePaths:
+        """Move all paths by a share of the distance of their median to ``values (N, A)``."""
+        move = weight * (values - self.quantiles(units, [0.5])[..., 0])
+        return SamplePaths(units.round(self.samples + move[:, None]))
 
     def rise_probability(self, units: Units, last: Array) -> Array:
         """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
@@ -167,6 +219,19 @@ class Forecast:
         """Steps ahead, A."""
         whole = self.predictive
         return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
+
+    def by_rule(self, blend: Blend, context: int) -> Array:
+        """Forecast by a simple rule, from the last ``context`` steps alone, ``(N, A)``."""
+        return np.stack([blend.predict(past[-context:], self.horizon) for past in self._pasts()])
+
+    def blended(self, blend: Blend, context: int) -> Forecast:
+        """Return the forecast moved to that of a rule."""
+        if not blend.weight:
+            return self
+        center = self.predictive.quantiles(self.units, [0.5])[..., 0]
+        rule = self.by_rule(blend, context)
+        values = np.where(np.isnan(rule), center, rule)
+        return replace(self, predictive=self.predictive.toward(values, blend.weight, self.units))
 
     def quantiles(self, levels: Sequence[float]) -> Array:
         """Return the values below which shares ``levels`` of the distributions lie.
@@ -305,6 +370,10 @@ class Forecast:
         panes[0].legend(fontsize="small")
         save_picture(panes[0], picture)
 
+    def naive_errors(self) -> Array:
+        """Return what mase divides by, ``(N, 1)``: errors of the seasonal naive in the past."""
+        return np.array([[seasonal_naive_error(past, self.season)] for past in self._pasts()])
+
     def scores(self) -> dict[str, float]:
         """Score the forecasts, beside the naive and the seasonal naive ones.
 
@@ -320,8 +389,7 @@ class Forecast:
         seasonal, quantiles = self.naive(self.season), self.quantiles(SCORED_LEVELS)
         known, levels = ~np.isnan(observed), np.asarray(SCORED_LEVELS)
         low, tenth, ninth, high = np.moveaxis(quantiles[..., :4], -1, 0)
-        pasts = self._pasts()
-        scale = np.array([[seasonal_naive_error(past, self.season)] for past in pasts])
+        scale = self.naive_errors()
         error = observed[..., None] - quantiles
         pinball = np.maximum(levels * error, (levels - 1) * error)
         crps = 2 * pinball[..., 4:].mean(-1)
@@ -371,6 +439,40 @@ class Forecast:
             first.season,
             Calibration(*calibration),
         )
+
+
+def fit_blend(
+    forecast: Forecast, context: int, seasons: Sequence[int], steps: int
+) -> tuple[Blend, dict[str, float]]:
+    """Find the best simple rule on held-out steps, and its weight beside the network.
+
+    Also returns the MASE of each rule, and of the network, by name.
+
+    Args:
+        forecast: of the held-out steps, by the network alone.
+        context: steps that a rule sees.
+        seasons: of the series.
+        steps: how many were held out; few of them give little weight.
+    """
+    observed, median = forecast.observed(), forecast.median
+    scale = forecast.naive_errors()
+
+    def mase(predicted: Array) -> float:
+        error = np.abs(observed - predicted) / scale
+        good = error[np.isfinite(error)]
+        return float(good.mean()) if len(good) else float("inf")
+
+    rules = [Blend(rule) for rule in ("naive", "drift", "mean")]
+    rules += [Blend("seasonal naive", season) for season in seasons if season > 1]
+    each = [forecast.by_rule(rule, context) for rule in rules]
+    best = int(np.argmin([mase(values) for values in each]))
+    toward = np.nan_to_num(each[best] - median)
+    weights = np.linspace(0, 1, 21)
+    weight = weights[np.argmin([mase(median + w * toward) for w in weights])]
+    weight *= steps / (steps + PRIOR_BLOCKS * forecast.horizon)
+    scores = {str(rule): mase(values) for rule, values in zip(rules, each, strict=True)}
+    scores["network"] = mase(median)
+    return rules[best]._replace(weight=round(float(weight), 3)), scores
 
 
 def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:

@@ -19,7 +19,13 @@ from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
-from ostinato.tasks.forecasting.forecast import Calibration, Forecast, calibrate
+from ostinato.tasks.forecasting.forecast import (
+    Blend,
+    Calibration,
+    Forecast,
+    calibrate,
+    fit_blend,
+)
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import (
     Cutoff,
@@ -48,6 +54,9 @@ Method = Literal["autoregressive", "direct"]
 
 EPOCH_WINDOWS = 20_000
 """Windows of an epoch, at most."""
+
+MAX_CALIBRATION = 400
+"""Held-out windows that forecasts are blended and calibrated on, at most."""
 
 
 @dataclass
@@ -198,17 +207,19 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
             "windows": len(training),
             "held_out": sum(h > 0 for h in held_out),
-            "notes": panel.notes + self._warnings(panel, held_out, horizon),
+            "notes": panel.notes + self._notes(panel, held_out, horizon),
         }
         inputs = SeriesInputs(panel, CovariateEncoding.learn(panel))
         return Prepared(self._documents(inputs, NextValues()), resolved, facts)
 
-    def _warnings(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
+    def _notes(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
         positive = sum(bool(np.nanmin(s.values) >= 0) for s in panel.series)
         if positive:
-            some = "no value" if positive == len(panel) else f"of {positive:,} series no value"
-            found.append(f"{some} is negative: neither are their forecasts")
+            found.append(
+                f"{positive:,} of {len(panel):,} series have no negative value, and get no negative "
+                "forecast"
+            )
         if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
             found.append(
                 f"all series are too short for validation, which takes {3 * horizon + 2} steps: "
@@ -291,19 +302,26 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         )
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Calibrate on the held-out steps."""
-        panel = self.panel_
+        """Blend with a simple rule and calibrate, on the held-out steps."""
+        panel, context = self.panel_, self.resolved("context")
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
-        some = validation[:: -(-len(validation) // 400)]
-        found = calibrate(
-            self._forecast(panel, some),
-            self._forecast(panel, validation, 1),
-            sum(held_out),
-            spread=self.network_.distribution.centered,
-        )
-        return {"calibration": found._asdict()}
+        steps, centered = sum(held_out), self.network_.distribution.centered
+        some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
+        blend, scores = fit_blend(some, context, [self.resolved("season")], steps)
+        if not centered:
+            blend = blend._replace(weight=0.0)
+        blended = some.blended(blend, context)
+        next_step = self._forecast(panel, validation, 1).blended(blend, context)
+        found = calibrate(blended, next_step, steps, spread=centered)
+        mase = blended.scores()["mase"]
+        return {
+            "blend": blend._asdict(),
+            "calibration": found._asdict(),
+            "held_out_mase": {"forecast": mase, **scores},
+            "summary": _summary(mase, scores, blend),
+        }
 
     # Prediction
 
@@ -331,7 +349,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
         calibration = Calibration(**self.training_.get("calibration", {}))
-        return forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
+        found = forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
+        return found.blended(Blend(**self.training_.get("blend", {})), context)
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
@@ -523,3 +542,18 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             return SeriesInputs(Panel.load(None, documents["series.json"]), encoding), NextValues()
         panel = Panel.load(checked_data(path.parent) / path.name, documents["series.json"])
         return SeriesInputs(panel, encoding), NextValues()
+
+
+def _summary(mase: float, scores: Mapping[str, float], blend: Blend) -> str:
+    """Say how good forecasts of the held-out steps are, beside simple rules."""
+    best = min(scores[name] for name in scores if name != "network")
+    how = ""
+    if blend.weight:
+        how = (
+            f" (the network alone {scores['network']:.2f}; {100 * blend.weight:.0f} % of the "
+            f"forecast is the rule {blend})"
+        )
+    shown = dict.fromkeys([str(blend), *(name for name in scores if "naive" in name)])
+    rules = ", ".join(f"{name} {scores[name]:.2f}" for name in shown)
+    worse = "; no better than the simplest rules" if mase >= best else ""
+    return f"MASE {mase:.2f} on held-out steps{how}; {rules}{worse}"
