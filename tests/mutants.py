@@ -672,16 +672,16 @@ network ForecastNetwork: no gradient through the prediction of a missing value
 + return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0]).detach()
 
 network ForecastNetwork: a gap is predicted without the latest value
-- back = torch.arange(-self.reach, 0, device=t.device)
-+ back = torch.arange(-self.reach, 0, device=t.device) - 1
+- back = [*range(-self.reach, 0),
++ back = [*range(-self.reach - 1, -1),
 
 network ForecastNetwork: a gap is predicted from the last row's last step
 - last = (lengths - 1).clamp(min=0)[:, None]
 + last = (lengths * 0 + h.shape[1] - 1)[:, None]
 
 network ForecastNetwork: a season ago is a step off in a gap
-- values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
-+ values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
+- values.gather(1, (at - m).clamp(min=0)) * (at >= m)
++ values.gather(1, (at - m - 1).clamp(min=0)) * (at >= m)
 
 network ForecastNetwork: past covariates are read a step early
 - parts.append(_span(past, begin - 1, end - 1))
@@ -692,16 +692,16 @@ network ForecastNetwork: future covariates are read a step late
 + parts.append(window.future_covariates[:, begin - 1 : end - 1])
 
 network ForecastNetwork: the season is a step off
-- lag = _span(values, 1 - self.season, end + 1 - self.season)
-+ lag = _span(values, -self.season, end - self.season)
+- ago = [_span(values, S - m, end + 1 - m)
++ ago = [_span(values, S - 1 - m, end - m)
 
 network ForecastNetwork: static covariates are read before a series begins
 - started = _span(valid, begin, end, 1.0)[..., None]
 + started = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
 
 network ForecastNetwork: the linear shortcut ends a step early
-- before = F.pad(values, (self.reach, 0))
-+ before = F.pad(values, (self.reach + 1, 0))
+- near = _span(values, t - self.reach, t + steps - 1)
++ near = _span(values, t - self.reach - 1, t + steps - 2)
 
 network ForecastNetwork: missing targets count
 - return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None

@@ -208,7 +208,10 @@ def test_what_was_never_negative_is_not_forecast_so_and_all_else_may_be(method, 
     series = {"whole": np.ceil(falling), "falling": falling, "lower": falling - 11}
     settings = {"horizon": 12, "season": 1, "method": method, **SMALL}
     model = Forecaster(**settings).fit(series, progress="lines")
-    assert "2 of 3 series have no negative value, and get no negative forecast" in capsys.readouterr().out
+    assert (
+        "2 of 3 series have no negative value, and get no negative forecast"
+        in capsys.readouterr().out
+    )
     forecast = model.forecast()
     parts = (forecast.quantiles([0.01, 0.5, 0.99]), forecast.sample(50), forecast.mean)
     for part in parts:

@@ -30,8 +30,8 @@ def model_of(name="student", horizon=None, future=0):
     sizes = encoding.sizes(0)
     members = [
         ForecastNetwork(
-            GRU(sizes.input_size(3), 5, batch_first=True), DISTRIBUTIONS[name], sizes,
-            horizon=horizon, season=3,
+            GRU(sizes.input_size([3, 5]), 5, batch_first=True), DISTRIBUTIONS[name], sizes,
+            horizon=horizon, seasons=[3, 5], reach=4,
         )
         for _ in range(2)
     ]  # fmt: skip

@@ -38,6 +38,7 @@ from ostinato.tasks.forecasting.panel import (
 )
 from ostinato.tasks.forecasting.predictor import MAX_ROWS, ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.seasons import find_seasons
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
     TrainingBatch,
@@ -68,14 +69,35 @@ class SeriesInputs:
 
 
 class NextValues(Objective[Ensemble, TrainingBatch]):
-    """The values ahead of each window; NaN counts nothing."""
+    """The values ahead of each window; NaN counts nothing.
+
+    Args:
+        season: steps of a season, of which the mean absolute change within each window, or that of
+            one step where the window is shorter, is what errors are divided by.
+    """
 
     loss_unit = "nats"
     step_name = "steps"
 
+    def __init__(self, season: int = 1) -> None:
+        self.season = season
+
     def loss(self, network: Ensemble, batch: TrainingBatch, state: Hidden) -> tuple[Tensor, None]:
         """Return the mean loss of a value."""
         return network.loss(batch.window, batch.targets)
+
+    def metrics(
+        self, network: Ensemble, batch: TrainingBatch, state: Hidden
+    ) -> tuple[dict[str, float], Hidden]:
+        """Return the mean loss, and the mean scaled error of all steps ahead."""
+        loss, _ = self.loss(network, batch, state)
+        window, ahead = batch.window, batch.targets
+        m = self.season if self.season < window.context else 1
+        pairs = window.observed[:, m:] & window.observed[:, :-m]
+        changes = (window.past_values[:, m:] - window.past_values[:, :-m]).abs() * pairs
+        scale = changes.sum(1) / pairs.sum(1).clamp(min=1)
+        error = (network.points(window) - ahead).abs() / scale.where(scale > 0, 1.0)[:, None]
+        return {"loss": float(loss), "mase": float(error.nanmean().nan_to_num())}, None
 
     def count(self, batch: TrainingBatch) -> int:
         """Return the number of values."""
@@ -138,7 +160,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def check_settings(self) -> None:
         """Refuse impossible settings; see `TrainingSettings`."""
         super().check_settings()
-        for name in ("horizon", "context", "season"):
+        for name in ("horizon", "context", "season", "long_season"):
             if getattr(self, name) is not None:
                 check_value(self, name, lambda n: 0 < n <= 100_000, "a number of steps, 1 or more")
         if self.ensemble_size is not None:
@@ -179,7 +201,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
         panel = read_panel(X, self)
-        season = self.season or panel.grid.season
+        season, long_season = self._find_seasons(panel)
         if self.output == "negative-binomial":
             panel.check_counts("output='negative-binomial'")
         horizon, longest = self.horizon or default_horizon(season, panel), panel.longest
@@ -194,6 +216,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         windows = min(len(training), EPOCH_WINDOWS)
         resolved = {
             **{"horizon": horizon, "season": season, "context": context},
+            "long_season": long_season if long_season > 1 else None,
             **resolve(self, windows, context if self.init == "chrono" else None),
             **{"dropout": 0.1, "ensemble_size": 5 if windows < 2000 else 1},
         }
@@ -212,13 +235,21 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         inputs = SeriesInputs(panel, CovariateEncoding.learn(panel))
         return Prepared(self._documents(inputs, NextValues()), resolved, facts)
 
+    def _find_seasons(self, panel: Panel) -> tuple[int, int]:
+        """Return steps of a season and of a longer one: as set, by the times, or by the values."""
+        season, longer = self.season or panel.grid.season, 1
+        if self.season is None and panel.grid.unit == "step":
+            season, longer = find_seasons([s.values for s in panel.series])
+        longer = max(longer, panel.grid.longer_season(season))
+        return season, self.long_season or (longer if 4 * longer <= panel.longest else 1)
+
     def _notes(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
         positive = sum(bool(np.nanmin(s.values) >= 0) for s in panel.series)
         if positive:
             found.append(
-                f"{positive:,} of {len(panel):,} series have no negative value, and get no negative "
-                "forecast"
+                f"{positive:,} of {len(panel):,} series have no negative value, and get no "
+                "negative forecast"
             )
         if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
             found.append(
@@ -242,25 +273,37 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             self.inputs_.encoding,
             self.resolved("context"),
             horizon or self.resolved("horizon"),
-            self.network_.season,
+            self.resolved("season"),
             self.calendar,
             self.network_.distribution.centered,
+            self._history,
         )
+
+    @property
+    def _seasons(self) -> list[int]:
+        both = self.resolved("season"), self.resolved("long_season") or 1
+        return sorted({season for season in both if season > 1})
+
+    @property
+    def _history(self) -> int:
+        """Steps before the context that seasons reach back to; none where there is but one."""
+        return max(self._seasons) if len(self._seasons) > 1 else 0
 
     def _build(self, inputs: SeriesInputs, targets: NextValues) -> Ensemble:
         how = self.architecture(self.resolved_)
         calendar = inputs.panel.grid.calendar_features if self.calendar else 0
         sizes = inputs.encoding.sizes(calendar)
-        season, context = self.resolved("season"), self.resolved("context")
-        direct = self.method == "direct"
+        seasons, context = self._seasons, self.resolved("context")
+        direct, season = self.method == "direct", self.resolved("season")
         return Ensemble([
             ForecastNetwork(
-                how.layers(sizes.input_size(season)),
+                how.layers(sizes.input_size(seasons)),
                 DISTRIBUTIONS[self.output],
                 sizes,
                 horizon=self.resolved("horizon") if direct else None,
-                season=season,
-                reach=context if direct else min(context, max(2 * season + 1, 8)),
+                seasons=seasons,
+                history=self._history,
+                reach=self._history + context if direct else min(context, max(2 * season + 1, 8)),
                 dropout=how.dropout,
             )
             for _ in range(self.resolved("ensemble_size"))
@@ -293,23 +336,24 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                 self.seed,
                 device,
             ),
-            NextValues(),
+            NextValues(season),
             WindowBatches(self._windows(panel), validation, device=device) if validation else None,
             f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon {horizon}, "
-            f"context {self.resolved('context')}, season {season}; the last steps of "
+            f"context {self.resolved('context')}, "
+            f"season {' and '.join(map(str, self._seasons)) or 1}; the last steps of "
             f"{facts['held_out']:,} held out for validation",
             self._resolved_title() + "".join(f"\n{note}" for note in facts["notes"]),
         )
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Blend with a simple rule and calibrate, on the held-out steps."""
-        panel, context = self.panel_, self.resolved("context")
+        panel, context = self.panel_, self._history + self.resolved("context")
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
         steps, centered = sum(held_out), self.network_.distribution.centered
         some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
-        blend, scores = fit_blend(some, context, [self.resolved("season")], steps)
+        blend, scores = fit_blend(some, context, self._seasons, steps)
         if not centered:
             blend = blend._replace(weight=0.0)
         blended = some.blended(blend, context)
@@ -336,7 +380,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Forecast from cutoffs of a panel."""
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
-        ahead, context = horizon or self.resolved("horizon"), self.resolved("context")
+        ahead, context = (
+            horizon or self.resolved("horizon"),
+            self._history + self.resolved("context"),
+        )
         if not isinstance(num_samples, int) or num_samples < 1:
             raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
         if not self.network_.direct:
@@ -417,7 +464,9 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         Its past ``X`` ends at the last value that is known; a missing one after it is
         ``observe(None)``.
         """
-        return ForecastStream(self._forecast, self._panel(X), self.resolved("context"))
+        return ForecastStream(
+            self._forecast, self._panel(X), self._history + self.resolved("context")
+        )
 
     # Evaluation
 
@@ -474,7 +523,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             the forecasts, to be scored by their ``scores``; the estimator is left as it is.
         """
         panel = read_panel(X, self)
-        season = self.season or panel.grid.season
+        # Nothing of the last part tells the season.
+        season, longer = self._find_seasons(
+            panel.hold_out([len(s.values) // 3 for s in panel.series])
+        )
         horizon = self.horizon or default_horizon(season, panel)
         model: Forecaster | None = None
         parts = []
@@ -487,7 +539,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                     "fewer, or longer series."
                 )
             if model is None or refit:
-                model = clone(self).set_params(horizon=horizon, season=season).fit(known)
+                how = {"horizon": horizon, "season": season, "long_season": longer}
+                model = clone(self).set_params(**how).fit(known)
             lengths = [len(series.values) - left for series in panel.series]
             now = [Cutoff(i, length) for i, length in enumerate(lengths) if length >= 2]
             parts.append(model._forecast(panel, now))

@@ -62,7 +62,7 @@ def forecast(
                 randoms = [_generator(panel, cutoff, seed) for cutoff in some]
                 paths = sample_paths(network, window, units, num_samples, randoms)
                 predictive = SamplePaths(paths)
-        parts.append(Forecast(panel, some, predictive, units, network.season, calibration))
+        parts.append(Forecast(panel, some, predictive, units, windows.season, calibration))
     return Forecast.concatenate(parts)
 
 
@@ -104,7 +104,7 @@ def _member_paths(
     first, past, state = network.begin(window)
     rows = torch.arange(B, device=first.device).repeat_interleave(S)
     fixed, state = network.ahead(window), state_rows(state, rows)
-    back = max(network.season, network.reach)  # how far a step looks
+    back = max(network.reach, *network.seasons, 0)  # how far a step looks
     past = past[:, -back:]
     C = past.shape[1]
     values = torch.cat([past, past.new_zeros(B, A)], 1)[rows]
@@ -172,7 +172,7 @@ class ForecastStream:
     Args:
         forecast: called with series, cutoffs, horizon, number of samples and seed.
         panel: the past of one series, without covariates other than the calendar.
-        context: steps of the past that the network reads.
+        context: steps of the past that the network looks back to.
 
     Example:
         >>> from ostinato import Forecaster

@@ -128,6 +128,7 @@ class Windows:
         season: steps of a season.
         calendar: whether features of the calendar precede the future covariates.
         centered: whether values are shifted; otherwise they are only scaled.
+        history: steps before the context, whose values are at hand.
     """
 
     panel: Panel
@@ -137,6 +138,7 @@ class Windows:
     season: int
     calendar: bool = True
     centered: bool = True
+    history: int = 0
 
     def __post_init__(self) -> None:
         self.sizes = self.encoding.sizes(self.panel.grid.calendar_features if self.calendar else 0)
@@ -167,7 +169,7 @@ class Windows:
         Values are NaN where they are missing or not known yet. Nothing in a window depends on
         values after its cutoff.
         """
-        B, C, A, sizes = len(cutoffs), self.context, self.horizon, self.sizes
+        B, C, A, sizes = len(cutoffs), self.history + self.context, self.horizon, self.sizes
         past_values = np.zeros((B, C), "f4")
         observed, valid = np.zeros((2, B, C), bool)
         future_covariates = np.zeros((B, C + A, sizes.future_covariates), "f4")
@@ -181,7 +183,7 @@ class Windows:
             begin = max(0, now - C)
             past = series.values[begin:now]
             at = slice(C - len(past), C)
-            location, scale = self.location_and_scale(past)
+            location, scale = self.location_and_scale(past[-self.context :])
             resolution = resolution_of(series.decimals[begin:now])
             lower_bound = 0.0 if 0 <= series.lowest[now] < np.inf else -np.inf
             for unit, value in zip(units, (location, scale, resolution, lower_bound), strict=True):
