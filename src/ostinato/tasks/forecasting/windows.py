@@ -20,7 +20,7 @@ __all__ = ["CovariateEncoding", "TrainingBatch", "WindowBatches", "Windows"]
 
 Array = NDArray[np.float64]
 
-MAX_CATEGORIES = 1000
+MAX_CATEGORIES = 100_000
 """Categories of a static covariate, at most."""
 
 MAX_DECIMALS = 3
