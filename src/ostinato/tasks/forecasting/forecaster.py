@@ -359,13 +359,12 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         blended = some.blended(blend, context)
         next_step = self._forecast(panel, validation, 1).blended(blend, context)
         found = calibrate(blended, next_step, steps, spread=centered)
+        facts: dict[str, Any] = {"blend": blend._asdict(), "calibration": found._asdict()}
         mase = blended.scores()["mase"]
-        return {
-            "blend": blend._asdict(),
-            "calibration": found._asdict(),
-            "held_out_mase": {"forecast": mase, **scores},
-            "summary": _summary(mase, scores, blend),
-        }
+        if np.isfinite(mase):  # which constant series have none of
+            facts["held_out_mase"] = {"forecast": mase, **scores}
+            facts["summary"] = _summary(mase, scores, blend)
+        return facts
 
     # Prediction
 
