@@ -783,6 +783,10 @@ windows: a window holds the value after its cutoff
 - past = series.values[begin:now]
 + past = series.values[begin + 1 : now + 1]
 
+windows: only what is read tells whether values are negative
+- 0.0 if 0 <= series.lowest[now] < np.inf
++ 0.0 if 0 <= np.nanmin(past) < np.inf
+
 windows: missing values count as observed
 - observed[b, at], valid[b, at] = seen, True
 + observed[b, at], valid[b, at] = True, True
@@ -802,6 +806,22 @@ grid: times of weeks are shown a day late
 grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
+
+forecast Marginals: centers move away from the rule
+- center = self.p[..., :1] + weight
++ center = self.p[..., :1] - weight
+
+forecast: a rule that does not help is blended
+- np.argmin([mase(median + w * toward) for w in weights])
++ np.argmax([mase(median + w * toward) for w in weights])
+
+network ForecastNetwork: a longer season is a step off in the shortcut
+- far = [_span(values, t - m, t - m + steps)
++ far = [_span(values, t - m - 1, t - m - 1 + steps)
+
+network ForecastNetwork: steps that only seasons see count as known
+- known = torch.where(behind, window.observed.to(dtype), valid)
++ known = valid
 
 forecast: half a resolution is a rise
 - rounded = last + units.resolution / 2

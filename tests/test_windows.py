@@ -58,7 +58,7 @@ def test_values_are_not_below_0_where_the_whole_past_is_not():
     y = np.array([3.0, -0.5, 2, np.nan, 1, 0, 4, 2, -1, 5])
     nothing = np.zeros((10, 0))
     for sign, cutoffs, bounds in (
-        (1, [1, 2, 9], [0, -np.inf, -np.inf]),  # however far back a negative value is
+        (1, [1, 2, 8], [0, -np.inf, -np.inf]),  # however far back a negative value is
         (-1, [1, 2], [-np.inf, -np.inf]),
     ):
         series = Series("", 0, sign * y, nothing, nothing)
