@@ -146,7 +146,8 @@ def test_categories_are_used_of_series_and_of_steps(tmp_path):
     file.write_text("\n".join(lines))
     covariates = {"future_covariates": "day", "static_covariates": "kind"}
     settings = {"horizon": 6, "season": 1, "target": "y", "id": "shop", **SMALL}
-    model = Forecaster(**covariates, **settings).fit(file)
+    more = {"epochs": 30, "ensemble_size": 1}
+    model = Forecaster(**covariates, **{**settings, **more}).fit(file)
     days = [line.split(",")[3] for line in lines[1:]]
     for shop in range(6):
         level = 10 if shop % 2 else 20

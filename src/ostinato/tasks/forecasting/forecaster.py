@@ -373,7 +373,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel: Panel,
         cutoffs: Sequence[Cutoff],
         horizon: int | None = None,
-        num_samples: int = 200,
+        num_samples: int = 128,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast from cutoffs of a panel."""
@@ -415,7 +415,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         X: Any = None,
         horizon: int | None = None,
         *,
-        num_samples: int = 200,
+        num_samples: int = 128,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast each series from its end.
@@ -424,7 +424,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             X: series, as in `fit`; if not given, here and below, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
             num_samples: sample paths that are drawn, with ``method="autoregressive"``; they are
-                spread evenly, so that 200 tell as much as a thousand independent ones.
+                spread evenly, so that 128 tell as much as a thousand independent ones.
             seed: of these.
         """
         panel = self._panel(X)
@@ -475,7 +475,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         *,
         cutoffs: int = 1,
         stride: int | None = None,
-        num_samples: int = 200,
+        num_samples: int = 128,
     ) -> Forecast:
         """Forecast from several cutoffs of each series, each with the values before it.
 

@@ -196,7 +196,7 @@ class ForecastStream:
         self._forecast, self._panel, self._context = forecast, panel, context
 
     def observe(
-        self, value: float | None = None, *, num_samples: int = 200, seed: int = 0
+        self, value: float | None = None, *, num_samples: int = 128, seed: int = 0
     ) -> Forecast:
         """Add one value, None for a missing one, and forecast what follows it."""
         try:

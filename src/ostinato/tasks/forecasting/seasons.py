@@ -46,6 +46,7 @@ def find_seasons(series: Sequence[Array], longest: int = 2016) -> tuple[int, int
     found = np.mean([_correlations(values[-MAX_STEPS:], 2 * size + 1) for values in some], 0)
     lags = np.arange(2, size + 1)
     peak = (found[lags] >= found[lags - 1]) & (found[lags] >= found[lags + 1])
+    peak &= np.minimum.accumulate(found)[lags - 1] < 0  # changes go both ways within a season
     good = lags[peak & (found[lags] > CLEAR) & (found[2 * lags] > CLEAR / 2)]
     if not len(good):
         return 1, 1
