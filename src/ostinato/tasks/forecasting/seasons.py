@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +17,14 @@ MAX_STEPS = 8192
 CLEAR = 0.4
 """Correlation of changes a season apart, from which on there is one."""
 
+CHANCE = 4.0
+"""Standard deviations of the correlation of noise that a season must exceed, for short series."""
+
 NEAR = 0.8
 """Share of the best season's correlation that a shorter one needs to come first."""
 
-LONGER = 0.05
-"""How much more than those of a season the changes of a longer one are correlated."""
+LONGER = 0.03
+"""How much more than those of a season the changes of a longer one are correlated, at least."""
 
 
 def find_seasons(series: Sequence[Array], longest: int = 2016) -> tuple[int, int]:
@@ -47,12 +51,13 @@ def find_seasons(series: Sequence[Array], longest: int = 2016) -> tuple[int, int
     lags = np.arange(2, size + 1)
     peak = (found[lags] >= found[lags - 1]) & (found[lags] >= found[lags + 1])
     peak &= np.minimum.accumulate(found)[lags - 1] < 0  # changes go both ways within a season
-    good = lags[peak & (found[lags] > CLEAR) & (found[2 * lags] > CLEAR / 2)]
+    clear = np.maximum(CLEAR, CHANCE / np.sqrt(len(some) * (usual - 1 - lags)))
+    good = lags[peak & (found[lags] > clear) & (found[2 * lags] > clear / 2)]
     if not len(good):
         return 1, 1
     season = int(good[found[good] >= NEAR * found[good].max()][0])
     longer = good[(good > season) & (good % season == 0)]
-    longer = longer[found[longer] > found[season] + LONGER]
+    longer = longer[found[longer] > found[season] + max(LONGER, 1 / math.sqrt(usual))]
     return season, int(longer[found[longer].argmax()]) if len(longer) else 1
 
 
