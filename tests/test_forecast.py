@@ -90,6 +90,15 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     first = Forecast(panel, cutoffs[:5], SamplePaths(few[5]), narrow.units)
     read = calibrate(narrow, first, 5, spread=True)
     assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.intercept) < 0.3
+    # Intervals twice too wide: of many horizons they are narrowed by half, of few hardly.
+    p = np.zeros((1, 500, 1, 2))
+    p[..., 1] = np.log(np.expm1(2.0 - 1e-4))
+    wide = Forecast(
+        panel, cutoffs[:500], Marginals(gaussian, p), unrounded(last[:500], np.ones(500))
+    )
+    factors = [calibrate(wide, first, steps, spread=True).spread for steps in (1, 10, 10_000)]
+    assert factors[0] > 0.9 and factors[1] == pytest.approx(factors[2] ** 0.5, rel=0.01)
+    assert factors[2] == pytest.approx(0.5, rel=0.25)
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
     p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
     np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
@@ -129,16 +138,20 @@ def noise_forecast(network, N=300, A=2, seed=0):
 
 def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_less():
     perfect = noise_forecast(lambda future, noise: future)
-    blend, scores = fit_blend(perfect, 4000, [7], 10_000)
+    blend, scores = fit_blend(perfect, perfect.cutoffs, 4000, [7], 10_000)
     assert blend.rule == "mean" and blend.weight == 0 and scores["network"] == 0
     assert scores["mean"] < scores["naive"] and scores["mean"] < scores["drift"]
     useless = noise_forecast(lambda future, noise: noise)
-    blend, scores = fit_blend(useless, 4000, [7], 10_000)
+    blend, scores = fit_blend(useless, useless.cutoffs, 4000, [7], 10_000)
     assert blend.weight > 0.95
     # Changes that are predicted twice too large are halved.
     twice = noise_forecast(lambda future, noise: 2 * future - 5)
-    assert fit_blend(twice, 4000, [], 10_000)[0].weight == pytest.approx(0.5, abs=0.06)
-    weights = [fit_blend(useless, 4000, [], steps)[0].weight for steps in (0, 2, 8, 200)]
+    assert fit_blend(twice, twice.cutoffs, 4000, [], 10_000)[0].weight == pytest.approx(
+        0.5, abs=0.06
+    )
+    weights = [
+        fit_blend(useless, useless.cutoffs, 4000, [], steps)[0].weight for steps in (0, 2, 8, 200)
+    ]
     assert weights[0] == 0 and (np.diff(weights) > 0).all()
 
 

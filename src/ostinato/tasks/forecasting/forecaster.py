@@ -353,7 +353,9 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             return {}
         steps, centered = sum(held_out), self.network_.distribution.centered
         some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
-        blend, scores = fit_blend(some, context, self._seasons, steps)
+        past = training_cutoffs(panel, [0] * len(panel), some.horizon, self.resolved("season"))
+        past = past[:: -(-len(past) // MAX_CALIBRATION)]
+        blend, scores = fit_blend(some, past, context, self._seasons, steps)
         if not centered:
             blend = blend._replace(weight=0.0)
         blended = some.blended(blend, context)
