@@ -152,7 +152,7 @@ def test_categories_are_used_of_series_and_of_steps(tmp_path):
     for shop in range(6):
         level = 10 if shop % 2 else 20
         expected = [level + extra[day] for day in days[106 * shop + 100 : 106 * (shop + 1)]]
-        np.testing.assert_allclose(model.predict()[shop], expected, atol=1.0)
+        np.testing.assert_allclose(model.predict()[shop], expected, atol=1.4)  # of steps of 3
     file.write_text("\n".join(lines).replace("fair", "feast"))  # a new category is no error
     assert np.isfinite(model.predict(file)).all()
 

@@ -257,7 +257,7 @@ def _student_table() -> Array:
     x = np.arange(8 * TABLE_STEPS + 1)[:, None] / TABLE_STEPS
     nu = 2 / np.linspace(1e-6, 1, TABLE_SIZE)
     t = special.stdtrit(nu, special.ndtr(-x))
-    return np.sqrt(nu * np.log1p(t**2 / nu))
+    return np.asarray(np.sqrt(nu * np.log1p(t**2 / nu)))
 
 
 class NegativeBinomial(Distribution):
