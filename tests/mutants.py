@@ -648,8 +648,8 @@ distributions: rounding costs nothing
 + if True:
 
 distributions LocationScale: samples are too narrow
-- units.values(mean + sigma * self._standard_sample(p, random))
-+ units.values(mean + 0.5 * sigma * self._standard_sample(p, random))
+- units.values(mean + sigma * self._standard_sample(p, u))
++ units.values(mean + 0.5 * sigma * self._standard_sample(p, u))
 
 distributions NegativeBinomial: the probability of a value leaves out the value
 - return np.asarray(stats.nbinom.cdf(y, *
@@ -807,13 +807,13 @@ grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
 
-forecast Marginals: centers move away from the rule
+forecast: centers move away from the rule
 - center = self.p[..., :1] + weight
 + center = self.p[..., :1] - weight
 
 forecast: a rule that does not help is blended
-- np.argmin([mase(median + w * toward) for w in weights])
-+ np.argmax([mase(median + w * toward) for w in weights])
+- np.argmin([forecast.mase(median + w * toward) for w in weights])
++ np.argmax([forecast.mase(median + w * toward) for w in weights])
 
 network ForecastNetwork: a longer season is a step off in the shortcut
 - far = [_span(values, t - m, t - m + steps)
