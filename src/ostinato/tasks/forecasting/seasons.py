@@ -72,4 +72,5 @@ def _correlations(values: Array, count: int) -> Array:
         for part in (changes, known.astype(float))
     )
     variance = (changes**2).sum() / max(1, known.sum())
-    return products / np.maximum(pairs, 1) / (variance or 1.0)
+    rounding = (1e-9 * np.nanmax(np.abs(values))) ** 2
+    return products / np.maximum(pairs, 1) / (max(variance, rounding) or 1.0)
