@@ -81,6 +81,14 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.err == ""
 
 
+def test_a_note_is_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    for callback in (Lines(), JSONLines(), Quiet()):
+        callback.note("MASE 0.83")
+    printed = capsys.readouterr()
+    assert printed.out == 'MASE 0.83\n{"event": "note", "message": "MASE 0.83"}\n'
+    assert printed.err == ""
+
+
 def test_quiet_says_only_what_goes_wrong(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

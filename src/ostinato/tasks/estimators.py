@@ -303,6 +303,9 @@ class Estimator(
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)
+                if summary := self.training_.get("summary"):
+                    for callback in trainer.callbacks:
+                        callback.note(summary)
         if run is not None:
             if result.ended != "interrupt":
                 self.save(run.path)

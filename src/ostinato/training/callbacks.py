@@ -88,7 +88,7 @@ class Callback:
         """A warning for the user."""
 
     def note(self, message: str) -> None:
-        """A message for the user that is no warning."""
+        """A message for the user that is no warning, such as how good the trained model is."""
 
     def on_checkpoint(self) -> None:
         """A checkpoint is about to be written: records so far must be on disk first."""

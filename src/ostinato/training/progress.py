@@ -34,7 +34,6 @@ class JSONLines(Callback):
         print(json.dumps({"event": "warning", "message": message}), flush=True)
 
     def note(self, message: str) -> None:
-        """Print the message."""
         print(json.dumps({"event": "note", "message": message}), flush=True)
 
     def on_end(self, result: TrainingResult) -> None:
@@ -69,12 +68,11 @@ class Lines(Callback):
             lines = [f"  │ {line.translate(_CONTROLS)}" for line in sample.splitlines()]
             self._print("\n".join(lines), "dim")
 
+    def note(self, message: str) -> None:
+        self._print(message)
+
     def log(self, message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
-
-    def note(self, message: str) -> None:
-        """Print a message."""
-        self._print(message)
 
     def _print(self, text: str, style: str = "") -> None:
         print(text, flush=True)
