@@ -1,11 +1,16 @@
 """A label for every step: words, frames, entities."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import torch
 
 from ostinato import SequenceTagger, load
-from ostinato.errors import DataError
+from ostinato.data.corpus import Corpus, Place
+from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.tagging import entities
+from ostinato.tasks.targets import StepLabels
 
 QUICK = {"hidden_size": 8, "epochs": 4, "batch_size": 8}
 
@@ -97,6 +102,80 @@ def test_entities_count_when_both_ends_and_the_kind_are_right(monkeypatch):
     assert found["entities"] == 3 and found["accuracy"] == 6 / 8
 
 
+ENTITIES = ["O", "B-A", "I-A", "B-B", "I-B"]
+
+
+@pytest.mark.parametrize("names", [ENTITIES, ["O", "I-A", "E-A", "B-A", "S-A", "I-B", "X", "B-"]])
+def test_entities_of_a_batch_are_counted_as_one_by_one(names):
+    targets = StepLabels(np.array(sorted(names)))
+    random = np.random.default_rng(0)
+    lengths = torch.tensor([*range(9), 40])
+    for _ in range(20):
+        true = random.integers(len(names), size=(10, 40))
+        best = np.where(random.random(true.shape) < 0.3, random.integers(len(names)), true)
+        found = targets.count_entities(torch.tensor(best), torch.tensor(true), lengths)
+        spans = [
+            {
+                (i, *span)
+                for i, row in enumerate(targets.decode(of, lengths))
+                for span in entities(row)
+            }
+            for of in (best, true)
+        ]
+        assert found == (len(spans[0] & spans[1]), len(spans[0]), len(spans[1]))
+
+
+def labels_of(*rows):
+    rows = [row.split() for row in rows]
+    return Corpus("words", rows, rows, [Place("X", i) for i in range(len(rows))])
+
+
+def test_entities_are_scored_jointly_and_keep_to_the_form_that_training_data_keep_to():
+    clean = ["B-A I-A O", "O B-B B-A", "B-B I-B I-B"]
+    assert StepLabels.learn(labels_of(*clean), crf=None).crf
+    assert not StepLabels.learn(labels_of("DET NOUN"), crf=None).crf
+    assert not StepLabels.learn(labels_of(*clean), crf=False).crf
+    assert not StepLabels.learn(labels_of("DET NOUN"), crf=True).strict
+    for broken in ("O I-A", "I-A", "B-B I-A", "B-A I-B"):
+        assert not StepLabels.learn(labels_of(*clean, broken), crf=None).strict
+    strict = StepLabels.learn(labels_of(*clean), crf=None)
+    assert strict.strict
+    torch.manual_seed(0)
+    output = StepLabels.from_json(strict.to_json()).head(4, 0.0)
+    best = output.best(9 * torch.randn(200, 6, 5))
+    for row in strict.decode(best.numpy(), [6] * 200):
+        for before, label in pairwise(["O", *row]):
+            assert label[0] != "I" or before in (f"B-{label[2:]}", label)
+
+
+def test_labels_that_only_continue_are_entities_too():
+    X, y = [["a", "b", "c"]] * 12, [["I-A", "I-A", "O"]] * 12
+    model = SequenceTagger(validation_fraction=0, **QUICK).fit(X, y)
+    assert model.targets_.crf and not model.targets_.strict
+    assert model.evaluate(X, y)["entities"] == 12
+
+
+def test_a_name_is_known_by_its_capital_and_its_end():
+    random = np.random.default_rng(0)
+
+    def of(N):
+        X, y = [], []
+        for _ in range(N):
+            stem = "".join(random.choice(list("bcdfgklmnprst"), 5))
+            word, label = [
+                (stem, "O"),
+                (stem.title(), "B-A"),
+                (stem + "ing", "O"),
+                (stem + "ia", "B-B"),
+            ][random.integers(4)]
+            X.append(["we", "saw", word])
+            y.append(["O", "O", label])
+        return X, y
+
+    model = SequenceTagger(spelling_size=0, hidden_size=16, epochs=8).fit(*of(300))
+    assert model.evaluate(*of(200))["entity_f1"] > 0.95
+
+
 # Mistakes.
 
 
@@ -116,3 +195,5 @@ def test_mistakes_name_their_line(tmp_path):
         SequenceTagger(**QUICK).fit([["a", "b"]] * 20, [["x", "x"]] * 20)
     with pytest.raises(DataError, match="too short to hold their ends out"):
         SequenceTagger(**QUICK).fit([["a"]], [["x"]])
+    with pytest.raises(OstinatoError, match="crf='no'; expected true or false, or None"):
+        SequenceTagger(crf="no").fit([["a"]], [["x"]])

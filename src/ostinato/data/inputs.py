@@ -116,13 +116,16 @@ class Inputs(SequenceInputs):
         self.noun = nouns.get(self.kind, "series")
 
     @classmethod
-    def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
+    def learn(
+        cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False, affixes: bool = False
+    ) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
         Args:
             corpus: training data.
             settings: how inputs become numbers.
             causal: whether a step must not know what comes after it.
+            affixes: whether to know the affixes and shapes of words.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
@@ -130,6 +133,7 @@ class Inputs(SequenceInputs):
                 lowercase=settings.lowercase,
                 min_count=settings.min_count,
                 most=settings.vocabulary_size,
+                affixes=affixes,
             )
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
@@ -200,6 +204,7 @@ class Inputs(SequenceInputs):
             spelled,
             torch.from_numpy(words.spellings.padded(chosen)),
             torch.from_numpy(words.spellings.lengths[chosen]),
+            torch.from_numpy(words.affixes[chosen if len(words.affixes) else []]),
         )
 
     def step_names(self, corpus: Corpus) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor
+from torch.nn import functional as F
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
@@ -250,22 +251,39 @@ class StepLabels(SequenceTargets[PerStep]):
     Args:
         names: the labels, sorted, ``(K,)``.
         crf: whether the labels of a sequence are scored together.
+        strict: whether a label that continues an entity is predicted only after one of the entity.
     """
 
     names: NDArray[Any]
     crf: bool = False
+    strict: bool = False
     by_step = True
 
     @classmethod
-    def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:
-        """Collect the labels; a `DataError` if there are fewer than two."""
+    def learn(cls, corpus: Corpus, *, crf: bool | None = False) -> Self:
+        """Collect the labels; a `DataError` if there are fewer than two.
+
+        Where ``crf`` is None, labels of entities are scored together, others are not.
+        """
         labels = {str(label) for labels in corpus.targets or [] for label in labels}
         if len(labels) < 2:
             raise DataError(
                 f"all steps have the label {', '.join(labels)!r}; expected two or more labels.",
                 path=corpus.places[0].path,
             )
-        return cls(np.array(sorted(labels)), crf)
+        found = cls(np.array(sorted(labels)))
+        found.crf = found.has_entities if crf is None else crf
+        _, joined, continues = found._entity_tables()
+        stray = continues & ~joined  # a label, after a label whose entity it does not continue
+        rows = found.encode(corpus) if found.crf and found.has_entities else ()
+        pairs = (stray[np.concatenate([[len(labels)], row[:-1]]), row] for row in rows if len(row))
+        found.strict = found.crf and found.has_entities and not any(each.any() for each in pairs)
+        return found
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether labels are of the form B-PERSON, I-PERSON, O."""
+        return any(name[:2] in ("B-", "I-") and name[2:] for name in self.names.tolist())
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have, or labels too many or few."""
@@ -289,8 +307,11 @@ class StepLabels(SequenceTargets[PerStep]):
 
     def head(self, features: int, dropout: float) -> Output:
         """Return an output layer with a score for each label."""
-        kind = CRFOutput if self.crf else Output
-        return kind(features, len(self.names), dropout=dropout)
+        if not self.crf:
+            return Output(features, len(self.names), dropout=dropout)
+        _, joined, continues = self._entity_tables()
+        barred = torch.from_numpy(continues & ~joined)[:, :-1] if self.strict else None
+        return CRFOutput(features, len(self.names), dropout, barred)
 
     def metrics(
         self, network: PerStep, batch: SequenceBatch, state: Hidden
@@ -303,13 +324,55 @@ class StepLabels(SequenceTargets[PerStep]):
         right &= running(h, batch.lengths)
         return {"loss": float(loss), "accuracy": int(right.sum()) / max(1, batch.steps)}, None
 
+    def count_entities(
+        self, best: Tensor, targets: Tensor, lengths: Tensor
+    ) -> tuple[int, int, int]:
+        """Return the numbers of entities that are right, predicted, and true.
+
+        Args:
+            best: numbers of the predicted labels, ``(B, T)``.
+            targets: those of the true ones.
+            lengths: steps of each row, ``(B,)``.
+        """
+        inside, joined, _ = self._entity_tables()
+        K, counts = len(self.names), running(best, lengths)
+
+        def spans(rows: Tensor) -> NDArray[np.int64]:
+            """Return the entities of all rows, each as one number."""
+            padded = F.pad(rows.masked_fill(~counts, K), (1, 1), value=K).cpu().numpy().ravel()
+            before, labels, after = padded[:-2], padded[1:-1], padded[2:]
+            begins = np.flatnonzero(inside[labels] & ~joined[before, labels])
+            ends = np.flatnonzero(inside[labels] & ~joined[labels, after])
+            _, kinds = np.unique(
+                [name.partition("-")[2] for name in self.names], return_inverse=True
+            )
+            return (begins * padded.size + ends) * K + kinds[labels[begins]]
+
+        predicted, true = spans(best), spans(targets)
+        right = np.intersect1d(predicted, true, assume_unique=True)
+        return len(right), len(predicted), len(true)
+
+    def _entity_tables(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which labels are of entities, and how they continue; label K is outside of all.
+
+        They are: whether a label is of an entity, ``(K + 1,)``; whether a label, the column,
+        continues the entity of the label before, the row, ``(K + 1, K + 1)``; and whether a label
+        is meant to continue one, ``(K + 1,)``.
+        """
+        parts = [name.partition("-") for name in [*self.names.tolist(), "O"]]
+        marks, kinds = np.array([p[0] for p in parts]), np.array([p[2] for p in parts])
+        inside = np.isin(marks, ["B", "I", "E", "S"]) & (kinds != "")
+        continues = inside & np.isin(marks, ["I", "E"])
+        opens = inside & np.isin(marks, ["B", "I"])
+        return inside, opens[:, None] & continues & (kinds[:, None] == kinds), continues
+
     def decode(self, best: NDArray[np.int64], lengths: Iterable[int]) -> Iterator[list[str]]:
         """Yield the labels of rows of numbers ``(B, T)``."""
         return (self.names[row[:n]].tolist() for row, n in zip(best, lengths, strict=True))
 
     def describe(self) -> str:
         """Return the number of labels in words."""
-        jointly = ", scored jointly" if self.crf else ""
+        jointly = ", scored jointly by a CRF" if self.crf else ""
         return f"{len(self.names):,} labels for each step{jointly}"
 
 
