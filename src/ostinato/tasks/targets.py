@@ -283,7 +283,7 @@ class StepLabels(SequenceTargets[PerStep]):
     @property
     def has_entities(self) -> bool:
         """Whether labels are of the form B-PERSON, I-PERSON, O."""
-        return any(name[:2] in ("B-", "I-") and name[2:] for name in self.names.tolist())
+        return any(len(name) > 2 and name[:2] in ("B-", "I-") for name in map(str, self.names))
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have, or labels too many or few."""
@@ -334,37 +334,35 @@ class StepLabels(SequenceTargets[PerStep]):
             targets: those of the true ones.
             lengths: steps of each row, ``(B,)``.
         """
-        inside, joined, _ = self._entity_tables()
+        kinds, joined, _ = self._entity_tables()
         K, counts = len(self.names), running(best, lengths)
 
         def spans(rows: Tensor) -> NDArray[np.int64]:
             """Return the entities of all rows, each as one number."""
             padded = F.pad(rows.masked_fill(~counts, K), (1, 1), value=K).cpu().numpy().ravel()
             before, labels, after = padded[:-2], padded[1:-1], padded[2:]
-            begins = np.flatnonzero(inside[labels] & ~joined[before, labels])
-            ends = np.flatnonzero(inside[labels] & ~joined[labels, after])
-            _, kinds = np.unique(
-                [name.partition("-")[2] for name in self.names], return_inverse=True
-            )
+            begins = np.flatnonzero((kinds[labels] >= 0) & ~joined[before, labels])
+            ends = np.flatnonzero((kinds[labels] >= 0) & ~joined[labels, after])
             return (begins * padded.size + ends) * K + kinds[labels[begins]]
 
         predicted, true = spans(best), spans(targets)
         right = np.intersect1d(predicted, true, assume_unique=True)
         return len(right), len(predicted), len(true)
 
-    def _entity_tables(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which labels are of entities, and how they continue; label K is outside of all.
+    def _entity_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which labels are of which entities; label K is outside of all.
 
-        They are: whether a label is of an entity, ``(K + 1,)``; whether a label, the column,
-        continues the entity of the label before, the row, ``(K + 1, K + 1)``; and whether a label
-        is meant to continue one, ``(K + 1,)``.
+        They are: the number of the kind of entity that a label is of, -1 for none, ``(K + 1,)``;
+        whether a label, the column, continues the entity of the label before, the row,
+        ``(K + 1, K + 1)``; and whether a label is meant to continue one, ``(K + 1,)``.
         """
-        parts = [name.partition("-") for name in [*self.names.tolist(), "O"]]
-        marks, kinds = np.array([p[0] for p in parts]), np.array([p[2] for p in parts])
-        inside = np.isin(marks, ["B", "I", "E", "S"]) & (kinds != "")
+        parts = [str(name).partition("-") for name in [*self.names, "O"]]
+        marks, names = np.array([p[0] for p in parts]), np.array([p[2] for p in parts])
+        inside = np.isin(marks, ["B", "I", "E", "S"]) & (names != "")
+        kinds = np.where(inside, np.unique(names, return_inverse=True)[1], -1)
         continues = inside & np.isin(marks, ["I", "E"])
         opens = inside & np.isin(marks, ["B", "I"])
-        return inside, opens[:, None] & continues & (kinds[:, None] == kinds), continues
+        return kinds, opens[:, None] & continues & (kinds[:, None] == kinds), continues
 
     def decode(self, best: NDArray[np.int64], lengths: Iterable[int]) -> Iterator[list[str]]:
         """Yield the labels of rows of numbers ``(B, T)``."""
