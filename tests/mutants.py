@@ -491,6 +491,10 @@ inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
+inputs: affixes are left out and not made up for
+- .sum(1) / kept
++ .sum(1)
+
 inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)
 + F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
@@ -514,6 +518,10 @@ outputs: padding takes part in the sum over all tags
 outputs: the last tag's score is left out of the sum
 - return torch.logsumexp(total + self.last, dim=-1)
 + return torch.logsumexp(total, dim=-1)
+
+outputs: a tag that is barred may come first
+- self.first + self.barred[-1] + y[:, 0]
++ self.first + y[:, 0]
 
 outputs: the best tags go on through padding
 - came_from.append(torch.where(counts[:, t, None], best.indices, stays))
@@ -730,6 +738,14 @@ targets StepLabels: padding counts as right
 targets StepLabels: labels of padding are decoded
 - self.names[row[:n]].tolist()
 + self.names[row].tolist()
+
+targets StepLabels: an entity of another kind goes on
+- opens[:, None] & continues & (kinds[:, None] == kinds)
++ opens[:, None] & continues
+
+targets StepLabels: entities of padding are counted
+- F.pad(rows.masked_fill(~counts, K), (1, 1), value=K)
++ F.pad(rows, (1, 1), value=K)
 
 targets TokenSequence: ends are not counted
 - int(batch.target_lengths.sum()) + len(batch.lengths)

@@ -30,7 +30,9 @@ def bench():
     sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("module", ["settings", "report", "end_to_end", "busy", "scenes"])
+@pytest.mark.parametrize(
+    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities"]
+)
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
     assert found.attempted > 0

@@ -12,6 +12,7 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
+from ostinato.tasks.tagging import entities
 from ostinato.tasks.targets import Classes, Numbers, StepLabels
 from ostinato.training.evaluation import eval_mode, evaluate, predict
 from ostinato.training.loop import Trainer
@@ -175,3 +176,24 @@ def test_errors_of_numbers_are_in_the_scale_of_the_data(size):
     errors = (scores - truth) * scale
     assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
     assert found["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_f1_of_entities_is_that_of_the_evaluation(size):
+    names = np.array(["B-A", "B-B", "I-A", "I-B", "O"])
+    targets, random = StepLabels(names), np.random.default_rng(3)
+    truth = [random.integers(0, 5, n) for n in LENGTHS]
+    rows = [random.normal(size=(n, 3)).astype("f4") for n in LENGTHS]
+    torch.manual_seed(4)
+    net = ManyToMany(nn.Identity(), recurrent_layers("gru", 3, 6), targets.head(6, 0.0)).eval()
+    with torch.no_grad():
+        guess = [net(torch.from_numpy(x)[None])[0][0].argmax(-1).numpy() for x in rows]
+    spans = [
+        {(i, *span) for i, row in enumerate(some) for span in entities(names[row].tolist())}
+        for some in (truth, guess)
+    ]
+    expected = 2 * len(spans[0] & spans[1]) / (len(spans[0]) + len(spans[1]))
+    data = SequenceBatches(Examples(Ragged.of(rows), Ragged.of(truth)), size)
+    found = evaluate(net, targets, data)
+    assert found.keys() == {"loss", "accuracy", "entity_f1"} and targets.judge == "entity_f1"
+    assert found["entity_f1"] == pytest.approx(expected) and expected > 0
