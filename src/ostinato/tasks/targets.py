@@ -386,7 +386,7 @@ class StepLabels(SequenceTargets[PerStep]):
             before, labels, after = padded[:-2], padded[1:-1], padded[2:]
             begins = np.flatnonzero((kinds[labels] >= 0) & ~joined[before, labels])
             ends = np.flatnonzero((kinds[labels] >= 0) & ~joined[labels, after])
-            return (begins * padded.size + ends) * K + kinds[labels[begins]]
+            return np.asarray((begins * padded.size + ends) * K + kinds[labels[begins]])
 
         predicted, true = spans(best), spans(targets)
         right = np.intersect1d(predicted, true, assume_unique=True)
