@@ -169,7 +169,7 @@ def test_a_run_goes_on_where_files_cannot_be_locked(
 
 def test_a_run_whose_parts_do_not_fit_together_is_refused(tmp_path: Path, whole: Path) -> None:
     """The checksums are right: whoever makes such a folder can make them, too."""
-    for part in ("facts", "resolved", "documents", "parameters", "state"):
+    for part in ("facts", "documents", "parameters", "state"):
         out = tmp_path / part
         shutil.copytree(whole, out)
         document = json.loads((out / "run.json").read_bytes())
