@@ -732,8 +732,8 @@ targets Numbers: decoded without the mean
 + scores * self.scale
 
 targets StepLabels: padding counts as right
-- right &= running(h, batch.lengths)
-+ pass
+- right = (best == batch.targets) & running(h, batch.lengths)
++ right = best == batch.targets
 
 targets StepLabels: labels of padding are decoded
 - self.names[row[:n]].tolist()
