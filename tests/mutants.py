@@ -724,8 +724,8 @@ targets Classes: the worst class is decoded
 + self.names[p.argmin(1)]
 
 targets Classes: one right label is enough
-- == targets).all(-1)
-+ == targets).any(-1)
+- (guess == true).all(-1)
++ (guess == true).any(-1)
 
 targets Numbers: decoded without the mean
 - scores * self.scale + self.mean

@@ -772,7 +772,9 @@ def test_dropout_acts_while_learning_and_never_after(kind, num_layers):
 
 def test_learning_stops_early_and_keeps_the_best():
     text = "ab" * 900 + "bbaa" * 50
-    model = small(200, evaluations=50, patience=3, learning_rate=0.05).fit(text)
+    model = small(200, evaluations=50, patience=3, learning_rate=0.05, schedule="constant").fit(
+        text
+    )
     facts = model.training_
     assert facts["ended"] == "patience"
     assert facts["steps"] < 200

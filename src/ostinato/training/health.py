@@ -37,7 +37,7 @@ class Monitor:
     - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
       of the first 20 if that is larger: late in training a large one need not be an explosion.
       It counts if the loss of the `STEPS` steps after it is above that of those before.
-    - Oscillation: see `oscillates`; for `STEPS` steps in a row, each with those before it.
+    - Oscillation: see `oscillates`; at `STEPS` more steps than not, each with those before it.
 
     Example:
         >>> monitor = Monitor()
@@ -82,9 +82,8 @@ class Monitor:
                 if level.is_above(self._spike[3]):
                     found["spike"] = self._exploding(*self._spike, level)
                 self._spike = None
-            self._oscillating += 1
-            if not oscillates(level, self._best, self._first):
-                self._oscillating = 0
+            lasts = oscillates(level, self._best, self._first)
+            self._oscillating = max(0, self._oscillating + (1 if lasts else -1))
             if self._oscillating >= STEPS:
                 found["oscillation"] = (
                     f"the loss oscillates: it swings by {level.swing:.2g} a step around "
