@@ -97,7 +97,7 @@ def test_a_loss_that_oscillates_is_said_once() -> None:
     losses = [3 * 0.97**step + 1 for step in range(150)]
     losses += [4.0 if step % 2 else 1.2 for step in range(200)]
     ((step, message),) = said(losses)
-    assert 155 + STEPS - 1 <= step <= 165 + STEPS - 1
+    assert 155 <= step - STEPS // 2 + 1 <= 165
     assert message.startswith("the loss oscillates: it swings by 2.8 a step around 2.6 ")
     assert message.endswith("and was at 1.06; try a lower learning rate or clip_norm")
 

@@ -37,7 +37,7 @@ class Monitor:
     - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
       of the first 20 if that is larger: late in training a large one need not be an explosion.
       It counts if the loss of the `STEPS` steps after it is above that of those before.
-    - Oscillation: see `oscillates`; at `STEPS` more steps than not, each with those before it.
+    - Oscillation: see `oscillates`; at half of `STEPS` more steps than not, each with those before it.
 
     Example:
         >>> monitor = Monitor()
@@ -84,7 +84,7 @@ class Monitor:
                 self._spike = None
             lasts = oscillates(level, self._best, self._first)
             self._oscillating = max(0, self._oscillating + (1 if lasts else -1))
-            if self._oscillating >= STEPS:
+            if self._oscillating >= STEPS // 2:
                 found["oscillation"] = (
                     f"the loss oscillates: it swings by {level.swing:.2g} a step around "
                     f"{level.mean:.3g} and was at {self._best.mean:.3g}; try a lower learning rate "
