@@ -37,7 +37,8 @@ class Monitor:
     - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
       of the first 20 if that is larger: late in training a large one need not be an explosion.
       It counts if the loss of the `STEPS` steps after it is above that of those before.
-    - Oscillation: see `oscillates`; at half of `STEPS` more steps than not, each with those before it.
+    - Oscillation: see `oscillates`; at half of `STEPS` more steps than not, each with those before
+      it.
 
     Example:
         >>> monitor = Monitor()
