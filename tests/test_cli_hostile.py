@@ -350,7 +350,7 @@ finally:
 @pytest.mark.parametrize(
     "command",
     [
-        "forecast forecast --horizon 1000000",
+        "forecast forecast --horizon 10000000",
         "forecast forecast --num-samples 100000000",
         "translate translate new.en --beam 10000000",
         "compose music --length 20000000 --out a.mid",
