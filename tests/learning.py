@@ -46,6 +46,7 @@ class Witness(Callback):
         self.evaluations: list[dict[str, Any]] = []
         self.samples: list[str | None] = []
         self.messages: list[str] = []
+        self.notes: list[str] = []
         self.outcome: TrainingResult | None = None
         self.run: Any = None
 
@@ -69,6 +70,9 @@ class Witness(Callback):
 
     def log(self, message: str) -> None:
         self.messages.append(message)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def on_rollback(self, run: Run) -> None:
         self.told.append("back")
@@ -112,6 +116,9 @@ def trainer(
             loss=lambda net, batch, state: used(batch, state),
             metrics=lambda net, batch, state: ({"loss": validate()}, None),
             count=lambda batch: 1,
+            summarize=lambda means: means,
+            judge="loss",
+            flawless=None,
             units=lambda loss: {},
             step_name="tok",
             loss_unit="nats",

@@ -491,6 +491,10 @@ inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
+inputs: affixes are left out and not made up for
+- .sum(1) / kept
++ .sum(1)
+
 inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)
 + F.embedding(x.ids.clamp(max=len(spellings) - 1), spellings)
@@ -514,6 +518,10 @@ outputs: padding takes part in the sum over all tags
 outputs: the last tag's score is left out of the sum
 - return torch.logsumexp(total + self.last, dim=-1)
 + return torch.logsumexp(total, dim=-1)
+
+outputs: a tag that is barred may come first
+- self.first + self.barred[-1] + y[:, 0]
++ self.first + y[:, 0]
 
 outputs: the best tags go on through padding
 - came_from.append(torch.where(counts[:, t, None], best.indices, stays))
@@ -648,8 +656,8 @@ distributions: rounding costs nothing
 + if True:
 
 distributions LocationScale: samples are too narrow
-- units.values(mean + sigma * self._standard_sample(p, random))
-+ units.values(mean + 0.5 * sigma * self._standard_sample(p, random))
+- units.values(mean + sigma * self._standard_sample(p, u))
++ units.values(mean + 0.5 * sigma * self._standard_sample(p, u))
 
 distributions NegativeBinomial: the probability of a value leaves out the value
 - return np.asarray(stats.nbinom.cdf(y, *
@@ -672,16 +680,16 @@ network ForecastNetwork: no gradient through the prediction of a missing value
 + return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0]).detach()
 
 network ForecastNetwork: a gap is predicted without the latest value
-- back = torch.arange(-self.reach, 0, device=t.device)
-+ back = torch.arange(-self.reach, 0, device=t.device) - 1
+- back = [*range(-self.reach, 0),
++ back = [*range(-self.reach - 1, -1),
 
 network ForecastNetwork: a gap is predicted from the last row's last step
 - last = (lengths - 1).clamp(min=0)[:, None]
 + last = (lengths * 0 + h.shape[1] - 1)[:, None]
 
 network ForecastNetwork: a season ago is a step off in a gap
-- values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
-+ values.gather(1, (at - self.season - 1).clamp(min=0)) * (at >= self.season),
+- values.gather(1, (at - m).clamp(min=0)) * (at >= m)
++ values.gather(1, (at - m - 1).clamp(min=0)) * (at >= m)
 
 network ForecastNetwork: past covariates are read a step early
 - parts.append(_span(past, begin - 1, end - 1))
@@ -692,16 +700,16 @@ network ForecastNetwork: future covariates are read a step late
 + parts.append(window.future_covariates[:, begin - 1 : end - 1])
 
 network ForecastNetwork: the season is a step off
-- lag = _span(values, 1 - self.season, end + 1 - self.season)
-+ lag = _span(values, -self.season, end - self.season)
+- ago = [_span(values, S - m, end + 1 - m)
++ ago = [_span(values, S - 1 - m, end - m)
 
 network ForecastNetwork: static covariates are read before a series begins
 - started = _span(valid, begin, end, 1.0)[..., None]
 + started = torch.ones_like(_span(valid, begin, end, 1.0)[..., None])
 
 network ForecastNetwork: the linear shortcut ends a step early
-- before = _span(values, t - self.reach, t + T - 1)
-+ before = _span(values, t - self.reach - 1, t + T - 2)
+- near = _span(values, t - self.reach, t + steps - 1)
++ near = _span(values, t - self.reach - 1, t + steps - 2)
 
 network ForecastNetwork: missing targets count
 - return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
@@ -716,20 +724,28 @@ targets Classes: the worst class is decoded
 + self.names[p.argmin(1)]
 
 targets Classes: one right label is enough
-- == targets).all(-1)
-+ == targets).any(-1)
+- (guess == true).all(-1)
++ (guess == true).any(-1)
 
 targets Numbers: decoded without the mean
 - scores * self.scale + self.mean
 + scores * self.scale
 
 targets StepLabels: padding counts as right
-- right &= running(h, batch.lengths)
-+ pass
+- right = (best == batch.targets) & running(h, batch.lengths)
++ right = best == batch.targets
 
 targets StepLabels: labels of padding are decoded
 - self.names[row[:n]].tolist()
 + self.names[row].tolist()
+
+targets StepLabels: an entity of another kind goes on
+- opens[:, None] & continues & (kinds[:, None] == kinds)
++ opens[:, None] & continues
+
+targets StepLabels: entities of padding are counted
+- F.pad(rows.masked_fill(~counts, K), (1, 1), value=K)
++ F.pad(rows, (1, 1), value=K)
 
 targets TokenSequence: ends are not counted
 - int(batch.target_lengths.sum()) + len(batch.lengths)
@@ -783,6 +799,10 @@ windows: a window holds the value after its cutoff
 - past = series.values[begin:now]
 + past = series.values[begin + 1 : now + 1]
 
+windows: only what is read tells whether values are negative
+- 0.0 if 0 <= series.lowest[now] < np.inf
++ 0.0 if 0 <= np.nanmin(past) < np.inf
+
 windows: missing values count as observed
 - observed[b, at], valid[b, at] = seen, True
 + observed[b, at], valid[b, at] = True, True
@@ -802,6 +822,22 @@ grid: times of weeks are shown a day late
 grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
+
+forecast: centers move away from the rule
+- center = self.p[..., :1] + weight
++ center = self.p[..., :1] - weight
+
+forecast: a rule that does not help is blended
+- np.argmin([forecast.mase(median + w * toward) for w in weights])
++ np.argmax([forecast.mase(median + w * toward) for w in weights])
+
+network ForecastNetwork: a longer season is a step off in the shortcut
+- far = [_span(values, t - m, t - m + steps)
++ far = [_span(values, t - m - 1, t - m - 1 + steps)
+
+network ForecastNetwork: steps that only seasons see count as known
+- known = torch.where(behind, window.observed.to(dtype), valid)
++ known = valid
 
 forecast: half a resolution is a rise
 - rounded = last + units.resolution / 2

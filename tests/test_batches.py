@@ -321,6 +321,7 @@ def test_an_atomic_file_reaches_the_disk_before_it_takes_its_name(
         (b"", "is damaged, or is no .npy file"),
         (b"hello", "is damaged, or is no .npy file"),
         (b"\x93NUMPY\x01\x00", "is damaged, or is no .npy file"),
+        (b"\x93NUMPY\x01\x00\x08\x00{'descr'", "is damaged, or is no .npy file"),
         ("cut short", "is damaged, or is no .npy file"),
         (np.zeros(3), "does not hold token ids"),
         (np.zeros((2, 2), np.uint8), "does not hold token ids"),

@@ -42,6 +42,7 @@ def run_at(step: int, total: int | None = 10) -> Any:
         total=total,
         tokens=100 * step,
         seconds=0.5 * step,
+        time_limit=None,
         objective=SimpleNamespace(
             units=lambda loss: {"bits_per_character": loss / math.log(2)},
             step_name="tok",

@@ -75,7 +75,7 @@ def test_loss_quantiles_mean_and_probabilities_are_those_of_scipy(name):
 def test_samples_have_the_quantiles_and_the_mean(name):
     family, p, units = parameters(name, N=3)
     rng = np.random.default_rng(2)
-    drawn = family.sample(repeat(p, 40_000), repeat(units, 40_000), rng)
+    drawn = family.sample(repeat(p, 40_000), repeat(units, 40_000), rng.random((40_000, 3)))
     quantiles = family.quantiles(p, units, LEVELS)
     for k, level in enumerate(LEVELS):
         share = (drawn < quantiles[:, k]).mean(0) + (drawn == quantiles[:, k]).mean(0) / 2
@@ -90,6 +90,17 @@ def test_samples_have_the_quantiles_and_the_mean(name):
         )
     median = np.median(drawn, 0)
     np.testing.assert_allclose(family.cdf(p, median, units), (drawn <= median).mean(0), atol=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_at_a_share_is_the_quantile_there(name):
+    family, p, units = parameters(name, N=200)
+    p[:, -1] *= 5  # degrees of freedom from 2 to 20
+    levels = [1e-9, 1e-3, 0.2, 0.5, 0.77, 0.999, 1 - 1e-9]
+    expected = family.quantiles(p, units, levels)
+    found = np.stack([family.sample(p, units, np.full(200, level)) for level in levels], -1)
+    center = expected[:, [3]]
+    np.testing.assert_allclose(found - center, expected - center, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,7 +130,8 @@ def test_a_rounded_value_has_the_probability_of_all_that_is_rounded_to_it(name):
         np.testing.assert_allclose(grain * densities.numpy(), below[1] - below[0], atol=rough)
     # Certainty is worth no more than certainty; and it is drawn as it was learnt, tails and all.
     assert (grain * densities).max().item() < 1.001
-    drawn = family.sample(repeat(p, 200_000), repeat(rounded, 200_000), np.random.default_rng(0))
+    u = np.random.default_rng(0).random(200_000)
+    drawn = family.sample(repeat(p, 200_000), repeat(rounded, 200_000), u)
     z = np.round((drawn - location) / scale / grain)
     for k in (-1, 0, 1):
         share = grain * densities[2000 + k].item()
@@ -148,7 +160,8 @@ def test_the_truth_has_the_least_loss(name):
     """A proper score: of many shifts and stretches that of the distribution itself is the best."""
     family, p, units = parameters(name, N=1, seed=5)
     location, scale = units.location, units.scale
-    drawn = family.sample(repeat(p, 20_000), repeat(units, 20_000), np.random.default_rng(6))
+    u = np.random.default_rng(6).random((20_000, 1))
+    drawn = family.sample(repeat(p, 20_000), repeat(units, 20_000), u)
     z = torch.from_numpy((drawn - location) / scale)[:, 0]
 
     def mean_loss(q):

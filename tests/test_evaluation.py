@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from learning import Witness, same, weights
+from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from ostinato.data.batches import ContiguousBatches, SequenceBatches
@@ -11,7 +12,8 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
 from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
-from ostinato.tasks.targets import Classes, StepLabels
+from ostinato.tasks.tagging import entities
+from ostinato.tasks.targets import Classes, Numbers, StepLabels
 from ostinato.training.evaluation import eval_mode, evaluate, predict
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
@@ -137,3 +139,61 @@ def test_fit_resumed_is_fit_uninterrupted(tmp_path):
     assert (stopped.ended, stopped.steps) == ("interrupt", 5)
     assert (resumed.ended, resumed.best_loss) == ("budget", whole.best_loss)
     assert same(found, expected)
+
+
+def validation_metrics(targets, values, size):
+    """What a network of random scores has in batches of a size, and its scores."""
+    rows = [
+        np.random.default_rng(i).normal(size=(n, 3)).astype("f4") for i, n in enumerate(LENGTHS)
+    ]
+    torch.manual_seed(4)
+    output = targets.head(6, 0.0)
+    net = ManyToOne(nn.Identity(), recurrent_layers("gru", 3, 6, dropout=0.0), output).eval()
+    data = SequenceBatches(Examples(Ragged.of(rows), values), size)
+    scores = np.stack(predict(net, data, lambda y, batch: y.numpy()))
+    return evaluate(net, targets, data), scores
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_f1_of_several_labels_is_that_of_scikit_learn(size):
+    truth = np.random.default_rng(1).integers(0, 2, (len(LENGTHS), 4)).astype("f4")
+    targets = Classes(np.array(list("abcd")), multilabel=True)
+    found, scores = validation_metrics(targets, truth, size)
+    assert found.keys() == {"loss", "accuracy", "micro_f1"}
+    assert found[targets.judge] == pytest.approx(f1_score(truth, scores > 0, average="micro"))
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, scores > 0))
+    assert targets.summarize(dict.fromkeys(("loss", "right", "guess", "true"), 0.0)) == {
+        "loss": 0.0,
+        "micro_f1": 0.0,
+    }
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_errors_of_numbers_are_in_the_scale_of_the_data(size):
+    mean, scale = np.array([5.0, -1.0]), np.array([100.0, 0.1])
+    truth = np.random.default_rng(1).normal(size=(len(LENGTHS), 2)).astype("f4")
+    found, scores = validation_metrics(Numbers(mean, scale, False), truth, size)
+    errors = (scores - truth) * scale
+    assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert found["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_f1_of_entities_is_that_of_the_evaluation(size):
+    names = np.array(["B-A", "B-B", "I-A", "I-B", "O"])
+    targets, random = StepLabels(names), np.random.default_rng(3)
+    truth = [random.integers(0, 5, n) for n in LENGTHS]
+    rows = [random.normal(size=(n, 3)).astype("f4") for n in LENGTHS]
+    torch.manual_seed(4)
+    net = ManyToMany(nn.Identity(), recurrent_layers("gru", 3, 6), targets.head(6, 0.0)).eval()
+    with torch.no_grad():
+        guess = [net(torch.from_numpy(x)[None])[0][0].argmax(-1).numpy() for x in rows]
+    spans = [
+        {(i, *span) for i, row in enumerate(some) for span in entities(names[row].tolist())}
+        for some in (truth, guess)
+    ]
+    expected = 2 * len(spans[0] & spans[1]) / (len(spans[0]) + len(spans[1]))
+    data = SequenceBatches(Examples(Ragged.of(rows), Ragged.of(truth)), size)
+    found = evaluate(net, targets, data)
+    assert found.keys() == {"loss", "accuracy", "entity_f1"} and targets.judge == "entity_f1"
+    assert found["entity_f1"] == pytest.approx(expected) and expected > 0

@@ -67,9 +67,28 @@ def test_each_word_is_spelled_once_and_long_ones_by_their_ends():
     assert long.spellings[0].tolist() == [1] * 12 + [2] * 12
 
 
+def test_affixes_are_those_that_two_words_share():
+    words = [["Anna", "Ann", "walks", "talks", "Ann"], ["2021", "1999"]]
+    lexicon = Lexicon.learn(words, lowercase=True, affixes=True)
+    shared = {"a-", "an-", "ann-", "-s", "-ks", "-lks", "-alks", "~Xx", "~x", "~d", "=xxxx"}
+    assert set(lexicon.affixes) == {*shared, "=dddd"}
+    _, table = lexicon.encode([["Anne", "x"], ["Anne"]])
+    known = ["", *lexicon.affixes]
+    assert [sorted(known[i] for i in row if i) for row in table.affixes] == [
+        ["a-", "an-", "ann-", "~Xx"],
+        ["~x"],
+    ]
+    assert Lexicon(**asdict(lexicon)).encode(words)[1].affixes.tolist() == (
+        lexicon.encode(words)[1].affixes.tolist()
+    )
+    plain = Lexicon.learn(words, lowercase=True)
+    assert not plain.affixes
+    assert plain.encode(words)[1].affixes.shape == (6, 0)
+
+
 def test_words_of_a_batch_are_what_stands_in_the_table():
     corpus = corpus_of([["to", "be"], ["to"], ["do", "to", "zz"]])
-    inputs = Inputs.learn(corpus, InputSettings(min_count=1))
+    inputs = Inputs.learn(corpus, InputSettings(min_count=1), affixes=True)
     rows, table = inputs.encode(corpus)
     ragged = Ragged.of(rows)
     words = inputs.prepare(torch.from_numpy(ragged.padded([2, 0]).astype(np.int64)), table)
@@ -81,6 +100,7 @@ def test_words_of_a_batch_are_what_stands_in_the_table():
             at = words.spelled[b, t]
             spelled = words.characters[at][: words.sizes[at]]
             assert "".join(letters[c] for c in spelled) == word
+            assert words.affixes[at].tolist() == table.affixes[ragged[[2, 0][b]][t]].tolist()
 
 
 # Sound.

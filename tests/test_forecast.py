@@ -9,11 +9,13 @@ import pytest
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
 from ostinato.tasks.forecasting.forecast import (
     LEVELS,
+    Blend,
     Calibration,
     Forecast,
     Marginals,
     SamplePaths,
     calibrate,
+    fit_blend,
     seasonal_naive,
     seasonal_naive_error,
 )
@@ -88,9 +90,89 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     first = Forecast(panel, cutoffs[:5], SamplePaths(few[5]), narrow.units)
     read = calibrate(narrow, first, 5, spread=True)
     assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.intercept) < 0.3
+    # Intervals twice too wide: of many horizons they are narrowed by half, of few hardly.
+    p = np.zeros((1, 500, 1, 2))
+    p[..., 1] = np.log(np.expm1(2.0 - 1e-4))
+    wide = Forecast(
+        panel, cutoffs[:500], Marginals(gaussian, p), unrounded(last[:500], np.ones(500))
+    )
+    factors = [calibrate(wide, first, steps, spread=True).spread for steps in (1, 10, 10_000)]
+    assert factors[0] > 0.9 and factors[1] == pytest.approx(factors[2] ** 0.5, rel=0.01)
+    assert factors[2] == pytest.approx(0.5, rel=0.25)
     forecast = replace(first, calibration=Calibration(2.0, -0.25, 0.5))
     p = np.clip((drawn[:5, :, 0] > last[:5, None]).mean(1), 0.5 / paths, 1 - 0.5 / paths)
     np.testing.assert_allclose(np.log(1 / forecast.rises() - 1), 0.25 + 0.5 * np.log(1 / p - 1))
+
+
+NAN = np.nan
+
+
+@pytest.mark.parametrize(
+    ("blend", "past", "expected"),
+    [
+        (Blend("naive"), [1.0, 2, 4, NAN], [4, 4, 4]),
+        (Blend("seasonal naive", 2), [1.0, 2, 4, NAN], [4, 2, 4]),
+        (Blend("drift"), [1.0, 2, NAN, 4], [5, 6, 7]),
+        (Blend("drift"), [NAN, 1, 2, NAN], [4, 5, 6]),  # and one step more
+        (Blend("drift"), [3.0], [3, 3, 3]),
+        (Blend("mean"), [1.0, 2, NAN, 6], [3, 3, 3]),
+        (Blend("mean"), [NAN, NAN], [NAN, NAN, NAN]),
+    ],
+)
+def test_simple_rules_are_their_definitions(blend, past, expected):
+    np.testing.assert_array_equal(blend.predict(np.array(past), 3), expected)
+
+
+def noise_forecast(network, N=300, A=2, seed=0):
+    """Forecasts of independent noise, whose mean is 5: a share of what will come, and noise."""
+    rng = np.random.default_rng(seed)
+    y = 5 + rng.normal(size=N + A + 4)
+    panel = read_panel(y, SeriesSettings())
+    cutoffs = [Cutoff(0, 4 + n) for n in range(N)]
+    p = np.zeros((1, N, A, 2))
+    for n, (_, now) in enumerate(cutoffs):
+        p[0, n, :, 0] = network(y[now : now + A], rng.normal(size=A))
+    gaussian = Marginals(DISTRIBUTIONS["gaussian"], p)
+    return Forecast(panel, cutoffs, gaussian, unrounded(np.zeros(N), np.ones(N)))
+
+
+def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_less():
+    perfect = noise_forecast(lambda future, noise: future)
+    blend, scores = fit_blend(perfect, perfect.cutoffs, 4000, [7], 10_000)
+    assert blend.rule == "mean" and blend.weight == 0 and scores["network"] == 0
+    assert scores["mean"] < scores["naive"] and scores["mean"] < scores["drift"]
+    useless = noise_forecast(lambda future, noise: noise)
+    blend, scores = fit_blend(useless, useless.cutoffs, 4000, [7], 10_000)
+    assert blend.weight > 0.95
+    # Changes that are predicted twice too large are halved.
+    twice = noise_forecast(lambda future, noise: 2 * future - 5)
+    assert fit_blend(twice, twice.cutoffs, 4000, [], 10_000)[0].weight == pytest.approx(
+        0.5, abs=0.06
+    )
+    weights = [
+        fit_blend(useless, useless.cutoffs, 4000, [], steps)[0].weight for steps in (0, 2, 8, 200)
+    ]
+    assert weights[0] == 0 and (np.diff(weights) > 0).all()
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_a_blend_moves_centers_and_keeps_the_spread(paths):
+    forecast = noise_forecast(lambda future, noise: noise)
+    if paths:
+        drawn = np.random.default_rng(0).normal(size=(300, 501, 2))
+        forecast = replace(forecast, predictive=SamplePaths(drawn))
+    levels = [0.1, 0.5, 0.9]
+    moved = forecast.blended(Blend("naive", weight=0.25), 50)
+    expected = 0.75 * forecast.median + 0.25 * forecast.last[:, None]
+    np.testing.assert_allclose(moved.median, expected)
+    np.testing.assert_allclose(
+        np.diff(moved.quantiles(levels), axis=-1), np.diff(forecast.quantiles(levels), axis=-1)
+    )
+    assert forecast.blended(Blend("naive"), 50) is forecast
+    positive = replace(forecast, units=forecast.units._replace(
+        resolution=np.ones(300), lower_bound=np.zeros(300)))  # fmt: skip
+    values = positive.blended(Blend("naive", weight=0.3), 50).quantiles(levels)
+    assert (values >= 0).all() and (values == np.round(values)).all()
 
 
 def test_a_tie_is_no_rise():
@@ -107,7 +189,8 @@ def test_a_tie_is_no_rise():
         p = np.array(p)
         forecast = Forecast(panel, [Cutoff(0, 6)], Marginals(family, p[None, None, None]), units)
         many = Units(*(np.broadcast_to(part, (400_000,)) for part in units))
-        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, rng))
+        u = rng.random(400_000)
+        samples = many.round(family.sample(np.broadcast_to(p, (400_000, len(p))), many, u))
         np.testing.assert_allclose(forecast.rises(), (samples > 2).mean(), atol=0.005)
 
 

@@ -16,15 +16,16 @@ from ostinato.tasks.forecasting.network import (
     WindowSizes,
 )
 
-B, C, A, SEASON, REACH, H = 3, 9, 4, 3, 5, 6
+B, C, A, REACH, H = 3, 9, 4, 5, 6
+SEASONS = (3, 7)
 SIZES = WindowSizes(2, 1, (3,), 1)
 
 
-def network(horizon=A, layer=LSTM, name="student", sizes=SIZES, **more):
+def network(horizon=A, layer=LSTM, name="student", sizes=SIZES, seasons=(3,), **more):
     torch.manual_seed(0)
-    layers = layer(sizes.input_size(SEASON), H, batch_first=True)
+    layers = layer(sizes.input_size(seasons), H, batch_first=True)
     net = ForecastNetwork(
-        layers, DISTRIBUTIONS[name], sizes, horizon=horizon, season=SEASON, reach=REACH, **more
+        layers, DISTRIBUTIONS[name], sizes, horizon=horizon, seasons=seasons, reach=REACH, **more
     ).double()
     torch.nn.init.normal_(net.shortcut.weight, std=0.3)
     return net
@@ -66,7 +67,9 @@ def by_hand(net, window, targets=None):
         state, rows, h = None, [], None
 
         def output(h, values, t, k=0, b=b):
-            lags = [values[t - REACH + i] if t - REACH + i >= 0 else 0.0 for i in range(REACH)]
+            back = [*range(REACH, 0, -1), *(m for m in net.seasons if m > REACH)]
+            back = back if net.horizon is None else back[:REACH]
+            lags = [values[t - n] if t >= n else 0.0 for n in back]
             lags = torch.stack([tensor(v) for v in lags])
             if net.horizon is None:
                 p = net.output(h)
@@ -80,6 +83,9 @@ def by_hand(net, window, targets=None):
         def valid(t, b=b):
             return 0.0 if t < 0 else 1.0 if t >= C else float(window.valid[b, t])
 
+        def known(t, b=b):
+            return float(window.observed[b, t]) if 0 <= t < net.history else valid(t)
+
         last = C if net.horizon is not None else C + A - 1
         for t in range(last):
             observed = t < C and bool(window.observed[b, t])
@@ -89,15 +95,18 @@ def by_hand(net, window, targets=None):
             else:
                 missing = bool(window.valid[b, t]) and not observed
                 value = window.past_values[b, t] if observed else tensor(0.0)
-            if missing:
-                value = net.distribution.point(output(h, values, t)) if t else tensor(0.0)
+            if missing and t > net.history:
+                value = net.distribution.point(output(h, values, t))
             values = [*values[:t], value]
+            if t < net.history:
+                continue
             # What is read to predict step t + 1.
-            lag = values[t + 1 - SEASON] if t + 1 >= SEASON else tensor(0.0)
+            ago = [t + 1 - m for m in net.seasons]
             begun = valid(t + 1)  # static covariates are 0 before
             category = window.static_categories[b, 0] * int(begun)
             features = [
-                value, float(missing), valid(t), lag, valid(t + 1 - SEASON),
+                value, float(missing), valid(t), *(values[a] if a >= 0 else 0.0 for a in ago),
+                *map(known, ago),
                 *window.future_covariates[b, t + 1],
                 window.past_covariates[b, t, 0] if t < C else 0.0, float(observed),
                 *net.embeddings[0](category), window.static_numbers[b, 0] * begun,
@@ -118,10 +127,15 @@ def by_hand(net, window, targets=None):
 MISSING = ((0, 4), (0, 5), (2, 1), (2, C - 1), (1, 0))
 
 
+LAGS = [{}, {"seasons": SEASONS, "history": 3}, {"seasons": SEASONS}]
+"""A season; two, the longer beyond the shortcut, with steps that only they see; and without."""
+
+
 @pytest.mark.parametrize("missing", [(), MISSING], ids=["whole", "gaps"])
 @pytest.mark.parametrize("layer", [GRU, LSTM])
-def test_all_steps_simultaneously_are_the_equations(layer, missing):
-    net = network(layer=layer).eval()
+@pytest.mark.parametrize("lags", LAGS)
+def test_all_steps_simultaneously_are_the_equations(layer, missing, lags):
+    net = network(layer=layer, **lags).eval()
     window, _ = batch(missing=missing, absent=3)
     ours, _ = net(window)
     assert ours.shape == (B, A, 3)
@@ -130,8 +144,9 @@ def test_all_steps_simultaneously_are_the_equations(layer, missing):
 
 @pytest.mark.parametrize("missing", [(), MISSING], ids=["whole", "gaps"])
 @pytest.mark.parametrize("absent", [0, 3])
-def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missing, absent):
-    net = network(horizon=None).eval()
+@pytest.mark.parametrize("lags", LAGS)
+def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missing, absent, lags):
+    net = network(horizon=None, **lags).eval()
     window, targets = batch(1, missing if not absent else missing[2:], absent)
     targets[1, 1] = targets[2, 3] = torch.nan
     p = by_hand(net, window, targets)
@@ -144,12 +159,12 @@ def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missi
     # And the same when the following values are fed step by step.
     full = targets.nan_to_num(0.7)
     q, values, state = net.begin(window)
-    found = [q]
+    fixed, found = net.ahead(window), [q[:, 0]]
     for k in range(A - 1):
         values = torch.cat([values, full[:, k : k + 1]], 1)
-        q, state = net.step(window, values, C + k + 1, state)
+        q, state = net.step(values, fixed[:, k], state)
         found.append(q)
-    assert_same([torch.cat(found, 1)], [by_hand(net, window, full)])
+    assert_same([torch.stack(found, 1)], [by_hand(net, window, full)])
 
 
 @pytest.mark.parametrize("horizon", [A, None])
@@ -205,6 +220,6 @@ def test_windows_without_covariates():
 
 def test_wrong_layers_and_targets_are_refused():
     with pytest.raises(OstinatoError, match="one direction, and 12 input features"):
-        ForecastNetwork(LSTM(3, 4, batch_first=True), DISTRIBUTIONS["student"], SIZES, season=3)
+        ForecastNetwork(LSTM(3, 4, batch_first=True), DISTRIBUTIONS["student"], SIZES, seasons=[3])
     with pytest.raises(ShapeError, match=r"targets have shape \(3, 2\); expected \(B, 4\)"):
         network().loss(batch()[0], torch.zeros(3, 2))

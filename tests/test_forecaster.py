@@ -1,6 +1,7 @@
 """Forecasters from data to scores: nothing of the future, gaps, covariates, streams, storage."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,8 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.forecast import LEVELS
+from ostinato.tasks.forecasting.forecast import LEVELS, Blend
+from ostinato.tasks.forecasting.forecaster import _summary
 from ostinato.tasks.forecasting.panel import Cutoff
+from ostinato.tasks.forecasting.seasons import find_seasons
 from ostinato.tasks.forecasting.windows import Windows
 
 SMALL = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.01, "ensemble_size": 2}
@@ -127,10 +130,8 @@ def test_each_refit_learns_from_what_was_known_then():
     read = last.training_["calibration"]
     assert [part[1] for part in each.calibration] == list(read.values())
     assert all(part.shape == (2,) for part in each.calibration)
-    assert each.rises()[1] == last.forecast(num_samples=400).rises()[0]
-    np.testing.assert_array_equal(
-        each.quantiles([0.1])[1], last.forecast(num_samples=400).quantiles([0.1])[0]
-    )
+    assert each.rises()[1] == last.forecast().rises()[0]
+    np.testing.assert_array_equal(each.quantiles([0.1])[1], last.forecast().quantiles([0.1])[0])
 
 
 def test_a_constant_series_has_no_scaled_error():
@@ -153,6 +154,100 @@ def test_future_covariates_are_used(tmp_path):
     file.write_text("\n".join(lines[:-3]))
     with pytest.raises(DataError, match=r"future covariates \(price\) end 3 steps after"):
         model.predict(file)
+
+
+def test_categories_are_used_of_series_and_of_steps(tmp_path):
+    """A shop of its kind sells more on some days, whose names the table has."""
+    rng = np.random.default_rng(4)
+    extra = {"fair": 3.0, "none": 0.0, "strike": -3.0}
+    lines = ["shop,t,y,day,kind"]
+    for shop in range(6):
+        kind = ["big", "small"][shop % 2]
+        for t in range(106):
+            day = ["fair", "none", "strike", "none"][rng.integers(4)]
+            y = (20 if kind == "big" else 10) + extra[day] + 0.1 * rng.normal()
+            lines.append(f"s{shop},{t},{y if t < 100 else ''},{day},{kind}")
+    file = tmp_path / "shops.csv"
+    file.write_text("\n".join(lines))
+    covariates = {"future_covariates": "day", "static_covariates": "kind"}
+    settings = {"horizon": 6, "season": 1, "target": "y", "id": "shop", **SMALL}
+    more = {"epochs": 30, "ensemble_size": 1}
+    model = Forecaster(**covariates, **{**settings, **more}).fit(file)
+    days = np.array([line.split(",")[3] for line in lines[1:]]).reshape(6, 106)[:, 100:]
+    found = model.predict()
+    effects = found - np.array([[20], [10]] * 3)
+    fair, none, strike = (effects[days == day].mean() for day in extra)
+    assert fair > none + 0.5 and none > strike + 0.5
+    assert found[::2].mean() > found[1::2].mean() + 5
+    file.write_text("\n".join(lines).replace("fair", "feast"))  # a new category is no error
+    assert np.isfinite(model.predict(file)).all()
+
+
+def test_a_random_walk_is_forecast_as_the_last_value_and_the_end_says_so(capsys):
+    rng = np.random.default_rng(5)
+    walks = {f"{i}": 100 + rng.normal(size=150).cumsum() for i in range(8)}
+    settings = {"horizon": 10, "season": 1, **SMALL}
+    known = {name: y[:-10] for name, y in walks.items()}
+    model = Forecaster(**settings).fit(known, progress="lines")
+    blend, scores = model.training_["blend"], model.training_["held_out_mase"]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == model.training_["summary"]
+    assert line.startswith(f"MASE {scores['forecast']:.2f} on held-out steps")
+    assert f"naive {scores['naive']:.2f}" in line
+    assert blend["weight"] > 0.2 and scores["forecast"] <= scores["network"]
+    found = model.evaluate(walks)
+    assert found["mase"] < 1.1 * found["naive_mase"]
+
+
+def test_the_end_says_where_simple_rules_are_as_good():
+    blend = Blend("seasonal naive", 12, 0.4)
+    scores = {"naive": 1.2, "seasonal naive, a season of 12": 0.9, "mean": 2.0, "network": 1.1}
+    assert _summary(0.95, scores, blend) == (
+        "MASE 0.95 on held-out steps (the network alone 1.10; 40 % of the forecast is the rule "
+        "seasonal naive, a season of 12); seasonal naive, a season of 12 0.90, naive 1.20; no "
+        "better than the simplest rules"
+    )
+    assert _summary(0.5, scores, blend._replace(weight=0.0)) == (
+        "MASE 0.50 on held-out steps; seasonal naive, a season of 12 0.90, naive 1.20"
+    )
+
+
+def test_a_week_of_hours_is_seen():
+    """Only what was a week ago tells which hours are busy."""
+    hours = pd.date_range("2024-01-01", periods=24 * 7 * 8, freq="h")
+    rng = np.random.default_rng(6)
+    week = 10 + 3 * rng.normal(size=168)
+    y = np.tile(week, 8) + 0.1 * rng.normal(size=len(hours))
+    series = pd.Series(y, index=hours)
+    settings = {"horizon": 24, "calendar": False, **SMALL, "epochs": 3, "ensemble_size": 1}
+    model = Forecaster(**settings).fit(series[:-24])
+    assert (model.resolved_["season"], model.resolved_["long_season"]) == (24, 168)
+    found = model.evaluate(series)
+    assert found["mase"] < 0.5 * found["seasonal_naive_mase"]
+    last = model.network_.members[0]
+    assert last.history == 168 and last.seasons == (24, 168)
+    alone = Forecaster(long_season=1, **settings).fit(series[:-24])
+    assert alone.evaluate(series)["mase"] > 2 * found["mase"]
+    stream = model.stream(series[:-30])
+    for value in series[-30:]:
+        step = stream.observe(value)
+    np.testing.assert_array_equal(step.median, model.predict(series))
+
+
+def test_seasons_without_dates_are_found_and_none_in_noise():
+    rng = np.random.default_rng(8)
+    t = np.arange(24 * 7 * 6)
+    busy = np.where(t // 24 % 7 < 5, 1.0, 0.2)
+    power = 50 + 10 * busy * np.sin(2 * np.pi * t / 24) + rng.normal(size=len(t))
+    assert find_seasons([power]) == (24, 168)
+    power[100:110] = np.nan
+    assert find_seasons([power, 7 * power[:900]]) == (24, 168)
+    assert find_seasons([np.sin(2 * np.pi * t / 12)]) == (12, 1)
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=(5, 120))
+        for some in (noise[:1], noise, noise.cumsum(1)):
+            assert find_seasons(some) == (1, 1)
+    assert find_seasons([np.ones(3)]) == find_seasons([np.ones(300)]) == (1, 1)
 
 
 @pytest.mark.parametrize("method", ["direct", "autoregressive"])
@@ -250,6 +345,29 @@ def test_counts_are_not_forecast_with_more_certainty_than_there_is(output):
     assert (found == np.round(found)).all() and found.min() == 0
     assert 0.7 < forecast.scores()["coverage_80"] <= 1
     assert ((found[..., 2] - found[..., 0]) >= 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
+def test_what_was_never_negative_is_not_forecast_so_and_all_else_may_be(method, capsys):
+    rng = np.random.default_rng(3)
+    falling = 12 - 0.1 * np.arange(118) + 0.3 * np.abs(rng.normal(size=118))
+    series = {"whole": np.ceil(falling), "falling": falling, "lower": falling - 11}
+    settings = {"horizon": 12, "season": 1, "method": method, **SMALL}
+    model = Forecaster(**settings).fit(series, progress="lines")
+    assert (
+        "2 of 3 series have no negative value, and get no negative forecast"
+        in capsys.readouterr().out
+    )
+    forecast = model.forecast()
+    parts = (forecast.quantiles([0.01, 0.5, 0.99]), forecast.sample(50), forecast.mean)
+    for part in parts:
+        least = part.reshape(3, -1).min(1)
+        assert (least[:2] >= 0).all() and least[2] < -11
+    assert (parts[0][0] == np.round(parts[0][0])).all() and forecast.median.min() < 0
+    stream = model.stream(series["lower"])  # which is negative before what the network reads alone
+    for value in np.full(model.resolved_["context"] + 1, 0.1):
+        stream.observe(value)
+    assert stream.observe(0.0).units.lower_bound[0] == -np.inf
 
 
 def test_a_high_level_changes_nothing():

@@ -547,10 +547,10 @@ def test_what_is_no_such_model_is_refused(model, tmp_path):
     with pytest.raises(OstinatoError, match="holds no finished model"):
         TextGenerator.load(tmp_path)
     config = {"parameters": {}, "resolved": {}, "training": {}}
-    storage.save_model(tmp_path, {"task": "Forecaster", **config}, b"", {})
+    storage.save_model(tmp_path, {"task": "Forecaster", **config}, storage.pack_tensors({}), {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: expected a model of"):
         TextGenerator.load(tmp_path)
-    storage.save_model(tmp_path, {"task": "TextGenerator", **config}, b"", {})
+    storage.save_model(tmp_path, {"task": "TextGenerator", **config}, storage.pack_tensors({}), {})
     with pytest.raises(OstinatoError, match=f"{tmp_path}: its parts do not fit together"):
         TextGenerator.load(tmp_path)
 
@@ -772,7 +772,9 @@ def test_dropout_acts_while_learning_and_never_after(kind, num_layers):
 
 def test_learning_stops_early_and_keeps_the_best():
     text = "ab" * 900 + "bbaa" * 50
-    model = small(200, evaluations=50, patience=3, learning_rate=0.05).fit(text)
+    model = small(200, evaluations=50, patience=3, learning_rate=0.05, schedule="constant").fit(
+        text
+    )
     facts = model.training_
     assert facts["ended"] == "patience"
     assert facts["steps"] < 200

@@ -60,6 +60,7 @@ def run_of(network, given, heard, clip_norm=0.0):
         settings=TrainingSettings(clip_norm=clip_norm),
         callbacks=[heard],
         log=heard.log,
+        suspect=heard.log,
     )
 
 
@@ -197,7 +198,9 @@ def test_the_bar_shows_what_has_turned_bad(monkeypatch):
 
     objective = SimpleNamespace(units=lambda loss: {}, step_name="tok", loss_unit="nats")
     bar.on_begin(
-        SimpleNamespace(title="t", step=3, total=10, tokens=5, seconds=1.0, objective=objective)
+        SimpleNamespace(
+            title="t", step=3, total=10, tokens=5, seconds=1.0, time_limit=None, objective=objective
+        )
     )
     record = {"step": 3, "loss": 1.0, "learning_rate": 0.1, "gradient_norm": 1.0}
 

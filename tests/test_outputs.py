@@ -146,6 +146,26 @@ def test_the_best_tags_are_the_best_of_all(seed):
     assert found.tolist() != y.argmax(-1).tolist()
 
 
+def test_what_is_barred_is_never_predicted():
+    barred = torch.zeros(K + 1, K, dtype=torch.bool)
+    barred[[0, 1, 3, K], [1, 4, 3, 2]] = True
+    differs = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        crf, free = CRFOutput(H, K, barred=barred).double(), CRFOutput(H, K).double()
+        free.load_state_dict(crf.state_dict())
+        y = 3 * random(1, T, K, seed=seed)
+        tags, scores = every(crf, y[0])
+        steps = torch.tensor(tags)
+        allowed = ~barred[-1][steps[:, 0]] & ~barred[steps[:, :-1], steps[:, 1:]].any(1)
+        best = tags[int(scores.masked_fill(~allowed, -torch.inf).argmax())]
+        assert crf.best(y)[0].tolist() == list(best)
+        differs += not crf.best(y).equal(free.best(y))
+        h = random(1, T, H, seed=seed)
+        assert crf.mean_loss(h, steps[:1]).equal(free.mean_loss(h, steps[:1]))
+    assert differs
+
+
 def test_without_steps_there_is_nothing_to_say():
     crf, y = output(), torch.zeros(2, 0, K, dtype=torch.float64)
     assert crf.best(y).shape == (2, 0)

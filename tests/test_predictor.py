@@ -30,15 +30,17 @@ def model_of(name="student", horizon=None, future=0):
     sizes = encoding.sizes(0)
     members = [
         ForecastNetwork(
-            GRU(sizes.input_size(3), 5, batch_first=True), DISTRIBUTIONS[name], sizes,
-            horizon=horizon, season=3,
+            GRU(sizes.input_size([3, 5]), 5, batch_first=True), DISTRIBUTIONS[name], sizes,
+            horizon=horizon, seasons=[3, 5], reach=4,
         )
         for _ in range(2)
     ]  # fmt: skip
     for member in members:
         torch.nn.init.normal_(member.shortcut.weight, std=0.3)
         torch.nn.init.normal_(member.output.weight)
-    return Ensemble(members), lambda ahead=4: Windows(panel, encoding, 12, ahead, 3)
+    return Ensemble(members), lambda ahead=4, context=12: Windows(
+        panel, encoding, context, ahead, 3
+    )
 
 
 def forecasts(network, windows, cutoffs, ahead, num_samples):
@@ -62,24 +64,64 @@ def test_the_first_step_of_paths_is_the_mixture_of_the_members():
         np.testing.assert_allclose(found, level, atol=0.012)
 
 
-def test_a_later_step_is_drawn_from_what_the_path_came_to():
+def steps_by_hand(member, window, rows, draw):
+    """Paths ``(rows, A)`` of one window, each alone: ``draw`` returns the values of a step."""
+    wide = window.take(torch.zeros(rows, dtype=torch.int64))
+    p, values, state = member.begin(wide)
+    p, fixed, found = p[:, 0], member.ahead(wide), []
+    for k in range(window.horizon):
+        found.append(draw(k, p.double().numpy()))
+        if k + 1 < window.horizon:
+            values = torch.cat([values, torch.from_numpy(found[k][:, None]).to(values)], 1)
+            p, state = member.step(values, fixed[:, k], state)
+    return np.stack(found, 1)
+
+
+@pytest.mark.parametrize("context", [12, 2])
+def test_each_step_is_drawn_evenly_from_what_its_path_came_to(context):
+    """At the shares below which they lie the values of a step are a lattice, shifted."""
     network, windows = model_of()
-    window, _, units = windows().take(ENDS[:1])
-    (member, _) = network
-    alone = Ensemble([member])
+    window, _, units = windows(context=context).take(ENDS[:1])
+    (member, _), S = network, 50
     with torch.inference_mode():
-        drawn = sample_paths(alone, window, units, 3, [np.random.default_rng(5)])[0]
-        random = np.random.default_rng(5)
-        wide = window.take(torch.zeros(3, dtype=torch.int64))
-        p, values, state = member.begin(wide)
-        for k in range(4):
-            y = units.round(
-                network.distribution.sample(p[:, 0].double().numpy(), units.take(0), random)[None]
-            )[0]
-            np.testing.assert_array_equal(drawn[:, k], y)
-            z = torch.from_numpy((y - units.location[0]) / units.scale[0]).to(values)
-            values = torch.cat([values, z[:, None]], 1)
-            p, state = member.step(wide, values, 12 + k + 1, state) if k < 3 else (p, state)
+        drawn = sample_paths(Ensemble([member]), window, units, S, [np.random.default_rng(5)])[0]
+        z = (drawn - units.location) / units.scale
+
+        def check(k, p):
+            shares = np.sort(network.distribution.cdf(p, drawn[:, k], units))
+            np.testing.assert_allclose(np.diff(shares), 1 / S, atol=1e-4)
+            return z[:, k]
+
+        steps_by_hand(member, window, S, check)
+
+
+def test_few_even_paths_are_distributed_as_many_independent_ones():
+    network, windows = model_of(name="gaussian")
+    window, _, units = windows().take(ENDS[:1])
+    (member, _), rng = network, np.random.default_rng(0)
+
+    def draw(k, p):  # by the definition of the family
+        return p[:, 0] + (np.log1p(np.exp(p[:, 1])) + 1e-4) * rng.normal(size=len(p))
+
+    with torch.inference_mode():
+        plain = steps_by_hand(member, window, 20_000, draw)
+        even = np.stack([
+            sample_paths(Ensemble([member]), window, units, 40, [np.random.default_rng(seed)])[0]
+            for seed in range(300)
+        ])  # fmt: skip
+    even = (even - units.location) / units.scale
+    whole = even.reshape(-1, 4)
+    spread = plain.std(0)
+    levels = [0.02, 0.1, 0.5, 0.9, 0.98]
+    error = np.quantile(whole, levels, axis=0) - np.quantile(plain, levels, axis=0)
+    assert (np.abs(error) < 0.06 * spread).all()
+    # Steps depend on each other as they should, ...
+    np.testing.assert_allclose(np.corrcoef(whole.T), np.corrcoef(plain.T), atol=0.03)
+    # ... and a few paths tell the quantiles better than as many independent ones.
+    alone = plain[: 300 * 40].reshape(300, 40, 4)
+    for level in (0.1, 0.5, 0.9):
+        ours, theirs = (np.quantile(each, level, axis=1).std(0) for each in (even, alone))
+        assert (ours < 0.75 * theirs).all()
 
 
 @pytest.mark.parametrize("horizon", [None, 4])

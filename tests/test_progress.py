@@ -81,6 +81,14 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.err == ""
 
 
+def test_a_note_is_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    for callback in (Lines(), JSONLines(), Quiet()):
+        callback.note("MASE 0.83")
+    printed = capsys.readouterr()
+    assert printed.out == 'MASE 0.83\n{"event": "note", "message": "MASE 0.83"}\n'
+    assert printed.err == ""
+
+
 def test_quiet_says_only_what_goes_wrong(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,7 +126,7 @@ class Objective:
 
 class Run:
     title = "1,115,394 characters; 65 tokens of level char; lstm of 2 x 256 units; cpu, 2 threads"
-    step, total, tokens, seconds = 0, TOTAL, 0, 0.0
+    step, total, tokens, seconds, time_limit = 0, TOTAL, 0, 0.0, None
     objective = Objective()
 
 run, bar = Run(), make_progress("auto")

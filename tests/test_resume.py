@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from small_runs import output_of
 import ostinato
 from ostinato import SequenceClassifier, TextGenerator
 from ostinato.errors import OstinatoError
+from ostinato.training import storage
 from ostinato.training.callbacks import MetricsFile, read_metrics
 from ostinato.training.loop import Trainer
 from ostinato.training.runs import RunFolder
@@ -163,6 +165,24 @@ def test_a_run_goes_on_where_files_cannot_be_locked(
     monkeypatch.setattr("fcntl.flock", flock)
     shutil.copytree(whole, tmp_path / "run")
     TextGenerator.resume(tmp_path / "run")
+
+
+def test_a_run_whose_parts_do_not_fit_together_is_refused(tmp_path: Path, whole: Path) -> None:
+    """The checksums are right: whoever makes such a folder can make them, too."""
+    for part in ("facts", "documents", "parameters", "state"):
+        out = tmp_path / part
+        shutil.copytree(whole, out)
+        document = json.loads((out / "run.json").read_bytes())
+        if part == "state":
+            for folder in (out / "checkpoints").iterdir():
+                files = storage.read_files(folder)
+                storage.write_files(folder, files | {"state.json": b'{"dict": []}'})
+        document[part] = {"steps": "many", "vocabulary.json": [1]}
+        text = json.dumps(document).encode()
+        (out / "run.json").write_bytes(text)
+        (out / "run.json.sha256").write_text(f"{storage.sha256(text)}  run.json\n")
+        with pytest.raises(OstinatoError):
+            TextGenerator.resume(out)
 
 
 def test_where_there_is_no_run_there_is_none_to_go_on_with(tmp_path: Path) -> None:

@@ -524,6 +524,17 @@ def test_a_network_is_not_built_before_its_size_is_known_to_be_that_of_the_weigh
             load_with(**parameters)
 
 
+def test_texts_that_are_no_unicode_come_back(tmp_path: Path) -> None:
+    assert load_model(store(tmp_path / "m", notes="a\ud800b"), "Task")[0]["notes"] == "a\ud800b"
+
+
+def test_a_setting_is_quoted_as_far_as_can_be_read() -> None:
+    for setting in ({"cell": "a" * 10**6}, {"momentum": [0] * 10**5}, {"hidden_size": 10**4000}):
+        with pytest.raises(OstinatoError) as caught:
+            ostinato.TextGenerator(**setting).check_settings()  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     "restore",
     [

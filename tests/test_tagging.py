@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ostinato import SequenceTagger, load
-from ostinato.errors import DataError
+from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.tagging import entities
 
 QUICK = {"hidden_size": 8, "epochs": 4, "batch_size": 8}
@@ -97,6 +97,34 @@ def test_entities_count_when_both_ends_and_the_kind_are_right(monkeypatch):
     assert found["entities"] == 3 and found["accuracy"] == 6 / 8
 
 
+def test_labels_that_only_continue_are_entities_too():
+    X, y = [["a", "b", "c"]] * 12, [["I-A", "I-A", "O"]] * 12
+    model = SequenceTagger(validation_fraction=0, **QUICK).fit(X, y)
+    assert model.targets_.crf and not model.targets_.strict
+    assert model.evaluate(X, y)["entities"] == 12
+
+
+def test_a_name_is_known_by_its_capital_and_its_end():
+    random = np.random.default_rng(0)
+
+    def of(N):
+        X, y = [], []
+        for _ in range(N):
+            stem = "".join(random.choice(list("bcdfgklmnprst"), 5))
+            word, label = [
+                (stem, "O"),
+                (stem.title(), "B-A"),
+                (stem + "ing", "O"),
+                (stem + "ia", "B-B"),
+            ][random.integers(4)]
+            X.append(["we", "saw", word])
+            y.append(["O", "O", label])
+        return X, y
+
+    model = SequenceTagger(spelling_size=0, hidden_size=16, epochs=8).fit(*of(300))
+    assert model.evaluate(*of(200))["entity_f1"] > 0.95
+
+
 # Mistakes.
 
 
@@ -116,3 +144,5 @@ def test_mistakes_name_their_line(tmp_path):
         SequenceTagger(**QUICK).fit([["a", "b"]] * 20, [["x", "x"]] * 20)
     with pytest.raises(DataError, match="too short to hold their ends out"):
         SequenceTagger(**QUICK).fit([["a"]], [["x"]])
+    with pytest.raises(OstinatoError, match="crf='no'; expected true or false, or None"):
+        SequenceTagger(crf="no").fit([["a"]], [["x"]])

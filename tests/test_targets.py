@@ -1,6 +1,7 @@
 """Targets: what they encode they decode, what they measure is what others measure."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ostinato.data.text import TextSource
 from ostinato.data.vocabulary import build_vocabulary
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, recurrent_layers
+from ostinato.tasks.tagging import entities
 from ostinato.tasks.targets import Classes, Numbers, StepLabels, TokenSequence, calibrate
 
 FEATURES = 3
@@ -109,6 +111,55 @@ def test_measures_are_those_of_scikit_learn():
     assert found["micro_f1"] == f1_score(truth, p > 0.5, average="micro", zero_division=0)
     by_label = [log_loss(truth[:, k], p[:, k], labels=[0, 1]) for k in range(3)]
     np.testing.assert_allclose(found["log_loss"], sum(by_label))
+
+
+# Entities.
+
+
+ENTITIES = ["O", "B-A", "I-A", "B-B", "I-B"]
+
+
+@pytest.mark.parametrize("names", [ENTITIES, ["O", "I-A", "E-A", "B-A", "S-A", "I-B", "X", "B-"]])
+def test_entities_of_a_batch_are_counted_as_one_by_one(names):
+    targets = StepLabels(np.array(sorted(names)))
+    random = np.random.default_rng(0)
+    lengths = torch.tensor([*range(9), 40])
+    for _ in range(20):
+        true = random.integers(len(names), size=(10, 40))
+        best = np.where(random.random(true.shape) < 0.3, random.integers(len(names)), true)
+        found = targets.count_entities(torch.tensor(best), torch.tensor(true), lengths)
+        spans = [
+            {
+                (i, *span)
+                for i, row in enumerate(targets.decode(of, lengths))
+                for span in entities(row)
+            }
+            for of in (best, true)
+        ]
+        assert found == (len(spans[0] & spans[1]), len(spans[0]), len(spans[1]))
+
+
+def labels_of(*rows):
+    rows = [row.split() for row in rows]
+    return Corpus("words", rows, rows, [Place("X", i) for i in range(len(rows))])
+
+
+def test_entities_are_scored_jointly_and_keep_to_the_form_that_training_data_keep_to():
+    clean = ["B-A I-A O", "O B-B B-A", "B-B I-B I-B"]
+    assert StepLabels.learn(labels_of(*clean), crf=None).crf
+    assert not StepLabels.learn(labels_of("DET NOUN"), crf=None).crf
+    assert not StepLabels.learn(labels_of(*clean), crf=False).crf
+    assert not StepLabels.learn(labels_of("DET NOUN"), crf=True).strict
+    for broken in ("O I-A", "I-A", "B-B I-A", "B-A I-B"):
+        assert not StepLabels.learn(labels_of(*clean, broken), crf=None).strict
+    strict = StepLabels.learn(labels_of(*clean), crf=None)
+    assert strict.strict
+    torch.manual_seed(0)
+    output = StepLabels.from_json(strict.to_json()).head(4, 0.0)
+    best = output.best(9 * torch.randn(200, 6, 5))
+    for row in strict.decode(best.numpy(), [6] * 200):
+        for before, label in pairwise(["O", *row]):
+            assert label[0] != "I" or before in (f"B-{label[2:]}", label)
 
 
 # On batches.

@@ -30,7 +30,7 @@ def test_windows_hold_the_past_in_units_of_their_own_and_not_the_future():
     np.testing.assert_allclose(value[seen], past[seen], rtol=1e-6)
     assert window.observed[0].tolist() == [True] * 4 + [False, True] and window.valid[0].all()
     assert window.past_values[0, 4] == 0
-    assert units.resolution.tolist() == [1, 1] and units.lower_bound.tolist() == [-np.inf, 0]
+    assert units.resolution.tolist() == [1, 1] and units.lower_bound.tolist() == [0, 0]
     np.testing.assert_allclose(window.scale.numpy(), units.scale, rtol=1e-6)
     np.testing.assert_allclose(window.resolution.numpy(), 1 / units.scale, rtol=1e-6)
     np.testing.assert_allclose(
@@ -52,6 +52,27 @@ def test_windows_hold_the_past_in_units_of_their_own_and_not_the_future():
     assert not window.past_values[1, :3].any() and not window.future_covariates[1, :3].any()
     assert targets[1].isnan().tolist() == [False, True, True]
     assert (window.context, window.horizon) == (6, 3)
+
+
+def test_values_are_not_below_0_where_the_whole_past_is_not():
+    y = np.array([3.0, -0.5, 2, np.nan, 1, 0, 4, 2, -1, 5])
+    nothing = np.zeros((10, 0))
+    for sign, cutoffs, bounds in (
+        (1, [1, 2, 8], [0, -np.inf, -np.inf]),  # however far back a negative value is
+        (-1, [1, 2], [-np.inf, -np.inf]),
+    ):
+        series = Series("", 0, sign * y, nothing, nothing)
+        later = series.between(2)
+        for each, begin in ((series, 0), (later, 2)):
+            part = Panel([each], Grid("step"))
+            windows = Windows(part, CovariateEncoding.learn(part), 3, 2, season=1)
+            some = [(n, b) for n, b in zip(cutoffs, bounds, strict=True) if n > begin]
+            if some:
+                _, _, units = windows.take([Cutoff(0, n - begin) for n, _ in some])
+                assert units.lower_bound.tolist() == [b for _, b in some]
+    positive = Panel([Series("", 0, np.abs(y), nothing, nothing)], Grid("step"))
+    windows = Windows(positive, CovariateEncoding.learn(positive), 3, 2, season=1)
+    assert windows.take([Cutoff(0, n) for n in (1, 4, 10)])[2].lower_bound.tolist() == [0] * 3
 
 
 def test_outliers_move_the_units_little():

@@ -1,12 +1,21 @@
 """Translation and summaries: from texts to texts, stored and resumed; and what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ostinato import Summarizer, Translator, diagnose, load
+from ostinato.data.batches import SequenceBatch
+from ostinato.data.ragged import Ragged
 from ostinato.errors import OstinatoError
+from ostinato.networks.decoding import Hypothesis
+from ostinato.tasks import writing
 from ostinato.tasks.summarization import first_sentence, rouge
+from ostinato.tasks.targets import vocabulary_of
+from ostinato.tasks.writing import TargetTexts
+from ostinato.training.evaluation import evaluate
 
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier"}
 SMALL = {"hidden_size": 32, "level": "word", "dropout": 0.0, "learning_rate": 0.01}
@@ -140,3 +149,35 @@ def test_settings_and_data_that_cannot_be_are_refused():
         Translator().fit(X[:1], y[:1])
     with pytest.raises(OstinatoError, match="n_best=9; expected at most beam=5"):
         list(Translator(epochs=1, **SMALL).fit(X, y).write(X, n_best=9))
+
+
+@pytest.mark.parametrize("sizes", [[7], [1, 6], [3, 2, 2]])
+def test_bleu_of_validation_is_that_of_sacrebleu(monkeypatch, sizes):
+    """On the numbers of tokens, whatever the batches are."""
+    sacrebleu = pytest.importorskip("sacrebleu")
+    random = np.random.default_rng(3)
+    truth = [random.integers(0, 4, n).tolist() for n in (5, 9, 12, 4, 1, 20, 7)]
+    guess = [[*row[: len(row) // 2], *random.integers(0, 4, 3).tolist()] for row in truth]
+    measure = sacrebleu.BLEU(tokenize="none", smooth_method="none", force=True)
+    references = [[" ".join(map(str, row)) for row in truth]]
+    expected = measure.corpus_score([" ".join(map(str, row)) for row in guess], references).score
+    assert 5 < expected < 95
+
+    written = iter(guess)
+    targets = TargetTexts(vocabulary_of(["ab"], "char"))
+    monkeypatch.setattr(
+        writing,
+        "beam_search",
+        lambda net, x, *_: [[Hypothesis(next(written), 0.0, 0.0)] for _ in range(len(x))],
+    )
+    batches, rows = [], iter(truth)
+    for size in sizes:
+        some = [next(rows) for _ in range(size)]
+        lengths = torch.tensor([len(row) for row in some])
+        padded = torch.from_numpy(Ragged.of([np.array(row) for row in some]).padded(range(size)))
+        batches.append(SequenceBatch(padded, lengths, padded, 0, target_lengths=lengths))
+    loss = SimpleNamespace(loss=lambda *_, **__: (torch.tensor(1.5), None), modules=list)
+    loss.eval = lambda: loss
+    found = evaluate(loss, targets, batches)
+    assert found == {"loss": pytest.approx(1.5), "token_bleu": pytest.approx(expected)}
+    assert targets.judge == "token_bleu" and targets.higher_is_better

@@ -63,7 +63,7 @@ class MissingExtra(OstinatoError, ImportError):
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise an `OstinatoError` that names the argument, unless its value is one of the choices."""
     if not isinstance(value, Hashable) or value not in choices:
-        raise OstinatoError(f"{argument}={value!r}; expected one of {', '.join(choices)}.")
+        raise OstinatoError(f"{argument}={value!r:.99}; expected one of {', '.join(choices)}.")
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -118,7 +118,7 @@ def forecast(
     *files: Path,
     horizon: int | None = None,
     levels: str = "0.1,0.9",
-    num_samples: int = 1000,
+    num_samples: int = 128,
     plot: Picture | None = None,
     csv: bool = False,
     json: bool = False,

@@ -228,7 +228,7 @@ def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}.", path=path) from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # of NumPy, at bytes that it did not write
         raise DataError(f"is damaged, or is no .npy file: {error}", path=path) from error
     kinds = (np.uint8, np.uint16, np.uint32)
     if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in kinds:

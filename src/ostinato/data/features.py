@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,12 @@ MAX_UPSAMPLING = 64
 WORD_CHARACTERS = 24
 """Characters of a word that are read: from its beginning and its end, if it is longer."""
 
+AFFIX = 4
+"""Letters of the longest prefix and suffix."""
+
+AFFIXES = 2 * AFFIX + 2
+"""Prefixes, suffixes and shapes of a word."""
+
 
 def words_of(text: str) -> list[str]:
     """The words and punctuation marks of a text, without white space.
@@ -50,6 +57,28 @@ def words_of(text: str) -> list[str]:
     return [word for token in word_tokens(text) if (word := token.strip())]
 
 
+def affixes_of(word: str) -> list[str]:
+    """The prefixes and suffixes of a word, without case, and its shape, in short and at length.
+
+    Shorter words have an empty text for what they are too short for.
+
+    >>> affixes_of("Ann's"), affixes_of("17")[-2:]
+    (['a-', '-s', 'an-', "-'s", 'ann-', "-n's", "ann'-", "-nn's", "~Xx'x", "=Xxx'x"], ['~d', '=dd'])
+    """
+    low = word.lower()
+    ends = [
+        end if n <= len(low) else ""
+        for n in range(1, AFFIX + 1)
+        for end in (f"{low[:n]}-", f"-{low[-n:]}")
+    ]
+    kinds = (
+        "X" if c.isupper() else "d" if c.isdigit() else "x" if c.isalpha() else c for c in word
+    )
+    shape = "".join(kinds)
+    short = re.sub(r"(.)\1+", r"\1", shape)
+    return [*ends, f"~{short}", "=" + re.sub(r"(.)\1{4,}", r"\1\1\1\1", shape)]
+
+
 @dataclass
 class Lexicon:
     """Known words, and known characters for those that are not; number 0 is the unknown.
@@ -58,10 +87,11 @@ class Lexicon:
         words: in the order of their numbers, from 1.
         characters: in the order of their numbers, from 1.
         lowercase: whether words are looked up without regard to case. Their spelling keeps it.
+        affixes: prefixes, suffixes and shapes, in the order of their numbers, from 1.
 
     >>> lexicon = Lexicon.learn([["To", "be"], ["to", "do"]], lowercase=True, min_count=2)
     >>> lexicon
-    Lexicon(words=['to'], characters='Tbdeot', lowercase=True)
+    Lexicon(words=['to'], characters='Tbdeot', lowercase=True, affixes=[])
     >>> rows, table = lexicon.encode([["TO", "bed"], ["TO"]])
     >>> [row.tolist() for row in rows], table.ids.tolist(), table.spellings[1].tolist()
     ([[0, 1], [0]], [1, 0], [2, 4, 3])
@@ -70,10 +100,12 @@ class Lexicon:
     words: Sequence[str]
     characters: str
     lowercase: bool
+    affixes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._id_of = {word: i for i, word in enumerate(self.words, start=1)}
         self._character_of = {character: i for i, character in enumerate(self.characters, start=1)}
+        self._affix_of = {affix: i for i, affix in enumerate(self.affixes, start=1)}
 
     @classmethod
     def learn(
@@ -83,15 +115,22 @@ class Lexicon:
         lowercase: bool,
         min_count: int = 1,
         most: int | None = None,
+        affixes: bool = False,
     ) -> Lexicon:
-        """The words of sentences that occur ``min_count`` times, the ``most`` frequent of them."""
+        """The words of sentences that occur ``min_count`` times, the ``most`` frequent of them.
+
+        With ``affixes``, those that two different words have.
+        """
         forms = Counter(word for sentence in sentences for word in sentence)
         counts: Counter[str] = Counter()
         for form, count in forms.items():
             counts[form.lower() if lowercase else form] += count
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         known = [word for word in ranked if counts[word] >= min_count][:most]
-        return cls(known, "".join(sorted({c for form in forms for c in form})), lowercase)
+        characters = "".join(sorted({c for form in forms for c in form}))
+        ends = Counter(each for form in forms if affixes for each in affixes_of(form) if each)
+        common = sorted(end for end, count in ends.items() if count > 1)
+        return cls(known, characters, lowercase, common)
 
     def encode(
         self, sentences: Iterable[Sequence[str]]
@@ -104,7 +143,12 @@ class Lexicon:
         ]
         ids = [self._id_of.get(w.lower() if self.lowercase else w, 0) for w in row_of]
         spellings = [self._spelled(word) for word in row_of] or [np.zeros(0, dtype=np.int64)]
-        return rows, WordTable(np.array(ids, dtype=np.int64), Ragged.of(spellings))
+        known = [
+            [self._affix_of.get(each, 0) for each in affixes_of(word)] if self.affixes else []
+            for word in row_of
+        ]
+        affixes = np.array(known, dtype=np.int64).reshape(len(row_of), AFFIXES * bool(self.affixes))
+        return rows, WordTable(np.array(ids, dtype=np.int64), Ragged.of(spellings), affixes)
 
     def _spelled(self, word: str) -> NDArray[np.int64]:
         half = WORD_CHARACTERS // 2

@@ -122,10 +122,13 @@ class Inputs(SequenceInputs):
             raise OstinatoError(f"Inputs: {self.spectrogram}; expected {self.features} bands.")
 
     @classmethod
-    def learn(cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False) -> Self:
+    def learn(
+        cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False, affixes: bool = False
+    ) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
-        With ``causal`` a step must not know what comes after it.
+        With ``causal`` a step must not know what comes after it; with ``affixes`` it knows the
+        affixes and shapes of words.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
@@ -133,6 +136,7 @@ class Inputs(SequenceInputs):
                 lowercase=settings.lowercase,
                 min_count=settings.min_count,
                 most=settings.vocabulary_size,
+                affixes=affixes,
             )
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
@@ -199,6 +203,7 @@ class Inputs(SequenceInputs):
             spelled,
             torch.from_numpy(words.spellings.padded(chosen)),
             torch.from_numpy(words.spellings.lengths[chosen]),
+            torch.from_numpy(words.affixes[chosen if len(words.affixes) else []]),
         )
 
     def step_names(self, corpus: Corpus) -> list[str]:

@@ -135,10 +135,11 @@ def write_array(
 
 
 class WordTable(NamedTuple):
-    """Distinct words: their number in a `Lexicon`, and the numbers of their characters."""
+    """Distinct words: their numbers in a `Lexicon`, those of their characters and affixes."""
 
     ids: NDArray[np.int64]
     spellings: Ragged
+    affixes: NDArray[np.int64]
 
 
 class Examples(NamedTuple):
@@ -158,13 +159,13 @@ class Examples(NamedTuple):
     @classmethod
     def open(cls, folder: Path, name: str) -> Examples | None:
         """What `write` wrote; None if there is nothing of this name."""
-        inputs, targets, ids, spellings = _files(folder, name)
+        inputs, targets, ids, spellings, affixes = _files(folder, name)
         if not inputs.exists():
             return None
         return cls(
             Ragged.open(inputs),
             Ragged.open(targets) if _starts_of(targets).exists() else _load(targets),
-            WordTable(_load(ids), Ragged.open(spellings)) if ids.exists() else None,
+            WordTable(_load(ids), Ragged.open(spellings), _load(affixes)) if ids.exists() else None,
         )
 
     @classmethod
@@ -177,9 +178,10 @@ class Examples(NamedTuple):
         words: WordTable | None = None,
     ) -> Examples:
         """Write a part of a run's data into a folder, and map it."""
-        inputs_file, targets_file, ids_file, spellings_file = _files(folder, name)
+        inputs_file, targets_file, ids_file, spellings_file, affixes_file = _files(folder, name)
         if words is not None:
             np.save(ids_file, words.ids)
+            np.save(affixes_file, words.affixes)
             Ragged.write(words.spellings, spellings_file)
         written = Ragged.write(inputs, inputs_file)
         if not isinstance(targets, np.ndarray):
@@ -190,4 +192,5 @@ class Examples(NamedTuple):
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    return [folder / f"{name}.{part}.npy" for part in ("inputs", "targets", "words", "spellings")]
+    parts = ("inputs", "targets", "words", "spellings", "affixes")
+    return [folder / f"{name}.{part}.npy" for part in parts]

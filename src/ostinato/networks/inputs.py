@@ -20,12 +20,15 @@ class Words(NamedTuple):
         spelled: row of each word in ``characters``, ``(B, T)``.
         characters: numbers of the characters of each distinct word, ``(F, C)``.
         sizes: number of characters of each distinct word, ``(F,)``.
+        affixes: numbers of the affixes and shapes of each distinct word, 0 for an unknown one,
+            ``(F, A)``.
     """
 
     ids: Tensor
     spelled: Tensor
     characters: Tensor
     sizes: Tensor
+    affixes: Tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -44,11 +47,12 @@ class Words(NamedTuple):
     def first(self, rows: int, steps: int) -> Words:
         """Return the first steps of the first rows."""
         used, spelled = torch.unique(self.spelled[:rows, :steps], return_inverse=True)
-        return Words(self.ids[:rows, :steps], spelled, self.characters[used], self.sizes[used])
+        parts = (part[used] for part in (self.characters, self.sizes, self.affixes))
+        return Words(self.ids[:rows, :steps], spelled, *parts)
 
 
 class WordEncoder(nn.Module):
-    """Word vectors: an embedding of each word, and an encoding of its characters.
+    """Word vectors: an embedding of each word, encodings of its characters and of its affixes.
 
     Args:
         words: number of known words, including the unknown one, number 0.
@@ -57,14 +61,16 @@ class WordEncoder(nn.Module):
         spelling_width: features of the characters' encoding: the last states of an LSTM that reads
             them, half in each direction (Ling et al. 2015, "Finding function in form").
             0 for none.
+        affixes: number of known affixes and shapes.
+        affix_width: features of the sum of their embeddings.
         word_dropout: probability of replacing a word by the unknown one while training, so that the
-            network learns to use its characters.
+            network learns to use the rest; and of leaving out an affix or a shape.
 
     Example:
         >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
         >>> words = Words(
         ...     torch.tensor([[1, 0, 2]]), torch.tensor([[0, 1, 1]]),
-        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]),
+        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]), torch.zeros(2, 0),
         ... )
         >>> encode(words).shape
         torch.Size([1, 3, 10])
@@ -77,9 +83,11 @@ class WordEncoder(nn.Module):
         characters: int,
         spelling_width: int = 0,
         word_dropout: float = 0.0,
+        affixes: int = 0,
+        affix_width: int = 0,
     ) -> None:
         super().__init__()
-        self.output_size = width + spelling_width
+        self.output_size = width + spelling_width + (affix_width if affixes else 0)
         self.word_dropout = word_dropout
         self.words = _embedding(words, width)
         self.characters: nn.Embedding | None = None
@@ -89,18 +97,30 @@ class WordEncoder(nn.Module):
             letters, half = min(32, spelling_width), spelling_width // 2
             self.characters = _embedding(characters, letters)
             self.spelling = LSTM(letters, half, batch_first=True, bidirectional=True)
+        self.affixes: nn.Embedding | None = None
+        if affixes and affix_width:
+            self.affixes = nn.Embedding(affixes + 1, affix_width, padding_idx=0)
+            # A word has about eight, and their sum a length of about one.
+            nn.init.normal_(self.affixes.weight[1:], std=(8 * affix_width) ** -0.5)
 
     def forward(self, x: Words) -> Tensor:
-        """Return vectors ``(B, T, width + spelling_width)``."""
-        ids = x.ids
-        if self.training and self.word_dropout:
-            ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
-        vectors: Tensor = self.words(ids)
-        if self.characters is None:
-            return vectors
-        _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
-        spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
-        return torch.cat([vectors, F.embedding(x.spelled, spellings)], dim=-1)
+        """Return vectors ``(B, T, width + spelling_width + affix_width)``."""
+        vectors: list[Tensor] = [self.words(self._thinned(x.ids))]
+        if self.characters is not None:
+            _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
+            spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
+            vectors.append(F.embedding(x.spelled, spellings))
+        if self.affixes is not None:
+            kept = 1 - self.word_dropout * self.training
+            sums = self.affixes(self._thinned(x.affixes)).sum(1) / kept  # (F, affix_width)
+            vectors.append(F.embedding(x.spelled, sums))
+        return torch.cat(vectors, dim=-1)
+
+    def _thinned(self, ids: Tensor) -> Tensor:
+        """Return numbers, some of them taken for unknown while training."""
+        if not (self.training and self.word_dropout):
+            return ids
+        return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
 
 
 class Standardize(nn.Module):

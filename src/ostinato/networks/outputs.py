@@ -123,6 +123,8 @@ class CRFOutput(Output):
         hidden_size: features of ``h_t``.
         size: tags, ``K``.
         dropout: as in `Output`.
+        barred: which tag must not follow which in a prediction, ``(K + 1, K)``; the last row is of
+            tags that must not come first. None for none.
 
     Example:
         >>> output = CRFOutput(4, 3)
@@ -133,8 +135,15 @@ class CRFOutput(Output):
         True
     """
 
-    def __init__(self, hidden_size: int, size: int, dropout: float = 0.0) -> None:
+    barred: Tensor
+
+    def __init__(
+        self, hidden_size: int, size: int, dropout: float = 0.0, barred: Tensor | None = None
+    ) -> None:
         super().__init__(hidden_size, size, "category", dropout)
+        # Not -inf, or a row in which every tag is barred would have none.
+        penalty = torch.zeros(size + 1, size) if barred is None else -1e4 * barred.float()
+        self.register_buffer("barred", penalty, persistent=False)
         self.first = nn.Parameter(torch.zeros(size))
         self.follows = nn.Parameter(torch.zeros(size, size))  # [tag, the tag after it]
         self.last = nn.Parameter(torch.zeros(size))
@@ -203,9 +212,10 @@ class CRFOutput(Output):
         tags = torch.zeros(B, T, dtype=torch.long, device=y.device)
         if not T:
             return tags
-        total, came_from = self.first + y[:, 0], []
+        follows, total = self.follows + self.barred[:-1], self.first + self.barred[-1] + y[:, 0]
+        came_from = []
         for t in range(1, T):
-            best = (total[:, :, None] + self.follows).max(dim=1)
+            best = (total[:, :, None] + follows).max(dim=1)
             # Past a row's length nothing changes, and each tag comes from itself.
             stays = torch.arange(K, device=y.device).expand(B, K)
             came_from.append(torch.where(counts[:, t, None], best.indices, stays))

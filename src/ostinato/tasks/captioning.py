@@ -23,8 +23,7 @@ from ostinato.networks.seq2seq import Decoder, Encoded, EncoderDecoder
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_shares
-from ostinato.tasks.targets import TokenSequence
-from ostinato.tasks.writing import sacrebleu_scores
+from ostinato.tasks.writing import WrittenTexts, sacrebleu_scores
 from ostinato.training.settings import check_setting, check_value
 
 
@@ -54,7 +53,7 @@ class Pictures(nn.Module):
         return encoded
 
 
-class Captions(TokenSequence[EncoderDecoder]):
+class Captions(WrittenTexts):
     """A caption for each image."""
 
     @staticmethod

@@ -51,6 +51,9 @@ class CorpusEstimator(
         check_value(self, "spelling_size", lambda n: 0 <= n < 2**24 and n % 2 == 0, even)
         if self.separator == "":
             raise OstinatoError(f"{type(self).__name__}: separator=''; expected a text or nothing.")
+        check_value(
+            self, "affix_size", lambda n: 0 <= n < 2**24, "a number of features, 0 for none"
+        )
         check_shares(self, "word_dropout")
 
     def _learn_targets(self, training: Corpus) -> TargetsT:
@@ -71,7 +74,8 @@ class CorpusEstimator(
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:
         targets = self._learn_targets(training)
-        return Inputs.learn(training, self, causal=not self.bidirectional), targets
+        affixes, causal = self.affix_size > 0, not self.bidirectional
+        return Inputs.learn(training, self, causal=causal, affixes=affixes), targets
 
     def _network_title(self) -> str:
         title = super()._network_title()

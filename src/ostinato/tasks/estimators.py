@@ -238,8 +238,10 @@ class Estimator(
         run = RunFolder.reopen(Path(out))
         run.refuse_other(cls.__name__, settings)
         run.check_data()
+        parameters = run.document["parameters"]
         with storage.parts_of(run.path):
-            model = cls(**run.document["parameters"])
+            cls._checked(parameters, run.document["resolved"])
+            model = cls(**parameters)
         with run.trained_by_one():
             model._train(run.data, run.document, run, progress, tensorboard, resume=True)
         return model
@@ -301,6 +303,9 @@ class Estimator(
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)
+                if summary := self.training_.get("summary"):
+                    for callback in trainer.callbacks:
+                        callback.note(summary)
         if run is not None:
             if result.ended != "interrupt":
                 self.save(run.path)
@@ -400,6 +405,14 @@ class Estimator(
         storage.save_model(Path(folder), config, weights, documents)
 
     @classmethod
+    def _checked(cls, parameters: Mapping[str, Any], resolved: Mapping[str, Any]) -> Self:
+        """Return an estimator of stored settings, all of them known, once they are checked."""
+        known = {n: resolved.get(n) for n, given in parameters.items() if given is None}
+        whole = cls(**{**parameters, **known})
+        whole.check_settings()
+        return whole
+
+    @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> Self:
         """Load the model of a folder that `save`, or training, wrote, unless it is damaged.
 
@@ -413,9 +426,7 @@ class Estimator(
         ) -> dict[str, torch.Tensor]:
             nonlocal model
             parameters, resolved = config["parameters"], config["resolved"]
-            known = {n: resolved.get(n) for n, given in parameters.items() if given is None}
-            whole = cls(**parameters | known)
-            whole.check_settings()
+            whole = cls._checked(parameters, resolved)
             networks: int = whole.get_params().get("ensemble_size") or 1
             if networks * whole.num_layers > len(header):
                 raise OstinatoError(

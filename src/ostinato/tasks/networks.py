@@ -63,13 +63,16 @@ class EncoderSettings:
         recurrent: False trains the same network without recurrence, as a baseline.
         embedding_size: features of a word's own vector.
         spelling_size: features that a small network makes of a word's letters; 0 for none.
-        word_dropout: share of words taken for unknown while training.
+        affix_size: features of a word's prefixes, suffixes and shape (capitals, digits, marks); 0
+            for none.
+        word_dropout: share of words, and of affixes and shapes, taken for unknown while training.
     """
 
     bidirectional: bool = True
     recurrent: bool = True
     embedding_size: int = 100
     spelling_size: int = 64
+    affix_size: int = 0
     word_dropout: float = 0.3
 
 
@@ -121,6 +124,8 @@ def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | St
             len(inputs.lexicon.characters) + 1,
             settings.spelling_size,
             settings.word_dropout,
+            len(inputs.lexicon.affixes),
+            settings.affix_size,
         )
         return words, words.output_size
     return Standardize(torch.tensor(inputs.mean), torch.tensor(inputs.scale)), inputs.features

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from ostinato.data.batches import SequenceBatches
 from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.targets import Numbers
-from ostinato.training.evaluation import Problem, predict
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -46,15 +44,6 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
         how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
         return encoder_network(inputs, targets.head, how, self, make, pooled=True)
-
-    def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Measure the errors on the validation data, in the scale of the data."""
-        held_out = problem.validation
-        if not isinstance(held_out, SequenceBatches):
-            return {}
-        guess = predict(self.network_, held_out, lambda y, batch: y.cpu().numpy())
-        errors = np.stack(guess) - np.asarray(held_out.examples.targets)
-        return {"validation": _errors(errors * self.targets_.scale)}
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``."""

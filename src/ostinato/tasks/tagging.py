@@ -21,6 +21,7 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_sizes, encoder_network
 from ostinato.tasks.targets import StepLabels, f1
+from ostinato.training.settings import refuse
 
 FEW = 10
 """Sequences below which validation data are the ends of sequences, not whole ones."""
@@ -33,7 +34,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     Steps are words, read by themselves and by their letters, or measurements; see `fit`.
 
     Args:
-        crf: whether labels are scored jointly, by which follows which (a conditional random field).
+        crf: whether labels are scored jointly, by which follows which (a conditional random field);
+            if not given, where they are of entities, such as B-PERSON, I-PERSON, O.
         window: steps of measurements in a training example; longer series are cut, each time at
             other places.
 
@@ -47,8 +49,9 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         [['D', 'N', 'V']]
     """
 
-    crf: bool = False
+    crf: bool | None = None
     window: int = 200
+    affix_size: int = 64
 
     TARGETS = StepLabels
     BY_STEP = True
@@ -56,6 +59,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def check_settings(self) -> None:
         super().check_settings()
         check_sizes(self, "window")
+        if self.crf not in (None, False, True):
+            refuse(self, "crf", "true or false, or None to go by the labels")
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -137,40 +142,46 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
             yield Prediction(place, "\n".join([*lines, ""]), facts)
 
     def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """Measure the predictions by known labels; data are as in `fit`.
-
-        Returns:
-            accuracy, macro_f1, steps, sequences; and, where labels are of the form B-PERSON,
-            I-PERSON, O: entity_precision, entity_recall, entity_f1, of entities that are right in
-            their kind and in both of their ends (Tjong Kim Sang and De Meulder 2003, CoNLL).
-        """
+        """Measure the predictions by known labels, see `measure`; data are as in `fit`."""
         corpus = self._labelled(X, y)
         self.targets_.check(corpus)
         truth = [[str(label) for label in labels] for labels in corpus.targets or []]
-        guess = self.predict(corpus)
-        flat_truth, flat_guess = (list(chain.from_iterable(some)) for some in (truth, guess))
-        found = {
-            "accuracy": float(metrics.accuracy_score(flat_truth, flat_guess)),
-            "macro_f1": f1(flat_truth, flat_guess, "macro"),
-            "steps": len(flat_truth),
-            "sequences": len(truth),
-        }
-        if any(label.startswith("B-") for label in self.classes_):
-            true = {(i, *span) for i, labels in enumerate(truth) for span in entities(labels)}
-            predicted = {(i, *span) for i, labels in enumerate(guess) for span in entities(labels)}
-            right = len(true & predicted)
-            precision, recall = right / max(1, len(predicted)), right / max(1, len(true))
-            found |= {
-                "entity_precision": precision,
-                "entity_recall": recall,
-                "entity_f1": 2 * precision * recall / max(1e-300, precision + recall),
-                "entities": len(true),
-            }
-        return found
+        return measure(truth, self.predict(corpus), has_entities=self.targets_.has_entities)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the share of steps whose label is right."""
         return float(self.evaluate(X, y)["accuracy"])
+
+
+def measure(
+    truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]], *, has_entities: bool
+) -> dict[str, Any]:
+    """Measure predicted labels by true ones.
+
+    Returns:
+        accuracy, macro_f1, steps, sequences; and, where labels are of the form B-PERSON, I-PERSON,
+        O: entity_precision, entity_recall, entity_f1, of entities that are right in their kind and
+        in both of their ends (Tjong Kim Sang and De Meulder 2003, CoNLL); and the number of them.
+    """
+    flat_truth, flat_guess = (list(chain.from_iterable(some)) for some in (truth, guess))
+    found = {
+        "accuracy": float(metrics.accuracy_score(flat_truth, flat_guess)),
+        "macro_f1": f1(flat_truth, flat_guess, "macro"),
+        "steps": len(flat_truth),
+        "sequences": len(truth),
+    }
+    if has_entities:
+        true = {(i, *span) for i, labels in enumerate(truth) for span in entities(labels)}
+        predicted = {(i, *span) for i, labels in enumerate(guess) for span in entities(labels)}
+        right = len(true & predicted)
+        precision, recall = right / max(1, len(predicted)), right / max(1, len(true))
+        found |= {
+            "entity_precision": precision,
+            "entity_recall": recall,
+            "entity_f1": 2 * precision * recall / max(1e-300, precision + recall),
+            "entities": len(true),
+        }
+    return found
 
 
 def entities(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:

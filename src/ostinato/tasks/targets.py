@@ -5,6 +5,7 @@ A task names its targets; they name the loss, and the metrics of validation data
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor
+from torch.nn import functional as F
 
 from ostinato.data.batches import SequenceBatch
 from ostinato.data.corpus import Corpus
@@ -110,6 +112,8 @@ class Classes(SequenceTargets[PerSequence]):
 
     names: NDArray[Any]
     multilabel: bool = False
+    higher_is_better = True
+    flawless = 1.0
 
     @classmethod
     def learn(cls, corpus: Corpus) -> Self:
@@ -146,18 +150,30 @@ class Classes(SequenceTargets[PerSequence]):
         kind: OutputKind = "probability" if self.multilabel else "category"
         return Output(features, len(self.names), kind, dropout)
 
+    @property
+    def judge(self) -> str:
+        """Name of the metric that selects the best weights."""
+        return "micro_f1" if self.multilabel else "accuracy"
+
     def metrics(
         self, network: PerSequence, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
         """Return the mean loss, and the share of sequences with the right class or labels."""
         scores, _ = network(batch.inputs, lengths=batch.unequal)
         targets = batch.targets
-        loss = network.output.loss(scores, targets).mean()
+        found = {"loss": float(network.output.loss(scores, targets).mean())}
         if self.multilabel:
-            right = ((scores > 0) == targets).all(-1)
+            guess, true = scores > 0, targets > 0
+            right = (guess == true).all(-1)
+            for name, counted in (("right", guess & true), ("guess", guess), ("true", true)):
+                found[name] = float(counted.sum()) / len(guess)
         else:
             right = scores.argmax(-1) == targets
-        return {"loss": float(loss), "accuracy": float(right.double().mean())}, None
+        return {**found, "accuracy": float(right.double().mean())}, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means, and the micro-averaged F1 where there are several labels."""
+        return _with_f1(means, "micro_f1") if self.multilabel else means
 
     def decode(self, p: NDArray[np.float64]) -> Any:
         """Return the likeliest class, or the likely labels, of rows of probabilities ``(N, K)``."""
@@ -232,6 +248,20 @@ class Numbers(SequenceTargets[PerSequence]):
         """Return a linear output layer."""
         return Output(features, len(self.mean), "number", dropout)
 
+    def metrics(
+        self, network: PerSequence, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss, and the errors in the scale of the data."""
+        scores, _ = network(batch.inputs, lengths=batch.unequal)
+        loss = network.output.loss(scores, batch.targets).mean()
+        errors = (scores - batch.targets).double().cpu().numpy() * self.scale
+        mae, mse = float(np.abs(errors).mean()), float((errors**2).mean())
+        return {"loss": float(loss), "mae": mae, "rmse": mse}, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means, with the root of the mean squared error."""
+        return {**means, "rmse": math.sqrt(means["rmse"])}
+
     def decode(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scores ``(N, K)`` in the scale of the training data, ``(N, K)`` or ``(N,)``."""
         numbers = scores * self.scale + self.mean
@@ -248,22 +278,41 @@ class StepLabels(SequenceTargets[PerStep]):
     Args:
         names: the labels, sorted, ``(K,)``.
         crf: whether the labels of a sequence are scored together.
+        strict: whether a label that continues an entity is predicted only after one of the entity.
     """
 
     names: NDArray[Any]
     crf: bool = False
+    strict: bool = False
     by_step = True
+    higher_is_better = True
+    flawless = 1.0
 
     @classmethod
-    def learn(cls, corpus: Corpus, *, crf: bool = False) -> Self:
-        """Collect the labels; a `DataError` if there are fewer than two."""
+    def learn(cls, corpus: Corpus, *, crf: bool | None = False) -> Self:
+        """Collect the labels; a `DataError` if there are fewer than two.
+
+        Where ``crf`` is None, labels of entities are scored together, others are not.
+        """
         labels = {str(label) for labels in corpus.targets or [] for label in labels}
         if len(labels) < 2:
             raise DataError(
                 f"all steps have the label {', '.join(labels)!r}; expected two or more labels.",
                 path=corpus.places[0].path,
             )
-        return cls(np.array(sorted(labels)), crf)
+        found = cls(np.array(sorted(labels)))
+        found.crf = found.has_entities if crf is None else crf
+        _, joined, continues = found._entity_tables()
+        stray = continues & ~joined  # a label, after a label whose entity it does not continue
+        rows = found.encode(corpus) if found.crf and found.has_entities else ()
+        pairs = (stray[np.concatenate([[len(labels)], row[:-1]]), row] for row in rows if len(row))
+        found.strict = found.crf and found.has_entities and not any(each.any() for each in pairs)
+        return found
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether labels are of the form B-PERSON, I-PERSON, O."""
+        return any(len(name) > 2 and name[:2] in ("B-", "I-") for name in map(str, self.names))
 
     def check(self, corpus: Corpus) -> None:
         """Raise a `DataError` at a label that training did not have, or labels too many or few."""
@@ -287,26 +336,83 @@ class StepLabels(SequenceTargets[PerStep]):
 
     def head(self, features: int, dropout: float) -> Output:
         """Return an output layer with a score for each label."""
-        kind = CRFOutput if self.crf else Output
-        return kind(features, len(self.names), dropout=dropout)
+        if not self.crf:
+            return Output(features, len(self.names), dropout=dropout)
+        _, joined, continues = self._entity_tables()
+        barred = torch.from_numpy(continues & ~joined)[:, :-1] if self.strict else None
+        return CRFOutput(features, len(self.names), dropout, barred)
+
+    @property
+    def judge(self) -> str:
+        """Name of the metric that selects the best weights."""
+        return "entity_f1" if self.has_entities else "accuracy"
 
     def metrics(
         self, network: PerStep, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
-        """Return the mean loss and the accuracy of a batch's steps."""
+        """Return the mean loss and the accuracy of a batch's steps; entities for each step."""
         h, _ = network.hidden(batch.inputs, lengths=batch.unequal)
-        output = network.output
+        output, steps = network.output, max(1, batch.steps)
         loss = output.mean_loss(h, batch.targets, batch.unequal)
-        right = output.best(output(h), batch.lengths) == batch.targets
-        right &= running(h, batch.lengths)
-        return {"loss": float(loss), "accuracy": int(right.sum()) / max(1, batch.steps)}, None
+        best = output.best(output(h), batch.lengths)
+        right = (best == batch.targets) & running(h, batch.lengths)
+        found = {"loss": float(loss), "accuracy": int(right.sum()) / steps}
+        if self.has_entities:
+            counts = self.count_entities(best, batch.targets, batch.lengths)
+            names = ("right", "guess", "true")
+            found |= {name: n / steps for name, n in zip(names, counts, strict=True)}
+        return found, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the means, and the F1 of entities where there are any."""
+        return _with_f1(means, "entity_f1") if self.has_entities else means
+
+    def count_entities(
+        self, best: Tensor, targets: Tensor, lengths: Tensor
+    ) -> tuple[int, int, int]:
+        """Return the numbers of entities that are right, predicted, and true.
+
+        Args:
+            best: numbers of the predicted labels, ``(B, T)``.
+            targets: those of the true ones.
+            lengths: steps of each row, ``(B,)``.
+        """
+        kinds, joined, _ = self._entity_tables()
+        K, counts = len(self.names), running(best, lengths)
+
+        def spans(rows: Tensor) -> NDArray[np.int64]:
+            """Return the entities of all rows, each as one number."""
+            padded = F.pad(rows.masked_fill(~counts, K), (1, 1), value=K).cpu().numpy().ravel()
+            before, labels, after = padded[:-2], padded[1:-1], padded[2:]
+            begins = np.flatnonzero((kinds[labels] >= 0) & ~joined[before, labels])
+            ends = np.flatnonzero((kinds[labels] >= 0) & ~joined[labels, after])
+            return np.asarray((begins * padded.size + ends) * K + kinds[labels[begins]])
+
+        predicted, true = spans(best), spans(targets)
+        right = np.intersect1d(predicted, true, assume_unique=True)
+        return len(right), len(predicted), len(true)
+
+    def _entity_tables(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which labels are of which entities; label K is outside of all.
+
+        They are: the number of the kind of entity that a label is of, -1 for none, ``(K + 1,)``;
+        whether a label, the column, continues the entity of the label before, the row,
+        ``(K + 1, K + 1)``; and whether a label is meant to continue one, ``(K + 1,)``.
+        """
+        parts = [str(name).partition("-") for name in [*self.names, "O"]]
+        marks, names = np.array([p[0] for p in parts]), np.array([p[2] for p in parts])
+        inside = np.isin(marks, ["B", "I", "E", "S"]) & (names != "")
+        kinds = np.where(inside, np.unique(names, return_inverse=True)[1], -1)
+        continues = inside & np.isin(marks, ["I", "E"])
+        opens = inside & np.isin(marks, ["B", "I"])
+        return kinds, opens[:, None] & continues & (kinds[:, None] == kinds), continues
 
     def decode(self, best: NDArray[np.int64], lengths: Iterable[int]) -> Iterator[list[str]]:
         """Yield the labels of rows of numbers ``(B, T)``."""
         return (self.names[row[:n]].tolist() for row, n in zip(best, lengths, strict=True))
 
     def describe(self) -> str:
-        jointly = ", scored jointly" if self.crf else ""
+        jointly = ", scored jointly by a CRF" if self.crf else ""
         return f"{len(self.names):,} labels for each step{jointly}"
 
 
@@ -440,6 +546,12 @@ def _plain(label: object) -> Label:
 def _unseen(label: object, names: NDArray[Any]) -> str:
     shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
     return f"has the label {label!r}, which was not in the training data; known are {shown}."
+
+
+def _with_f1(means: dict[str, float], name: str) -> dict[str, float]:
+    """Return means with the F1 of what is right, guessed and true in place of these."""
+    right, guess, true = (means.pop(each) for each in ("right", "guess", "true"))
+    return {**means, name: 2 * right / (guess + true) if right else 0.0}
 
 
 def f1(truth: Any, guess: Any, average: str) -> float:

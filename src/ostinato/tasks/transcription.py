@@ -37,6 +37,9 @@ LETTER_UNKNOWN = -20.0
 class Transcripts(TokenSequence[CTC]):
     """The text of each recording."""
 
+    judge = "error_rate"
+    flawless = 0.0
+
     @staticmethod
     def texts(corpus: Corpus, i: int) -> list[str]:
         """Return the text of a recording."""

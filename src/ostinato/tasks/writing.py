@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from ostinato.files import PICTURES, check_new_file
 from ostinato.networks.attention import AttentionKind
 from ostinato.networks.decoding import Hypothesis, Search, beam_search, sample
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
+from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Text
 from ostinato.tasks.estimators import Estimator, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
@@ -34,8 +38,50 @@ from ostinato.tasks.targets import TokenSequence, vocabulary_of
 from ostinato.training.pictures import draw_attention
 
 
+class WrittenTexts(TokenSequence[EncoderDecoder]):
+    """Texts that a decoder writes; validation writes them, the likeliest token at every step."""
+
+    judge = "token_bleu"
+    higher_is_better = True
+    flawless = 100.0
+
+    def metrics(
+        self, network: EncoderDecoder, batch: SequenceBatch, state: Hidden
+    ) -> tuple[dict[str, float], None]:
+        """Return the mean loss, and what `summarize` makes BLEU of."""
+        found, _ = super().metrics(network, batch, state)
+        assert batch.target_lengths is not None
+        lengths = batch.target_lengths.tolist()
+        most = Search(beam=1, max_length=2 * max(lengths), max_factor=0.0)
+        counts: Counter[str] = Counter()
+        written = beam_search(network, batch.inputs, batch.unequal, most)
+        for (best, *_), row, n in zip(written, batch.targets.tolist(), lengths, strict=True):
+            counts["written"] += len(best.tokens)
+            counts["true"] += n
+            for k in range(1, 5):
+                guess, truth = ngrams(best.tokens, k), ngrams(row[:n], k)
+                counts[f"right_{k}"] += (guess & truth).total()
+                counts[f"of_{k}"] += guess.total()
+        size = self.count(batch)
+        return {**found, **{name: count / size for name, count in counts.items()}}, None
+
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return the loss, and BLEU of tokens, 0 to 100 (Papineni et al. 2002)."""
+        right, of = ([means[f"{name}_{k}"] for k in range(1, 5)] for name in ("right", "of"))
+        bleu = 0.0
+        if all(right):
+            precision = math.exp(fmean(math.log(a / b) for a, b in zip(right, of, strict=True)))
+            bleu = 100 * precision * math.exp(min(0.0, 1 - means["true"] / means["written"]))
+        return {"loss": means["loss"], "token_bleu": bleu}
+
+
+def ngrams(tokens: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
+    """Count the runs of n tokens."""
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
 @dataclass
-class TargetTexts(TokenSequence[EncoderDecoder]):
+class TargetTexts(WrittenTexts):
     """A text for each source.
 
     Args:

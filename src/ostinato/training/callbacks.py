@@ -41,9 +41,13 @@ class Run(Protocol):
     total: int | None
     tokens: int
     seconds: float
+    time_limit: float | None
 
     def log(self, message: str, /) -> None:
-        """Send a message for the user to the callbacks."""
+        """Send a warning for the user to the callbacks."""
+
+    def suspect(self, message: str, /) -> None:
+        """Warn, unless the next evaluation is better than all before it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class TrainingResult:
     Args:
         ended: why: its budget was used, patience ran out, or it was interrupted.
         steps: number of steps.
-        best_loss: lowest validation loss; the last training loss without validation.
-        best_step: the step of the best loss, whose weights the network has.
+        best_loss: validation loss of the best weights; the last training loss without validation.
+        best_step: the step of the best weights, which the network has.
         seconds: training time, before and after resuming.
     """
 
@@ -81,7 +85,10 @@ class Callback:
         """Gradients were measured; see `GradientHealth`."""
 
     def log(self, message: str) -> None:
-        """A message for the user."""
+        """A warning for the user."""
+
+    def note(self, message: str) -> None:
+        """A message for the user that is no warning, such as how good the trained model is."""
 
     def on_checkpoint(self) -> None:
         """A checkpoint is about to be written: records so far must be on disk first."""

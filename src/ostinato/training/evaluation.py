@@ -46,10 +46,19 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
     Attributes:
         loss_unit: unit of the loss.
         step_name: short name of a step of a sequence.
+        higher_is_better: whether the best weights are those with the highest `judge`.
+        flawless: value of `judge` that cannot become better; None if there is none.
     """
 
     loss_unit: str
     step_name: str
+    higher_is_better: bool = False
+    flawless: float | None = None
+
+    @property
+    def judge(self) -> str:
+        """Name of the metric that selects the best weights."""
+        return "loss"
 
     def loss(
         self, network: NetworkT_contra, batch: BatchT_contra, state: Hidden
@@ -66,6 +75,10 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
     def count(self, batch: BatchT_contra) -> int:
         """Return the number of items that the means of a batch are taken over."""
 
+    def summarize(self, means: dict[str, float]) -> dict[str, float]:
+        """Return metrics of means over all batches, such as ratios of them."""
+        return means
+
     def units(self, loss: float) -> dict[str, float]:
         """Return a loss in other units, by name; by default in none."""
         return {}
@@ -74,10 +87,17 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
 def evaluate(
     network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
 ) -> dict[str, float]:
-    """Return the means of an objective's metrics over batches, including ``loss``.
+    """Return an objective's metrics over batches, including ``loss``.
 
     State is carried from batch to batch if the objective returns one.
     """
+    return measure(network, objective, batches)[0]
+
+
+def measure(
+    network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
+) -> tuple[dict[str, float], int]:
+    """Return the metrics as `evaluate` does, and the number of items that they are means over."""
     sums: dict[str, float] = defaultdict(float)
     count, state = 0, None
     with eval_mode(network), torch.no_grad():
@@ -87,7 +107,8 @@ def evaluate(
             for name, value in measured.items():
                 sums[name] += weight * value
             count += weight
-    return {name: total / max(1, count) for name, total in sums.items()}
+    means = {name: total / max(1, count) for name, total in sums.items()}
+    return objective.summarize(means), count
 
 
 def predict(

@@ -32,19 +32,22 @@ class NonFiniteError(OstinatoError):
 
 
 class Monitor:
-    """Warns of exploding gradients and an oscillating loss during a run.
+    """Warns of exploding gradients and an oscillating loss, once each, where the run suffers.
 
     - Spike: a gradient norm above ``spike`` times the usual, which is the median of the last 50, or
       of the first 20 if that is larger: late in training a large one need not be an explosion.
-    - Oscillation: see `oscillates`, over the last 40 steps, compared with the best 40 before.
-
-    Neither is repeated within 100 steps.
+      It counts if the loss of the `STEPS` steps after it is above that of those before.
+    - Oscillation: see `oscillates`; at half of `STEPS` more steps than not, each with those before
+      it.
 
     Example:
         >>> monitor = Monitor()
-        >>> messages = [monitor.observe(step, loss=1.0, norm=1.0) for step in range(1, 60)]
-        >>> monitor.observe(60, loss=1.0, norm=50.0)
-        ['gradient norm 50, 50 times its usual 1: exploding gradients; clip_norm=1.5 bounds them']
+        >>> losses, norms = [1.0] * 60 + [2.0] * 40, [1.0] * 59 + [50.0] + [1.0] * 40
+        >>> for step, (loss, norm) in enumerate(zip(losses, norms), 1):
+        ...     for message in monitor.observe(step, loss, norm):
+        ...         print(step, message)
+        100 exploding gradients: of norm 50, 50 times the usual 1, at step 60, and the loss rose
+        from 1 to 2; clip_norm=1.5 bounds them
     """
 
     def __init__(self, spike: float = 10.0, clip_norm: float = 0.0) -> None:
@@ -55,7 +58,13 @@ class Monitor:
         self._first_norm = 0.0
         self._first: Level | None = None
         self._best = Level(math.inf, 0.0)
-        self._warned: dict[str, int] = {}
+        self._spike: tuple[int, float, float, Level] | None = None
+        self._oscillating = 0
+        self._warned: set[str] = set()
+
+    def forget(self) -> None:
+        """Take back what was said: the run is well."""
+        self._warned.clear()
 
     def observe(self, step: int, loss: float, norm: float) -> list[str]:
         """Return warnings after a step."""
@@ -63,20 +72,20 @@ class Monitor:
         if len(self._norms) == 20:
             self._first_norm = median(self._norms)
         usual = max(median(self._norms), self._first_norm) if len(self._norms) >= 20 else 0.0
-        if norm > self.spike * usual > 0:
-            bound = f"clip_norm={1.5 * usual:.2g} bounds them"
-            if self.clip_norm:
-                bound = f"clipped to {self.clip_norm:g}"
-            found["spike"] = (
-                f"gradient norm {norm:.3g}, {norm / usual:.0f} times its usual {usual:.2g}: "
-                f"exploding gradients; {bound}"
-            )
+        if norm > self.spike * usual > 0 and self._spike is None:
+            self._spike = step, norm, usual, Level.of(self._losses)
         self._norms.append(norm)
         self._losses.append(loss)
         if len(self._losses) == STEPS:
             level = Level.of(self._losses)
             self._first = self._first or level
-            if oscillates(level, self._best, self._first):
+            if self._spike and step >= self._spike[0] + STEPS:
+                if level.is_above(self._spike[3]):
+                    found["spike"] = self._exploding(*self._spike, level)
+                self._spike = None
+            lasts = oscillates(level, self._best, self._first)
+            self._oscillating = max(0, self._oscillating + (1 if lasts else -1))
+            if self._oscillating >= STEPS // 2:
                 found["oscillation"] = (
                     f"the loss oscillates: it swings by {level.swing:.2g} a step around "
                     f"{level.mean:.3g} and was at {self._best.mean:.3g}; try a lower learning rate "
@@ -84,9 +93,19 @@ class Monitor:
                 )
             if level.mean < self._best.mean:
                 self._best = level
-        found = {k: v for k, v in found.items() if step - self._warned.get(k, -100) >= 100}
-        self._warned |= dict.fromkeys(found, step)
-        return list(found.values())
+        new = [message for cause, message in found.items() if cause not in self._warned]
+        self._warned |= found.keys()
+        return new
+
+    def _exploding(self, step: int, norm: float, usual: float, before: Level, now: Level) -> str:
+        bound = f"clip_norm={1.5 * usual:.2g} bounds them"
+        if self.clip_norm:
+            bound = f"try a clip_norm below {self.clip_norm:g}, or a lower learning rate"
+        return (
+            f"exploding gradients: of norm {norm:.3g}, {norm / usual:.0f} times the usual "
+            f"{usual:.2g}, at step {step}, and the loss rose from {before.mean:.3g} to "
+            f"{now.mean:.3g}; {bound}"
+        )
 
 
 class Level(NamedTuple):
@@ -98,7 +117,11 @@ class Level(NamedTuple):
     @classmethod
     def of(cls, losses: Sequence[float]) -> Level:
         """Return the level of some losses."""
-        return cls(fmean(losses), fmean(abs(b - a) for a, b in pairwise(losses)))
+        return cls(fmean(losses), fmean([abs(b - a) for a, b in pairwise(losses)] or [0.0]))
+
+    def is_above(self, other: Level) -> bool:
+        """Tell whether it is higher than another by a tenth, and by more than its noise."""
+        return self.mean > other.mean + max(0.1 * abs(other.mean), 2 * other.swing)
 
 
 def oscillates(level: Level, best: Level, first: Level) -> bool:
@@ -108,11 +131,10 @@ def oscillates(level: Level, best: Level, first: Level) -> bool:
     than twice the swing of the best, so that noise of small batches does not count. Below a
     twentieth of the first level little is left to learn.
     """
-    noise = 2 * best.swing
     return (
         abs(level.mean) > 0.05 * abs(first.mean)
-        and level.swing > max(0.2 * abs(level.mean), noise)
-        and level.mean > best.mean + max(0.1 * abs(best.mean), noise)
+        and level.swing > max(0.2 * abs(level.mean), 2 * best.swing)
+        and level.is_above(best)
     )
 
 
@@ -161,7 +183,7 @@ class GradientHealth(Callback):
             callback.on_health({"step": record["step"], "health": health})
         if health["growth"] > EXPLODING_GROWTH and not self._warned:
             self._warned = True
-            run.log(
+            run.suspect(
                 f"gradients explode: over {health['steps']} steps back they grow "
                 f"{health['growth']:.2g} times; try a lower learning_rate, cell='gru', or a "
                 "shorter window"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.evaluation import Batches, Objective, eval_mode, evaluate
+from ostinato.training.evaluation import Batches, Objective, eval_mode, measure
 from ostinato.training.health import (
     GradientHealth,
     Monitor,
@@ -43,6 +43,12 @@ MAX_SKIPS_IN_STATE = 3
 
 MAX_ROLLBACKS = 8
 
+FALL = 1.0
+"""Steps in which the learning rate falls where validation stalls, for each step to the best."""
+
+COARSE = 100
+"""Items below which a metric such as the accuracy is too coarse to judge by: the loss judges."""
+
 _STATEFUL = ("network", "optimizer", "schedule", "batches")
 _SAVED = (
     "step",
@@ -52,9 +58,14 @@ _SAVED = (
     "rollbacks",
     "last_loss",
     "best_loss",
+    "best_score",
+    "lowest_loss",
     "best_step",
     "best_weights",
     "evaluations",
+    "evaluated_parts",
+    "evaluation_seconds",
+    "planned_at",
     "stale_evaluations",
 )
 
@@ -119,16 +130,21 @@ class Trainer:
         self.batch: Any = None
         self.state: Any = None
         self.step = self.tokens = self.skips = self.rollbacks = 0
-        self.total = settings.steps  # None for a budget of minutes until steps were timed
+        self.total = settings.steps
         if settings.epochs is not None:
             self.total = max(1, math.ceil(settings.epochs * self.batches.windows))
+        # Without a budget of steps time is the limit; the total is then a plan, None at first.
+        self.time_limit = 60 * (settings.minutes or 5) if self.total is None else None
         self.seconds = 0.0
         self.last_loss = math.nan
         self.best_loss, self.best_step = math.inf, 0
+        self.best_score = self.lowest_loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations = settings.evaluations or 10
-        self.stale_evaluations = self._evaluated_at = 0
+        self.stale_evaluations = self.evaluated_parts = self._evaluated_at = 0
+        self.evaluation_seconds = self.planned_at = 0.0
         self._measured: list[float] = []
+        self._suspicions: list[str] = []
         self._interrupted = False
 
     # The run
@@ -166,18 +182,23 @@ class Trainer:
         self.network.train()
         ended: Ending = "budget"
         while self.total is None or self.step < self.total:
-            if self._interrupted or 0 < (self.settings.patience or 0) <= self.stale_evaluations:
-                ended = "interrupt" if self._interrupted else "patience"
+            if self._interrupted:
+                ended = "interrupt"
+                break
+            if 0 < (self.settings.patience or 0) <= self.stale_evaluations and not self._anneal():
+                ended = "patience"
                 break
             start = time.perf_counter()
             self.train_step()
-            if self.total is None:
+            if self.time_limit is not None:
                 self._measured.append(time.perf_counter() - start)
-                self._plan_from_measured_start()
+                self._plan(self.time_limit)
             if self._is_evaluation_due():
                 self.evaluate()
             if time.perf_counter() - self._last_save > 60 * self.settings.checkpoint_minutes:
                 self.save()
+        if ended == "budget" and self.schedule.anneals:
+            ended = "patience"
         self.save()
         if self.best_weights and ended != "interrupt":
             with updates_of(self.network):
@@ -236,15 +257,19 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_step(record)
         for message in self.monitor.observe(self.step, loss, norm):
-            self.log(message)
+            self.suspect(message)
 
     def evaluate(self) -> None:
-        """Compute the validation loss and a sample; keep the best weights."""
-        metrics = {"loss": self.last_loss}
+        """Compute the validation metrics and a sample; keep the best weights."""
+        start = time.perf_counter()
+        metrics, score, judge = {"loss": self.last_loss}, self.last_loss, self.objective.judge
+        flawless = False
         if self.validation is not None:
-            metrics = evaluate(self.network, self.objective, self.validation)
+            metrics, items = measure(self.network, self.objective, self.validation)
+            score = self._score(metrics, items)
+            flawless = metrics[judge] == self.objective.flawless
         loss = metrics.pop("loss")
-        is_finite = math.isfinite(loss) and self._is_finite()
+        is_finite = math.isfinite(loss) and math.isfinite(score) and self._is_finite()
         sample = None
         if self.sample is not None and is_finite:
             with eval_mode(self.network), torch.no_grad():
@@ -254,16 +279,30 @@ class Trainer:
         elif not is_finite:
             self.log("the weights are not finite; they are not kept")
         # The loss of one training batch is noisy: without validation the latest counts as best.
-        is_best = is_finite and (self.validation is None or loss < self.best_loss)
+        is_better = (score, loss) < (self.best_score, self.best_loss)
+        is_best = is_finite and (self.validation is None or is_better)
+        # What is flawless has nothing to gain but certainty.
+        improves = score < self.best_score or (loss < self.lowest_loss and not flawless)
+        improves = is_finite and improves
         if is_best:
-            self.best_loss, self.best_step = loss, self.step
+            self.best_score, self.best_loss, self.best_step = score, loss, self.step
             self.best_weights = {n: t.clone() for n, t in self.network.state_dict().items()}
             if self.on_best is not None:
                 self.on_best(self.result())
+        if is_finite:
+            self.lowest_loss = min(loss, self.lowest_loss)
         self._evaluated_at = self.step
-        self.stale_evaluations = 0 if is_best else self.stale_evaluations + 1
+        self.stale_evaluations = 0 if improves else self.stale_evaluations + 1
         self.schedule.observe(loss)
+        if improves:
+            self.monitor.forget()
+        else:
+            for message in self._suspicions:
+                self.log(message)
+        self._suspicions.clear()
         self._clock()
+        self.evaluation_seconds = time.perf_counter() - start
+        self.evaluated_parts = self._parts_done()
         record = {
             "step": self.step,
             "training_loss" if self.validation is None else "validation_loss": loss,
@@ -275,10 +314,24 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_validation(record, sample)
 
+    def _score(self, metrics: dict[str, float], items: int) -> float:
+        """Return what the best weights have least of: the loss, or the metric that judges."""
+        if self.objective.judge == "loss" or items < COARSE:
+            return metrics["loss"]
+        value = metrics[self.objective.judge]
+        return -value if self.objective.higher_is_better else value
+
     def log(self, message: str) -> None:
-        """Send a message for the user to the callbacks."""
+        """Send a warning for the user to the callbacks."""
         for callback in self.callbacks:
             callback.log(f"step {self.step}: {message}")
+
+    def suspect(self, message: str) -> None:
+        """Warn, unless the next evaluation is better than all before it."""
+        if self.validation is None:
+            self.log(message)
+        else:
+            self._suspicions.append(f"{message} (seen at step {self.step})")
 
     # Non-finite numbers
 
@@ -356,13 +409,19 @@ class Trainer:
             for name in _STATEFUL:
                 getattr(self, name).load_state_dict(checkpoint[name])
         for name in _SAVED:
-            setattr(self, name, checkpoint[name])
+            known, value = getattr(self, name), checkpoint[name]
+            kinds = (int, type(None)) if name == "total" else (type(known),)
+            if not isinstance(value, kinds) or (isinstance(value, int) and value < 0):
+                raise OstinatoError(f"the checkpoint has {name}={value!r:.40}.")
+            setattr(self, name, value)
         carried = detach(checkpoint["carried"], device)
         self.state = carried if is_finite(carried) else None
         torch.set_rng_state(checkpoint["random"]["cpu"])
         if checkpoint["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
-        self._evaluated_at = self.step  # a checkpoint is written after its step's evaluation
+        # A checkpoint is written after its step's evaluation.
+        self._evaluated_at = self.step
+        self.evaluated_parts = max(self.evaluated_parts, self._parts_done())
 
     @contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
@@ -385,27 +444,68 @@ class Trainer:
 
     # The budget
 
-    def _plan_from_measured_start(self) -> None:
-        """Convert minutes into steps after a twentieth of the time, and at least 20 steps."""
-        budget = 60 * (self.settings.minutes or 5)
-        if self.seconds < budget / (2 if self.step < 20 else 20):
+    def _plan(self, limit: float) -> None:
+        """Convert the time that is left into steps: after a measured start, and again later."""
+        first = self.total is None
+        if first:
+            # A twentieth of the time, and 20 steps unless half of it is gone.
+            if self.seconds < limit / (2 if self.step < 20 else 20):
+                return
+            per_step = median(self._measured)  # ignores the first steps and other outliers
+            self.evaluate()
+            # Slow evaluations become rarer: together they may take a tenth of the time.
+            affordable = int(0.1 * limit / max(self.evaluation_seconds, 1e-9))
+            self.evaluations = max(1, min(self.evaluations, affordable))
+        elif self.seconds - self.planned_at < limit / 50 or (
+            self.schedule.anneals and self.seconds < limit
+        ):
             return
-        per_step = max(1e-9, median(self._measured))  # ignores the first steps and other outliers
-        start = time.perf_counter()
-        self.evaluate()
-        per_evaluation = time.perf_counter() - start
-        # Slow evaluations become rarer: together they may take a tenth of the budget.
-        affordable = int(0.1 * budget / max(per_evaluation, 1e-9))
-        self.evaluations = max(1, min(self.evaluations, affordable))
-        left = budget - self.seconds - per_evaluation * self.evaluations
-        self.total = self.step + max(1, round(left / per_step))
-        self.save()
+        else:
+            per_step = fmean(self._measured)
+        # The model that is kept is measured once more.
+        evaluations = self.evaluations - self.evaluated_parts + (self.validation is not None)
+        left = limit - self.seconds - self.evaluation_seconds * evaluations
+        steps = round(left / max(1e-9, per_step))
+        self.total = self.step + max(1 if first or self.step == 0 else 0, steps)
+        self.planned_at = self.seconds
+        self._measured.clear()
+        if first:
+            self.save()
+
+    def _anneal(self) -> bool:
+        """Go back to the best weights and let the learning rate fall from there, once in a run.
+
+        Return whether there is anything to gain by it: not where the rate has fallen before.
+        """
+        rate, total = self.schedule.rate(self.step, self.total), self.total
+        can = self.settings.schedule in ("cosine", "wsd") and not self.schedule.anneals
+        low = rate < 0.1 * self.settings.learning_rate
+        if not can or low or total is None or not self.best_weights:
+            return self.schedule.anneals
+        steps = min(max(1, round(FALL * self.best_step)), total - self.step)
+        with updates_of(self.network):
+            self.network.load_state_dict(self.best_weights)
+        self.state = None
+        self.schedule.anneal(self.step, steps, rate)
+        self.total = self.step + steps
+        self.evaluations = max(1, round(self.evaluations * self.total / total))
+        self.evaluated_parts = self._parts_done()
+        self.stale_evaluations = 0
+        for callback in self.callbacks:
+            callback.note(
+                f"step {self.step}: no better for {self.settings.patience} evaluations; back to "
+                f"step {self.best_step}, from where the learning rate falls for {steps:,} steps"
+            )
+        return True
 
     def _is_evaluation_due(self) -> bool:
-        step, count, total = self.step, self.evaluations, self.total
-        if total is None or self._evaluated_at == step:
+        if self.total is None or self._evaluated_at == self.step:
             return False
-        return step * count // total > (step - 1) * count // total
+        return self.step == self.total or self._parts_done() > self.evaluated_parts
+
+    def _parts_done(self) -> int:
+        """Return how many parts of the run are done; each of them ends by an evaluation."""
+        return 0 if self.total is None else self.step * self.evaluations // max(1, self.total)
 
     def _clock(self) -> None:
         self.seconds = self._seconds_before + time.perf_counter() - self._start

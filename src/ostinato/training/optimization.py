@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,7 +50,7 @@ class Schedule:
     """The learning rate at every step of a run.
 
     It depends only on the step and the length of the run, except for ``plateau``, which depends on
-    the validation losses, and ``scale``, which a rollback lowers.
+    the validation losses, ``scale``, which a rollback lowers, and `anneal`.
 
     Example:
         >>> settings = TrainingSettings(learning_rate=0.1, warmup_steps=10)
@@ -61,20 +62,34 @@ class Schedule:
     def __init__(self, settings: TrainingSettings) -> None:
         self.settings = settings
         self.scale, self.best, self.stalled = 1.0, math.inf, 0
+        self.annealed = (0, 0, 0.0)
+
+    @property
+    def anneals(self) -> bool:
+        """Whether the rate falls to the end, by `anneal`."""
+        return self.annealed[1] > 0
+
+    def anneal(self, step: int, steps: int, rate: float) -> None:
+        """Let the rate fall along a cosine in so many steps after a step of that rate."""
+        self.annealed = (step, steps, rate)
 
     def rate(self, step: int, total: int | None) -> float:
         """Return the learning rate of a step from 1 to ``total``, which is None until known."""
         s = self.settings
+        if self.anneals:
+            begin, steps, rate = self.annealed
+            return rate * _cosine((step - begin) / steps)
         rate = s.learning_rate * self.scale
         warmup = s.warmup_steps if total is None else min(s.warmup_steps, total // 10)
         if step <= warmup:
             return rate * step / warmup
         if total is None or s.schedule in ("constant", "plateau"):
             return rate
+        if s.schedule == "wsd":
+            return rate * _cosine((step - 0.8 * total) / (0.2 * total))
         if s.schedule == "step":
             return float(rate * s.decay_factor ** (step // (s.decay_steps or max(1, total // 4))))
-        done = (step - warmup) / max(1, total - warmup)
-        return rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+        return rate * _cosine((step - warmup) / max(1, total - warmup))
 
     def observe(self, validation_loss: float) -> None:
         """Record a validation loss; the plateau schedule decays when it stalls."""
@@ -86,13 +101,18 @@ class Schedule:
             self.scale *= self.settings.decay_factor
             self.stalled = 0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state on which `rate` depends."""
-        return {name: getattr(self, name) for name in ("scale", "best", "stalled")}
+        return {name: getattr(self, name) for name in ("scale", "best", "stalled", "annealed")}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state; the inverse of `state_dict`."""
         vars(self).update(state)
+
+
+def _cosine(done: float) -> float:
+    """Fall from 1 to a hundredth along half a cosine."""
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2
 
 
 def clip_gradients(parameters: Iterable[Tensor], norm: float, value: float) -> float:

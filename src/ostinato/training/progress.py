@@ -33,6 +33,9 @@ class JSONLines(Callback):
     def log(self, message: str) -> None:
         print(json.dumps({"event": "warning", "message": message}), flush=True)
 
+    def note(self, message: str) -> None:
+        print(json.dumps({"event": "note", "message": message}), flush=True)
+
     def on_end(self, result: TrainingResult) -> None:
         print(json.dumps(finite({"event": "end", **asdict(result)})), flush=True)
 
@@ -42,7 +45,14 @@ class Lines(Callback):
 
     def on_begin(self, run: Run) -> None:
         self._run = run
+        self._told = False
         self._print(run.title)
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Print after five seconds how long it will take."""
+        if not self._told and record["seconds"] >= 5 and (left := _time_left(self._run)):
+            self._told = True
+            self._print(f"step {record['step']:,} · loss {_small(record['loss'])} · {left} left")
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         """Print the evaluation and its sample."""
@@ -51,10 +61,15 @@ class Lines(Callback):
         loss = f"{_small(values.pop(f'{name}_loss'))} {self._run.objective.loss_unit}"
         words = ", ".join([loss, *(_unit_described(n, v) for n, v in values.items())])
         best = " · best so far" if record["best"] else ""
-        self._print(f"step {record['step']:,} · {name} {words}{best}", "bold")
+        left = _time_left(self._run)
+        left = f" · {left} left" if left and record["seconds"] >= 5 else ""
+        self._print(f"step {record['step']:,} · {name} {words}{best}{left}", "bold")
         if sample is not None:
             lines = [f"  │ {line.translate(_CONTROLS)}" for line in sample.splitlines()]
             self._print("\n".join(lines), "dim")
+
+    def note(self, message: str) -> None:
+        self._print(message)
 
     def log(self, message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
@@ -101,8 +116,11 @@ class Bar(Lines):
         speed = (run.tokens - tokens) / (now - start)
         fast = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:.0f}"
         where = f"step {step:,}" + (f"/{total:,}" if total else "")
-        if total and not self._wide:
-            where = f"{100 * step // total}%"
+        completed, whole = (
+            (step, total) if run.time_limit is None else (run.seconds, run.time_limit)
+        )
+        if whole and not self._wide:
+            where = f"{min(100, int(100 * completed / whole))}%"
         numbers = {
             "loss": f"loss {_small(record['loss'])}",
             **{n: _unit_described(n, v, short=True) for n, v in units.items()},
@@ -112,9 +130,7 @@ class Bar(Lines):
         }
         if self._warning:
             numbers["health"] = self._warning
-        if total:
-            minutes, seconds = divmod(int((total - step) * run.seconds / step), 60)
-            left = f"{minutes}:{seconds:02d}"
+        if left := _time_left(run):
             numbers["left"] = f"{left} left" if self._wide else left
         gap = " · " if self._wide else "  "
         room = self._console.width - len(where) - 6  # a short bar and gaps
@@ -122,7 +138,7 @@ class Bar(Lines):
             if len(gap.join(numbers.values())) > room:
                 del numbers[optional]
         text = gap.join(numbers.values())
-        self._bar.update(self._task, total=total, completed=step, where=where, numbers=text)
+        self._bar.update(self._task, total=whole, completed=completed, where=where, numbers=text)
 
     def on_health(self, record: dict[str, Any]) -> None:
         """Show a warning of exploding or vanishing gradients."""
@@ -148,6 +164,18 @@ def make_progress(mode: ProgressMode) -> Callback:
     if mode == "auto":
         mode = "bar" if sys.stdout.isatty() else "lines"
     return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
+
+
+def _time_left(run: Run) -> str:
+    """Return the time left in minutes and seconds; empty where nothing is known of it."""
+    if run.time_limit is not None:
+        left = max(0.0, run.time_limit - run.seconds)
+    elif run.total and run.step:
+        left = (run.total - run.step) * run.seconds / run.step
+    else:
+        return ""
+    minutes, seconds = divmod(int(left), 60)
+    return f"{minutes}:{seconds:02d}" if run.step != run.total else ""
 
 
 def _small(number: float) -> str:

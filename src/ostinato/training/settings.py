@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from ostinato.errors import OstinatoError, check_choice
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
-ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+ScheduleName = Literal["constant", "cosine", "wsd", "step", "plateau"]
 Remedy = Literal["stop", "skip", "rollback"]
 
 
@@ -19,9 +19,9 @@ class TrainingSettings:
     """Settings of a training run.
 
     Args:
-        minutes: budget in minutes of training, converted into steps after a short measured start,
-            so that the schedule fits. Without any budget a text trains for 5 minutes, other data
-            for epochs by their size.
+        minutes: budget in minutes of training by the clock, evaluations included; the schedule
+            follows it. Without any budget a text trains for 5 minutes, other data for epochs by
+            their size.
         epochs: budget in passes over the training data.
         steps: budget in optimizer steps.
         batch_size: sequences per step, fewer where the data are short; if not given, 32 for a text,
@@ -30,7 +30,8 @@ class TrainingSettings:
         learning_rate: peak learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
         weight_decay: decay of the weight matrices; biases have none.
-        schedule: constant, cosine (down to a hundredth), step (times decay_factor every
+        schedule: constant, cosine (down to a hundredth), wsd (warm up, stay, and fall in the last
+            fifth of the run, or when patience ends), step (times decay_factor every
             decay_steps), plateau (times decay_factor when the validation loss stalls).
         warmup_steps: steps over which the learning rate rises from zero; at most a tenth of the
             run.
@@ -44,7 +45,8 @@ class TrainingSettings:
         evaluations: evaluations on the validation data, fewer where they would take more than a
             tenth of the minutes; if not given, 10 for a text, otherwise one per epoch.
         patience: evaluations without improvement before the run stops early, 0 for never; needs
-            validation data. If not given, never for a text, otherwise by the size of the data.
+            validation data. With the cosine schedule the rate first falls to its end from the best
+            weights. If not given, never for a text, otherwise by the size of the data.
         on_nonfinite: action at a non-finite loss or gradient: stop, skip the step, or rollback to
             the last good checkpoint with half the learning rate.
         checkpoint_minutes: minutes between checkpoints.
@@ -131,4 +133,4 @@ def check_setting(settings: object, name: str, allowed: Sequence[str]) -> None:
 def refuse(settings: object, name: str, expected: str) -> NoReturn:
     """Raise an `OstinatoError` that names a setting, its value and what was expected."""
     value = getattr(settings, name)
-    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r}; expected {expected}.")
+    raise OstinatoError(f"{type(settings).__name__}: {name}={value!r:.99}; expected {expected}.")

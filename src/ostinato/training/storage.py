@@ -355,7 +355,9 @@ def check_types(document: Any, origin: Path, **types: type) -> dict[str, Any]:
 
 def to_json(document: Any) -> bytes:
     """Return a JSON document as indented text; an `OstinatoError` if it is too large to load."""
-    data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(
+        errors="surrogatepass"
+    )
     if len(data) > LARGEST_JSON:
         raise OstinatoError(
             f"what a model knows of its data takes {len(data):,} bytes as JSON; expected "

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import ndimage, special, stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,7 +35,8 @@ class Units(NamedTuple):
         location: the value at ``z = 0``.
         scale: the length of one unit.
         resolution: multiples that values are rounded to; 0 for none.
-        lower_bound: the smallest possible value: 0 for counts that come down to 0, else -inf.
+        lower_bound: the smallest possible value: 0 where no value of the past is negative, else
+            -inf.
     """
 
     location: Array
@@ -107,8 +109,11 @@ class Distribution(ABC):
         """Return the probability of a value of at most ``y``, before rounding, ``(...)``."""
 
     @abstractmethod
-    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        """Draw one value from each distribution, ``(...)``, before rounding."""
+    def sample(self, p: Array, units: Units, u: Array) -> Array:
+        """Return the value of each distribution below which a share ``u (...)`` lies.
+
+        Of uniform random shares they are samples, ``(...)``, before rounding.
+        """
 
 
 def _positive(p: Numbers) -> Numbers:
@@ -129,8 +134,8 @@ class LocationScale(Distribution):
         """Return -log density of the standard distribution, a function of z^2 and a constant."""
 
     @abstractmethod
-    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
-        """Draw from the standard distribution."""
+    def _standard_sample(self, p: Array, u: Array) -> Array:
+        """Return quantiles of the standard distribution at ``u``, to three digits."""
 
     def _shape(self, p: Array) -> tuple[Array, ...]:
         """Return parameters of the standard distribution."""
@@ -176,9 +181,9 @@ class LocationScale(Distribution):
         z = ((y - units.location) / units.scale - mean) / sigma
         return np.asarray(self._cdf(*self._shape(p), z))
 
-    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
+    def sample(self, p: Array, units: Units, u: Array) -> Array:
         mean, sigma = self._location_and_scale(p, units.resolution / units.scale)
-        return units.values(mean + sigma * self._standard_sample(p, random))
+        return units.values(mean + sigma * self._standard_sample(p, u))
 
 
 class Gaussian(LocationScale):
@@ -198,8 +203,8 @@ class Gaussian(LocationScale):
     def _standard_loss(self, p: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
         return (lambda square: square / 2), math.log(2 * math.pi) / 2
 
-    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
-        return random.standard_normal(p.shape[:-1])
+    def _standard_sample(self, p: Array, u: Array) -> Array:
+        return np.asarray(special.ndtri(u))
 
 
 class StudentT(LocationScale):
@@ -225,8 +230,30 @@ class StudentT(LocationScale):
         constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + (math.pi * nu).log() / 2
         return (lambda square: (nu + 1) / 2 * torch.log1p(square / nu)), constant
 
-    def _standard_sample(self, p: Array, random: np.random.Generator) -> Array:
-        return random.standard_t(self._freedom(p))
+    def _standard_sample(self, p: Array, u: Array) -> Array:
+        nu, x = self._freedom(p), special.ndtri(u)
+        at = np.stack([np.abs(x) * TABLE_STEPS, 2 / nu * (TABLE_SIZE - 1)])
+        r = ndimage.map_coordinates(_student_table(), at, order=1, mode="nearest")
+        return np.asarray(np.copysign(np.sqrt(nu * np.expm1(r**2 / nu)), x))
+
+
+TABLE_SIZE = 65
+TABLE_STEPS = 32
+"""Of `_student_table`: rows for each unit of x."""
+
+
+@lru_cache(maxsize=1)
+def _student_table() -> Array:
+    """Tabulate r = sqrt(nu log(1 + t^2 / nu)) by x >= 0 and 2 / nu, from 0 to 1.
+
+    t is the quantile of Student's t, x that of a Gaussian at the same level; r is nearly x (Wallace
+    1959, "Bounds on normal approximations to Student's and the chi-square distributions"), so that
+    straight lines between the table's nodes are exact enough, and SciPy's own takes too long.
+    """
+    x = np.arange(8 * TABLE_STEPS + 1)[:, None] / TABLE_STEPS
+    nu = 2 / np.linspace(1e-6, 1, TABLE_SIZE)
+    t = special.stdtrit(nu, special.ndtr(-x))
+    return np.asarray(np.sqrt(nu * np.log1p(t**2 / nu)))
 
 
 class NegativeBinomial(Distribution):
@@ -274,8 +301,8 @@ class NegativeBinomial(Distribution):
     def cdf(self, p: Array, y: Array, units: Units) -> Array:
         return np.asarray(stats.nbinom.cdf(y, *self._size_and_probability(p, units)))
 
-    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        return random.negative_binomial(*self._size_and_probability(p, units)).astype(np.float64)
+    def sample(self, p: Array, units: Units, u: Array) -> Array:
+        return np.asarray(stats.nbinom.ppf(u, *self._size_and_probability(p, units)))
 
 
 class Quantiles(Distribution):
@@ -335,8 +362,8 @@ class Quantiles(Distribution):
         levels = np.linspace(0.005, 0.995, 199).tolist()
         return np.asarray((self.quantiles(p, units, levels) <= y[..., None]).mean(-1))
 
-    def sample(self, p: Array, units: Units, random: np.random.Generator) -> Array:
-        return units.values(self._at(p, random.random(p.shape[:-1])[..., None])[..., 0])
+    def sample(self, p: Array, units: Units, u: Array) -> Array:
+        return units.values(self._at(p, u[..., None])[..., 0])
 
 
 DISTRIBUTIONS: dict[DistributionName, Distribution] = {

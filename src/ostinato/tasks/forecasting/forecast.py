@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,14 @@ SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
 FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
 """Prediction intervals of pictures: the level where each begins, and its shade."""
 
+PRIOR_BLOCKS = 1.0
+"""So many horizons of held-out steps give a rule half of the weight that was best on them."""
+
 MAX_DRAWN = 6
 """Series of a picture, at most."""
+
+
+Rule = Literal["naive", "seasonal naive", "drift", "mean"]
 
 
 class Calibration(NamedTuple):
@@ -57,6 +63,39 @@ class Calibration(NamedTuple):
         return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * _log_odds(p)))))
 
 
+class Blend(NamedTuple):
+    """How far the centers of a network's forecasts are moved to those of a simple rule.
+
+    The mean of two forecasts is often better than either (Bates and Granger 1969), and where a
+    network is no better than the rule, most of it is the rule.
+
+    Attributes:
+        rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
+            the first and the last; or mean.
+        season: steps of the season.
+        weight: of the rule, from 0, the network alone, to 1.
+    """
+
+    rule: Rule = "naive"
+    season: int = 1
+    weight: float = 0.0
+
+    def __str__(self) -> str:
+        season = f", a season of {self.season}" if self.rule == "seasonal naive" else ""
+        return f"{self.rule}{season}"
+
+    def predict(self, past: Array, horizon: int) -> Array:
+        """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
+        seen = np.flatnonzero(~np.isnan(past))
+        if self.rule == "mean" and len(seen):
+            return np.full(horizon, past[seen].mean())
+        found = seasonal_naive(past, horizon, self.season if self.rule == "seasonal naive" else 1)
+        if self.rule == "drift" and len(seen) > 1:
+            slope = (past[seen[-1]] - past[seen[0]]) / (seen[-1] - seen[0])
+            found = found + slope * (len(past) - 1 - seen[-1] + np.arange(1, horizon + 1))
+        return found
+
+
 def _log_odds(p: Array) -> Array:
     return np.asarray(np.log(p) - np.log1p(-p))
 
@@ -82,6 +121,13 @@ class Marginals:
         """Return means ``(N, A)``."""
         return np.asarray(np.mean([self.distribution.mean(p, units.expand()) for p in self.p], 0))
 
+    def toward(self, values: Array, weight: float, units: Units) -> Marginals:
+        """Move centers by a share of the distance to ``values (N, A)``."""
+        units = units.expand()
+        z = (values - units.location) / units.scale
+        center = self.p[..., :1] + weight * (z[..., None] - self.p[..., :1])
+        return Marginals(self.distribution, np.concatenate([center, self.p[..., 1:]], -1))
+
     def rise_probability(self, units: Units, last: Array) -> Array:
         """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
         rounded = last + units.resolution / 2  # everything that is rounded to the last value
@@ -92,7 +138,7 @@ class Marginals:
         """Draw samples ``(N, count, A)``, before rounding."""
         member = random.integers(0, len(self.p), count)
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
-        return self.distribution.sample(p, units.expand(2), random)
+        return self.distribution.sample(p, units.expand(2), random.random(p.shape[:-1]))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -113,6 +159,11 @@ class SamplePaths:
     def mean(self, units: Units) -> Array:
         """Return means ``(N, A)``."""
         return np.asarray(self.samples.mean(1))
+
+    def toward(self, values: Array, weight: float, units: Units) -> SamplePaths:
+        """Move all paths by a share of the distance of their median to ``values (N, A)``."""
+        move = weight * (values - self.quantiles(units, [0.5])[..., 0])
+        return SamplePaths(units.round(self.samples + move[:, None]))
 
     def rise_probability(self, units: Units, last: Array) -> Array:
         """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
@@ -166,6 +217,19 @@ class Forecast:
         whole = self.predictive
         return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
+    def by_rule(self, blend: Blend, context: int) -> Array:
+        """Forecast by a simple rule, from the last ``context`` steps alone, ``(N, A)``."""
+        return np.stack([blend.predict(past[-context:], self.horizon) for past in self._pasts()])
+
+    def blended(self, blend: Blend, context: int) -> Forecast:
+        """Return the forecast moved to that of a rule."""
+        if not blend.weight:
+            return self
+        center = self.predictive.quantiles(self.units, [0.5])[..., 0]
+        rule = self.by_rule(blend, context)
+        values = np.where(np.isnan(rule), center, rule)
+        return replace(self, predictive=self.predictive.toward(values, blend.weight, self.units))
+
     def quantiles(self, levels: Sequence[float]) -> Array:
         """Return the values, ``(N, A, levels)``, below which shares of the distributions lie.
 
@@ -187,7 +251,8 @@ class Forecast:
     @property
     def mean(self) -> Array:
         """Means, ``(N, A)``."""
-        return self.calibration.widen(self.predictive.mean(self.units), self.median)
+        found = self.calibration.widen(self.predictive.mean(self.units), self.median)
+        return np.maximum(found, self.units.expand().lower_bound)
 
     def sample(self, num_samples: int, seed: int | None = None) -> Array:
         """Draw sample paths ``(N, num_samples, A)``.
@@ -294,6 +359,16 @@ class Forecast:
         panes[0].legend(fontsize="small")
         save_picture(panes[0], picture)
 
+    def naive_errors(self) -> Array:
+        """Return what mase divides by, ``(N, 1)``: errors of the seasonal naive in the past."""
+        return np.array([[seasonal_naive_error(past, self.season)] for past in self._pasts()])
+
+    def mase(self, predicted: Array) -> float:
+        """Return the mean scaled error of other forecasts ``(N, A)``; inf where there is none."""
+        error = np.abs(self.observed() - predicted) / self.naive_errors()
+        good = error[np.isfinite(error)]
+        return float(good.mean()) if len(good) else float("inf")
+
     def scores(self) -> dict[str, float]:
         """Score the forecasts, beside the naive and the seasonal naive ones.
 
@@ -309,8 +384,7 @@ class Forecast:
         seasonal, quantiles = self.naive(self.season), self.quantiles(SCORED_LEVELS)
         known, levels = ~np.isnan(observed), np.asarray(SCORED_LEVELS)
         low, tenth, ninth, high = np.moveaxis(quantiles[..., :4], -1, 0)
-        pasts = self._pasts()
-        scale = np.array([[seasonal_naive_error(past, self.season)] for past in pasts])
+        scale = self.naive_errors()
         error = observed[..., None] - quantiles
         pinball = np.maximum(levels * error, (levels - 1) * error)
         crps = 2 * pinball[..., 4:].mean(-1)
@@ -362,6 +436,35 @@ class Forecast:
         )
 
 
+def fit_blend(
+    forecast: Forecast, past: Sequence[Cutoff], context: int, seasons: Sequence[int], steps: int
+) -> tuple[Blend, dict[str, float]]:
+    """Find the best simple rule, and its weight beside the network on held-out steps.
+
+    Also returns the MASE of each rule, and of the network, on these steps, by name.
+
+    Args:
+        forecast: of the held-out steps, by the network alone.
+        past: cutoffs throughout the series, by which the rule is chosen: it is not trained.
+        context: steps that a rule sees.
+        seasons: of the series.
+        steps: how many were held out; few of them give little weight.
+    """
+    nothing = SamplePaths(np.zeros((len(past), 1, forecast.horizon)))
+    whole = replace(forecast, cutoffs=past, predictive=nothing)
+    rules = [Blend(rule) for rule in ("naive", "drift", "mean")]
+    rules += [Blend("seasonal naive", season) for season in seasons if season > 1]
+    best = rules[int(np.argmin([whole.mase(whole.by_rule(rule, context)) for rule in rules]))]
+    median = forecast.median
+    toward = np.nan_to_num(forecast.by_rule(best, context) - median)
+    weights = np.linspace(0, 1, 21)
+    weight = weights[np.argmin([forecast.mase(median + w * toward) for w in weights])]
+    weight *= steps / (steps + PRIOR_BLOCKS * forecast.horizon)
+    scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
+    scores["network"] = forecast.mase(median)
+    return best._replace(weight=round(float(weight), 3)), scores
+
+
 def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:
     """Fit corrections to what followed; few held-out steps have little weight.
 
@@ -378,7 +481,8 @@ def _fit_spread(forecast: Forecast, steps: int) -> float:
     """Fit the factor by which intervals are widened.
 
     Distances from the median are compared with those of the 10 % and 90 % quantiles; four fifths
-    of them must be smaller (split conformal prediction, Lei et al. 2018, for the ratio).
+    of them must be smaller (split conformal prediction, Lei et al. 2018, for the ratio). Few steps
+    narrow them less than they widen them: the network was the best of many on these steps.
     """
     observed, median = forecast.observed(), forecast.median
     low, high = np.moveaxis(forecast.quantiles([0.1, 0.9]), -1, 0)
@@ -389,7 +493,8 @@ def _fit_spread(forecast: Forecast, steps: int) -> float:
         ratios = np.abs(observed - median) / half
     ratios = ratios[np.isfinite(ratios)]
     factor = max(0.2, float(np.quantile(ratios, 0.8))) if len(ratios) else 1.0
-    return float(round(factor ** (steps / (steps + 30)), 4))
+    weight = steps / (steps + (30 if factor > 1 else 10 * forecast.horizon))
+    return float(round(factor**weight, 4))
 
 
 def _fit_rises(next_step: Forecast) -> tuple[float, float]:

@@ -19,7 +19,13 @@ from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
-from ostinato.tasks.forecasting.forecast import Calibration, Forecast, calibrate
+from ostinato.tasks.forecasting.forecast import (
+    Blend,
+    Calibration,
+    Forecast,
+    calibrate,
+    fit_blend,
+)
 from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import (
     Cutoff,
@@ -32,6 +38,7 @@ from ostinato.tasks.forecasting.panel import (
 )
 from ostinato.tasks.forecasting.predictor import MAX_ROWS, ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.seasons import find_seasons
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
     TrainingBatch,
@@ -49,6 +56,9 @@ Method = Literal["autoregressive", "direct"]
 EPOCH_WINDOWS = 20_000
 """Windows of an epoch, at most."""
 
+MAX_CALIBRATION = 400
+"""Held-out windows that forecasts are blended and calibrated on, at most."""
+
 
 @dataclass
 class SeriesInputs:
@@ -59,14 +69,35 @@ class SeriesInputs:
 
 
 class NextValues(Objective[Ensemble, TrainingBatch]):
-    """The values ahead of each window; NaN counts nothing."""
+    """The values ahead of each window; NaN counts nothing.
+
+    Args:
+        season: steps of a season, of which the mean absolute change within each window, or that of
+            one step where the window is shorter, is what errors are divided by.
+    """
 
     loss_unit = "nats"
     step_name = "steps"
 
+    def __init__(self, season: int = 1) -> None:
+        self.season = season
+
     def loss(self, network: Ensemble, batch: TrainingBatch, state: Hidden) -> tuple[Tensor, None]:
         """Return the mean loss of a value."""
         return network.loss(batch.window, batch.targets)
+
+    def metrics(
+        self, network: Ensemble, batch: TrainingBatch, state: Hidden
+    ) -> tuple[dict[str, float], Hidden]:
+        """Return the mean loss, and the mean scaled error of all steps ahead."""
+        loss, _ = self.loss(network, batch, state)
+        window, ahead = batch.window, batch.targets
+        m = self.season if self.season < window.context else 1
+        pairs = window.observed[:, m:] & window.observed[:, :-m]
+        changes = (window.past_values[:, m:] - window.past_values[:, :-m]).abs() * pairs
+        scale = changes.sum(1) / pairs.sum(1).clamp(min=1)
+        error = (network.points(window) - ahead).abs() / scale.where(scale > 0, 1.0)[:, None]
+        return {"loss": float(loss), "mase": float(error.nanmean().nan_to_num())}, None
 
     def count(self, batch: TrainingBatch) -> int:
         """Return the number of values."""
@@ -79,7 +110,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     One network is trained on all series, at random cutoffs. Each window of the past is brought to
     units of its own first, so that series of all scales are comparable. Missing values, and missing
-    rows, are replaced by the network's own predictions of them.
+    rows, are replaced by the network's own predictions of them. A series that had no negative value
+    so far gets no negative forecast, and one of whole numbers, tenths or the like is forecast so.
 
     ``fit`` takes tables as `pathlib.Path`, one or several; a data frame; an array or a pandas
     Series ``(T,)``, or several in a list or by name in a dictionary, NaN where a value is missing.
@@ -128,7 +160,9 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def check_settings(self) -> None:
         super().check_settings()
         expected = "a number of steps, 1 or more"
-        check_value(self, "horizon context season", lambda n: 0 < n <= 100_000, expected)
+        check_value(
+            self, "horizon context season long_season", lambda n: 0 < n <= 100_000, expected
+        )
         expected = "a number of networks, 1 to 100"
         check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
 
@@ -155,7 +189,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
         panel = read_panel(X, self)
-        season = self.season or panel.grid.season
+        season, long_season = self._find_seasons(panel)
         if self.output == "negative-binomial":
             panel.check_counts("output='negative-binomial'")
         horizon, longest = self.horizon or default_horizon(season, panel), panel.longest
@@ -170,6 +204,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         windows = min(len(training), EPOCH_WINDOWS)
         resolved = {
             **{"horizon": horizon, "season": season, "context": context},
+            "long_season": long_season if long_season > 1 else None,
             **resolve(self, windows, context if self.init == "chrono" else None),
             **{"dropout": 0.1, "ensemble_size": 5 if windows < 2000 else 1},
         }
@@ -183,13 +218,27 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
             "windows": len(training),
             "held_out": sum(h > 0 for h in held_out),
-            "notes": panel.notes + self._warnings(panel, held_out, horizon),
+            "notes": panel.notes + self._notes(panel, held_out, horizon),
         }
         inputs = SeriesInputs(panel, CovariateEncoding.learn(panel))
         return Prepared(self._documents(inputs, NextValues()), resolved, facts)
 
-    def _warnings(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
+    def _find_seasons(self, panel: Panel) -> tuple[int, int]:
+        """Return steps of a season and of a longer one: as set, by the times, or by the values."""
+        season, longer = self.season or panel.grid.season, 1
+        if self.season is None and panel.grid.unit == "step":
+            season, longer = find_seasons([s.values for s in panel.series])
+        longer = max(longer, panel.grid.longer_season(season))
+        return season, self.long_season or (longer if 4 * longer <= panel.longest else 1)
+
+    def _notes(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
         found = []
+        positive = sum(bool(np.nanmin(s.values) >= 0) for s in panel.series)
+        if positive:
+            found.append(
+                f"{positive:,} of {len(panel):,} series have no negative value, and get no "
+                "negative forecast"
+            )
         if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
             found.append(
                 f"all series are too short for validation, which takes {3 * horizon + 2} steps: "
@@ -212,25 +261,37 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             self.inputs_.encoding,
             self.resolved("context"),
             horizon or self.resolved("horizon"),
-            self.network_.season,
+            self.resolved("season"),
             self.calendar,
             self.network_.distribution.centered,
+            self._history,
         )
+
+    @property
+    def _seasons(self) -> list[int]:
+        both = self.resolved("season"), self.resolved("long_season") or 1
+        return sorted({season for season in both if season > 1})
+
+    @property
+    def _history(self) -> int:
+        """Steps before the context that seasons reach back to; none where there is but one."""
+        return max(self._seasons) if len(self._seasons) > 1 else 0
 
     def _build(self, inputs: SeriesInputs, targets: NextValues) -> Ensemble:
         how = self.architecture(self.resolved_)
         calendar = inputs.panel.grid.calendar_features if self.calendar else 0
         sizes = inputs.encoding.sizes(calendar)
-        season, context = self.resolved("season"), self.resolved("context")
-        direct = self.method == "direct"
+        seasons, context = self._seasons, self.resolved("context")
+        direct, season = self.method == "direct", self.resolved("season")
         return Ensemble([
             ForecastNetwork(
-                how.layers(sizes.input_size(season)),
+                how.layers(sizes.input_size(seasons)),
                 DISTRIBUTIONS[self.output],
                 sizes,
                 horizon=self.resolved("horizon") if direct else None,
-                season=season,
-                reach=context if direct else min(context, max(2 * season + 1, 8)),
+                seasons=seasons,
+                history=self._history,
+                reach=self._history + context if direct else min(context, max(2 * season + 1, 8)),
                 dropout=how.dropout,
             )
             for _ in range(self.resolved("ensemble_size"))
@@ -266,28 +327,37 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                 self.seed,
                 device,
             ),
-            NextValues(),
+            NextValues(season),
             WindowBatches(self._windows(panel), validation, device=device) if validation else None,
             f"{facts['columns']}\n{facts['series']:,} series of {steps} steps; horizon {horizon}, "
-            f"context {self.resolved('context')}, season {season}; the last steps of "
+            f"context {self.resolved('context')}, "
+            f"season {' and '.join(map(str, self._seasons)) or 1}; the last steps of "
             f"{facts['held_out']:,} held out for validation",
             self._resolved_title() + "".join(f"\n{note}" for note in facts["notes"]),
         )
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Calibrate on the held-out steps."""
-        panel = self.panel_
+        """Blend with a simple rule and calibrate, on the held-out steps."""
+        panel, context = self.panel_, self._history + self.resolved("context")
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
-        some = validation[:: -(-len(validation) // 400)]
-        found = calibrate(
-            self._forecast(panel, some, None, 200),
-            self._forecast(panel, validation, 1, 400),
-            sum(held_out),
-            spread=self.network_.distribution.centered,
-        )
-        return {"calibration": found._asdict()}
+        steps, centered = sum(held_out), self.network_.distribution.centered
+        some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
+        past = training_cutoffs(panel, [0] * len(panel), some.horizon, self.resolved("season"))
+        past = past[:: -(-len(past) // MAX_CALIBRATION)]
+        blend, scores = fit_blend(some, past, context, self._seasons, steps)
+        if not centered:
+            blend = blend._replace(weight=0.0)
+        blended = some.blended(blend, context)
+        next_step = self._forecast(panel, validation, 1).blended(blend, context)
+        found = calibrate(blended, next_step, steps, spread=centered)
+        facts: dict[str, Any] = {"blend": blend._asdict(), "calibration": found._asdict()}
+        mase = blended.scores()["mase"]
+        if np.isfinite(mase):  # which constant series have none of
+            facts["held_out_mase"] = {"forecast": mase, **scores}
+            facts["summary"] = _summary(mase, scores, blend)
+        return facts
 
     # Prediction
 
@@ -296,12 +366,15 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel: Panel,
         cutoffs: Sequence[Cutoff],
         horizon: int | None = None,
-        num_samples: int = 400,
+        num_samples: int = 128,
         seed: int | None = 0,
     ) -> Forecast:
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
-        ahead, context = horizon or self.resolved("horizon"), self.resolved("context")
+        ahead, context = (
+            horizon or self.resolved("horizon"),
+            self._history + self.resolved("context"),
+        )
         if not isinstance(num_samples, int) or num_samples < 1:
             raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
         if not self.network_.direct:
@@ -309,12 +382,13 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             features = self.inputs_.encoding.sizes(calendar).future_covariates
             paths = len(cutoffs) * num_samples  # all of them are kept, and some are being drawn
             drawn = max(num_samples, min(MAX_ROWS, paths))
-            size = 16 * paths * ahead + 4 * drawn * (context + ahead) * (1 + features)
+            size = 16 * paths * ahead + 4 * drawn * (context + ahead + features)
             call = f"Forecaster: horizon={ahead}, num_samples={num_samples}, {len(cutoffs)} series"
             check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
         calibration = Calibration(**self.training_.get("calibration", {}))
-        return forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
+        found = forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
+        return found.blended(Blend(**self.training_.get("blend", {})), context)
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
@@ -333,7 +407,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         X: Any = None,
         horizon: int | None = None,
         *,
-        num_samples: int = 1000,
+        num_samples: int = 128,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast each series from its end.
@@ -341,7 +415,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         Args:
             X: series, as in `fit`; if not given, here and below, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
-            num_samples: sample paths that are drawn, with ``method="autoregressive"``.
+            num_samples: sample paths that are drawn, with ``method="autoregressive"``; they are
+                spread evenly, so that 128 tell as much as a thousand independent ones.
             seed: of these.
         """
         panel = self._panel(X)
@@ -380,7 +455,9 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         Its past ``X`` ends at the last value that is known; a missing one after it is
         ``observe(None)``.
         """
-        return ForecastStream(self._forecast, self._panel(X), self.resolved("context"))
+        return ForecastStream(
+            self._forecast, self._panel(X), self._history + self.resolved("context")
+        )
 
     # Evaluation
 
@@ -390,7 +467,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         *,
         cutoffs: int = 1,
         stride: int | None = None,
-        num_samples: int = 400,
+        num_samples: int = 128,
     ) -> Forecast:
         """Forecast from several cutoffs of each series, each with the values before it.
 
@@ -437,7 +514,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             the forecasts, to be scored by their ``scores``; the estimator is left as it is.
         """
         panel = read_panel(X, self)
-        season = self.season or panel.grid.season
+        # Nothing of the last part tells the season.
+        season, longer = self._find_seasons(
+            panel.hold_out([len(s.values) // 3 for s in panel.series])
+        )
         horizon = self.horizon or default_horizon(season, panel)
         model: Forecaster | None = None
         parts = []
@@ -450,7 +530,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
                     "fewer, or longer series."
                 )
             if model is None or refit:
-                model = clone(self).set_params(horizon=horizon, season=season).fit(known)
+                how = {"horizon": horizon, "season": season, "long_season": longer}
+                model = clone(self).set_params(**how).fit(known)
             lengths = [len(series.values) - left for series in panel.series]
             now = [Cutoff(i, length) for i, length in enumerate(lengths) if length >= 2]
             parts.append(model._forecast(panel, now))
@@ -504,3 +585,18 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         if path is not None:
             path = checked_data(path.parent) / path.name if path.exists() else None
         return SeriesInputs(Panel.load(path, documents["series.json"]), encoding), NextValues()
+
+
+def _summary(mase: float, scores: Mapping[str, float], blend: Blend) -> str:
+    """Say how good forecasts of the held-out steps are, beside simple rules."""
+    best = min(scores[name] for name in scores if name != "network")
+    how = ""
+    if blend.weight:
+        how = (
+            f" (the network alone {scores['network']:.2f}; {100 * blend.weight:.0f} % of the "
+            f"forecast is the rule {blend})"
+        )
+    shown = dict.fromkeys([str(blend), *(name for name in scores if "naive" in name)])
+    rules = ", ".join(f"{name} {scores[name]:.2f}" for name in shown)
+    worse = "; no better than the simplest rules" if mase >= best else ""
+    return f"MASE {mase:.2f} on held-out steps{how}; {rules}{worse}"

@@ -46,6 +46,9 @@ SEASONS = ((60, 1), (3600, 60), (86_400, 43_200), (604_800, 86_400))
 MONTHS = {"ME": 1, "MS": 1, "QE": 3, "QS": 3, "YE": 12, "YS": 12}
 """Months of pandas' offsets, by their names without what is about business days."""
 
+MAX_SEASON = 2016
+"""Steps of a season that is looked for beyond the first, at most: five minutes in a week."""
+
 LAST_DAY, LAST_BUSINESS_DAY = -1, -2
 FILLED = 0.8
 """Share of weeks or months that have a time where times are irregular but one in each."""
@@ -239,6 +242,19 @@ class Grid:
             fit = (p for p, longest in SEASONS if seconds <= longest and p % seconds == 0)
             return next(fit, seconds) // seconds
         return 1
+
+    def longer_season(self, season: int) -> int:
+        """Return steps of the day or week, whichever is the next after a season; 1 for none.
+
+        >>> hourly = Grid("time", 3600 * 10**6)
+        >>> hourly.longer_season(24), hourly.longer_season(168)
+        (168, 1)
+        """
+        if self.unit != "time":
+            return 1
+        found = [cycle // self.n for cycle in (DAY, 7 * DAY) if cycle % self.n == 0]
+        good = (m for m in found if season < m <= MAX_SEASON and m % season == 0)
+        return next(good, 1) if season > 1 else 1
 
     def calendar(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return where times lie in the day, the week and the year: sine and cosine, ``(T, K)``.

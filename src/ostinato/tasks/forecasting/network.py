@@ -83,9 +83,9 @@ class WindowSizes:
     static_categories: tuple[int, ...] = ()
     static_numbers: int = 0
 
-    def input_size(self, season: int = 1) -> int:
+    def input_size(self, seasons: Sequence[int] = ()) -> int:
         """Return how many features the recurrent layers read at a step."""
-        lag = 2 if season > 1 else 0
+        lag = 2 * len(seasons)
         observed = 1 if self.past_covariates else 0
         static = sum(map(_embedding_size, self.static_categories)) + self.static_numbers
         return 3 + lag + self.future_covariates + self.past_covariates + observed + static
@@ -96,21 +96,24 @@ class ForecastNetwork(nn.Module):
 
     ::
 
-        h_t = recurrent([y_(t-1), y_(t-m); future_t; past_(t-1); static], h_(t-1))
-        p_t = W h_t + b + w [y_(t-R), ..., y_(t-1)]  one step, ``horizon=None``
+        h_t = recurrent([y_(t-1), y_(t-m), ...; future_t; past_(t-1); static], h_(t-1))
+        p_t = W h_t + b + w [y_(t-R), ..., y_(t-1), y_(t-m), ...]  one step, ``horizon=None``
         p_k = V relu(W_k h_C + U future_(C+k)) + w_k [y_(C-R), ..., y_(C-1)]  all steps
 
-    with ``m`` the season, and ``future``, ``past`` and ``static`` covariates. The last term, for
-    the center of the distribution, is a linear shortcut (Lai et al. 2018, "LSTNet", section 3.5).
+    with ``m`` each season, and ``future``, ``past`` and ``static`` covariates. The last term, for
+    the center of the distribution, is a linear shortcut (Lai et al. 2018, "LSTNet", section 3.5),
+    of seasons longer than R too.
     Where ``y_t`` is missing the network reads its own prediction of it instead, with a flag, and
     gradients flow through it (after the autoregressive LSTM of Nearing et al. 2022).
 
     Args:
-        recurrent: layers with ``batch_first=True`` of ``sizes.input_size(season)`` features.
+        recurrent: layers with ``batch_first=True`` of ``sizes.input_size(seasons)`` features.
         distribution: the family of predictive distributions.
         sizes: of the windows.
         horizon: steps that are forecast simultaneously; None for one after the other.
-        season: m; 1 for none.
+        seasons: each m.
+        history: steps at the start of a window that only seasons reach back to: they are not read,
+            and missing ones not predicted.
         reach: R, steps of the linear shortcut.
         dropout: probability of zeroing a feature of the hidden state in training.
 
@@ -118,8 +121,8 @@ class ForecastNetwork(nn.Module):
         >>> from ostinato.recurrence.dropin import LSTM
         >>> from ostinato.tasks.forecasting.distributions import Gaussian
         >>> sizes = WindowSizes(future_covariates=2)
-        >>> layers = LSTM(sizes.input_size(season=4), 8, batch_first=True)
-        >>> network = ForecastNetwork(layers, Gaussian(), sizes, horizon=3, season=4)
+        >>> layers = LSTM(sizes.input_size([4]), 8, batch_first=True)
+        >>> network = ForecastNetwork(layers, Gaussian(), sizes, horizon=3, seasons=[4])
         >>> seen = torch.ones(5, 12, dtype=torch.bool)
         >>> nothing, ones = torch.zeros(5, 0), torch.ones(5)
         >>> window = Window(
@@ -137,12 +140,13 @@ class ForecastNetwork(nn.Module):
         sizes: WindowSizes,
         *,
         horizon: int | None = None,
-        season: int = 1,
+        seasons: Sequence[int] = (),
+        history: int = 0,
         reach: int = 8,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        features = sizes.input_size(season)
+        features = sizes.input_size(seasons)
         fits = recurrent.batch_first and not recurrent.bidirectional
         if not fits or recurrent.input_size != features:
             raise OstinatoError(
@@ -154,8 +158,10 @@ class ForecastNetwork(nn.Module):
         self.distribution = distribution
         self.sizes = sizes
         self.horizon = horizon
-        self.season = season
+        self.seasons = tuple(seasons)
+        self.history = history
         self.reach = reach
+        self.far = [] if horizon else [m for m in seasons if m > reach]
         self.dropout = dropout
         self.embeddings = nn.ModuleList(
             nn.Embedding(n, _embedding_size(n)) for n in sizes.static_categories
@@ -170,7 +176,7 @@ class ForecastNetwork(nn.Module):
                 else None
             )
             self.output = nn.Linear(STEP_FEATURES, K)
-        self.shortcut = nn.Linear(reach, horizon or 1, bias=False)
+        self.shortcut = nn.Linear(reach + len(self.far), horizon or 1, bias=False)
         nn.init.zeros_(self.shortcut.weight)
 
     def forward(self, window: Window, lengths: Lengths = None) -> tuple[Tensor, None]:
@@ -197,7 +203,7 @@ class ForecastNetwork(nn.Module):
             past, missing = _past(window)
             values, missing = torch.cat([past[:, :C], z], 1), torch.cat([missing[:, :C], ~known], 1)
             values, h, _ = self._read(window, values, missing, C + A - 1)
-            p = self._predict(h[:, C - 1 :], values, window, C, 1)
+            p = self._predict(h[:, C - 1 - self.history :], values, window, C, 1)
         scale, resolution = window.scale[:, None], window.resolution[:, None]
         losses = self.distribution.loss(p, z, scale, resolution)
         return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
@@ -208,40 +214,61 @@ class ForecastNetwork(nn.Module):
         values, h, state = self._read(window, *_past(window), C)
         return self._predict(h[:, -1:], values, window, C, self.horizon or 1), values[:, :C], state
 
-    def step(self, window: Window, values: Tensor, t: int, state: Hidden) -> tuple[Tensor, Hidden]:
-        """Predict step ``t`` after ``values (B, t)``; return ``p (B, 1, K)`` and the state."""
-        lag = _span(values, t - self.season, t + 1 - self.season)
-        flag = torch.zeros_like(values[:, :1], dtype=torch.bool)
-        features = self._join(values[:, t - 1 : t], self._covariates(window, flag, t, t + 1), lag)
-        h, state = self.recurrent(features, state)
-        return self._predict(h, values, window, t, 1), state
+    def ahead(self, window: Window) -> Tensor:
+        """Everything that `step` reads after the first step ahead but values, ``(B, A - 1, F)``."""
+        C, A = window.context, window.horizon
+        flags = torch.zeros(len(window.valid), A - 1, dtype=torch.bool, device=window.valid.device)
+        return self._covariates(window, flags, C + 1, C + A)
+
+    def step(self, values: Tensor, fixed: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
+        """Predict the step after all ``values (B, t)`` by what `ahead` has of it, ``(B, F)``.
+
+        Returns:
+            ``p (B, K)`` and the state.
+        """
+        t = values.shape[1]
+        ago = [_span(values, t - m, t + 1 - m) for m in self.seasons]
+        h, state = self.recurrent(self._join(values[:, -1:], fixed[:, None], ago), state)
+        return self._outputs(h, self._lags(values, t, 1), fixed[:, None])[:, 0], state
+
+    def points(self, window: Window) -> Tensor:
+        """Predict the center of each step ahead, after the centers of those before, ``(B, A)``."""
+        p, values, state = self.begin(window)
+        if self.horizon is not None:
+            return self.distribution.point(p)
+        fixed, found = self.ahead(window), [self.distribution.point(p)]
+        for k in range(window.horizon - 1):
+            values = torch.cat([values, found[k]], 1)
+            p_k, state = self.step(values, fixed[:, k], state)
+            found.append(self.distribution.point(p_k)[:, None])
+        return torch.cat(found, 1)
 
     # Parts
 
     def _read(
         self, window: Window, values: Tensor, missing: Tensor, end: int
     ) -> tuple[Tensor, Tensor, Hidden]:
-        """Read steps 1 to ``end``, missing values replaced by the predictions of them.
+        """Read steps S = ``history`` + 1 to ``end``, missing values replaced by predictions.
 
         Each row is read from one missing value of its own to the next, all rows side by side.
 
         Returns:
-            the values, missing ones filled in; hidden states ``(B, end, H)``, of which that at
-            ``t - 1`` predicts step ``t``; and the state.
+            the values, missing ones filled in; hidden states ``(B, end - S + 1, H)``, the first of
+            which predicts step S; and the state.
         """
-        B = len(values)
-        fixed = self._covariates(window, missing[:, :end], 1, end + 1)
-        if not missing[:, 1:end].any():
-            lag = _span(values, 1 - self.season, end + 1 - self.season)
-            h, state = self.recurrent(self._join(values[:, :end], fixed, lag), None)
+        B, S = len(values), self.history + 1
+        fixed = self._covariates(window, missing[:, S - 1 : end], S, end + 1)
+        if not missing[:, S:end].any():
+            ago = [_span(values, S - m, end + 1 - m) for m in self.seasons]
+            h, state = self.recurrent(self._join(values[:, S - 1 : end], fixed, ago), None)
             return values, h, state
         steps = torch.arange(end + 1, device=values.device)
-        gaps = torch.where(missing[:, 1:end], steps[1:end], end).sort(1).values
-        most = int(missing[:, 1:end].sum(1).max())
+        gaps = torch.where(missing[:, S:end], steps[S:end], end).sort(1).values
+        most = int(missing[:, S:end].sum(1).max())
         stops = torch.cat([gaps[:, :most], gaps.new_full((B, 1), end)], 1)
-        begin = torch.ones_like(stops[:, 0])
+        begin = torch.full_like(stops[:, 0], S)
         parts: list[Tensor] = []
-        places = torch.zeros_like(steps[1:]).repeat(B, 1)  # of each step among the parts
+        places = torch.zeros_like(steps[S:]).repeat(B, 1)  # of each step among the parts
         behind, state = 0, cast(Hidden, None)
         for stop in stops.unbind(1):
             lengths = stop + 1 - begin
@@ -249,13 +276,13 @@ class ForecastNetwork(nn.Module):
             at = (begin[:, None] + count).clamp(max=end)
             features = self._join(
                 values.gather(1, at - 1),
-                _gather(fixed, at - 1),
-                values.gather(1, (at - self.season).clamp(min=0)) * (at >= self.season),
+                _gather(fixed, at - S),
+                [values.gather(1, (at - m).clamp(min=0)) * (at >= m) for m in self.seasons],
             )
             h, state = self.recurrent(features, state, lengths=lengths)
             parts.append(h)
             read = (count < lengths[:, None]).nonzero(as_tuple=True)
-            places[read[0], at[read] - 1] = behind + read[1]
+            places[read[0], at[read] - S] = behind + read[1]
             behind += len(count)
             begin = stop + 1
             gap = (stop < end) & (lengths > 0)
@@ -268,8 +295,8 @@ class ForecastNetwork(nn.Module):
 
     def _own(self, h: Tensor, values: Tensor, window: Window, t: Tensor) -> Tensor:
         """Predict step ``t (B,)`` of each row from its last state ``h (B, 1, H)``; ``(B,)``."""
-        back = torch.arange(-self.reach, 0, device=t.device)
-        at = t[:, None] + back
+        back = [*range(-self.reach, 0), *(-m for m in self.far)]
+        at = t[:, None] + torch.tensor(back, device=t.device)
         lags = values.gather(1, at.clamp(min=0)) * (at >= 0)
         future = _gather(window.future_covariates, t[:, None])
         return self.distribution.point(self._outputs(h, lags[:, None], future)[:, 0])
@@ -282,8 +309,9 @@ class ForecastNetwork(nn.Module):
         dtype = window.past_values.dtype
         valid = window.valid.to(dtype)
         parts = [torch.stack([missing.to(dtype), _span(valid, begin - 1, end - 1, 1.0)], -1)]
-        if self.season > 1:
-            parts.append(_span(valid, begin - self.season, end - self.season, 1.0)[..., None])
+        behind = torch.arange(valid.shape[1], device=valid.device) < self.history
+        known = torch.where(behind, window.observed.to(dtype), valid)  # or predicted
+        parts += [_span(known, begin - m, end - m, 1.0)[..., None] for m in self.seasons]
         parts.append(window.future_covariates[:, begin:end])
         if self.sizes.past_covariates:
             observed = window.observed.to(dtype)[..., None]
@@ -295,9 +323,9 @@ class ForecastNetwork(nn.Module):
         parts.append(window.static_numbers[:, None] * started)
         return torch.cat(parts, -1)
 
-    def _join(self, value: Tensor, fixed: Tensor, lag: Tensor) -> Tensor:
-        """Input of the recurrent layers: the last value, that of a season ago, and covariates."""
-        lags = [lag[..., None]] if self.season > 1 else []
+    def _join(self, value: Tensor, fixed: Tensor, ago: Sequence[Tensor]) -> Tensor:
+        """Input of the recurrent layers: the last value, those seasons ago, and covariates."""
+        lags = [lag[..., None] for lag in ago]
         return torch.cat([value[..., None], fixed[..., :2], *lags, fixed[..., 2:]], -1)
 
     def _predict(self, h: Tensor, values: Tensor, window: Window, t: int, steps: int) -> Tensor:
@@ -306,9 +334,16 @@ class ForecastNetwork(nn.Module):
         With ``horizon`` from the last of them: ``steps`` steps from ``t`` on.
         """
         T = h.shape[1] if self.horizon is None else 1
-        before = _span(values, t - self.reach, t + T - 1)
-        lags = before.unfold(1, self.reach, 1)  # (B, T, R)
+        lags = self._lags(values, t, T)
         return self._outputs(h, lags, window.future_covariates[:, t : t + steps])
+
+    def _lags(self, values: Tensor, t: int, steps: int) -> Tensor:
+        """Return what the shortcut of steps from ``t`` on sees, ``(B, steps, R)``."""
+        near = _span(values, t - self.reach, t + steps - 1).unfold(1, self.reach, 1)
+        if not self.far:
+            return near
+        far = [_span(values, t - m, t - m + steps) for m in self.far]
+        return torch.cat([near, torch.stack(far, -1)], -1)
 
     def _outputs(self, h: Tensor, lags: Tensor, future: Tensor) -> Tensor:
         """Equations of p, of ``lags (B, T, R)`` and future covariates ``(B, steps, F)``."""
@@ -364,14 +399,13 @@ class Ensemble(nn.Module):
 
     Attributes:
         distribution: the family of predictive distributions.
-        season: steps of a season.
         direct: whether all steps ahead are forecast simultaneously.
     """
 
     def __init__(self, members: Sequence[ForecastNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.distribution, self.season = members[0].distribution, members[0].season
+        self.distribution = members[0].distribution
         self.direct = members[0].horizon is not None
 
     def __iter__(self) -> Iterator[ForecastNetwork]:
@@ -383,6 +417,10 @@ class Ensemble(nn.Module):
     def forward(self, window: Window, lengths: Lengths = None) -> tuple[Tensor, None]:
         """Return the predictions of each member, ``(members, B, A, K)``."""
         return torch.stack([member(window)[0] for member in self]), None
+
+    def points(self, window: Window) -> Tensor:
+        """Return the mean of the members' centers, ``(B, A)``."""
+        return torch.stack([member.points(window) for member in self]).mean(0)
 
     def loss(
         self, window: Window, targets: Tensor, *, lengths: Lengths = None

@@ -65,6 +65,7 @@ class Series(NamedTuple):
         future_covariates: known ahead, ``(T + ahead, F)``.
         past_covariates: known up to the present, ``(T, P)``.
         static_covariates: ``(S,)``.
+        lowest: the lowest value before the first step, as far as the series was cut there.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Series(NamedTuple):
     future_covariates: Array
     past_covariates: Array
     static_covariates: tuple[Static, ...] = ()
+    lowest: float = np.inf
 
     def between(self, begin: int, end: int | None = None) -> Series:
         """Return steps from ``begin`` to before ``end``, and all covariates known ahead of them."""
@@ -81,6 +83,7 @@ class Series(NamedTuple):
             values=self.values[begin:end],
             future_covariates=self.future_covariates[begin:],
             past_covariates=self.past_covariates[begin:end],
+            lowest=float(np.fmin.reduce(self.values[:begin], initial=self.lowest)),
         )
 
     def trimmed(self) -> Series | None:

@@ -62,7 +62,7 @@ def forecast(
                 randoms = [_generator(panel, cutoff, seed) for cutoff in some]
                 paths = sample_paths(network, window, units, num_samples, randoms)
                 predictive = SamplePaths(paths)
-        parts.append(Forecast(panel, some, predictive, units, network.season, calibration))
+        parts.append(Forecast(panel, some, predictive, units, windows.season, calibration))
     return Forecast.concatenate(parts)
 
 
@@ -75,7 +75,12 @@ def sample_paths(
 ) -> NDArray[np.float64]:
     """Draw sample paths ``(B, num_samples, A)``, as many from each member of an ensemble.
 
-    Each window has a random generator, so that its paths do not depend on the others.
+    Each window has a random generator, so that its paths do not depend on the others. Every path is
+    distributed as if it were drawn alone, but those of a window spread evenly, so that a few tell
+    as much of the distributions as many independent ones: at each step they are sorted by the
+    centers of what is predicted for them, and take shares of a lattice, shifted at random, in an
+    order that is even along the sorted paths (L'Ecuyer, Lecot and Tuffin 2008, "A randomized
+    quasi-Monte Carlo simulation method for Markov chains").
     """
     share, rest = divmod(num_samples, len(ensemble))
     counts = [share + (m < rest) for m in range(len(ensemble))]
@@ -95,25 +100,43 @@ def _member_paths(
     randoms: Sequence[np.random.Generator],
 ) -> NDArray[np.float64]:
     """Sample step by step: each step goes on from the values drawn before it."""
-    C, A, B = window.context, window.horizon, len(randoms)
-    p, values, state = network.begin(window)
-    rows = torch.arange(B, device=p.device).repeat_interleave(num_samples)
-    window, p, values, state = window.take(rows), p[rows], values[rows], state_rows(state, rows)
-    values = torch.cat([values, values.new_empty(len(values), A)], 1)
-    location, scale = units.location[:, None], units.scale[:, None]
-    found = np.empty((B, num_samples, A))
+    A, B, S = window.horizon, len(randoms), num_samples
+    first, past, state = network.begin(window)
+    rows = torch.arange(B, device=first.device).repeat_interleave(S)
+    fixed, state = network.ahead(window), state_rows(state, rows)
+    back = max(network.reach, *network.seasons, 0)  # how far a step looks
+    past = past[:, -back:]
+    C = past.shape[1]
+    values = torch.cat([past, past.new_zeros(B, A)], 1)[rows]
+    order = np.stack([random.permutation(S) for random in randoms])
+    shifts = np.stack([random.random(A) for random in randoms])
+    lattice = _even_order(S) / S
+    outputs = np.repeat(first.double().cpu().numpy(), S, 1)  # (B, S, K)
+    found, u = np.empty((B, S, A)), np.empty((B, S))
     for k in range(A):
-        outputs = p.double().cpu().numpy().reshape(B, num_samples, -1)
-        drawn = np.stack([
-            network.distribution.sample(outputs[b], units.take(b), randoms[b]) for b in range(B)
-        ])  # fmt: skip
+        np.put_along_axis(u, order, (lattice + shifts[:, k, None]) % 1, 1)
+        drawn = network.distribution.sample(outputs, units.expand(), np.maximum(u, 1e-12))
         found[:, :, k] = drawn = units.round(drawn)
         if k + 1 == A:
             break
-        t = C + k
-        values[:, t] = torch.from_numpy((drawn - location) / scale).to(values).flatten()
-        p, state = network.step(window, values[:, : t + 1], t + 1, state)
+        z = (drawn - units.location[:, None]) / units.scale[:, None]
+        values[:, C + k] = torch.from_numpy(z).to(values).flatten()
+        end = C + k + 1
+        p, state = network.step(values[:, max(0, end - back) : end], fixed[:, k][rows], state)
+        outputs = p.double().cpu().numpy().reshape(B, S, -1)
+        order = outputs[..., 0].argsort(1, kind="stable")
     return found
+
+
+def _even_order(count: int) -> NDArray[np.int64]:
+    """Return 0 to ``count - 1`` in an order any stretch of which is spread evenly.
+
+    That is by the numbers whose bits are those of the place, reversed (van der Corput 1935).
+    """
+    bits = max(1, (count - 1).bit_length())
+    places = np.arange(count)
+    reverse = sum((places >> bit & 1) << (bits - 1 - bit) for bit in range(bits))
+    return np.argsort(np.argsort(reverse))
 
 
 def _check_future_covariates(panel: Panel, cutoffs: Sequence[Cutoff], horizon: int) -> None:
@@ -149,7 +172,7 @@ class ForecastStream:
     Args:
         forecast: called with series, cutoffs, horizon, number of samples and seed.
         panel: the past of one series, without covariates other than the calendar.
-        context: steps of the past that the network reads.
+        context: steps of the past that the network looks back to.
 
     Example:
         >>> from ostinato import Forecaster
@@ -173,7 +196,7 @@ class ForecastStream:
         self._forecast, self._panel, self._context = forecast, panel, context
 
     def observe(
-        self, value: float | None = None, *, num_samples: int = 1000, seed: int = 0
+        self, value: float | None = None, *, num_samples: int = 128, seed: int = 0
     ) -> Forecast:
         """Add one value, None for a missing one, and forecast what follows it."""
         try:

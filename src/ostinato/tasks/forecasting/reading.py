@@ -65,7 +65,10 @@ class SeriesSettings(TableSettings):
         frequency: the step: 15min, h, D, B (business days), W, M, Q, Y, or a number; inferred from
             the times if not given. Given, times need not lie on a grid: each counts for the step
             that it falls into, and several for their mean.
-        season: steps of a season; by the frequency if not given.
+        season: steps of a season; if not given, by the frequency, or by the values where rows are
+            steps.
+        long_season: steps of a longer one, such as 168, the hours of a week; found likewise if not
+            given, 1 for none.
         calendar: whether the time of day, week and year are known to the network.
         day_first: whether 01/02/2020 is in February; inferred from the other dates if not given.
         series_in_rows: whether each row of a table is a series, named in its first column or that
@@ -81,6 +84,7 @@ class SeriesSettings(TableSettings):
     static_covariates: str | None = None
     frequency: str | None = None
     season: int | None = None
+    long_season: int | None = None
     calendar: bool = True
     day_first: bool | None = None
     series_in_rows: bool | None = None

@@ -18,7 +18,7 @@ from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static
 
 Array = NDArray[np.float64]
 
-MAX_CATEGORIES = 1000
+MAX_CATEGORIES = 100_000
 """Categories of a static covariate, at most."""
 
 MAX_DECIMALS = 3
@@ -106,6 +106,7 @@ class _Encoded(NamedTuple):
     """A series as windows are cut from it."""
 
     values: Array  # (T,)
+    lowest: Array  # (T + 1,), of the values before each step
     decimals: NDArray[np.int64]  # (T,)
     future_covariates: NDArray[np.float32]  # (T + A, K)
     past_covariates: NDArray[np.float32]  # (T, O)
@@ -125,6 +126,7 @@ class Windows:
         season: steps of a season.
         calendar: whether features of the calendar precede the future covariates.
         centered: whether values are shifted; otherwise they are only scaled.
+        history: steps before the context, whose values are at hand.
     """
 
     panel: Panel
@@ -134,6 +136,7 @@ class Windows:
     season: int
     calendar: bool = True
     centered: bool = True
+    history: int = 0
 
     def __post_init__(self) -> None:
         self.sizes = self.encoding.sizes(self.panel.grid.calendar_features if self.calendar else 0)
@@ -151,6 +154,7 @@ class Windows:
         past = np.nan_to_num((series.past_covariates - mean) / scale)
         return _Encoded(
             series.values,
+            np.fmin.accumulate(np.append(series.lowest, series.values)),
             decimals(series.values),
             np.concatenate(features, 1).astype("f4"),
             past.astype("f4"),
@@ -163,7 +167,7 @@ class Windows:
         Values are NaN where they are missing or not known yet. Nothing in a window depends on
         values after its cutoff.
         """
-        B, C, A, sizes = len(cutoffs), self.context, self.horizon, self.sizes
+        B, C, A, sizes = len(cutoffs), self.history + self.context, self.horizon, self.sizes
         past_values = np.zeros((B, C), "f4")
         observed, valid = np.zeros((2, B, C), bool)
         future_covariates = np.zeros((B, C + A, sizes.future_covariates), "f4")
@@ -177,8 +181,9 @@ class Windows:
             begin = max(0, now - C)
             past = series.values[begin:now]
             at = slice(C - len(past), C)
-            location, scale = self.location_and_scale(past)
-            resolution, lower_bound = resolution_and_bound(past, series.decimals[begin:now])
+            location, scale = self.location_and_scale(past[-self.context :])
+            resolution = resolution_of(series.decimals[begin:now])
+            lower_bound = 0.0 if 0 <= series.lowest[now] < np.inf else -np.inf
             for unit, value in zip(units, (location, scale, resolution, lower_bound), strict=True):
                 unit[b] = value
             seen = ~np.isnan(past)
@@ -229,19 +234,14 @@ def decimals(values: Array) -> NDArray[np.int64]:
     return found
 
 
-def resolution_and_bound(past: Array, decimals: NDArray[np.int64]) -> tuple[float, float]:
-    """Return what values are rounded to, 0 for nothing; and their lower bound.
+def resolution_of(decimals: NDArray[np.int64]) -> float:
+    """Return what values with so many decimals are rounded to, 0 for nothing.
 
-    >>> resolution_and_bound(np.array([0.0, 4.0]), np.array([0, 0]))
-    (1.0, 0.0)
-    >>> resolution_and_bound(np.array([0.5, 4.0]), np.array([1, 0]))
-    (0.1, -inf)
+    >>> resolution_of(np.array([1, 0])), resolution_of(np.array([0, 4]))
+    (0.1, 0.0)
     """
     n = int(decimals.max(initial=0))
-    seen = past[~np.isnan(past)]
-    if n > MAX_DECIMALS or not len(seen):
-        return 0.0, -np.inf
-    return 10.0**-n, 0.0 if n == 0 and seen.min() == 0 else -np.inf
+    return 0.0 if n > MAX_DECIMALS else 10.0**-n
 
 
 class TrainingBatch(NamedTuple):
