@@ -63,7 +63,7 @@ class Monitor:
         self._warned: set[str] = set()
 
     def forget(self) -> None:
-        """Take back what was said: the run is well."""
+        """Let causes be said again: what was said of them turned out to be wrong."""
         self._warned.clear()
 
     def observe(self, step: int, loss: float, norm: float) -> list[str]:

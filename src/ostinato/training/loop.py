@@ -294,11 +294,10 @@ class Trainer:
         self._evaluated_at = self.step
         self.stale_evaluations = 0 if improves else self.stale_evaluations + 1
         self.schedule.observe(loss)
-        if improves:
+        if improves and self._suspicions:
             self.monitor.forget()
-        else:
-            for message in self._suspicions:
-                self.log(message)
+        for message in () if improves else self._suspicions:
+            self.log(message)
         self._suspicions.clear()
         self._clock()
         self.evaluation_seconds = time.perf_counter() - start
