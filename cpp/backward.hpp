@@ -378,9 +378,9 @@ template <class T> struct WeightGradient {
 template <class T, int S, class Each>
 void weight_gradient(const GateRange& sections, int64_t size, int64_t units, const WeightGradient<T> (&of)[S], T* db,
                      T* db_too, const WeightScratch<T>& m, const Member& me, bool go_on, Each&& each) {
-    bool wanted = db || db_too;
-    for (const WeightGradient<T>& w : of) wanted = wanted || w.dw;
-    if (!wanted) return;
+    bool needed = db || db_too;
+    for (const WeightGradient<T>& w : of) needed = needed || w.dw;
+    if (!needed) return;
     const int64_t height = sections.count * size;
     const Share mine(height / W<T>, me.index, me.count);
     const int64_t m0 = mine.begin * W<T>, m1 = mine.end * W<T>;

@@ -18,10 +18,10 @@ using namespace ostinato;
 namespace {
 
 // All errors of this module are of one family, and begin with the name of the argument.
-[[noreturn]] void refuse(const std::string& name, const std::string& came, const std::string& wanted) {
+[[noreturn]] void refuse(const std::string& name, const std::string& came, const std::string& expected) {
     // Looked up each time: an error may take its time, and a module kept here would outlive Python.
     nb::object error = nb::module_::import_("ostinato.errors").attr("ShapeError");
-    PyErr_SetString(error.ptr(), (name + " " + came + "; expected " + wanted + ".").c_str());
+    PyErr_SetString(error.ptr(), (name + " " + came + "; expected " + expected + ".").c_str());
     throw nb::python_error();
 }
 
@@ -548,14 +548,14 @@ private:
         const char* format = buffer.show.format;
         return format && format[0] == (floats_ ? 'f' : 'd') && !format[1] && uintptr_t(buffer.show.buf) % width() == 0;
     }
-    std::string wanted() const {
+    std::string expected() const {
         const std::string one = rows_ == 1 ? "(" + std::to_string(input_) + ",) or " : "";
         return "an array or tensor of " + type() + " of shape " + one + "(" + std::to_string(rows_) + ", " +
                std::to_string(input_) + ")";
     }
     // The numbers of a step one after another: where they lie, or copied.
     const void* row_of(const Buffer& x) {
-        if (!holds_numbers(x) || !is_input(x.show.ndim, x.show.shape)) refuse("x", x.text(), wanted());
+        if (!holds_numbers(x) || !is_input(x.show.ndim, x.show.shape)) refuse("x", x.text(), expected());
         if (PyBuffer_IsContiguous(&x.show, 'C')) return x.show.buf;
         row_.resize(size_t(x.show.len));
         if (PyBuffer_ToContiguous(row_.data(), &x.show, x.show.len, 'C') != 0) throw nb::python_error();
@@ -566,7 +566,7 @@ private:
         if (view.dtype != (floats_ ? names().float32 : names().float64) || is_negated(x) ||
             !is_input(int(view.shape.size()), view.shape.data))
             refuse("x", "has shape " + shape_text(view.shape) + " and dtype " + nb::str(nb::handle(view.dtype)).c_str() +
-                            (is_negated(x) ? " and is negated" : ""), wanted());
+                            (is_negated(x) ? " and is negated" : ""), expected());
         if (view.contiguous()) return view.data;
         const int64_t b_stride = view.shape.size() == 2 ? view.stride[0] : 0, i_stride = view.stride[view.stride.size() - 1];
         row_.resize(size_t(rows_ * input_) * width());

@@ -68,18 +68,18 @@ const Candidate candidates[] = {{generic::target, always}};
 
 const Target& choose() {
     const char* variable = std::getenv("OSTINATO_ISA");
-    const std::string wanted = variable ? variable : "";
+    const std::string asked = variable ? variable : "";
     std::string choices;
     for (const Candidate& candidate : candidates) {
         if (!candidate.runs()) continue;
-        if (wanted.empty() || wanted == candidate.target.name) return candidate.target;
+        if (asked.empty() || asked == candidate.target.name) return candidate.target;
         choices += choices.empty() ? "" : ", ";
         choices += candidate.target.name;
     }
     bool known = false;
-    for (const Candidate& candidate : candidates) known |= wanted == candidate.target.name;
+    for (const Candidate& candidate : candidates) known |= asked == candidate.target.name;
     throw std::invalid_argument(
-        "OSTINATO_ISA: '" + wanted + "' is " +
+        "OSTINATO_ISA: '" + asked + "' is " +
         (known ? "more than this CPU can run" : "no instruction set of this build") +
         "; expected one of: " + choices + ". Unset it to have the best of them.");
 }

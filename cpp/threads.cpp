@@ -134,14 +134,14 @@ public:
     }
 
 private:
-    bool grow(int wanted) {
+    bool grow(int count) {
         try {
-            for (; workers_ < wanted; ++workers_)
+            for (; workers_ < count; ++workers_)
                 std::thread([this, index = workers_ + 1, seen = call_.load()] { work(index, seen); })
                     .detach();
         } catch (const std::system_error&) {
         }
-        return workers_ >= wanted;
+        return workers_ >= count;
     }
 
     void work(int index, uint64_t seen) {

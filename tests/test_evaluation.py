@@ -15,6 +15,7 @@ from ostinato.tasks.generation import NextTokens
 from ostinato.tasks.tagging import entities
 from ostinato.tasks.targets import Classes, Numbers, StepLabels
 from ostinato.training.evaluation import eval_mode, evaluate, predict
+from ostinato.training.health import Monitor
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 
@@ -139,6 +140,37 @@ def test_fit_resumed_is_fit_uninterrupted(tmp_path):
     assert (stopped.ended, stopped.steps) == ("interrupt", 5)
     assert (resumed.ended, resumed.best_loss) == ("budget", whole.best_loss)
     assert same(found, expected)
+
+
+def test_a_warning_is_given_when_the_next_evaluation_is_no_better_and_then_only_once():
+    class Accuses(Monitor):
+        def observe(self, step, loss, norm):
+            new = [] if "cause" in self._warned else [f"a cause at {step}"]
+            self._warned.add("cause")
+            return new
+
+    def warnings(losses, validate=True):
+        """What is said where each evaluation, every second step, finds the next of some losses."""
+        net, witness, found = network(), Witness(), iter(losses)
+
+        class Judged(Classes):
+            def summarize(self, means):
+                return {"loss": next(found), "accuracy": 0.5}
+
+        settings = TrainingSettings(steps=2 * len(losses), evaluations=len(losses), patience=0)
+        validation = batches() if validate else None
+        trainer = Trainer(
+            net, batches(), Judged(np.arange(V)), settings, [witness], validation=validation
+        )
+        trainer.monitor = Accuses()
+        trainer.run()
+        return witness.messages
+
+    assert not warnings([3.0, 2.0, 1.0]), "each time taken back"
+    assert len(warnings([3.0, 4.0, 5.0, 6.0])) == 1
+    # Once given it stands, though later evaluations are better.
+    assert len(warnings([3.0, 4.0, 2.0, 5.0, 1.0, 6.0])) == 1
+    assert len(warnings([3.0] * 4, validate=False)) == 1
 
 
 def validation_metrics(targets, values, size):

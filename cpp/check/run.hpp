@@ -190,10 +190,10 @@ inline double worst = 0;  // error, in tolerances
 // As close as the type allows, in relation to the largest number of the tensor but at least to `scale`
 // (what comes in is about 1: far below that, rounding is all there is); and NaN where NaN is.
 template <class T, class R>
-void check_close(const std::string& name, Tensor<T>& got, Tensor<R>& wanted, R scale = 0.1,
+void check_close(const std::string& name, Tensor<T>& got, Tensor<R>& expected, R scale = 0.1,
                  double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12) {
-    wanted.each([&](int64_t, int64_t, int64_t, R& v) { if (std::abs(v) > scale) scale = std::abs(v); });
-    wanted.each([&](int64_t i, int64_t j, int64_t l, R& v) {
+    expected.each([&](int64_t, int64_t, int64_t, R& v) { if (std::abs(v) > scale) scale = std::abs(v); });
+    expected.each([&](int64_t i, int64_t j, int64_t l, R& v) {
         const T x = got.row(i, j)[l];
         const double error = double(std::abs(R(x) - v) / scale) / tolerance;
         if (error > worst) worst = error;

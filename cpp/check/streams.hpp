@@ -87,13 +87,13 @@ template <class T> Stream<T> stream_of(Stack<T>& stack, Precision precision) {
 }
 
 template <class T>
-void check_state(const Stream<T>& stream, const std::vector<T>& wanted, const char* which) {
-    if (stream.state_size() != int64_t(wanted.size())) fail("a stream's state has another size");
+void check_state(const Stream<T>& stream, const std::vector<T>& expected, const char* which) {
+    if (stream.state_size() != int64_t(expected.size())) fail("a stream's state has another size");
     Tensor<T> state(1, 1, stream.state_size());
     stream.save(state.data());
     if (state.written_outside()) fail("something is written beside a stream's state");
-    for (size_t i = 0; i < wanted.size(); ++i)
-        if (!same(state.data()[i], wanted[i]))
+    for (size_t i = 0; i < expected.size(); ++i)
+        if (!same(state.data()[i], expected[i]))
             fail(std::string("a stream's ") + which + " state has other bits");
 }
 
