@@ -35,6 +35,11 @@ def test_every_name_is_there_and_documented(name):
     assert name in dir(ostinato)
 
 
+def test_dir_shows_what_a_user_calls_and_nothing_else():
+    found = {name for name in dir(ostinato) if not name.startswith("__")}
+    assert found == set(ostinato.__all__)
+
+
 MODULES = [m.name for m in pkgutil.walk_packages(ostinato.__path__, "ostinato.")]
 
 

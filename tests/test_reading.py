@@ -400,9 +400,30 @@ def test_what_is_in_memory_is_taken_by_its_kind(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("The dog barks .\nA cat sleeps, too .\n", "words"),
+        ("The dog barks .\n\nA cat sleeps .\nIt is late\n", "words"),
+        ("Hello , world\nso it goes on\n", "words"),
+        ("The\tDET\ndog\tNOUN\n\nIt\tPRON\n", "tags"),
+        ("The DET\ndog NOUN\n\nIt PRON\n", "tags"),
+    ],
+)
+def test_plain_sentences_are_read_from_a_file_of_any_name(tmp_path, text, kind):
+    file = tmp_path / "new.txt"
+    file.write_text(text)
+    corpus = read_corpus([file], ReadingSettings(), by_step=True, labelled=None)
+    assert (corpus.targets is None) == (kind == "words")
+    if kind == "words":
+        assert list(corpus.inputs) == [line.split() for line in text.splitlines() if line]
+
+
+@pytest.mark.parametrize(
     ("X", "y", "message"),
     [
-        ("a text", None, "expected several sequences"),
+        ("a text", None, "got 'a text'; expected several items"),
+        (Path("none.csv"), None, "expected several items"),
+        (["ab", "cd"], "xy", "got 'xy'; expected several items"),
         ([], None, "X is empty"),
         (["a"], ["x", "y"], "X has 1 sequences, and y 2 labels"),
         (["a", 3], None, "X[1]: is 3; expected a text"),

@@ -58,7 +58,7 @@ else:  # type checkers would take any name for one of ours
         return _imported(name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def load(folder: str | os.PathLike[str], device: str = "auto") -> Any:

@@ -115,6 +115,11 @@ def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
         data = [line for line in filled if not line.startswith("#")]
         if data and all(re.fullmatch(r"\d+([.-]\d+)?(\t[^\t]*){9}", line) for line in data):
             return "conllu"
+        # Every row of a table has as many cells; plain sentences differ in words and in commas.
+        if not labelled and not any("\t" in line for line in data):
+            counts = [{len(re.split(mark, line)) for line in data} for mark in (r"\s+", ",")]
+            if len(counts[0]) > 1 and (len(counts[1]) > 1 or counts[1] == {1}):
+                return "lines"
         # A word a line, and a blank line between sentences.
         return "conll" if "" in [line.strip() for line in lines[:-1]] else "table"
     return "lines" if not labelled and suffixes[-1:] in ([], [".txt"], [".gz"]) else "table"
@@ -413,10 +418,6 @@ def corpus_of(
         DataError: naming the sequence, or the row of a table.
     """
     settings = settings or ReadingSettings()
-    if isinstance(X, str | bytes | os.PathLike):
-        raise OstinatoError(
-            f"X is {X!r:.60}; expected several sequences, or, for files, pathlib.Path objects."
-        )
     if has_columns(X) or isinstance(X, Mapping):
         table = table_of(X)
         if y is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ostinato.data.lazy import pd
 from ostinato.data.places import Place
-from ostinato.errors import DataError, require
+from ostinato.errors import DataError, OstinatoError, require
 
 DecimalMark = Literal[".", ","]
 
@@ -408,11 +409,16 @@ def has_columns(X: object) -> bool:
 def cells_of(X: Any) -> list[Any]:
     """Return the items of a list, an array, or a column of pandas, polars or Arrow.
 
-    A masked item is None.
+    A masked item is None; one string is no list of letters, but an `OstinatoError`.
 
     >>> cells_of(np.ma.masked_array([1, 2], [False, True]))
     [1, None]
     """
+    if isinstance(X, str | bytes | os.PathLike):
+        raise OstinatoError(
+            f"got {X!r:.60}; expected several items, such as a list [...], or, for files, "
+            "pathlib.Path objects."
+        )
     if isinstance(X, np.ma.MaskedArray):
         return X.tolist() if X.ndim == 1 else list(X)
     arrow = sys.modules.get("pyarrow")

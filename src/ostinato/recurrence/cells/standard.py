@@ -60,6 +60,14 @@ class LSTMState(NamedTuple("_HiddenAndCell", [("h", Tensor), ("c", Tensor)])):
             h, c = h
         return super().__new__(cls, cast(Tensor, h), cast(Tensor, c))
 
+    def detach(self) -> Self:
+        """Return the state without its history, as truncated back-propagation carries it on.
+
+        >>> LSTMState(torch.ones(1, 2, requires_grad=True), torch.zeros(1, 2)).detach().h
+        tensor([[1., 1.]])
+        """
+        return type(self)(self.h.detach(), self.c.detach())
+
 
 class LSTMGates(NamedTuple):
     """Gates of one LSTM step, each ``(B, H)``: ``i f o`` in (0, 1), candidate ``g`` in (-1, 1)."""
