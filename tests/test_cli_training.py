@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,7 +135,9 @@ def test_without_matplotlib_there_is_no_curve_and_a_warning(ostinato, here, monk
     assert (here / "run" / "config.json").exists()
 
 
-def test_what_is_not_asked_is_left_to_the_estimator(ostinato, asked):
+def test_what_is_not_asked_is_left_to_the_estimator(ostinato, here, asked):
+    for name in ("a.txt", "b.txt", "a"):
+        (here / name).touch()
     result = ostinato("train text a.txt b.txt --out some/run")
     assert result.status == 0
     assert asked["settings"] == {}
@@ -408,3 +411,28 @@ def test_what_columns_mean_is_said_once(data, ostinato):
     assert result.out.count("text: words; label: mood; not used: number") == 1
     result = ostinato(f"train translate train.en train.de --out german {EPOCHS}")
     assert len(set(lines := result.out.splitlines()[:4])) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train classify none.csv --out run", "none.csv: no such file or folder."),
+        ("train classify there.csv --out taken", "already exists and is not an empty folder"),
+        ("train classify there.csv --out there.csv/run", "is no folder"),
+        ("train classify there.csv", "--out PATH is required"),
+        ("train classify --out run", "FILES is required"),
+    ],
+)
+def test_slips_are_named_before_pytorch_is_imported(line, message, tmp_path):
+    (tmp_path / "taken").mkdir()
+    for file in ("there.csv", "taken/file"):
+        (tmp_path / file).write_text("a,b\n")
+    code = (
+        "import sys\nfrom ostinato.cli.app import _run\n"
+        "try:\n    _run(sys.argv[1:])\n"
+        "except Exception as error:\n    print(error, 'torch' in sys.modules)\n"
+    )
+    run = [sys.executable, "-c", code, *line.split()]
+    said = subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert message in said and said.endswith("False\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "there.csv"]

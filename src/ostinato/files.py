@@ -6,13 +6,13 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import DataError, OstinatoError
 
 if sys.platform != "win32":
     import fcntl
@@ -23,6 +23,9 @@ PICTURES = (
     *(".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif"),
 )
 """Suffixes of pictures that can be written."""
+
+RUN_FILE = "run.json"
+"""In the folder of a run: its settings, facts about its data, and their checksums."""
 
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
@@ -50,6 +53,25 @@ def check_new_folder(path: Path) -> Path:
     if reason := _reason_against(home):
         raise OstinatoError(f"{path}: cannot be written: {reason}.")
     return path
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raise an `OstinatoError` unless ``path`` is free for a new run."""
+    if path.is_dir() and (path / RUN_FILE).exists():
+        raise OstinatoError(
+            f"{path}: already holds a run; resume it with --resume (in Python: resume=True), or "
+            "choose another folder."
+        )
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (is_empty and path.name):  # "." cannot be renamed to
+        raise OstinatoError(f"{path}: already exists and is not an empty folder; choose another.")
+
+
+def check_there(paths: Iterable[Path]) -> None:
+    """Raise a `DataError` unless there are files or folders of such names; - is standard input."""
+    for path in paths:
+        if str(path) != "-" and not os.path.lexists(path):
+            raise DataError("no such file or folder.", path=path)
 
 
 def _reason_against(folder: Path) -> str:

@@ -12,6 +12,7 @@ import ostinato
 from ostinato.cli.commands import COMMANDS, TRAIN, Command, shown, with_settings
 from ostinato.cli.options import Kind, Option, options_of
 from ostinato.errors import OstinatoError
+from ostinato.files import check_new_folder, check_there, refuse_to_overwrite
 from ostinato.tasks.registry import TASKS, Task, task_of
 
 
@@ -40,10 +41,14 @@ def train(
         tensorboard: write curves for TensorBoard.
         **settings: of the estimator and its ``fit``.
     """
-    estimator, folder = getattr(ostinato, task.estimator), shlex.quote(str(out))
-    shown_by = {"progress": "json" if json else "quiet" if quiet else "auto"}
     if not files and not resume:
         raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
+    if not resume:  # said before PyTorch is imported, which takes seconds
+        refuse_to_overwrite(out)
+        check_new_folder(out)
+        check_there(files)
+    estimator, folder = getattr(ostinato, task.estimator), shlex.quote(str(out))
+    shown_by = {"progress": "json" if json else "quiet" if quiet else "auto"}
     how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
     try:
         if resume:

@@ -27,6 +27,7 @@ from ostinato.data.sequences import sequences_of
 from ostinato.data.tables import Table, array_of, cells_of, has_columns, is_missing, table_of
 from ostinato.data.textfiles import library_errors, numbered_lines, opened
 from ostinato.errors import DataError, OstinatoError, require
+from ostinato.files import check_there
 
 READERS = {".ts": "ts", ".conllu": "conllu"} | dict.fromkeys(
     (".conll", ".iob", ".iob2", ".bio", ".bioes"), "conll"
@@ -55,9 +56,7 @@ def read_corpus(
     if not paths:
         raise DataError("no files were named; name at least one.")
     listed = [Path(path) for path in paths]
-    for path in listed:
-        if str(path) != "-" and not path.exists():
-            raise DataError("no such file or folder.", path=path)
+    check_there(listed)
     if idx := [path for path in listed if _is_idx(path)]:
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):

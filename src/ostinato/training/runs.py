@@ -22,12 +22,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.files import open_file, sole_writer, sync_folder, writing
+from ostinato.files import (
+    RUN_FILE,
+    open_file,
+    refuse_to_overwrite,
+    sole_writer,
+    sync_folder,
+    writing,
+)
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, MetricsFile, TensorBoard
 from ostinato.training.pictures import draw_learning_curve
 
-RUN_FILE = "run.json"
 _DIGEST_FILE = f"{RUN_FILE}.sha256"
 
 
@@ -166,18 +172,6 @@ def _is_running(pid: str) -> bool:
     except OSError:
         pass  # it runs, as another user
     return True
-
-
-def refuse_to_overwrite(path: Path) -> None:
-    """Raise an `OstinatoError` unless ``path`` is free for a new run."""
-    if path.is_dir() and (path / RUN_FILE).exists():
-        raise OstinatoError(
-            f"{path}: already holds a run; resume it with --resume (in Python: resume=True), or "
-            "choose another folder."
-        )
-    is_empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not (is_empty and path.name):  # "." cannot be renamed to
-        raise OstinatoError(f"{path}: already exists and is not an empty folder; choose another.")
 
 
 def describe(path: str | os.PathLike[str], *, weights: bool = True) -> dict[str, Any]:
