@@ -173,6 +173,7 @@ def test_what_is_said_of_a_run_is_true(ostinato, here):
     first, *_ = result.out.splitlines()
     assert first.startswith("1,680 characters; 15 tokens of level char; lstm of 1 x 8 units")
     assert "4 steps; a run/ holds the best model, of step 4" in result.out
+    assert re.search(r"^  bits per character [0-9.]+ on validation data$", result.out, re.M)
     named = [line.split(maxsplit=1)[1] for line in result.out.splitlines()[-3:-1]]
     assert named == ["a run/learning_curve.png", "a run/metrics.jsonl"]
     assert all((here / name).exists() for name in named)

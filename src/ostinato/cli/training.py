@@ -88,7 +88,7 @@ def _report(facts: dict[str, Any], out: Path) -> None:
         f"{out}/ holds the best model, of step {facts['best_step']:,}"
     )
     for name, value in facts.get("validation", {}).items():
-        print(f"  {name:<8} {shown(value)} on validation data")
+        print(f"  {name.replace('_', ' '):<8} {shown(value)} on validation data")
     for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl")):
         if (out / file).exists():
             print(f"  {name:<8} {out}/{file}")

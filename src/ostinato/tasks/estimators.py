@@ -149,8 +149,8 @@ class Estimator(
         if problem.validation is None:
             return {}
         measured = evaluate(self.network_, problem.objective, problem.validation)
-        del measured["loss"]
-        return {"validation": measured} if measured else {}
+        loss = measured.pop("loss")
+        return {"validation": measured | problem.objective.units(loss) or {"loss": loss}}
 
     def _sequences(self, device: torch.device | None = None) -> Sequences:
         """Return what encodes data for the network; None for the device that it is on."""
