@@ -40,6 +40,17 @@ def test_dir_shows_what_a_user_calls_and_nothing_else():
     assert found == set(ostinato.__all__)
 
 
+@pytest.mark.parametrize("task", registry.TASKS, ids=lambda task: task.estimator)
+def test_dir_of_an_estimator_shows_what_a_user_calls_sets_or_reads(task):
+    model = getattr(ostinato, task.estimator)()
+    model.network_ = None
+    found = {name for name in dir(model) if not name.startswith("__")}
+    expected = {*model.get_params(), "network_", "fit", "save", "load", "resume", "set_params"}
+    assert expected <= found
+    inner = ("_", "set_fit_request", "get_metadata_routing", "check_settings", "TARGETS")
+    assert not [name for name in found if name.startswith(inner) or name.isupper()]
+
+
 MODULES = [m.name for m in pkgutil.walk_packages(ostinato.__path__, "ostinato.")]
 
 

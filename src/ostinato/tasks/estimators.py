@@ -44,6 +44,10 @@ TargetsT = TypeVar("TargetsT")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
+_INNER = {"architecture", "check_settings", "get_metadata_routing"}
+"""Public names that are for other modules, and for those of scikit-learn."""
+
+
 class Prepared(NamedTuple):
     """What preparing data leaves for training, all of it JSON.
 
@@ -76,6 +80,11 @@ class Estimator(
     training_: dict[str, Any]
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
+
+    def __dir__(self) -> list[str]:
+        """Return what a user calls, sets or reads."""
+        names = [name for name in super().__dir__() if not name.isupper() and name not in _INNER]
+        return [n for n in names if n[0] != "_" and not n.endswith("_request") or n[:2] == "__"]
 
     # Hooks of a task; the defaults are for sequences with targets.
 
