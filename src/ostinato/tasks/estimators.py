@@ -84,7 +84,7 @@ class Estimator(
     def __dir__(self) -> list[str]:
         """Return what a user calls, sets or reads."""
         names = [name for name in super().__dir__() if not name.isupper() and name not in _INNER]
-        return [n for n in names if n[0] != "_" and not n.endswith("_request") or n[:2] == "__"]
+        return [n for n in names if (n[0] != "_" and not n.endswith("_request")) or n[:2] == "__"]
 
     # Hooks of a task; the defaults are for sequences with targets.
 
