@@ -17,11 +17,12 @@ def command(given: list[str], machine: str) -> list[str]:
     >>> command(["-march=x86-64-v3", "-c", "cpp/target.cpp"], "x86_64")
     ['g++', '-march=x86-64-v3', '-c', 'cpp/target.cpp']
     >>> command(["-c", "cpp/core.cpp"], "x86_64")[1:]
-    ['-m', 'ziglang', 'c++', '-target', 'x86_64-linux-gnu.2.28', '-c', 'cpp/core.cpp']
+    ['-I', '-m', 'ziglang', 'c++', '-target', 'x86_64-linux-gnu.2.28', '-c', 'cpp/core.cpp']
     """
     if any(each.endswith("/target.cpp") for each in given):
         return ["g++", *given]
-    zig = [sys.executable, "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{GLIBC}"]
+    # -I: pip hides the packages of this interpreter from builds in isolation.
+    zig = [sys.executable, "-I", "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{GLIBC}"]
     return [*zig, *given]
 
 
