@@ -4,8 +4,8 @@
 
 In a fresh environment for each wheel and interpreter, with a PATH that has nothing but Python: the
 package is installed and imported, the command line answers, layers run on every instruction set of
-this CPU with the numbers of PyTorch, and a model is trained and loaded again. For interpreters named
-by --python only the core is imported, which needs no PyTorch.
+this CPU with the numbers of PyTorch, and a model is trained and loaded again. For interpreters
+named by --python only the core is imported, which needs no PyTorch.
 """
 
 import argparse

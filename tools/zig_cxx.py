@@ -1,7 +1,7 @@
 """A C++ compiler for wheels that run on distributions older than this machine's. Used as ``CXX``.
 
-PyPI's ``ziglang`` brings clang, its standard library, and the symbols of every glibc: it compiles and
-links all but the kernels, for glibc `GLIBC` and with no need of libstdc++. The kernels,
+PyPI's ``ziglang`` brings clang, its standard library, and the symbols of every glibc: it compiles
+and links all but the kernels, for glibc `GLIBC` and with no need of libstdc++. The kernels,
 ``cpp/target.cpp``, need no standard library, and GCC's code for them is 1.4 to 1.7 times as fast.
 """
 
