@@ -1,4 +1,4 @@
-"""The compiled core; None where the package was installed without it, as from a wheel for any CPU."""
+"""The compiled core; None where the package was installed without it, from a wheel for any CPU."""
 
 from __future__ import annotations
 
