@@ -198,13 +198,13 @@ def outcome(case: Case, mended: bool = False) -> Outcome:
 
 def cases(seeds: range) -> Iterator[Case]:
     """All runs: each fault with each seed, and each healthy network with the first one."""
-    for kind in sorted(EXPECTED):
-        for form in FORMS:
-            source = modules if form == "torch" else fits
-            # The command line has data of its own.
-            first = 10 if form == "command" else 0
-            if kind in source.FAULTS and not (form == "command" and kind in fits.MEMORY_ONLY):
-                yield from (Case(kind, form, first + seed, True) for seed in seeds)
+    for seed in seeds:
+        for kind in sorted(EXPECTED):
+            for form in FORMS:
+                source = modules if form == "torch" else fits
+                if kind in source.FAULTS and not (form == "command" and kind in fits.MEMORY_ONLY):
+                    # The command line has data of its own.
+                    yield Case(kind, form, seed + (10 if form == "command" else 0), True)
     for form in FORMS:
         for name in (modules if form == "torch" else fits).HEALTHY:
             if not (form == "command" and name in fits.MEMORY_ONLY):
@@ -245,12 +245,15 @@ def main() -> None:
     parser.add_argument("--half", choices=["tuning", "held-out"])
     parser.add_argument("--check", action="store_true", help="train the mended networks as well")
     parser.add_argument("--verbose", action="store_true", help="print the diagnoses")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="written if all kinds are run")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
+    parser.add_argument("--update", action="store_true", help="keep the other results in it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kinds = [kind for kind in arguments.kinds.split(",") if kind]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    rows: list[dict[str, Any]] = []
+    kept: dict[Any, dict[str, Any]] = {}
+    if arguments.update and arguments.out.exists():
+        kept = {_key(row): row for row in json.loads(arguments.out.read_text())["rows"]}
     for case in cases(seeds):
         half = HALVES.get(case.kind)
         if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
@@ -272,7 +275,7 @@ def main() -> None:
         else:
             mark = "ok" if found.healthy else "NO"
             row["learns"] = found.error is not None and found.error < 0.75
-        rows.append(row)
+        kept[_key(row)] = row
         named = ", ".join(found.names) or ("healthy" if found.healthy else "cannot tell")
         shown = "-" if found.error is None else f"{found.error:.2f}"
         if case.faulty and arguments.check:
@@ -289,10 +292,23 @@ def main() -> None:
         )
         if arguments.verbose:
             print("    " + found.text.replace("\n", "\n    "), flush=True)
-    report = report_of(rows)
-    print(report_text(report))
+        if arguments.update:  # a long run may be ended
+            write(arguments.out, list(kept.values()))
+    print(report_text(report_of(list(kept.values()))))
     if not kinds and not arguments.half and arguments.forms == ",".join(FORMS):
-        arguments.out.write_text(json.dumps(report | {"rows": rows}, indent=1) + "\n")
+        write(arguments.out, list(kept.values()))
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells runs apart."""
+    return row["kind"], row["form"], row["seed"]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the tables, and a line for each run."""
+    head = json.dumps(report_of(rows), indent=1)[:-2]
+    body = ",\n  ".join(json.dumps(row) for row in rows)
+    path.write_text(f'{head},\n "rows": [\n  {body}\n ]\n}}\n')
 
 
 def report_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
