@@ -194,6 +194,14 @@ def letters(model: Any, X: Any, y: Any) -> float:
     return float(np.mean([a != b for a, b in pairs]) / 0.75)
 
 
+def notes_missed(model: Any, X: Any, y: None) -> float:
+    """Nats of a step by those of the frequencies of the keys."""
+    rolls = np.concatenate([[[key in notes for key in range(21, 109)] for notes in x] for x in X])
+    p = rolls.mean(0).clip(1e-6, 1 - 1e-6)
+    constant = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum()
+    return float(model.evaluate(X)["nll_per_step"] / constant)
+
+
 # Data
 
 
@@ -356,6 +364,19 @@ def backwards(rng: Generator, N: int = 250, T: int = 4) -> Pairs:
     return X, [x[::-1] for x in X]
 
 
+def tunes(rng: Generator, N: int = 40, T: int = 24) -> Pairs:
+    """Pieces of four chords in turn, from any of them, with a wrong note here and there."""
+    chords = [[60, 64, 67], [62, 65, 69], [65, 69, 72], [67, 71, 74]]
+    pieces = []
+    for _ in range(N):
+        start = int(rng.integers(4))
+        piece = [list(chords[(start + t) % 4]) for t in range(T)]
+        for t in rng.choice(T, 2, replace=False):
+            piece[t] = [*piece[t][:2], int(rng.integers(55, 80))]
+        pieces.append(piece)
+    return pieces, None
+
+
 # Healthy fits, on which faults are planted
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "patience": 0}
@@ -422,6 +443,11 @@ def foreseen(seed: int, **settings: Any) -> Fit:
     return Fit(
         "Forecaster", {**SMALL, "seed": seed, **more, **settings}, past, past, future, misses
     )
+
+
+def composed(seed: int, **settings: Any) -> Fit:
+    """Music."""
+    return fit(seed, "MusicModel", tunes, notes_missed, {"steps": 150, **settings})
 
 
 def reversed_words(seed: int, **settings: Any) -> Fit:
@@ -725,11 +751,13 @@ HEALTHY: dict[str, Callable[[int], Fit]] = {
     "tagger, next event": partial(tagged, data=events, error=wrong_in_use, bidirectional=False),
     "text": written,
     "text, GRU, SGD": partial(written, cell="gru", optimizer="sgd", learning_rate=0.3),
+    "music": composed,
     "forecaster": foreseen,
     "translator": reversed_words,
 }
 
 MEMORY_ONLY = {
     "inf-inputs",
+    "music",
 }
 """Kinds and healthy networks that are not run on the command line."""
