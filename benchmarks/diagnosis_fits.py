@@ -447,7 +447,8 @@ def foreseen(seed: int, **settings: Any) -> Fit:
 
 def composed(seed: int, **settings: Any) -> Fit:
     """Music."""
-    return fit(seed, "MusicModel", tunes, notes_missed, {"steps": 150, **settings})
+    more = {"steps": 250, "hidden_size": 32, "weight_dropout": 0.0, "dropout": 0.0}
+    return fit(seed, "MusicModel", tunes, notes_missed, more | settings)
 
 
 def reversed_words(seed: int, **settings: Any) -> Fit:
