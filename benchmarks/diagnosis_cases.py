@@ -197,7 +197,11 @@ def outcome(case: Case, mended: bool = False) -> Outcome:
 
 
 def cases(seeds: range) -> Iterator[Case]:
-    """All runs: each fault with each seed, and each healthy network with the first one."""
+    """All runs: each healthy one with the first seed, then each fault with each seed."""
+    for form in FORMS:
+        for name in (modules if form == "torch" else fits).HEALTHY:
+            if not (form == "command" and name in fits.MEMORY_ONLY):
+                yield Case(name, form, seeds.start + (10 if form == "command" else 0), False)
     for seed in seeds:
         for kind in sorted(EXPECTED):
             for form in FORMS:
@@ -205,10 +209,6 @@ def cases(seeds: range) -> Iterator[Case]:
                 if kind in source.FAULTS and not (form == "command" and kind in fits.MEMORY_ONLY):
                     # The command line has data of its own.
                     yield Case(kind, form, seed + (10 if form == "command" else 0), True)
-    for form in FORMS:
-        for name in (modules if form == "torch" else fits).HEALTHY:
-            if not (form == "command" and name in fits.MEMORY_ONLY):
-                yield Case(name, form, seeds.start + (10 if form == "command" else 0), False)
 
 
 def hurts(error: float | None, mended: float | None) -> bool:
