@@ -152,7 +152,7 @@ def wrong_by_class(model: Any, X: Any, y: Any) -> float:
 
 def wrong_in_use(model: Any, X: Any, y: Any) -> float:
     """Of tags, where only the past is known: the tag of the last step of each beginning."""
-    ends = (4, 6, 8)
+    ends = range(3, len(X[0]), 3)
     starts = [x[:t] for x in X for t in ends]
     found = [tags[-1] for tags in model.predict(starts)]
     true = [tags[t - 1] for tags in y for t in ends]
@@ -668,7 +668,9 @@ def _(seed: int, mended: bool) -> Fit:
 
 @fault("bidirectional-future")
 def _(seed: int, mended: bool) -> Fit:
-    return tagged(seed, data=events, error=wrong_in_use, bidirectional=not mended)
+    # Long sequences, so that few steps are the last, at which there is no future to read.
+    data = partial(events, N=60, T=50)
+    return tagged(seed, data=data, error=wrong_in_use, bidirectional=not mended)
 
 
 @fault("target-in-input")

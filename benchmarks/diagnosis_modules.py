@@ -1312,8 +1312,8 @@ def _(seed: int, mended: bool) -> Setup:
 def _(seed: int, mended: bool) -> Setup:
     s = one_of(
         seed,
-        partial(spelled, bidirectional=not mended),
-        partial(spelled, bidirectional=not mended, cell=nn.GRU),
+        partial(spelled, T=48, bidirectional=not mended),
+        partial(spelled, T=48, bidirectional=not mended, cell=nn.GRU),
         partial(played, bidirectional=not mended),
     )
 
