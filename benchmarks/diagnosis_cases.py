@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
     """What was found.
 
     Attributes:
-        names: of the findings, in order; "refused data" if an error names values that are not
+        names: of the findings, in order; "refused data" if an error names values that are missing or not
             finite, "refused" for another error.
         healthy: whether it was called healthy.
         error: of the network, 1 for the best constant; None if nothing was trained.
@@ -133,7 +133,7 @@ class Outcome(NamedTuple):
 
 def refusal(error: object, trained: float | None) -> Outcome:
     """The outcome of an error."""
-    finite = re.search(r"\b(nan|inf|missing|finite)\b", str(error).lower())
+    finite = re.search(r"\b(nan|inf|missing|empty|finite)\b", str(error).lower())
     return Outcome(["refused data" if finite else "refused"], False, trained, str(error))
 
 

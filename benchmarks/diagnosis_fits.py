@@ -651,7 +651,7 @@ def _(seed: int, mended: bool) -> Fit:
 
 @fault("leaky-feature")
 def _(seed: int, mended: bool) -> Fit:
-    given = one_of(seed, partial(classified, noise=1.5), summed, regressed)
+    given = one_of(seed, partial(classified, noise=0.6), summed, regressed)
     rng = default_rng(seed)
     code = {"slow": 0.0, "medium": 1.0, "fast": 2.0}
 
