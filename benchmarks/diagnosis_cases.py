@@ -111,8 +111,8 @@ class Outcome(NamedTuple):
     """What was found.
 
     Attributes:
-        names: of the findings, in order; "refused data" if an error names values that are missing or not
-            finite, "refused" for another error.
+        names: of the findings, in order; "refused data" if an error names values that are missing
+            or not finite, "refused" for another error.
         healthy: whether it was called healthy.
         error: of the network, 1 for the best constant; None if nothing was trained.
         text: what was printed.
