@@ -520,7 +520,9 @@ setting("zoneout", [{"zoneout": 0.99}], written, classified, partial(tagged, bid
 setting(
     "clipping",
     [{"clip_norm": 1e-5}, {"clip_value": 1e-6}, {"clip_norm": 1e-5}],
-    *(partial(make, optimizer="sgd", learning_rate=0.1) for make in (classified, tagged, written)),
+    partial(classified, optimizer="sgd", learning_rate=0.1),
+    partial(tagged, optimizer="sgd", learning_rate=0.1),
+    partial(written, optimizer="sgd", learning_rate=0.5),
 )
 setting("too-small", [{"hidden_size": 1}], written, tagged, partial(written, cell="gru"))
 setting(
