@@ -1,0 +1,352 @@
+"""How often `diagnose` names the faults that practitioners make, in three forms.
+
+    python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME,...] [--forms torch,...]
+        [--half tuning|held-out] [--check] [--verbose]
+
+Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
+without one, trained for a second. None of them was used to set a threshold; `half` tells the kinds
+that may be looked at from those that are only counted. ``--check`` trains the mended copy of each
+as well: the fault has to hurt, and the copy must not be called by its name. Results go to
+benchmarks/results/diagnosis-cases.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import io
+import json
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diagnosis_fits as fits
+import diagnosis_modules as modules
+import torch
+
+import ostinato
+from ostinato.cli import main as command_line
+
+RESULTS = Path(__file__).parent / "results" / "diagnosis-cases.json"
+
+EXPECTED: dict[str, tuple[str, ...]] = {
+    "batch-and-time-swapped": ("batch and time", "batch first", "axes", "transposed"),
+    "bidirectional-future": ("future", "bidirectional", "leak"),
+    "class-imbalance": ("imbalance", "one class", "constant prediction"),
+    "clipping": ("clip",),
+    "constant-feature": ("constant feature", "constant input", "no information"),
+    "constant-init": ("identical", "symmetric", "constant init", "equal weights"),
+    "dead-units": ("dead",),
+    "deep-stack": ("vanishing over layers", "too deep", "depth"),
+    "detached-encoder": ("detach", "no gradient", "cut off", "not trained", "frozen"),
+    "detached-state": ("detach", "cut off", "truncat", "no gradient over time"),
+    "dropout": ("dropout",),
+    "duplicate-feature": ("duplicate",),
+    "exploding": ("exploding", "saturated", "radius", "chaotic"),
+    "frozen-embedding": (
+        "frozen",
+        "not trained",
+        "identical",
+        "constant feature",
+        "constant input",
+    ),
+    "frozen-recurrent": ("frozen", "not trained"),
+    "gradients-not-zeroed": ("zeroed", "accumulat"),
+    "inf-inputs": ("not finite", "refused data", "nan", "inf"),
+    "input-outliers": ("outlier",),
+    "inputs-not-scaled": ("not scaled", "unscaled", "input scale", "saturated"),
+    "inputs-offset": ("offset", "not scaled", "unscaled", "input scale", "saturated", "centred"),
+    "labels-shifted": ("label", "unrelated", "shuffled"),
+    "labels-shuffled": ("label", "unrelated", "shuffled"),
+    "leaky-feature": ("leak", "too good"),
+    "nan-inputs": ("not finite", "refused data", "nan", "inf"),
+    "nan-targets": ("not finite", "refused data", "nan", "inf"),
+    "not-in-optimizer": ("optimizer", "not trained", "frozen", "not updated", "unchanged"),
+    "overfitting": ("overfit", "memoris", "too large"),
+    "padding-in-loss": ("padding",),
+    "rate-decayed": ("rate too low", "low learning rate", "rate is too low", "decayed", "schedule"),
+    "rate-too-high": ("rate too high", "high learning rate", "oscillating", "exploding", "diverg"),
+    "rate-too-low": ("rate too low", "low learning rate", "rate is too low"),
+    "reads-padding": ("padding",),
+    "saturated-gates": ("saturated", "gate"),
+    "sigmoid-before-bce": ("sigmoid", "softmax", "probabilit", "twice", "logits"),
+    "softmax-before-cross-entropy": ("softmax", "probabilit", "twice", "logits"),
+    "state-leaks": ("state leak", "leaks", "carried over", "between batches"),
+    "state-not-carried": ("carried", "state not", "no recurrence", "short memory", "not recurrent"),
+    "tag-imbalance": ("imbalance", "one class", "constant prediction"),
+    "target-in-input": ("leak", "too good", "shift", "target in"),
+    "target-outliers": ("outlier",),
+    "targets-not-scaled": ("not scaled", "unscaled", "target scale"),
+    "teacher-forcing": ("teacher", "free running", "exposure"),
+    "too-small": ("too small", "underfit", "capacity"),
+    "truncation": ("truncat", "window", "short memory"),
+    "vanishing": ("vanishing over time", "short memory"),
+    "view-for-transpose": ("batch and time", "view", "rows are mixed", "axes", "transposed"),
+    "weight-decay": ("weight decay", "decay"),
+    "zoneout": ("zoneout", "dropout"),
+}
+"""Words, one of which the name of a right finding has, by the kind of fault."""
+
+HALVES = {k: ("tuning", "held-out")[i % 2] for i, k in enumerate(sorted(EXPECTED))}
+"""Alternating in alphabetical order."""
+
+FORMS = ("torch", "estimator", "command")
+
+
+class Case(NamedTuple):
+    """A run: ``kind`` is that of the fault, or the name of a healthy one."""
+
+    kind: str
+    form: str
+    seed: int
+    faulty: bool
+
+
+class Outcome(NamedTuple):
+    """What was found.
+
+    Attributes:
+        names: of the findings, in order; "refused data" if an error names values that are missing
+            or not finite, "refused" for another error.
+        healthy: whether it was called healthy.
+        error: of the network, 1 for the best constant; None if nothing was trained.
+        text: what was printed.
+    """
+
+    names: list[str]
+    healthy: bool
+    error: float | None
+    text: str
+
+    def rank(self, kind: str) -> int | None:
+        """Place of the right finding, from 1; None if it was not found."""
+        for rank, name in enumerate(self.names, 1):
+            if any(word in name.lower().replace("-", " ") for word in EXPECTED[kind]):
+                return rank
+        return None
+
+
+def refusal(error: object, trained: float | None) -> Outcome:
+    """The outcome of an error."""
+    finite = re.search(r"\b(nan|inf|missing|empty|finite)\b", str(error).lower())
+    return Outcome(["refused data" if finite else "refused"], False, trained, str(error))
+
+
+def diagnosed(given: modules.Given) -> Outcome:
+    """Diagnose with all that this version of `diagnose` takes."""
+    takes = inspect.signature(ostinato.diagnose).parameters
+    more = {"history": given.history, "distance": given.distance, "loss": given.loss}
+    more |= {"optimizer": given.optimizer, "held_out": given.held_out}
+    more = {name: value for name, value in more.items() if name in takes and value is not None}
+    try:
+        found = ostinato.diagnose(given.model, given.data, **more)
+    except (ostinato.OstinatoError, RuntimeError, ValueError, TypeError) as error:
+        return refusal(error, given.error)
+    return Outcome([str(f.issue) for f in found.findings], found.healthy, given.error, str(found))
+
+
+def typed(arguments: list[str]) -> tuple[int, str, str]:
+    """Run a command; return its exit status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            command_line(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return status, out.getvalue(), err.getvalue()
+
+
+def commanded(fit: fits.Fit) -> Outcome:
+    """Train and diagnose on the command line."""
+    with tempfile.TemporaryDirectory() as folder:
+        commands = fit.commands(Path(folder))
+        status, _, said = typed(commands.train)
+        if status:
+            return refusal(said, None)
+        error = fit.judge(ostinato.load(commands.run))
+        status, printed, said = typed(commands.diagnose)
+        if status:
+            return refusal(said, error)
+        found = json.loads(printed)
+        return Outcome(
+            [f["issue"] for f in found["findings"]], found["healthy"], error, printed.strip()
+        )
+
+
+def outcome(case: Case, mended: bool = False) -> Outcome:
+    """Train and diagnose a case."""
+    torch.manual_seed(case.seed)
+    source = modules if case.form == "torch" else fits
+    if case.faulty:
+        setup: Any = source.FAULTS[case.kind](case.seed, mended)
+    else:
+        setup = source.HEALTHY[case.kind](case.seed)
+    if case.form == "command":
+        return commanded(setup)
+    try:
+        given = setup.run(case.seed) if case.form == "torch" else setup.run()
+    except ostinato.OstinatoError as error:
+        return refusal(error, None)
+    return diagnosed(given)
+
+
+def cases(seeds: range) -> Iterator[Case]:
+    """All runs: each healthy one with the first seed, then each fault with each seed."""
+    for form in FORMS:
+        for name in (modules if form == "torch" else fits).HEALTHY:
+            if not (form == "command" and name in fits.MEMORY_ONLY):
+                yield Case(name, form, seeds.start + (10 if form == "command" else 0), False)
+    for seed in seeds:
+        for kind in sorted(EXPECTED):
+            for form in FORMS:
+                source = modules if form == "torch" else fits
+                if kind in source.FAULTS and not (form == "command" and kind in fits.MEMORY_ONLY):
+                    # The command line has data of its own.
+                    yield Case(kind, form, seed + (10 if form == "command" else 0), True)
+
+
+def hurts(error: float | None, mended: float | None) -> bool:
+    """Whether a fault makes a network clearly worse than the mended one, which learns."""
+    return mended is not None and mended < 0.75 and (error is None or error > mended + 0.15)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Shares of the table: of faults named first and among the first two, and of healthy runs."""
+    faults = [row for row in rows if row["faulty"]]
+    sound = [row for row in rows if not row["faulty"]]
+    shares: dict[str, float] = {"faults": len(faults), "healthy runs": len(sound)}
+    if faults:
+        ranks = [row["rank"] or 99 for row in faults]
+        shares["named first"] = sum(r == 1 for r in ranks) / len(faults)
+        shares["among the first two"] = sum(r <= 2 for r in ranks) / len(faults)
+        shares["called healthy, faulty"] = sum(row["healthy"] for row in faults) / len(faults)
+    if sound:
+        shares["called healthy, healthy"] = sum(row["healthy"] for row in sound) / len(sound)
+    twins = [row for row in faults if "twin_rank" in row]
+    if twins:
+        shares["mended, not named first"] = sum(r["twin_rank"] != 1 for r in twins) / len(twins)
+        shares["mended, called healthy"] = sum(r["twin_healthy"] for r in twins) / len(twins)
+    return shares
+
+
+def main() -> None:
+    """Run cases, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--kinds", default="", help="kinds or healthy runs, separated by commas")
+    parser.add_argument("--forms", default=",".join(FORMS), help="torch, estimator, command")
+    parser.add_argument("--half", choices=["tuning", "held-out"])
+    parser.add_argument("--check", action="store_true", help="train the mended networks as well")
+    parser.add_argument("--verbose", action="store_true", help="print the diagnoses")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
+    parser.add_argument("--update", action="store_true", help="keep the other results in it")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    kinds = [kind for kind in arguments.kinds.split(",") if kind]
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    kept: dict[Any, dict[str, Any]] = {}
+    if arguments.update and arguments.out.exists():
+        kept = {_key(row): row for row in json.loads(arguments.out.read_text())["rows"]}
+    for case in cases(seeds):
+        half = HALVES.get(case.kind)
+        if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
+            continue
+        if arguments.half and half != arguments.half:
+            continue
+        start = time.perf_counter()
+        found = outcome(case)
+        row = {**case._asdict(), "half": half, "names": found.names, "healthy": found.healthy}
+        row["error"] = found.error
+        if case.faulty:
+            row["rank"] = found.rank(case.kind)
+            mark = {1: "1 ", 2: "2 "}.get(row["rank"] or 0, "- " if row["rank"] else "NO")
+            if arguments.check:
+                twin = outcome(case, mended=True)
+                row |= {"twin_error": twin.error, "twin_rank": twin.rank(case.kind)}
+                row |= {"twin_healthy": twin.healthy, "twin_names": twin.names}
+                row["hurts"] = hurts(found.error, twin.error)
+        else:
+            mark = "ok" if found.healthy else "NO"
+            row["learns"] = found.error is not None and found.error < 0.75
+        kept[_key(row)] = row
+        named = ", ".join(found.names) or ("healthy" if found.healthy else "cannot tell")
+        shown = "-" if found.error is None else f"{found.error:.2f}"
+        if case.faulty and arguments.check:
+            beside = "-" if twin.error is None else f"{twin.error:.2f}"
+            shown += f"/{beside}{'' if row['hurts'] else ' WEAK'}"
+            shown += f" [{', '.join(twin.names) or 'healthy'}]" if twin.names else ""
+        elif not case.faulty and not row["learns"]:
+            shown += " DOES NOT LEARN"
+        seconds = time.perf_counter() - start
+        print(
+            f"{mark} {case.kind:<30}{case.form:<10}{case.seed:<3} {named}"
+            f"  ({shown}; {seconds:.1f} s)",
+            flush=True,
+        )
+        if arguments.verbose:
+            print("    " + found.text.replace("\n", "\n    "), flush=True)
+        if arguments.update:  # a long run may be ended
+            write(arguments.out, list(kept.values()))
+    print(report_text(report_of(list(kept.values()))))
+    if not kinds and not arguments.half and arguments.forms == ",".join(FORMS):
+        write(arguments.out, list(kept.values()))
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells runs apart."""
+    return row["kind"], row["form"], row["seed"]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the tables, and a line for each run."""
+    head = json.dumps(report_of(rows), indent=1)[:-2]
+    body = ",\n  ".join(json.dumps(row) for row in rows)
+    path.write_text(f'{head},\n "rows": [\n  {body}\n ]\n}}\n')
+
+
+def report_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares by form and half, and for each kind the ranks and what was named instead."""
+    by_kind = {}
+    for kind in sorted({row["kind"] for row in rows if row["faulty"]}):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        instead = Counter(
+            (row["names"] or ["healthy" if row["healthy"] else "cannot tell"])[0]
+            for row in of_kind
+            if row["rank"] != 1
+        )
+        ranks = {form: [row["rank"] for row in of_kind if row["form"] == form] for form in FORMS}
+        by_kind[kind] = {"half": HALVES[kind], "ranks": ranks, "instead": dict(instead)}
+    shares = {form: summary([row for row in rows if row["form"] == form]) for form in FORMS}
+    for half in ("tuning", "held-out"):
+        shares[half] = summary([row for row in rows if row["half"] == half])
+    return {"shares": shares | {"all": summary(rows)}, "kinds": by_kind}
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """Both tables as text."""
+    lines = [f"\n{'kind':<31}{'half':<10}{'torch':<10}{'estimator':<11}{'command':<10}instead"]
+    for kind, found in report["kinds"].items():
+        ranks = [" ".join(str(r or "-") for r in found["ranks"][form]) for form in FORMS]
+        instead = ", ".join(f"{name} {n}" for name, n in found["instead"].items())
+        lines.append(
+            f"{kind:<31}{found['half']:<10}{ranks[0]:<10}{ranks[1]:<11}{ranks[2]:<10}{instead}"
+        )
+    lines.append("")
+    for part, shares in report["shares"].items():
+        told = "  ".join(
+            f"{name} {value:.1%}" if isinstance(value, float) else f"{value} {name}"
+            for name, value in shares.items()
+        )
+        lines.append(f"{part:<11}{told}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

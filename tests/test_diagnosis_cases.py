@@ -1,0 +1,90 @@
+"""The planted faults do harm, what is called healthy learns, and the counting is right."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The scripts of the benchmark, which import one another as such."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("diagnosis_cases")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_there_are_enough_kinds_forms_and_healthy_runs(bench):
+    every = list(bench.cases(range(3)))
+    kinds = {case.kind for case in every if case.faulty}
+    assert kinds == set(bench.EXPECTED) == set(bench.modules.FAULTS) | set(bench.fits.FAULTS)
+    assert len(kinds) >= 40
+    assert {case.form for case in every} == {"torch", "estimator", "command"}
+    assert sum(not case.faulty for case in every) >= 60
+    assert len(set(every)) == len(every)
+    halves = list(bench.HALVES.values())
+    assert abs(halves.count("tuning") - halves.count("held-out")) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("constant-feature", "torch"),
+        ("detached-encoder", "torch"),
+        ("frozen-embedding", "torch"),
+        ("nan-targets", "torch"),
+        ("rate-too-low", "estimator"),
+        ("labels-shifted", "command"),
+    ],
+)
+def test_a_planted_fault_hurts_and_its_mended_copy_learns(bench, kind, form):
+    case = bench.Case(kind, form, 1, True)
+    assert bench.hurts(bench.outcome(case).error, bench.outcome(case, mended=True).error)
+
+
+def test_values_that_are_not_finite_are_refused_by_name(bench):
+    found = bench.outcome(bench.Case("nan-inputs", "estimator", 0, True))
+    assert found.rank("nan-inputs") == 1
+    assert "step 3" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("names, packed GRU", "torch"), ("tagger", "estimator"), ("text", "command")]
+)
+def test_a_healthy_run_learns_the_same_each_time(bench, name, form):
+    case = bench.Case(name, form, 3, False)
+    error = bench.outcome(case).error
+    assert error < 0.75
+    assert bench.outcome(case).error == error
+
+
+def test_the_rank_is_that_of_the_first_finding_with_an_expected_word(bench):
+    found = bench.Outcome(["Vanishing over time", "learning-rate too low"], False, 1.0, "")
+    assert found.rank("rate-too-low") == 2
+    assert found.rank("vanishing") == 1
+    assert found.rank("dropout") is None
+
+
+def test_the_shares_are_counted(bench):
+    row = {"faulty": True, "healthy": False, "names": ["x"]}
+    rows = [
+        row | {"rank": 1},
+        row | {"rank": 2, "twin_rank": None, "twin_healthy": True},
+        row | {"rank": None, "twin_rank": 1, "twin_healthy": False},
+        row | {"rank": None, "names": [], "healthy": True},
+        {"faulty": False, "healthy": True},
+        {"faulty": False, "healthy": False},
+    ]
+    assert bench.summary(rows) == {
+        "faults": 4,
+        "healthy runs": 2,
+        "named first": 0.25,
+        "among the first two": 0.5,
+        "called healthy, faulty": 0.25,
+        "called healthy, healthy": 0.5,
+        "mended, not named first": 0.5,
+        "mended, called healthy": 0.5,
+    }
