@@ -84,8 +84,11 @@ class TrainingSettings:
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 refuse(self, name, "a whole number")
-            if hint is bool and not isinstance(getattr(self, name), bool):
-                refuse(self, name, "true or false")
+            if hint in (bool, bool | None) and not isinstance(getattr(self, name), bool):
+                if hint is bool:
+                    refuse(self, name, "true or false")
+                if getattr(self, name) is not None:
+                    refuse(self, name, "true or false, or None to go by the data")
             if get_origin(hint) is Literal:
                 check_setting(self, name, get_args(hint))
         budgets = "minutes epochs steps"
