@@ -40,9 +40,8 @@ def model():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_what_comes_first_is_remembered(pooling, bidirectional):
     # With a single direction only memory can tell: the label is in the first step alone.
-    model = SequenceClassifier(
-        pooling=pooling, bidirectional=bidirectional, hidden_size=16, epochs=40, dropout=0.1
-    )
+    settings = {"hidden_size": 16, "epochs": 40, "dropout": 0.1, "convolutions": False}
+    model = SequenceClassifier(pooling=pooling, bidirectional=bidirectional, **settings)
     assert model.fit(*series(300)).score(*series(200, seed=1)) > 0.85
 
 
@@ -102,6 +101,7 @@ def test_convolutions_are_for_series_unless_asked_for(estimator):
     for asked, expected in by_default.items():
         network = estimator(convolutions=asked, **short).fit(X, y).network_
         assert (network.convolutions is not None) == expected
+        assert network.pooling == ("mean" if expected else "attention")
     baseline = estimator(recurrent=False, **short).fit(X, y).network_
     assert not any(isinstance(module, torch.nn.Conv1d) for module in baseline.modules())
     images = list(np.random.default_rng(0).integers(0, 256, (20, 5, 4), dtype=np.uint8))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import PoolingSettings, encoder_network
+from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.evaluation import Problem, predict
@@ -56,9 +55,7 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         return self.targets_.multilabel
 
     def _build(self, inputs: Inputs, targets: Classes) -> ManyToOne | OneToOne:
-        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
-        more = {"pooled": True, "convolutions": self.convolves(inputs)}
-        return encoder_network(inputs, targets.head, how, self, make, **more)
+        return pooled_network(inputs, targets.head, self.architecture(self.resolved_), self)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split with labels in equal shares in both parts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +12,13 @@ from torch import nn
 
 from ostinato.data.inputs import Inputs
 from ostinato.errors import OstinatoError
-from ostinato.networks.arrangements import CellName, OneToOne, PoolingKind, recurrent_layers
+from ostinato.networks.arrangements import (
+    CellName,
+    ManyToOne,
+    OneToOne,
+    PoolingKind,
+    recurrent_layers,
+)
 from ostinato.networks.convolution import Convolutions
 from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
@@ -84,12 +91,13 @@ class PoolingSettings(EncoderSettings):
 
     Args:
         pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
-            attention (a mean weighted by relevance).
+            attention (a mean weighted by relevance); if not given, mean with convolutions, and
+            attention without.
         convolutions: whether layers of convolutions read the steps beside the recurrent layers; if
             not given, where sequences are series of measurements.
     """
 
-    pooling: PoolingKind = "attention"
+    pooling: PoolingKind | None = None
     convolutions: bool | None = None
 
     def convolves(self, inputs: Inputs) -> bool:
@@ -142,6 +150,21 @@ class Architecture(NetworkSettings):
             residual=self.residual,
             **{"variational_dropout": self.dropout if self.num_layers > 1 else 0.0} | options,
         )
+
+
+def pooled_network(
+    inputs: Inputs,
+    head: Callable[[int, float], Output],
+    how: Architecture,
+    settings: PoolingSettings,
+) -> ManyToOne | OneToOne:
+    """Return a network with an output for each sequence; arguments as of `encoder_network`."""
+    convolutions = settings.convolves(inputs)
+    pooling = settings.pooling or ("mean" if convolutions else "attention")
+    make = partial(ManyToOne, pooling=pooling)
+    return encoder_network(
+        inputs, head, how, settings, make, pooled=True, convolutions=convolutions
+    )
 
 
 def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | Standardize, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import PoolingSettings, encoder_network
+from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.targets import Numbers
 
 
@@ -37,9 +36,7 @@ class SequenceRegressor(PoolingSettings, CorpusEstimator[Numbers, ManyToOne | On
     TARGETS = Numbers
 
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
-        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
-        more = {"pooled": True, "convolutions": self.convolves(inputs)}
-        return encoder_network(inputs, targets.head, how, self, make, **more)
+        return pooled_network(inputs, targets.head, self.architecture(self.resolved_), self)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``."""

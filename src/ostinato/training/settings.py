@@ -89,8 +89,9 @@ class TrainingSettings:
                     refuse(self, name, "true or false")
                 if getattr(self, name) is not None:
                     refuse(self, name, "true or false, or None to go by the data")
-            if get_origin(hint) is Literal:
-                check_setting(self, name, get_args(hint))
+            choices = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
+            if choices is not None and (hint is choices or getattr(self, name) is not None):
+                check_setting(self, name, get_args(choices))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:
