@@ -40,9 +40,8 @@ def model():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_what_comes_first_is_remembered(pooling, bidirectional):
     # With a single direction only memory can tell: the label is in the first step alone.
-    model = SequenceClassifier(
-        pooling=pooling, bidirectional=bidirectional, hidden_size=16, epochs=40, dropout=0.1
-    )
+    settings = {"hidden_size": 16, "epochs": 40, "dropout": 0.1, "convolutions": False}
+    model = SequenceClassifier(pooling=pooling, bidirectional=bidirectional, **settings)
     assert model.fit(*series(300)).score(*series(200, seed=1)) > 0.85
 
 
@@ -65,6 +64,55 @@ def test_words_tell_a_text():
     # A word never met is read by its letters.
     unseen = [x.replace("goodly", "Goodly").replace("badly", "Badly") for x in X]
     assert model.score(unseen, y) > 0.9
+
+
+def pulses(N, seed=0):
+    """A rise before a fall, or a fall before a rise, somewhere in noise."""
+    random = np.random.default_rng(seed)
+    X = random.normal(scale=0.5, size=(N, 60, 1))
+    y = random.integers(0, 2, N)
+    for x, kind, at in zip(X, y, random.integers(0, 48, N), strict=True):
+        x[at : at + 12, 0] += np.repeat([2.0, -2.0] if kind else [-2.0, 2.0], 6)
+    return list(X), y.tolist()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_series_are_told_by_a_shape_wherever_it_is(bidirectional):
+    settings = {"hidden_size": 16, "steps": 200, "bidirectional": bidirectional}
+    model = SequenceClassifier(**settings).fit(*pulses(150))
+    assert model.network_.convolutions.causal != bidirectional
+    assert model.score(*pulses(100, seed=1)) > 0.95
+    if not bidirectional:
+        x, memory = torch.from_numpy(pulses(1)[0][0]).float(), None
+        for x_t in x:
+            scores, memory = model.network_.step(x_t[None], memory)
+        np.testing.assert_allclose(
+            (scores / model.training_["temperature"]).softmax(-1).detach().numpy(),
+            model.predict_proba([x.numpy()]),
+            rtol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("estimator", [SequenceClassifier, SequenceRegressor])
+def test_convolutions_are_for_series_unless_asked_for(estimator):
+    short = {"steps": 1, "hidden_size": 6, "batch_size": 4}
+    X, y = series(20)[0], [0, 1] * 10
+    by_default = {None: True, True: True, False: False}
+    for asked, expected in by_default.items():
+        network = estimator(convolutions=asked, **short).fit(X, y).network_
+        assert (network.convolutions is not None) == expected
+        assert network.pooling == ("mean" if expected else "attention")
+    baseline = estimator(recurrent=False, **short).fit(X, y).network_
+    assert not any(isinstance(module, torch.nn.Conv1d) for module in baseline.modules())
+    images = list(np.random.default_rng(0).integers(0, 256, (20, 5, 4), dtype=np.uint8))
+    assert estimator(**short).fit(images, y).network_.convolutions is None
+    assert estimator(convolutions=True, **short).fit(images, y).network_.convolutions is not None
+    for data, settings in [
+        (["a word"] * 20, {}), (X, {"recurrent": False}), (images, {"image": "whole"})
+    ]:  # fmt: skip
+        with pytest.raises(OstinatoError, match="convolutions=True; expected recurrent=True and"):
+            estimator(convolutions=True, **settings, **short).fit(data, y)
+    assert estimator(**short).fit(["a word"] * 20, y).network_.convolutions is None
 
 
 def test_several_labels_at_once():
@@ -305,6 +353,7 @@ def test_what_was_not_met_in_training_is_refused(model):
     [
         ({"pooling": "first"}, "pooling='first'; expected one of last, mean, max, attention"),
         ({"recurrent": "some"}, "recurrent='some'; expected true or false"),
+        ({"convolutions": 1}, "convolutions=1; expected true or false, or None"),
         ({"hidden_size": 0}, "hidden_size=0; expected a whole number above zero"),
         ({"dropout": 1.0}, "dropout=1.0; expected a share"),
         ({"spelling_size": 3}, "spelling_size=3; expected an even number"),

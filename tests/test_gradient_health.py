@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ostinato import SequenceClassifier, TextGenerator
+from ostinato import Captioner, SequenceClassifier, TextGenerator
 from ostinato.data.batches import SequenceBatch
 from ostinato.insight import gradient_flow
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
@@ -164,7 +164,7 @@ def test_it_waits_until_it_can_afford_to(monkeypatch, cost, share):
             assert spent + cost > share * elapsed, "another would have been affordable"
 
 
-@pytest.mark.parametrize("task", ["text", "classes"])
+@pytest.mark.parametrize("task", ["text", "classes", "captions"])
 def test_training_gives_the_same_bits_with_it_and_without(task):
     models = []
     for health in (True, False):
@@ -172,6 +172,10 @@ def test_training_gives_the_same_bits_with_it_and_without(task):
             model = TextGenerator(
                 hidden_size=12, steps=160, window=20, dropout=0.2, health=health, num_layers=2
             ).fit(TEXT)
+        elif task == "captions":
+            images = list(np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
+            model = Captioner(hidden_size=8, blocks=2, steps=60, batch_size=4, health=health)
+            model.fit(images, ["some noise"] * 40)
         else:
             X = [np.random.default_rng(i).normal(size=(5 + i % 7, 2)) for i in range(60)]
             model = SequenceClassifier(hidden_size=8, epochs=10, health=health)

@@ -281,6 +281,13 @@ def test_the_loss_and_the_input_are_named() -> None:
     assert first_nonfinite(both, lambda: both(x).sum()) == "input of 0"
 
 
+def test_the_search_moves_no_statistics() -> None:
+    net, x = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), torch.randn(5, 2)
+    before = [buffer.clone() for buffer in net.buffers()]
+    assert first_nonfinite(net, lambda: net(x).sum() * math.nan) == "the loss"
+    assert all(map(torch.equal, net.buffers(), before))
+
+
 def test_a_state_that_is_not_finite_is_an_input() -> None:
     net = network()
     ids = torch.from_numpy(tokens(12)).view(2, 6)

@@ -742,6 +742,28 @@ def test_stop_leaves_the_network_and_the_checkpoint_of_the_last_good_step(
         assert same(weights(net), weights(good))
 
 
+class Normed(nn.Module):
+    """An encoder with the statistics of batches behind it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = self.inner(x)
+        normed: torch.Tensor = self.norm(v.flatten(0, -2)).view(v.shape)
+        return normed
+
+
+def test_a_step_that_is_left_out_moves_no_statistics() -> None:
+    net = network()
+    net.encode = Normed(net.encode)
+    trainer(
+        net, batches=Spoilt([4, 5]), objective=spoilt_loss, on_nonfinite="skip", steps=8
+    ).run()  # fmt: skip
+    assert net.encode.norm.num_batches_tracked == 8
+
+
 def test_skip_leaves_out_the_step_and_nothing_else() -> None:
     """As if the batch had not been there: its state is that of before, its loss is not counted."""
     witness = Witness()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError, check_choice
+from ostinato.networks.convolution import Convolutions
 from ostinato.networks.functional import (
     Lengths,
     WithState,
@@ -31,31 +32,43 @@ class _Network(nn.Module):
     """Base of the recurrent arrangements: an encoder, recurrent layers, an output."""
 
     def __init__(
-        self, encode: nn.Module, recurrent: Recurrent, output: Output, dropout: float = 0.0
+        self,
+        encode: nn.Module,
+        recurrent: Recurrent,
+        output: Output,
+        dropout: float = 0.0,
+        convolutions: Convolutions | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
         if not recurrent.batch_first:
             raise OstinatoError(f"{name}: recurrent has batch_first=False; expected True.")
-        _check_output(name, output, recurrent.output_size, "output size of the recurrent layers")
+        size, what = recurrent.output_size, "output size of the recurrent layers"
+        if convolutions is not None:
+            size, what = size + convolutions.output_size, f"{what} and of the convolutions"
+            if not (convolutions.causal or recurrent.bidirectional):
+                raise OstinatoError(
+                    f"{name}: the recurrent layers see no later step, but the convolutions do; "
+                    "expected Convolutions(causal=True)."
+                )
+        _check_output(name, output, size, what)
         self.encode = encode
         self.recurrent = recurrent
+        self.convolutions = convolutions
         self.output = output
         self.dropout = dropout
 
     def hidden(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return the hidden states of every step, ``(B, T, H)``, and the state after the last."""
         x = zero_padding(x, lengths)  # padding must not reach the encoder either
-        drops = self.training and self.dropout > 0
-        if not drops and _is_plain_lookup(self.encode) and x.dim() == 2:
-            h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
-        else:
-            h, state = self.recurrent(self._encode(x), state, lengths=lengths)
+        whole = (self.training and self.dropout > 0) or self.convolutions is not None
+        if not whole and _is_plain_lookup(self.encode) and x.dim() == 2:
+            return self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
+        v = self._encode(x)
+        h, state = self.recurrent(v, state, lengths=lengths)
+        if self.convolutions is not None:
+            h = torch.cat([h, self.convolutions(v, lengths)], dim=-1)
         return h, state
-
-    def _step(self, x_t: Tensor, state: Hidden) -> WithState:
-        """Return the hidden state ``(B, H)`` of one step of a stream, and the state after it."""
-        return self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
 
     def _encode(self, x: Any) -> Tensor:
         return drop_features(self.encode(x), self.dropout, self.training)  # (B, T, I)
@@ -81,6 +94,11 @@ class ManyToMany(_Network):
         (torch.Size([2, 7, 5]), torch.Size([]))
     """
 
+    def __init__(
+        self, encode: nn.Module, recurrent: Recurrent, output: Output, dropout: float = 0.0
+    ) -> None:
+        super().__init__(encode, recurrent, output, dropout)
+
     def forward(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return scores ``(B, T, K)`` and the state after the last step."""
         h, state = self.hidden(x, state, lengths=lengths)
@@ -88,7 +106,7 @@ class ManyToMany(_Network):
 
     def step(self, x_t: Tensor, state: Hidden = None) -> WithState:
         """Return scores ``(B, K)`` for one step ``x_t (B, ...)`` of a stream, and the new state."""
-        h, state = self._step(x_t, state)
+        h, state = self.recurrent.step(self._encode(x_t[:, None])[:, 0], state)
         return self.output(h), state
 
     def loss(
@@ -121,11 +139,13 @@ class PooledState(NamedTuple):
         hidden: state of the recurrent layers.
         pooled: pooled hidden state of the steps so far, ``(B, H)``.
         weight: number of steps so far, or the logarithm of the sum of their weights, ``(B, 1)``.
+        recent: encoded steps that convolutions still look at, ``(B, reach, I)`` or fewer.
     """
 
     hidden: Hidden
     pooled: Tensor
     weight: Tensor
+    recent: Tensor | None = None
 
 
 class ManyToOne(_Network):
@@ -140,6 +160,9 @@ class ManyToOne(_Network):
             ``attention``, a mean weighted by attention (Yang et al. 2016, "Hierarchical attention
             networks", eq. 5-7, with a learned query).
         dropout: as in `ManyToMany`.
+        convolutions: beside the recurrent layers; their features follow the hidden state of each
+            step. Causal, unless the layers are bidirectional; a state that is passed on to whole
+            sequences does not hold what they saw.
 
     For a row without steps the initial state (``last``) or zeros are used.
 
@@ -159,12 +182,13 @@ class ManyToOne(_Network):
         output: Output,
         pooling: PoolingKind = "last",
         dropout: float = 0.0,
+        convolutions: Convolutions | None = None,
     ) -> None:
-        super().__init__(encode, recurrent, output, dropout)
+        super().__init__(encode, recurrent, output, dropout, convolutions)
         check_choice("ManyToOne: pooling", pooling, get_args(PoolingKind))
         self.pooling = pooling
         if pooling == "attention":
-            H = recurrent.output_size
+            H = output.linear.in_features
             self.attention = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, 1, bias=False))
 
     def forward(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
@@ -181,7 +205,12 @@ class ManyToOne(_Network):
 
     def step(self, x_t: Any, state: PooledState | None = None) -> tuple[Tensor, PooledState]:
         """Return scores ``(B, K)`` for a stream up to ``x_t (B, ...)``, and the new state."""
-        h, hidden = self._step(x_t, None if state is None else state.hidden)
+        v, recent = self._encode(x_t[:, None]), None  # (B, 1, I)
+        h, hidden = self.recurrent.step(v[:, 0], None if state is None else state.hidden)
+        if self.convolutions is not None:
+            before = v[:, :0] if state is None or state.recent is None else state.recent
+            recent = torch.cat([before, v], dim=1)[:, -self.convolutions.reach :]
+            h = torch.cat([h, self.convolutions(recent)[:, -1]], dim=-1)
         pooled = h
         weight = self.attention(h) if self.pooling == "attention" else torch.ones_like(h[:, :1])
         if state is not None and self.pooling == "mean":
@@ -193,12 +222,15 @@ class ManyToOne(_Network):
             total = torch.logaddexp(state.weight, weight)
             pooled = state.pooled + (h - state.pooled) * (weight - total).exp()
             weight = total
-        return self.output(pooled), PooledState(hidden, pooled, weight)
+        return self.output(pooled), PooledState(hidden, pooled, weight, recent)
 
     def _pooled(self, h: Tensor, after: Hidden, lengths: Lengths) -> Tensor:
         """Pool the hidden states of each sequence, ``(B, H)``."""
         if self.pooling == "last":
-            return torch.cat(self.recurrent.last_hidden(after).unbind(0), dim=-1)
+            parts = [*self.recurrent.last_hidden(after).unbind(0)]
+            if self.convolutions is not None:
+                parts.append(_last(h[..., self.recurrent.output_size :], lengths))
+            return torch.cat(parts, dim=-1)
         if h.shape[1] == 0:
             return h.new_zeros(h.shape[0], h.shape[2])
         counts = None if lengths is None else running(h, lengths)[..., None]  # (B, T, 1)
@@ -291,6 +323,14 @@ def _mean(h: Tensor, counts: Tensor | None) -> Tensor:
     if counts is None:
         return h.mean(1)
     return torch.where(counts, h, 0.0).sum(1) / counts.sum(1).clamp(min=1)
+
+
+def _last(h: Tensor, lengths: Lengths) -> Tensor:
+    """Return the last true step of each row of ``h (B, T, H)``, ``(B, H)``; zeros if none."""
+    h = torch.cat([h.new_zeros(h.shape[0], 1, h.shape[2]), h], dim=1)
+    if lengths is None:
+        return h[:, -1]
+    return h[torch.arange(len(h)), torch.as_tensor(lengths)]
 
 
 def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:

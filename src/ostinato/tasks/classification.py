@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
-from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
+from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import encoder_network
+from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.evaluation import Problem, predict
@@ -26,17 +25,13 @@ from ostinato.training.pictures import draw_confusion
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
+class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | OneToOne]):
     """A recurrent network that predicts the class of a sequence, or its labels.
 
     Sequences are texts, measurements, recordings or images, in memory or in files; see `fit`. Where
     labels are lists, a sequence may have several, or none.
 
-    Args:
-        pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
-            attention (a mean weighted by relevance).
-
-    Further settings and attributes are those of `CorpusEstimator`.
+    Settings and attributes are those of `CorpusEstimator`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -46,8 +41,6 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         >>> model.predict([np.full((4, 2), 2.0)]).tolist()
         ['high']
     """
-
-    pooling: PoolingKind = "attention"
 
     TARGETS = Classes
 
@@ -62,8 +55,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return self.targets_.multilabel
 
     def _build(self, inputs: Inputs, targets: Classes) -> ManyToOne | OneToOne:
-        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
-        return encoder_network(inputs, targets.head, how, self, make, pooled=True)
+        return pooled_network(inputs, targets.head, self.architecture(self.resolved_), self)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split with labels in equal shares in both parts."""

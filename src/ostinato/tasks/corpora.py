@@ -14,6 +14,7 @@ from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import DataError, OstinatoError
+from ostinato.networks.arrangements import ManyToOne
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
 from ostinato.tasks.targets import SequenceTargets
@@ -78,7 +79,9 @@ class CorpusEstimator(
         return Inputs.learn(training, self, causal=causal, affixes=affixes), targets
 
     def _network_title(self) -> str:
-        title = super()._network_title()
+        title, network = super()._network_title(), self.network_
+        if isinstance(network, ManyToOne) and network.convolutions is not None:
+            title += " beside convolutions"
         return title if self.recurrent else title.replace(self.cell, "no recurrence", 1)
 
     def _documents(self, inputs: Inputs, targets: TargetsT) -> dict[str, Any]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ostinato.data.inputs import Inputs
-from ostinato.networks.arrangements import CellName, OneToOne, recurrent_layers
+from ostinato.errors import OstinatoError
+from ostinato.networks.arrangements import (
+    CellName,
+    ManyToOne,
+    OneToOne,
+    PoolingKind,
+    recurrent_layers,
+)
+from ostinato.networks.convolution import Convolutions
 from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization
@@ -76,6 +85,34 @@ class EncoderSettings:
     word_dropout: float = 0.3
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class PoolingSettings(EncoderSettings):
+    """How the steps of a sequence become one prediction.
+
+    Args:
+        pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
+            attention (a mean weighted by relevance); if not given, mean with convolutions, and
+            attention without.
+        convolutions: whether layers of convolutions read the steps beside the recurrent layers; if
+            not given, where sequences are series of measurements.
+    """
+
+    pooling: PoolingKind | None = None
+    convolutions: bool | None = None
+
+    def convolves(self, inputs: Inputs) -> bool:
+        """Return whether there are convolutions; an `OstinatoError` if there cannot be any."""
+        if self.convolutions is None:
+            return inputs.kind == "series" and self.recurrent
+        alone = not self.recurrent or (inputs.kind == "image" and inputs.form == "whole")
+        if self.convolutions and (inputs.lexicon is not None or alone):
+            raise OstinatoError(
+                f"{type(self).__name__}: convolutions=True; expected recurrent=True and several "
+                f"steps that are measurements, got recurrent={self.recurrent} and {inputs.kind}."
+            )
+        return self.convolutions
+
+
 def check_sizes(settings: object, names: str) -> None:
     """Raise an `OstinatoError` unless settings are sizes; see `check_value`."""
     expected = "a whole number above zero, below 2**24"
@@ -115,6 +152,21 @@ class Architecture(NetworkSettings):
         )
 
 
+def pooled_network(
+    inputs: Inputs,
+    head: Callable[[int, float], Output],
+    how: Architecture,
+    settings: PoolingSettings,
+) -> ManyToOne | OneToOne:
+    """Return a network with an output for each sequence; arguments as of `encoder_network`."""
+    convolutions = settings.convolves(inputs)
+    pooling = settings.pooling or ("mean" if convolutions else "attention")
+    make = partial(ManyToOne, pooling=pooling)
+    return encoder_network(
+        inputs, head, how, settings, make, pooled=True, convolutions=convolutions
+    )
+
+
 def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | Standardize, int]:
     """Return the module that makes vectors of inputs, and their size."""
     if inputs.lexicon is not None:
@@ -139,14 +191,18 @@ def encoder_network(
     make: Callable[..., NetworkT],
     *,
     pooled: bool,
+    convolutions: bool = False,
 ) -> NetworkT | OneToOne:
     """Return a network with an output for each step, or, ``pooled``, for each sequence.
 
     ``head`` makes the output layer, of a number of features and a dropout; ``make`` the network, of
-    encoder, recurrent layers and output layer.
+    encoder, recurrent layers and output layer, and of ``convolutions`` beside the recurrent layers.
     """
     encode, features = encoder(inputs, settings)
-    width = how.hidden_size * (2 if settings.bidirectional else 1)
+    width, more = how.hidden_size * (2 if settings.bidirectional else 1), dict[str, Any]()
+    if convolutions:
+        beside = Convolutions(features, how.hidden_size, causal=not settings.bidirectional)
+        width, more = width + beside.output_size, {"convolutions": beside}
     output = head(width, how.dropout)
     if not settings.recurrent or (pooled and inputs.kind == "image" and inputs.form == "whole"):
         sizes = [width] * (how.num_layers + 1)
@@ -155,4 +211,4 @@ def encoder_network(
     # Features of words stand in for each other, and so, less, do bands of sound; a variable of a
     # series may be the only one that tells.
     share = {"text": 1.0, "words": 1.0, "sound": 0.5}.get(inputs.kind, 0.0)
-    return make(encode, layers, output, dropout=share * how.dropout)
+    return make(encode, layers, output, dropout=share * how.dropout, **more)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,18 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from ostinato.data.inputs import Inputs
-from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
+from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import encoder_network
+from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.targets import Numbers
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
+class SequenceRegressor(PoolingSettings, CorpusEstimator[Numbers, ManyToOne | OneToOne]):
     """A recurrent network that predicts a number, or several, for a sequence.
 
     Sequences and settings are as of `SequenceClassifier`.
-
-    Args:
-        pooling: how hidden states are pooled, as in `SequenceClassifier`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -37,13 +33,10 @@ class SequenceRegressor(CorpusEstimator[Numbers, ManyToOne | OneToOne]):
         True
     """
 
-    pooling: PoolingKind = "attention"
-
     TARGETS = Numbers
 
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:
-        how, make = self.architecture(self.resolved_), partial(ManyToOne, pooling=self.pooling)
-        return encoder_network(inputs, targets.head, how, self, make, pooled=True)
+        return pooled_network(inputs, targets.head, self.architecture(self.resolved_), self)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predict the number of each sequence, ``(N,)``, or its numbers, ``(N, K)``."""

@@ -21,7 +21,6 @@ from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.networks import check_sizes, encoder_network
 from ostinato.tasks.targets import StepLabels, f1
-from ostinato.training.settings import refuse
 
 FEW = 10
 """Sequences below which validation data are the ends of sequences, not whole ones."""
@@ -59,8 +58,6 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     def check_settings(self) -> None:
         super().check_settings()
         check_sizes(self, "window")
-        if self.crf not in (None, False, True):
-            refuse(self, "crf", "true or false, or None to go by the labels")
 
     @property
     def classes_(self) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.networks.inputs import Words
@@ -138,6 +139,33 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+class MovingStatistics:
+    """The statistics of batches in a network, which each forward pass in training mode moves.
+
+    As a context manager it puts back those of before the block.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
+
+    def keep(self) -> None:
+        """Remember the statistics."""
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def restore(self) -> None:
+        """Put back those that were remembered."""
+        with torch.no_grad():
+            for buffer, kept in zip(self._buffers, self._kept, strict=True):
+                buffer.copy_(kept)
+
+    def __enter__(self) -> None:
+        self.keep()
+
+    def __exit__(self, *raised: object) -> None:
+        self.restore()
 
 
 class Sample(NamedTuple):

@@ -19,6 +19,7 @@ from ostinato.networks.arrangements import ManyToOne
 from ostinato.networks.inputs import Words
 from ostinato.networks.tracing import recording
 from ostinato.training.callbacks import Callback, Run
+from ostinato.training.evaluation import MovingStatistics
 from ostinato.training.optimization import updates_of
 
 
@@ -192,7 +193,8 @@ class GradientHealth(Callback):
     def measure(self) -> dict[str, Any]:
         """Follow the gradient that enters at the last step, by lag; empty if none flows."""
         run = self.run
-        with updates_of(run.network), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        kept = MovingStatistics(run.network)
+        with updates_of(run.network), torch.random.fork_rng(devices=[]), torch.enable_grad(), kept:
             with recording(run.network) as tracks:
                 loss, _ = run.objective.loss(run.network, _few(run.batch, self.ROWS), None)
             tracks = [t for t in tracks if 1 < len(t.states) <= self.MAX_STEPS]
@@ -270,6 +272,7 @@ def first_nonfinite(
 
     names = {m: name for name, m in network.named_modules() if not list(m.children())}
     with ExitStack() as hooks, torch.random.fork_rng(), torch.no_grad():
+        hooks.enter_context(MovingStatistics(network))
         for module in names:
             hooks.enter_context(module.register_forward_hook(check))
         loss = forward()

@@ -20,7 +20,13 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
-from ostinato.training.evaluation import Batches, Objective, eval_mode, measure
+from ostinato.training.evaluation import (
+    Batches,
+    MovingStatistics,
+    Objective,
+    eval_mode,
+    measure,
+)
 from ostinato.training.health import (
     GradientHealth,
     Monitor,
@@ -126,6 +132,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, settings)
         self.schedule = Schedule(settings)
         self.monitor = Monitor(clip_norm=settings.clip_norm)
+        self.statistics = MovingStatistics(self.network)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.batch: Any = None
         self.state: Any = None
@@ -218,6 +225,7 @@ class Trainer:
         with updates_of(self.network):
             self.batch = batch = self.batches.next_batch()
             before = None if batch.fresh else self.state
+            self.statistics.keep()
             loss, after = self.objective.loss(self.network, batch, before)
             value = loss.item()
             self.optimizer.zero_grad()
@@ -226,6 +234,7 @@ class Trainer:
                 torch.autograd.backward(loss)
                 norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
             if not math.isfinite(norm):
+                self.statistics.restore()
                 self.treat_nonfinite(batch, before, value)
                 return
             self.skips = 0

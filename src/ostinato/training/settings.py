@@ -84,10 +84,14 @@ class TrainingSettings:
         for name, hint in get_type_hints(type(self)).items():
             if hint in (int, int | None) and isinstance(getattr(self, name), float):
                 refuse(self, name, "a whole number")
-            if hint is bool and not isinstance(getattr(self, name), bool):
-                refuse(self, name, "true or false")
-            if get_origin(hint) is Literal:
-                check_setting(self, name, get_args(hint))
+            if hint in (bool, bool | None) and not isinstance(getattr(self, name), bool):
+                if hint is bool:
+                    refuse(self, name, "true or false")
+                if getattr(self, name) is not None:
+                    refuse(self, name, "true or false, or None to go by the data")
+            choices = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
+            if choices is not None and (hint is choices or getattr(self, name) is not None):
+                check_setting(self, name, get_args(choices))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]
         if len(given) > 1:

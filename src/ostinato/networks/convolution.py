@@ -1,0 +1,109 @@
+"""Convolutions over the steps of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.errors import OstinatoError
+from ostinato.networks.functional import Lengths, running, zero_padding
+
+KERNELS = (9, 5, 3)
+DILATIONS = (1, 2, 4, 8)
+
+
+class Convolutions(nn.Module):
+    """Layers of convolutions over steps: features of the shape of a series around each step.
+
+    ::
+
+        layer   relu(norm([conv_1(x), conv_2(x), conv_4(x), conv_8(x)]))
+
+    Three layers with batch normalisation beside a recurrent network are the LSTM-FCN of Karim et
+    al. 2018, "LSTM fully convolutional networks for time series classification"; here the features
+    of a layer are shared out among several dilations, so that it sees short and long shapes. What
+    padding holds reaches neither a result nor the statistics of a batch.
+
+    Args:
+        input_size: features of a step, ``I``.
+        size: features of each layer, ``C``; rounded up to a multiple of the dilations' number.
+        kernels: steps that a feature of each layer is made of; odd numbers.
+        dilations: distances between these steps.
+        causal: whether a step sees no later one.
+
+    Attributes:
+        output_size: ``C``.
+        reach: steps that a causal result depends on, its own included.
+
+    Example:
+        >>> convolutions = Convolutions(2, 16)
+        >>> convolutions(torch.randn(3, 50, 2), lengths=[50, 7, 0]).shape
+        torch.Size([3, 50, 16])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        kernels: Sequence[int] = KERNELS,
+        dilations: Sequence[int] = DILATIONS,
+        *,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        if any(k < 1 or k % 2 == 0 for k in kernels) or not dilations or min(dilations) < 1:
+            raise OstinatoError(
+                f"Convolutions(kernels={tuple(kernels)}, dilations={tuple(dilations)}): expected "
+                "odd kernels, and dilations of 1 or more."
+            )
+        share = -(-size // len(dilations))
+        self.output_size = share * len(dilations)
+        self.reach = 1 + sum(k - 1 for k in kernels) * max(dilations)
+        self.causal = causal
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for k in kernels:
+            # A causal layer is padded on both sides, and its last steps are cut off.
+            options = [
+                {"padding": d * (k - 1 if causal else k // 2), "dilation": d} for d in dilations
+            ]
+            parts = [nn.Conv1d(input_size, share, k, bias=False, **each) for each in options]
+            self.layers.append(nn.ModuleList(parts))
+            self.norms.append(StepNorm(self.output_size))
+            input_size = self.output_size
+
+    def forward(self, x: Tensor, lengths: Lengths = None) -> Tensor:
+        """Return features ``(B, T, C)`` of ``x (B, T, I)``, zeros in padding."""
+        B, T, _ = x.shape
+        if T == 0:
+            return x.new_zeros(B, T, self.output_size)
+        counts = None if lengths is None else running(x, lengths)
+        h = zero_padding(x, lengths).transpose(1, 2)  # (B, I, T)
+        for parts, norm in zip(self.layers, self.norms, strict=True):
+            h = norm(torch.cat([part(h)[..., :T] for part in parts], dim=1), counts).relu()
+        return h.transpose(1, 2)
+
+
+class StepNorm(nn.BatchNorm1d):
+    """Batch normalisation of features ``(B, C, T)`` over the steps that count, ``(B, T)``.
+
+    Others become zeros. A batch of a single step is normalised as in eval mode.
+    """
+
+    def forward(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Return normalised features ``(B, C, T)``."""
+        if counts is None:
+            return self._normalized(x)
+        steps = x.transpose(1, 2)  # (B, T, C)
+        y = torch.zeros_like(steps)
+        y[counts] = self._normalized(steps[counts])
+        return y.transpose(1, 2)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        """Normalise ``(B, C, T)`` or ``(N, C)``."""
+        training = self.training and x.numel() > self.num_features
+        statistics = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(x, *statistics, training, self.momentum or 0.0, self.eps)
