@@ -40,6 +40,19 @@ def test_a_word_is_tagged_by_its_neighbours(crf):
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
 
 
+def test_a_label_in_one_direction_knows_nothing_of_later_words():
+    model = SequenceTagger(crf=False, bidirectional=False, **QUICK).fit(*sentences())
+    assert all(p.any() for p in model.network_.direct.parameters()), "it has learned"
+    X, _ = sentences(5, seed=1)
+    for words in X:
+        (whole,) = model.predict_proba([words])
+        for n in range(1, len(words)):
+            (part,) = model.predict_proba([words[:n]])
+            np.testing.assert_allclose(part, whole[:n], rtol=1e-6)
+    both = SequenceTagger(crf=False, **QUICK).fit(*sentences())
+    assert abs(both.predict_proba([["to", "run"]])[0][0] - both.predict_proba([["to"]])[0][0]).max() > 1e-6
+
+
 def frames(T, seed=0):
     """One long series whose label changes now and then, with noisy measurements."""
     random = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
+from ostinato.networks.functional import Lengths, running
 from ostinato.recurrence.dropin import LSTM
 
 
@@ -105,22 +106,76 @@ class WordEncoder(nn.Module):
 
     def forward(self, x: Words) -> Tensor:
         """Return vectors ``(B, T, width + spelling_width + affix_width)``."""
-        vectors: list[Tensor] = [self.words(self._thinned(x.ids))]
+        share = self.word_dropout if self.training else 0.0
+        vectors: list[Tensor] = [self.words(_thinned(x.ids, share))]
         if self.characters is not None:
             _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
             spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
             vectors.append(F.embedding(x.spelled, spellings))
         if self.affixes is not None:
-            kept = 1 - self.word_dropout * self.training
-            sums = self.affixes(self._thinned(x.affixes)).sum(1) / kept  # (F, affix_width)
+            sums = self.affixes(_thinned(x.affixes, share)).sum(1) / (1 - share)  # (F, affix_width)
             vectors.append(F.embedding(x.spelled, sums))
         return torch.cat(vectors, dim=-1)
 
-    def _thinned(self, ids: Tensor) -> Tensor:
-        """Return numbers, some of them taken for unknown while training."""
-        if not (self.training and self.word_dropout):
-            return ids
-        return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
+
+class LinearScores(nn.Module):
+    """Scores of labels by the features of a word and of its neighbours, with nothing in between.
+
+    The scores of step t are a sum over the words around it, and over the features of each: the word
+    itself, its affixes and its shapes. Each feature has a weight for each label and each distance;
+    so has the outside of the sequence. This is the linear part of a conditional random field with
+    features made by hand; beside a recurrent network it is the wide part of Cheng et al. 2016,
+    "Wide & deep learning". All weights start at zero.
+
+    Args:
+        words: number of known words, including the unknown one, number 0.
+        affixes: number of known affixes and shapes.
+        labels: number of labels, ``K``.
+        before: neighbours before a word that count.
+        after: neighbours after it.
+        dropout: probability of taking a word for unknown, and of leaving out an affix or a shape,
+            while training.
+
+    Example:
+        >>> scores = LinearScores(words=10, affixes=0, labels=3)
+        >>> words = Words(
+        ...     torch.tensor([[1, 0, 2]]), torch.tensor([[0, 1, 1]]),
+        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]), torch.zeros(2, 0).int(),
+        ... )
+        >>> scores(words).shape
+        torch.Size([1, 3, 3])
+    """
+
+    def __init__(
+        self,
+        words: int,
+        affixes: int,
+        labels: int,
+        before: int = 2,
+        after: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.before, self.after, self.dropout = before, after, dropout
+        offsets = before + 1 + after
+        self.words = nn.Embedding(words, offsets * labels)
+        self.affixes = nn.Embedding(affixes + 1, offsets * labels, padding_idx=0)
+        self.outside = nn.Parameter(torch.zeros(offsets, labels))
+        nn.init.zeros_(self.words.weight)
+        nn.init.zeros_(self.affixes.weight)
+
+    def forward(self, x: Words, lengths: Lengths = None) -> Tensor:
+        """Return scores ``(B, T, K)``; zeros in padding."""
+        share = self.dropout if self.training else 0.0
+        sums = self.affixes(_thinned(x.affixes, share)).sum(1) / (1 - share)  # (F, offsets * K)
+        own = self.words(_thinned(x.ids, share)) + F.embedding(x.spelled, sums)
+        own = own.unflatten(-1, self.outside.shape)  # (B, T, offsets, K)
+        counts, T = running(x, lengths)[..., None], x.shape[1]
+        own = torch.where(counts[..., None], own, self.outside)
+        edges = [self.outside.expand(len(own), n, -1, -1) for n in (self.before, self.after)]
+        own = torch.cat([edges[0], own, edges[1]], dim=1)
+        scores = torch.stack([own[:, i : i + T, i] for i in range(own.shape[2])]).sum(0)
+        return torch.where(counts, scores, 0.0)
 
 
 class Standardize(nn.Module):
@@ -143,6 +198,13 @@ class Standardize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardize ``x (..., I)`` of any number type; the result has the statistics' type."""
         return (x - self.mean) / self.scale
+
+
+def _thinned(ids: Tensor, share: float) -> Tensor:
+    """Return numbers, a share of them, at random, replaced by 0, the unknown."""
+    if not share:
+        return ids
+    return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < share, 0)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
