@@ -48,9 +48,17 @@ def test_words_are_taken_for_unknown_while_training_but_spelled():
         WordEncoder(3, 5, 6, spelling_width=3)
 
 
+def test_each_word_is_taken_for_unknown_by_its_own_probability():
+    encode = WordEncoder(3, 5, 6, word_dropout=torch.tensor([0.0, 0.25, 0.75]))
+    found = encode(words_of_a_batch([[0, 2] * 2000]))[0]
+    unknown = (found == encode.words.weight[0]).all(-1).double().view(-1, 2).mean(0)
+    assert (unknown - torch.tensor([0.75, 0.25])).abs().max() < 0.04
+    assert not [name for name in encode.state_dict() if "drop" in name]
+
+
 def test_affixes_are_summed_and_left_out_while_training():
     torch.manual_seed(0)
-    encode = WordEncoder(3, 5, 6, word_dropout=0.5, affixes=4, affix_width=2).double()
+    encode = WordEncoder(3, 5, 6, affixes=4, affix_width=2, affix_dropout=0.5).double()
     words = words_of_a_batch([[0, 1, 2]] * 400)
     found = encode.eval()(words)[..., 5:]
     weight = encode.affixes.weight
@@ -72,7 +80,7 @@ ROWS, ENDS = [[0, 2, 1, 0], [1, 1, 0, 2], [2, 0, 0, 1]], [4, 0, 2]
 
 def linear(before, after, dropout=0.0):
     torch.manual_seed(0)
-    net = LinearScores(3, 4, 2, before, after, dropout).double()
+    net = LinearScores(3, 4, 2, before, after, dropout, dropout).double()
     assert not any(p.any() for p in net.parameters()), "nothing is scored before it is learned"
     for p in net.parameters():
         nn.init.normal_(p)

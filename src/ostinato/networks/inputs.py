@@ -52,6 +52,30 @@ class Words(NamedTuple):
         return Words(self.ids[:rows, :steps], spelled, *parts)
 
 
+class _FeatureDropout(nn.Module):
+    """Takes words for unknown, and leaves out affixes and shapes, while training.
+
+    ``words`` is the probability of any word, or of each ``(words,)``.
+    """
+
+    words: float | Tensor
+
+    def __init__(self, words: float | Tensor, affixes: float) -> None:
+        super().__init__()
+        if isinstance(words, Tensor):
+            self.register_buffer("words", words, persistent=False)
+        else:
+            self.words = words
+        self.affixes = affixes
+
+    def forward(self, x: Words) -> tuple[Tensor, Tensor, float]:
+        """Return the words and affixes, 0 in place of some, and the share of affixes that stays."""
+        if not self.training:
+            return x.ids, x.affixes, 1.0
+        shares = self.words[x.ids] if isinstance(self.words, Tensor) else self.words
+        return _thinned(x.ids, shares), _thinned(x.affixes, self.affixes), 1 - self.affixes
+
+
 class WordEncoder(nn.Module):
     """Word vectors: an embedding of each word, encodings of its characters and of its affixes.
 
@@ -65,7 +89,8 @@ class WordEncoder(nn.Module):
         affixes: number of known affixes and shapes.
         affix_width: features of the sum of their embeddings.
         word_dropout: probability of replacing a word by the unknown one while training, so that the
-            network learns to use the rest; and of leaving out an affix or a shape.
+            network learns to use the rest; or that of each word, ``(words,)``.
+        affix_dropout: probability of leaving out an affix or a shape while training.
 
     Example:
         >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
@@ -83,13 +108,14 @@ class WordEncoder(nn.Module):
         width: int,
         characters: int,
         spelling_width: int = 0,
-        word_dropout: float = 0.0,
+        word_dropout: float | Tensor = 0.0,
         affixes: int = 0,
         affix_width: int = 0,
+        affix_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.output_size = width + spelling_width + (affix_width if affixes else 0)
-        self.word_dropout = word_dropout
+        self.drop = _FeatureDropout(word_dropout, affix_dropout)
         self.words = _embedding(words, width)
         self.characters: nn.Embedding | None = None
         if spelling_width % 2:
@@ -106,14 +132,14 @@ class WordEncoder(nn.Module):
 
     def forward(self, x: Words) -> Tensor:
         """Return vectors ``(B, T, width + spelling_width + affix_width)``."""
-        share = self.word_dropout if self.training else 0.0
-        vectors: list[Tensor] = [self.words(_thinned(x.ids, share))]
+        ids, affixes, kept = self.drop(x)
+        vectors: list[Tensor] = [self.words(ids)]
         if self.characters is not None:
             _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
             spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
             vectors.append(F.embedding(x.spelled, spellings))
         if self.affixes is not None:
-            sums = self.affixes(_thinned(x.affixes, share)).sum(1) / (1 - share)  # (F, affix_width)
+            sums = self.affixes(affixes).sum(1) / kept  # (F, affix_width)
             vectors.append(F.embedding(x.spelled, sums))
         return torch.cat(vectors, dim=-1)
 
@@ -133,8 +159,8 @@ class LinearScores(nn.Module):
         labels: number of labels, ``K``.
         before: neighbours before a word that count.
         after: neighbours after it.
-        dropout: probability of taking a word for unknown, and of leaving out an affix or a shape,
-            while training.
+        word_dropout: as in `WordEncoder`.
+        affix_dropout: likewise.
 
     Example:
         >>> scores = LinearScores(words=10, affixes=0, labels=3)
@@ -153,10 +179,12 @@ class LinearScores(nn.Module):
         labels: int,
         before: int = 2,
         after: int = 2,
-        dropout: float = 0.0,
+        word_dropout: float | Tensor = 0.0,
+        affix_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.before, self.after, self.dropout = before, after, dropout
+        self.before, self.after = before, after
+        self.drop = _FeatureDropout(word_dropout, affix_dropout)
         offsets = before + 1 + after
         self.words = nn.Embedding(words, offsets * labels)
         self.affixes = nn.Embedding(affixes + 1, offsets * labels, padding_idx=0)
@@ -166,9 +194,9 @@ class LinearScores(nn.Module):
 
     def forward(self, x: Words, lengths: Lengths = None) -> Tensor:
         """Return scores ``(B, T, K)``; zeros in padding."""
-        share = self.dropout if self.training else 0.0
-        sums = self.affixes(_thinned(x.affixes, share)).sum(1) / (1 - share)  # (F, offsets * K)
-        own = self.words(_thinned(x.ids, share)) + F.embedding(x.spelled, sums)
+        ids, affixes, kept = self.drop(x)
+        sums = self.affixes(affixes).sum(1) / kept  # (F, offsets * K)
+        own = self.words(ids) + F.embedding(x.spelled, sums)
         own = own.unflatten(-1, self.outside.shape)  # (B, T, offsets, K)
         counts, T = running(x, lengths)[..., None], x.shape[1]
         own = torch.where(counts[..., None], own, self.outside)
@@ -200,9 +228,9 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.scale
 
 
-def _thinned(ids: Tensor, share: float) -> Tensor:
+def _thinned(ids: Tensor, share: float | Tensor) -> Tensor:
     """Return numbers, a share of them, at random, replaced by 0, the unknown."""
-    if not share:
+    if not isinstance(share, Tensor) and not share:
         return ids
     return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < share, 0)
 

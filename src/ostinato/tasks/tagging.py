@@ -21,7 +21,7 @@ from ostinato.networks.arrangements import ManyToMany, OneToOne
 from ostinato.networks.inputs import LinearScores
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import check_sizes, encoder_network
+from ostinato.tasks.networks import check_sizes, dropout_of_words, encoder_network
 from ostinato.tasks.targets import StepLabels, f1
 from ostinato.training.settings import refuse
 
@@ -41,8 +41,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     Args:
         crf: whether labels are scored jointly, by which follows which (a conditional random field);
             if not given, where they are of entities, such as B-PERSON, I-PERSON, O.
-        linear: whether each label also has a linear score of the word, its affixes and its shape, and
-            of those of two neighbours on each side, beside that of the recurrent layers.
+        linear: whether a label's score has a linear part, too: of the word, its affixes and its
+            shape, and of those of two neighbours on each side.
         window: steps of measurements in a training example; longer series are cut, each time at
             other places.
 
@@ -60,6 +60,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     window: int = 200
     affix_size: int = 64
     linear: bool = True
+    rare_dropout: float = 0.25
 
     TARGETS = StepLabels
     BY_STEP = True
@@ -83,8 +84,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         if self.linear and inputs.lexicon is not None:
             known, after = inputs.lexicon, NEIGHBOURS if self.bidirectional else 0
             sizes = len(known.words) + 1, len(known.affixes), len(targets.names)
-            direct = LinearScores(*sizes, NEIGHBOURS, after, self.word_dropout)
-            make = partial(ManyToMany, direct=direct)
+            shares = dropout_of_words(known, self), self.word_dropout
+            make = partial(ManyToMany, direct=LinearScores(*sizes, NEIGHBOURS, after, *shares))
         return encoder_network(inputs, targets.head, how, self, make, pooled=False)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
