@@ -84,6 +84,7 @@ def linear(before, after, dropout=0.0):
     assert not any(p.any() for p in net.parameters()), "nothing is scored before it is learned"
     for p in net.parameters():
         nn.init.normal_(p)
+    nn.init.zeros_(net.affixes.weight[0])  # of what is unknown
     return net
 
 

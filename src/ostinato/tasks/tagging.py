@@ -80,7 +80,8 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
         return StepLabels.learn(training, crf=self.crf)
 
     def _build(self, inputs: Inputs, targets: StepLabels) -> ManyToMany | OneToOne:
-        how, make = self.architecture(self.resolved_), ManyToMany
+        how = self.architecture(self.resolved_)
+        make: Callable[..., ManyToMany] = ManyToMany
         if self.linear and inputs.lexicon is not None:
             known, after = inputs.lexicon, NEIGHBOURS if self.bidirectional else 0
             sizes = len(known.words) + 1, len(known.affixes), len(targets.names)
