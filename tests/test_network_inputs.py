@@ -111,8 +111,11 @@ def test_linear_scores_are_sums_over_the_features_of_neighbours(before, after):
                     expected[b, t] += words[found[0], i] + affixes[found[1], i].sum(0)
     scores = net(words_of_a_batch(ROWS), ENDS)
     pull = torch.randn_like(expected)
-    gradients = [torch.autograd.grad((y * pull).sum(), list(net.parameters()))
-                 for y in (scores, expected)]  # fmt: skip
+    parameters = list(net.parameters())
+    gradients = [
+        torch.autograd.grad((y * pull).sum(), parameters, materialize_grads=True)
+        for y in (scores, expected)
+    ]
     assert_same([scores, *gradients[0]], [expected, *gradients[1]])
     assert_same([net(words_of_a_batch(ROWS[:1]))], [net(words_of_a_batch(ROWS), ENDS)[:1]])
 

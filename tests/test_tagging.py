@@ -139,6 +139,19 @@ def test_a_name_is_known_by_its_capital_and_its_end():
     assert model.evaluate(*of(200))["entity_f1"] > 0.95
 
 
+def test_a_word_is_taken_for_unknown_the_more_often_the_rarer_it_is(tmp_path):
+    X, y = [["a", "b", "A"], ["b", "c", "a"]] * 10, [["X", "Y", "X"], ["Y", "X", "Y"]] * 10
+    more = {"min_count": 1, "validation_fraction": 0, "rare_dropout": 3}
+    SequenceTagger(**QUICK, **more).fit(X, y).save(tmp_path / "model")
+    network = load(tmp_path / "model").network_
+    for part in (network.encode, network.direct):  # "a" comes 30 times, "b" 20, "c" 10
+        np.testing.assert_allclose(part.drop.words, [1, 3 / 33, 3 / 23, 3 / 13], rtol=1e-6)
+    alike = SequenceTagger(**QUICK, **{**more, "rare_dropout": 0}, word_dropout=0.2).fit(X, y)
+    assert alike.network_.direct.drop.words == 0.2
+    with pytest.raises(OstinatoError, match="rare_dropout=-1; expected a number, 0 for none"):
+        SequenceTagger(rare_dropout=-1).fit(X, y)
+
+
 # Mistakes.
 
 
