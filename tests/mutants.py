@@ -491,9 +491,17 @@ inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
-inputs: affixes are left out and not made up for
+inputs WordEncoder: affixes are left out and not made up for
 - .sum(1) / kept
 + .sum(1)
+
+inputs LinearScores: the neighbours are taken in the wrong order
+- own[:, i : i + T, i]
++ own[:, i : i + T, -1 - i]
+
+inputs LinearScores: padding counts as a word
+- own = torch.where(counts[..., None], own, self.outside)
++ own = own
 
 inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)
@@ -762,6 +770,10 @@ targets: the temperature is inverted
 evaluation: batches weigh the same in an evaluation
 - weight = objective.count(batch)
 + weight = 1
+
+evaluation: the judge of entities rests on all steps
+- items = objective.items(means, count)
++ items = count
 
 evaluation: the state of an evaluation is dropped
 - measured, state = objective.metrics(network, batch, state)

@@ -14,7 +14,7 @@ from ostinato.networks.outputs import Output
 from ostinato.tasks.generation import NextTokens
 from ostinato.tasks.tagging import entities
 from ostinato.tasks.targets import Classes, Numbers, StepLabels
-from ostinato.training.evaluation import eval_mode, evaluate, predict
+from ostinato.training.evaluation import eval_mode, evaluate, measure, predict
 from ostinato.training.health import Monitor
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
@@ -61,6 +61,18 @@ def test_measures_do_not_depend_on_the_batch_size(by_step):
     for size in (1, 2, 3):
         found = evaluate(net, targets, batches(by_step, size))
         assert found == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_the_judge_of_entities_rests_on_the_true_ones(size):
+    """Other labels are judged step by step."""
+    names = np.array(["B-A", "B-B", "I-A", "I-B", "O"])
+    known = batches(by_step=True, size=size)
+    spelled = [names[row].tolist() for row in known.examples.targets]
+    expected = sum(len(list(entities(row))) for row in spelled)
+    assert 0 < expected < sum(LENGTHS)
+    assert measure(network(ManyToMany), StepLabels(names), known)[1] == expected
+    assert measure(network(ManyToMany), StepLabels(np.arange(V)), known)[1] == sum(LENGTHS)
 
 
 def test_the_state_is_carried_through_an_evaluation():

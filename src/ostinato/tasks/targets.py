@@ -363,6 +363,10 @@ class StepLabels(SequenceTargets[PerStep]):
             found |= {name: n / steps for name, n in zip(names, counts, strict=True)}
         return found, None
 
+    def items(self, means: dict[str, float], count: int) -> int:
+        """Return the number of true entities, where their F1 judges; otherwise of steps."""
+        return round(means["true"] * count) if self.has_entities else count
+
     def summarize(self, means: dict[str, float]) -> dict[str, float]:
         """Return the means, and the F1 of entities where there are any."""
         return _with_f1(means, "entity_f1") if self.has_entities else means

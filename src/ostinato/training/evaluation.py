@@ -76,6 +76,10 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
     def count(self, batch: BatchT_contra) -> int:
         """Return the number of items that the means of a batch are taken over."""
 
+    def items(self, means: dict[str, float], count: int) -> int:
+        """Return how many items `judge` rests on: those counted, or the entities among them."""
+        return count
+
     def summarize(self, means: dict[str, float]) -> dict[str, float]:
         """Return metrics of means over all batches, such as ratios of them."""
         return means
@@ -98,7 +102,7 @@ def evaluate(
 def measure(
     network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
 ) -> tuple[dict[str, float], int]:
-    """Return the metrics as `evaluate` does, and the number of items that they are means over."""
+    """Return the metrics as `evaluate` does, and the number of items that the judge rests on."""
     sums: dict[str, float] = defaultdict(float)
     count, state = 0, None
     with eval_mode(network), torch.no_grad():
@@ -109,7 +113,8 @@ def measure(
                 sums[name] += weight * value
             count += weight
     means = {name: total / max(1, count) for name, total in sums.items()}
-    return objective.summarize(means), count
+    items = objective.items(means, count)
+    return objective.summarize(means), items
 
 
 def predict(
