@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
@@ -18,6 +19,7 @@ from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.linear import Blend, LinearClassifier, fit_blend
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
@@ -35,8 +37,13 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     Args:
         pooling: how hidden states are pooled: last (the last one), mean or max of them all, or
             attention (a mean weighted by relevance).
+        blend: whether texts with one label each are also classified by their words and pieces of
+            words, by a linear classifier whose weight is fitted to the validation data.
 
     Further settings and attributes are those of `CorpusEstimator`.
+
+    Attributes:
+        linear_: the linear classifier that the network is blended with; None if there is none.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -48,8 +55,10 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     """
 
     pooling: PoolingKind = "attention"
+    blend: bool = True
 
     TARGETS = Classes
+    linear_ = cast("LinearClassifier | None", None)
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -72,18 +81,57 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return split(corpus, fraction, self.seed, strata, call=type(self).__name__)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Measure the weights, and find the temperature of the probabilities."""
+        """Measure the weights; calibrate the probabilities, and blend those of texts."""
         facts = {"temperature": 1.0, **super()._final_facts(problem)}
-        held_out = problem.validation
-        if isinstance(held_out, SequenceBatches):
-            scores = torch.stack(predict(self.network_, held_out, lambda y, batch: y.cpu()))
-            truth = torch.from_numpy(np.asarray(held_out.examples.targets))
-            facts["temperature"] = calibrate(scores, truth, self.network_.output.loss) or 1.0
+        training, held_out = problem.batches, problem.validation
+        if not isinstance(training, SequenceBatches) or not isinstance(held_out, SequenceBatches):
+            return facts
+        scores, truth = self._scores(held_out), np.asarray(held_out.examples.targets)
+        loss, targets = self.network_.output.loss, torch.from_numpy(truth)
+        facts["temperature"] = temperature = calibrate(scores, targets, loss) or 1.0
+        lexicon = self.inputs_.lexicon
+        if not self.blend or self.multilabel_ or lexicon is None:
+            return facts
+        texts, classes = lexicon.decode(training.examples), np.asarray(training.examples.targets)
+        linear = LinearClassifier.fit(texts, classes, self.seed)
+        log_p = linear.log_probabilities(lexicon.decode(held_out.examples))
+        calibrated = scores.double().numpy() / temperature
+        blend = fit_blend(calibrated, log_p, truth)
+        each = {"network": calibrated, "linear": log_p, "both": blend(calibrated, log_p)}
+        found = {name: float((p.argmax(1) == truth).mean()) for name, p in each.items()}
+        facts |= {"held_out_accuracy": found, "summary": _summary(found, bool(blend.linear))}
+        facts["validation"]["accuracy"] = found["both"]
+        if blend.linear:
+            self.linear_ = linear
+            facts["blend"] = {"network": blend.network / temperature, "linear": blend.linear}
         return facts
+
+    def _scores(self, batches: SequenceBatches) -> Tensor:
+        """Return the network's scores of all sequences, ``(N, K)``."""
+        return torch.stack(predict(self.network_, batches, lambda y, batch: y.cpu()))
+
+    def _fitted_documents(self) -> dict[str, Any]:
+        blended = self.linear_ is not None and "blend" in self.training_
+        return {"linear.json": self.linear_.to_json()} if blended else {}
+
+    def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
+        document, blend = documents.get("linear.json"), self.training_.get("blend")
+        if document is None and blend is None:
+            return
+        linear, K = LinearClassifier(**document), len(self.classes_)
+        Blend(**blend)
+        if len(linear.bias) != (K if K > 2 else 1) or self.inputs_.lexicon is None:
+            raise OstinatoError(f"linear.json: expected a classifier of texts of {K} classes.")
+        self.linear_ = linear
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict the probability of each class, ``(N, K)``, calibrated on the validation data."""
-        scores = self._sequences().scores(self.network_, self._read(X)).double()
+        sequences = self._sequences()
+        examples = sequences.unlabelled(self._read(X))
+        scores, lexicon = self._scores(sequences.batches(examples)).double(), self.inputs_.lexicon
+        if "blend" in self.training_ and self.linear_ is not None and lexicon is not None:
+            log_p = self.linear_.log_probabilities(lexicon.decode(examples))
+            return Blend(**self.training_["blend"])(scores.numpy(), log_p)
         p = self.network_.output.predict(scores / self.training_.get("temperature", 1.0))
         return np.asarray(p.numpy())
 
@@ -128,3 +176,13 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
         """Draw the confusion of `evaluate` as a PNG. Needs ``ostinato[plots]``."""
         draw_confusion(confusion, self.classes_.tolist(), Path(picture))
+
+
+def _summary(accuracy: Mapping[str, float], blended: bool) -> str:
+    """Say how good the network, the linear classifier and both are on the validation data."""
+    shown = {name: f"{100 * value:.1f} %" for name, value in accuracy.items()}
+    both = f"both {shown['both']}" if blended else "which adds nothing"
+    return (
+        f"validation accuracy: network {shown['network']}, words and pieces of words "
+        f"{shown['linear']}, {both}"
+    )
