@@ -16,6 +16,7 @@ from torch import Tensor
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
+from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator

@@ -95,7 +95,8 @@ class LinearClassifier:
         self.weights, self.bias = (np.asarray(a, np.float64) for a in (self.weights, self.bias))
         counts = [n for kind in KINDS for n in self.terms[kind].values()]
         if not (
-            self.weights.shape == (len(counts), *self.bias.shape)
+            self.bias.ndim == 1
+            and self.weights.shape == (len(counts), len(self.bias))
             and np.isfinite(self.weights).all()
             and np.isfinite(self.bias).all()
             and all(type(n) is int and 0 < n <= self.texts < 2**53 for n in counts)
@@ -152,14 +153,9 @@ class LinearClassifier:
         return np.asarray(log_softmax(scores, axis=1))
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
+        """Return a JSON document, the arguments."""
         values = vars(self).items()
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the inverse of `to_json`."""
-        return cls(**document)
 
 
 @dataclass(frozen=True)
