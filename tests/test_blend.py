@@ -12,7 +12,6 @@ from test_linear import nats, peer, sentences
 from ostinato import SequenceClassifier, load
 from ostinato.errors import OstinatoError
 from ostinato.tasks import estimators
-from ostinato.tasks.linear import Blend
 from ostinato.training.callbacks import Callback
 
 SETTINGS = {"hidden_size": 8, "embedding_size": 8, "spelling_size": 8, "epochs": 6, "seed": 3}
@@ -46,21 +45,22 @@ def test_probabilities_are_those_of_both(model):
     words = [[text.lower().split() for text in some] for some in (training.inputs, asked)]
     classes = np.searchsorted(model.classes_, training.targets)
     weights = model.training_["blend"]
-    scores = weights["network"] * alone(model, asked)
-    scores += weights["linear"] * peer(words[0], classes, words[1])
-    p = np.exp(scores)
+    parts = [alone(model, asked), *peer(words[0], classes, words[1])]
+    p = np.exp(sum(w * part for w, part in zip(weights.values(), parts, strict=True)))
     np.testing.assert_allclose(model.predict_proba(asked), p / p.sum(1, keepdims=True), atol=3e-3)
 
 
 def test_on_validation_data_both_fit_no_worse_than_either(model):
     X, y = texts()
-    held_out = model._parts(X, y, None)[1]
+    training, held_out = model._parts(X, y, None)
     truth = np.searchsorted(model.classes_, held_out.targets)
-    network = alone(model, held_out) / model.training_["temperature"]
     words = [text.split() for text in held_out.inputs]
-    parts = network, model.linear_.log_probabilities(words)
+    scores = [alone(model, held_out) / model.training_["temperature"]]
+    classes = np.searchsorted(model.classes_, training.targets)
+    scores += peer([text.split() for text in training.inputs], classes, words)
     both = model.evaluate(held_out)
-    assert both["log_loss"] < min(nats(Blend(*w), *parts, truth) for w in ((1, 0), (0, 1)))
+    assert both["log_loss"] < min(nats(alone, scores, truth) for alone in np.eye(3))
+    parts = scores[0], model.linear_.scores(words)
     right = [np.mean(p.argmax(1) == truth) for p in parts]
     assert [*model.training_["held_out_accuracy"].values()] == [*right, both["accuracy"]]
     assert model.training_["validation"]["accuracy"] == both["accuracy"]
@@ -144,14 +144,14 @@ def test_stored_or_resumed_it_is_the_same(model, tmp_path, monkeypatch):
 
 
 def two_classes(files):
-    weights = [weights[:1] for weights in files["linear.json"]["weights"]]
-    files["linear.json"].update(bias=[0.0], weights=weights)
+    weights = [weights[:2] for weights in files["linear.json"]["weights"]]
+    files["linear.json"].update(bias=[0.0, 0.0], weights=weights)
 
 
 HOSTILE = {
     "no classifier": lambda files: files.pop("linear.json"),
     "no weights of both": lambda files: files["config.json"]["training"].pop("blend"),
-    "a negative weight": lambda f: f["config.json"]["training"]["blend"].update(linear=-1),
+    "a negative weight": lambda f: f["config.json"]["training"]["blend"].update(network=-1),
     "other classes": two_classes,
     "a term too many": lambda files: files["linear.json"]["terms"]["phrases"].update(more=1),
     "a weight too few": lambda files: files["linear.json"]["weights"].pop(),

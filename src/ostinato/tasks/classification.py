@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne, OneToOne, PoolingKind
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.linear import Blend, LinearClassifier, fit_blend
+from ostinato.tasks.linear import LinearClassifier, fit_blend
 from ostinato.tasks.networks import encoder_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
@@ -44,7 +45,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
     Further settings and attributes are those of `CorpusEstimator`.
 
     Attributes:
-        linear_: the linear classifier that the network is blended with; None if there is none.
+        linear_: the linear classifier that is added to the network's scores; None if there is none.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -93,18 +94,22 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         lexicon = self.inputs_.lexicon
         if not self.blend or self.multilabel_ or lexicon is None:
             return facts
-        texts, classes = lexicon.decode(training.examples), np.asarray(training.examples.targets)
-        linear = LinearClassifier.fit(texts, classes, self.seed)
-        log_p = linear.log_probabilities(lexicon.decode(held_out.examples))
+        texts, held_out_texts = (lexicon.decode(each.examples) for each in (training, held_out))
+        classes = np.asarray(training.examples.targets)
+        logistic, bayes = LinearClassifier.fit(texts, classes, self.seed)
         calibrated = scores.double().numpy() / temperature
-        blend = fit_blend(calibrated, log_p, truth)
-        each = {"network": calibrated, "linear": log_p, "both": blend(calibrated, log_p)}
-        found = {name: float((p.argmax(1) == truth).mean()) for name, p in each.items()}
-        facts |= {"held_out_accuracy": found, "summary": _summary(found, bool(blend.linear))}
+        others = [each.scores(held_out_texts) for each in (logistic, bayes)]
+        weight, *shares = fit_blend([calibrated, *others], truth)
+        linear = logistic.plus(bayes, *(shares if any(shares) else (1.0, 0.0)))
+        each = {"network": calibrated, "linear": linear.scores(held_out_texts)}
+        each["both"] = weight * calibrated + any(shares) * each["linear"]
+        found = {name: float((z.argmax(1) == truth).mean()) for name, z in each.items()}
+        facts |= {"held_out_accuracy": found, "summary": _summary(found, any(shares))}
         facts["validation"]["accuracy"] = found["both"]
-        if blend.linear:
+        if any(shares):
             self.linear_ = linear
-            facts["blend"] = {"network": blend.network / temperature, "linear": blend.linear}
+            names = ("network", "logistic_regression", "naive_bayes")
+            facts["blend"] = dict(zip(names, (weight / temperature, *shares), strict=True))
         return facts
 
     def _scores(self, batches: SequenceBatches) -> Tensor:
@@ -120,8 +125,8 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         if document is None and blend is None:
             return
         linear, K = LinearClassifier(**document), len(self.classes_)
-        Blend(**blend)
-        if len(linear.bias) != (K if K > 2 else 1) or self.inputs_.lexicon is None:
+        fits = len(linear.bias) == K and self.inputs_.lexicon is not None and not self.multilabel_
+        if not fits or not 0 <= blend["network"] < math.inf:
             raise OstinatoError(f"linear.json: expected a classifier of texts of {K} classes.")
         self.linear_ = linear
 
@@ -131,10 +136,11 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         examples = sequences.unlabelled(self._read(X))
         scores, lexicon = self._scores(sequences.batches(examples)).double(), self.inputs_.lexicon
         if "blend" in self.training_ and self.linear_ is not None and lexicon is not None:
-            log_p = self.linear_.log_probabilities(lexicon.decode(examples))
-            return Blend(**self.training_["blend"])(scores.numpy(), log_p)
-        p = self.network_.output.predict(scores / self.training_.get("temperature", 1.0))
-        return np.asarray(p.numpy())
+            scores *= self.training_["blend"]["network"]
+            scores += torch.from_numpy(self.linear_.scores(lexicon.decode(examples)))
+        else:
+            scores /= self.training_.get("temperature", 1.0)
+        return np.asarray(self.network_.output.predict(scores).numpy())
 
     def predict(self, X: Any) -> Any:
         """Predict the class of each sequence, ``(N,)``; or a list of labels for each."""
