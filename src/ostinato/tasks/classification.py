@@ -117,8 +117,9 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return torch.stack(predict(self.network_, batches, lambda y, batch: y.cpu()))
 
     def _fitted_documents(self) -> dict[str, Any]:
-        blended = self.linear_ is not None and "blend" in self.training_
-        return {"linear.json": self.linear_.to_json()} if blended else {}
+        if self.linear_ is None or "blend" not in self.training_:
+            return {}
+        return {"linear.json": self.linear_.to_json()}
 
     def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
         document, blend = documents.get("linear.json"), self.training_.get("blend")
