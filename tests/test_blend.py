@@ -26,9 +26,9 @@ def texts(N=400):
 
 @pytest.fixture(scope="module")
 def model():
-    """A classifier of texts in which both parts have a weight."""
+    """A classifier of texts in which network and words have a weight."""
     found = SequenceClassifier(**SETTINGS).fit(*texts())
-    assert min(found.training_["blend"].values()) > 0
+    assert min(found.training_["blend"][name] for name in ("network", "logistic_regression")) > 0
     return found
 
 

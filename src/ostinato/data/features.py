@@ -151,14 +151,17 @@ class Lexicon:
         return rows, WordTable(np.array(ids, dtype=np.int64), Ragged.of(spellings), affixes)
 
     def decode(self, examples: Examples) -> list[list[str]]:
-        """The words of sentences that were encoded, as far as they are read, as they are looked up.
+        """The words of sentences that were encoded, as they are looked up.
 
-        A character that is not known becomes a mark of its own.
+        Unknown ones are as they are read; of these a character that is unknown has a mark.
         """
         assert examples.words is not None
         letters = ["\ufffd", *self.characters]
         forms = ["".join([letters[i] for i in word]) for word in examples.words.spellings]
-        words = [form.lower() if self.lowercase else form for form in forms]
+        words = [
+            self.words[i - 1] if i else form.lower() if self.lowercase else form
+            for i, form in zip(examples.words.ids, forms, strict=False)  # of no words one spelling
+        ]
         return [[words[i] for i in row] for row in examples.inputs]
 
     def _spelled(self, word: str) -> NDArray[np.int64]:
