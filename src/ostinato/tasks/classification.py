@@ -84,7 +84,7 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
         """Measure the weights; calibrate the probabilities, and blend those of texts."""
-        facts = {"temperature": 1.0, **super()._final_facts(problem)}
+        self.linear_, facts = None, {"temperature": 1.0, **super()._final_facts(problem)}
         training, held_out = problem.batches, problem.validation
         if not isinstance(training, SequenceBatches) or not isinstance(held_out, SequenceBatches):
             return facts
@@ -122,12 +122,11 @@ class SequenceClassifier(CorpusEstimator[Classes, ManyToOne | OneToOne]):
         return {"linear.json": self.linear_.to_json()}
 
     def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
-        document, blend = documents.get("linear.json"), self.training_.get("blend")
-        if document is None and blend is None:
+        if "linear.json" not in documents and "blend" not in self.training_:
             return
-        linear, K = LinearClassifier(**document), len(self.classes_)
+        linear, K = LinearClassifier(**documents["linear.json"]), len(self.classes_)
         fits = len(linear.bias) == K and self.inputs_.lexicon is not None and not self.multilabel_
-        if not fits or not 0 <= blend["network"] < math.inf:
+        if not fits or not 0 <= self.training_["blend"]["network"] < math.inf:
             raise OstinatoError(f"linear.json: expected a classifier of texts of {K} classes.")
         self.linear_ = linear
 
