@@ -62,7 +62,8 @@ def sentences(name: str, test: str | None = None) -> Callable[[Path], Split]:
     """Lines of a label and a sentence; a tenth, at random, is the test where there is none."""
 
     def lines(file: Path) -> tuple[list[str], list[str]]:
-        rows = [line.split(" ", 1) for line in file.read_text(encoding="latin-1").splitlines()]
+        found = file.read_text(encoding="latin-1").rstrip("\n").split("\n")  # some hold \x85
+        rows = [line.split(" ", 1) for line in found]
         return [text for _, text in rows], [label for label, _ in rows]
 
     def read(data: Path) -> Split:

@@ -32,7 +32,7 @@ LAWS = [
     "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation",
+    "targets", "sequences", "evaluation", "linear",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -766,6 +766,34 @@ targets SequenceTargets: steps are counted as sequences
 targets: the temperature is inverted
 - (-coldness.detach()).exp()
 + coldness.detach().exp()
+
+linear: a word begins and ends nowhere
+- whole = f"<{word}>"
++ whole = word
+
+linear: pairs of words are left out
+- [*words, *map(" ".join, pairwise(words))]
++ [*words]
+
+linear: the ratio of a term in all other classes counts its own
+- 2 - K + inside.sum(1, keepdims=True) - inside
++ 2 - K + inside.sum(1, keepdims=True)
+
+linear: of two classes the wrong one
+- np.array([[-0.5], [0.5]])
++ np.array([[0.5], [-0.5]])
+
+linear: chance counts as help
+- found.fun) > CHANCE
++ found.fun) > 0
+
+linear: weights of a blend may be negative
+- bounds=[(0, None)] * len(scores)
++ bounds=[(None, None)] * len(scores)
+
+linear: classes of which no text was drawn are lost
+- np.union1d(some, np.unique(classes, return_index=True)[1])
++ np.sort(some)
 
 evaluation: batches weigh the same in an evaluation
 - weight = objective.count(batch)

@@ -25,7 +25,8 @@ def make_runs(folder: Path) -> list[Path]:
     TextGenerator(level="bpe", vocabulary_size=262, window=4, **QUICK).fit(
         "in the rain and the wind " * 20, out=folder / "text"
     )
-    SequenceClassifier(**QUICK).fit(words, [word[0] for word in words], out=folder / "classes")
+    texts = words * 4  # so many that words tell more than a network of a few steps
+    SequenceClassifier(**QUICK).fit(texts, [text[0] for text in texts], out=folder / "classes")
     Forecaster(horizon=3, ensemble_size=2, **QUICK).fit(series, out=folder / "series")
     Translator(**QUICK).fit(words, [word[::-1] for word in words], out=folder / "pairs")
     return sorted(folder.iterdir())

@@ -16,6 +16,7 @@ PAGES = [
     "docs/tables.md",
     "docs/checks.md",
     "docs/training.md",
+    "docs/classification.md",
     "docs/series.md",
     "docs/tagging.md",
 ]

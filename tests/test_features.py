@@ -23,7 +23,7 @@ from ostinato.data.features import (
 )
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import Place
-from ostinato.data.ragged import Ragged
+from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.reading import corpus_of
 from ostinato.errors import DataError, OstinatoError
 
@@ -58,6 +58,25 @@ def test_words_are_known_by_falling_count_and_the_rest_is_unknown():
     assert again.encode(sentences)[1].ids.tolist() == lexicon.encode(sentences)[1].ids.tolist()
     with pytest.raises(OstinatoError, match="Lexicon: 1 counts of 2 words"):
         Lexicon(**{**asdict(lexicon), "counts": [3]})
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_words_that_were_encoded_can_be_told(lowercase):
+    known, new = "disestablishmentarianisms", "antidisestablishmentarianism"
+    lexicon = Lexicon.learn([["To", "be", known], ["to", known]], lowercase=lowercase, min_count=2)
+
+    def told(sentences):
+        rows, words = lexicon.encode(sentences)
+        return lexicon.decode(Examples(Ragged.of(rows), np.zeros(len(rows)), words))
+
+    assert told([["TO", "be"], [], [known]]) == [
+        ["to" if lowercase else "T\ufffd", "be"],
+        [],
+        [known],
+    ]
+    # Of unknown words the letters that are read, as far as they are known.
+    assert told([["Be", new]]) == [["\ufffde", new[:12] + new[-12:]]]
+    assert told([[]]) == [[]]
 
 
 def test_each_word_is_spelled_once_and_long_ones_by_their_ends():

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.data.ragged import Ragged, WordTable
+from ostinato.data.ragged import Examples, Ragged, WordTable
 from ostinato.data.textfiles import check_size, library_errors, regular
 from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError, OstinatoError, require
@@ -153,6 +153,20 @@ class Lexicon:
         ]
         affixes = np.array(known, dtype=np.int64).reshape(len(row_of), AFFIXES * bool(self.affixes))
         return rows, WordTable(np.array(ids, dtype=np.int64), Ragged.of(spellings), affixes)
+
+    def decode(self, examples: Examples) -> list[list[str]]:
+        """The words of sentences that were encoded, as they are looked up.
+
+        Unknown ones are as they are read; of these a character that is unknown has a mark.
+        """
+        assert examples.words is not None
+        letters = ["\ufffd", *self.characters]
+        forms = ["".join([letters[i] for i in word]) for word in examples.words.spellings]
+        words = [
+            self.words[i - 1] if i else form.lower() if self.lowercase else form
+            for i, form in zip(examples.words.ids, forms, strict=False)  # of no words one spelling
+        ]
+        return [[words[i] for i in row] for row in examples.inputs]
 
     def _spelled(self, word: str) -> NDArray[np.int64]:
         half = WORD_CHARACTERS // 2

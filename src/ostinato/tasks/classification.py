@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
+from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.linear import LinearClassifier, fit_blend
 from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
@@ -31,7 +35,14 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     Sequences are texts, measurements, recordings or images, in memory or in files; see `fit`. Where
     labels are lists, a sequence may have several, or none.
 
-    Settings and attributes are those of `CorpusEstimator`.
+    Args:
+        blend: whether texts with one label each are also classified by their words and pieces of
+            words, by a linear classifier whose weight is fitted to the validation data.
+
+    Further settings and attributes are those of `CorpusEstimator`.
+
+    Attributes:
+        linear_: the linear classifier that is added to the network's scores; None if there is none.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -42,7 +53,10 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         ['high']
     """
 
+    blend: bool = True
+
     TARGETS = Classes
+    linear_ = cast("LinearClassifier | None", None)
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -64,20 +78,64 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         return split(corpus, fraction, self.seed, strata, call=type(self).__name__)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Measure the weights, and find the temperature of the probabilities."""
-        facts = {"temperature": 1.0, **super()._final_facts(problem)}
-        held_out = problem.validation
-        if isinstance(held_out, SequenceBatches):
-            scores = torch.stack(predict(self.network_, held_out, lambda y, batch: y.cpu()))
-            truth = torch.from_numpy(np.asarray(held_out.examples.targets))
-            facts["temperature"] = calibrate(scores, truth, self.network_.output.loss) or 1.0
+        """Measure the weights; calibrate the probabilities, and blend those of texts."""
+        self.linear_, facts = None, {"temperature": 1.0, **super()._final_facts(problem)}
+        training, held_out = problem.batches, problem.validation
+        if not isinstance(training, SequenceBatches) or not isinstance(held_out, SequenceBatches):
+            return facts
+        scores, truth = self._scores(held_out), np.asarray(held_out.examples.targets)
+        loss, targets = self.network_.output.loss, torch.from_numpy(truth)
+        facts["temperature"] = temperature = calibrate(scores, targets, loss) or 1.0
+        lexicon = self.inputs_.lexicon
+        if not self.blend or self.multilabel_ or lexicon is None:
+            return facts
+        texts, held_out_texts = (lexicon.decode(each.examples) for each in (training, held_out))
+        classes = np.asarray(training.examples.targets)
+        logistic, bayes = LinearClassifier.fit(texts, classes, self.seed)
+        calibrated = scores.double().numpy() / temperature
+        others = [each.scores(held_out_texts) for each in (logistic, bayes)]
+        weight, *shares = fit_blend([calibrated, *others], truth)
+        linear = logistic.plus(bayes, *(shares if any(shares) else (1.0, 0.0)))
+        each = {"network": calibrated, "linear": linear.scores(held_out_texts)}
+        each["both"] = weight * calibrated + any(shares) * each["linear"]
+        found = {name: float((z.argmax(1) == truth).mean()) for name, z in each.items()}
+        facts |= {"held_out_accuracy": found, "summary": _summary(found, any(shares))}
+        facts["validation"]["accuracy"] = found["both"]
+        if any(shares):
+            self.linear_ = linear
+            names = ("network", "logistic_regression", "naive_bayes")
+            facts["blend"] = dict(zip(names, (weight / temperature, *shares), strict=True))
         return facts
+
+    def _scores(self, batches: SequenceBatches) -> Tensor:
+        """Return the network's scores of all sequences, ``(N, K)``."""
+        return torch.stack(predict(self.network_, batches, lambda y, batch: y.cpu()))
+
+    def _fitted_documents(self) -> dict[str, Any]:
+        if self.linear_ is None or "blend" not in self.training_:
+            return {}
+        return {"linear.json": self.linear_.to_json()}
+
+    def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
+        if "linear.json" not in documents and "blend" not in self.training_:
+            return
+        linear, K = LinearClassifier(**documents["linear.json"]), len(self.classes_)
+        fits = len(linear.bias) == K and self.inputs_.lexicon is not None and not self.multilabel_
+        if not fits or not 0 <= self.training_["blend"]["network"] < math.inf:
+            raise OstinatoError(f"linear.json: expected a classifier of texts of {K} classes.")
+        self.linear_ = linear
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict the probability of each class, ``(N, K)``, calibrated on the validation data."""
-        scores = self._sequences().scores(self.network_, self._read(X)).double()
-        p = self.network_.output.predict(scores / self.training_.get("temperature", 1.0))
-        return np.asarray(p.numpy())
+        sequences = self._sequences()
+        examples = sequences.unlabelled(self._read(X))
+        scores, lexicon = self._scores(sequences.batches(examples)).double(), self.inputs_.lexicon
+        if "blend" in self.training_ and self.linear_ is not None and lexicon is not None:
+            scores *= self.training_["blend"]["network"]
+            scores += torch.from_numpy(self.linear_.scores(lexicon.decode(examples)))
+        else:
+            scores /= self.training_.get("temperature", 1.0)
+        return np.asarray(self.network_.output.predict(scores).numpy())
 
     def predict(self, X: Any) -> Any:
         """Predict the class of each sequence, ``(N,)``; or a list of labels for each."""
@@ -120,3 +178,13 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
         """Draw the confusion of `evaluate` as a PNG. Needs ``ostinato[plots]``."""
         draw_confusion(confusion, self.classes_.tolist(), Path(picture))
+
+
+def _summary(accuracy: Mapping[str, float], blended: bool) -> str:
+    """Say how good the network, the linear classifier and both are on the validation data."""
+    shown = {name: f"{100 * value:.1f} %" for name, value in accuracy.items()}
+    both = f"both {shown['both']}" if blended else "which adds nothing"
+    return (
+        f"validation accuracy: network {shown['network']}, words and pieces of words "
+        f"{shown['linear']}, {both}"
+    )

@@ -137,6 +137,13 @@ class Estimator(
         """Return the inverse of `_documents`."""
         raise NotImplementedError
 
+    def _fitted_documents(self) -> dict[str, Any]:
+        """Return what was fitted beside the network, as JSON documents by file name."""
+        return {}
+
+    def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
+        """Take what `_fitted_documents` returned, once all else is restored."""
+
     def _build(self, inputs: InputsT, targets: TargetsT) -> NetworkT:
         """Return the network, its weights drawn at random.
 
@@ -408,7 +415,7 @@ class Estimator(
             "resolved": self.resolved_,
             "training": self.training_,
         }
-        documents = self._documents(self.inputs_, self.targets_)
+        documents = self._documents(self.inputs_, self.targets_) | self._fitted_documents()
         with updates_of(self.network_):
             weights = storage.pack_tensors(self.network_.state_dict())
         storage.save_model(Path(folder), config, weights, documents)
@@ -444,6 +451,7 @@ class Estimator(
             model = cls(**parameters)
             model.folder_, model.training_, model.resolved_ = path, config["training"], resolved
             model.inputs_, model.targets_ = model._restore(documents)
+            model._restore_fitted(documents)
             with torch.device("meta"):  # which has shapes, and takes no memory
                 return model._build(model.inputs_, model.targets_).state_dict()
 
