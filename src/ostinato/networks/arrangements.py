@@ -223,7 +223,8 @@ class ManyToOne(_Network):
 
     def step(self, x_t: Any, state: PooledState | None = None) -> tuple[Tensor, PooledState]:
         """Return scores ``(B, K)`` for a stream up to ``x_t (B, ...)``, and the new state."""
-        v, recent = self._encode(x_t[:, None]), None  # (B, 1, I)
+        v = self._encode(x_t[:, None])  # (B, 1, I)
+        recent: Tensor | None = None
         h, hidden = self.recurrent.step(v[:, 0], None if state is None else state.hidden)
         if self.convolutions is not None:
             before = v[:, :0] if state is None or state.recent is None else state.recent

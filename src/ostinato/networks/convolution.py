@@ -67,10 +67,11 @@ class Convolutions(nn.Module):
         self.norms = nn.ModuleList()
         for k in kernels:
             # A causal layer is padded on both sides, and its last steps are cut off.
-            options = [
-                {"padding": d * (k - 1 if causal else k // 2), "dilation": d} for d in dilations
+            half = k - 1 if causal else k // 2
+            parts = [
+                nn.Conv1d(input_size, share, k, padding=d * half, dilation=d, bias=False)
+                for d in dilations
             ]
-            parts = [nn.Conv1d(input_size, share, k, bias=False, **each) for each in options]
             self.layers.append(nn.ModuleList(parts))
             self.norms.append(StepNorm(self.output_size))
             input_size = self.output_size
@@ -83,6 +84,7 @@ class Convolutions(nn.Module):
         counts = None if lengths is None else running(x, lengths)
         h = zero_padding(x, lengths).transpose(1, 2)  # (B, I, T)
         for parts, norm in zip(self.layers, self.norms, strict=True):
+            assert isinstance(parts, nn.ModuleList)
             h = norm(torch.cat([part(h)[..., :T] for part in parts], dim=1), counts).relu()
         return h.transpose(1, 2)
 

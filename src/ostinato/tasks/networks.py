@@ -217,10 +217,11 @@ def encoder_network(
     encoder, recurrent layers and output layer, and of ``convolutions`` beside the recurrent layers.
     """
     encode, features = encoder(inputs, settings)
-    width, more = how.hidden_size * (2 if settings.bidirectional else 1), dict[str, Any]()
+    width = how.hidden_size * (2 if settings.bidirectional else 1)
+    more: dict[str, Any] = {}
     if convolutions:
         beside = Convolutions(features, how.hidden_size, causal=not settings.bidirectional)
-        width, more = width + beside.output_size, {"convolutions": beside}
+        width, more["convolutions"] = width + beside.output_size, beside
     output = head(width, how.dropout)
     if not settings.recurrent or (pooled and inputs.kind == "image" and inputs.form == "whole"):
         sizes = [width] * (how.num_layers + 1)
