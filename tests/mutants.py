@@ -491,17 +491,9 @@ inputs: dropped words lose their letters too
 - spellings = torch.cat(state.h.unbind(0), dim=-1)
 + spellings = torch.cat(state.h.unbind(0), dim=-1) * (not self.training)
 
-inputs WordEncoder: affixes are left out and not made up for
+inputs: affixes are left out and not made up for
 - .sum(1) / kept
 + .sum(1)
-
-inputs LinearScores: the neighbours are taken in the wrong order
-- own[:, i : i + T, i]
-+ own[:, i : i + T, -1 - i]
-
-inputs LinearScores: padding counts as a word
-- own = torch.where(counts[..., None], own, self.outside)
-+ own = own
 
 inputs: a word is spelled by another
 - F.embedding(x.spelled, spellings)

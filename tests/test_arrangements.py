@@ -52,22 +52,6 @@ def test_an_output_for_every_step(bidirectional, lengths):
     assert_same([net.hidden(x, lengths=lengths)[0]], [h])
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["even", "ragged"])
-@KIND
-def test_direct_scores_are_added_to_those_of_the_hidden_states(kind, lengths):
-    direct = nn.Linear(I, K).double()
-    direct.forward = lambda x, lengths: x @ direct.weight.T
-    net, plain, x = network(kind, direct=direct), network(kind), sequences()
-    net.recurrent, net.output = plain.recurrent, plain.output
-    y, plainly = net(x, lengths=lengths)[0], plain(x, lengths=lengths)[0]
-    within = torch.arange(T) < torch.tensor(lengths or [T] * B)[:, None]
-    assert_same([y[within]], [(plainly + x @ direct.weight.T)[within]])
-    targets = targets_of(kind, B, T)
-    expected = looped(net, x, targets, lengths, range)
-    loss, parameters = net.loss(x, targets, lengths=lengths)[0], list(net.parameters())
-    assert_same(with_gradients(loss, parameters), with_gradients(expected, parameters))
-
-
 @pytest.mark.parametrize("cell", [RNN, LSTM, GRU])
 def test_steps_of_a_stream_are_the_whole(cell):
     net, x = network(cell=cell), sequences()

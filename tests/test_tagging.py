@@ -40,20 +40,6 @@ def test_a_word_is_tagged_by_its_neighbours(crf):
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
 
 
-def test_a_label_in_one_direction_knows_nothing_of_later_words():
-    model = SequenceTagger(crf=False, bidirectional=False, **QUICK).fit(*sentences())
-    assert all(p.any() for p in model.network_.direct.parameters()), "it has learned"
-    X, _ = sentences(5, seed=1)
-    for words in X:
-        (whole,) = model.predict_proba([words])
-        for n in range(1, len(words)):
-            (part,) = model.predict_proba([words[:n]])
-            np.testing.assert_allclose(part, whole[:n], rtol=1e-6)
-    both = SequenceTagger(crf=False, **QUICK).fit(*sentences())
-    whole, part = (both.predict_proba([words])[0][0] for words in (["to", "run"], ["to"]))
-    assert abs(whole - part).max() > 1e-6
-
-
 def frames(T, seed=0):
     """One long series whose label changes now and then, with noisy measurements."""
     random = np.random.default_rng(seed)
@@ -137,19 +123,6 @@ def test_a_name_is_known_by_its_capital_and_its_end():
 
     model = SequenceTagger(spelling_size=0, hidden_size=16, epochs=8).fit(*of(300))
     assert model.evaluate(*of(200))["entity_f1"] > 0.95
-
-
-def test_a_word_is_taken_for_unknown_the_more_often_the_rarer_it_is(tmp_path):
-    X, y = [["a", "b", "A"], ["b", "c", "a"]] * 10, [["X", "Y", "X"], ["Y", "X", "Y"]] * 10
-    more = {"min_count": 1, "validation_fraction": 0, "rare_dropout": 3}
-    SequenceTagger(**QUICK, **more).fit(X, y).save(tmp_path / "model")
-    network = load(tmp_path / "model").network_
-    for part in (network.encode, network.direct):  # "a" comes 30 times, "b" 20, "c" 10
-        np.testing.assert_allclose(part.drop.words, [1, 3 / 33, 3 / 23, 3 / 13], rtol=1e-6)
-    alike = SequenceTagger(**QUICK, **{**more, "rare_dropout": 0}, word_dropout=0.2).fit(X, y)
-    assert alike.network_.direct.drop.words == 0.2
-    with pytest.raises(OstinatoError, match="rare_dropout=-1; expected a number, 0 for none"):
-        SequenceTagger(rare_dropout=-1).fit(X, y)
 
 
 # Mistakes.

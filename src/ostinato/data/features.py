@@ -88,11 +88,10 @@ class Lexicon:
         characters: in the order of their numbers, from 1.
         lowercase: whether words are looked up without regard to case. Their spelling keeps it.
         affixes: prefixes, suffixes and shapes, in the order of their numbers, from 1.
-        counts: how often each of the words occurs in the training data.
 
     >>> lexicon = Lexicon.learn([["To", "be"], ["to", "do"]], lowercase=True, min_count=2)
     >>> lexicon
-    Lexicon(words=['to'], characters='Tbdeot', lowercase=True, affixes=[], counts=[2])
+    Lexicon(words=['to'], characters='Tbdeot', lowercase=True, affixes=[])
     >>> rows, table = lexicon.encode([["TO", "bed"], ["TO"]])
     >>> [row.tolist() for row in rows], table.ids.tolist(), table.spellings[1].tolist()
     ([[0, 1], [0]], [1, 0], [2, 4, 3])
@@ -102,11 +101,8 @@ class Lexicon:
     characters: str
     lowercase: bool
     affixes: Sequence[str] = ()
-    counts: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        if len(self.counts) not in (0, len(self.words)):
-            raise OstinatoError(f"Lexicon: {len(self.counts)} counts of {len(self.words)} words.")
         self._id_of = {word: i for i, word in enumerate(self.words, start=1)}
         self._character_of = {character: i for i, character in enumerate(self.characters, start=1)}
         self._affix_of = {affix: i for i, affix in enumerate(self.affixes, start=1)}
@@ -134,7 +130,7 @@ class Lexicon:
         characters = "".join(sorted({c for form in forms for c in form}))
         ends = Counter(each for form in forms if affixes for each in affixes_of(form) if each)
         common = sorted(end for end, count in ends.items() if count > 1)
-        return cls(known, characters, lowercase, common, [counts[word] for word in known])
+        return cls(known, characters, lowercase, common)
 
     def encode(
         self, sentences: Iterable[Sequence[str]]

@@ -84,8 +84,6 @@ class ManyToMany(_Network):
         output: maps hidden states to scores.
         dropout: probability of zeroing a feature of the encoded input while training; the mask
             stays the same over time.
-        direct: scores ``(B, T, K)`` of the input by itself, ``direct(x, lengths)``, that are added
-            to those of the hidden states; such as `LinearScores`; not for `step`.
 
     Example:
         >>> network = ManyToMany(nn.Embedding(5, 8), LSTM(8, 16, batch_first=True), Output(16, 5))
@@ -95,27 +93,6 @@ class ManyToMany(_Network):
         >>> y.shape, loss.shape
         (torch.Size([2, 7, 5]), torch.Size([]))
     """
-
-    def __init__(
-        self,
-        encode: nn.Module,
-        recurrent: Recurrent,
-        output: Output,
-        dropout: float = 0.0,
-        direct: nn.Module | None = None,
-    ) -> None:
-        super().__init__(encode, recurrent, output, dropout)
-        self.direct = direct
-
-    def hidden(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
-        """Return what the output takes of every step, ``(B, T, H)``, and the state after the last.
-
-        They are the hidden states, followed by direct scores, if there are any.
-        """
-        h, state = super().hidden(x, state, lengths=lengths)
-        if self.direct is not None:
-            h = torch.cat([h, self.direct(x, lengths)], dim=-1)
-        return h, state
 
     def forward(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return scores ``(B, T, K)`` and the state after the last step."""

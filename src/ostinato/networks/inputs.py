@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.networks.functional import Lengths, running
 from ostinato.recurrence.dropin import LSTM
 
 
@@ -52,30 +51,6 @@ class Words(NamedTuple):
         return Words(self.ids[:rows, :steps], spelled, *parts)
 
 
-class _FeatureDropout(nn.Module):
-    """Takes words for unknown, and leaves out affixes and shapes, while training.
-
-    ``words`` is the probability of any word, or of each ``(words,)``.
-    """
-
-    words: float | Tensor
-
-    def __init__(self, words: float | Tensor, affixes: float) -> None:
-        super().__init__()
-        if isinstance(words, Tensor):
-            self.register_buffer("words", words, persistent=False)
-        else:
-            self.words = words
-        self.affixes = affixes
-
-    def forward(self, x: Words) -> tuple[Tensor, Tensor, float]:
-        """Return the words and affixes, 0 in place of some, and the share of affixes that stays."""
-        if not self.training:
-            return x.ids, x.affixes, 1.0
-        shares = self.words[x.ids] if isinstance(self.words, Tensor) else self.words
-        return _thinned(x.ids, shares), _thinned(x.affixes, self.affixes), 1 - self.affixes
-
-
 class WordEncoder(nn.Module):
     """Word vectors: an embedding of each word, encodings of its characters and of its affixes.
 
@@ -89,8 +64,7 @@ class WordEncoder(nn.Module):
         affixes: number of known affixes and shapes.
         affix_width: features of the sum of their embeddings.
         word_dropout: probability of replacing a word by the unknown one while training, so that the
-            network learns to use the rest; or that of each word, ``(words,)``.
-        affix_dropout: probability of leaving out an affix or a shape while training.
+            network learns to use the rest; and of leaving out an affix or a shape.
 
     Example:
         >>> encode = WordEncoder(words=10, width=6, characters=5, spelling_width=4)
@@ -108,14 +82,13 @@ class WordEncoder(nn.Module):
         width: int,
         characters: int,
         spelling_width: int = 0,
-        word_dropout: float | Tensor = 0.0,
+        word_dropout: float = 0.0,
         affixes: int = 0,
         affix_width: int = 0,
-        affix_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.output_size = width + spelling_width + (affix_width if affixes else 0)
-        self.drop = _FeatureDropout(word_dropout, affix_dropout)
+        self.word_dropout = word_dropout
         self.words = _embedding(words, width)
         self.characters: nn.Embedding | None = None
         if spelling_width % 2:
@@ -132,78 +105,22 @@ class WordEncoder(nn.Module):
 
     def forward(self, x: Words) -> Tensor:
         """Return vectors ``(B, T, width + spelling_width + affix_width)``."""
-        ids, affixes, kept = self.drop(x)
-        vectors: list[Tensor] = [self.words(ids)]
+        vectors: list[Tensor] = [self.words(self._thinned(x.ids))]
         if self.characters is not None:
             _, state = self.spelling(x.characters, lengths=x.sizes, table=self.characters.weight)
             spellings = torch.cat(state.h.unbind(0), dim=-1)  # (F, spelling_width)
             vectors.append(F.embedding(x.spelled, spellings))
         if self.affixes is not None:
-            sums = self.affixes(affixes).sum(1) / kept  # (F, affix_width)
+            kept = 1 - self.word_dropout * self.training
+            sums = self.affixes(self._thinned(x.affixes)).sum(1) / kept  # (F, affix_width)
             vectors.append(F.embedding(x.spelled, sums))
         return torch.cat(vectors, dim=-1)
 
-
-class LinearScores(nn.Module):
-    """Scores of labels by the features of a word and of its neighbours, with nothing in between.
-
-    The scores of step t are a sum over the words around it, and over the features of each: the word
-    itself, its affixes and its shapes. Each feature has a weight for each label and each distance;
-    so has the outside of the sequence. This is the linear part of a conditional random field with
-    features made by hand; beside a recurrent network it is the wide part of Cheng et al. 2016,
-    "Wide & deep learning". All weights start at zero.
-
-    Args:
-        words: number of known words, including the unknown one, number 0.
-        affixes: number of known affixes and shapes.
-        labels: number of labels, ``K``.
-        before: neighbours before a word that count.
-        after: neighbours after it.
-        word_dropout: as in `WordEncoder`.
-        affix_dropout: likewise.
-
-    Example:
-        >>> scores = LinearScores(words=10, affixes=0, labels=3)
-        >>> words = Words(
-        ...     torch.tensor([[1, 0, 2]]), torch.tensor([[0, 1, 1]]),
-        ...     torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]), torch.zeros(2, 0).int(),
-        ... )
-        >>> scores(words).shape
-        torch.Size([1, 3, 3])
-    """
-
-    def __init__(
-        self,
-        words: int,
-        affixes: int,
-        labels: int,
-        before: int = 2,
-        after: int = 2,
-        word_dropout: float | Tensor = 0.0,
-        affix_dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.before, self.after = before, after
-        self.drop = _FeatureDropout(word_dropout, affix_dropout)
-        offsets = before + 1 + after
-        self.words = nn.Embedding(words, offsets * labels)
-        self.affixes = nn.Embedding(affixes + 1, offsets * labels, padding_idx=0)
-        self.outside = nn.Parameter(torch.zeros(offsets, labels))
-        nn.init.zeros_(self.words.weight)
-        nn.init.zeros_(self.affixes.weight)
-
-    def forward(self, x: Words, lengths: Lengths = None) -> Tensor:
-        """Return scores ``(B, T, K)``; zeros in padding."""
-        ids, affixes, kept = self.drop(x)
-        sums = self.affixes(affixes).sum(1) / kept  # (F, offsets * K)
-        own = self.words(ids) + F.embedding(x.spelled, sums)
-        own = own.unflatten(-1, self.outside.shape)  # (B, T, offsets, K)
-        counts, T = running(x, lengths)[..., None], x.shape[1]
-        own = torch.where(counts[..., None], own, self.outside)
-        edges = [self.outside.expand(len(own), n, -1, -1) for n in (self.before, self.after)]
-        own = torch.cat([edges[0], own, edges[1]], dim=1)
-        scores = torch.stack([own[:, i : i + T, i] for i in range(own.shape[2])]).sum(0)
-        return torch.where(counts, scores, 0.0)
+    def _thinned(self, ids: Tensor) -> Tensor:
+        """Return numbers, some of them taken for unknown while training."""
+        if not (self.training and self.word_dropout):
+            return ids
+        return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.word_dropout, 0)
 
 
 class Standardize(nn.Module):
@@ -226,13 +143,6 @@ class Standardize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardize ``x (..., I)`` of any number type; the result has the statistics' type."""
         return (x - self.mean) / self.scale
-
-
-def _thinned(ids: Tensor, share: float | Tensor) -> Tensor:
-    """Return numbers, a share of them, at random, replaced by 0, the unknown."""
-    if not isinstance(share, Tensor) and not share:
-        return ids
-    return ids.masked_fill(torch.rand(ids.shape, device=ids.device) < share, 0)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:

@@ -46,13 +46,9 @@ class Output(nn.Module):
         self.linear = nn.Linear(hidden_size, size)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return scores ``(..., K)`` of hidden states ``(..., H)``; see `predict`.
-
-        Hidden states ``(..., H + K)`` end in further scores, which are added.
-        """
-        H = self.linear.in_features
-        y: Tensor = self.linear(drop(h[..., :H], self.dropout, self.training))
-        return y if h.shape[-1] == H else y + h[..., H:]
+        """Return scores ``(..., K)`` of hidden states ``(..., H)``; see `predict`."""
+        y: Tensor = self.linear(drop(h, self.dropout, self.training))
+        return y
 
     def predict(self, y: Tensor, lengths: Lengths = None) -> Tensor:
         """Return probabilities, or numbers, ``(..., K)`` for scores ``(..., K)``.

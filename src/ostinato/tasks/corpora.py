@@ -56,7 +56,6 @@ class CorpusEstimator(
             self, "affix_size", lambda n: 0 <= n < 2**24, "a number of features, 0 for none"
         )
         check_shares(self, "word_dropout")
-        check_value(self, "rare_dropout", lambda n: 0 <= n < 2**24, "a number, 0 for none")
 
     def _learn_targets(self, training: Corpus) -> TargetsT:
         """Return what there is to predict, such as the classes."""

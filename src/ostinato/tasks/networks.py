@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ostinato.data.features import Lexicon
 from ostinato.data.inputs import Inputs
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import (
@@ -76,8 +75,6 @@ class EncoderSettings:
         affix_size: features of a word's prefixes, suffixes and shape (capitals, digits, marks); 0
             for none.
         word_dropout: share of words, and of affixes and shapes, taken for unknown while training.
-        rare_dropout: if above zero, words are taken for unknown by how rare they are instead: one
-            that occurs n times with probability rare_dropout / (rare_dropout + n).
     """
 
     bidirectional: bool = True
@@ -86,7 +83,6 @@ class EncoderSettings:
     spelling_size: int = 64
     affix_size: int = 0
     word_dropout: float = 0.3
-    rare_dropout: float = 0.0
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -171,19 +167,6 @@ def pooled_network(
     )
 
 
-def dropout_of_words(lexicon: Lexicon, settings: EncoderSettings) -> float | Tensor:
-    """Return the probability of taking a word for unknown while training, or that of each word.
-
-    By the counts of words as in Kiperwasser and Goldberg 2016, "Simple and accurate dependency
-    parsing using bidirectional LSTM feature representations": what is seen of unknown words is then
-    what rare words are like.
-    """
-    if not settings.rare_dropout:
-        return settings.word_dropout
-    counts = torch.tensor([0, *lexicon.counts])
-    return (settings.rare_dropout / (settings.rare_dropout + counts)).float()
-
-
 def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | Standardize, int]:
     """Return the module that makes vectors of inputs, and their size."""
     if inputs.lexicon is not None:
@@ -192,10 +175,9 @@ def encoder(inputs: Inputs, settings: EncoderSettings) -> tuple[WordEncoder | St
             settings.embedding_size,
             len(inputs.lexicon.characters) + 1,
             settings.spelling_size,
-            dropout_of_words(inputs.lexicon, settings),
+            settings.word_dropout,
             len(inputs.lexicon.affixes),
             settings.affix_size,
-            settings.word_dropout,
         )
         return words, words.output_size
     return Standardize(torch.tensor(inputs.mean), torch.tensor(inputs.scale)), inputs.features

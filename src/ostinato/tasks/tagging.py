@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -18,14 +17,10 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
 from ostinato.errors import DataError
 from ostinato.networks.arrangements import ManyToMany, OneToOne
-from ostinato.networks.inputs import LinearScores
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
-from ostinato.tasks.networks import check_sizes, dropout_of_words, encoder_network
+from ostinato.tasks.networks import check_sizes, encoder_network
 from ostinato.tasks.targets import StepLabels, f1
-
-NEIGHBOURS = 2
-"""Words on each side whose features score a label linearly."""
 
 FEW = 10
 """Sequences below which validation data are the ends of sequences, not whole ones."""
@@ -40,8 +35,6 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     Args:
         crf: whether labels are scored jointly, by which follows which (a conditional random field);
             if not given, where they are of entities, such as B-PERSON, I-PERSON, O.
-        linear: whether a label's score has a linear part, too: of the word, its affixes and its
-            shape, and of those of two neighbours on each side.
         window: steps of measurements in a training example; longer series are cut, each time at
             other places.
 
@@ -58,8 +51,6 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
     crf: bool | None = None
     window: int = 200
     affix_size: int = 64
-    linear: bool = True
-    rare_dropout: float = 0.25
 
     TARGETS = StepLabels
     BY_STEP = True
@@ -78,13 +69,7 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
 
     def _build(self, inputs: Inputs, targets: StepLabels) -> ManyToMany | OneToOne:
         how = self.architecture(self.resolved_)
-        make: Callable[..., ManyToMany] = ManyToMany
-        if self.linear and inputs.lexicon is not None:
-            known, after = inputs.lexicon, NEIGHBOURS if self.bidirectional else 0
-            sizes = len(known.words) + 1, len(known.affixes), len(targets.names)
-            shares = dropout_of_words(known, self), self.word_dropout
-            make = partial(ManyToMany, direct=LinearScores(*sizes, NEIGHBOURS, after, *shares))
-        return encoder_network(inputs, targets.head, how, self, make, pooled=False)
+        return encoder_network(inputs, targets.head, how, self, ManyToMany, pooled=False)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Hold out whole sequences, or, where there are few, the end of each."""
