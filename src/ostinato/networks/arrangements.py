@@ -63,7 +63,8 @@ class _Network(nn.Module):
         x = zero_padding(x, lengths)  # padding must not reach the encoder either
         whole = (self.training and self.dropout > 0) or self.convolutions is not None
         if not whole and _is_plain_lookup(self.encode) and x.dim() == 2:
-            return self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
+            h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
+            return h, state
         v = self._encode(x)
         h, state = self.recurrent(v, state, lengths=lengths)
         if self.convolutions is not None:

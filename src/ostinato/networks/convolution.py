@@ -82,7 +82,7 @@ class Convolutions(nn.Module):
         if T == 0:
             return x.new_zeros(B, T, self.output_size)
         counts = None if lengths is None else running(x, lengths)
-        h = zero_padding(x, lengths).transpose(1, 2)  # (B, I, T)
+        h: Tensor = zero_padding(x, lengths).transpose(1, 2)  # (B, I, T)
         for parts, norm in zip(self.layers, self.norms, strict=True):
             assert isinstance(parts, nn.ModuleList)
             h = norm(torch.cat([part(h)[..., :T] for part in parts], dim=1), counts).relu()

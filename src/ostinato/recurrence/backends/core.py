@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ostinato import _core as core
-    from ostinato._core import Stream as CoreStream
+    from ostinato import _core
+
+    core = _core
+    CoreStream = _core.Stream
 elif find_spec("ostinato._core") is None:
     core, CoreStream = None, object
 else:
