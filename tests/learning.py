@@ -117,6 +117,7 @@ def trainer(
             metrics=lambda net, batch, state: ({"loss": validate()}, None),
             count=lambda batch: 1,
             summarize=lambda means: means,
+            items=lambda means, count: count,
             judge="loss",
             flawless=None,
             units=lambda loss: {},
