@@ -207,7 +207,6 @@ def test_a_forecast_is_a_frame_with_times_and_cutoffs():
     assert found["ds"].dt.strftime("%Y-%m").tolist() == [
         "2020-04", "2020-05", "2020-06", "2020-08", "2020-09", "2020-10",
     ]  # fmt: skip
-    assert forecast.times() == found["ds"].dt.strftime("%Y-%m").tolist()
     assert found["cutoff"].dt.strftime("%Y-%m").tolist() == ["2020-03"] * 3 + ["2020-07"] * 3
     np.testing.assert_array_equal(found["0.5"], found["median"])
     np.testing.assert_array_equal(found["0.1"], forecast.quantiles([0.1])[..., 0].ravel())

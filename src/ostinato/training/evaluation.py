@@ -140,6 +140,10 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+SAMPLE_ROWS = 32
+"""Rows of a `Sample` that a task draws, at most."""
+
+
 class Sample(NamedTuple):
     """Encoded data for inspecting a network.
 

@@ -295,10 +295,6 @@ class Forecast:
         quantiles = self.quantiles(levels).reshape(N * A, len(levels))
         return frame.join(pd.DataFrame(quantiles, columns=[f"{level:g}" for level in levels]))
 
-    def times(self) -> list[str]:
-        """Return the time of each row of `to_frame` as text."""
-        return self.panel.grid.format(self.to_frame()["ds"].to_numpy())
-
     # Evaluation
 
     def _pasts(self) -> list[Array]:
