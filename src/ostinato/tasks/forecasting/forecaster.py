@@ -345,6 +345,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         steps, centered = sum(held_out), self.network_.distribution.centered
         some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
         past = training_cutoffs(panel, [0] * len(panel), some.horizon, self.resolved("season"))
+        past = [now for now in past if 2 * now.length >= len(panel.series[now.series].values)]
         past = past[:: -(-len(past) // MAX_CALIBRATION)]
         blend, scores = fit_blend(some, past, context, self._seasons, steps)
         if not centered:
