@@ -29,7 +29,7 @@ SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
 FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
 """Prediction intervals of pictures: the level where each begins, and its shade."""
 
-PRIOR_BLOCKS = 1.0
+PRIOR_HORIZONS = 1.0
 """So many horizons of held-out steps count for half in the weight of a rule."""
 
 MAX_DRAWN = 6
@@ -443,8 +443,10 @@ def fit_blend(
 ) -> tuple[Blend, dict[str, float]]:
     """Find the best simple rule, and its weight beside the network on held-out steps.
 
-    The fewer steps were held out, the more the weight that is best on them is drawn towards that of
-    weights inverse to squared errors (Bates and Granger 1969), which varies less.
+    Held-out steps have chosen among the network's weights, and flatter it: a blend counts for how
+    much it is better than the rule alone, less a standard error of that, over blocks of windows. And
+    the fewer steps were held out, the more the weight is drawn towards that of weights inverse to
+    squared errors (Bates and Granger 1969), which varies less.
 
     Also returns the MASE of each rule, and of the network, on these steps, by name.
 
@@ -468,14 +470,28 @@ def fit_blend(
     median = forecast.median
     toward = np.nan_to_num(forecast.by_rule(best, context) - median)
     weights = np.linspace(0, 1, 21)
-    errors = np.array([forecast.mase(median + w * toward) for w in weights])
-    network, rule = errors[[0, -1]] ** 2
-    prior = network / (network + rule) if 0 < network < np.inf else 0.0
-    blocks = steps / (PRIOR_BLOCKS * forecast.horizon)
-    weight = (blocks * weights[errors.argmin()] + prior) / (blocks + 1)
+    moved = median + weights[:, None, None] * toward  # (weights, N, A)
+    error = np.abs(forecast.observed() - moved) / forecast.naive_errors()
+    blocks: dict[tuple[int, int], list[int]] = {}
+    for n in np.flatnonzero(np.isfinite(error).any((0, 2))):
+        series, length = forecast.cutoffs[n]
+        blocks.setdefault((series, length // forecast.horizon), []).append(int(n))
+    means = [np.nanmean(error[:, rows], (1, 2)) for rows in blocks.values()]
+    weight = _weight(weights, np.array(means), steps / forecast.horizon) if means else 0.0
     scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
     scores["network"] = forecast.mase(median)
-    return best._replace(weight=round(float(weight), 3)), scores
+    return best._replace(weight=round(weight, 3)), scores
+
+
+def _weight(weights: Array, errors: Array, horizons: float) -> float:
+    """Return a rule's weight, by ``errors (blocks, weights)`` of blends; the last is the rule's."""
+    network, *_, rule = errors.mean(0) ** 2
+    gain, unsure = errors[:, -1:] - errors, 0.0
+    if len(errors) > 1:
+        unsure = gain.std(0, ddof=1) / np.sqrt(len(errors))
+    best = weights[(gain.mean(0) - unsure).argmax()]
+    prior = network / (network + rule) if network else 0.0
+    return float((horizons * best + PRIOR_HORIZONS * prior) / (horizons + PRIOR_HORIZONS))
 
 
 def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:
