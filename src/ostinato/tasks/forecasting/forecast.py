@@ -443,9 +443,9 @@ def fit_blend(
 ) -> tuple[Blend, dict[str, float]]:
     """Find the best simple rule, and its weight beside the network on held-out steps.
 
-    Held-out steps have chosen among the network's weights, and flatter it: a blend counts for how
-    much it is better than the rule alone, less a standard error of that, over blocks of windows. And
-    the fewer steps were held out, the more the weight is drawn towards that of weights inverse to
+    Held-out steps have chosen the network's weights, and flatter it: a blend counts for how much it
+    is better than the rule alone, less a standard error of that, over blocks of windows. And the
+    fewer steps were held out, the more the weight is drawn towards that of weights inverse to
     squared errors (Bates and Granger 1969), which varies less.
 
     Also returns the MASE of each rule, and of the network, on these steps, by name.
