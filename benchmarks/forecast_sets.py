@@ -149,9 +149,7 @@ class Division(NamedTuple):
             "MASE": _mean(np.abs(y - median) / scale),
             "sMAPE": _mean(200 * np.abs(y - median) / np.where(size > 0, size, 1.0)),
             "CRPS": _mean(2 * pinball.mean(-1) / scale),
-            "coverage": _mean(
-                np.where(np.isnan(y + low), np.nan, 100.0 * (low <= y) * (y <= high))
-            ),
+            "coverage": 100 * _mean(np.where(np.isnan(y + low), np.nan, (low <= y) & (y <= high))),
         }
 
     def by_rule(self, rule: Blend) -> Array:
