@@ -472,24 +472,29 @@ def fit_blend(
     weights = np.linspace(0, 1, 21)
     moved = median + weights[:, None, None] * toward  # (weights, N, A)
     error = np.abs(forecast.observed() - moved) / forecast.naive_errors()
-    blocks: dict[tuple[int, int], list[int]] = {}
-    for n in np.flatnonzero(np.isfinite(error).any((0, 2))):
-        series, length = forecast.cutoffs[n]
-        blocks.setdefault((series, length // forecast.horizon), []).append(int(n))
-    means = [np.nanmean(error[:, rows], (1, 2)) for rows in blocks.values()]
-    weight = _weight(weights, np.array(means), steps / forecast.horizon) if means else 0.0
+    good = np.isfinite(error).any((0, 2))
+    blocks = np.array([(i, length // forecast.horizon) for i, length in forecast.cutoffs])[good]
+    errors = np.nanmean(error[:, good], 2)
+    weight = _weight(weights, errors, blocks, steps / forecast.horizon) if good.any() else 0.0
     scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
     scores["network"] = forecast.mase(median)
     return best._replace(weight=round(weight, 3)), scores
 
 
-def _weight(weights: Array, errors: Array, horizons: float) -> float:
-    """Return a rule's weight, by ``errors (blocks, weights)`` of blends; the last is the rule's."""
-    network, *_, rule = errors.mean(0) ** 2
-    gain, unsure = errors[:, -1:] - errors, 0.0
-    if len(errors) > 1:
-        unsure = gain.std(0, ddof=1) / np.sqrt(len(errors))
-    best = weights[(gain.mean(0) - unsure).argmax()]
+def _weight(weights: Array, errors: Array, blocks: NDArray[np.int64], horizons: float) -> float:
+    """Return a rule's weight, by errors of blends, ``(weights, windows)``; the last is the rule's.
+
+    Windows of one block, by ``blocks (windows, 2)``, err alike, others independently.
+    """
+    network, *_, rule = errors.mean(1) ** 2
+    gain = errors[-1] - errors
+    mean, unsure = gain.mean(1), np.zeros(len(weights))
+    _, block = np.unique(blocks, axis=0, return_inverse=True)
+    B = block.max() + 1
+    if B > 1:
+        sums = np.stack([np.bincount(block, row) for row in gain - mean[:, None]])
+        unsure = np.sqrt(B / (B - 1) * (sums**2).sum(1)) / len(block)
+    best = weights[(mean - unsure).argmax()]
     prior = network / (network + rule) if network else 0.0
     return float((horizons * best + PRIOR_HORIZONS * prior) / (horizons + PRIOR_HORIZONS))
 
