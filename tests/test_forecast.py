@@ -122,8 +122,8 @@ NAN = np.nan
         (Blend("seasonal drift", 2), [1.0, 2, 4, 6], [7.5, 9.5, 11]),  # 3 and 4 more in a season
         (Blend("seasonal drift", 2), [1.0, 2, 4, NAN], [7, 5, 10]),
         (Blend("seasonal drift", 2), [1.0, NAN], [1, 1, 1]),
-        (Blend("mean"), [1.0, 2, NAN, 6], [3, 3, 3]),
-        (Blend("mean"), [NAN, NAN], [NAN, NAN, NAN]),
+        (Blend("median"), [1.0, 2, NAN, 6], [2, 2, 2]),
+        (Blend("median"), [NAN, NAN], [NAN, NAN, NAN]),
     ],
 )
 def test_simple_rules_are_their_definitions(blend, past, expected):
@@ -146,8 +146,8 @@ def noise_forecast(network, N=300, A=2, seed=0):
 def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_by_both_errors():
     perfect = noise_forecast(lambda future, noise: future)
     blend, scores = fit_blend(perfect, perfect.cutoffs, 4000, [7], 10_000)
-    assert blend.rule == "mean" and blend.weight == 0 and scores["network"] == 0
-    assert scores["mean"] < scores["naive"] and scores["mean"] < scores["drift"]
+    assert blend.rule == "median" and blend.weight == 0 and scores["network"] == 0
+    assert scores["median"] < scores["naive"] and scores["median"] < scores["drift"]
     useless = noise_forecast(lambda future, noise: noise)
     blend, scores = fit_blend(useless, useless.cutoffs, 4000, [7], 10_000)
     assert blend.weight > 0.95
@@ -159,7 +159,7 @@ def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_by_both_errors():
     weights = [
         fit_blend(useless, useless.cutoffs, 4000, [], steps)[0].weight for steps in (0, 2, 8, 200)
     ]
-    squared = scores["network"] ** 2, scores["mean"] ** 2
+    squared = scores["network"] ** 2, scores["median"] ** 2
     assert weights[0] == pytest.approx(squared[0] / sum(squared), abs=0.001)
     assert (np.diff(weights) > 0).all()
 

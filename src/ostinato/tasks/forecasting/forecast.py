@@ -36,7 +36,7 @@ MAX_DRAWN = 6
 """Series of a picture, at most."""
 
 
-Rule = Literal["naive", "seasonal naive", "drift", "seasonal drift", "mean"]
+Rule = Literal["naive", "seasonal naive", "drift", "seasonal drift", "median"]
 
 
 class Calibration(NamedTuple):
@@ -73,7 +73,7 @@ class Blend(NamedTuple):
     Attributes:
         rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
             the first and the last; seasonal drift, the value of a season ago and, for each season
-            ahead, the mean change in a season; or mean.
+            ahead, the mean change in a season; or median, of all.
         season: steps of the season.
         weight: of the rule, from 0, the network alone, to 1.
     """
@@ -89,8 +89,8 @@ class Blend(NamedTuple):
     def predict(self, past: Array, horizon: int) -> Array:
         """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
         seen = np.flatnonzero(~np.isnan(past))
-        if self.rule == "mean" and len(seen):
-            return np.full(horizon, past[seen].mean())
+        if self.rule == "median" and len(seen):
+            return np.full(horizon, np.median(past[seen]))
         m = self.season if self.rule.startswith("seasonal") else 1
         found = seasonal_naive(past, horizon, m)
         changes = past[m:] - past[:-m]
@@ -459,7 +459,7 @@ def fit_blend(
     """
     nothing = SamplePaths(np.zeros((len(past), 1, forecast.horizon)))
     whole = replace(forecast, cutoffs=past, predictive=nothing)
-    rules = [Blend(rule) for rule in ("naive", "drift", "mean")]
+    rules = [Blend(rule) for rule in ("naive", "drift", "median")]
     rules += [
         Blend(rule, season)
         for rule in ("seasonal naive", "seasonal drift")
