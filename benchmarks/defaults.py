@@ -1,27 +1,32 @@
 """What the defaults reach on many sets, beside simple methods with a search of their settings.
 
     python benchmarks/defaults.py [SET ...] [--data FOLDER] [--seeds 5] [--only ours] [--list]
+        [--python PYTHON] [--summary]
 
 Ours are trained with defaults alone, each seed anew. The others are searched by cross-validation on
 the same training data: logistic regression and naive Bayes on tf-idf of words and pairs of words;
-MiniRocket, where aeon is installed. A set whose data are missing is left out with a line. Results
-go to benchmarks/results/defaults.json, a set at a time.
+MiniRocket, where aeon is installed. Forecasts are beside those of simple rules, and of methods of
+statsforecast and mlforecast, if PYTHON is that of an environment that has them. A set whose data
+are missing is left out with a line. Results go to benchmarks/results/defaults.json, a set at a
+time; at the end of all sets in it comes a summary.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from accuracy import DATA, Missing, there
+from forecast_sets import LEVELS, SERIES_SETS, Division, by_peer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -29,12 +34,13 @@ from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import make_pipeline
 
 import ostinato
+from ostinato.tasks.forecasting.forecast import Blend
 
 RESULTS = Path(__file__).parent / "results" / "defaults.json"
 
 
 class Split(NamedTuple):
-    """Training and test data, each inputs and targets; files where there are no targets."""
+    """Training and test data, each inputs and targets, if there are such; files or series."""
 
     training: tuple[Any, Any]
     test: tuple[Any, Any]
@@ -47,15 +53,17 @@ class Result(NamedTuple):
     training: float
     prediction: float
     notes: str = ""
+    more: Mapping[str, Sequence[float]] = {}
+    """Further figures by name, each by seed."""
 
 
 class Set(NamedTuple):
-    """A set of data: how it is read, our estimator, and the methods beside it."""
+    """A set of data: how it is read, how ours does, by seed, and the methods beside it."""
 
     kind: str
     read: Callable[[Path], Split]
-    ours: Callable[[int], Any]
-    others: dict[str, Callable[[Split], Result]]
+    ours: Callable[[Split, int], Result]
+    others: Mapping[str, Callable[[Split], Result]]
 
 
 def sentences(name: str, test: str | None = None) -> Callable[[Path], Split]:
@@ -139,9 +147,66 @@ def minirocket(split: Split) -> Result:
     )
 
 
-def classifier(seed: int) -> Any:
-    """Return our classifier of sequences."""
-    return ostinato.SequenceClassifier(seed=seed)
+def classifier(split: Split, seed: int) -> Result:
+    """Our classifier of sequences."""
+
+    def given(pair: tuple[Any, Any]) -> tuple[Any, ...]:
+        return pair if pair[1] is not None else pair[:1]
+
+    return timed(
+        lambda: ostinato.SequenceClassifier(seed=seed).fit(*given(split.training)),
+        lambda model: float(model.score(*given(split.test))),
+    )
+
+
+def divided(name: str) -> Callable[[Path], Split]:
+    """Series, divided in time."""
+
+    def read(data: Path) -> Split:
+        division = Division.of_set(SERIES_SETS[name], data)
+        return Split((division.known, None), (division, None))
+
+    return read
+
+
+def scored(division: Division, quantiles: Any, training: float, prediction: float) -> Result:
+    """What is said of forecasts."""
+    figures = division.scores(np.asarray(quantiles))
+    more = {name: [value] for name, value in figures.items() if name != "MASE"}
+    return Result([figures["MASE"]], training, prediction, "", more)
+
+
+def forecaster(split: Split, seed: int) -> Result:
+    """Our forecaster."""
+    division: Division = split.test[0]
+    of, start = division.of, time.perf_counter()
+    model = ostinato.Forecaster(horizon=of.horizon, seed=seed).fit(division.known)
+    middle = time.perf_counter()
+    found = model.historical_forecasts(division.whole, cutoffs=of.cutoffs).quantiles(LEVELS)
+    seconds = time.perf_counter() - middle
+    done = scored(division, found, middle - start, seconds)
+    return done._replace(notes=model.training_.get("summary", ""))
+
+
+def rule(name: Any, split: Split) -> Result:
+    """A simple rule; its intervals are of errors in the past."""
+    division: Division = split.test[0]
+    start = time.perf_counter()
+    found = division.by_rule(Blend(name, division.of.season))
+    return scored(division, found, 0.0, time.perf_counter() - start)
+
+
+def peer(name: str, split: Split) -> Result:
+    """A forecaster of another library."""
+    found = by_peer(name, split.test[0], Peers.python)
+    seconds = found["training_seconds"], found["forecasting_seconds"]
+    return scored(split.test[0], found["quantiles"], *seconds)
+
+
+class Peers:
+    """Where the other libraries are."""
+
+    python = sys.executable
 
 
 TEXT = {
@@ -151,6 +216,14 @@ TEXT = {
     "tf-idf, naive Bayes": tfidf(ComplementNB(), {"alpha": [0.03, 0.1, 0.3, 1.0]}),
 }
 SERIES = {"MiniRocket": minirocket}
+RULES = ("naive", "seasonal naive", "drift")
+FORECASTS: dict[str, Callable[[Split], Result]] = {
+    **{name: functools.partial(rule, name) for name in RULES},
+    **{
+        name: functools.partial(peer, name)
+        for name in ("AutoETS", "AutoTheta", "MSTL", "AutoARIMA", "boosted lags")
+    },
+}
 SETS = {
     "sst2": Set("sentences", sst2, classifier, TEXT),
     "trec": Set("sentences", sentences("TREC.train.all", "TREC.test.all"), classifier, TEXT),
@@ -162,27 +235,78 @@ SETS = {
         name.lower(): Set("series", series("uea", name), classifier, SERIES)
         for name in ("ArrowHead", "GunPoint", "ItalyPowerDemand", "OSULeaf")
     },
+    **{name: Set("forecasts", divided(name), forecaster, FORECASTS) for name in SERIES_SETS},
 }
 
 
 def ours(of: Set, split: Split, seeds: int) -> Result:
     """Train with defaults, by every seed."""
-
-    def given(pair: tuple[Any, Any]) -> tuple[Any, ...]:
-        return pair if pair[1] is not None else pair[:1]
-
-    found = [
-        timed(
-            lambda seed=seed: of.ours(seed).fit(*given(split.training)),
-            lambda model: float(model.score(*given(split.test))),
-        )
-        for seed in range(seeds)
-    ]
+    found = [of.ours(split, seed) for seed in range(seeds)]
     return Result(
         [value for one in found for value in one.values],
         statistics.median(one.training for one in found),
         statistics.median(one.prediction for one in found),
+        found[0].notes,
+        {name: [one.more[name][0] for one in found] for name in found[0].more},
     )
+
+
+def shown(kind: str, found: Result) -> str:
+    """Figures of a set in words; shares in per cent."""
+    factor, unit, digits = (1, "", 3) if kind == "forecasts" else (100, " %", 1)
+    words = f"{factor * statistics.mean(found.values):.{digits}f}{unit}"
+    if len(found.values) > 1:
+        low, high = (f"{factor * f(found.values):.{digits}f}" for f in (min, max))
+        words += f" ({low} to {high})"
+    for name, values in found.more.items():
+        words += f", {name} {statistics.mean(values):.2f}"
+    return words
+
+
+def summary(results: Mapping[str, Any]) -> list[str]:
+    r"""Lines about all sets of each kind: how often ours are as good, and by how much.
+
+    ``results`` are those of the file. Ours are at least as good where the difference is within the
+    spread of the seeds. Errors are compared by their ratio, whose mean is geometric; accuracies by
+    their difference.
+
+    >>> one = {"kind": "sentences", "ours": {"values": [0.8, 0.9]}, "bayes": {"values": [0.9]}}
+    >>> two = {"kind": "forecasts", "ours": {"values": [0.5]}, "naive": {"values": [1.0]}}
+    >>> two["ours"] |= {"more": {"coverage": [80]}}
+    >>> print(*summary({"a": one, "b": two}), sep="\n")
+    sentences: at least as good as the best of others on 1 of 1 sets
+      bayes                        1 sets, ours -5.0 points
+    forecasts: below the best simple rule on 1 of 1 sets; 80 % intervals hold 72 to 88 % on 1 of 1
+      naive                        1 sets, errors of ours 0.500 times theirs
+    """
+    lines = []
+    for kind in dict.fromkeys(each["kind"] for each in results.values()):
+        sets = [each for each in results.values() if each["kind"] == kind and "ours" in each]
+        errors = kind == "forecasts"
+        good, rows = 0, {}
+        for each in sets:
+            mean = {m: statistics.mean(r["values"]) for m, r in each.items() if m != "kind"}
+            values, mine = each["ours"]["values"], mean.pop("ours")
+            if errors:
+                good += mine < min((mean[m] for m in RULES if m in mean), default=float("inf"))
+            else:
+                good += max(values) >= max(mean.values(), default=0.0)
+            for method, value in mean.items():
+                found = float(np.log(mine / value)) if errors else 100 * (mine - value)
+                rows.setdefault(method, []).append(found)
+        than = "below the best simple rule" if errors else "at least as good as the best of others"
+        line = f"{kind}: {than} on {good} of {len(sets)} sets"
+        if errors:
+            held = [statistics.mean(each["ours"]["more"]["coverage"]) for each in sets]
+            line += f"; 80 % intervals hold 72 to 88 % on {sum(72 <= h <= 88 for h in held)}"
+            line += f" of {len(held)}"
+        lines.append(line)
+        for method, found in rows.items():
+            value = statistics.mean(found)
+            words = f"errors of ours {np.exp(value):.3f} times theirs"
+            words = words if errors else f"ours {value:+.1f} points"
+            lines.append(f"  {method:<28} {len(found)} sets, {words}")
+    return lines
 
 
 def main() -> None:
@@ -194,6 +318,8 @@ def main() -> None:
     parser.add_argument("--only", help="one method alone, such as ours")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file")
     parser.add_argument("--list", action="store_true", help="list the sets")
+    parser.add_argument("--python", default=sys.executable, help="has statsforecast, mlforecast")
+    parser.add_argument("--summary", action="store_true", help="nothing but the summary")
     a = parser.parse_args()
     if a.list:
         print(*SETS, sep="\n")
@@ -201,7 +327,8 @@ def main() -> None:
     if unknown := set(a.sets) - set(SETS):
         parser.error(f"no such set: {', '.join(sorted(unknown))}; see --list")
     results = json.loads(a.out.read_text()) if a.out.exists() else {}
-    for name in a.sets or SETS:
+    Peers.python = a.python
+    for name in () if a.summary else a.sets or SETS:
         of = SETS[name]
         try:
             split = of.read(a.data)
@@ -214,20 +341,17 @@ def main() -> None:
                 continue
             try:
                 found: Result = run(split)
-            except ImportError as error:
+            except (ImportError, Missing) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
-            shown = f"{100 * statistics.mean(found.values):.1f} %"
-            if len(found.values) > 1:
-                low, high = min(found.values), max(found.values)
-                shown += f" ({100 * low:.1f} to {100 * high:.1f})"
             print(
-                f"{name:<18} {method:<28} {shown:<26} {found.training:7.1f} s "
+                f"{name:<18} {method:<28} {shown(of.kind, found):<26} {found.training:7.1f} s "
                 f"{found.prediction:6.2f} s",
                 flush=True,
             )
             results.setdefault(name, {"kind": of.kind})[method] = found._asdict()
             a.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(*summary(results), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Forecasters that take part in `benchmarks/forecasting.py`, each at its documented settings.
+"""Forecasters beside ours in `forecasting.py` and `defaults.py`, each at its documented settings.
 
     PYTHON benchmarks/forecast_peers.py NAME PROBLEM.json ANSWER.json
 
 Runs under the Python of an environment with the library, and imports no other module from here. A
 problem holds series, the number of training steps of each, and the cutoffs to forecast from; an
-answer holds the quantiles 0.1, 0.5 and 0.9 of every step, and seconds.
+answer holds the quantiles 0.1, 0.5 and 0.9 of every step, or others if asked for, and seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Problem:
 
     Args:
         path: a JSON file with series, their starts, learnt (steps of each to learn from), moments
-            (for each series, how many values are known then), ahead, season, frequency and seed.
+            (for each series, how many values are known then), ahead, season, frequency and seed;
+            levels of the quantiles, symmetric around a half, if they are others than `LEVELS`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +43,7 @@ class Problem:
         self.season: int = stored["season"]
         self.frequency: str = stored["frequency"]
         self.seed: int = stored["seed"]
+        self.levels: list[float] = stored.get("levels", LEVELS)
         self.moments = [(i, now) for i, each in enumerate(stored["moments"]) for now in each]
 
 
@@ -140,10 +142,101 @@ def gluonts_deepar(problem: Problem) -> Answer:
     return found, learnt - start, time.perf_counter() - learnt
 
 
+MAX_PAST = 3000
+"""Steps before a cutoff that a statistical method is fitted to, at most."""
+
+MAX_ARIMA = 30_000
+"""Steps of all fits together that AutoARIMA is asked for, at most; seasons count as often."""
+
+
+def long_format(rows: Any) -> Any:
+    """A table of series by name, steps as times; missing values on a line between their neighbours.
+
+    Args:
+        rows: name, and values ``(T,)``, of each.
+    """
+    import pandas as pd
+
+    return pd.concat(
+        pd.DataFrame({
+            "unique_id": name,
+            "ds": np.arange(len(values)),
+            "y": pd.Series(values).interpolate(limit_direction="both").to_numpy(),
+        })
+        for name, values in rows
+    )  # fmt: skip
+
+
+def from_intervals(problem: Problem, table: Any, name: str) -> Any:
+    """Quantiles of a table with a model's forecasts and their intervals, ``(moments, A, L)``."""
+    columns = []
+    for level in problem.levels:
+        width = round(200 * abs(level - 0.5))
+        side = "lo" if level < 0.5 else "hi"
+        columns.append(f"{name}-{side}-{width}" if width else name)
+    shape = len(problem.moments), problem.ahead, len(columns)
+    return table.sort_values(["unique_id", "ds"])[columns].to_numpy().reshape(shape)
+
+
+def widths(problem: Problem) -> list[int]:
+    """Intervals whose ends are the quantiles, in per cent."""
+    return sorted({round(200 * abs(level - 0.5)) for level in problem.levels} - {0})
+
+
+def statistical(name: str) -> Callable[[Problem], Answer]:
+    """A model of statsforecast, fitted at every moment to what was known then."""
+
+    def run(problem: Problem) -> Answer:
+        from statsforecast import StatsForecast, models
+
+        season = problem.season
+        pasts = [problem.series[i][:now][-MAX_PAST:] for i, now in problem.moments]
+        if name == "AutoARIMA" and sum(map(len, pasts)) * season > MAX_ARIMA:
+            raise SystemExit(f"left out: {name} of {len(pasts)} pasts with a season of {season}")
+        if name == "MSTL" and season == 1:
+            raise SystemExit(f"left out: {name} without a season")
+        more = {"season_length": season}
+        made = StatsForecast([getattr(models, name)(**more)], freq=1, n_jobs=1,
+                             fallback_model=models.SeasonalNaive(**more))  # fmt: skip
+        table = long_format((f"{k:06}", past) for k, past in enumerate(pasts))
+        start = time.perf_counter()
+        found = made.forecast(df=table, h=problem.ahead, level=widths(problem))
+        seconds = time.perf_counter() - start
+        return from_intervals(problem, found.reset_index(), name), seconds, 0.0
+
+    return run
+
+
+def boosting(problem: Problem) -> Answer:
+    """`AutoMLForecast` with LightGBM: lags and settings searched in 20 trials; points alone."""
+    import optuna
+    from mlforecast.auto import AutoLightGBM, AutoMLForecast
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ahead = problem.ahead
+    pairs = zip(problem.series, problem.learnt, strict=True)
+    known = [(f"{i:06}", values[:n]) for i, (values, n) in enumerate(pairs)]
+    start = time.perf_counter()
+    auto = AutoMLForecast({"gbm": AutoLightGBM()}, freq=1, season_length=problem.season)
+    auto.fit(long_format(known), n_windows=2, h=ahead, num_samples=20)
+    learnt = time.perf_counter()
+    model = auto.models_["gbm"]
+    found = np.full((len(problem.moments), ahead, len(problem.levels)), np.nan)
+    for row, (i, now) in zip(found, problem.moments, strict=True):
+        past = long_format([(f"{i:06}", problem.series[i][:now])])
+        row[:, problem.levels.index(0.5)] = model.predict(ahead, new_df=past)["gbm"]
+    return found, learnt - start, time.perf_counter() - learnt
+
+
 PEERS: dict[str, tuple[str, Callable[[Problem], Answer]]] = {
     "ostinato": ("ostinato", ostinato),
     "neuralforecast LSTM": ("neuralforecast", neuralforecast_lstm),
     "gluonts DeepAR": ("gluonts", gluonts_deepar),
+    **{
+        name: ("statsforecast", statistical(name))
+        for name in ("AutoETS", "AutoTheta", "MSTL", "AutoARIMA")
+    },
+    "boosted lags": ("mlforecast", boosting),
 }
 """By name: the library, and what it does."""
 

@@ -860,8 +860,8 @@ forecast: centers move away from the rule
 + center = self.p[..., :1] - weight
 
 forecast: a rule that does not help is blended
-- np.argmin([forecast.mase(median + w * toward) for w in weights])
-+ np.argmax([forecast.mase(median + w * toward) for w in weights])
+- weights[(mean - unsure).argmax()]
++ weights[(mean - unsure).argmin()]
 
 network ForecastNetwork: a longer season is a step off in the shortcut
 - far = [_span(values, t - m, t - m + steps)

@@ -31,7 +31,7 @@ def bench():
 
 
 @pytest.mark.parametrize(
-    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities"]
+    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities", "defaults"]
 )
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
@@ -460,3 +460,36 @@ def test_sentences_about_scenes_are_judged_as_people_judged_them(bench):
         if found is not None:
             agree.append(found == (str(example["label"]).lower() == "true"))
     assert len(agree) > 0.45 * len(lines) and np.mean(agree) > 0.98
+
+
+def test_series_are_divided_in_time_and_rules_know_how_far_they_are_off(bench, monkeypatch):
+    sets, rule = bench("forecast_sets"), bench("forecast_sets").Blend("naive")
+    walks = {f"{i}": np.random.default_rng(i).normal(size=400).cumsum() for i in range(30)}
+    of = sets.SeriesSet(lambda data: walks, horizon=3, cutoffs=4)
+    division = sets.Division.of_set(of, Path())
+    assert [len(series.values) for series in division.known.series] == [388] * 30
+    pasts, futures, known = division.pasts_and_futures()
+    assert [len(past) for past in pasts[:5]] == [388, 391, 394, 397, 388]
+    assert len(known) == 120 and all(len(values) == 388 for values in known)
+    np.testing.assert_array_equal(futures[4], walks["1"][388:391])
+    quantiles = division.by_rule(rule)
+    median = quantiles[..., sets.LEVELS.index(0.5)]
+    np.testing.assert_array_equal(median, [[past[-1]] * 3 for past in pasts])
+    found = division.scores(quantiles)
+    scale = np.array([np.abs(np.diff(past)).mean() for past in known])[:, None]
+    assert found["MASE"] == pytest.approx(np.mean(np.abs(futures - median) / scale))
+    assert found["coverage"] == pytest.approx(80, abs=8)
+    sure = division.scores(np.repeat(futures[..., None], len(sets.LEVELS), -1))
+    assert (sure["MASE"], sure["sMAPE"], sure["CRPS"], sure["coverage"]) == (0, 0, 0, 100)
+    problems = []
+
+    def answer(command, **named):
+        problem = json.loads(Path(command[3]).read_text())
+        problems.append(problem)
+        Path(command[4]).write_text(json.dumps({"quantiles": quantiles.tolist()}))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    assert sets.by_peer("any", division)["quantiles"] == quantiles.tolist()
+    assert problems[0]["learnt"] == [388] * 30 and problems[0]["levels"] == list(sets.LEVELS)
+    assert problems[0]["moments"] == [[388, 391, 394, 397]] * 30

@@ -82,6 +82,14 @@ def test_a_model_that_was_kept_is_the_same(model, tmp_path):
     assert np.array_equal(again.compose(length=20, seed=1), model.compose(length=20, seed=1))
 
 
+@pytest.mark.parametrize(("window", "steps"), [(400, 1), (50, 5)])
+def test_a_long_piece_is_as_many_examples_as_it_has_windows(window, steps):
+    """Four pieces of 400 steps: of 50, eight whole windows each and two parts, 8 in a batch."""
+    long = [roll_of(notes * 50) for notes in ([[60], [64]] * 4, [[62], [65]] * 4)] * 2
+    model = MusicModel(hidden_size=4, window=window, epochs=1, validation_fraction=0).fit(long)
+    assert model.training_["steps"] == steps
+
+
 def test_other_keys_are_learnt_by_moving_pieces():
     still, moved = (MusicModel(transpose=n, **QUICK | {"epochs": 40}).fit(pieces()) for n in (0, 5))
     away = [[[note + 5 for note in step] for step in piece] for piece in pieces(5, seed=9)]

@@ -152,7 +152,8 @@ def forecast(
     found: Forecast = model.forecast(list(files) or None, horizon, num_samples=num_samples)
     if plot is not None:
         found.plot(plot)
-    frame, times = found.to_frame(shares), found.times()
+    frame = found.to_frame(shares)
+    times = found.panel.grid.format(frame["ds"].to_numpy())
     figures = frame.iloc[:, 3:].to_numpy().tolist()  # the median, and quantiles
     steps = list(zip(frame["unique_id"], times, figures, strict=True))
     named = len(found) > 1 or csv

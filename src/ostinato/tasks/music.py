@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellName, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.tasks.estimators import Estimator, random_generator
+from ostinato.tasks.networks import check_sizes
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.evaluation import predict
@@ -71,6 +73,7 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     part, if there is one, to validate on.
 
     Args:
+        window: steps of a training example; longer pieces are cut, each time at other places.
         transpose: pieces are transposed at random by so many semitones at most while training.
         steps_per_beat: steps that a beat of a MIDI file is cut into.
 
@@ -87,11 +90,13 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     cell: CellName = "lstm"
     weight_dropout: float = 0.3
     learning_rate: float = 0.01
+    window: int = 200
     transpose: int = 0
     steps_per_beat: int = 4
 
     def check_settings(self) -> None:
         super().check_settings()
+        check_sizes(self, "window")
         check_value(self, "transpose", lambda n: 0 <= n < 12, "a number of semitones, 0 to 11")
         check_value(self, "steps_per_beat", lambda n: 1 <= n <= 96, "a number from 1 to 96")
 
@@ -133,7 +138,10 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
         return ManyToMany(nn.Identity(), how.layers(KEYS), output, dropout=0.0)
 
     def _batching(self) -> dict[str, int]:
-        return {"shift": self.transpose}
+        return {"shift": self.transpose, "window": self.window}
+
+    def _pieces(self, inputs: PreviousNotes, lengths: NDArray[np.int64]) -> int:
+        return int(np.maximum(1, -(-lengths // self.window)).sum())
 
     def _read(self, X: Pieces, y: None = None, *, labelled: bool | None = None) -> Corpus:
         return _part(self._by_part(X), "test")

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import ndtri, stdtrit
 
 from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
@@ -28,14 +29,14 @@ SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
 FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
 """Prediction intervals of pictures: the level where each begins, and its shade."""
 
-PRIOR_BLOCKS = 1.0
-"""So many horizons of held-out steps give a rule half of the weight that was best on them."""
+PRIOR_HORIZONS = 1.0
+"""So many horizons of held-out steps count for half in the weight of a rule."""
 
 MAX_DRAWN = 6
 """Series of a picture, at most."""
 
 
-Rule = Literal["naive", "seasonal naive", "drift", "mean"]
+Rule = Literal["naive", "seasonal naive", "drift", "seasonal drift", "median"]
 
 
 class Calibration(NamedTuple):
@@ -71,7 +72,8 @@ class Blend(NamedTuple):
 
     Attributes:
         rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
-            the first and the last; or mean.
+            the first and the last; seasonal drift, the value of a season ago and, for each season
+            ahead, the mean change in a season; or median, of all.
         season: steps of the season.
         weight: of the rule, from 0, the network alone, to 1.
     """
@@ -81,15 +83,19 @@ class Blend(NamedTuple):
     weight: float = 0.0
 
     def __str__(self) -> str:
-        season = f", a season of {self.season}" if self.rule == "seasonal naive" else ""
+        season = f", a season of {self.season}" if self.rule.startswith("seasonal") else ""
         return f"{self.rule}{season}"
 
     def predict(self, past: Array, horizon: int) -> Array:
         """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
         seen = np.flatnonzero(~np.isnan(past))
-        if self.rule == "mean" and len(seen):
-            return np.full(horizon, past[seen].mean())
-        found = seasonal_naive(past, horizon, self.season if self.rule == "seasonal naive" else 1)
+        if self.rule == "median" and len(seen):
+            return np.full(horizon, np.median(past[seen]))
+        m = self.season if self.rule.startswith("seasonal") else 1
+        found = seasonal_naive(past, horizon, m)
+        changes = past[m:] - past[:-m]
+        if self.rule == "seasonal drift" and not np.isnan(changes).all():
+            found = found + np.nanmean(changes) * (1 + np.arange(horizon) // m)
         if self.rule == "drift" and len(seen) > 1:
             slope = (past[seen[-1]] - past[seen[0]]) / (seen[-1] - seen[0])
             found = found + slope * (len(past) - 1 - seen[-1] + np.arange(1, horizon + 1))
@@ -295,10 +301,6 @@ class Forecast:
         quantiles = self.quantiles(levels).reshape(N * A, len(levels))
         return frame.join(pd.DataFrame(quantiles, columns=[f"{level:g}" for level in levels]))
 
-    def times(self) -> list[str]:
-        """Return the time of each row of `to_frame` as text."""
-        return self.panel.grid.format(self.to_frame()["ds"].to_numpy())
-
     # Evaluation
 
     def _pasts(self) -> list[Array]:
@@ -441,28 +443,60 @@ def fit_blend(
 ) -> tuple[Blend, dict[str, float]]:
     """Find the best simple rule, and its weight beside the network on held-out steps.
 
+    Held-out steps have chosen the network's weights, and flatter it: a blend counts for how much it
+    is better than the rule alone, less a standard error of that, over blocks of windows. And the
+    fewer steps were held out, the more the weight is drawn towards that of weights inverse to
+    squared errors (Bates and Granger 1969), which varies less.
+
     Also returns the MASE of each rule, and of the network, on these steps, by name.
 
     Args:
         forecast: of the held-out steps, by the network alone.
-        past: cutoffs throughout the series, by which the rule is chosen: it is not trained.
+        past: cutoffs by which the rule is chosen, held out or not: it is not trained.
         context: steps that a rule sees.
         seasons: of the series.
-        steps: how many were held out; few of them give little weight.
+        steps: how many were held out.
     """
     nothing = SamplePaths(np.zeros((len(past), 1, forecast.horizon)))
     whole = replace(forecast, cutoffs=past, predictive=nothing)
-    rules = [Blend(rule) for rule in ("naive", "drift", "mean")]
-    rules += [Blend("seasonal naive", season) for season in seasons if season > 1]
+    rules = [Blend(rule) for rule in ("naive", "drift", "median")]
+    rules += [
+        Blend(rule, season)
+        for rule in ("seasonal naive", "seasonal drift")
+        for season in seasons
+        if season > 1
+    ]
     best = rules[int(np.argmin([whole.mase(whole.by_rule(rule, context)) for rule in rules]))]
     median = forecast.median
     toward = np.nan_to_num(forecast.by_rule(best, context) - median)
     weights = np.linspace(0, 1, 21)
-    weight = weights[np.argmin([forecast.mase(median + w * toward) for w in weights])]
-    weight *= steps / (steps + PRIOR_BLOCKS * forecast.horizon)
+    moved = median + weights[:, None, None] * toward  # (weights, N, A)
+    error = np.abs(forecast.observed() - moved) / forecast.naive_errors()
+    good = np.isfinite(error).any((0, 2))
+    blocks = np.array([(i, length // forecast.horizon) for i, length in forecast.cutoffs])[good]
+    errors = np.nanmean(error[:, good], 2)
+    weight = _weight(weights, errors, blocks, steps / forecast.horizon) if good.any() else 0.0
     scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
     scores["network"] = forecast.mase(median)
-    return best._replace(weight=round(float(weight), 3)), scores
+    return best._replace(weight=round(weight, 3)), scores
+
+
+def _weight(weights: Array, errors: Array, blocks: NDArray[np.int64], horizons: float) -> float:
+    """Return a rule's weight, by errors of blends, ``(weights, windows)``; the last is the rule's.
+
+    Windows of one block, by ``blocks (windows, 2)``, err alike, others independently.
+    """
+    network, *_, rule = errors.mean(1) ** 2
+    gain = errors[-1] - errors
+    mean, unsure = gain.mean(1), np.zeros(len(weights))
+    _, block = np.unique(blocks, axis=0, return_inverse=True)
+    B = block.max() + 1
+    if B > 1:
+        sums = np.stack([np.bincount(block, row) for row in gain - mean[:, None]])
+        unsure = np.sqrt(B / (B - 1) * (sums**2).sum(1)) / len(block)
+    best = weights[(mean - unsure).argmax()]
+    prior = network / (network + rule) if network else 0.0
+    return float((horizons * best + PRIOR_HORIZONS * prior) / (horizons + PRIOR_HORIZONS))
 
 
 def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:
@@ -482,7 +516,9 @@ def _fit_spread(forecast: Forecast, steps: int) -> float:
 
     Distances from the median are compared with those of the 10 % and 90 % quantiles; four fifths
     of them must be smaller (split conformal prediction, Lei et al. 2018, for the ratio). Few steps
-    narrow them less than they widen them: the network was the best of many on these steps.
+    narrow them less than they widen them: the network was the best of many on these steps. And
+    since errors of one horizon are of one kind, the fewer horizons there are, the wider intervals
+    become, as Student's t is wider than a Gaussian.
     """
     observed, median = forecast.observed(), forecast.median
     low, high = np.moveaxis(forecast.quantiles([0.1, 0.9]), -1, 0)
@@ -494,7 +530,8 @@ def _fit_spread(forecast: Forecast, steps: int) -> float:
     ratios = ratios[np.isfinite(ratios)]
     factor = max(0.2, float(np.quantile(ratios, 0.8))) if len(ratios) else 1.0
     weight = steps / (steps + (30 if factor > 1 else 10 * forecast.horizon))
-    return float(round(factor**weight, 4))
+    unsure = stdtrit(1 + steps / forecast.horizon, 0.9) / ndtri(0.9)
+    return float(round(factor**weight * unsure, 4))
 
 
 def _fit_rises(next_step: Forecast) -> tuple[float, float]:
