@@ -378,18 +378,22 @@ class Estimator(
         check_is_fitted(self, "network_")
         return next(self.network_.parameters()).device
 
-    def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode some data as the network takes them, to look into it; ``X, y`` as in `fit`.
 
-        They are a few rows, each cut to ``steps`` steps where a row may be cut, or to what training
-        takes.
+        They are ``count`` rows at most, each cut to ``steps`` steps where a row may be cut, or to
+        what training takes.
         """
         sequences = self._sequences()
-        return sequences.sample(sequences.labelled(self._labelled(X, y)), steps)
+        return sequences.sample(sequences.labelled(self._labelled(X, y)), count, steps)
 
-    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode some of the data of a run, the validation part if there is one, as `examples`."""
-        return self._sequences().sample_of_run(checked_data(data), steps)
+        return self._sequences().sample_of_run(checked_data(data), count, steps)
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""

@@ -27,7 +27,7 @@ from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
-from ostinato.training.evaluation import SAMPLE_ROWS, Objective, Problem, Sample, eval_mode
+from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
 from ostinato.training.settings import refuse
@@ -407,22 +407,26 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         bits = -float(log_p.sum()) / math.log(2) / max(1, len(text) - characters)
         return Score(nats, bits, math.exp(min(nats, 700.0)))
 
-    def examples(self, X: TextData, y: None = None, *, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: TextData, y: None = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode pieces of a text, each ``steps`` tokens long (a window, if not given)."""
         pieces = self.vocabulary_.encode_pieces(_source_of(X, "*.txt"))
-        return self._sample(np.concatenate([*pieces, np.zeros(0, np.int64)]), steps)
+        return self._sample(np.concatenate([*pieces, np.zeros(0, np.int64)]), count, steps)
 
-    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode pieces of a run's text; see `Estimator`."""
         held_out = checked_data(data) / "validation.npy"
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
-        return self._sample(tokens, steps)
+        return self._sample(tokens, count, steps)
 
-    def _sample(self, tokens: NDArray[Any], steps: int | None) -> Sample:
+    def _sample(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
         T = min(steps or self.window, len(tokens) - 1)
         if T < 1:
             raise DataError("TextGenerator: the text has fewer than two tokens; give more.")
-        count = min(SAMPLE_ROWS, (len(tokens) - 1) // T)
+        count = min(count, (len(tokens) - 1) // T)
         begins = np.linspace(0, len(tokens) - 1 - T, count).astype(int)
         rows = np.stack([np.asarray(tokens[b : b + T + 1], dtype=np.int64) for b in begins])
         ids = torch.from_numpy(rows).to(self._device())

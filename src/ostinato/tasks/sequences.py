@@ -20,7 +20,7 @@ from ostinato.data.inputs import SequenceInputs
 from ostinato.data.ragged import Examples, Ragged, WordTable
 from ostinato.errors import DataError
 from ostinato.tasks.targets import SequenceTargets
-from ostinato.training.evaluation import SAMPLE_ROWS, NetworkInput, Problem, Sample, predict
+from ostinato.training.evaluation import NetworkInput, Problem, Sample, predict
 from ostinato.training.settings import TrainingSettings
 
 T = TypeVar("T")
@@ -183,10 +183,9 @@ class Sequences(NamedTuple):
         """Return the scores of a network with one output for each sequence, ``(N, K)``."""
         return torch.stack(self.predict(network, data, lambda y, batch: y.cpu()))
 
-    def sample(self, examples: Examples, steps: int | None) -> Sample:
+    def sample(self, examples: Examples, count: int, steps: int | None) -> Sample:
         """Draw some rows, fewer where they are long; the longest, where each step has a target."""
         rows, targets, words = examples
-        count = SAMPLE_ROWS
         by_step, lengths = self.targets.by_step, rows.lengths
         if by_step:
             steps = steps or 200
@@ -211,12 +210,12 @@ class Sequences(NamedTuple):
             more={} if own is None else {"target_lengths": own},
         )
 
-    def sample_of_run(self, data: Path, steps: int | None) -> Sample:
+    def sample_of_run(self, data: Path, count: int, steps: int | None) -> Sample:
         """Draw rows of the data in a run's folder: the validation part, where there is one."""
         examples = Examples.open(data, "validation") or Examples.open(data, "training")
         if examples is None:
             raise DataError("holds no data of a run.", path=data)
-        return self.sample(examples, steps)
+        return self.sample(examples, count, steps)
 
     def encode(self, data: Corpus) -> tuple[NetworkInput, list[str]]:
         """Encode the first sequence as the network takes it, and name its steps."""

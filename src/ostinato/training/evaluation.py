@@ -173,10 +173,6 @@ class MovingStatistics:
         self.restore()
 
 
-SAMPLE_ROWS = 32
-"""Rows of a `Sample` that a task draws, at most."""
-
-
 class Sample(NamedTuple):
     """Encoded data for inspecting a network.
 

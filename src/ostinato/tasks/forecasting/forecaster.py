@@ -46,7 +46,7 @@ from ostinato.tasks.forecasting.windows import (
     Windows,
 )
 from ostinato.tasks.sequences import resolve
-from ostinato.training.evaluation import SAMPLE_ROWS, Objective, Problem, Sample
+from ostinato.training.evaluation import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
 from ostinato.training.settings import check_value
@@ -540,18 +540,22 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     # Insight
 
-    def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode some windows; see `Estimator`."""
-        return self._sample(read_panel(X, self, self.panel_))
+        return self._sample(read_panel(X, self, self.panel_), count)
 
-    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Encode some windows of a run's series; see `Estimator`."""
-        return self._sample(self._panel_of_run(checked_data(data)))
+        return self._sample(self._panel_of_run(checked_data(data)), count)
 
-    def _sample(self, panel: Panel) -> Sample:
+    def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
         cutoffs = training_cutoffs(panel, [0] * len(panel), horizon, season)
-        rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:SAMPLE_ROWS]
+        rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:count]
         window, targets, _ = self._windows(panel).take([cutoffs[row] for row in np.sort(rows)])
         device = self._device()
         window = window.to(device)
