@@ -46,6 +46,7 @@ class Thresholds:
         high_improvement: improvement above which a swinging loss and overfitting are not reported.
         helps: share of the constant prediction's loss by which a short run must end lower than
             another to count as better.
+        tried: the same for a remedy that is tried to count as a help.
         vanished: share of the gradient at the last step that is left at the first third of the
             sequence; below a thousandth it is lost in the noise of the last steps.
         layer_vanished: share of the top layer's gradient that reaches the lowest layer.
@@ -104,6 +105,7 @@ class Thresholds:
     good_improvement: float = 0.5
     high_improvement: float = 0.9
     helps: float = 0.1
+    tried: float = 0.03
     vanished: float = 1e-3
     layer_vanished: float = 0.01
     exploded: float = 1e3
