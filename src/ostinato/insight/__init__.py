@@ -5,8 +5,6 @@ from ostinato.insight.diagnosis import Finding as Finding
 from ostinato.insight.diagnosis import Remedy as Remedy
 from ostinato.insight.diagnosis import Thresholds as Thresholds
 from ostinato.insight.diagnosis import diagnose as diagnose
-from ostinato.insight.trials import Change as Change
-from ostinato.insight.trials import Trial as Trial
 from ostinato.insight.flow import GradientFlow as GradientFlow
 from ostinato.insight.flow import Growth as Growth
 from ostinato.insight.flow import LayerFlow as LayerFlow
@@ -28,6 +26,8 @@ from ostinato.insight.pictures import plot_layers as plot_layers
 from ostinato.insight.pictures import plot_unfolded as plot_unfolded
 from ostinato.insight.pictures import plot_unit as plot_unit
 from ostinato.insight.report import write_report as write_report
+from ostinato.insight.trials import Change as Change
+from ostinato.insight.trials import Trial as Trial
 from ostinato.training.findings import Observations as Observations
 from ostinato.training.findings import free_checks as free_checks
 from ostinato.training.pictures import plot_curve as plot_curve

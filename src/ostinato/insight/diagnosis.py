@@ -1,4 +1,4 @@
-"""Diagnosis: what keeps a network from learning, with the measurements that show it, and remedies."""
+"""Diagnosis: what keeps a network from learning, how that is seen, and remedies."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Diagnosis:
         influence: how far back the output depends on the input; None if it cannot be measured.
         history: records of training, if any.
         candidates: causes that are possible, and less probable than not.
-        verdict: ``healthy`` if learning is shown and no cause was found; ``cannot tell`` if neither;
-            else the name of the first finding.
+        verdict: ``healthy`` if learning is shown and no cause was found; ``cannot tell`` if
+            neither; else the name of the first finding.
         held_out_improvement: the improvement on held-out data; NaN if there are none.
         loss: the loss on the data.
         constant: the loss of the best constant prediction.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -418,9 +418,9 @@ class Evidence:
     @cached_property
     def influence(self) -> InputInfluence | None:
         """How far back the output depends on the input; None if it cannot be measured."""
-        if isinstance(self.network, ScoringNetwork) and self.loss is None:
-            if math.isfinite(self.loss_now):
-                return input_influence(self.network, self.sample)
+        measurable = isinstance(self.network, ScoringNetwork) and self.loss is None
+        if measurable and math.isfinite(self.loss_now):
+            return input_influence(self.network, self.sample)
         return None
 
     @cached_property
@@ -554,7 +554,8 @@ def padding_begins(x: Tensor) -> Tensor | None:
     Padding is of zeros (of features, or the token 0) at the ends of rows, unlike in different rows,
     and not within them.
 
-    >>> padding_begins(torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [2, 0, 0, 0], [3, 3, 3, 0]])).tolist()
+    >>> x = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [2, 0, 0, 0], [3, 3, 3, 0]])
+    >>> padding_begins(x).tolist()
     [4, 2, 1, 3]
     """
     B, T = x.shape[:2]

@@ -39,11 +39,12 @@ def as_loss(loss: Any) -> Loss | None:
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return loss
     required = [p for p in parameters if p.default is p.empty and p.kind != p.KEYWORD_ONLY]
-    if len(required) >= 4 or len(parameters) == 4 and required[0].name in MODEL_NAMES:
+    of_model = bool(required) and required[0].name in MODEL_NAMES
+    if len(required) >= 4 or (len(parameters) == 4 and of_model):
         return loss
     if len(required) == 3:
         return lambda model, x, y, lengths: loss(model, x, y)
-    if required and required[0].name in MODEL_NAMES:
+    if of_model:
         return lambda model, x, y, lengths: loss(
             model, (x, y) if lengths is None else (x, y, lengths)
         )

@@ -54,8 +54,8 @@ def tried(finding: Finding, e: Evidence) -> Finding:
         if trial is not None:
             how = "helped" if gain > e.thresholds.tried else "did not help"
             told = (
-                f"tried for {trial.steps} steps, {how}: the loss falls {percent(trial.share)} below "
-                f"a constant prediction's, {percent(base.share)} without"
+                f"tried for {trial.steps} steps, {how}: the loss falls {percent(trial.share)} "
+                f"below a constant prediction's, {percent(base.share)} without"
             )
             remedy = remedy._replace(gain=told)
         order = 0.0 if gain > e.thresholds.tried else 1.0 if trial is None else 2.0

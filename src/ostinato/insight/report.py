@@ -21,8 +21,10 @@ from ostinato.training.storage import to_json
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 1rem; }
-.finding, .healthy, .unclear { border-left: 6px solid #D55E00; padding: .2rem 1rem; margin: 1rem 0; }
-.finding { background: #faf6f2; } .unclear { border-color: #E69F00; background: #faf8f2; } .healthy { border-color: #009E73; background: #f2faf6; }
+.finding, .healthy, .unclear { border-left: 6px solid #D55E00; padding: .2rem 1rem; }
+.finding, .healthy, .unclear { margin: 1rem 0; } .finding { background: #faf6f2; }
+.unclear { border-color: #E69F00; background: #faf8f2; }
+.healthy { border-color: #009E73; background: #f2faf6; }
 img { max-width: 100%; } code, pre { background: #f4f4f4; padding: .1rem .3rem; }
 pre { padding: .6rem; white-space: pre-wrap; }
 """

@@ -40,7 +40,7 @@ def not_finite(j: J) -> Iterator[Finding]:
             rows = int(bad.flatten(1).any(1).sum()) if bad.dim() > 1 else count
             yield Finding(
                 "not finite in the data",
-                f"{count:,} of the {tensor.numel():,} {name}, in {rows:,} of {len(bad):,} rows, are "
+                f"{count:,} of {tensor.numel():,} {name}, in {rows:,} of {len(bad):,} rows, are "
                 f"NaN or infinite: {name}{f', {name}'.join(positions(bad))}.",
                 {"count": float(count), "rows": float(rows)},
                 [
@@ -285,16 +285,16 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
         return
     runs = [e.trial(Change(rate=f)) for f in (1.0, 10.0)]
     known = [run for run in runs if run is not None]
-    if known and max(r.training for r in known) > t.generalization_gap:
-        if max(r.share for r in known) < t.learned:
-            yield Finding(
-                "labels unrelated to inputs",
-                f"a short run learns {max(r.training for r in known):.0%} of the rows it sees by "
-                "heart, and nothing of others.",
-                {"training": max(r.training for r in known)},
-                remedies,
-                0.58,
-            )
+    by_heart = max((run.training for run in known), default=0.0)
+    if by_heart > t.generalization_gap and max(run.share for run in known) < t.learned:
+        yield Finding(
+            "labels unrelated to inputs",
+            f"a short run learns {by_heart:.0%} of the rows it sees by heart, and nothing of "
+            "others.",
+            {"training": by_heart},
+            remedies,
+            0.58,
+        )
 
 
 def _below(share: float) -> str:

@@ -38,7 +38,7 @@ def too_small(j: J) -> Iterator[Finding]:
     """Few units, and a loss that stays where it is, the same on held-out data."""
     e, t = j.evidence, j.thresholds
     H = _units(e)
-    if not H or not t.learned < j.improvement < 0.8 and e.was_trained:
+    if not H or not (j.improvement > t.learned and j.improvement < 0.8):
         return
     if not e.was_trained or e.improvement - e.learned > t.generalization_gap / 2:
         return

@@ -29,7 +29,7 @@ def _little_learned(j: J) -> bool:
 
 
 def rate_too_high(j: J) -> Iterator[Finding]:
-    """A tenth or a hundredth of the rate learns from a fresh start, and the rate itself does not."""
+    """A tenth or a hundredth of the rate learns from a fresh start, and it does not."""
     t, e = j.thresholds, j.evidence
     if not _little_learned(j) or not e.was_trained:
         return
@@ -46,7 +46,7 @@ def rate_too_high(j: J) -> Iterator[Finding]:
     fails = "diverges" if not math.isfinite(own.share) else f"falls {percent(own.share)}"
     yield Finding(
         "learning rate too high",
-        f"from a fresh start the loss {fails} in {own.steps} steps at the learning rate of {rate:g} "
+        f"from a fresh start the loss {fails} in {own.steps} steps at a learning rate of {rate:g} "
         f"(below that of a constant prediction), and {percent(best.share)} at {rate * factor:g}.",
         {"rate": rate, "share": best.share, "factor": factor},
         [j.lower_rate("shorter steps", factor)],
@@ -130,7 +130,7 @@ def weight_decay_too_strong(j: J) -> Iterator[Finding]:
         return
     yield Finding(
         "weight decay too strong",
-        f"weight decay of {decay:g} pulls the weights to zero rather than to where the loss is low.",
+        f"weight decay of {decay:g} pulls weights to zero rather than to where the loss is low.",
         {"weight_decay": decay},
         [less_decay()],
         p,

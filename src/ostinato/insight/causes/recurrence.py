@@ -211,8 +211,8 @@ def exploding(j: J) -> Iterator[Finding]:
         if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
             yield Finding(
                 "exploding",
-                f"{layer.name}: going back in time, the gradient {growth}, {gain:.2g} times over the "
-                "sequence.",
+                f"{layer.name}: going back in time, the gradient {growth}, {gain:.2g} times over "
+                "the sequence.",
                 {"growth": growth.factor, "low": growth.low, "gain": gain},
                 against_explosion(j),
                 0.89,

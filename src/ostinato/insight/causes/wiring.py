@@ -18,10 +18,10 @@ from ostinato.insight.evidence import Evidence, relative_change, smoothness
 from ostinato.insight.losses import (
     Criterion,
     Stand,
-    replaced_output,
     aligned,
     is_simplex,
     main_output,
+    replaced_output,
 )
 from ostinato.insight.samples import mean_loss
 from ostinato.training.evaluation import Sample
@@ -59,8 +59,8 @@ def softmax_before_cross_entropy(j: J) -> Iterator[Finding]:
     yield Finding(
         "softmax before cross-entropy",
         f"the outputs are probabilities (they sum to 1), and the loss does not change when 3 is "
-        f"added to all of them: it applies softmax once more. With {K} classes it cannot fall below "
-        f"{lowest:.3g}, and its gradients are small.",
+        f"added to all of them: it applies softmax once more. With {K} classes it cannot fall "
+        f"below {lowest:.3g}, and its gradients are small.",
         {"lowest": lowest, "shifted": shifted - before},
         [
             Remedy(
@@ -434,8 +434,8 @@ def state_not_carried(j: J) -> Iterator[Finding]:
             yield Finding(
                 "state not carried",
                 f"each row continues the one before it, and given that the loss falls from "
-                f"{losses[0]:.4g} to {losses[1]:.4g} ({gain:.0%}): the state should be carried from "
-                "row to row.",
+                f"{losses[0]:.4g} to {losses[1]:.4g} ({gain:.0%}): the state should be carried "
+                "from row to row.",
                 {"gain": gain},
                 [
                     Remedy(
@@ -507,8 +507,8 @@ def free_running_gap(j: J) -> Iterator[Finding]:
         yield Finding(
             "teacher forcing gap",
             f"fed with its own predictions the network has a loss of {e.free_running:.3g}, "
-            f"{factor:.1f} times that with the true past ({e.loss_now:.3g}): it never learned to go "
-            "on from its own errors.",
+            f"{factor:.1f} times that with the true past ({e.loss_now:.3g}): it never learned to "
+            "go on from its own errors.",
             {"factor": factor, "free_running": e.free_running},
             [
                 Remedy("", "", "feed its own predictions in some steps of training",
