@@ -34,6 +34,9 @@ from ostinato.training.findings import (
 from ostinato.training.findings import Remedy as Remedy
 from ostinato.training.findings import Thresholds as Thresholds
 
+PROVEN = 0.93
+"""Probability of a cause that a test or a short training run has shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
@@ -224,10 +227,11 @@ def diagnose(
     known: dict[str, Any] = {"clip_norm": clip_norm or float(settings.get("clip_norm") or 0.0)}
     if initial is not None:
         known["unchanged"] = _unchanged(network, initial)
-    if settings:
-        known["optimizer"] = settings.get("optimizer", "")
-        known["weight_decay"] = float(settings.get("weight_decay") or 0.0)
     observed = Observations.of(records, network, optimizer, **known)
+    if settings:
+        decay = float(settings.get("weight_decay") or 0.0)
+        name = settings.get("optimizer") or ""
+        observed = replace(observed, optimizer=name, weight_decay=decay)
     limits = thresholds or Thresholds()
     evidence = Evidence(
         network,
@@ -252,16 +256,26 @@ def _judged(e: Evidence, records: Sequence[Record], terms: Terms, try_remedies: 
     flow, observed = e.flow, replace(e.observed, constant=e.constant, update=e.update)
     judgement = Judgement(e, observed, t, e.learned, e.start.rate)
     found: dict[str, Finding] = {}
-    for finding in judge(CAUSES, judgement):
-        found.setdefault(finding.issue, finding)  # the most probable of each name
-    first = next(iter(found.values()), None)
-    if first is not None and first.issue.startswith("not finite"):
-        found = {first.issue: first}  # no other measurement has a meaning
+    for part in CAUSES:  # what is proven by one needs no short training runs in the next
+        every = sorted([*found.values(), *judge(part, judgement)], key=lambda f: -f.probability)
+        found = {}
+        for finding in every:
+            found.setdefault(finding.issue, finding)  # the most probable of each name
+        if every and every[0].issue.startswith("not finite"):
+            found = {every[0].issue: every[0]}  # no other measurement has a meaning
+            break
+        e.may_train = not (every and every[0].probability >= PROVEN)
+    top = max((finding.probability for finding in found.values()), default=0.0)
+    if top >= PROVEN:  # a cause that is proven explains what is only typical
+        for name in ("vanishing over time", "saturated gates", "nothing learnt"):
+            if name in found and found[name].probability < PROVEN:
+                found[name] = replace(found[name], probability=0.45)
     told = [_usable(finding.in_terms(terms), e) for finding in found.values()]
     findings = [f for f in told if f.probability >= t.probable]
     candidates = [f for f in told if f.probability < t.probable]
     if len(findings) > 1:  # which only says that there must be a cause
         findings.sort(key=lambda f: f.issue == "nothing learnt")
+    e.may_train = True
     if try_remedies and findings:
         findings[0] = tried(findings[0], e)
     verdict = findings[0].issue if findings else "healthy" if e.has_learned else "cannot tell"

@@ -96,6 +96,7 @@ class Evidence:
         distance: steps from input to output over which the task depends, if known.
         rebuild: makes a fresh network with other settings; of an estimator.
         free_running: loss of the network fed with its own predictions, if known.
+        may_train: whether short training runs may be made.
     """
 
     network: nn.Module
@@ -109,6 +110,7 @@ class Evidence:
     distance: int | None = None
     rebuild: Callable[[Mapping[str, Any]], nn.Module] | None = None
     free_running: float = math.nan
+    may_train: bool = True
 
     # Losses
 
@@ -129,14 +131,14 @@ class Evidence:
 
     def output_of(self, sample: Sample) -> Any:
         """Return what the module returns for some data; None if it is not called as a whole."""
-        with eval_mode(self.copy), torch.no_grad():
+        kept: list[Any] = []
+        # Whether a module takes other rows or lengths than those given is up to it.
+        with eval_mode(self.copy), torch.no_grad(), suppress(Exception):
             if self.loss is None:
-                with suppress(Exception):
-                    x = sample.encode(sample.inputs)
-                    if isinstance(self.copy, ScoringNetwork):
-                        return self.copy(x, lengths=sample.lengths)
-                    return call(self.copy, x, sample.lengths)
-                return None
+                x = sample.encode(sample.inputs)
+                if isinstance(self.copy, ScoringNetwork):
+                    return self.copy(x, lengths=sample.lengths)
+                return call(self.copy, x, sample.lengths)
             with output_kept(self.copy) as kept:
                 mean_loss(self.copy, sample, self.loss)
         return kept[0] if len(kept) == 1 else None
@@ -405,8 +407,12 @@ class Evidence:
 
     @cached_property
     def flow(self) -> GradientFlow:
-        """Gradients by step and layer."""
-        return gradient_flow(self.network, self.sample, loss=self.loss)
+        """Gradients by step and layer; no layers if the loss has no gradient at all."""
+        try:
+            return gradient_flow(self.network, self.sample, loss=self.loss)
+        except RuntimeError:
+            T = self.sample.inputs.shape[1 - self.row_axis]
+            return GradientFlow([], self.loss_now, T, {})
 
     @cached_property
     def traced(self) -> list[Traced]:
@@ -475,6 +481,8 @@ class Evidence:
     def trial(self, change: Change | None = None) -> Trial | None:
         """Train a fresh copy briefly, changed in one respect or not at all; None if impossible."""
         change = change or Change()
+        if not self.may_train:
+            return None
         if change not in self._trials:
             self._trials[change] = run_trial(self.start, change, self.judged_constant)
         return self._trials[change]
@@ -492,7 +500,9 @@ class Evidence:
     def judged_now(self) -> float:
         """Improvement of the network as it is on the rows that short runs are judged on."""
         constant = self.judged_constant
-        return 1 - self.loss_of(self.start.judged) / constant if constant > 0 else math.nan
+        with suppress(RuntimeError):
+            return 1 - self.loss_of(self.start.judged) / constant if constant > 0 else math.nan
+        return math.nan
 
 
 def _rows_of(value: Any, rows: Tensor, B: int, row_axis: int) -> Any:

@@ -294,7 +294,7 @@ def best_rate(rates: Mapping[float, Trial | None], least: float) -> float | None
     if 1.0 not in shares:
         return None
     top = max(shares.values())
-    if not top > shares[1.0] + least:
+    if not top > max(shares[1.0], 0.0) + least:
         return None
     good = [f for f, share in shares.items() if share > top - least / 2]
     return min(good, key=lambda f: abs(math.log10(f)))

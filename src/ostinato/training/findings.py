@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean, median
+from textwrap import indent
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -183,8 +184,10 @@ class Remedy(NamedTuple):
         return self.flag if self.terms == "command" else f"{self.setting}={self.value!r}"
 
     def __str__(self) -> str:
-        text = f"{self.change}: {self.why}" if self.change else self.why
-        return f"{text} ({self.gain})" if self.gain else text
+        text = f"{self.why} ({self.gain})" if self.gain else self.why
+        if self.terms != "torch":
+            return f"{self.change}: {text}" if self.change else text
+        return f"{text}:\n    {self.code}" if self.code else text
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class Finding:
 
     def __str__(self) -> str:
         weighed = [f"  {each}" for each in self.evidence]
-        remedies = [f"    {remedy}" for remedy in self.remedies]
+        remedies = [indent(str(remedy), "    ") for remedy in self.remedies]
         return "\n".join([f"{self.issue}: {self.message}", *weighed, *remedies])
 
 
@@ -321,6 +324,9 @@ class Observations:
         """The usual of the learning rates; NaN if not known."""
         return median(self.rates) if self.rates else math.nan
 
+
+USUAL_UPDATE = 0.01
+"""An update of the weights, in their size, with which most networks learn in a few hundred steps."""
 
 _ALIASES = {
     "training_loss": "loss",
@@ -629,14 +635,14 @@ def rate_too_low(j: Judgement[Any]) -> Iterator[Finding]:
     """Updates that together hardly move the weights."""
     o, t = j.observed, j.thresholds
     moved = o.total * o.update
-    if o.total >= 20 and moved < t.movement and not j.improvement > t.low_improvement:
+    if o.total >= 20 and 0 < moved < t.movement and not j.improvement > t.low_improvement:
         yield Finding(
             "learning rate too low",
             f"a step changes the weights by {o.update:.1g} of their size: the {o.total:,} steps of "
             f"the run together by {moved:.1%} at most, so that the network is still the initial "
             "one.",
             {"update": o.update, "moved": moved},
-            [j.lower_rate("longer steps", 100.0)],
+            [j.lower_rate("longer steps", 10.0 ** round(math.log10(USUAL_UPDATE / o.update)))],
             0.9,
         )
 

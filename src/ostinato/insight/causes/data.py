@@ -268,17 +268,21 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
             )
         return
     evaluations = j.observed.evaluations
-    if len(evaluations) >= 3 and e.improvement > t.generalization_gap:
-        first, best = evaluations[0][1], min(loss for _, loss in evaluations[1:])
-        constant = e.constant if math.isfinite(e.constant) else first
-        if best > 0.98 * min(first, constant):
+    first = evaluations[0][1] if evaluations else math.nan
+    constant = e.constant if math.isfinite(e.constant) else first
+    last = np.mean(j.observed.finite[-20:] or [math.nan])  # data of a run may be held out
+    trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
+    if len(evaluations) >= 3 and trained > t.generalization_gap:
+        best = min(loss for _, loss in evaluations)
+        if best > 0.98 * constant:
             yield Finding(
                 "labels unrelated to inputs",
-                f"the validation loss was never below {best:.3g}, that of a constant prediction "
-                f"({constant:.3g}), while the data were learned by heart.",
+                f"the validation loss was never below {best:.3g}, about that of a constant "
+                f"prediction ({constant:.3g}), while the loss of training fell {trained:.0%} below "
+                "it: its rows were learned by heart.",
                 {"best": best, "constant": constant},
                 remedies,
-                0.8,
+                0.82,
             )
             return
     if not not_learned_well(j) or e.has_learned or len(e.rows) < 48 or e.numbers is not None:

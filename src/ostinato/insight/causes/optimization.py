@@ -13,7 +13,7 @@ from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change, Trial, best_rate
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import Cause, Finding, Remedy, less_decay
+from ostinato.training.findings import USUAL_UPDATE, Cause, Finding, Remedy, less_decay
 
 WEIGHTS_BARELY_MOVED = 1.0
 """Movement of all steps together (see `Thresholds.movement`) below which a rate may be too low."""
@@ -83,7 +83,8 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return
-    found = rates(j, (1.0, 10.0, 100.0))
+    far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
+    found = rates(j, (1.0, *sorted({10.0, 100.0, max(100.0, far)})))
     factor = best_rate(found, t.helps)
     if factor is None:
         return
@@ -92,12 +93,12 @@ def rate_too_low(j: J) -> Iterator[Finding]:
     if not best.share > max(0.0, e.judged_now) + t.helps:
         return
     rate = e.start.rate
-    far = "" if math.isnan(moved) else f" The steps together can move the weights by {moved:.1%}."
+    sum_of_all = f" The steps together can move the weights by {moved:.1%}."
     yield Finding(
         "learning rate too low",
         f"at {factor:g} times the learning rate of {rate:g} a run of {best.steps} steps brings the "
         f"loss {percent(best.share)} below that of a constant prediction; the whole training "
-        f"brought it {percent(e.judged_now)} below.{far}",
+        f"brought it {percent(e.judged_now)} below." + ("" if math.isnan(moved) else sum_of_all),
         {"rate": rate, "share": best.share, "factor": factor},
         [j.lower_rate("longer steps", factor)],
         0.95 if moved < t.movement or math.isnan(moved) else 0.9,
@@ -164,7 +165,7 @@ def dropout_too_strong(j: J) -> Iterator[Finding]:
         [
             Remedy("dropout", 0.2, "more of what the layers pass on",
                    "for m in model.modules():\n"
-                   "        if isinstance(m, nn.Dropout): m.p = 0.2")
+                   "    if isinstance(m, nn.Dropout): m.p = 0.2")
         ],
         p,
         weighed,

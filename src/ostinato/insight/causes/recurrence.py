@@ -22,7 +22,7 @@ from ostinato.training.findings import Cause, Finding, Remedy, clipping
 _ORTHOGONAL = Remedy(
     "init", "orthogonal", "recurrent weights that preserve norms",
     "for name, w in model.named_parameters():\n"
-    "        if 'weight_hh' in name: [nn.init.orthogonal_(b) for b in w.data.split(w.shape[1])]",
+    "    if 'weight_hh' in name: [nn.init.orthogonal_(b) for b in w.data.split(w.shape[1])]",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def identical_layers(j: J) -> Iterator[Finding]:
                     [
                         Remedy("seed", 1, "initialise each layer independently",
                                "for m in model.modules():\n"
-                               "        if hasattr(m, 'reset_parameters'): m.reset_parameters()"),
+                               "    if hasattr(m, 'reset_parameters'): m.reset_parameters()"),
                         Remedy("num_layers", 1, "one layer does the work of both", "num_layers=1"),
                     ],
                     0.92,
@@ -109,7 +109,7 @@ def dead_units(j: J) -> Iterator[Finding]:
     remedies = [
         Remedy("init", "identity", "start from biases of zero",
                "for m in model.modules():\n"
-               "        if isinstance(m, nn.RNN): m.bias_ih_l0.data.zero_()"),
+               "    if isinstance(m, nn.RNN): m.bias_ih_l0.data.zero_()"),
         j.lower_rate("steps that disable no units"),
         Remedy("cell", "gru", "units that cannot die", "nn.GRU in place of nn.RNN"),
     ]  # fmt: skip
@@ -173,7 +173,7 @@ def _closed_gates(j: J, layer: Traced) -> Iterator[Finding]:
 
 _OPEN = (
     "for name, b in model.named_parameters():\n"
-    "        if 'bias_ih' in name: b.data.zero_(); H = len(b) // 4; b.data[H:2 * H] = 1.0"
+    "    if 'bias_ih' in name: b.data.zero_(); H = len(b) // 4; b.data[H:2 * H] = 1.0"
 )
 
 
