@@ -400,8 +400,14 @@ class Evidence:
     @cached_property
     def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """True and predicted class of each item, ``(N,)``; None where there are none."""
-        y, scores = self.sample.targets, self.scores
-        return None if scores is None else classes_of(scores, y, self.kind)
+        y, scores, lengths = self.sample.targets, self.scores, self.sample.lengths
+        if scores is None or not isinstance(y, Tensor):
+            return None
+        if lengths is not None and y.shape[:2] == self.sample.inputs.shape[:2]:
+            outside = torch.arange(y.shape[1])[None] >= row_lengths(self.sample)[:, None]
+            outside = outside.view(*outside.shape, *[1] * (y.dim() - 2)).to(y.device)
+            y = y.masked_fill(outside, -1)  # which counts as unknown
+        return classes_of(scores, y, self.kind)
 
     # The network
 

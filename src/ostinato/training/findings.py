@@ -326,7 +326,7 @@ class Observations:
 
 
 USUAL_UPDATE = 0.01
-"""An update of the weights, in their size, with which most networks learn in a few hundred steps."""
+"""An update of the weights, in their size, with which networks learn in some hundred steps."""
 
 _ALIASES = {
     "training_loss": "loss",

@@ -28,6 +28,8 @@ _SCALE_TARGETS = Remedy(
 def not_finite(j: J) -> Iterator[Finding]:
     """NaN or infinity in inputs or targets."""
     sample = j.evidence.sample
+    if j.evidence.settings and math.isfinite(j.evidence.loss_now):
+        return  # estimators take missing values where they can, and refuse others
     for name, tensor in (("inputs", sample.inputs), ("targets", sample.targets)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
@@ -102,7 +104,7 @@ def targets_not_scaled(j: J) -> Iterator[Finding]:
     """Numbers to predict far from the scale of the output."""
     e, t = j.evidence, j.thresholds
     wrong = _unscaled(e.numbers, t.scale)
-    if not wrong or e.numbers is None:
+    if not wrong or e.numbers is None or e.settings:  # estimators scale targets themselves
         return
     inputs_too = bool(_unscaled(e.entering or e.inputs, t.scale))
     inputs_too &= e.sample.inputs.is_floating_point()

@@ -502,20 +502,47 @@ def no_gradient(j: J) -> Iterator[Finding]:
 def free_running_gap(j: J) -> Iterator[Finding]:
     """The network fails where it is fed with its own predictions."""
     e = j.evidence
-    factor = e.free_running / e.loss_now if e.loss_now > 0 else math.nan
-    if factor > j.thresholds.free_running:
+    free, limit = e.free_running, e.loss_now
+    if math.isnan(free) and j.improvement > j.thresholds.good_improvement:
+        free, limit = _fed_back(e), e.constant  # errors grow with steps, but not without end
+    factor = free / e.loss_now if e.loss_now > 0 else math.nan
+    if free > j.thresholds.free_running * limit:
         yield Finding(
             "teacher forcing gap",
-            f"fed with its own predictions the network has a loss of {e.free_running:.3g}, "
+            f"fed with its own predictions the network has a loss of {free:.3g}, "
             f"{factor:.1f} times that with the true past ({e.loss_now:.3g}): it never learned to "
             "go on from its own errors.",
-            {"factor": factor, "free_running": e.free_running},
+            {"factor": factor, "free_running": free},
             [
                 Remedy("", "", "feed its own predictions in some steps of training",
                        "x_t = y_t if torch.rand(()) < 0.75 else prediction.detach()"),
             ],
             0.8,
         )  # fmt: skip
+
+
+def _fed_back(e: Evidence, most: int = 16) -> float:
+    """Return the loss of a network that predicts the next step of a series of numbers, fed back."""
+    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
+    if scores is None or e.loss is None or not isinstance(y, Tensor) or not x.is_floating_point():
+        return math.nan
+    if e.row_axis or x.dim() != 3 or not x.shape == y.shape == scores.shape or x.shape[1] < 8:
+        return math.nan
+    if _shift_of_targets(x, y) != 1 or e.repeat_change >= e.thresholds.changed:
+        return math.nan
+    T = x.shape[1]
+    begin = max(T // 2, T - most)
+    series, written = x[:, : begin + 1], scores.clone()
+    for t in range(begin, T):
+        new = e.scores_of(e.sample._replace(inputs=series, targets=y[:, : t + 1], lengths=None))
+        if new is None or new.shape[1] != t + 1:
+            return math.nan
+        written[:, t] = new[:, -1]
+        series = torch.cat([series, new[:, -1:]], 1)
+    last = e.sample._replace(inputs=x[:, begin:], targets=y[:, begin:], lengths=None)
+    with suppress(Exception), torch.no_grad():
+        return float(e.loss(Stand(e.copy, written[:, begin:]), last.inputs, last.targets, None))
+    return math.nan
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
