@@ -48,8 +48,8 @@ class LayerFlow:
             sequence, so that chunks, and the steps of a loop over a cell, are one layer over time.
         sequences: sequences that the layer read, their rows side by side in ``B``.
         cut_at: the first lag beyond which no gradient passes, since the state there came without
-            it: it was detached between two calls, say. Of the longest row, the cut nearest to lag 0;
-            None if nothing was cut.
+            it: it was detached between two calls, say. Of the longest row, the cut nearest to lag
+            0; None if nothing was cut.
         cut_states: names of the states that were cut there, which may be one of h and c.
         padding: share of the gradient of h, of the squared norm, that is at steps beyond the
             ``lengths`` of the data, which the layer was not given.
@@ -203,9 +203,9 @@ def gradient_flow(
     steps = max(len(layer.h) for layer in layers)
     trailing = 0.0
     if sample.lengths is None and isinstance(sample.inputs, Tensor) and sample.inputs.dim() > 1:
-        B, T = sample.inputs.shape[:2]
-        in_time = any(track.mask.shape == (T, B) for track in tracks)
-        trailing = _trailing(sample.inputs if in_time else sample.inputs.transpose(0, 1), network)
+        x = sample.inputs
+        in_time = any(track.mask.shape == x.shape[:2] for track in tracks)
+        trailing = _trailing(x if in_time else x.transpose(0, 1), network)
     return GradientFlow(layers, float(value.detach()), steps, norms, trailing)
 
 
@@ -246,8 +246,9 @@ def _mask(track: Track, sample: Sample) -> Tensor:
     T, B = mask.shape
     if lengths is None or track.has_lengths or len(lengths) != B:
         return mask
-    if T != int(lengths.max()) and T not in sample.inputs.shape[:2]:
-        return mask  # of steps of its own, as a decoder's
+    rows, steps = sample.inputs.shape[:2]
+    if T not in (int(lengths.max()), steps if rows == B else rows):
+        return mask  # it has steps of its own, as a decoder
     given = mask_of(lengths.cpu().long(), T)[..., 0]
     return mask & (given.flip(0) if track.reverse else given)
 
@@ -327,7 +328,7 @@ def _jacobian(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return the root mean square and largest singular value of dh_T/dh_t by lag and row."""
     h = track.states[-1].h
-    H, B = h.shape[1], mask.shape[1]
+    H = h.shape[1]
     exact = H <= EXACT_SIZE
     vectors = torch.eye(H, dtype=h.dtype)
     if not exact:

@@ -169,11 +169,13 @@ def _observed(
     """Let ``run(name, call)`` run each recurrent layer of a network, by its name."""
     stacks = stacks_of(network)
     names = {ours: name for name, _, ours in stacks}
+    cells = {ours for name, module, ours in stacks if isinstance(module, nn.RNNCellBase) and name}
 
     def observer(stack: Recurrent, number: int, call: LayerCall) -> tuple[Tensor, State]:
         if stack not in names:
             return backends.run(*call)
-        return run(".".join(filter(None, [names[stack], f"layer {number}"])), call)
+        layer = "" if stack in cells else f"layer {number}"
+        return run(".".join(filter(None, [names[stack], layer])), call)
 
     with ExitStack() as hooks:
         for _, module, ours in stacks:
@@ -277,9 +279,7 @@ class _Sequences:
             found[track.name].append(track)
         return found
 
-    def add(
-        self, name: str, direction: int, call: LayerCall, states: Sequence[State]
-    ) -> Track:
+    def add(self, name: str, direction: int, call: LayerCall, states: Sequence[State]) -> Track:
         """Add a call of a layer, and the states in it, to the track that it goes on with."""
         name = f"{name} backward" if direction else name
         track, cut = None, tuple[str, ...]()
