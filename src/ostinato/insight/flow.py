@@ -244,7 +244,7 @@ def _mask(track: Track, sample: Sample) -> Tensor:
     """Return which rows have which steps, ``(T, B)``: by the lengths of the data, if any."""
     mask, lengths = track.mask, sample.lengths
     T, B = mask.shape
-    if lengths is None or track.has_lengths or len(lengths) != B:
+    if lengths is None or track.has_lengths or len(lengths) != B or not mask.all():
         return mask
     rows, steps = sample.inputs.shape[:2]
     if T not in (int(lengths.max()), steps if rows == B else rows):

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
@@ -181,7 +181,8 @@ class Watch:
     def observed(self) -> Observations:
         """Return what was seen so far."""
         self._read(len(self._steps) - 1)  # the loss of the last may be told later
-        return Observations.of(self.history, self.module, **self._facts(), norms=self._norms())
+        known = Observations.of(self.history, self.module)
+        return replace(known, **self._facts(), norms=self._norms())
 
     def __str__(self) -> str:
         self._read(len(self._steps) - 1)
@@ -441,7 +442,7 @@ class Watch:
 OSCILLATES = "learning rate too high"
 
 INTENDED = ("frozen parameters", "not finite")
-"""Findings of `free_checks` that are no warning: the first may be meant, of the other more is said."""
+"""Findings that are no warning: the first may be meant, of the other `Watch` says more."""
 
 AT_END = ("learning rate too low", "nothing learnt", "overfitting")
 """Findings that a run at its beginning may have."""
