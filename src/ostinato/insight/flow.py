@@ -16,7 +16,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.samples import Data, Loss, Model, mean_loss, network_and_sample
+from ostinato.insight.samples import (
+    Data,
+    Loss,
+    Model,
+    is_in_time,
+    mean_loss,
+    network_and_sample,
+)
 from ostinato.networks.tracing import Track, recording, stack_rows
 from ostinato.recurrence.scan import mask_of
 from ostinato.training.evaluation import Sample, eval_mode
@@ -204,7 +211,7 @@ def gradient_flow(
     trailing = 0.0
     if sample.lengths is None and isinstance(sample.inputs, Tensor) and sample.inputs.dim() > 1:
         x = sample.inputs
-        in_time = any(track.mask.shape == x.shape[:2] for track in tracks)
+        in_time = is_in_time(x, (track.mask.shape for track in tracks))
         trailing = _trailing(x if in_time else x.transpose(0, 1), network)
     return GradientFlow(layers, float(value.detach()), steps, norms, trailing)
 

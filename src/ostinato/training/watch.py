@@ -333,7 +333,7 @@ class Watch:
                     step.record["step"], loss, record["gradient_norm"]
                 ):
                     cause, _, rest = text.partition("exploding gradients: ")
-                    self._report(Finding("exploding", rest) if rest else Finding(OSCILLATES, cause))
+                    self._report(Finding("exploding", rest) if rest else Finding(RATE, cause))
         del self._steps[:count]
 
     def _look_for_kept(self, optimizer: Optimizer) -> None:
@@ -378,7 +378,9 @@ class Watch:
         """Warn of what was seen so far."""
         for finding in chain(self._own_checks(at_end), free_checks(self.observed())):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
-            if finding.probability >= PROBABLE and finding.issue not in INTENDED and late:
+            # A loss that rises has another cause where there is one, or where nothing moves.
+            own = finding.issue != RATE or not (self.findings or self._facts()["update"] < 0.01)
+            if finding.probability >= PROBABLE and finding.issue not in INTENDED and late and own:
                 self._report(finding)
 
     def _own_checks(self, at_end: bool) -> Iterator[Finding]:
@@ -417,7 +419,7 @@ class Watch:
         self._report(
             Finding(
                 "not finite",
-                f"at step {number}, {name} is not finite, as the first of all tensors looked at.",
+                f"at step {number} {name} is not finite, the first tensor that is not.",
                 {"step": float(number)},
                 [
                     _fix("find the operation", "with torch.autograd.detect_anomaly(): ..."),
@@ -439,7 +441,7 @@ class Watch:
         warnings.warn(text, WatchWarning, stacklevel=_level_of_caller())
 
 
-OSCILLATES = "learning rate too high"
+RATE = "learning rate too high"
 
 INTENDED = ("frozen parameters", "not finite")
 """Findings that are no warning: the first may be meant, of the other `Watch` says more."""
