@@ -317,10 +317,14 @@ def _joined(parts: Sequence[LayerFlow]) -> LayerFlow:
 
     cuts = [part for part in parts if part.cut_at is not None]
     cut = min(cuts, key=lambda part: part.cut_at or 0, default=parts[0])
-    curves = [rows(name) for name in ("h", "c", "jacobian", "largest")]
+    h = rows("h")
+    assert h is not None  # every part has it
     return LayerFlow(
         parts[0].name,
-        *curves,
+        h,
+        rows("c"),
+        rows("jacobian"),
+        rows("largest"),
         float(np.mean([part.underflow for part in parts])),
         sum(part.calls for part in parts),
         len(parts),
@@ -367,7 +371,7 @@ def _trailing(x: Tensor, network: nn.Module) -> float:
     empty = (x == (0 if x.is_floating_point() else index)).flatten(2 if x.dim() > 2 else 1)
     alike = empty.all(-1) if x.dim() > 2 else empty  # (T, B)
     count = alike.flip(0).int().cumprod(0).sum(0)
-    return float(count.double().mean() / len(x)) if len(count.unique()) > 1 else 0.0
+    return float(count.double().mean() / len(x)) if len({*count.tolist()}) > 1 else 0.0
 
 
 def growth_of(curves: NDArray[np.float64]) -> Growth:

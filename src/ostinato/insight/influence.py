@@ -266,7 +266,7 @@ def memory_span(
     return MemorySpan(lags, np.array(effect), share, T, given)
 
 
-class _Output(Exception):  # noqa: N818 it is no error
+class _Output(Exception):
     """Carries the output of a network out of its loss function."""
 
 
@@ -295,7 +295,7 @@ def _last_output(y: Tensor, T: int, ends: Tensor, in_time: bool) -> Tensor:
     """Return the output at each row's last step, or that of a row, ``(B, K)`` in double."""
     B = len(ends)
     if y.dim() and len(y) == B * T != B:
-        y = y.unflatten(0, (T, B) if in_time else (B, T))
+        y = y.reshape(*((T, B) if in_time else (B, T)), *y.shape[1:])
     if y.shape[:2] == (T, B) and (in_time or T != B):
         y = y.transpose(0, 1)
     if not y.dim() or len(y) != B:

@@ -79,7 +79,7 @@ class Track:
         self.calls += 1
         self.has_lengths |= call.lengths is not None
         # A loop from the last step to the first takes views that move backward in one tensor.
-        self._places.append((tokens.untyped_storage().data_ptr(), tokens.storage_offset()))
+        self._places.append((tokens.untyped_storage().data_ptr(), int(tokens.storage_offset())))
         storages, offsets = zip(*self._places, strict=True)
         if len(set(storages)) == 1 < self.calls:
             self.reverse = all(a > b for a, b in pairwise(offsets))

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -199,7 +199,8 @@ class Watch:
         parts += [f"update {facts['update']:.2g} of the weights"] if self._updates else []
         lines = [", ".join(parts)]
         lines += [f"frozen: {listed(frozen)}"] if frozen else []
-        return "\n".join([*lines, *(map(str, self.findings or ["no problem was seen"]))])
+        lines += map(str, self.findings) if self.findings else ["no problem was seen"]
+        return "\n".join(lines)
 
     def _facts(self) -> dict[str, Any]:
         """Return the facts of `Observations` that the records of steps do not have."""
@@ -302,7 +303,7 @@ class Watch:
         self._without_any += not gradients
         if not gradients or (found_inf is not None and bool(found_inf)):
             return
-        norms = torch._foreach_norm([*gradients.values()])
+        norms: Sequence[Tensor] = torch._foreach_norm([*gradients.values()])
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
             norms = [norm / scale.to(norm.device) for norm in norms]
@@ -390,7 +391,9 @@ class Watch:
                 "losses were computed, but none of the optimizers made a step.",
                 remedies=[_fix("make a step", "loss.backward(); optimizer.step()")],
             )
-        if self.step >= 3 and not self._reached and self._without_any >= self.step:
+        names = {name for name, p in self._named() if p.requires_grad}
+        all_missing = len(self._facts()["missing"]) == len(names)
+        if self._without_any >= self.step >= 3 and not all_missing:
             yield Finding(
                 "no gradient",
                 f"no parameter had a gradient at any of {self.step:,} steps of the optimizer.",
@@ -494,7 +497,7 @@ def _fix(why: str, code: str) -> Remedy:
 
 def _has_closure(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Return whether `step` was given a closure; the first argument is the optimizer."""
-    return any(isinstance(each, Callable) for each in (*args[1:], *kwargs.values()))
+    return any(callable(each) for each in (*args[1:], *kwargs.values()))
 
 
 def _values(gradient: Tensor) -> Tensor:
