@@ -149,7 +149,8 @@ def test_the_page_holds_words_figures_and_pictures_and_needs_nothing(tmp_path):
     assert page.open == []
     assert not re.search(r"https?:|src=\"(?!data:)|href|<script|<link", source)
     words = " ".join(page.words)
-    assert "Mine & <yours>" in words and "vanishing over time" in words and "--cell lstm" in words
+    assert "Mine & <yours>" in words and "vanishing over time" in words
+    assert "nn.LSTM in place of nn.RNN" in words
     assert len(page.images) == 5
     for image in page.images:
         assert base64.b64decode(image.partition(",")[2])[:8] == b"\x89PNG\r\n\x1a\n"

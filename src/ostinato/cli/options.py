@@ -94,7 +94,7 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """How it is written on the command line."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.rstrip('_').replace('_', '-')}"  # as `try_`, a word of Python
 
     @property
     def needed(self) -> bool:

@@ -111,7 +111,11 @@ class Growth:
         return math.log(0.5) / math.log(self.factor) if 0 < self.factor < 1 else math.inf
 
     def __str__(self) -> str:
-        return f"{self.factor:.3g} per step (95 %: {self.low:.3g} to {self.high:.3g})"
+        if not math.isfinite(self.factor):
+            return "cannot be followed from step to step"
+        verb = "shrinks to" if self.factor < 1 else "grows to"
+        interval = f"95 %: {self.low:.3g} to {self.high:.3g}"
+        return f"{verb} {self.factor:.3g} times a step ({interval})"
 
 
 @dataclass(frozen=True, eq=False)

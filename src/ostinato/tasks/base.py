@@ -136,6 +136,7 @@ class Inspectable(Protocol):
     """Hands out its network and encoded data: ``ostinato diagnose``, ``gates``."""
 
     folder_: Path | None
+    history_: Sequence[Mapping[str, Any]]
 
     @property
     def network_(self) -> nn.Module:
@@ -146,6 +147,9 @@ class Inspectable(Protocol):
 
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or as it was resolved from the data."""
+
+    def untrained(self, settings: Mapping[str, Any]) -> nn.Module:
+        """Return a network as before training, some settings of which are others."""
 
     def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
         """Return some data as a `Sample`."""

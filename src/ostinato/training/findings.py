@@ -46,6 +46,7 @@ class Thresholds:
         high_improvement: improvement above which a swinging loss and overfitting are not reported.
         helps: share of the constant prediction's loss by which a short run must end lower than
             another to count as better.
+        tried: the same for a remedy that is tried to count as a help.
         vanished: share of the gradient at the last step that is left at the first third of the
             sequence; below a thousandth it is lost in the noise of the last steps.
         layer_vanished: share of the top layer's gradient that reaches the lowest layer.
@@ -69,17 +70,17 @@ class Thresholds:
         decay_share: gradient of weight decay as a multiple of that of the loss.
         clipped: factor by which clipping shortens the usual gradient; only an optimizer without
             adaptive steps suffers.
-        accumulated: norm of the gradients that a network holds, in those of one batch; or the growth
-            of the gradient norm over a run, if it is along a straight line.
+        accumulated: norm of the gradients that a network holds, in those of one batch; half of it
+            is the growth of the gradient norm over a run that is along a straight line.
         linear: correlation of the gradient norm with the number of the step that counts as a
             straight line.
         overfitting: increase of the validation loss from best to last, as a share of the first.
         generalization_gap: difference between the improvements on the data and on held-out data.
         influence: share of the largest effect of an input below which it counts as forgotten.
-        scale: size (mean or standard deviation) of an input or target, in units in which weights are
-            initialised for 1, beyond which, or below whose inverse, it counts as not scaled.
-        outlier: distance from the median, in robust standard deviations, of an outlier; and a normal
-            value is not beyond 6 in a billion.
+        scale: size (root mean square) of an input or target beyond which, or below whose inverse,
+            it counts as not scaled; weights are initialised for 1.
+        outlier: distance from the median, in robust standard deviations, from which a value is an
+            outlier; normal ones end at 6, and those of Student's t with 3 degrees of freedom at 20.
         outlier_share: largest share of the values that may be outliers of a distribution.
         duplicate: correlation of two input features that count as duplicates.
         constant: share of the input features that may be constant.
@@ -104,6 +105,7 @@ class Thresholds:
     good_improvement: float = 0.5
     high_improvement: float = 0.9
     helps: float = 0.1
+    tried: float = 0.03
     vanished: float = 1e-3
     layer_vanished: float = 0.01
     exploded: float = 1e3
@@ -400,7 +402,7 @@ class Cause(NamedTuple, Generic[E]):
 
 
 def judge(causes: Iterable[Cause[E]], judgement: Judgement[E]) -> list[Finding]:
-    """Return the first finding of each cause, the most probable first; equal ones in their order."""
+    """Return the first finding of each cause, the most probable first."""
     found = [finding for cause in causes for finding in islice(cause.judge(judgement), 1)]
     return sorted(found, key=lambda finding: -finding.probability)
 
@@ -427,6 +429,7 @@ def _known_rate(observed: Observations) -> float:
 
 
 def not_finite(j: Judgement[Any]) -> Iterator[Finding]:
+    """A loss that is NaN or infinite."""
     o = j.observed
     bad = [s for s, loss in zip(o.steps, o.losses, strict=False) if not math.isfinite(loss)]
     if bad:
@@ -441,6 +444,7 @@ def not_finite(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def not_in_optimizer(j: Judgement[Any]) -> Iterator[Finding]:
+    """Parameters that the optimizer was not given."""
     names = j.observed.missing
     if names:
         yield Finding(
@@ -459,6 +463,7 @@ def not_in_optimizer(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def frozen(j: Judgement[Any]) -> Iterator[Finding]:
+    """Parameters that require no gradient."""
     o = j.observed
     names = [n for n in o.frozen if n in o.recurrent] or list(o.frozen)
     if names and (len(o.frozen) == o.parameters or set(names) & set(o.recurrent)):
@@ -483,6 +488,7 @@ def frozen(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def no_gradient(j: Judgement[Any]) -> Iterator[Finding]:
+    """Parameters to which no gradient came in any step."""
     names = j.observed.without_gradient
     if names:
         yield Finding(
@@ -502,6 +508,7 @@ def no_gradient(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def unchanged(j: Judgement[Any]) -> Iterator[Finding]:
+    """Weights that are those of the start."""
     o = j.observed
     names = [n for n in o.unchanged if n not in {*o.frozen, *o.missing, *o.without_gradient}]
     if names:
@@ -514,7 +521,7 @@ def unchanged(j: Judgement[Any]) -> Iterator[Finding]:
             [
                 Remedy(
                     "", "", "give the optimizer the parameters of the network that is trained",
-                    "loss.backward(); optimizer.step()  # optimizer made of this model.parameters()",
+                    "optimizer = torch.optim.Adam(model.parameters())  # of this very model",
                 )
             ],
             0.94,
@@ -522,6 +529,7 @@ def unchanged(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def never_zeroed(j: Judgement[Any]) -> Iterator[Finding]:
+    """Gradients that begin a step from those of the step before."""
     o, t = j.observed, j.thresholds
     remedies = [
         Remedy(
@@ -551,8 +559,8 @@ def never_zeroed(j: Judgement[Any]) -> Iterator[Finding]:
     if growth > t.accumulated / 2 and line > t.linear and smooth:
         yield Finding(
             "gradients never zeroed",
-            f"the gradient norm grows along a straight line with the steps, {growth:.1f} times from "
-            "the first third of the run to the last: gradients add up.",
+            f"the gradient norm grows along a straight line with the steps, {growth:.1f} times "
+            "from the first third of the run to the last: gradients add up.",
             {"growth": growth, "line": line},
             remedies,
             0.85,
@@ -560,6 +568,7 @@ def never_zeroed(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def rate_too_high(j: Judgement[Any]) -> Iterator[Finding]:
+    """A loss that rises, or swings above its best."""
     t, losses, improvement = j.thresholds, j.observed.finite, j.improvement
     if len(losses) < 20:
         return
@@ -589,6 +598,7 @@ def rate_too_high(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def exploding_norms(j: Judgement[Any]) -> Iterator[Finding]:
+    """Gradient norms that are huge, or have spikes."""
     t, norms = j.thresholds, [n for n in j.observed.norms if math.isfinite(n)]
     if len(norms) < 40 or j.improvement > t.good_improvement:
         return
@@ -616,6 +626,7 @@ def exploding_norms(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def rate_too_low(j: Judgement[Any]) -> Iterator[Finding]:
+    """Updates that together hardly move the weights."""
     o, t = j.observed, j.thresholds
     moved = o.total * o.update
     if o.total >= 20 and moved < t.movement and not j.improvement > t.low_improvement:
@@ -631,6 +642,7 @@ def rate_too_low(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def clipping_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
+    """Clipping far below the usual gradient norm, with steps of plain descent."""
     o, t = j.observed, j.thresholds
     norms = [n for n in o.norms if math.isfinite(n)]
     adaptive = o.optimizer not in ("sgd", "asgd", "")
@@ -649,6 +661,7 @@ def clipping_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def weight_decay_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
+    """Weight decay that outweighs the loss."""
     o, t = j.observed, j.thresholds
     if j.improvement > t.good_improvement or not o.weight_decay:
         return
@@ -674,6 +687,7 @@ def weight_decay_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def overfitting(j: Judgement[Any]) -> Iterator[Finding]:
+    """A validation loss that rises while the training loss falls."""
     o, t = j.observed, j.thresholds
     pairs = list(zip(o.steps, o.losses, strict=False))
     if len(o.evaluations) < 3 or not o.finite or j.improvement > t.high_improvement:
@@ -689,9 +703,9 @@ def overfitting(j: Judgement[Any]) -> Iterator[Finding]:
     if rise > t.overfitting and fell < 0.8:
         yield Finding(
             "overfitting",
-            f"the validation loss rose from {best[1]:.3g} at step {best[0]} to {last[1]:.3g}, while "
-            f"the training loss fell from {before:.3g} to {after:.3g}: the network is too large for "
-            "the data, or trained for too long.",
+            f"the validation loss rose from {best[1]:.3g} at step {best[0]} to {last[1]:.3g}, "
+            f"while the training loss fell from {before:.3g} to {after:.3g}: the network is too "
+            "large for the data, or trained for too long.",
             {"rise": rise, "training": fell},
             against_overfitting(),
             0.8,
@@ -699,6 +713,7 @@ def overfitting(j: Judgement[Any]) -> Iterator[Finding]:
 
 
 def nothing_learnt(j: Judgement[Any]) -> Iterator[Finding]:
+    """A training loss that stays where it was."""
     losses, constant = j.observed.finite, j.observed.constant
     if len(losses) < STEPS:
         return
@@ -819,4 +834,4 @@ FREE_CAUSES: tuple[Cause[Any], ...] = (
         nothing_learnt,
     ),
 )  # fmt: skip
-"""Causes that can be told from `Observations` alone, an earlier one before those it brings about."""
+"""Causes that can be told from `Observations` alone."""
