@@ -3,12 +3,14 @@
 import copy
 import importlib.util
 import math
+import sys
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader
 
 import ostinato
 from ostinato.errors import MissingExtra, OstinatoError
@@ -338,7 +340,7 @@ def test_a_number_that_is_not_finite_is_named_before_the_weights_have_it():
 
     loop = faulty({"backward": gradient})
     loop.seen = []
-    found, said = watched(loop)
+    found, said = watched(loop, share=1.0)
     assert "at step 31 gradient of rnn.weight_hh_l0 is not finite" in str(said[0].message)
 
 
@@ -440,10 +442,13 @@ def test_wrong_arguments_are_refused():
 # Lightning
 
 
-@pytest.mark.skipif(bool(LIGHTNING), reason="Lightning is installed")
-def test_without_lightning_the_extra_is_named():
+def test_without_lightning_the_extra_is_named(monkeypatch):
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    module = importlib.import_module("ostinato.lightning")
+    module._callback.cache_clear()
     with pytest.raises(MissingExtra, match=r"ostinato\[lightning\]"):
-        importlib.import_module("ostinato.lightning").Watch  # noqa: B018
+        module.Watch  # noqa: B018
 
 
 @pytest.mark.skipif(not LIGHTNING, reason="Lightning is not installed: ostinato[lightning]")
@@ -469,7 +474,7 @@ def test_lightning_trains_the_same_and_is_watched(tmp_path, parts):
             return adam(self.model)
 
     def trained(*callbacks):
-        data = [batch(step) for step in range(12)]
+        data, few = (DataLoader([*map(batch, range(n))], batch_size=None) for n in (12, 2))
         module = Module()
         trainer = pl.Trainer(
             max_epochs=2,
@@ -482,7 +487,7 @@ def test_lightning_trains_the_same_and_is_watched(tmp_path, parts):
             enable_model_summary=False,
             default_root_dir=tmp_path,
         )
-        trainer.fit(module, data, data[:2])
+        trainer.fit(module, data, few)
         return module, trainer
 
     alone, _ = trained()

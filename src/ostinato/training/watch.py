@@ -116,7 +116,7 @@ class Watch:
         self._told = math.nan
         self._steps: list[_Step] = []  # not read yet
         self._monitor = Monitor(clip=CLIP)
-        self._evaluating = self._without_any = 0
+        self._evaluating = self._measured = self._without_any = 0
         self._clipped_norms: list[float] = []
         self._reached: set[str] = set()  # parameters that had a gradient once
         self._samples: list[_Sample] = []
@@ -124,14 +124,18 @@ class Watch:
         self._moved: set[str] = set()
         self._still = Counter[str]()
         self._probes: dict[Optimizer, _Probe] = {}
-        self._kept: list[bool] = []
+        self._kept = 0  # steps that began with the gradients of the step before
+        self._zeroed = False
+        self._parameters: dict[Optimizer, dict[str, nn.Parameter]] = {}
         self._hooks = ExitStack()
         self._started = self._spent = 0.0
+        self._due = self._measuring = False
 
     # The block
 
     def __enter__(self) -> Self:
         self._started, self._spent = time.perf_counter(), 0.0
+        self._find_parameters()
         with ExitStack() as hooks:
             for optimizer in self.optimizers:
                 hooks.callback(optimizer.register_step_pre_hook(self._before).remove)
@@ -207,9 +211,7 @@ class Watch:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         held = {id(p) for group in groups for p in group["params"]}
         trained = {name: id(p) in held for name, p in self._named() if p.requires_grad}
-        kept = math.nan
-        if not all(self._kept) or len(self._kept) >= 10:
-            kept = float(all(self._kept))
+        kept = 0.0 if self._zeroed else 1.0 if self._kept >= 10 else math.nan
         return {
             "total": self.step,
             "optimizer": "+".join(dict.fromkeys(type(o).__name__.lower() for o in self.optimizers)),
@@ -219,7 +221,7 @@ class Watch:
             "without_gradient": [
                 name
                 for name, is_held in trained.items()
-                if is_held and name not in self._reached and self.step >= 3
+                if is_held and name not in self._reached and self._measured >= 3
             ],
             "unchanged": [
                 name for name, n in self._still.items() if n >= 2 and name not in self._moved
@@ -239,6 +241,19 @@ class Watch:
         for name, p in self.module.named_parameters():
             yield name.removeprefix("_orig_mod."), p
 
+    def _find_parameters(self) -> None:
+        """Find the parameters of the network in each optimizer, by name."""
+        names = {id(p): name for name, p in self._named()}
+        self._parameters = {
+            optimizer: {
+                names[id(p)]: p
+                for group in optimizer.param_groups
+                for p in group["params"]
+                if id(p) in names
+            }
+            for optimizer in self.optimizers
+        }
+
     def _clipping(self) -> tuple[float, float]:
         """Return the norm to which gradients are clipped, 0 if not, and the share of such steps.
 
@@ -254,9 +269,13 @@ class Watch:
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         start = time.perf_counter()
         self._counts[optimizer] += 1
+        affordable = self._spent <= self.share * (start - self._started)
         if self._counts[optimizer] > self.step:
             self._begin_step(float(optimizer.param_groups[0]["lr"]))
-        affordable = self._spent <= self.share * (start - self._started)
+            self._due |= self.step - 1 in CHECKS
+            if self._due and affordable:
+                self._due = False
+                self._check()
         self._measuring = self.step <= 3 or affordable
         if self._measuring:
             if self.step <= 3 or self.step % SAMPLED_STEPS == 0:
@@ -264,7 +283,8 @@ class Watch:
             if not _has_closure(args, kwargs):
                 self._measure(optimizer)
         if probe := self._probes.pop(optimizer, None):
-            self._kept += [all(probe.found)] if probe.found else []
+            self._kept += bool(probe.found) and all(probe.found)
+            self._zeroed |= not all(probe.found)
             probe.handle.remove()
         self._spent += time.perf_counter() - start
 
@@ -274,32 +294,29 @@ class Watch:
             self._look_for_kept(optimizer)
         elif self._measuring:  # the gradients are made during the step
             self._measure(optimizer)
-        self._compare()
+        if self._samples:
+            self._compare()
         self._spent += time.perf_counter() - start
 
     def _begin_step(self, rate: float) -> None:
-        on_gpu = any(step.on_gpu for step in self._steps[-1:])
-        if not on_gpu or len(self._steps) >= READ_EVERY:
+        if len(self._steps) >= READ_EVERY or not (self._steps and self._steps[-1].on_gpu):
             self._read()
-        if self.step in CHECKS:
-            self._check()
         self.step += 1
         record = {"step": self.step, "learning_rate": rate}
         self.history.append(record)
         self._steps.append(_Step(record, self._losses, self._told))
+        losses = [loss for loss in self._losses if not isinstance(loss, Tensor) or loss.is_cpu]
+        if not math.isfinite(sum(map(float, losses))):
+            self._not_finite(self._steps[-1])  # before the weights are
         self._losses, self._told = [], math.nan
         self._evaluating += not self.module.training
 
     def _measure(self, optimizer: Optimizer) -> None:
         """Measure the gradients that an optimizer uses."""
-        own = {id(p): name for name, p in self._named()}
-        gradients = {
-            name: _values(p.grad)
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None and (name := own.get(id(p)))
-        }
+        own = self._parameters[optimizer]
+        gradients = {name: _values(p.grad) for name, p in own.items() if p.grad is not None}
         found_inf = getattr(optimizer, "found_inf", None)  # set by a GradScaler for a fused step
+        self._measured += 1
         self._without_any += not gradients
         if not gradients or (found_inf is not None and bool(found_inf)):
             return
@@ -339,9 +356,11 @@ class Watch:
 
     def _look_for_kept(self, optimizer: Optimizer) -> None:
         """Look, until they once are, whether gradients are zero when `backward` adds to them."""
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        if self._zeroed:
+            return
+        parameters = self._parameters[optimizer].values()
         used = [p for p in parameters if p.grad is not None and p.requires_grad]
-        if used and all(self._kept):
+        if used:
             parameter, found = min(used, key=torch.numel), list[bool]()
 
             def look(_: Tensor) -> None:
@@ -352,12 +371,10 @@ class Watch:
 
     def _sampled(self, optimizer: Optimizer) -> Iterator[_Sample]:
         """Yield some elements of each parameter before a step."""
-        own = {id(p): name for name, p in self._named()}
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if id(p) in own and p.requires_grad and p.numel():
-                    every = max(1, p.numel() // SAMPLE)
-                    yield _Sample(own[id(p)], p, every, _some(p, every).clone())
+        for name, p in self._parameters[optimizer].items():
+            if p.requires_grad and p.numel():
+                every = max(1, p.numel() // SAMPLE)
+                yield _Sample(name, p, every, _some(p, every).clone())
 
     def _compare(self) -> None:
         """Compare the samples with the same elements after the step."""
@@ -377,6 +394,7 @@ class Watch:
 
     def _check(self, at_end: bool = False) -> None:
         """Warn of what was seen so far."""
+        self._find_parameters()  # layers may be unfrozen, groups added
         for finding in chain(self._own_checks(at_end), free_checks(self.observed())):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
             # A loss that rises has another cause where there is one, or where nothing moves.
@@ -393,10 +411,10 @@ class Watch:
             )
         names = {name for name, p in self._named() if p.requires_grad}
         all_missing = len(self._facts()["missing"]) == len(names)
-        if self._without_any >= self.step >= 3 and not all_missing:
+        if self._without_any >= self._measured >= 3 and not all_missing:
             yield Finding(
                 "no gradient",
-                f"no parameter had a gradient at any of {self.step:,} steps of the optimizer.",
+                f"no parameter had a gradient at any of {self._measured:,} steps looked at.",
                 remedies=[
                     _fix("this order", "optimizer.zero_grad(); loss.backward(); optimizer.step()")
                 ],
