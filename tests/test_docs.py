@@ -12,7 +12,13 @@ from ostinato import cli
 from ostinato.data import columns, formats
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/tables.md", "docs/checks.md", "docs/training.md", "docs/diagnosis.md"]
+PAGES = [
+    "docs/tables.md",
+    "docs/checks.md",
+    "docs/training.md",
+    "docs/diagnosis.md",
+    "docs/watch.md",
+]
 TEXT = "".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.M | re.S)
 

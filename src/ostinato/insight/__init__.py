@@ -18,7 +18,9 @@ from ostinato.insight.gates import labels_of as labels_of
 from ostinato.insight.gates import overlay as overlay
 from ostinato.insight.gates import position_in_line as position_in_line
 from ostinato.insight.influence import InputInfluence as InputInfluence
+from ostinato.insight.influence import MemorySpan as MemorySpan
 from ostinato.insight.influence import input_influence as input_influence
+from ostinato.insight.influence import memory_span as memory_span
 from ostinato.insight.pictures import plot_flow as plot_flow
 from ostinato.insight.pictures import plot_gate as plot_gate
 from ostinato.insight.pictures import plot_influence as plot_influence

@@ -281,7 +281,7 @@ class Observations:
         Args:
             history: losses, or records with ``loss`` (or ``training_loss``, ``train_loss``),
                 ``gradient_norm`` (``grad_norm``), ``learning_rate`` (``lr``) and
-                ``validation_loss`` (``val_loss``).
+                ``validation_loss`` (``val_loss``); or that of a `watch`.
             network: for the parameters that are frozen or missing from the optimizer.
             optimizer: the user's.
             known: further attributes.
@@ -312,6 +312,8 @@ class Observations:
             facts["rates"] = facts["rates"] or [max(float(g["lr"]) for g in groups)]
             made = (int(s["step"]) for s in states if "step" in s)
             facts["total"] = max([facts["total"], *made])
+        for record in records:  # of a watch
+            facts |= record.get("observed", {})
         return cls(**facts | known)
 
     @property
