@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ostinato.errors import OstinatoError
 from ostinato.insight.causes.common import J, gentle, not_learned_well
 from ostinato.insight.evidence import Evidence, relative_change, smoothness
+from ostinato.insight.influence import memory_span
 from ostinato.insight.losses import (
     Criterion,
     Stand,
@@ -463,7 +465,10 @@ def truncation_too_short(j: J) -> Iterator[Finding]:
     """Sequences are cut shorter than the distance over which the task depends."""
     e = j.evidence
     window = int(e.settings.get("window") or e.sample.inputs.shape[1 - e.row_axis])
-    if e.distance is None or window > e.distance:
+    if e.distance is None:
+        yield from _truncated_before_memory_ends(j, window)
+        return
+    if window > e.distance:
         return
     yield Finding(
         "truncation too short",
@@ -476,6 +481,29 @@ def truncation_too_short(j: J) -> Iterator[Finding]:
         ],
         0.94,
     )  # fmt: skip
+
+
+def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
+    """Yield a finding where a network that carries its state uses far more than its window."""
+    e = j.evidence
+    if not e.settings.get("window") or not not_learned_well(j):
+        return
+    with suppress(OstinatoError, RuntimeError):
+        span = memory_span(e.copy, e.sample, loss=e.loss, share=MATTERS)
+        if span.given == window and span.distance >= 2 * window:
+            until = span.distance if span.is_bounded else span.window
+            yield Finding(
+                "truncation too short",
+                f"inputs {until} steps before still have {MATTERS:.0%} of the largest effect on the "
+                f"output, and gradients flow through {window} steps only.",
+                {"window": float(window), "distance": float(until)},
+                [Remedy("window", 4 * window, "sequences in which both ends lie")],
+                0.56,
+            )
+
+
+MATTERS = 0.1
+"""Share of the largest effect from which an input far back matters."""
 
 
 def no_gradient(j: J) -> Iterator[Finding]:
