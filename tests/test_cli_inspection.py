@@ -74,6 +74,9 @@ def test_a_run_is_diagnosed_in_text_measurements_and_plots(written, ostinato, tm
         "held_out_improvement", "flow", "influence",
     }  # fmt: skip
     assert (written / "diagnosis" / "index.html").exists()
+    tried = ostinato(f"diagnose {written} --try --out {tmp_path}/tried")
+    assert tried.status == 0
+    assert "=" not in "".join(line for line in tried.out.splitlines() if line.startswith("    --"))
 
 
 def test_memory_is_measured_on_a_text_a_file_or_the_run(written, ostinato, tmp_path):

@@ -1,7 +1,9 @@
 """What a diagnosis names, on networks with one thing wrong, and on healthy ones."""
 
+import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ostinato.insight import Remedy, Thresholds, write_report
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
+from ostinato.training.callbacks import History
 from ostinato.training.findings import oscillation
 
 T, B = 60, 16
@@ -291,3 +294,17 @@ def test_each_step_of_a_sequence_may_have_its_output():
     x, _ = data()
     y = (x[..., 0] > 0).long()
     assert diagnose(network, (x, y, [T] * 8 + [20] * 8)).first == "vanishing over time"
+
+
+def test_a_history_in_memory_is_thinned_evenly_and_rolled_back():
+    history = History(limit=8)
+    for step in range(1, 101):
+        history.on_step({"step": step, "loss": 1 / step})
+        if step % 50 == 0:
+            history.on_validation({"step": step, "validation_loss": 0.5}, "a sample")
+    kept = [r["step"] for r in history.records if "loss" in r]
+    assert kept[0] == 1 and len(kept) <= 8 and kept[-1] > 80
+    assert len({b - a for a, b in itertools.pairwise(kept[1:])}) == 1
+    assert [r["step"] for r in history.records if "validation_loss" in r] == [50, 100]
+    history.on_rollback(SimpleNamespace(step=40))
+    assert max(r["step"] for r in history.records) <= 40

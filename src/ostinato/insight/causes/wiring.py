@@ -494,8 +494,8 @@ def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
             until = span.distance if span.is_bounded else span.window
             yield Finding(
                 "truncation too short",
-                f"inputs {until} steps before still have {MATTERS:.0%} of the largest effect on the "
-                f"output, and gradients flow through {window} steps only.",
+                f"inputs {until} steps before still have {MATTERS:.0%} of the largest effect on "
+                f"the output, and gradients flow through {window} steps only.",
                 {"window": float(window), "distance": float(until)},
                 [Remedy("window", 4 * window, "sequences in which both ends lie")],
                 0.56,
