@@ -224,7 +224,9 @@ def diagnose(
     if isinstance(history, str | os.PathLike):
         history = read_metrics(history)
     records = list(records_of(history or []))
-    known: dict[str, Any] = {"clip_norm": clip_norm or float(settings.get("clip_norm") or 0.0)}
+    known: dict[str, Any] = {}
+    if clip := clip_norm or float(settings.get("clip_norm") or 0.0):
+        known["clip_norm"] = clip
     if initial is not None:
         known["unchanged"] = _unchanged(network, initial)
     observed = Observations.of(records, network, optimizer, **known)

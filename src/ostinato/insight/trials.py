@@ -49,6 +49,7 @@ class Change:
         thawed: whether all parameters learn.
         init: what the recurrent weights start from, if not from what the modules do.
         settings: settings of an estimator, by name.
+        rows: rows to train on; 0 for all.
     """
 
     rate: float = 1.0
@@ -59,6 +60,7 @@ class Change:
     thawed: bool = False
     init: Literal["", "orthogonal", "chrono"] = ""
     settings: tuple[tuple[str, Any], ...] = ()
+    rows: int = 0
 
 
 class Trial(NamedTuple):
@@ -137,6 +139,8 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
     losses, value = [], math.nan
     network.train()
     random = torch.Generator().manual_seed(0)
+    if change.rows:
+        training = start.taken(training, torch.arange(change.rows))
     count = training.inputs.shape[start.row_axis]
     order = torch.randperm(count, generator=random)
     for _ in range(start.steps):

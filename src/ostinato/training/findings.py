@@ -303,6 +303,7 @@ class Observations:
             if r.get("validation_loss") is not None
         ]
         facts["total"] = max((r["step"] for r in records), default=0)
+        facts["clip_norm"] = max((float(r.get("clip_norm") or 0.0) for r in records), default=0.0)
         if network is not None:
             facts |= _parameters(network, optimizer)
         if optimizer is not None:

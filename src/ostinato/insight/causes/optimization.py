@@ -200,15 +200,20 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
     """Without clipping a short run learns, and with it does not."""
     e = j.evidence
     clip = float(e.settings.get("clip_norm") or e.observed.clip_norm)
-    if not clip or not _little_learned(j) or not e.was_trained:
+    if not _little_learned(j) or not e.was_trained:
         return
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
                          if g is not None))  # fmt: skip
+    held = math.sqrt(sum(float(p.grad.double().square().sum())
+                         for p in e.network.parameters() if p.grad is not None))  # fmt: skip
+    clip = clip or held  # which clipping leaves as short as it made it
+    if not clip:
+        return
     norms = [n for n in e.observed.norms if math.isfinite(n)]
     usual = sorted(norms)[len(norms) // 2] if norms else norm
     if not usual > j.thresholds.clipped / 2 * clip:
         return
-    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55)
+    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55, without=Change(clip=clip))
     yield Finding(
         "clipping too strong",
         f"the usual gradient norm is {usual:.2g}, and clipping cuts it to {clip:g}: steps are "
