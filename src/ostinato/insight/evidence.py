@@ -166,11 +166,26 @@ class Evidence:
 
     @cached_property
     def repeat_change(self) -> float:
-        """Largest relative change of the scores when the same call is made again."""
-        first, second = self.scores_of(self.sample), self.scores_of(self.sample)
-        if first is None or second is None or first.shape != second.shape:
-            return 0.0
-        return float(relative_change(second, first).nan_to_num(0, 0, 0).max())
+        """Largest relative change of scores when a call is made again, after one of other rows.
+
+        Of the whole rows, and of their first steps, in which a state is not yet forgotten.
+        """
+        T, B = self.sample.inputs.shape[1 - self.row_axis], len(self.rows)
+        changes = [0.0]
+        for steps in {T, min(T, 2)}:
+            x = self.sample.inputs.narrow(1 - self.row_axis, 0, steps)
+            y, lengths = self.sample.targets, self.sample.lengths
+            if isinstance(y, Tensor) and y.shape[:2] == self.sample.inputs.shape[:2]:
+                y = y.narrow(1 - self.row_axis, 0, steps)
+            lengths = None if lengths is None else lengths.clamp(max=steps)
+            same = self.sample._replace(inputs=x, targets=y, lengths=lengths)
+            first = self.scores_of(same)
+            self.scores_of(self.taken(same, torch.arange(B).roll(1), inputs_only=True))
+            second = self.scores_of(same)
+            if first is not None and second is not None and first.shape == second.shape:
+                change = relative_change(second, first).nan_to_num(0, 0, 0)
+                changes.append(float(change.max()) if change.numel() else 0.0)
+        return max(changes)
 
     @cached_property
     def constant(self) -> float:
@@ -415,7 +430,10 @@ class Evidence:
     def flow(self) -> GradientFlow:
         """Gradients by step and layer; no layers if the loss has no gradient at all."""
         try:
-            return gradient_flow(self.network, self.sample, loss=self.loss)
+            try:
+                return gradient_flow(self.copy, self.sample, loss=self.loss)
+            except OstinatoError:  # perhaps the loss function is of a module of its own
+                return gradient_flow(self.network, self.sample, loss=self.loss)
         except RuntimeError:
             T = self.sample.inputs.shape[1 - self.row_axis]
             return GradientFlow([], self.loss_now, T, {})
@@ -432,18 +450,24 @@ class Evidence:
         """How far back the output depends on the input; None if it cannot be measured."""
         measurable = isinstance(self.network, ScoringNetwork) and self.loss is None
         if measurable and math.isfinite(self.loss_now):
-            return input_influence(self.network, self.sample)
+            return input_influence(self.copy, self.sample)
         return None
 
     @cached_property
     def gradients(self) -> dict[str, Tensor | None]:
-        """Gradient of the loss on the data by each weight, in training mode without randomness."""
-        named = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        """Gradient of the loss on the data by each weight, in eval mode; None where none flows."""
+        found = self._gradients_of(self.copy)
+        if found and all(g is None for g in found.values()):
+            found = self._gradients_of(self.network)  # perhaps the loss function is of itself
+        return found
+
+    def _gradients_of(self, network: nn.Module) -> dict[str, Tensor | None]:
+        named = {n: p for n, p in network.named_parameters() if p.requires_grad}
         if not named:
             return {}
-        with eval_mode(self.network), torch.enable_grad():
+        with eval_mode(network), torch.enable_grad():
             try:
-                value = mean_loss(self.network, self.sample, self.loss)
+                value = mean_loss(network, self.sample, self.loss)
                 found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
             except RuntimeError:  # nothing requires a gradient
                 return dict.fromkeys(named)

@@ -197,9 +197,9 @@ def state_leaks(j: J) -> Iterator[Finding]:
     by_step = e.scores.dim() >= 3
     yield Finding(
         "state leaks between batches",
-        f"the same batch, given twice in eval mode, has outputs that differ by {change:.2g} of "
-        "their size: the module keeps its state from call to call, so that a row begins with the "
-        "state of whichever row stood in its place before.",
+        f"the same batch, given twice in eval mode with another between, has outputs that differ "
+        f"by {change:.2g} of their size: the module keeps its state from call to call, so that a "
+        "row begins with the state of whichever row stood in its place before.",
         {"change": change},
         [
             Remedy(
