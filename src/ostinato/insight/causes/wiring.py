@@ -26,7 +26,8 @@ from ostinato.insight.losses import (
     replaced_output,
 )
 from ostinato.insight.samples import mean_loss
-from ostinato.training.evaluation import Sample
+from ostinato.networks.seq2seq import EncoderDecoder
+from ostinato.training.evaluation import Sample, eval_mode
 from ostinato.training.findings import Cause, Finding, Remedy, listed
 
 MORE_PADDING = 3
@@ -530,6 +531,7 @@ def no_gradient(j: J) -> Iterator[Finding]:
 def free_running_gap(j: J) -> Iterator[Finding]:
     """The network fails where it is fed with its own predictions."""
     e = j.evidence
+    yield from _written_apart(j)
     free, limit = e.free_running, e.loss_now
     if math.isnan(free) and j.improvement > j.thresholds.good_improvement:
         free, limit = _fed_back(e), e.constant  # errors grow with steps, but not without end
@@ -547,6 +549,46 @@ def free_running_gap(j: J) -> Iterator[Finding]:
             ],
             0.8,
         )  # fmt: skip
+
+
+def _written_apart(j: J) -> Iterator[Finding]:
+    """Yield a finding where a decoder writes far fewer right tokens after its own than after true.
+
+    Tokens are compared step by step, the likeliest at each.
+    """
+    e = j.evidence
+    network, targets = e.copy, e.sample.targets
+    if not isinstance(network, EncoderDecoder) or e.loss is not None:
+        return
+    B, T = targets.shape
+    lengths = e.sample.more.get("target_lengths")
+    ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
+    counts = torch.arange(T)[None] < ends[:, None]
+    right = []
+    with eval_mode(network), torch.no_grad():
+        encoded, first = network.start(e.sample.encode(e.sample.inputs), e.sample.lengths)
+        for own in (False, True):
+            state, token = first, torch.full_like(targets[:, 0], network.decoder.begin)
+            written = []
+            for t in range(T):
+                log_p, state, _ = network.step(token, encoded, state)
+                written.append(log_p.argmax(-1))
+                token = targets[:, t] if not own else written[-1]
+                token = token.masked_fill(token == network.decoder.end, 0)
+            right.append(float((torch.stack(written, 1) == targets).cpu()[counts].double().mean()))
+    if right[0] > RIGHT and right[0] > j.thresholds.free_running * right[1]:
+        yield Finding(
+            "teacher forcing gap",
+            f"after true tokens {right[0]:.0%} of the next ones are right, after its own "
+            f"{right[1]:.0%}: it never learned to go on from its own errors.",
+            {"forced": right[0], "free_running": right[1]},
+            [Remedy("sampled", 0.25, "its own tokens in some steps of training")],
+            0.7,
+        )
+
+
+RIGHT = 0.7
+"""Share of right tokens after true ones from which those after its own are looked at."""
 
 
 def _fed_back(e: Evidence, most: int = 16) -> float:
