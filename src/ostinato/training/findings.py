@@ -467,7 +467,7 @@ def not_in_optimizer(j: Judgement[Any]) -> Iterator[Finding]:
                     "optimizer = type(optimizer)(model.parameters(), **optimizer.defaults)",
                 )
             ],
-            _unless_learned(j, 0.95),
+            unless_learned(j, 0.95, proven=True),
         )  # fmt: skip
 
 
@@ -492,7 +492,7 @@ def frozen(j: Judgement[Any]) -> Iterator[Finding]:
                 "model.requires_grad_(True)  # before the optimizer is made",
             )
         ],
-        _unless_learned(j, p),
+        unless_learned(j, p, proven=p > 0.9),
     )  # fmt: skip
 
 
@@ -512,7 +512,7 @@ def no_gradient(j: Judgement[Any]) -> Iterator[Finding]:
                     "h = h  # not h.detach(), h.data, or a result of torch.no_grad()",
                 )
             ],
-            _unless_learned(j, 0.93),
+            unless_learned(j, 0.93, proven=True),
         )  # fmt: skip
 
 
@@ -770,9 +770,15 @@ def against_overfitting(hidden_size: int = 32) -> list[Remedy]:
     ]  # fmt: skip
 
 
-def _unless_learned(j: Judgement[Any], probability: float) -> float:
-    """Return a probability, lower where the network has learned well all the same."""
-    return 0.4 if j.improvement > j.thresholds.good_improvement else probability
+def unless_learned(j: Judgement[Any], probability: float, *, proven: bool = False) -> float:
+    """Return a probability, lower where the network has learned well all the same.
+
+    What is proven stays an issue, unless there is hardly anything left to learn.
+    """
+    limits = j.thresholds
+    if proven and not j.improvement > limits.high_improvement:
+        return min(probability, 0.55) if j.improvement > limits.good_improvement else probability
+    return 0.4 if j.improvement > limits.good_improvement else probability
 
 
 def counted(names: Sequence[str], total: int) -> str:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Judgement
+from ostinato.training.findings import unless_learned as unless_learned
 
 J: TypeAlias = Judgement[Evidence]
 
@@ -15,11 +16,6 @@ J: TypeAlias = Judgement[Evidence]
 def not_learned_well(j: J) -> bool:
     """Return whether there is a reason to look for what holds the network up."""
     return not j.improvement > j.thresholds.good_improvement
-
-
-def gentle(j: J, probability: float) -> float:
-    """Return the probability of a fault that can be lived with: lower where all was learned."""
-    return probability if not_learned_well(j) else 0.4
 
 
 def helped(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ostinato.insight.causes.common import J, gentle, helped, not_learned_well
+from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
 from ostinato.insight.evidence import Evidence, Features, classes_of, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
@@ -137,6 +137,7 @@ def constant_features(j: J) -> Iterator[Finding]:
     if len(constant) / F <= t.constant:
         return
     names = ", ".join(map(str, constant[:6]))
+    not_zero = bool((e.inputs.mean[constant] != 0).any())  # as empty borders of pictures are
     yield Finding(
         "constant feature",
         f"{len(constant)} of {F} input features have the same value at every step of every row "
@@ -148,7 +149,7 @@ def constant_features(j: J) -> Iterator[Finding]:
                 f"x = x[..., x.flatten(0, 1).std(0) > 0]  # {F - len(constant)} of {F} features",
             )
         ],
-        0.96 if len(constant) == F else gentle(j, 0.62),
+        0.96 if len(constant) == F else unless_learned(j, 0.62, proven=not_zero),
     )  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def duplicate_features(j: J) -> Iterator[Finding]:
                     f"x = x[..., [k for k in range(x.shape[-1]) if k != {varying[b]}]]",
                 )
             ],
-            gentle(j, 0.6),
+            unless_learned(j, 0.6, proven=True),
         )  # fmt: skip
 
 
@@ -208,7 +209,7 @@ def outliers(j: J) -> Iterator[Finding]:
                 Remedy("clip_norm", 1, "no step that a single row decides",
                        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
             ],
-            gentle(j, 0.83 if features.span[k] > 5 * t.outlier else 0.66),
+            unless_learned(j, 0.83 if features.span[k] > 5 * t.outlier else 0.66),
         )  # fmt: skip
 
 

@@ -42,15 +42,16 @@ def too_small(j: J) -> Iterator[Finding]:
     """Few units, and a loss that stays where it is, the same on held-out data."""
     e, t = j.evidence, j.thresholds
     H = _units(e)
-    if not H or j.improvement <= t.learned or not j.improvement < BEST_OF_SMALL:
+    if not H or not e.was_trained or not j.improvement < BEST_OF_SMALL:
         return
-    if not e.was_trained or e.improvement - e.learned > t.generalization_gap / 2:
+    if e.improvement - e.learned > t.generalization_gap / 2:
         return
-    weighed, p = [], 0.0
-    if t.small > H:
-        p = 0.62 if _stalled(e, t.plateau) else 0.52
+    weighed: list[str] = []
+    p = 0.0
+    if H < t.small:  # noqa: SIM300
+        p = 0.62 if not e.has_learned or _stalled(e, t.plateau) else 0.54
         weighed.append(f"+ there are only {H} units")
-    if e.rebuild is not None and 4 * t.small > H:
+    if e.rebuild is not None and H < 4 * t.small:  # noqa: SIM300
         wide, base = e.trial(Change(settings=(("hidden_size", 8 * H),))), e.trial()
         if wide is not None and base is not None and wide.share > base.share + t.helps:
             p = max(p + 0.2, 0.55)

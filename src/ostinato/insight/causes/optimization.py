@@ -31,10 +31,10 @@ def _little_learned(j: J) -> bool:
 def rate_too_high(j: J) -> Iterator[Finding]:
     """A tenth or a hundredth of the rate learns from a fresh start, and it does not."""
     t, e = j.thresholds, j.evidence
-    if not _little_learned(j) or not e.was_trained:
+    if not not_learned_well(j) or not e.was_trained:
         return
     own = e.trial()
-    if own is None or own.share > t.helps:
+    if own is None or own.share > t.low_improvement:
         return
     found = rates(j, (1.0, 0.1, 0.01))
     factor = best_rate(found, t.helps)
@@ -79,7 +79,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
     """Ten or a hundred times the rate learns more in a short run than all of training did."""
     t, e = j.thresholds, j.evidence
     moved = e.movement
-    if not _little_learned(j) or not e.was_trained or moved > WEIGHTS_BARELY_MOVED:
+    if not not_learned_well(j) or not e.was_trained or moved > WEIGHTS_BARELY_MOVED:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return

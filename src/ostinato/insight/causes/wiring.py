@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.causes.common import J, gentle, not_learned_well
+from ostinato.insight.causes.common import J, not_learned_well, unless_learned
 from ostinato.insight.evidence import Evidence, relative_change, smoothness
 from ostinato.insight.influence import memory_span
 from ostinato.insight.losses import (
@@ -209,7 +209,7 @@ def state_leaks(j: J) -> Iterator[Finding]:
                 "h, state = self.rnn(x)  # no self.hidden as its initial state",
             )
         ],
-        gentle(j, 0.93) if by_step else 0.93 if not_learned_well(j) else 0.55,
+        unless_learned(j, 0.93) if by_step else 0.93 if not_learned_well(j) else 0.55,
     )  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def batch_and_time_swapped(j: J) -> Iterator[Finding]:
         "recurrence runs over the batch instead of over time.",
         {"rows": float(len(mixed))},
         [Remedy("", "", "give the recurrent layers time and batch in their order", code)],
-        0.96 if later or layers else 0.8,
+        unless_learned(j, 0.96 if later or layers else 0.8),
     )
 
 
@@ -312,7 +312,7 @@ def padding_read(j: J) -> Iterator[Finding]:
                     " enforce_sorted=False)",
                 ),
             ],
-            gentle(j, 0.94 if e.sample.lengths is not None else 0.85),
+            unless_learned(j, 0.94 if e.sample.lengths is not None else 0.85, proven=True),
         )  # fmt: skip
 
 
@@ -524,7 +524,7 @@ def no_gradient(j: J) -> Iterator[Finding]:
             Remedy("", "", "do not cut the graph between these parameters and the loss",
                    "h = h  # not h.detach(), h.data, or a result of torch.no_grad()"),
         ],
-        0.97 if recurrent and not_learned_well(j) else gentle(j, 0.8),
+        unless_learned(j, 0.97 if recurrent else 0.8, proven=bool(recurrent)),
     )  # fmt: skip
 
 
