@@ -606,7 +606,7 @@ def padding_begins(x: Tensor) -> Tensor | None:
     padded = T - ends
     inside = torch.arange(T)[None] < ends[:, None]
     zeros_inside = float((zero & inside).sum()) / max(1, int(inside.sum()))
-    enough = float((padded >= 2).double().mean()) >= 0.25 and len(ends.unique()) > 2
+    enough = float((padded >= 2).double().mean()) >= 0.25 and len(set(ends.tolist())) > 2
     return ends.clamp(min=1) if enough and zeros_inside < 0.02 else None
 
 

@@ -35,13 +35,14 @@ def as_loss(loss: Any) -> Loss | None:
         raise OstinatoError(f"loss: expected a function, got {type(loss).__name__}.")
     if isinstance(loss, nn.Module):
         return Criterion(loss)
+    whole: Loss = loss
     parameters = list(inspect.signature(loss).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return loss
+        return whole
     required = [p for p in parameters if p.default is p.empty and p.kind != p.KEYWORD_ONLY]
     of_model = bool(required) and required[0].name in MODEL_NAMES
     if len(required) >= 4 or (len(parameters) == 4 and of_model):
-        return loss
+        return whole
     if len(required) == 3:
         return lambda model, x, y, lengths: loss(model, x, y)
     if of_model:
@@ -196,7 +197,7 @@ def constant_loss(
             if sample.targets is not None and to_range is _as_it_is:
                 with torch.no_grad():
                     free.copy_(_start(sample.targets, free, axis))
-            optimizer.step(evaluate)
+            optimizer.step(evaluate)  # type: ignore[no-untyped-call]
             return best if math.isfinite(best) else math.nan
     return math.nan
 

@@ -161,11 +161,11 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
         if not math.isfinite(value):
             return Trial(-math.inf, -math.inf, len(losses), losses)
     with eval_mode(network), torch.no_grad():
-        loss = float(mean_loss(network, judged, start.loss))
+        end = float(mean_loss(network, judged, start.loss))
     scale = constant if constant > 1e-9 else abs(losses[0])
     zero = constant if constant > 1e-9 else losses[0]
     last = fmean(losses[-5:])
-    share = (zero - loss) / scale if math.isfinite(loss) else -math.inf
+    share = (zero - end) / scale if math.isfinite(end) else -math.inf
     return Trial(share, (zero - last) / scale, len(losses), losses)
 
 
@@ -210,7 +210,7 @@ def initialize(layer: nn.RNNBase, init: Literal["orthogonal", "chrono"], steps: 
     with torch.no_grad():
         for name, weight in layer.named_parameters():
             if name.startswith("weight_hh"):
-                for block in weight.split(H):
+                for block in torch.split(weight, H):
                     if block.shape[0] == block.shape[1]:
                         nn.init.orthogonal_(block)
             elif name.startswith("bias_ih") and isinstance(layer, nn.LSTM):

@@ -277,12 +277,12 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
     if len(evaluations) >= 3 and trained > t.generalization_gap:
         best = min(loss for _, loss in evaluations)
-        if best > 0.98 * constant:
+        if best > 0.98 * constant and best > 0.95 * first:
             yield Finding(
                 "labels unrelated to inputs",
-                f"the validation loss was never below {best:.3g}, about that of a constant "
-                f"prediction ({constant:.3g}), while the loss of training fell {trained:.0%} below "
-                "it: its rows were learned by heart.",
+                f"the validation loss fell from {first:.3g} to {best:.3g} at best, about that of a "
+                f"constant prediction ({constant:.3g}), while the loss of training fell "
+                f"{trained:.0%} below it: its rows were learned by heart.",
                 {"best": best, "constant": constant},
                 remedies,
                 0.82,
@@ -423,7 +423,7 @@ def _association(values: Tensor, target: Tensor, kind: str) -> float:
     if kind == "number":
         v, y = values - values.mean(), target.double() - target.double().mean()
         return float((v @ y).abs() / (v.norm() * y.norm()).clamp(min=1e-300))
-    classes, index = target.unique(return_inverse=True)
+    classes, index = torch.unique(target, return_inverse=True)
     if len(classes) < 2 or len(classes) > len(target) // 4:
         return 0.0
     counts = torch.bincount(index).double()

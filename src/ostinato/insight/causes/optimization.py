@@ -84,7 +84,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
     if math.isnan(moved) and not _falls_slowly(e):
         return
     far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
-    found = rates(j, (1.0, *sorted({10.0, 100.0, max(100.0, far)})))
+    found = rates(j, (1.0, 10.0, 100.0) if far <= 100 else (1.0, 100.0, far, 10 * far))
     factor = best_rate(found, t.helps)
     if factor is None:
         return

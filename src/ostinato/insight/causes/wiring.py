@@ -118,7 +118,9 @@ def shapes_broadcast(j: J) -> Iterator[Finding]:
     if scores.shape == y.shape or scores.numel() != y.numel() or scores.numel() < 4:
         return
     with suppress(RuntimeError):
-        whole, own = torch.broadcast_tensors(scores, y.to(scores.dtype))
+        whole, own = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+            scores, y.to(scores.dtype)
+        )
         kept = loss_given(e, scores)
         for criterion in (F.mse_loss, F.l1_loss, F.smooth_l1_loss):
             paired = float(criterion(scores.reshape(-1), y.reshape(-1).to(scores.dtype)))
