@@ -25,6 +25,9 @@ from ostinato.recurrence.scan import mask_of, reverse_rows
 MAX_NODES = 1000
 """Nodes of the graph in which the origin of a state is looked for."""
 
+MAX_SEQUENCES = 100
+"""Latest sequences whose last state is compared with one that is detached."""
+
 
 @dataclass(eq=False)
 class Track:
@@ -301,7 +304,8 @@ class _Sequences:
         """Return the track whose last state this is, and the states without their gradient."""
         origins = [_origin(tensor, self._nodes[name]) for tensor in before]
         found = next((track for track in origins if track is not None), None)
-        for track in reversed(self.tracks):
+        known = any(bool(tensor.any()) for tensor in before)
+        for track in self.tracks[-MAX_SEQUENCES:][::-1] if known else ():
             pairs = zip(before, track.states[-1], strict=True) if track.name == name else ()
             if found is None and any(_holds_rows(*pair) for pair in pairs):
                 found = track

@@ -315,29 +315,29 @@ class Watch:
         """Measure the gradients that an optimizer uses."""
         own = self._parameters[optimizer]
         gradients = {name: _values(p.grad) for name, p in own.items() if p.grad is not None}
-        found_inf = getattr(optimizer, "found_inf", None)  # set by a GradScaler for a fused step
         self._measured += 1
         self._without_any += not gradients
-        if not gradients or (found_inf is not None and bool(found_inf)):
+        if not gradients:
             return
         norms: Sequence[Tensor] = torch._foreach_norm([*gradients.values()])
-        scale = getattr(optimizer, "grad_scale", None)
+        # A GradScaler gives these to a fused step, which is skipped if a gradient is not finite.
+        scale, skips = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
         if scale is not None:
             norms = [norm / scale.to(norm.device) for norm in norms]
         step = self._steps[-1]
-        step.norms.append(([*gradients], norms))
-        if not step.on_gpu and not math.isfinite(sum(map(float, norms))):
+        step.norms.append(_Norms([*gradients], norms, skips))
+        if not step.on_gpu and not math.isfinite(sum(step.norms[-1].values())):
             self._not_finite(step)  # before the weights are
 
     def _read(self, count: int | None = None) -> None:
         """Write what was measured at the first steps that are not read yet to their records."""
         for step in self._steps[:count]:
-            record, total = step.record, 0.0
-            for names, norms in step.norms:
-                values = [float(norm) for norm in norms]
-                self._reached.update(n for n, value in zip(names, values, strict=True) if value)
-                total = math.hypot(total, *values)
-            if step.norms:
+            record, found = step.record, list[float]()
+            for names, norms in ((each.names, each.values()) for each in step.norms):
+                self._reached.update(n for n, norm in zip(names, norms, strict=False) if norm)
+                found += norms
+            total = math.hypot(*found)
+            if found:
                 self._clipped_norms.append(total)
                 record["gradient_norm"] = total if math.isnan(step.told) else step.told
             losses = [float(loss) for loss in step.losses]
@@ -346,7 +346,7 @@ class Watch:
                 record["loss"] = loss if math.isfinite(loss) else None
             if not math.isfinite(sum(losses) + total):
                 self._not_finite(step)
-            elif losses and step.norms:
+            elif losses and found:
                 for text in self._monitor.observe(
                     step.record["step"], loss, record["gradient_norm"]
                 ):
@@ -479,18 +479,31 @@ class _Step:
         record: its record in the history.
         losses: its losses.
         told: norm of its gradients before clipping, if told.
-        norms: names of parameters and the norms of their gradients, by optimizer.
+        norms: norms of gradients, by optimizer.
     """
 
     record: dict[str, Any]
     losses: list[Tensor | float]
     told: float
-    norms: list[tuple[list[str], Sequence[Tensor]]] = field(default_factory=list)
+    norms: list[_Norms] = field(default_factory=list)
 
     @property
     def on_gpu(self) -> bool:
         """Whether reading waits for a GPU."""
-        return any(tensor.is_cuda for _, tensors in self.norms for tensor in tensors)
+        return any(norm.is_cuda for each in self.norms for norm in each.norms)
+
+
+class _Norms(NamedTuple):
+    """Norms of the gradients of parameters; if ``skips`` is above 0, the step is not made."""
+
+    names: list[str]
+    norms: Sequence[Tensor]
+    skips: Tensor | None
+
+    def values(self) -> list[float]:
+        """Return the norms; none where the step is not made."""
+        skipped = self.skips is not None and bool(self.skips)
+        return [] if skipped else [float(norm) for norm in self.norms]
 
 
 class _Sample(NamedTuple):
