@@ -378,7 +378,7 @@ def test_the_validation_loss_is_recorded():
     loop = Loop(steps=3)
     with watch(loop.model, *loop.optimizers) as found:
         loop.run(found)
-        found.validation(torch.tensor(0.5), accuracy=0.75)
+        found.validation(torch.tensor(0.5, requires_grad=True), accuracy=0.75)
     record = {"step": 3, "validation_loss": 0.5, "accuracy": 0.75}
     assert record in found.history
     assert found.observed().evaluations == [(3, 0.5)]

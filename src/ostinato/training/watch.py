@@ -176,12 +176,13 @@ class Watch:
 
     def gradient_norm(self, value: Value) -> Value:
         """Record the norm before clipping, as ``clip_grad_norm_`` returns it; return it."""
-        self._told = float(value)
+        self._told = float(value.detach() if isinstance(value, Tensor) else value)
         return value
 
     def validation(self, loss: Tensor | float, **metrics: float) -> None:
         """Record a validation loss, and further metrics by name."""
-        self.history.append({"step": self.step, "validation_loss": float(loss), **metrics})
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        self.history.append({"step": self.step, "validation_loss": value, **metrics})
 
     # What was seen
 
