@@ -252,7 +252,7 @@ def test_watches_nest_and_hooks_go_with_an_exception():
 
 def test_with_a_share_of_nothing_few_steps_are_measured():
     found, _ = watched(Loop(), share=0.0)
-    assert [r["step"] for r in found.history if "gradient_norm" in r] == [1, 2, 3]
+    assert [r["step"] for r in found.history if "gradient_norm" in r] == [1, 2, 3, 20, 40, 60]
     assert len([r for r in found.history if "loss" in r]) == 60
 
 
@@ -378,7 +378,7 @@ def test_the_validation_loss_is_recorded():
     loop = Loop(steps=3)
     with watch(loop.model, *loop.optimizers) as found:
         loop.run(found)
-        found.validation(torch.tensor(0.5), accuracy=0.75)
+        found.validation(torch.tensor(0.5, requires_grad=True), accuracy=0.75)
     record = {"step": 3, "validation_loss": 0.5, "accuracy": 0.75}
     assert record in found.history
     assert found.observed().evaluations == [(3, 0.5)]

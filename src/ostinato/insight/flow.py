@@ -291,7 +291,7 @@ def _track_flow(
     total = max(float((norms**2).sum()), 1e-300)
     padding = 0.0 if track.has_lengths else float((norms[~mask.numpy()] ** 2).sum()) / total
     cut = max(track.cuts, default=0)
-    backward = track.reverse and not track.name.endswith("backward")
+    backward = track.reverse and not track.direction  # a loop by the user
     return LayerFlow(
         f"{track.name} backward" if backward else track.name,
         _by_lag(mask, norms),

@@ -6,7 +6,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,9 @@ from ostinato.recurrence.scan import mask_of, reverse_rows
 MAX_NODES = 1000
 """Nodes of the graph in which the origin of a state is looked for."""
 
+MAX_SEQUENCES = 100
+"""Latest sequences whose last state is compared with one that is detached."""
+
 
 @dataclass(eq=False)
 class Track:
@@ -42,7 +44,7 @@ class Track:
             number of the step that takes them.
         calls: number of calls.
         has_lengths: whether the layer was given the length of each row.
-        reverse: whether the steps are processed from the last to the first.
+        direction: 1 for the backward direction of a bidirectional layer.
         traces: gates and states of each call, from `tracing`.
         rows: number of rows.
     """
@@ -53,10 +55,16 @@ class Track:
     cuts: dict[int, tuple[str, ...]] = field(default_factory=dict)
     calls: int = 0
     has_lengths: bool = False
-    reverse: bool = False
+    direction: int = 0
     traces: list[Trace] = field(default_factory=list)
     rows: int = 0
-    _places: list[tuple[int, int]] = field(default_factory=list)
+    _place: tuple[int, int] = (0, 0)
+    _moves_back: bool = False
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the steps are processed from the last to the first, as in a loop backward."""
+        return self.direction == 1 or self._moves_back
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -79,10 +87,10 @@ class Track:
         self.calls += 1
         self.has_lengths |= call.lengths is not None
         # A loop from the last step to the first takes views that move backward in one tensor.
-        self._places.append((tokens.untyped_storage().data_ptr(), int(tokens.storage_offset())))
-        storages, offsets = zip(*self._places, strict=True)
-        if len(set(storages)) == 1 < self.calls:
-            self.reverse = all(a > b for a, b in pairwise(offsets))
+        place = tokens.untyped_storage().data_ptr(), int(tokens.storage_offset())
+        earlier = place[0] == self._place[0] and place[1] < self._place[1]
+        self._moves_back = earlier and (self._moves_back or self.calls == 2)
+        self._place = place
 
 
 class Traced(NamedTuple):
@@ -287,7 +295,7 @@ class _Sequences:
             before = call.cell.state_type(*(s[direction] for s in call.state))
             track, cut = self._before(name, before)
         if track is None:
-            track = Track(name, reverse=direction == 1)
+            track = Track(name, direction=direction)
             self.tracks.append(track)
         elif cut:
             track.cuts[len(track.running)] = cut
@@ -301,7 +309,8 @@ class _Sequences:
         """Return the track whose last state this is, and the states without their gradient."""
         origins = [_origin(tensor, self._nodes[name]) for tensor in before]
         found = next((track for track in origins if track is not None), None)
-        for track in reversed(self.tracks):
+        known = any(bool(tensor.any()) for tensor in before)
+        for track in self.tracks[-MAX_SEQUENCES:][::-1] if known else ():
             pairs = zip(before, track.states[-1], strict=True) if track.name == name else ()
             if found is None and any(_holds_rows(*pair) for pair in pairs):
                 found = track

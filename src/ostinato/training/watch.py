@@ -34,20 +34,23 @@ from ostinato.training.health import Monitor, first_nonfinite
 
 Value = TypeVar("Value", Tensor, float)
 
-CHECKS = {digit * 10**k for k in range(1, 9) for digit in (1, 2, 5)} | {3}
+CHECKS = {digit * 10**k for k in range(1, 9) for digit in (1, 3)} | {3}
 """Steps after which what was seen is judged, and at the end."""
+
+LOOK = 50, 500
+"""First and last records that are judged before the end."""
 
 PROBABLE = 0.8
 """Probability from which a finding is a warning."""
 
-SAMPLED_STEPS = 25
-"""Every so many steps the update of some weights is measured; and at the first three."""
+MEASURED_EVERY = 20
+"""Every so many steps, and at the first three, the gradients and the update are measured anyway."""
 
 SAMPLE = 512
 """Elements of a parameter that are looked at."""
 
 READ_EVERY = 20
-"""Steps after which measurements on a GPU are read, all together."""
+"""Steps after which measurements are read, all together: a GPU is not waited for at each."""
 
 CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
 
@@ -66,8 +69,8 @@ def watch(module: nn.Module, *optimizers: Optimizer, share: float = 0.02) -> Wat
     Args:
         module: the network that is trained.
         optimizers: all optimizers that train it.
-        share: maximum share of the training time to spend; where it is not enough, the gradients of
-            some steps are not measured.
+        share: share of the training time to spend; where it is not enough, the gradients of some
+            steps are not measured.
 
     Raises:
         OstinatoError: if the arguments are not a module and optimizers.
@@ -107,7 +110,7 @@ class Watch:
                 "all optimizers if there are several."
             )
         self.module, self.optimizers, self.share = module, optimizers, share
-        self.history: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []
         self.findings: list[Finding] = []
         self.step = 0
         self._counts = Counter[Optimizer]()
@@ -173,24 +176,33 @@ class Watch:
 
     def gradient_norm(self, value: Value) -> Value:
         """Record the norm before clipping, as ``clip_grad_norm_`` returns it; return it."""
-        self._told = float(value)
+        self._told = float(value.detach() if isinstance(value, Tensor) else value)
         return value
 
     def validation(self, loss: Tensor | float, **metrics: float) -> None:
         """Record a validation loss, and further metrics by name."""
-        self.history.append({"step": self.step, "validation_loss": float(loss), **metrics})
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        self.history.append({"step": self.step, "validation_loss": value, **metrics})
 
     # What was seen
 
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The records so far."""
+        self._read(len(self._steps) - 1)  # the loss of the last may be told later
+        return self._history
+
     def observed(self) -> Observations:
         """Return what was seen so far."""
-        self._read(len(self._steps) - 1)  # the loss of the last may be told later
-        known = Observations.of(self.history, self.module)
-        return replace(known, **self._facts(), norms=self._norms())
+        return self._observed(self.history)
+
+    def _observed(self, records: Sequence[dict[str, Any]]) -> Observations:
+        norms = [r["gradient_norm"] for r in records if "gradient_norm" in r]
+        return replace(Observations.of(records, self.module), **self._facts(), norms=norms)
 
     def __str__(self) -> str:
-        self._read(len(self._steps) - 1)
-        facts, norms, (clip, clipped) = self._facts(), self._norms(), self._clipping()
+        norms = [r["gradient_norm"] for r in self.history if "gradient_norm" in r]
+        facts, (clip, clipped) = self._facts(), self._clipping()
         losses = [r["loss"] for r in self.history if r.get("loss") is not None]
         rates = [r["learning_rate"] for r in self.history if "learning_rate" in r]
         frozen = [name for name, p in self._named() if not p.requires_grad]
@@ -230,11 +242,8 @@ class Watch:
             "kept": kept,
         }
 
-    def _norms(self) -> list[float]:
-        return [r["gradient_norm"] for r in self.history if "gradient_norm" in r]
-
     def _has_losses(self) -> bool:
-        return any("loss" in record for record in self.history)
+        return any("loss" in record for record in self._history)
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield parameters by name; that of a compiled module is the user's."""
@@ -269,16 +278,17 @@ class Watch:
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         start = time.perf_counter()
         self._counts[optimizer] += 1
-        affordable = self._spent <= self.share * (start - self._started)
+        affordable = self._spent <= self.share * (time.perf_counter() - self._started)
         if self._counts[optimizer] > self.step:
-            self._begin_step(float(optimizer.param_groups[0]["lr"]))
-            self._due |= self.step - 1 in CHECKS
+            self._due |= self.step in CHECKS
             if self._due and affordable:
                 self._due = False
                 self._check()
-        self._measuring = self.step <= 3 or affordable
+            self._begin_step(optimizer.param_groups[0]["lr"])
+        always = self.step <= 3 or self.step % MEASURED_EVERY == 0
+        self._measuring = always or affordable
         if self._measuring:
-            if self.step <= 3 or self.step % SAMPLED_STEPS == 0:
+            if always:
                 self._samples += self._sampled(optimizer)
             if not _has_closure(args, kwargs):
                 self._measure(optimizer)
@@ -298,16 +308,15 @@ class Watch:
             self._compare()
         self._spent += time.perf_counter() - start
 
-    def _begin_step(self, rate: float) -> None:
-        if len(self._steps) >= READ_EVERY or not (self._steps and self._steps[-1].on_gpu):
+    def _begin_step(self, rate: float | Tensor) -> None:
+        if len(self._steps) >= READ_EVERY:
             self._read()
         self.step += 1
-        record = {"step": self.step, "learning_rate": rate}
-        self.history.append(record)
-        self._steps.append(_Step(record, self._losses, self._told))
-        losses = [loss for loss in self._losses if not isinstance(loss, Tensor) or loss.is_cpu]
-        if not math.isfinite(sum(map(float, losses))):
-            self._not_finite(self._steps[-1])  # before the weights are
+        step = _Step(self.step, rate, self._losses, self._told)
+        self._steps.append(step)
+        for loss in self._losses:
+            if not (isinstance(loss, Tensor) and loss.is_cuda) and not math.isfinite(loss):
+                self._not_finite(step)  # before the weights are
         self._losses, self._told = [], math.nan
         self._evaluating += not self.module.training
 
@@ -315,29 +324,33 @@ class Watch:
         """Measure the gradients that an optimizer uses."""
         own = self._parameters[optimizer]
         gradients = {name: _values(p.grad) for name, p in own.items() if p.grad is not None}
-        found_inf = getattr(optimizer, "found_inf", None)  # set by a GradScaler for a fused step
         self._measured += 1
         self._without_any += not gradients
-        if not gradients or (found_inf is not None and bool(found_inf)):
+        if not gradients:
             return
         norms: Sequence[Tensor] = torch._foreach_norm([*gradients.values()])
-        scale = getattr(optimizer, "grad_scale", None)
+        # A GradScaler gives these to a fused step, which is skipped if a gradient is not finite.
+        scale, skips = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
         if scale is not None:
             norms = [norm / scale.to(norm.device) for norm in norms]
         step = self._steps[-1]
-        step.norms.append(([*gradients], norms))
-        if not step.on_gpu and not math.isfinite(sum(map(float, norms))):
+        step.norms.append(_Norms([*gradients], norms, skips))
+        if not step.on_gpu and not math.isfinite(sum(step.norms[-1].values())):
             self._not_finite(step)  # before the weights are
 
     def _read(self, count: int | None = None) -> None:
         """Write what was measured at the first steps that are not read yet to their records."""
-        for step in self._steps[:count]:
-            record, total = step.record, 0.0
-            for names, norms in step.norms:
-                values = [float(norm) for norm in norms]
-                self._reached.update(n for n, value in zip(names, values, strict=True) if value)
-                total = math.hypot(total, *values)
-            if step.norms:
+        steps = self._steps[:count]
+        del self._steps[:count]
+        for step in steps:
+            record: dict[str, Any] = {"step": step.number, "learning_rate": float(step.rate)}
+            self._history.append(record)
+            found: list[float] = []
+            for names, norms in ((each.names, each.values()) for each in step.norms):
+                self._reached.update(n for n, norm in zip(names, norms, strict=False) if norm)
+                found += norms
+            total = math.hypot(*found)
+            if found:
                 self._clipped_norms.append(total)
                 record["gradient_norm"] = total if math.isnan(step.told) else step.told
             losses = [float(loss) for loss in step.losses]
@@ -346,13 +359,10 @@ class Watch:
                 record["loss"] = loss if math.isfinite(loss) else None
             if not math.isfinite(sum(losses) + total):
                 self._not_finite(step)
-            elif losses and step.norms:
-                for text in self._monitor.observe(
-                    step.record["step"], loss, record["gradient_norm"]
-                ):
+            elif losses and found:
+                for text in self._monitor.observe(step.number, loss, record["gradient_norm"]):
                     cause, _, rest = text.partition("exploding gradients: ")
                     self._report(Finding("exploding", rest) if rest else Finding(RATE, cause))
-        del self._steps[:count]
 
     def _look_for_kept(self, optimizer: Optimizer) -> None:
         """Look, until they once are, whether gradients are zero when `backward` adds to them."""
@@ -395,7 +405,10 @@ class Watch:
     def _check(self, at_end: bool = False) -> None:
         """Warn of what was seen so far."""
         self._find_parameters()  # layers may be unfrozen, groups added
-        for finding in chain(self._own_checks(at_end), free_checks(self.observed())):
+        records = self.history
+        if not at_end and len(records) > sum(LOOK):
+            records = records[: LOOK[0]] + records[-LOOK[1] :]
+        for finding in chain(self._own_checks(at_end), free_checks(self._observed(records))):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
             # A loss that rises has another cause where there is one, or where nothing moves.
             own = finding.issue != RATE or not (self.findings or self._facts()["update"] < 0.01)
@@ -436,12 +449,11 @@ class Watch:
         name = first_nonfinite(self.module, lambda: None)
         if not name.startswith("weight") and not math.isfinite(sum(map(float, step.losses))):
             name = "the loss"
-        number = step.record["step"]
         self._report(
             Finding(
                 "not finite",
-                f"at step {number} {name} is not finite, the first tensor that is not.",
-                {"step": float(number)},
+                f"at step {step.number} {name} is not finite, the first tensor that is not.",
+                {"step": float(step.number)},
                 [
                     _fix("find the operation", "with torch.autograd.detect_anomaly(): ..."),
                     clipping("steps of a bounded length"),
@@ -455,7 +467,7 @@ class Watch:
             return
         finding = finding.in_terms("torch")
         self.findings.append(finding)
-        self.history.append(
+        self._history.append(
             {"step": self.step, "warning": finding.issue, "message": finding.message}
         )
         text = "; ".join([f"{finding.issue}: {finding.message}", *map(str, finding.remedies[:2])])
@@ -471,26 +483,41 @@ AT_END = ("learning rate too low", "nothing learnt", "overfitting")
 """Findings that a run at its beginning may have."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Step:
     """What was measured at a step, until it is read.
 
     Attributes:
-        record: its record in the history.
+        number: the number of the step.
+        rate: its learning rate.
         losses: its losses.
         told: norm of its gradients before clipping, if told.
-        norms: names of parameters and the norms of their gradients, by optimizer.
+        norms: norms of gradients, by optimizer.
     """
 
-    record: dict[str, Any]
+    number: int
+    rate: float | Tensor
     losses: list[Tensor | float]
     told: float
-    norms: list[tuple[list[str], Sequence[Tensor]]] = field(default_factory=list)
+    norms: list[_Norms] = field(default_factory=list)
 
     @property
     def on_gpu(self) -> bool:
         """Whether reading waits for a GPU."""
-        return any(tensor.is_cuda for _, tensors in self.norms for tensor in tensors)
+        return any(norm.is_cuda for each in self.norms for norm in each.norms)
+
+
+class _Norms(NamedTuple):
+    """Norms of the gradients of parameters; if ``skips`` is above 0, the step is not made."""
+
+    names: list[str]
+    norms: Sequence[Tensor]
+    skips: Tensor | None
+
+    def values(self) -> list[float]:
+        """Return the norms; none where the step is not made."""
+        skipped = self.skips is not None and bool(self.skips)
+        return [] if skipped else [float(norm) for norm in self.norms]
 
 
 class _Sample(NamedTuple):
@@ -515,7 +542,8 @@ def _fix(why: str, code: str) -> Remedy:
 
 def _has_closure(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Return whether `step` was given a closure; the first argument is the optimizer."""
-    return any(callable(each) for each in (*args[1:], *kwargs.values()))
+    more = len(args) > 1 or bool(kwargs)
+    return more and any(map(callable, (*args[1:], *kwargs.values())))
 
 
 def _values(gradient: Tensor) -> Tensor:
