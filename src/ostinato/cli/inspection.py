@@ -73,8 +73,9 @@ def diagnose(
         raise OstinatoError(f"diagnose: distance={distance}; expected a number of steps, from 1.")
     folder = check_new_folder(run / "diagnosis" if out is None else out)
     model: Inspectable = ostinato.load(run)
-    sample = model.examples(list(files)) if files else None
-    found = ostinato.diagnose(model, sample, distance=distance, try_remedies=try_, terms="command")
+    found = ostinato.diagnose(
+        model, list(files) or None, distance=distance, try_remedies=try_, terms="command"
+    )
     pages = ostinato.insight.write_report(found, model.network_, folder, f"Diagnosis of {run}")
     if json:
         print_json(found.to_json())

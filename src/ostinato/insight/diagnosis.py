@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.causes import CAUSES
-from ostinato.insight.evidence import Evidence
+from ostinato.insight.evidence import TRIAL_ROWS, Evidence
 from ostinato.insight.flow import GradientFlow, rounded
 from ostinato.insight.influence import InputInfluence
 from ostinato.insight.losses import as_loss
@@ -22,6 +22,7 @@ from ostinato.insight.remedies import tried
 from ostinato.insight.samples import Data, Loss, Model, estimator_of, network_and_sample
 from ostinato.tasks.base import Inspectable
 from ostinato.training.callbacks import read_metrics
+from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Finding as Finding
 from ostinato.training.findings import (
     Judgement,
@@ -213,9 +214,10 @@ def diagnose(
         >>> diagnose(network, (x, y)).first
         'vanishing over time'
     """
-    estimator, settings = estimator_of(model), dict[str, Any]()
+    estimator, settings, more = estimator_of(model), dict[str, Any](), None
     if estimator is not None:
         settings = {name: estimator.resolved(name) for name in estimator.get_params()}
+        more = _more_rows(estimator, data)
         history, data = _of_run(estimator, history, data)
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
@@ -247,6 +249,7 @@ def diagnose(
         distance,
         None if estimator is None else estimator.untrained,
     )
+    evidence.more = more
     if free_running is not None:
         evidence.free_running = evidence.loss_of(sample, loss=as_loss(free_running))
     return _judged(evidence, records, terms or ("torch" if estimator is None else "estimator"),
@@ -329,6 +332,19 @@ def _of_run(estimator: Inspectable, history: Any, data: Any) -> tuple[Any, Any]:
     if data is None and folder and (folder / "data").exists():
         data = estimator.validation_examples(folder / "data")
     return history, data
+
+
+def _more_rows(estimator: Inspectable, data: Any) -> Sample | None:
+    """Return a sample of more rows of an estimator's data, for short training runs."""
+    if isinstance(data, Sample):
+        return None
+    if data is None:
+        folder = estimator.folder_
+        if folder is None or not (folder / "data").exists():
+            return None
+        return estimator.validation_examples(folder / "data", count=TRIAL_ROWS)
+    parts = [data] if isinstance(data, str | os.PathLike | list) else data
+    return estimator.examples(*parts, count=TRIAL_ROWS)
 
 
 def _unchanged(network: nn.Module, initial: Mapping[str, Any]) -> list[str]:

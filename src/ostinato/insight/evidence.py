@@ -97,6 +97,7 @@ class Evidence:
         rebuild: makes a fresh network with other settings; of an estimator.
         free_running: loss of the network fed with its own predictions, if known.
         may_train: whether short training runs may be made.
+        more: a sample of more rows, for these; None for the data.
     """
 
     network: nn.Module
@@ -111,6 +112,7 @@ class Evidence:
     rebuild: Callable[[Mapping[str, Any]], nn.Module] | None = None
     free_running: float = math.nan
     may_train: bool = True
+    more: Sample | None = None
 
     # Losses
 
@@ -478,19 +480,20 @@ class Evidence:
     @cached_property
     def start(self) -> Start:
         """What short training runs start from: rows to train and to judge on, and an optimizer."""
-        B = len(self.rows)
+        source = self.more or self.sample
+        B = source.inputs.shape[self.row_axis]
         random = torch.Generator().manual_seed(0)
         order = torch.randperm(B, generator=random)[:TRIAL_ROWS]
         if self.held_out is not None:
-            training, judged = self.taken(self.sample, order.sort().values), self.held_out
+            training, judged = self.taken(source, order.sort().values), self.held_out
             some = torch.arange(min(TRIAL_ROWS, judged.inputs.shape[self.row_axis]))
             judged = self.taken(judged, some)
         elif B >= 16:
             half = len(order) // 2
-            training = self.taken(self.sample, order[:half].sort().values)
-            judged = self.taken(self.sample, order[half:].sort().values)
+            training = self.taken(source, order[:half].sort().values)
+            judged = self.taken(source, order[half:].sort().values)
         else:
-            training = judged = self.sample
+            training = judged = source
         return Start(
             self.network,
             training,

@@ -15,6 +15,7 @@ from ostinato.errors import MissingExtra
 from ostinato.files import atomic_file
 from ostinato.insight.diagnosis import Diagnosis
 from ostinato.insight.pictures import plot_flow, plot_influence, plot_layers, plot_unfolded
+from ostinato.recurrence.layers import Recurrent
 from ostinato.training.pictures import plot_curve
 from ostinato.training.storage import to_json
 
@@ -61,14 +62,16 @@ def write_report(found: Diagnosis, network: nn.Module, folder: Path, title: str)
 
 
 def _plots(found: Diagnosis, network: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield "gradient_by_lag", plot_flow(found.flow)
+    if found.flow.layers:
+        yield "gradient_by_lag", plot_flow(found.flow)
     if len(found.flow.layers) > 1:
         yield "gradient_by_layer", plot_layers(found.flow)
     if found.influence is not None and len(found.influence.lags) > 1:
         yield "input_influence", plot_influence(found.influence)
     if len([r for r in found.history if r.get("loss") is not None]) > 1:
         yield "learning_curve", plot_curve(found.history)
-    yield "unfolded", plot_unfolded(network)
+    if any(isinstance(module, Recurrent) for module in network.modules()):
+        yield "unfolded", plot_unfolded(network)
 
 
 def _page(found: Diagnosis, plots: dict[str, bytes], title: str, missing: str) -> str:

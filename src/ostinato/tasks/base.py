@@ -151,10 +151,14 @@ class Inspectable(Protocol):
     def untrained(self, settings: Mapping[str, Any]) -> nn.Module:
         """Return a network as before training, some settings of which are others."""
 
-    def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
-        """Return some data as a `Sample`."""
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Return some data as a `Sample`, of so many rows at most."""
 
-    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
