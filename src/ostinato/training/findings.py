@@ -187,7 +187,7 @@ class Remedy(NamedTuple):
         text = f"{self.why} ({self.gain})" if self.gain else self.why
         if self.terms != "torch":
             return f"{self.change}: {text}" if self.change else text
-        return f"{text}:\n    {self.code}" if self.code else text
+        return f"{text}:\n{indent(self.code, '    ')}" if self.code else text
 
 
 @dataclass(frozen=True)
