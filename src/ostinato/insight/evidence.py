@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ from ostinato.training.findings import Observations, Thresholds
 
 SHUFFLES = 8
 """Times that inputs are shuffled against the targets, to see what loss chance gives."""
+
+TRIAL_SECONDS = 20.0
+"""Seconds after which no further short training run is begun."""
 
 TRIAL_ROWS = 256
 """Maximum number of rows that short training runs use."""
@@ -113,6 +117,7 @@ class Evidence:
     free_running: float = math.nan
     may_train: bool = True
     more: Sample | None = None
+    _spent: float = 0.0
 
     # Losses
 
@@ -126,10 +131,15 @@ class Evidence:
         with eval_mode(self.copy), torch.no_grad():
             return float(mean_loss(self.copy, sample, loss or self.loss))
 
+    @property
+    def wide(self) -> Sample:
+        """The data, of more rows where there are more."""
+        return self.more or self.sample
+
     @cached_property
     def loss_now(self) -> float:
         """The loss on the data."""
-        return self.loss_of(self.sample)
+        return self.loss_of(self.wide)
 
     def output_of(self, sample: Sample) -> Any:
         """Return what the module returns for some data; None if it is not called as a whole."""
@@ -192,7 +202,8 @@ class Evidence:
     @cached_property
     def constant(self) -> float:
         """Loss of the best constant output on the data; NaN if unknown."""
-        return self.constant_on(self.sample, self.output)
+        output = self.output if self.more is None else self.output_of(self.wide)
+        return self.constant_on(self.wide, output)
 
     def constant_on(self, sample: Sample, output: Any) -> float:
         """Return the loss of the best constant output on some data."""
@@ -205,7 +216,7 @@ class Evidence:
     @cached_property
     def shuffled(self) -> list[float]:
         """Losses with the inputs of other rows; empty if there are too few rows."""
-        B = len(self.rows)
+        B = self.wide.inputs.shape[self.row_axis]
         if B < 4:
             return []
         shifts = sorted({1 + k * (B - 1) // SHUFFLES for k in range(SHUFFLES)})
@@ -213,13 +224,13 @@ class Evidence:
         with suppress(RuntimeError, IndexError):
             for shift in shifts:
                 order = torch.arange(B).roll(shift)
-                found.append(self.loss_of(self.taken(self.sample, order, inputs_only=True)))
+                found.append(self.loss_of(self.taken(self.wide, order, inputs_only=True)))
         return found
 
     @cached_property
     def improvement(self) -> float:
         """1 - loss / loss of the best constant; over shuffled inputs where that is unknown."""
-        return self._improvement(self.sample, self.loss_now, self.constant)
+        return self._improvement(self.wide, self.loss_now, self.constant)
 
     @cached_property
     def held_out_loss(self) -> float:
@@ -248,7 +259,7 @@ class Evidence:
     def _improvement(self, sample: Sample, loss: float, constant: float) -> float:
         if math.isfinite(constant) and constant > 1e-9:
             return 1 - loss / constant
-        if sample is self.sample and self.shuffled and not math.isfinite(constant):
+        if sample is self.wide and self.shuffled and not math.isfinite(constant):
             chance = float(np.mean(self.shuffled))
             return 1 - loss / chance if chance > 0 else math.nan
         return math.nan
@@ -417,11 +428,13 @@ class Evidence:
     @cached_property
     def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """True and predicted class of each item, ``(N,)``; None where there are none."""
-        y, scores, lengths = self.sample.targets, self.scores, self.sample.lengths
+        sample = self.wide
+        scores = self.scores if self.more is None else self.scores_of(sample)
+        y = sample.targets
         if scores is None or not isinstance(y, Tensor):
             return None
-        if lengths is not None and y.shape[:2] == self.sample.inputs.shape[:2]:
-            outside = torch.arange(y.shape[1])[None] >= row_lengths(self.sample)[:, None]
+        if sample.lengths is not None and y.shape[:2] == sample.inputs.shape[:2]:
+            outside = torch.arange(y.shape[1])[None] >= row_lengths(sample)[:, None]
             outside = outside.view(*outside.shape, *[1] * (y.dim() - 2)).to(y.device)
             y = y.masked_fill(outside, -1)  # which counts as unknown
         return classes_of(scores, y, self.kind)
@@ -480,7 +493,7 @@ class Evidence:
     @cached_property
     def start(self) -> Start:
         """What short training runs start from: rows to train and to judge on, and an optimizer."""
-        source = self.more or self.sample
+        source = self.wide
         B = source.inputs.shape[self.row_axis]
         random = torch.Generator().manual_seed(0)
         order = torch.randperm(B, generator=random)[:TRIAL_ROWS]
@@ -517,14 +530,18 @@ class Evidence:
         if not self.may_train:
             return None
         if change not in self._trials:
+            if self._spent > TRIAL_SECONDS:
+                return None
+            begin = time.perf_counter()
             self._trials[change] = run_trial(self.start, change, self.judged_constant)
+            self._spent += time.perf_counter() - begin
         return self._trials[change]
 
     @cached_property
     def judged_constant(self) -> float:
         """Loss of the best constant output on the rows that short training runs are judged on."""
         judged = self.start.judged
-        if judged is self.sample:
+        if judged is self.wide:
             return self.constant
         constant = self.constant_on(judged, self.output_of(judged))
         return constant if math.isfinite(constant) else float(np.mean(self.shuffled or [math.nan]))

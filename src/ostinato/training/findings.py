@@ -328,6 +328,9 @@ class Observations:
         return median(self.rates) if self.rates else math.nan
 
 
+USUAL_DECAY = 0.02
+"""Weight decay below which a high rate of shrinking is the learning rate's."""
+
 USUAL_UPDATE = 0.01
 """An update of the weights, in their size, with which networks learn in some hundred steps."""
 
@@ -672,7 +675,7 @@ def clipping_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
 def weight_decay_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
     """Weight decay that outweighs the loss."""
     o, t = j.observed, j.thresholds
-    if j.improvement > t.good_improvement or not o.weight_decay:
+    if j.improvement > t.good_improvement or o.weight_decay < USUAL_DECAY:
         return
     shrinkage = o.weight_decay * o.rate
     if shrinkage > t.shrinkage:
