@@ -209,8 +209,13 @@ def outliers(j: J) -> Iterator[Finding]:
                 Remedy("clip_norm", 1, "no step that a single row decides",
                        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
             ],
-            unless_learned(j, 0.83 if features.span[k] > 5 * t.outlier else 0.66),
+            unless_learned(j, _by_span(float(features.span[k]) / t.outlier)),
         )  # fmt: skip
+
+
+def _by_span(times: float) -> float:
+    """Return the probability by how far the farthest is beyond the limit."""
+    return 0.83 if times > 5 else 0.55 if times > 2.5 else 0.4
 
 
 def class_imbalance(j: J) -> Iterator[Finding]:
@@ -431,7 +436,9 @@ def _association(values: Tensor, target: Tensor, kind: str) -> float:
     counts = torch.bincount(index).double()
     means = torch.bincount(index, weights=values) / counts
     within = float(((values - means[index]) ** 2).mean())
-    return math.sqrt(max(0.0, 1 - within / spread))
+    nearest = (values[:, None] - means).abs().argmin(1)  # one class told is not all of them
+    told = float((nearest == index).double().mean())
+    return min(told, math.sqrt(max(0.0, 1 - within / spread)))
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
