@@ -132,7 +132,7 @@ class Thresholds:
     influence: float = 0.01
     scale: float = 10.0
     outlier: float = 20.0
-    outlier_share: float = 0.002
+    outlier_share: float = 0.01
     duplicate: float = 0.9999
     constant: float = 0.0
     imbalance: float = 0.8
