@@ -282,7 +282,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
     if len(evaluations) >= 3 and trained > t.generalization_gap:
         best = min(loss for _, loss in evaluations)
-        if best > 0.98 * constant and best > 0.95 * first:
+        if best > 0.98 * constant and first - best < 0.1 * constant:
             yield Finding(
                 "labels unrelated to inputs",
                 f"the validation loss fell from {first:.3g} to {best:.3g} at best, about that of a "
