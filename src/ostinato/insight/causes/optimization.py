@@ -231,8 +231,8 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
 def never_zeroed(j: J) -> Iterator[Finding]:
     """Gradients that the network holds are far larger than those of a batch."""
     e, t = j.evidence, j.thresholds
-    if not not_learned_well(j) or not e.was_trained:
-        return
+    if not not_learned_well(j) or not e.was_trained or e.observed.norms:
+        return  # norms of every step, where they are known, tell more
     held = [p.grad for p in e.network.parameters() if p.grad is not None]
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in held))
     one = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
