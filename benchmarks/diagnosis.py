@@ -211,6 +211,7 @@ def tied(network: Any) -> None:
 
 
 VANISHES, EXPLODES = ("vanishing over time",), ("exploding", "saturated gates")
+TOO_HIGH = ("learning rate too high", "exploding")
 LONG = {"steps": 60}
 FAULTS = [
     Case("radius 0.2, first symbol", "first", 30, rnn(), VANISHES, radius(0.2)),
@@ -228,14 +229,14 @@ FAULTS = [
          settings=LONG),
     Case("tanh, first symbol 200", "first", 200, rnn(), VANISHES, settings=LONG),
     # Rates with which the network learns nothing, whatever the seed; a tenth of them is healthy.
-    Case("rate ten times, words gru", "words", 40, gru(H=64), ("oscillating", "exploding"),
+    Case("rate ten times, words gru", "words", 40, gru(H=64), TOO_HIGH,
          settings={"optimizer": "sgd", "learning_rate": 10.0}),
-    Case("rate ten times, waves gru", "waves", 60, gru(H=64), ("oscillating", "exploding"),
+    Case("rate ten times, waves gru", "waves", 60, gru(H=64), TOO_HIGH,
          settings={"learning_rate": 0.3}),
     Case("rate ten times, waves rnn", "waves", 40, rnn(H=64, init="orthogonal"),
-         ("oscillating", "exploding"), settings={"learning_rate": 0.1}),
+         TOO_HIGH, settings={"learning_rate": 0.1}),
     Case("rate ten times, three gru", "echo", 40, gru(num_layers=3),
-         ("oscillating", "exploding"), settings={"learning_rate": 0.3}),
+         TOO_HIGH, settings={"learning_rate": 0.3}),
     Case("dead relu -3, waves", "waves", 50, rnn(nonlinearity="relu", init="identity"),
          ("dead units",), bias(-3.0)),
     Case("dead relu -10, first symbol", "first", 30, rnn(nonlinearity="relu"), ("dead units",),

@@ -62,7 +62,7 @@ def test_info_says_what_is_there(ostinato, run):
 def test_a_run_is_diagnosed_in_text_measurements_and_plots(written, ostinato, tmp_path):
     result = ostinato(f"diagnose {written} --out {tmp_path}/seen")
     assert (result.status, result.err) == (0, "")
-    assert "measurements\n  improvement " in result.out
+    assert "measurements\n  loss " in result.out and "  improvement " in result.out
     assert f"Page with plots: {tmp_path}/seen/index.html" in result.out
     assert {"index.html", "diagnosis.json", "input_influence.png", "learning_curve.png"} <= {
         file.name for file in (tmp_path / "seen").iterdir()
@@ -70,13 +70,13 @@ def test_a_run_is_diagnosed_in_text_measurements_and_plots(written, ostinato, tm
     (tmp_path / "new.txt").write_text('and he left, "no".\n'.replace(",", "") * 3)
     result = ostinato(f"diagnose {written} {tmp_path}/new.txt --json")
     assert set(json.loads(result.out)) == {
-        "healthy",
-        "findings",
-        "improvement",
-        "flow",
-        "influence",
-    }
+        "healthy", "verdict", "findings", "candidates", "needs", "loss", "constant", "improvement",
+        "held_out_improvement", "flow", "influence",
+    }  # fmt: skip
     assert (written / "diagnosis" / "index.html").exists()
+    tried = ostinato(f"diagnose {written} --try --out {tmp_path}/tried")
+    assert tried.status == 0
+    assert "=" not in "".join(line for line in tried.out.splitlines() if line.startswith("    --"))
 
 
 def test_memory_is_measured_on_a_text_a_file_or_the_run(written, ostinato, tmp_path):

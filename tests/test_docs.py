@@ -19,6 +19,8 @@ PAGES = [
     "docs/classification.md",
     "docs/series.md",
     "docs/tagging.md",
+    "docs/diagnosis.md",
+    "docs/watch.md",
 ]
 TEXT = "".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.M | re.S)

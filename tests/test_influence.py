@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from ostinato.insight import input_influence
+from ostinato.errors import OstinatoError
+from ostinato.insight import input_influence, memory_span
 from ostinato.insight.influence import spread
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
@@ -113,3 +114,81 @@ def test_lags_are_all_of_few_and_some_of_many():
     assert many[-1] == 4999
     assert len(many) <= 64
     assert (np.diff(many) > 0).all()
+
+
+# The span of any module on longer windows
+
+
+class Delay(nn.Module):
+    """Any module whose output at a step is the input ``k`` steps before, in one of many layouts."""
+
+    def __init__(self, k, layout="last", batch_first=True):
+        super().__init__()
+        self.layer = nn.RNN(1, k + 1, nonlinearity="relu", bias=False, batch_first=batch_first)
+        self.k, self.layout, self.time = k, layout, 1 if batch_first else 0
+        with torch.no_grad():
+            self.layer.weight_ih_l0.zero_()[0] = 1.0
+            self.layer.weight_hh_l0.copy_(torch.diag(torch.ones(k), -1) if k else torch.zeros(1, 1))
+
+    def forward(self, x):
+        y = self.layer(x)[0][..., self.k :]
+        return {
+            "last": lambda: y.select(self.time, -1),
+            "number": lambda: y.select(self.time, -1)[:, 0],
+            "steps": lambda: (y, None),
+            "step numbers": lambda: y[..., 0],
+            "flat": lambda: y.reshape(-1, 1),
+        }[self.layout]()
+
+
+LAYOUTS = ["last", "number", "steps", "step numbers", "flat"]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("k", [0, 3, 19])
+def test_the_span_of_a_delay_line_is_its_delay_beyond_the_window_given(k, layout, batch_first):
+    x = torch.rand(30, 8, 1, generator=torch.Generator().manual_seed(0))
+    x = x if batch_first else x.transpose(0, 1)
+
+    def loss(model, x, y, lengths):
+        raise AssertionError(model(x))  # its targets would not fit to a longer window
+
+    span = memory_span(Delay(k, layout, batch_first), (x, None), loss=loss)
+    assert (span.window, span.given) == (32, 8)
+    assert span.effect[k] > 0.3
+    assert (np.delete(span.effect, k) == 0).all()
+    assert span.distance == k + 1 and span.is_bounded
+
+
+def test_a_span_without_end_is_that_of_the_window():
+    layer = nn.RNN(1, 1, nonlinearity="relu", bias=False, batch_first=True)
+    nn.init.ones_(layer.weight_ih_l0), nn.init.ones_(layer.weight_hh_l0)  # a running sum
+    x = torch.rand(30, 8, 1)
+    span = memory_span(layer, (x, None), loss=lambda m, x, y, n: m(x)[0].sum(), window=20)
+    assert (span.distance, span.is_bounded, len(span.lags)) == (20, False, 20)
+    np.testing.assert_allclose(span.effect, span.effect.mean(), rtol=0.5)
+
+
+def test_rows_of_unequal_length_keep_it():
+    layer, output = delay_line(4)
+    x, y = series(4)
+    ends = torch.randint(9, 21, (40,), generator=torch.Generator().manual_seed(1))
+    span = memory_span(ManyToMany(nn.Identity(), layer, output), (x, y, ends))
+    assert (span.window, span.distance) == (20, 5)
+    assert (np.delete(span.effect, 4) == 0).all()
+
+
+def test_what_has_no_span_is_refused():
+    layer = nn.GRU(1, 2, batch_first=True)
+    with pytest.raises(OstinatoError, match="does not call the model"):
+        memory_span(layer, (torch.rand(3, 4, 1), None), loss=lambda m, x, y, n: x.sum())
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean()
+
+    with pytest.raises(OstinatoError, match="expected an output for each of 3 rows"):
+        memory_span(Mean(), (torch.rand(3, 4, 1), None), loss=lambda m, x, y, n: m(x))
+    with pytest.raises(OstinatoError, match="in one tensor"):
+        memory_span(layer, (torch.rand(3), None), loss=lambda m, x, y, n: m(x)[0].sum())

@@ -149,7 +149,8 @@ def test_the_page_holds_words_figures_and_pictures_and_needs_nothing(tmp_path):
     assert page.open == []
     assert not re.search(r"https?:|src=\"(?!data:)|href|<script|<link", source)
     words = " ".join(page.words)
-    assert "Mine & <yours>" in words and "vanishing over time" in words and "--cell lstm" in words
+    assert "Mine & <yours>" in words and "vanishing over time" in words
+    assert "nn.LSTM in place of nn.RNN" in words
     assert len(page.images) == 5
     for image in page.images:
         assert base64.b64decode(image.partition(",")[2])[:8] == b"\x89PNG\r\n\x1a\n"
@@ -170,3 +171,19 @@ def test_without_matplotlib_the_page_says_so_and_pictures_are_refused(
     assert "ostinato[plots]" in files[0].read_text()
     with pytest.raises(MissingExtra, match="plots"):
         plot_flow(found.flow)
+
+
+def test_a_module_of_torch_has_a_page_too(tmp_path):
+    module = nn.LSTM(3, 8, batch_first=True)
+
+    def loss(model, x, y, lengths):
+        return (model(x)[0][:, -1, 0] - y).square().mean()
+
+    def cut(model, x, y, lengths):
+        return (model(x)[0][:, -1, 0].detach() * torch.ones(1, requires_grad=True)).mean()
+
+    for name, each in (("whole", loss), ("cut", cut)):
+        found = diagnose(module, (torch.randn(8, 20, 3), torch.randn(8)), loss=each)
+        files = write_report(found, module, tmp_path / name, "Mine")
+        assert files[0].exists() and "unfolded.png" not in {file.name for file in files}
+    assert found.first == "no gradient"

@@ -20,6 +20,7 @@ RANKS = {
     "training": 4,
     "tasks": 5,
     "insight": 6,
+    "lightning": 5,
     "cells": 7,
     "deploy": 7,
     "cli": 8,

@@ -34,6 +34,7 @@ _HOME = {task.estimator: task.module for task in TASKS} | {
     "backend": "ostinato.recurrence.layers",
     "Stream": "ostinato.recurrence.streams",
     "describe": "ostinato.training.runs",
+    "watch": "ostinato.training.watch",
 }
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ostinato.recurrence.streams import Stream as Stream
     from ostinato.tasks.registry import *  # noqa: F403 estimators
     from ostinato.training.runs import describe as describe
+    from ostinato.training.watch import watch as watch
 else:  # type checkers would take any name for one of ours
     __all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError", "load"]
     __all__ += [*_HOME, *_MODULES]

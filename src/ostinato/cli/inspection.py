@@ -47,35 +47,41 @@ def diagnose(
     *files: Path,
     out: Path | None = None,
     distance: int | None = None,
+    try_: bool = False,
     json: bool = False,
 ) -> None:
-    """Diagnose vanishing gradients, saturated gates and more.
+    """Diagnose what keeps a model from learning.
 
-    Prints each problem with its evidence and remedies. Reads the model's gradients, gates and
-    memory on your data, and the records of its training.
+    Prints the most probable causes with their evidence and remedies. Reads the model's gradients,
+    gates and memory on your data, and the records of its training; short training runs of a copy
+    tell causes apart.
 
     Args:
         run: folder of a trained model.
         files: labelled files, as in training; the validation split of the run if none.
         out: folder for a page with text, values and plots; RUN/diagnosis if not given.
         distance: steps from input to output over which the task depends, if known.
+        try_: try the first remedies in short training runs, and say which helped.
         json: print one JSON object.
 
     Examples:
         ostinato diagnose run
+        ostinato diagnose run --try
         ostinato diagnose sentiment test.csv --out report --json
     """
     if distance is not None and not 0 < distance < 2**63:
         raise OstinatoError(f"diagnose: distance={distance}; expected a number of steps, from 1.")
     folder = check_new_folder(run / "diagnosis" if out is None else out)
     model: Inspectable = ostinato.load(run)
-    sample = model.examples(list(files)) if files else None
-    found = ostinato.diagnose(model, sample, distance=distance)
+    found = ostinato.diagnose(
+        model, list(files) or None, distance=distance, try_remedies=try_, terms="command"
+    )
     pages = ostinato.insight.write_report(found, model.network_, folder, f"Diagnosis of {run}")
     if json:
         print_json(found.to_json())
         return
-    print(found)
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    print(found.wrapped(width))
     print(f"\nPage with plots: {pages[0]}")
 
 

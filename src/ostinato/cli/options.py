@@ -94,7 +94,7 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """How it is written on the command line."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.rstrip('_').replace('_', '-')}"  # as `try_`, a word of Python
 
     @property
     def needed(self) -> bool:
@@ -303,7 +303,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     if option.form != "keyword":
         group.add_argument(option.name, metavar=option.metavar, help=help, nargs="?")
     elif kind.type is bool and option.default is False:
-        group.add_argument(option.flag, action="store_true", help=help)
+        group.add_argument(option.flag, dest=option.name, action="store_true", help=help)
     elif kind.type is bool:
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, help=help)
     else:

@@ -2,7 +2,6 @@
 
 from ostinato.insight.diagnosis import Diagnosis as Diagnosis
 from ostinato.insight.diagnosis import Finding as Finding
-from ostinato.insight.diagnosis import Issue as Issue
 from ostinato.insight.diagnosis import Remedy as Remedy
 from ostinato.insight.diagnosis import Thresholds as Thresholds
 from ostinato.insight.diagnosis import diagnose as diagnose
@@ -19,7 +18,9 @@ from ostinato.insight.gates import labels_of as labels_of
 from ostinato.insight.gates import overlay as overlay
 from ostinato.insight.gates import position_in_line as position_in_line
 from ostinato.insight.influence import InputInfluence as InputInfluence
+from ostinato.insight.influence import MemorySpan as MemorySpan
 from ostinato.insight.influence import input_influence as input_influence
+from ostinato.insight.influence import memory_span as memory_span
 from ostinato.insight.pictures import plot_flow as plot_flow
 from ostinato.insight.pictures import plot_gate as plot_gate
 from ostinato.insight.pictures import plot_influence as plot_influence
@@ -27,5 +28,9 @@ from ostinato.insight.pictures import plot_layers as plot_layers
 from ostinato.insight.pictures import plot_unfolded as plot_unfolded
 from ostinato.insight.pictures import plot_unit as plot_unit
 from ostinato.insight.report import write_report as write_report
+from ostinato.insight.trials import Change as Change
+from ostinato.insight.trials import Trial as Trial
+from ostinato.training.findings import Observations as Observations
+from ostinato.training.findings import free_checks as free_checks
 from ostinato.training.pictures import plot_curve as plot_curve
 from ostinato.training.pictures import save_picture as save_picture

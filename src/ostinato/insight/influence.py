@@ -11,12 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.flow import rounded
-from ostinato.insight.samples import Data, Model, network_and_sample, row_lengths
+from ostinato.insight.samples import (
+    Data,
+    Loss,
+    Model,
+    is_in_time,
+    mean_loss,
+    network_and_sample,
+    row_lengths,
+)
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.outputs import CRFOutput
+from ostinato.networks.tracing import tracing
 from ostinato.training.evaluation import Sample, eval_mode
 
 ScoringNetwork: TypeAlias = ManyToMany | ManyToOne | OneToOne
@@ -143,6 +153,160 @@ def input_influence(model: Model, data: Data, *, seed: int = 0) -> InputInfluenc
     measured = (np.array(effect), np.array(loss_increase), gradient)
     loss = float(losses.mean())
     return InputInfluence(lags, *measured, contexts, np.array(context_loss), loss)
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySpan:
+    """Result of `memory_span`. Lag 0 is the last step of a row.
+
+    Attributes:
+        lags: the lags measured, ``(K,)``.
+        effect: change of the last output when the input at a lag is replaced by another, ``(K,)``:
+            the norm of the change over that between the outputs of two rows, the root mean square
+            of both over rows.
+        share: share of the largest effect below which one counts as none.
+        window: steps of the window measured.
+        given: steps of the longest row of the data.
+    """
+
+    lags: NDArray[np.int64]
+    effect: NDArray[np.float64]
+    share: float
+    window: int
+    given: int
+
+    @property
+    def distance(self) -> int:
+        """The first lag from which on no effect is above the share; ``window`` if there is none."""
+        above = np.flatnonzero(self.effect > self.share * self.effect.max(initial=0.0))
+        if not len(above):
+            return 0
+        last = int(above[-1])
+        return int(self.lags[last + 1]) if last + 1 < len(self.lags) else self.window
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the effect falls below the share within the window."""
+        return self.distance < self.window
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values as a JSON document."""
+        derived = {name: getattr(self, name) for name in ("distance", "is_bounded")}
+        return rounded(derived | vars(self))
+
+
+def memory_span(
+    model: Model,
+    data: Data,
+    *,
+    loss: Loss | None = None,
+    window: int | None = None,
+    share: float = NEGLIGIBLE,
+    seed: int = 0,
+) -> MemorySpan:
+    """Measure how far back the last output of any network depends on the input, on a long window.
+
+    Rows are made longer by steps of other rows in front of them, so that a network that was trained
+    on short windows shows whether it would use more. The network is called as its loss function
+    calls it; its output, or the first tensor of it, is compared at each row's last step.
+
+    Args:
+        model: a network, an estimator, or any module.
+        data: ``(x, y)`` or ``(x, y, lengths)``; for an estimator what its ``fit`` takes. Rows of
+            unequal length are not made longer.
+        loss: loss function of a custom module, as in `gradient_flow`.
+        window: steps of a row; by default four times those of the data.
+        share: share of the largest effect below which an effect counts as none.
+        seed: seed of the random replacements.
+
+    Raises:
+        OstinatoError: if the loss function does not call the model, or the output is not one for
+            each row or step.
+
+    Example:
+        >>> from ostinato.recurrence.dropin import GRU
+        >>> from ostinato.networks.outputs import Output
+        >>> network = ManyToOne(nn.Identity(), GRU(1, 8, batch_first=True), Output(8, 2))
+        >>> x, y = torch.randn(32, 10, 1), torch.arange(32) % 2
+        >>> span = memory_span(network, (x, y))
+        >>> span.window, span.distance <= 40
+        (40, True)
+    """
+    network, sample = network_and_sample(model, data)
+    if not isinstance(sample.inputs, Tensor) or sample.inputs.dim() < 2:
+        raise OstinatoError("memory_span: expected inputs in one tensor, (B, T) or (B, T, I).")
+    random = np.random.default_rng(seed)
+    with eval_mode(network), torch.no_grad():
+        with tracing(network) as layers:
+            _output(network, sample, loss)
+        in_time = is_in_time(sample.inputs, (each.trace.states.h.shape[:2] for each in layers))
+        x = sample.inputs.transpose(0, 1) if in_time else sample.inputs
+        B, given = x.shape[:2]
+        ends = torch.full((B,), given) if sample.lengths is None else sample.lengths.cpu()
+        T = given
+        if int(ends.min()) == given:
+            T = window or 4 * given
+            while x.shape[1] < T:  # steps of other rows in front
+                others = torch.from_numpy(random.permutation(B)).to(x.device)
+                x = torch.cat([x[others, -given:], x], 1)
+            x, ends = x[:, x.shape[1] - T :], torch.full((B,), T)
+
+        def outputs(x: Tensor) -> Tensor:
+            lengths = None if sample.lengths is None else ends
+            changed = sample._replace(inputs=x.transpose(0, 1) if in_time else x, lengths=lengths)
+            return _last_output(_output(network, changed, loss), T, ends, in_time)
+
+        before = outputs(x)
+        scale = (before - before.roll(1, 0)).norm(dim=-1).square().mean().sqrt().clamp(min=1e-300)
+        lags, effect = spread(int(ends.max())), []
+        for lag in lags.tolist():
+            rows = torch.nonzero(ends > lag)[:, 0]
+            change = (outputs(_replaced(x, ends, rows, lag, random)) - before)[rows].norm(dim=-1)
+            effect.append(float(change.square().mean().sqrt() / scale))
+    return MemorySpan(lags, np.array(effect), share, T, given)
+
+
+class _Output(Exception):
+    """Carries the output of a network out of its loss function."""
+
+
+def _output(network: nn.Module, sample: Sample, loss: Loss | None) -> Tensor:
+    """Return the output of a network as its loss function calls it; the first tensor of several."""
+    if loss is None and isinstance(network, ScoringNetwork):
+        scores: Tensor = network(sample.encode(sample.inputs), lengths=sample.lengths)[0]
+        return scores
+
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        raise _Output(output)
+
+    with network.register_forward_hook(stop):
+        try:
+            mean_loss(network, sample, loss)
+        except _Output as found:
+            y: Tensor = next(t for t in tree_leaves(found.args[0]) if isinstance(t, Tensor))
+            return y
+    raise OstinatoError(
+        f"memory_span: the loss function does not call the model, {type(network).__name__}(...); "
+        "expected loss=lambda model, x, y, lengths: criterion(model(x), y)."
+    )
+
+
+def _last_output(y: Tensor, T: int, ends: Tensor, in_time: bool) -> Tensor:
+    """Return the output at each row's last step, or that of a row, ``(B, K)`` in double."""
+    B = len(ends)
+    if y.dim() and len(y) == B * T != B:
+        y = y.reshape(*((T, B) if in_time else (B, T)), *y.shape[1:])
+    if y.shape[:2] == (T, B) and (in_time or T != B):
+        y = y.transpose(0, 1)
+    if not y.dim() or len(y) != B:
+        raise OstinatoError(
+            f"memory_span: the model returns {tuple(y.shape)}; expected an output for each of "
+            f"{B} rows, or for each of their {T} steps."
+        )
+    if T in y.shape[1:]:
+        steps = y.movedim(1 + y.shape[1:].index(T), 1)
+        y = steps[torch.arange(B), (ends - 1).clamp(min=0)]
+    return y.reshape(B, -1).double()
 
 
 def _steps(count: float) -> str:

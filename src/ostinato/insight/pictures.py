@@ -35,7 +35,8 @@ def plot_flow(flow: GradientFlow, axes: Any = None, thresholds: Thresholds | Non
         share = np.where(layer.norms > 0, layer.norms / largest, np.nan)
         lowest = min(lowest, float(np.nanmin(share, initial=1.0)))
         style = ("-", "--", "-.", ":")[k // len(COLOURS) % 4]
-        label = f"{layer.name}: {layer.growth().factor:.3g} per step"
+        factor = layer.growth().factor
+        label = f"{layer.name}: times {factor:.3g} a step" if factor == factor else layer.name
         axes.plot(share, style, color=COLOURS[k % len(COLOURS)], linewidth=2, label=label)
     floor = max(1e-40, min(vanished / 30, lowest / 3))
     axes.set(
@@ -194,7 +195,7 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
     if stack is None:
         raise OstinatoError(f"plot_unfolded: {type(network).__name__} has no recurrent layer.")
     L = stack.num_layers
-    axes = axes or new_axes(3.4 * (steps + 1), 1.5 * (L + 2.6), "an unfolded network")
+    axes = axes or new_axes(2.6 * (steps + 1), 1.4 * (L + 2.6), "an unfolded network")
     output = network.output.linear if isinstance(network, ScoringNetwork) else None
     pooled = isinstance(network, ManyToOne)
     sideways = "<->" if stack.bidirectional else "->"
@@ -225,7 +226,7 @@ def plot_unfolded(network: nn.Module, axes: Any = None, steps: int = 3, batch: s
 
 def _node(axes: Any, x: float, y: float, text: str, colour: str) -> None:
     box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
-    axes.text(x, y, text, ha="center", va="center", fontsize=9, zorder=3, bbox=box)
+    axes.text(x, y, text, ha="center", va="center", fontsize=11, zorder=3, bbox=box)
 
 
 def _arrow(
@@ -237,6 +238,6 @@ def _arrow(
     axes.annotate("", np.subtract(end, gap), np.add(start, gap), arrowprops=shape)
     x, y = np.add(start, end) / 2 + ((0.03, 0.0) if upward else (0.0, 0.09))
     axes.text(
-        x, y, text, fontsize=7.5, color="0.3",
+        x, y, text, fontsize=9.5, color="0.3",
         ha="left" if upward else "center", va="center" if upward else "bottom",
     )  # fmt: skip

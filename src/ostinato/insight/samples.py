@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -61,6 +61,13 @@ def row_lengths(sample: Sample) -> Tensor:
     """Return the steps of each row, ``(B,)`` on the CPU."""
     B, T = sample.inputs.shape[:2]
     return torch.full((B,), T) if sample.lengths is None else torch.as_tensor(sample.lengths).cpu()
+
+
+def is_in_time(x: Tensor, shapes: Iterable[Sequence[int]]) -> bool:
+    """Return whether an input is ``(T, B, ...)``, by the shapes ``(T, B)`` that layers saw."""
+    first = tuple(x.shape[:2])
+    seen = {tuple(shape) for shape in shapes}
+    return first in seen and first[::-1] not in seen
 
 
 def estimator_of(model: Model) -> Inspectable | None:

@@ -136,6 +136,7 @@ class Inspectable(Protocol):
     """Hands out its network and encoded data: ``ostinato diagnose``, ``gates``."""
 
     folder_: Path | None
+    history_: Sequence[Mapping[str, Any]]
 
     @property
     def network_(self) -> nn.Module:
@@ -147,10 +148,17 @@ class Inspectable(Protocol):
     def resolved(self, name: str) -> Any:
         """Return a setting as it was given, or as it was resolved from the data."""
 
-    def examples(self, X: Any, y: Any = None, *, steps: int | None = None) -> Sample:
-        """Return some data as a `Sample`."""
+    def untrained(self, settings: Mapping[str, Any]) -> nn.Module:
+        """Return a network as before training, some settings of which are others."""
 
-    def validation_examples(self, data: Path, *, steps: int | None = None) -> Sample:
+    def examples(
+        self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
+        """Return some data as a `Sample`, of so many rows at most."""
+
+    def validation_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,7 +31,7 @@ from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
-from ostinato.training.callbacks import TrainingResult
+from ostinato.training.callbacks import History, TrainingResult
 from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Trainer, device_of
 from ostinato.training.optimization import updates_of
@@ -72,6 +72,8 @@ class Estimator(
         training_: facts of the training run.
         resolved_: settings that were not given, and what the data made of them.
         folder_: the folder of the run or model that it stems from; None if there is none.
+        history_: records of training, as in ``metrics.jsonl``, thinned where they are many; empty
+            for a model that was loaded.
     """
 
     inputs_: InputsT
@@ -80,6 +82,7 @@ class Estimator(
     training_: dict[str, Any]
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
+    history_: Sequence[Mapping[str, Any]] = ()
 
     def __dir__(self) -> list[str]:
         """Return what a user calls, sets or reads."""
@@ -274,6 +277,7 @@ class Estimator(
     ) -> None:
         """Train on prepared data; a run records it, and keeps the best model."""
         facts: dict[str, Any] = document["facts"]
+        history = History()
         self.folder_ = None if run is None else run.path
         self.resolved_ = document["resolved"]
 
@@ -308,7 +312,11 @@ class Estimator(
                     problem.batches,
                     problem.objective,
                     TrainingSettings(**{name: self.resolved(name) for name in names}),
-                    [make_progress(progress), *(run.callbacks(tensorboard) if run else [])],
+                    [
+                        make_progress(progress),
+                        history,
+                        *(run.callbacks(tensorboard) if run else []),
+                    ],
                     validation=problem.validation,
                     sample=problem.sample,
                     on_best=keep_best,
@@ -316,6 +324,7 @@ class Estimator(
                     folder=None if run is None else run.checkpoints,
                 )
             result = trainer.run(resume=resume)
+            self.history_ = history.records
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)
@@ -377,6 +386,13 @@ class Estimator(
     def _device(self) -> torch.device:
         check_is_fitted(self, "network_")
         return next(self.network_.parameters()).device
+
+    def untrained(self, settings: Mapping[str, Any]) -> nn.Module:
+        """Return a network as before training, some settings of which are others."""
+        other = type(self)(**{**self.get_params(), **settings})
+        other.folder_, other.resolved_ = self.folder_, self.resolved_
+        other.inputs_, other.targets_ = self.inputs_, self.targets_
+        return other._build(self.inputs_, self.targets_).to(self._device())
 
     def examples(
         self, X: Any, y: Any = None, *, count: int = 32, steps: int | None = None

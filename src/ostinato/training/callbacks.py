@@ -103,6 +103,42 @@ class Callback:
         """Release files and the terminal; called last, also after errors."""
 
 
+class History(Callback):
+    """Keeps the records of a run in memory, as `MetricsFile` writes them.
+
+    Of more than ``limit`` steps every second is left out, again and again, so that those that are
+    left stay evenly spread over the run.
+    """
+
+    def __init__(self, limit: int = 4096) -> None:
+        self.limit = limit
+        self._every = 1
+        self._steps: list[dict[str, Any]] = []
+        self._others: list[dict[str, Any]] = []
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Records so far, by step."""
+        return sorted([*self._steps, *self._others], key=lambda record: record["step"])
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Keep the record, if its step is one of those that are kept."""
+        if record["step"] % self._every == 0 or record["step"] == 1:
+            self._steps.append(finite(record))
+        if len(self._steps) > self.limit:
+            self._every *= 2
+            self._steps = [r for r in self._steps if r["step"] % self._every == 0 or r["step"] == 1]
+
+    def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
+        """Keep the record, without its sample."""
+        self._others.append(finite(record))
+
+    def on_rollback(self, run: Run) -> None:
+        """Forget the repeated steps."""
+        for kept in (self._steps, self._others):
+            kept[:] = [record for record in kept if record["step"] <= run.step]
+
+
 class MetricsFile(Callback):
     """Writes the record of every step as a JSON line to a file.
 

@@ -51,9 +51,12 @@ class Monitor:
         from 1 to 2; clip_norm=1.5 bounds them
     """
 
-    def __init__(self, spike: float = 10.0, clip_norm: float = 0.0) -> None:
+    def __init__(
+        self, spike: float = 10.0, clip_norm: float = 0.0, clip: str = "clip_norm={}"
+    ) -> None:
         self.spike = spike
         self.clip_norm = clip_norm
+        self.clip = clip  # how it is told to clip to a norm
         self._norms: deque[float] = deque(maxlen=50)
         self._losses: deque[float] = deque(maxlen=STEPS)
         self._first_norm = 0.0
@@ -90,7 +93,7 @@ class Monitor:
                 found["oscillation"] = (
                     f"the loss oscillates: it swings by {level.swing:.2g} a step around "
                     f"{level.mean:.3g} and was at {self._best.mean:.3g}; try a lower learning rate "
-                    "or clip_norm"
+                    f"or {self.clip.partition('=')[0].format(1)}"
                 )
             if level.mean < self._best.mean:
                 self._best = level
@@ -99,7 +102,7 @@ class Monitor:
         return new
 
     def _exploding(self, step: int, norm: float, usual: float, before: Level, now: Level) -> str:
-        bound = f"clip_norm={1.5 * usual:.2g} bounds them"
+        bound = f"{self.clip.format(f'{1.5 * usual:.2g}')} bounds them"
         if self.clip_norm:
             bound = f"try a clip_norm below {self.clip_norm:g}, or a lower learning rate"
         return (

@@ -77,7 +77,7 @@ def plot_curve(records: Sequence[Mapping[str, Any]], axes: Any = None, unit: str
     if settled and settled[-1] > settled[0]:
         margin = 0.1 * (settled[-1] - settled[0])
         axes.set_ylim(settled[0] - margin, settled[-1] + margin)
-    axes.set(xlabel="step", ylabel=f"loss ({unit})")
+    axes.set(xlabel="step", ylabel=f"loss ({unit})", title="Loss by training step")
     axes.grid(alpha=0.3)
     axes.legend()
     return axes

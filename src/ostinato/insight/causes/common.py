@@ -1,0 +1,43 @@
+"""What the judges of causes share."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+from ostinato.insight.evidence import Evidence
+from ostinato.insight.trials import Change
+from ostinato.training.findings import Judgement
+from ostinato.training.findings import unless_learned as unless_learned
+
+J: TypeAlias = Judgement[Evidence]
+
+
+def not_learned_well(j: J) -> bool:
+    """Return whether there is a reason to look for what holds the network up."""
+    return not j.improvement > j.thresholds.good_improvement
+
+
+def helped(
+    j: J, change: Change, what: str, prior: float, without: Change | None = None
+) -> tuple[float, list[str]]:
+    """Weigh a cause by a short run without it: the probability, and what was seen."""
+    if not not_learned_well(j):
+        return 0.4, ["- the network learned all the same"]
+    base, better = j.evidence.trial(without), j.evidence.trial(change)
+    if base is None or better is None or not math.isfinite(better.share):
+        return prior, []
+    seen = (
+        f"in {better.steps} steps from a fresh start the loss falls {percent(better.share)} below "
+        f"that of a constant prediction with {what}, and {percent(base.share)} as it is"
+    )
+    if better.share > max(base.share, 0.0) + j.thresholds.helps:
+        return max(prior, 0.93), [f"+ {seen}"]
+    if base.share > j.thresholds.helps:
+        return 0.45, [f"- {seen}"]
+    return prior - 0.1, [f"- {seen}"]
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, at least zero."""
+    return f"{max(0.0, share):.0%}" if math.isfinite(share) else "nothing"

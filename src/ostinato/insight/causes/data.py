@@ -1,0 +1,475 @@
+"""Causes that lie in the data: values, scales, classes, labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
+from ostinato.insight.evidence import Evidence, Features, classes_of, positions
+from ostinato.insight.trials import Change
+from ostinato.training.findings import Cause, Finding, Remedy
+
+_SCALE_INPUTS = Remedy(
+    "", "", "inputs of mean 0 and standard deviation 1, by the figures of the training data",
+    "x = (x - x.mean((0, 1))) / x.std((0, 1))",
+)  # fmt: skip
+_SCALE_TARGETS = Remedy(
+    "", "", "targets of mean 0 and standard deviation 1; undo it on predictions",
+    "y = (y - y.mean(0)) / y.std(0)",
+)  # fmt: skip
+
+
+def not_finite(j: J) -> Iterator[Finding]:
+    """NaN or infinity in inputs or targets."""
+    sample = j.evidence.sample
+    if j.evidence.settings and math.isfinite(j.evidence.loss_now):
+        return  # estimators take missing values where they can, and refuse others
+    for name, tensor in (("inputs", sample.inputs), ("targets", sample.targets)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        bad, letter = ~tensor.isfinite(), "x" if name == "inputs" else "y"
+        if name == "inputs" and sample.lengths is not None and tensor.dim() > 1:
+            inside = torch.arange(tensor.shape[1])[None] < j.evidence.ends[:, None]
+            bad &= inside.view(*inside.shape, *[1] * (tensor.dim() - 2)).to(bad.device)
+        count = int(bad.sum())
+        if count:
+            rows = int(bad.flatten(1).any(1).sum()) if bad.dim() > 1 else count
+            yield Finding(
+                "not finite in the data",
+                f"{count:,} of {tensor.numel():,} {name}, in {rows:,} of {len(bad):,} rows, are "
+                f"NaN or infinite: {name}{f', {name}'.join(positions(bad))}.",
+                {"count": float(count), "rows": float(rows)},
+                [
+                    Remedy(
+                        "", "", f"fill or leave out what is missing in the {name}",
+                        f"{letter} = {letter}[torch.isfinite({letter}.flatten(1)).all(1)]",
+                    )
+                ],
+                0.99,
+            )  # fmt: skip
+
+
+def _extent(features: Features) -> NDArray[np.float64]:
+    """Return the usual size of each feature: outliers, a cause of their own, do not count."""
+    return np.where(features.far > 0, features.usual, features.sizes)
+
+
+def _unscaled(features: Features | None, limit: float) -> str:
+    """Return what is wrong with the scale of features; empty if nothing is."""
+    if features is None or not len(features.mean):
+        return ""
+    sizes = _extent(features)
+    k, total = int(sizes.argmax()), float(np.sqrt((sizes**2).sum()))
+    which = f"feature {k} has " if len(sizes) > 1 else ""
+    if sizes[k] > limit:
+        return f"{which}mean {features.mean[k]:.3g} and standard deviation {features.std[k]:.3g}"
+    # Many features that are each small, as of one-hot vectors, are not small together.
+    if total < 1 / limit:
+        return f"all are small: {which}standard deviation {features.std[k]:.2g}"
+    return ""
+
+
+def inputs_not_scaled(j: J) -> Iterator[Finding]:
+    """Inputs of the recurrent layers far from the scale that weights are initialised for."""
+    e, t = j.evidence, j.thresholds
+    entering = e.entering or e.inputs
+    wrong = _unscaled(entering, t.scale)
+    if not wrong or entering is None or not e.sample.inputs.is_floating_point():
+        return
+    targets_too = bool(_unscaled(e.numbers, t.scale))
+    change = Change(standardized="inputs and targets" if targets_too else "inputs")
+    p, weighed = helped(j, change, "standardised inputs", 0.72, without=_base(targets_too))
+    yield Finding(
+        "inputs not scaled",
+        f"of what enters the recurrent layers {wrong}; weights are initialised for numbers of "
+        "about 1, and units saturate or barely react.",
+        {"size": float(_extent(entering).max())},
+        [_SCALE_INPUTS],
+        p,
+        weighed,
+    )
+
+
+def _base(both: bool) -> Change:
+    return Change(standardized="targets") if both else Change()
+
+
+def targets_not_scaled(j: J) -> Iterator[Finding]:
+    """Numbers to predict far from the scale of the output."""
+    e, t = j.evidence, j.thresholds
+    wrong = _unscaled(e.numbers, t.scale)
+    if not wrong or e.numbers is None or e.settings:  # estimators scale targets themselves
+        return
+    inputs_too = bool(_unscaled(e.entering or e.inputs, t.scale))
+    inputs_too &= e.sample.inputs.is_floating_point()
+    change = Change(standardized="inputs and targets" if inputs_too else "targets")
+    without = Change(standardized="inputs") if inputs_too else Change()
+    p, weighed = helped(j, change, "standardised targets", 0.72, without=without)
+    yield Finding(
+        "targets not scaled",
+        f"of the targets {wrong}; an output begins near 0 and is moved by a step only as far as "
+        "the learning rate.",
+        {"size": float(_extent(e.numbers).max())},
+        [_SCALE_TARGETS],
+        p,
+        weighed,
+    )
+
+
+def _is_binary(j: J) -> bool:
+    values = j.evidence.values
+    return values is not None and bool(((values == 0) | (values == 1)).all())
+
+
+def constant_features(j: J) -> Iterator[Finding]:
+    """Input features that never change."""
+    e, t = j.evidence, j.thresholds
+    if e.inputs is None or e.values is None or len(e.values) < 8 or _is_binary(j):
+        return
+    constant = np.flatnonzero(e.inputs.std <= 1e-7 * (1e-30 + np.abs(e.inputs.mean)))
+    F = len(e.inputs.std)
+    if len(constant) / F <= t.constant:
+        return
+    names = ", ".join(map(str, constant[:6]))
+    not_zero = bool((e.inputs.mean[constant] != 0).any())  # as empty borders of pictures are
+    yield Finding(
+        "constant feature",
+        f"{len(constant)} of {F} input features have the same value at every step of every row "
+        f"(numbers {names}): they tell nothing.",
+        {"constant": float(len(constant)), "features": float(F)},
+        [
+            Remedy(
+                "", "", "leave them out, or see why they are constant where the data are read",
+                f"x = x[..., x.flatten(0, 1).std(0) > 0]  # {F - len(constant)} of {F} features",
+            )
+        ],
+        0.96 if len(constant) == F else unless_learned(j, 0.62, proven=not_zero),
+    )  # fmt: skip
+
+
+def duplicate_features(j: J) -> Iterator[Finding]:
+    """Input features that are copies of each other."""
+    e, t = j.evidence, j.thresholds
+    if e.inputs is None or e.values is None or _is_binary(j):
+        return
+    varying = np.flatnonzero(e.inputs.std > 1e-7 * (1e-30 + np.abs(e.inputs.mean)))
+    if len(e.values) < 8 or not 1 < len(varying) <= 512:
+        return
+    v = e.values[:10_000].double().cpu().numpy()[:, varying]
+    r = np.corrcoef(np.nan_to_num(v), rowvar=False)
+    pairs = [(a, b) for a, b in np.argwhere(np.triu(np.abs(r), 1) > t.duplicate).tolist()]
+    if pairs:
+        a, b = pairs[0]
+        yield Finding(
+            "duplicate features",
+            f"{len(pairs)} pairs of input features are copies of each other: features "
+            f"{varying[a]} and {varying[b]} have a correlation of {r[a, b]:.5f}.",
+            {"pairs": float(len(pairs)), "correlation": float(r[a, b])},
+            [
+                Remedy(
+                    "", "", "leave one of them out, or see whether another was meant",
+                    f"x = x[..., [k for k in range(x.shape[-1]) if k != {varying[b]}]]",
+                )
+            ],
+            unless_learned(j, 0.6, proven=True),
+        )  # fmt: skip
+
+
+def outliers(j: J) -> Iterator[Finding]:
+    """A few values far from all others."""
+    e, t = j.evidence, j.thresholds
+    for name, features in (("inputs", e.inputs), ("targets", e.numbers)):
+        if features is None or not len(features.far) or (name == "inputs" and _is_binary(j)):
+            continue
+        # The outliers of a feature decide its scale where they are few and far.
+        few = (features.far > 0) & (features.far <= t.outlier_share)
+        if not few.any():
+            continue
+        k = int(np.where(few, features.span, 0).argmax())
+        which = f"feature {k} of the {name}" if len(features.far) > 1 else f"the {name}"
+        letter = "x" if name == "inputs" else "y"
+        yield Finding(
+            "outliers",
+            f"{features.far[k]:.2%} of {which} lie more than {t.outlier:g} standard deviations "
+            f"(robust) from the median, {features.span[k]:.3g} at most: they decide the scale, and "
+            "single steps of training.",
+            {"share": float(features.far[k]), "span": float(features.span[k])},
+            [
+                Remedy(
+                    "", "", "limit them, or see how they came about",
+                    f"{letter} = {letter}.clamp({letter}.quantile(0.001), "
+                    f"{letter}.quantile(0.999))",
+                ),
+                Remedy("clip_norm", 1, "no step that a single row decides",
+                       "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
+            ],
+            unless_learned(j, _by_span(float(features.span[k]) / t.outlier)),
+        )  # fmt: skip
+
+
+def _by_span(times: float) -> float:
+    """Return the probability by how far the farthest is beyond the limit."""
+    return 0.83 if times > 5 else 0.55 if times > 2.5 else 0.4
+
+
+def class_imbalance(j: J) -> Iterator[Finding]:
+    """One class is so frequent that the others are ignored."""
+    e, t = j.evidence, j.thresholds
+    if e.classes is None or len(e.classes[0]) < 8:
+        return
+    true, predicted = e.classes
+    counts = np.bincount(true)
+    share, K = counts.max() / len(true), int((counts > 0).sum())
+    top = int(counts.argmax())
+    others = true != top
+    recall = float((predicted[others] == true[others]).mean()) if others.any() else 1.0
+    if K < 2 or share < min(t.imbalance, max(0.5, 3 / K)) or recall > t.recall:
+        return
+    same = float((predicted == top).mean())
+    weights = "len(y) / counts.clamp(min=1) / len(counts)"
+    code = f"loss = nn.CrossEntropyLoss(weight={weights})  # counts = torch.bincount(y)"
+    if e.kind == "probability":
+        code = "loss = nn.BCEWithLogitsLoss(pos_weight=(1 - y).sum() / y.sum())"
+    p = 0.86 if same >= t.one_class and share >= t.imbalance else 0.66
+    yield Finding(
+        "class imbalance",
+        f"{share:.0%} of the targets are of class {top}, and {same:.0%} of the predictions; of the "
+        f"rows of other classes {recall:.0%} are recognised. To predict always the same is nearly "
+        "as good as the best.",
+        {"share": float(share), "recall": recall, "predicted": same},
+        [
+            Remedy("", "", "a loss that weighs classes by how rare they are", code),
+            Remedy("", "", "draw rare classes more often, or give more rows of them",
+                   "DataLoader(data, sampler=torch.utils.data.WeightedRandomSampler(w, len(w)))"),
+        ],
+        p,
+    )  # fmt: skip
+
+
+def labels_unrelated(j: J) -> Iterator[Finding]:
+    """What was learned is the training rows themselves: labels have nothing to do with inputs."""
+    e, t = j.evidence, j.thresholds
+    remedies = [
+        Remedy(
+            "", "", "see whether rows and labels belong together where they are read, sorted, "
+            "joined or shuffled",
+            "order = torch.randperm(len(x)); x, y = x[order], y[order]  # the same order for both",
+        )
+    ]  # fmt: skip
+    if e.held_out is not None:
+        trained, held_out = e.improvement, e.held_out_improvement
+        if trained > t.generalization_gap and not held_out > t.learned and not _above_chance(j):
+            yield Finding(
+                "labels unrelated to inputs",
+                f"on the data the loss is {trained:.0%} below that of a constant prediction, on "
+                f"held-out data {_below(held_out)}, and predictions are no better than chance "
+                "there: the rows were learned by heart, and nothing that holds for others.",
+                {"improvement": trained, "held_out_improvement": held_out},
+                remedies,
+                0.85,
+            )
+            return
+    evaluations = j.observed.evaluations
+    first = evaluations[0][1] if evaluations else math.nan
+    constant = e.constant if math.isfinite(e.constant) else first
+    last = np.mean(j.observed.finite[-20:] or [math.nan])  # data of a run may be held out
+    trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
+    if len(evaluations) >= 3 and trained > t.generalization_gap:
+        best = min(loss for _, loss in evaluations)
+        if best > 0.98 * constant and first - best < 0.1 * constant:
+            yield Finding(
+                "labels unrelated to inputs",
+                f"the validation loss fell from {first:.3g} to {best:.3g} at best, about that of a "
+                f"constant prediction ({constant:.3g}), while the loss of training fell "
+                f"{trained:.0%} below it: its rows were learned by heart.",
+                {"best": best, "constant": constant},
+                remedies,
+                0.82,
+            )
+            return
+    yield from _only_by_heart(j, remedies)
+
+
+FEW = 16
+"""Rows that a network should be able to learn by heart in a short run."""
+
+
+def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
+    """Yield a finding where short runs learn a few rows by heart, and nothing that holds."""
+    e, t = j.evidence, j.thresholds
+    if not not_learned_well(j) or e.has_learned or not e.was_trained or len(e.rows) < 3 * FEW:
+        return
+    whole = [e.trial(Change(rate=f)) for f in (1.0, 10.0)]
+    few = [e.trial(Change(rate=f, rows=FEW)) for f in (1.0, 10.0)]
+    shares = [run.share for run in whole if run is not None]
+    by_heart = max((run.training for run in few if run is not None), default=0.0)
+    if shares and by_heart > t.good_improvement and max(shares) < t.learned:
+        yield Finding(
+            "labels unrelated to inputs",
+            f"in a short run the network learns {FEW} rows by heart (the loss falls {by_heart:.0%} "
+            "below that of a constant prediction), and from all rows nothing for others.",
+            {"by_heart": by_heart},
+            remedies,
+            0.58,
+        )
+
+
+def _below(share: float) -> str:
+    return f"{share:.0%} below" if share > 0 else f"{-share:.0%} above"
+
+
+def _above_chance(j: J) -> bool:
+    """Return whether predictions on held-out data are better than chance, by three deviations."""
+    e = j.evidence
+    assert e.held_out is not None
+    scores, y = e.scores_of(e.held_out), e.held_out.targets
+    pair = None if scores is None else classes_of(scores, y, e.kind)
+    if pair is not None:
+        true, predicted = pair
+        n, right = len(true), float((true == predicted).mean())
+        # What a prediction with these frequencies would hit if it knew nothing of the row.
+        K = int(max(true.max(initial=0), predicted.max(initial=0))) + 1
+        a, b = (np.bincount(v, minlength=K) / max(1, n) for v in (true, predicted))
+        chance = float(a @ b)
+        return right > chance + 3 * math.sqrt(max(chance * (1 - chance), 1e-9) / max(1, n))
+    if scores is not None and isinstance(y, Tensor) and scores.numel() == y.numel():
+        r = np.corrcoef(scores.flatten().double().cpu(), y.flatten().double().cpu())[0, 1]
+        return bool(r > 3 / math.sqrt(max(4, y.numel())))
+    return False
+
+
+def leaky_feature(j: J) -> Iterator[Finding]:
+    """An input that is the target itself."""
+    e, t = j.evidence, j.thresholds
+    x, y = e.sample.inputs.movedim(e.row_axis, 0), e.sample.targets
+    if not isinstance(y, Tensor) or x.dim() < 2 or len(x) < 8:
+        return
+    if e.row_axis and y.dim() > 1:
+        y = y.movedim(1, 0)
+    remedies = [
+        Remedy(
+            "", "", "leave out what is not known when a prediction is made, or shift the targets",
+            "x, y = series[:, :-1], series[:, 1:]  # y[t] lies after x[t]",
+        )
+    ]  # fmt: skip
+    if not x.is_floating_point():
+        if x.shape == y.shape and not y.is_floating_point():
+            T = torch.arange(x.shape[1])[None] < e.ends[:, None]
+            same = float((x == y)[T.to(x.device)].double().mean())
+            if same >= t.leaky:
+                yield Finding(
+                    "leaky feature",
+                    f"{same:.1%} of the targets are the input of the same step: there is nothing "
+                    "to predict.",
+                    {"equal": same}, remedies, 0.93,
+                )  # fmt: skip
+        return
+    found = _best_feature(x, y, e.kind, e.ends)
+    if found is None:
+        return
+    r, feature, where = found
+    unknown = not e.was_trained or j.improvement > t.good_improvement
+    if r >= t.leaky:
+        yield Finding(
+            "leaky feature",
+            f"input feature {feature}, {where}, tells the target by itself, with a correlation of "
+            f"{r:.4f}: a network that reads it need learn nothing else.",
+            {"correlation": r, "feature": float(feature)},
+            remedies,
+            # Where the network did not learn it, it is not what is wrong.
+            0.9 if j.improvement > t.high_improvement else 0.55 if unknown else 0.45,
+        )
+
+
+def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float, int, str] | None:
+    """Return the highest correlation of an input with the target, its feature, and where it is."""
+    x = (x if x.dim() > 2 else x[..., None]).flatten(2).double().cpu().nan_to_num(0, 0, 0)
+    B, T, F = x.shape
+    y = y.cpu()
+    if y.shape[:2] == (B, T) and T > 1 and y.dim() <= 3:
+        flat = y.reshape(B * T, -1)
+        if flat.shape[1] != 1:
+            return None
+        mask = (torch.arange(T)[None] < ends[:, None]).reshape(-1)
+        target, places = flat[mask, 0], [("at the same step", x.reshape(B * T, F)[mask])]
+        before = x.roll(1, 1).reshape(B * T, F)[mask]
+    else:
+        flat = y.reshape(B, -1)
+        if flat.shape[1] != 1:
+            return None
+        target, last = flat[:, 0], (ends - 1).clamp(min=0)
+        rows = torch.arange(B)
+        places = [("at the last step", x[rows, last])]  # what is far back may be the task
+        before = x[rows, (last - 1).clamp(min=0)]
+    best: tuple[float, int, str] | None = None
+    for where, values in places:
+        for k in range(min(F, 256)):
+            r = _association(values[:, k], target, kind)
+            # The last value of a smooth series is near the next one; what leaks is nearer.
+            if kind == "number" and T > 1:
+                usual = _association(before[:, k], values[:, k], "number")
+                varies = bool((x[:, :, k].std(1) > 1e-9).any())
+                if varies and 1 - r**2 > 0.1 * (1 - usual**2):
+                    continue
+            if best is None or r > best[0]:
+                best = r, k, where
+    return best
+
+
+def _association(values: Tensor, target: Tensor, kind: str) -> float:
+    """Return the correlation of numbers, or the correlation ratio of numbers and classes."""
+    spread = float(values.var(correction=0))
+    if not spread > 0 or target.numel() < 8:
+        return 0.0
+    if kind == "number":
+        v, y = values - values.mean(), target.double() - target.double().mean()
+        return float((v @ y).abs() / (v.norm() * y.norm()).clamp(min=1e-300))
+    classes, index = torch.unique(target, return_inverse=True)
+    if len(classes) < 2 or len(classes) > len(target) // 4:
+        return 0.0
+    counts = torch.bincount(index).double()
+    means = torch.bincount(index, weights=values) / counts
+    within = float(((values - means[index]) ** 2).mean())
+    nearest = (values[:, None] - means).abs().argmin(1)  # one class told is not all of them
+    told = float((nearest == index).double().mean())
+    return min(told, math.sqrt(max(0.0, 1 - within / spread)))
+
+
+CAUSES: tuple[Cause[Evidence], ...] = (
+    Cause(
+        "not finite in the data", "Inputs or targets hold NaN or infinity.", (), not_finite,
+    ),
+    Cause(
+        "leaky feature", "An input is the target itself, or tells it.", ("leaky",), leaky_feature,
+    ),
+    Cause(
+        "labels unrelated to inputs", "Targets belong to other rows, or to chance.",
+        ("generalization_gap",), labels_unrelated,
+    ),
+    Cause(
+        "class imbalance", "One class is so frequent that the others are ignored.",
+        ("imbalance", "recall", "one_class"), class_imbalance,
+    ),
+    Cause(
+        "inputs not scaled", "Inputs are far larger or smaller than 1.", ("scale", "helps"),
+        inputs_not_scaled,
+    ),
+    Cause(
+        "targets not scaled", "Numbers to predict are far larger or smaller than 1.",
+        ("scale", "helps"), targets_not_scaled,
+    ),
+    Cause(
+        "outliers", "A few values are far from all others.", ("outlier", "outlier_share"), outliers,
+    ),
+    Cause("constant feature", "An input never changes.", ("constant",), constant_features),
+    Cause(
+        "duplicate features", "Two inputs are copies of each other.", ("duplicate",),
+        duplicate_features,
+    ),
+)  # fmt: skip

@@ -1,0 +1,132 @@
+"""Causes that lie in the size of the network beside that of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
+
+from torch import nn
+
+from ostinato.insight.causes.common import J
+from ostinato.insight.evidence import Evidence
+from ostinato.insight.trials import Change
+from ostinato.recurrence.layers import Recurrent
+from ostinato.training.findings import Cause, Finding, Remedy, against_overfitting
+
+
+def overfitting(j: J) -> Iterator[Finding]:
+    """The improvement on the data is not that on held-out data."""
+    e, t = j.evidence, j.thresholds
+    if e.held_out is None:
+        return
+    own, other = e.improvement, e.held_out_improvement
+    if own - other > t.generalization_gap and own > t.generalization_gap:
+        weights = sum(p.numel() for p in e.network.parameters())
+        yield Finding(
+            "overfitting",
+            f"the loss is {own:.0%} below that of a constant prediction on the data, and on "
+            f"held-out data {other:.0%}: a network of {weights:,} weights has learned "
+            f"{len(e.rows):,} rows by heart.",
+            {"improvement": own, "held_out_improvement": other, "weights": float(weights)},
+            against_overfitting(max(16, _units(e) // 2)),
+            0.45 if other > t.good_improvement else 0.8,
+        )
+
+
+BEST_OF_SMALL = 0.8
+"""Improvement from which a network is not called too small."""
+
+
+def too_small(j: J) -> Iterator[Finding]:
+    """Few units, and a loss that stays where it is, the same on held-out data."""
+    e, t = j.evidence, j.thresholds
+    H = _units(e)
+    if not H or not e.was_trained or not j.improvement < BEST_OF_SMALL:
+        return
+    if e.improvement - e.learned > t.generalization_gap / 2:
+        return
+    weighed: list[str] = []
+    p = 0.0
+    if H < t.small:  # noqa: SIM300
+        p = 0.62 if not e.has_learned or _stalled(e, t.plateau) else 0.54
+        weighed.append(f"+ there are only {H} units")
+    if e.rebuild is not None and H < 4 * t.small:  # noqa: SIM300
+        wide, base = e.trial(Change(settings=(("hidden_size", 8 * H),))), e.trial()
+        if wide is not None and base is not None and wide.share > base.share + t.helps:
+            p = max(p + 0.2, 0.55)
+            weighed.append(
+                f"+ with {8 * H} units a short run learns {wide.share:.0%}, with {H} "
+                f"{max(0.0, base.share):.0%}"
+            )
+    if p:
+        yield Finding(
+            "network too small",
+            f"the loss stays {j.improvement:.0%} below that of a constant prediction, on what was "
+            f"trained on as well; the recurrent layers have {H} units.",
+            {"hidden_size": float(H), "improvement": j.improvement},
+            [
+                Remedy("hidden_size", 8 * H, "more to remember and to tell apart with",
+                       f"hidden_size={8 * H}")
+            ],
+            min(p, 0.9),
+            weighed,
+        )  # fmt: skip
+
+
+def _stalled(e: Evidence, plateau: float) -> bool:
+    losses = e.observed.finite
+    if len(losses) < 30:
+        return False
+    third = len(losses) // 3
+    before, last = fmean(losses[third : 2 * third]), fmean(losses[-third:])
+    return before - last < plateau * abs(before)
+
+
+def _units(e: Evidence) -> int:
+    """Return the hidden units of the widest recurrent layer."""
+    kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
+    return max((m.hidden_size for m in e.network.modules() if isinstance(m, kinds)), default=0)
+
+
+def nothing_learnt(j: J) -> Iterator[Finding]:
+    """The loss is that of a constant prediction, after training."""
+    e, t = j.evidence, j.thresholds
+    if not e.was_trained or e.has_learned or math.isnan(e.learned):
+        return
+    if e.clearness > t.clear and e.learned > t.learned:
+        return
+    where = "the data" if e.held_out is None else "held-out data"
+    constant = e.constant if e.held_out is None else e.held_out_constant
+    loss = e.loss_now if e.held_out is None else e.held_out_loss
+    against = f"the best constant prediction has {constant:.4g}"
+    if not math.isfinite(constant):
+        against = f"with the inputs of other rows it is {fmean(e.shuffled):.4g}"
+    steps = f" after {e.observed.total:,} steps" if e.observed.total else ""
+    yield Finding(
+        "nothing learnt",
+        f"the loss on {where} is {loss:.4g}{steps}; {against}.",
+        {"loss": loss, "constant": constant},
+        [
+            Remedy("", "", "see whether it can learn 8 rows by heart; if not, the module or the "
+                   "loss is wrong; if so, the rate, the scale of the data, or the labels",
+                   "x, y = x[:8], y[:8]  # train on these alone: the loss should come near zero"),
+        ],
+        0.52,
+    )  # fmt: skip
+
+
+CAUSES: tuple[Cause[Evidence], ...] = (
+    Cause(
+        "network too small", "Too few units for what there is to learn.",
+        ("small", "plateau", "helps"), too_small,
+    ),
+    Cause(
+        "overfitting", "The network learns the training data by heart.",
+        ("overfitting", "generalization_gap"), overfitting,
+    ),
+    Cause(
+        "nothing learnt", "The loss is that of a constant prediction.", ("learned", "clear"),
+        nothing_learnt,
+    ),
+)  # fmt: skip

@@ -1,0 +1,284 @@
+"""Causes that lie in the optimizer and in regularisation, told apart by short training runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
+
+from torch import nn
+
+from ostinato.insight.causes.common import J, helped, not_learned_well, percent
+from ostinato.insight.evidence import Evidence
+from ostinato.insight.trials import Change, Trial, best_rate
+from ostinato.recurrence.cells import ZoneoutCell
+from ostinato.recurrence.layers import Recurrent
+from ostinato.training.findings import USUAL_UPDATE, Cause, Finding, Remedy, less_decay
+
+WEIGHTS_BARELY_MOVED = 1.0
+"""Movement of all steps together (see `Thresholds.movement`) below which a rate may be too low."""
+
+
+def rates(j: J, factors: tuple[float, ...], **change: object) -> dict[float, Trial | None]:
+    """Return short runs at multiples of the learning rate."""
+    return {f: j.evidence.trial(Change(rate=f, **change)) for f in factors}  # type: ignore[arg-type]
+
+
+def _little_learned(j: J) -> bool:
+    return not j.improvement > j.thresholds.low_improvement
+
+
+def rate_too_high(j: J) -> Iterator[Finding]:
+    """A tenth or a hundredth of the rate learns from a fresh start, and it does not."""
+    t, e = j.thresholds, j.evidence
+    if not not_learned_well(j) or not e.was_trained:
+        return
+    own = e.trial()
+    if own is None or own.share > t.low_improvement:
+        return
+    found = rates(j, (1.0, 0.1, 0.01))
+    factor = best_rate(found, t.helps)
+    if factor is None:
+        return
+    best = found[factor]
+    assert best is not None
+    rate = e.start.rate
+    fails = "diverges" if not math.isfinite(own.share) else f"falls {percent(own.share)}"
+    yield Finding(
+        "learning rate too high",
+        f"from a fresh start the loss {fails} in {own.steps} steps at a learning rate of {rate:g} "
+        f"(below that of a constant prediction), and {percent(best.share)} at {rate * factor:g}.",
+        {"rate": rate, "share": best.share, "factor": factor},
+        [j.lower_rate("shorter steps", factor)],
+        0.94,
+    )
+
+
+def grown_weights(j: J) -> Iterator[Finding]:
+    """Recurrent weights have grown to sizes that long steps bring about."""
+    e, t = j.evidence, j.thresholds
+    # The size of recurrent weights: root mean square times the root of their inputs.
+    sizes = [
+        (float(p.detach().double().square().mean().sqrt()) * p.shape[1] ** 0.5, name)
+        for name, p in e.network.named_parameters()
+        if "weight_hh" in name and p.dim() == 2
+    ]
+    gain, weight = max(sizes, default=(0.0, ""))
+    if j.improvement < t.improvement and gain > t.gain and e.was_trained:
+        yield Finding(
+            "learning rate too high",
+            f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
+            "preserves norms: the steps are too long.",
+            {"gain": gain},
+            [j.lower_rate("shorter steps")],
+            0.87,
+        )
+
+
+def rate_too_low(j: J) -> Iterator[Finding]:
+    """Ten or a hundred times the rate learns more in a short run than all of training did."""
+    t, e = j.thresholds, j.evidence
+    moved = e.movement
+    if not not_learned_well(j) or not e.was_trained or moved > WEIGHTS_BARELY_MOVED:
+        return
+    if math.isnan(moved) and not _falls_slowly(e):
+        return
+    far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
+    found = rates(j, (1.0, 10.0, 100.0) if far <= 100 else (1.0, 100.0, far, 10 * far))
+    factor = best_rate(found, t.helps)
+    if factor is None:
+        return
+    best = found[factor]
+    assert best is not None
+    if not best.share > max(0.0, e.judged_now) + t.helps:
+        return
+    rate = e.start.rate
+    sum_of_all = f" The steps together can move the weights by {moved:.1%}."
+    yield Finding(
+        "learning rate too low",
+        f"at {factor:g} times the learning rate of {rate:g} a run of {best.steps} steps brings the "
+        f"loss {percent(best.share)} below that of a constant prediction; the whole training "
+        f"brought it {percent(e.judged_now)} below." + ("" if math.isnan(moved) else sum_of_all),
+        {"rate": rate, "share": best.share, "factor": factor},
+        [j.lower_rate("longer steps", factor)],
+        0.95 if moved < t.movement or math.isnan(moved) else 0.9,
+    )
+
+
+def _falls_slowly(e: Evidence) -> bool:
+    """Return whether the loss falls evenly and hardly, as it does with tiny steps."""
+    losses = e.observed.finite
+    if len(losses) < 20:
+        return False
+    third = len(losses) // 3
+    first, middle, last = (fmean(losses[k * third : (k + 1) * third]) for k in range(3))
+    return first > middle > last and first - last < 0.1 * abs(first)
+
+
+def weight_decay_too_strong(j: J) -> Iterator[Finding]:
+    """Without weight decay a short run learns, and with it does not."""
+    e = j.evidence
+    decay = max(e.observed.weight_decay, float(e.settings.get("weight_decay") or 0.0))
+    if decay < 1e-3 or not not_learned_well(j):
+        return
+    p, weighed = helped(j, Change(decay=False), "no weight decay", 0.4)
+    sizes = [
+        float(p.detach().abs().mean()) for n, p in e.network.named_parameters() if "weight" in n
+    ]
+    if sizes and max(sizes) < 1e-3:
+        p, weighed = max(p, 0.9), [*weighed, f"+ weights are {max(sizes):.1g} on average at most"]
+    if p < 0.5:
+        return
+    yield Finding(
+        "weight decay too strong",
+        f"weight decay of {decay:g} pulls weights to zero rather than to where the loss is low.",
+        {"weight_decay": decay},
+        [less_decay()],
+        p,
+        weighed,
+    )
+
+
+def _dropouts(network: nn.Module) -> Iterator[tuple[float, str]]:
+    for name, module in network.named_modules():
+        for key in ("p", "dropout", "variational_dropout", "weight_dropout"):
+            rate = vars(module).get(key)
+            if isinstance(rate, float) and rate > 0:
+                layers = getattr(module, "num_layers", 2)
+                if key in ("dropout", "variational_dropout") and layers == 1:
+                    continue  # between layers
+                yield rate, f"{name}.{key}" if name else key
+
+
+def dropout_too_strong(j: J) -> Iterator[Finding]:
+    """Without dropout a short run learns, and with it does not."""
+    e, t = j.evidence, j.thresholds
+    found = sorted(_dropouts(e.network), reverse=True)
+    if not found or found[0][0] <= t.dropout or not not_learned_well(j):
+        return
+    rate, name = found[0]
+    p, weighed = helped(j, Change(dropout=False), "no dropout", 0.55 + (rate >= 0.8) * 0.2)
+    yield Finding(
+        "dropout too strong",
+        f"{name} is {rate:g}: of what the layers pass on {1 - rate:.0%} are left.",
+        {"dropout": rate},
+        [
+            Remedy("dropout", 0.2, "more of what the layers pass on",
+                   "for m in model.modules():\n"
+                   "    if isinstance(m, nn.Dropout): m.p = 0.2")
+        ],
+        p,
+        weighed,
+    )  # fmt: skip
+
+
+def zoneout_too_strong(j: J) -> Iterator[Finding]:
+    """Without zoneout a short run learns, and with it does not."""
+    e, t = j.evidence, j.thresholds
+    rates_found = [
+        max(cell._rates())
+        for module in e.network.modules()
+        if isinstance(module, Recurrent)
+        for cell in module.cells
+        if isinstance(cell, ZoneoutCell)
+    ]
+    rate = max(rates_found, default=0.0)
+    if rate <= t.dropout or not not_learned_well(j):
+        return
+    p, weighed = helped(j, Change(dropout=False), "no zoneout", 0.55 + (rate >= 0.8) * 0.2)
+    yield Finding(
+        "zoneout too strong",
+        f"zoneout is {rate:g}: of the units {1 - rate:.0%} change in a step.",
+        {"zoneout": rate},
+        [Remedy("zoneout", 0.1, "units that react", "ZoneoutCell(cell, 0.1)")],
+        p,
+        weighed,
+    )
+
+
+def clipping_too_strong(j: J) -> Iterator[Finding]:
+    """Without clipping a short run learns, and with it does not."""
+    e = j.evidence
+    clip = float(e.settings.get("clip_norm") or e.observed.clip_norm)
+    if not _little_learned(j) or not e.was_trained:
+        return
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
+                         if g is not None))  # fmt: skip
+    held = math.sqrt(sum(float(p.grad.double().square().sum())
+                         for p in e.network.parameters() if p.grad is not None))  # fmt: skip
+    clip = clip or held  # which clipping leaves as short as it made it
+    if not clip:
+        return
+    norms = [n for n in e.observed.norms if math.isfinite(n)]
+    usual = sorted(norms)[len(norms) // 2] if norms else norm
+    if not usual > j.thresholds.clipped / 2 * clip:
+        return
+    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55, without=Change(clip=clip))
+    yield Finding(
+        "clipping too strong",
+        f"the usual gradient norm is {usual:.2g}, and clipping cuts it to {clip:g}: steps are "
+        f"{usual / clip:.0f} times shorter than the learning rate says.",
+        {"factor": usual / clip},
+        [
+            Remedy("clip_norm", float(f"{2 * usual:.1g}"), "clip only unusually large gradients",
+                   f"torch.nn.utils.clip_grad_norm_(model.parameters(), {2 * usual:.1g})")
+        ],
+        p,
+        weighed,
+    )  # fmt: skip
+
+
+def never_zeroed(j: J) -> Iterator[Finding]:
+    """Gradients that the network holds are far larger than those of a batch."""
+    e, t = j.evidence, j.thresholds
+    if not not_learned_well(j) or not e.was_trained or e.observed.norms:
+        return  # norms of every step, where they are known, tell more
+    held = [p.grad for p in e.network.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in held))
+    one = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
+                        if g is not None))  # fmt: skip
+    if one > 0 and math.isfinite(norm) and norm > t.accumulated * one:
+        yield Finding(
+            "gradients never zeroed",
+            f"the gradients that the network holds have a norm of {norm:.3g}, {norm / one:.0f} "
+            f"times that of the data given ({one:.3g}): backward() adds to those of earlier steps.",
+            {"held": norm, "batch": one},
+            [
+                Remedy("", "", "begin each step from zero gradients",
+                       "optimizer.zero_grad()  # before loss.backward()")
+            ],
+            0.8,
+        )  # fmt: skip
+
+
+CAUSES: tuple[Cause[Evidence], ...] = (
+    Cause(
+        "gradients never zeroed", "The gradients of all steps add up.", ("accumulated", "linear"),
+        never_zeroed,
+    ),
+    Cause(
+        "learning rate too high", "Steps are too long: the loss swings, rises or stays.",
+        ("helps", "overshoot", "oscillation", "gain"), rate_too_high,
+    ),
+    Cause("learning rate too high", "Recurrent weights have grown.", ("gain",), grown_weights),
+    Cause(
+        "learning rate too low", "Steps are too short to get anywhere in the run.",
+        ("movement", "helps"), rate_too_low,
+    ),
+    Cause(
+        "weight decay too strong", "Weight decay pulls the weights to zero.",
+        ("shrinkage", "decay_share", "helps"), weight_decay_too_strong,
+    ),
+    Cause(
+        "dropout too strong", "Too little is passed on in training.", ("dropout", "helps"),
+        dropout_too_strong,
+    ),
+    Cause(
+        "zoneout too strong", "Units hardly change in training.", ("dropout", "helps"),
+        zoneout_too_strong,
+    ),
+    Cause(
+        "clipping too strong", "Clipping shortens nearly every step.", ("clipped", "helps"),
+        clipping_too_strong,
+    ),
+)  # fmt: skip

@@ -1,0 +1,662 @@
+"""Causes that lie in how modules, losses, rows and steps are put together, mostly proven by a test.
+
+Each test changes what must not matter, and looks whether it does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ostinato.errors import OstinatoError
+from ostinato.insight.causes.common import J, not_learned_well, unless_learned
+from ostinato.insight.evidence import Evidence, relative_change, smoothness
+from ostinato.insight.influence import memory_span
+from ostinato.insight.losses import (
+    Criterion,
+    Stand,
+    aligned,
+    is_simplex,
+    main_output,
+    replaced_output,
+)
+from ostinato.insight.samples import mean_loss
+from ostinato.networks.seq2seq import EncoderDecoder
+from ostinato.training.evaluation import Sample, eval_mode
+from ostinato.training.findings import Cause, Finding, Remedy, listed
+
+MORE_PADDING = 3
+"""Steps by which padding is extended, which must not change anything."""
+
+
+def loss_given(e: Evidence, scores: Tensor) -> float:
+    """Return the loss that other scores would have; NaN if the loss refuses them."""
+    if e.loss is None or e.output is None or e.scores is None:
+        return math.nan
+    stand = Stand(e.copy, replaced_output(e.output, main_output(e.output), scores))
+    with suppress(Exception), torch.no_grad():
+        x = e.sample.encode(e.sample.inputs)
+        return float(e.loss(stand, x, e.sample.targets, e.sample.lengths))
+    return math.nan
+
+
+def softmax_before_cross_entropy(j: J) -> Iterator[Finding]:
+    """The outputs are probabilities, and the loss applies softmax again."""
+    e = j.evidence
+    if e.loss is None or e.scores is None or not isinstance(e.sample.targets, Tensor):
+        return
+    pair = aligned(e.scores, e.sample.targets)
+    if pair is None or not is_simplex(e.scores, pair[2]):
+        return
+    # A softmax does not change when a number is added to all of its inputs.
+    before, shifted = loss_given(e, e.scores), loss_given(e, e.scores + 3.0)
+    if not math.isfinite(before) or abs(shifted - before) > 1e-4 * (1 + abs(before)):
+        return
+    K = e.scores.shape[pair[2]]
+    lowest = math.log(math.e + K - 1) - 1
+    yield Finding(
+        "softmax before cross-entropy",
+        f"the outputs are probabilities (they sum to 1), and the loss does not change when 3 is "
+        f"added to all of them: it applies softmax once more. With {K} classes it cannot fall "
+        f"below {lowest:.3g}, and its gradients are small.",
+        {"lowest": lowest, "shifted": shifted - before},
+        [
+            Remedy(
+                "", "", "let the module return scores (logits), and apply softmax to predict only",
+                "return self.head(h)  # without softmax; CrossEntropyLoss applies it",
+            )
+        ],
+        0.97,
+    )  # fmt: skip
+
+
+def sigmoid_before_logits(j: J) -> Iterator[Finding]:
+    """The outputs are probabilities, and the loss applies the sigmoid again."""
+    e = j.evidence
+    if e.loss is None or e.scores is None or e.kind != "probability":
+        return
+    scores = e.scores
+    if scores.min() < 0 or scores.max() > 1 or scores.dim() == 0:
+        return
+    criterion = e.loss.criterion if isinstance(e.loss, Criterion) else None
+    known = isinstance(criterion, nn.BCEWithLogitsLoss) or (
+        criterion is F.binary_cross_entropy_with_logits
+    )
+    if not known:
+        # Of logits 0 the loss is log 2, and it grows along a line: not so of probabilities.
+        zero, far, farther = (loss_given(e, torch.full_like(scores, v)) for v in (0.0, 40.0, 80.0))
+        grows_linearly = math.isfinite(far) and abs(farther - 2 * far) < 0.02 * abs(far) + 1e-6
+        if not (abs(zero - math.log(2)) < 0.02 and grows_linearly):
+            return
+    yield Finding(
+        "sigmoid before BCE with logits",
+        f"the outputs lie between {float(scores.min()):.3g} and {float(scores.max()):.3g}, and the "
+        "loss applies the sigmoid once more: it takes them for logits, so that each probability "
+        "lies between 0.5 and 0.73.",
+        {"lowest": float(scores.min()), "highest": float(scores.max())},
+        [
+            Remedy(
+                "", "", "let the module return logits, and apply the sigmoid to predict only",
+                "return self.head(h)  # without sigmoid; BCEWithLogitsLoss applies it",
+            )
+        ],
+        0.97,
+    )  # fmt: skip
+
+
+def shapes_broadcast(j: J) -> Iterator[Finding]:
+    """Outputs and targets of different shapes, of which the loss compares every pair."""
+    e = j.evidence
+    scores, y = e.scores, e.sample.targets
+    if e.loss is None or scores is None or not isinstance(y, Tensor):
+        return
+    if scores.shape == y.shape or scores.numel() != y.numel() or scores.numel() < 4:
+        return
+    with suppress(RuntimeError):
+        whole, own = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+            scores, y.to(scores.dtype)
+        )
+        kept = loss_given(e, scores)
+        for criterion in (F.mse_loss, F.l1_loss, F.smooth_l1_loss):
+            paired = float(criterion(scores.reshape(-1), y.reshape(-1).to(scores.dtype)))
+            every = float(criterion(whole, own))
+            near = abs(every - kept) < 1e-4 * (1e-9 + abs(kept))
+            if whole.numel() > y.numel() and near and abs(paired - every) > 1e-3 * abs(every):
+                yield Finding(
+                    "shapes broadcast",
+                    f"the outputs have shape {tuple(scores.shape)}, the targets {tuple(y.shape)}: "
+                    f"the loss compares all {whole.numel():,} pairs instead of {y.numel():,}, and "
+                    "is lowest where all outputs are equal.",
+                    {"pairs": float(whole.numel()), "expected": float(y.numel())},
+                    [
+                        Remedy(
+                            "", "", "give both the same shape",
+                            f"loss = criterion(output.reshape(y.shape), y)  # {tuple(y.shape)}",
+                        )
+                    ],
+                    0.96,
+                )  # fmt: skip
+                return
+
+
+# Rows and calls
+
+
+def _perturbed_rows(e: Evidence) -> tuple[Tensor, int] | None:
+    """Return the relative change of each row's output, and the row that was changed."""
+    B, scores = len(e.rows), e.scores
+    if B < 3 or scores is None:
+        return None
+    axes = [k for k in range(scores.dim()) if scores.shape[k] == B]
+    j = B // 2
+    order = torch.arange(B)
+    order[j] = (j + 1 + B // 3) % B
+    changed = e.taken(e.sample, order, inputs_only=True)
+    x = changed.inputs
+    if x.is_floating_point():  # another row may be equal
+        index = [slice(None)] * x.dim()
+        index[e.row_axis] = slice(j, j + 1)
+        x = x.clone()
+        x[tuple(index)] = x[tuple(index)].flip(1 - e.row_axis) + 0.1 * x.std().nan_to_num(1.0)
+        changed = changed._replace(inputs=x)
+    new = e.scores_of(changed)
+    if not axes or new is None or new.shape != scores.shape:
+        return None
+    change = relative_change(new, scores).nan_to_num(0, 0, 0)
+    by_axis = [change.movedim(k, 0).reshape(B, -1).amax(1) for k in axes]
+    others = torch.arange(B) != j
+    best = min(by_axis, key=lambda rows: float(rows[others].max()))
+    return best, j
+
+
+def _is_random(e: Evidence) -> bool:
+    """Return whether outputs differ from call to call by chance, though in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        outputs = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            outputs.append(e.scores_of(e.sample))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        again = e.scores_of(e.sample)
+    if outputs[0] is None or outputs[1] is None or again is None:
+        return False
+    return not torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], again)
+
+
+def state_leaks(j: J) -> Iterator[Finding]:
+    """What a module returns depends on its previous calls."""
+    e = j.evidence
+    if e.scores is None:
+        return
+    change = e.repeat_change
+    if change < j.thresholds.changed or _is_random(e):
+        return
+    by_step = e.scores.dim() >= 3
+    yield Finding(
+        "state leaks between batches",
+        f"the same batch, given twice in eval mode with another between, has outputs that differ "
+        f"by {change:.2g} of their size: the module keeps its state from call to call, so that a "
+        "row begins with the state of whichever row stood in its place before.",
+        {"change": change},
+        [
+            Remedy(
+                "", "", "start each batch from zeros; or pass the state and return it, where a "
+                "batch continues the one before",
+                "h, state = self.rnn(x)  # no self.hidden as its initial state",
+            )
+        ],
+        unless_learned(j, 0.93) if by_step else 0.93 if not_learned_well(j) else 0.55,
+    )  # fmt: skip
+
+
+def batch_and_time_swapped(j: J) -> Iterator[Finding]:
+    """The recurrence runs over the rows of the batch."""
+    e = j.evidence
+    if e.repeat_change >= j.thresholds.changed:
+        return  # then nothing can be told from changes
+    found = _perturbed_rows(e)
+    if found is None:
+        return
+    change, row = found
+    mixed = [k for k in range(len(change)) if k != row and change[k] > j.thresholds.changed]
+    if not mixed:
+        return
+    later = all(k > row for k in mixed)
+    how = "all of them later ones, as if rows were steps" if later else "before and after it"
+    layers = [n for n, m in e.network.named_modules() if isinstance(m, nn.RNNBase)]
+    name = layers[0] if layers else "rnn"
+    kind = type(dict(e.network.named_modules())[name]).__name__ if layers else "LSTM"
+    first = any(getattr(m, "batch_first", False) for m in e.network.modules())
+    code = (
+        "x = x.transpose(0, 1)  # (B, T, I), as batch_first=True expects"
+        if first
+        else f"self.{name} = nn.{kind}(..., batch_first=True)  # x is (B, T, I)"
+    )
+    yield Finding(
+        "batch and time swapped",
+        f"changing row {row} alone changes the outputs of {len(mixed)} other rows, {how}: the "
+        "recurrence runs over the batch instead of over time.",
+        {"rows": float(len(mixed))},
+        [Remedy("", "", "give the recurrent layers time and batch in their order", code)],
+        unless_learned(j, 0.96 if later or layers else 0.8),
+    )
+
+
+# Padding
+
+
+def _extended(e: Evidence) -> Sample | None:
+    """Return the sample with some more steps of padding; None if it has none."""
+    sample, ends = e.sample, e.ends
+    x = sample.inputs
+    T = x.shape[1 - e.row_axis] if x.dim() > 1 else 0
+    short = int(ends.argmin())
+    if T < 2 or int(ends[short]) >= T or e.row_axis:
+        return None
+    pad = x[short : short + 1, -1:]
+    x = torch.cat([x, pad.expand(len(x), MORE_PADDING, *x.shape[2:])], 1)
+    y = sample.targets
+    if isinstance(y, Tensor) and y.dim() > 1 and y.shape[:2] == sample.inputs.shape[:2]:
+        more = y[short : short + 1, -1:].expand(len(y), MORE_PADDING, *y.shape[2:])
+        y = torch.cat([y, more], 1)
+    return sample._replace(inputs=x, targets=y)
+
+
+def padding_read(j: J) -> Iterator[Finding]:
+    """Outputs of a row change with the padding behind it."""
+    e = j.evidence
+    scores = e.scores
+    if scores is None:
+        return
+    extended = _extended(e)
+    if extended is None or e.repeat_change >= j.thresholds.changed:
+        return
+    with suppress(Exception):
+        new = e.scores_of(extended)
+        if new is None or new.dim() != scores.dim() or len(new) != len(scores):
+            return
+        T = e.sample.inputs.shape[1]
+        padded = e.ends < T
+        if new.dim() > 1 and new.shape[1] == T + MORE_PADDING and scores.shape[1] == T:
+            inside = torch.arange(T)[None] < e.ends[:, None]
+            change = relative_change(new[:, :T], scores)
+            change = change.reshape(*change.shape[:2], -1).amax(-1).cpu() * inside
+            change = change.amax(1)
+        elif new.shape == scores.shape:
+            change = relative_change(new, scores).reshape(len(new), -1).amax(1).cpu()
+        else:
+            return
+        rows = int((change > j.thresholds.changed).sum())
+        if not rows:
+            return
+        share = 1 - float(e.ends.double().mean()) / T
+        seen = "" if e.sample.lengths is not None else ", as trailing zeros show"
+        yield Finding(
+            "padding read",
+            f"{float(padded.double().mean()):.0%} of the rows end in padding ({share:.0%} of all "
+            f"steps{seen}), and {MORE_PADDING} more steps of it change the outputs of {rows} rows, "
+            f"by {float(change.max()):.2g} of their size: the last step is read from padding.",
+            {"rows": float(rows), "change": float(change.max()), "padding": share},
+            [
+                Remedy(
+                    "", "", "read the last true step of each row",
+                    "h_last = h[torch.arange(len(h)), lengths - 1]  # not h[:, -1]",
+                ),
+                Remedy(
+                    "", "", "or pack the rows, so that padding is not computed",
+                    "packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True,"
+                    " enforce_sorted=False)",
+                ),
+            ],
+            unless_learned(j, 0.94 if e.sample.lengths is not None else 0.85, proven=True),
+        )  # fmt: skip
+
+
+def padding_in_loss(j: J) -> Iterator[Finding]:
+    """Steps of padding count in the loss."""
+    e = j.evidence
+    y = e.sample.targets
+    extended = _extended(e)
+    if extended is None or not isinstance(y, Tensor) or extended.targets.shape == y.shape:
+        return
+    if e.repeat_change >= j.thresholds.changed:
+        return
+    with suppress(Exception), torch.no_grad():
+        before = float(mean_loss(e.copy, e.sample, e.loss))
+        after = float(mean_loss(e.copy, extended, e.loss))
+        change = abs(after - before) / (1e-9 + abs(before))
+        if change > 10 * j.thresholds.changed:
+            share = 1 - float(e.ends.double().mean()) / e.sample.inputs.shape[1]
+            yield Finding(
+                "padding in the loss",
+                f"{MORE_PADDING} more steps of padding change the loss from {before:.4g} to "
+                f"{after:.4g}: the {share:.0%} of all steps that are padding count as if they were "
+                "data, and are easy to predict.",
+                {"change": change, "padding": share},
+                [
+                    Remedy(
+                        "", "", "leave padding out of the loss",
+                        "y[torch.arange(T) >= lengths[:, None]] = -100  # ignored by "
+                        "cross_entropy; or loss[mask].mean()",
+                    )
+                ],
+                0.86,
+            )  # fmt: skip
+
+
+# Past and future
+
+
+def future_read(j: J) -> Iterator[Finding]:
+    """Outputs use later inputs, which hold the targets."""
+    e = j.evidence
+    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
+    if scores is None or not isinstance(y, Tensor) or e.row_axis or x.dim() < 2:
+        return
+    T = x.shape[1]
+    if T < 4 or y.dim() < 2 or y.shape[:2] != x.shape[:2] or scores.shape[:2] != x.shape[:2]:
+        return
+    shift = _shift_of_targets(x, y)
+    if not shift or e.repeat_change >= j.thresholds.changed:
+        return
+    cut = T // 2
+    later = x.clone()
+    later[:, cut:] = later[:, cut:].roll(1, 0).flip(1)
+    new = e.scores_of(e.sample._replace(inputs=later))
+    if new is None or new.shape != scores.shape:
+        return
+    change = relative_change(new[:, :cut], scores[:, :cut]).nan_to_num(0, 0, 0)
+    if float(change.max()) > j.thresholds.changed:
+        steps = "next step" if shift == 1 else f"step {shift} later"
+        yield Finding(
+            "future read",
+            f"the target of a step is the input of the {steps}, and outputs before step {cut} "
+            f"change by {float(change.max()):.2g} of their size with inputs from there on: the "
+            "network reads what it is to predict, and cannot when it is used.",
+            {"change": float(change.max()), "shift": float(shift)},
+            [
+                Remedy("bidirectional", False, "read forward only",
+                       "nn.LSTM(..., bidirectional=False)")
+            ],
+            0.95,
+        )  # fmt: skip
+
+
+def _shift_of_targets(x: Tensor, y: Tensor) -> int:
+    """Return by how many steps targets are inputs of later steps; 0 if they are not."""
+    for shift in (1, 2, 3):
+        ahead, own = x[:, shift:], y[:, :-shift]
+        if not x.is_floating_point():
+            same = float((ahead == own).double().mean()) if ahead.shape == own.shape else 0.0
+        elif y.is_floating_point():
+            a = ahead if ahead.dim() > 2 else ahead[..., None]
+            b = own if own.dim() > 2 else own[..., None]
+            same = max(float((a[..., k] == b[..., 0]).double().mean()) for k in range(a.shape[-1]))
+        elif x.dim() == 3 and y.dim() == 2 and bool(((x == 0) | (x == 1)).all()):
+            same = float((ahead.argmax(-1) == own).double().mean())
+        else:
+            same = 0.0
+        if same > 0.95:
+            return shift
+    return 0
+
+
+def state_not_carried(j: J) -> Iterator[Finding]:
+    """Rows continue each other, and the state of one would help the next."""
+    e, t = j.evidence, j.thresholds
+    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
+    if e.row_axis or scores is None or x.dim() < 3 or not x.is_floating_point() or len(x) < 8:
+        return
+    if e.sample.lengths is not None or not isinstance(y, Tensor) or y.shape[:2] != x.shape[:2]:
+        return
+    if not e.learned < t.high_improvement or not _continues(x):
+        return
+    T = x.shape[1]
+    with suppress(Exception), torch.no_grad():
+        joined = torch.cat([x[:-1], x[1:]], 1)
+        with_past = e.scores_of(e.sample._replace(inputs=joined, targets=torch.cat([y, y], 1)[1:]))
+        alone = e.scores_of(e.sample._replace(inputs=x[1:], targets=y[1:]))
+        if with_past is None or alone is None or with_past.shape[1] != 2 * T:
+            return
+        own = e.sample._replace(inputs=x[1:], targets=y[1:])
+        if e.loss is None:
+            output = e.copy.output
+            assert isinstance(output, nn.Module)
+            losses = [float(output.loss(s, y[1:]).mean()) for s in (alone, with_past[:, T:])]  # type: ignore[operator]
+        else:
+            losses = [
+                float(e.loss(Stand(e.copy, s), own.inputs, y[1:], None))
+                for s in (alone, with_past[:, T:])
+            ]
+        gain = 1 - losses[1] / losses[0] if losses[0] > 0 else 0.0
+        if gain > 0.05:
+            yield Finding(
+                "state not carried",
+                f"each row continues the one before it, and given that the loss falls from "
+                f"{losses[0]:.4g} to {losses[1]:.4g} ({gain:.0%}): the state should be carried "
+                "from row to row.",
+                {"gain": gain},
+                [
+                    Remedy(
+                        "", "", "carry the state, detached, from a batch to the one that "
+                        "continues it",
+                        "y, state = model(x, state); state = [s.detach() for s in state]",
+                    ),
+                    Remedy("window", 2 * T, "longer rows",
+                           f"x = series.reshape(-1, {2 * T}, series.shape[-1])  # longer rows"),
+                ],
+                0.84,
+            )  # fmt: skip
+
+
+def _continues(x: Tensor) -> bool:
+    """Return whether each row begins where the row before it ends."""
+    ends, begins = x[:-1, -1], x[1:, 0]
+    jump = (begins - ends).square().mean()
+    usual = (x[:, 1:] - x[:, :-1]).square().mean()
+    other = (begins.roll(len(begins) // 2, 0) - ends).square().mean()
+    return bool(jump < 2 * usual and jump < 0.5 * other) and smoothness(x, 1) < 1.0
+
+
+def truncation_too_short(j: J) -> Iterator[Finding]:
+    """Sequences are cut shorter than the distance over which the task depends."""
+    e = j.evidence
+    window = int(e.settings.get("window") or e.sample.inputs.shape[1 - e.row_axis])
+    if e.distance is None:
+        yield from _truncated_before_memory_ends(j, window)
+        return
+    if window > e.distance:
+        return
+    yield Finding(
+        "truncation too short",
+        f"the task depends on inputs {e.distance} steps before, and gradients flow through "
+        f"{window} steps only: what links them cannot be learned.",
+        {"window": float(window), "distance": float(e.distance)},
+        [
+            Remedy("window", 2 * e.distance, "sequences in which both ends lie",
+                   f"x = series.reshape(-1, {2 * e.distance}, series.shape[-1])  # longer rows")
+        ],
+        0.94,
+    )  # fmt: skip
+
+
+def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
+    """Yield a finding where a network that carries its state uses far more than its window."""
+    e = j.evidence
+    if not e.settings.get("window") or not not_learned_well(j):
+        return
+    with suppress(OstinatoError, RuntimeError):
+        span = memory_span(e.copy, e.sample, loss=e.loss, share=MATTERS)
+        if span.given == window and span.distance >= 2 * window:
+            until = span.distance if span.is_bounded else span.window
+            yield Finding(
+                "truncation too short",
+                f"inputs {until} steps before still have {MATTERS:.0%} of the largest effect on "
+                f"the output, and gradients flow through {window} steps only.",
+                {"window": float(window), "distance": float(until)},
+                [Remedy("window", 4 * window, "sequences in which both ends lie")],
+                0.56,
+            )
+
+
+MATTERS = 0.1
+"""Share of the largest effect from which an input far back matters."""
+
+
+def no_gradient(j: J) -> Iterator[Finding]:
+    """Gradients of the loss on the data do not reach parameters; see `findings.no_gradient`."""
+    names = [name for name, g in j.evidence.gradients.items() if g is None]
+    if not names:
+        return
+    recurrent = [n for n in names if "weight_hh" in n or "weight_ih" in n]
+    total = len(list(j.evidence.network.parameters()))
+    yield Finding(
+        "no gradient",
+        f"{len(names)} of {total} parameters require a gradient, and none reaches them from the "
+        f"loss: {listed(names)}. Something between cuts the graph (detach, .data, torch.no_grad, "
+        ".item, argmax), or they are not used.",
+        {"parameters": float(len(names)), "recurrent": float(len(recurrent))},
+        [
+            Remedy("", "", "do not cut the graph between these parameters and the loss",
+                   "h = h  # not h.detach(), h.data, or a result of torch.no_grad()"),
+        ],
+        unless_learned(j, 0.97 if recurrent else 0.8, proven=bool(recurrent)),
+    )  # fmt: skip
+
+
+def free_running_gap(j: J) -> Iterator[Finding]:
+    """The network fails where it is fed with its own predictions."""
+    e = j.evidence
+    yield from _written_apart(j)
+    free, limit = e.free_running, e.loss_now
+    if math.isnan(free) and j.improvement > j.thresholds.good_improvement:
+        free, limit = _fed_back(e), e.constant  # errors grow with steps, but not without end
+    factor = free / e.loss_now if e.loss_now > 0 else math.nan
+    if free > j.thresholds.free_running * limit:
+        yield Finding(
+            "teacher forcing gap",
+            f"fed with its own predictions the network has a loss of {free:.3g}, "
+            f"{factor:.1f} times that with the true past ({e.loss_now:.3g}): it never learned to "
+            "go on from its own errors.",
+            {"factor": factor, "free_running": free},
+            [
+                Remedy("", "", "feed its own predictions in some steps of training",
+                       "x_t = y_t if torch.rand(()) < 0.75 else prediction.detach()"),
+            ],
+            0.8,
+        )  # fmt: skip
+
+
+def _written_apart(j: J) -> Iterator[Finding]:
+    """Yield a finding where a decoder writes far fewer right tokens after its own than after true.
+
+    Tokens are compared step by step, the likeliest at each.
+    """
+    e = j.evidence
+    network, targets = e.copy, e.sample.targets
+    if not isinstance(network, EncoderDecoder) or e.loss is not None:
+        return
+    B, T = targets.shape
+    lengths = e.sample.more.get("target_lengths")
+    ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
+    counts = torch.arange(T)[None] < ends[:, None]
+    right = []
+    with eval_mode(network), torch.no_grad():
+        encoded, first = network.start(e.sample.encode(e.sample.inputs), e.sample.lengths)
+        for own in (False, True):
+            state, token = first, torch.full_like(targets[:, 0], network.decoder.begin)
+            written = []
+            for t in range(T):
+                log_p, state, _ = network.step(token, encoded, state)
+                written.append(log_p.argmax(-1))
+                token = targets[:, t] if not own else written[-1]
+                token = token.masked_fill(token == network.decoder.end, 0)
+            right.append(float((torch.stack(written, 1) == targets).cpu()[counts].double().mean()))
+    if right[0] > RIGHT and right[0] > j.thresholds.free_running * right[1]:
+        yield Finding(
+            "teacher forcing gap",
+            f"after true tokens {right[0]:.0%} of the next ones are right, after its own "
+            f"{right[1]:.0%}: it never learned to go on from its own errors.",
+            {"forced": right[0], "free_running": right[1]},
+            [Remedy("sampled", 0.25, "its own tokens in some steps of training")],
+            0.7,
+        )
+
+
+RIGHT = 0.7
+"""Share of right tokens after true ones from which those after its own are looked at."""
+
+
+def _fed_back(e: Evidence, most: int = 16) -> float:
+    """Return the loss of a network that predicts the next step of a series of numbers, fed back."""
+    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
+    if scores is None or e.loss is None or not isinstance(y, Tensor) or not x.is_floating_point():
+        return math.nan
+    if e.row_axis or x.dim() != 3 or not x.shape == y.shape == scores.shape or x.shape[1] < 8:
+        return math.nan
+    if _shift_of_targets(x, y) != 1 or e.repeat_change >= e.thresholds.changed:
+        return math.nan
+    T = x.shape[1]
+    begin = max(T // 2, T - most)
+    series, written = x[:, : begin + 1], scores.clone()
+    for t in range(begin, T):
+        new = e.scores_of(e.sample._replace(inputs=series, targets=y[:, : t + 1], lengths=None))
+        if new is None or new.shape[1] != t + 1:
+            return math.nan
+        written[:, t] = new[:, -1]
+        series = torch.cat([series, new[:, -1:]], 1)
+    last = e.sample._replace(inputs=x[:, begin:], targets=y[:, begin:], lengths=None)
+    with suppress(Exception), torch.no_grad():
+        return float(e.loss(Stand(e.copy, written[:, begin:]), last.inputs, last.targets, None))
+    return math.nan
+
+
+CAUSES: tuple[Cause[Evidence], ...] = (
+    Cause(
+        "softmax before cross-entropy", "Softmax is applied twice.", (),
+        softmax_before_cross_entropy,
+    ),
+    Cause(
+        "sigmoid before BCE with logits", "The sigmoid is applied twice.", (),
+        sigmoid_before_logits,
+    ),
+    Cause(
+        "shapes broadcast", "Output and target have shapes of which all pairs are compared.", (),
+        shapes_broadcast,
+    ),
+    Cause(
+        "batch and time swapped", "The recurrence runs over the rows of the batch.", ("changed",),
+        batch_and_time_swapped,
+    ),
+    Cause(
+        "state leaks between batches", "A row starts from the state of another row.", ("changed",),
+        state_leaks,
+    ),
+    Cause("no gradient", "The graph is cut between parameters and the loss.", (), no_gradient),
+    Cause(
+        "padding read", "The last step is read from padding.", ("changed",), padding_read,
+    ),
+    Cause("padding in the loss", "Padding counts in the loss.", ("changed",), padding_in_loss),
+    Cause(
+        "future read", "The network reads what it is to predict, as a bidirectional one does.",
+        ("changed",), future_read,
+    ),
+    Cause(
+        "truncation too short", "Rows are shorter than the distance over which the task depends.",
+        (), truncation_too_short,
+    ),
+    Cause(
+        "state not carried", "Rows continue each other, and each starts from zeros.", (),
+        state_not_carried,
+    ),
+    Cause(
+        "teacher forcing gap", "The network fails where it is fed with its own predictions.",
+        ("free_running",), free_running_gap,
+    ),
+)  # fmt: skip
