@@ -44,7 +44,10 @@ PROBABLE = 0.8
 """Probability from which a finding is a warning."""
 
 MEASURED_EVERY = 20
-"""Every so many steps, and at the first three, the gradients and the update are measured anyway."""
+"""Every so many steps, and at the first three, gradients are measured whatever it costs."""
+
+SAMPLED_EVERY = 100
+"""Every so many steps the update of the weights is measured; and at some of the first ones."""
 
 SAMPLE = 512
 """Elements of a parameter that are looked at."""
@@ -115,8 +118,8 @@ class Watch:
         self.step = 0
         self._counts = Counter[Optimizer]()
         self._losses: list[Tensor | float] = []  # before the step they belong to
-        self._late = False  # losses are told after their step
-        self._told = math.nan
+        self._late: bool | None = None  # whether losses are told after their step
+        self._told: Tensor | float = math.nan
         self._steps: list[_Step] = []  # not read yet
         self._monitor = Monitor(clip=CLIP)
         self._evaluating = self._measured = self._without_any = 0
@@ -168,20 +171,20 @@ class Watch:
 
         Of several, such as those of the parts of a batch, the mean is recorded.
         """
-        if not self._losses and not any(step.losses for step in self._steps):
-            self._late = self._late or (self.step > 0 and not self._has_losses())
+        if self._late is None:
+            self._late = self.step > 0
         target = self._steps[-1].losses if self._late and self._steps else self._losses
-        target.append(value.detach() if isinstance(value, Tensor) else value)
+        target.append(_number(value))
         return value
 
     def gradient_norm(self, value: Value) -> Value:
         """Record the norm before clipping, as ``clip_grad_norm_`` returns it; return it."""
-        self._told = float(value.detach() if isinstance(value, Tensor) else value)
+        self._told = _number(value)
         return value
 
     def validation(self, loss: Tensor | float, **metrics: float) -> None:
         """Record a validation loss, and further metrics by name."""
-        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        value = float(_number(loss))
         self.history.append({"step": self.step, "validation_loss": value, **metrics})
 
     # What was seen
@@ -242,9 +245,6 @@ class Watch:
             "kept": kept,
         }
 
-    def _has_losses(self) -> bool:
-        return any("loss" in record for record in self._history)
-
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield parameters by name; that of a compiled module is the user's."""
         for name, p in self.module.named_parameters():
@@ -288,7 +288,7 @@ class Watch:
         always = self.step <= 3 or self.step % MEASURED_EVERY == 0
         self._measuring = always or affordable
         if self._measuring:
-            if always:
+            if self.step <= 3 or self.step in CHECKS or self.step % SAMPLED_EVERY == 0:
                 self._samples += self._sampled(optimizer)
             if not _has_closure(args, kwargs):
                 self._measure(optimizer)
@@ -299,6 +299,8 @@ class Watch:
         self._spent += time.perf_counter() - start
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if self._zeroed and not self._samples and not _has_closure(args, kwargs):
+            return
         start = time.perf_counter()
         if not _has_closure(args, kwargs):
             self._look_for_kept(optimizer)
@@ -314,9 +316,8 @@ class Watch:
         self.step += 1
         step = _Step(self.step, rate, self._losses, self._told)
         self._steps.append(step)
-        for loss in self._losses:
-            if not (isinstance(loss, Tensor) and loss.is_cuda) and not math.isfinite(loss):
-                self._not_finite(step)  # before the weights are
+        if not all(isinstance(loss, Tensor) or math.isfinite(loss) for loss in self._losses):
+            self._not_finite(step)  # before the weights are
         self._losses, self._told = [], math.nan
         self._evaluating += not self.module.training
 
@@ -352,7 +353,8 @@ class Watch:
             total = math.hypot(*found)
             if found:
                 self._clipped_norms.append(total)
-                record["gradient_norm"] = total if math.isnan(step.told) else step.told
+                told = float(step.told)
+                record["gradient_norm"] = total if math.isnan(told) else told
             losses = [float(loss) for loss in step.losses]
             if losses:
                 loss = fmean(losses)
@@ -498,7 +500,7 @@ class _Step:
     number: int
     rate: float | Tensor
     losses: list[Tensor | float]
-    told: float
+    told: Tensor | float
     norms: list[_Norms] = field(default_factory=list)
 
     @property
@@ -534,6 +536,13 @@ class _Probe(NamedTuple):
 
     handle: RemovableHandle
     found: list[bool]
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    """Return a number, which is left on the GPU so that nothing waits for it."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach() if value.is_cuda else value.item()
 
 
 def _fix(why: str, code: str) -> Remedy:
