@@ -227,17 +227,20 @@ class Watch:
         held = {id(p) for group in groups for p in group["params"]}
         trained = {name: id(p) in held for name, p in self._named() if p.requires_grad}
         kept = 0.0 if self._zeroed else 1.0 if self._kept >= 10 else math.nan
+        without = {
+            name: p
+            for name, p in self._named()
+            if trained.get(name) and name not in self._reached and self._measured >= 3
+        }
+        if all(p.dim() < 2 for p in without.values()):
+            without = {}  # the gradient of a bias may well be zero: in a difference it cancels out
         return {
             "total": self.step,
             "optimizer": "+".join(dict.fromkeys(type(o).__name__.lower() for o in self.optimizers)),
             "weight_decay": max(float(group.get("weight_decay") or 0.0) for group in groups),
             "clip_norm": self._clipping()[0],
             "missing": [name for name, is_held in trained.items() if not is_held],
-            "without_gradient": [
-                name
-                for name, is_held in trained.items()
-                if is_held and name not in self._reached and self._measured >= 3
-            ],
+            "without_gradient": [*without],
             "unchanged": [
                 name for name, n in self._still.items() if n >= 2 and name not in self._moved
             ],
