@@ -205,6 +205,7 @@ class Watch:
 
     def __str__(self) -> str:
         norms = [r["gradient_norm"] for r in self.history if "gradient_norm" in r]
+        norms = [norm for norm in norms if math.isfinite(norm)]
         facts, (clip, clipped) = self._facts(), self._clipping()
         losses = [r["loss"] for r in self.history if r.get("loss") is not None]
         rates = [r["learning_rate"] for r in self.history if "learning_rate" in r]
@@ -415,10 +416,16 @@ class Watch:
             records = records[: LOOK[0]] + records[-LOOK[1] :]
         for finding in chain(self._own_checks(at_end), free_checks(self._observed(records))):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
-            # A loss that rises has another cause where there is one, or where nothing moves.
-            own = finding.issue != RATE or not (self.findings or self._facts()["update"] < 0.01)
+            own = finding.issue != RATE or self._rises()
             if finding.probability >= PROBABLE and finding.issue not in INTENDED and late and own:
                 self._report(finding)
+
+    def _rises(self) -> bool:
+        """Return whether the loss has not fallen by a tenth, with long steps and no other cause."""
+        losses = [r["loss"] for r in self._history if r.get("loss") is not None]
+        first, last = fmean(losses[:5]), fmean(losses[-10:])
+        fell = last < first - 0.1 * abs(first)
+        return not (self.findings or fell or self._facts()["update"] < 0.01)
 
     def _own_checks(self, at_end: bool) -> Iterator[Finding]:
         if at_end and not self.step and self._losses:
