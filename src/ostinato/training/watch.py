@@ -423,7 +423,7 @@ class Watch:
     def _rises(self) -> bool:
         """Return whether the loss has not fallen by a tenth, with long steps and no other cause."""
         losses = [r["loss"] for r in self._history if r.get("loss") is not None]
-        first, last = fmean(losses[:5]), fmean(losses[-10:])
+        first, last = fmean(losses[:20]), fmean(losses[-20:])
         fell = last < first - 0.1 * abs(first)
         return not (self.findings or fell or self._facts()["update"] < 0.01)
 
