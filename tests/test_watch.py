@@ -24,11 +24,11 @@ class Model(nn.Module):
     def __init__(self, dropout=0.0):
         super().__init__()
         self.rnn = nn.GRU(3, 16, batch_first=True)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(16, 1)
 
     def forward(self, x):
-        return self.head(self.drop(self.rnn(x)[0][:, -1]))
+        return self.head(self.dropout(self.rnn(x)[0][:, -1]))
 
 
 def batch(step, size=16):

@@ -447,7 +447,8 @@ class Watch:
         drops = [
             name or type(module).__name__
             for name, module in self.module.named_modules()
-            if float(getattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", 0) or 0)
+            if (isinstance(module, nn.Dropout) and module.p)
+            or (isinstance(module, nn.RNNBase) and module.dropout)
         ]
         if drops and self._evaluating >= self.step >= 20:
             yield Finding(
