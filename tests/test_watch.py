@@ -24,11 +24,11 @@ class Model(nn.Module):
     def __init__(self, dropout=0.0):
         super().__init__()
         self.rnn = nn.GRU(3, 16, batch_first=True)
-        self.drop = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(16, 1)
 
     def forward(self, x):
-        return self.head(self.drop(self.rnn(x)[0][:, -1]))
+        return self.head(self.dropout(self.rnn(x)[0][:, -1]))
 
 
 def batch(step, size=16):
@@ -248,6 +248,25 @@ def test_watches_nest_and_hooks_go_with_an_exception():
     assert (inner.step, outer.step) == (10, 20)
     assert not any(any(each[:2]) for each in hooks_of(loop))
     assert all(not any(each[2]) for each in hooks_of(loop))
+
+
+def test_two_networks_that_train_against_each_other_are_sound():
+    """The critic has gradients of the generator's step until its own begins."""
+    torch.manual_seed(0)
+    generator, critic = nn.Linear(4, 3), nn.Linear(3, 1)
+    ours, theirs = adam(generator), adam(critic)
+    with watch(generator, ours) as first, watch(critic, theirs) as second:
+        for step in range(40):
+            made, real = generator(torch.randn(16, 4)), batch(step)[0][:, 0]
+            theirs.zero_grad()
+            loss = (critic(made.detach()) - critic(real)).tanh().mean()
+            second.loss(loss).backward()
+            theirs.step()
+            ours.zero_grad()
+            first.loss(-critic(made).tanh().mean()).backward()
+            ours.step()
+    assert first.findings == second.findings == []
+    assert first.observed().kept == second.observed().kept == 0
 
 
 def test_with_a_share_of_nothing_few_steps_are_measured():

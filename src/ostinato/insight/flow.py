@@ -59,7 +59,8 @@ class LayerFlow:
             0; None if nothing was cut.
         cut_states: names of the states that were cut there, which may be one of h and c.
         padding: share of the gradient of h, of the squared norm, that is at steps beyond the
-            ``lengths`` of the data, which the layer was not given.
+            ``lengths`` of the data, which the layer was not given: the end of the padding is read,
+            or, by a backward direction, its beginning.
     """
 
     name: str

@@ -44,7 +44,10 @@ PROBABLE = 0.8
 """Probability from which a finding is a warning."""
 
 MEASURED_EVERY = 20
-"""Every so many steps, and at the first three, the gradients and the update are measured anyway."""
+"""Every so many steps, and at the first three, gradients are measured whatever it costs."""
+
+SAMPLED_EVERY = 100
+"""Every so many steps the update of the weights is measured; and at some of the first ones."""
 
 SAMPLE = 512
 """Elements of a parameter that are looked at."""
@@ -115,8 +118,8 @@ class Watch:
         self.step = 0
         self._counts = Counter[Optimizer]()
         self._losses: list[Tensor | float] = []  # before the step they belong to
-        self._late = False  # losses are told after their step
-        self._told = math.nan
+        self._late: bool | None = None  # whether losses are told after their step
+        self._told: Tensor | float = math.nan
         self._steps: list[_Step] = []  # not read yet
         self._monitor = Monitor(clip=CLIP)
         self._evaluating = self._measured = self._without_any = 0
@@ -168,20 +171,20 @@ class Watch:
 
         Of several, such as those of the parts of a batch, the mean is recorded.
         """
-        if not self._losses and not any(step.losses for step in self._steps):
-            self._late = self._late or (self.step > 0 and not self._has_losses())
+        if self._late is None:
+            self._late = self.step > 0
         target = self._steps[-1].losses if self._late and self._steps else self._losses
-        target.append(value.detach() if isinstance(value, Tensor) else value)
+        target.append(_number(value))
         return value
 
     def gradient_norm(self, value: Value) -> Value:
         """Record the norm before clipping, as ``clip_grad_norm_`` returns it; return it."""
-        self._told = float(value.detach() if isinstance(value, Tensor) else value)
+        self._told = _number(value)
         return value
 
     def validation(self, loss: Tensor | float, **metrics: float) -> None:
         """Record a validation loss, and further metrics by name."""
-        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        value = float(_number(loss))
         self.history.append({"step": self.step, "validation_loss": value, **metrics})
 
     # What was seen
@@ -202,6 +205,7 @@ class Watch:
 
     def __str__(self) -> str:
         norms = [r["gradient_norm"] for r in self.history if "gradient_norm" in r]
+        norms = [norm for norm in norms if math.isfinite(norm)]
         facts, (clip, clipped) = self._facts(), self._clipping()
         losses = [r["loss"] for r in self.history if r.get("loss") is not None]
         rates = [r["learning_rate"] for r in self.history if "learning_rate" in r]
@@ -224,26 +228,26 @@ class Watch:
         held = {id(p) for group in groups for p in group["params"]}
         trained = {name: id(p) in held for name, p in self._named() if p.requires_grad}
         kept = 0.0 if self._zeroed else 1.0 if self._kept >= 10 else math.nan
+        without = {
+            name: p
+            for name, p in self._named()
+            if trained.get(name) and name not in self._reached and self._measured >= 3
+        }
+        if all(p.dim() < 2 for p in without.values()):
+            without = {}  # the gradient of a bias may well be zero: in a difference it cancels out
         return {
             "total": self.step,
             "optimizer": "+".join(dict.fromkeys(type(o).__name__.lower() for o in self.optimizers)),
             "weight_decay": max(float(group.get("weight_decay") or 0.0) for group in groups),
             "clip_norm": self._clipping()[0],
             "missing": [name for name, is_held in trained.items() if not is_held],
-            "without_gradient": [
-                name
-                for name, is_held in trained.items()
-                if is_held and name not in self._reached and self._measured >= 3
-            ],
+            "without_gradient": [*without],
             "unchanged": [
                 name for name, n in self._still.items() if n >= 2 and name not in self._moved
             ],
             "update": median(self._updates) if self._updates else math.nan,
             "kept": kept,
         }
-
-    def _has_losses(self) -> bool:
-        return any("loss" in record for record in self._history)
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield parameters by name; that of a compiled module is the user's."""
@@ -288,7 +292,7 @@ class Watch:
         always = self.step <= 3 or self.step % MEASURED_EVERY == 0
         self._measuring = always or affordable
         if self._measuring:
-            if always:
+            if self.step <= 3 or self.step in CHECKS or self.step % SAMPLED_EVERY == 0:
                 self._samples += self._sampled(optimizer)
             if not _has_closure(args, kwargs):
                 self._measure(optimizer)
@@ -299,6 +303,8 @@ class Watch:
         self._spent += time.perf_counter() - start
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if self._zeroed and not self._samples and not _has_closure(args, kwargs):
+            return
         start = time.perf_counter()
         if not _has_closure(args, kwargs):
             self._look_for_kept(optimizer)
@@ -314,9 +320,8 @@ class Watch:
         self.step += 1
         step = _Step(self.step, rate, self._losses, self._told)
         self._steps.append(step)
-        for loss in self._losses:
-            if not (isinstance(loss, Tensor) and loss.is_cuda) and not math.isfinite(loss):
-                self._not_finite(step)  # before the weights are
+        if not all(isinstance(loss, Tensor) or math.isfinite(loss) for loss in self._losses):
+            self._not_finite(step)  # before the weights are
         self._losses, self._told = [], math.nan
         self._evaluating += not self.module.training
 
@@ -352,7 +357,8 @@ class Watch:
             total = math.hypot(*found)
             if found:
                 self._clipped_norms.append(total)
-                record["gradient_norm"] = total if math.isnan(step.told) else step.told
+                told = float(step.told)
+                record["gradient_norm"] = total if math.isnan(told) else told
             losses = [float(loss) for loss in step.losses]
             if losses:
                 loss = fmean(losses)
@@ -410,10 +416,16 @@ class Watch:
             records = records[: LOOK[0]] + records[-LOOK[1] :]
         for finding in chain(self._own_checks(at_end), free_checks(self._observed(records))):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
-            # A loss that rises has another cause where there is one, or where nothing moves.
-            own = finding.issue != RATE or not (self.findings or self._facts()["update"] < 0.01)
+            own = finding.issue != RATE or self._rises()
             if finding.probability >= PROBABLE and finding.issue not in INTENDED and late and own:
                 self._report(finding)
+
+    def _rises(self) -> bool:
+        """Return whether the loss has not fallen by a tenth, with long steps and no other cause."""
+        losses = [r["loss"] for r in self._history if r.get("loss") is not None]
+        first, last = fmean(losses[:20]), fmean(losses[-20:])
+        fell = last < first - 0.1 * abs(first)
+        return not (self.findings or fell or self._facts()["update"] < 0.01)
 
     def _own_checks(self, at_end: bool) -> Iterator[Finding]:
         if at_end and not self.step and self._losses:
@@ -435,7 +447,8 @@ class Watch:
         drops = [
             name or type(module).__name__
             for name, module in self.module.named_modules()
-            if float(getattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", 0) or 0)
+            if (isinstance(module, nn.Dropout) and module.p)
+            or (isinstance(module, nn.RNNBase) and module.dropout)
         ]
         if drops and self._evaluating >= self.step >= 20:
             yield Finding(
@@ -498,7 +511,7 @@ class _Step:
     number: int
     rate: float | Tensor
     losses: list[Tensor | float]
-    told: float
+    told: Tensor | float
     norms: list[_Norms] = field(default_factory=list)
 
     @property
@@ -534,6 +547,13 @@ class _Probe(NamedTuple):
 
     handle: RemovableHandle
     found: list[bool]
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    """Return a number, which is left on the GPU so that nothing waits for it."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach() if value.is_cuda else value.item()
 
 
 def _fix(why: str, code: str) -> Remedy:
