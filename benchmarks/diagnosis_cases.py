@@ -57,15 +57,15 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "frozen-recurrent": ("frozen", "not trained"),
     "gradients-not-zeroed": ("zeroed", "accumulat"),
-    "inf-inputs": ("not finite", "refused data", "nan", "inf"),
+    "inf-inputs": ("not finite", "refused data", "nan", "infinit"),
     "input-outliers": ("outlier",),
     "inputs-not-scaled": ("not scaled", "unscaled", "input scale", "saturated"),
     "inputs-offset": ("offset", "not scaled", "unscaled", "input scale", "saturated", "centred"),
     "labels-shifted": ("label", "unrelated", "shuffled"),
     "labels-shuffled": ("label", "unrelated", "shuffled"),
     "leaky-feature": ("leak", "too good"),
-    "nan-inputs": ("not finite", "refused data", "nan", "inf"),
-    "nan-targets": ("not finite", "refused data", "nan", "inf"),
+    "nan-inputs": ("not finite", "refused data", "nan", "infinit"),
+    "nan-targets": ("not finite", "refused data", "nan", "infinit"),
     "not-in-optimizer": ("optimizer", "not trained", "frozen", "not updated", "unchanged"),
     "overfitting": ("overfit", "memoris", "too large"),
     "padding-in-loss": ("padding",),
@@ -247,7 +247,9 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print the diagnoses")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
     parser.add_argument("--update", action="store_true", help="keep the other results in it")
+    parser.add_argument("--missing", action="store_true", help="the same, and skip what is in it")
     arguments = parser.parse_args()
+    arguments.update |= arguments.missing
     torch.set_num_threads(1)
     kinds = [kind for kind in arguments.kinds.split(",") if kind]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
@@ -259,6 +261,10 @@ def main() -> None:
         if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
             continue
         if arguments.half and half != arguments.half:
+            continue
+        known = kept.get(_key(case._asdict()), {})
+        checked = "hurts" in known or not (case.faulty and arguments.check)
+        if arguments.missing and known and checked:
             continue
         start = time.perf_counter()
         found = outcome(case)

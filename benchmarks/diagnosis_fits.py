@@ -670,9 +670,11 @@ def _(seed: int, mended: bool) -> Fit:
 
 @fault("bidirectional-future")
 def _(seed: int, mended: bool) -> Fit:
-    # Long sequences, so that few steps are the last, at which there is no future to read.
-    data = partial(events, N=60, T=50)
-    return tagged(seed, data=data, error=wrong_in_use, bidirectional=not mended)
+    def ended(rng: Generator) -> Pairs:  # at the last step, which has no future, nothing follows
+        X, y = events(rng, N=60, T=50)
+        return X, [[*tags[:-1], "end"] for tags in y]
+
+    return tagged(seed, data=ended, error=wrong_in_use, bidirectional=not mended)
 
 
 @fault("target-in-input")
