@@ -1,6 +1,6 @@
 """How often `diagnose` names the faults that practitioners make, in three forms.
 
-    python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME,...] [--forms torch,...]
+    python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME ...] [--forms torch,...]
         [--half tuning|held-out] [--check] [--verbose]
 
 Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--kinds", default="", help="kinds or healthy runs, separated by commas")
+    parser.add_argument("--kinds", nargs="*", default=[], help="kinds or names of healthy runs")
     parser.add_argument("--forms", default=",".join(FORMS), help="torch, estimator, command")
     parser.add_argument("--half", choices=["tuning", "held-out"])
     parser.add_argument("--check", action="store_true", help="train the mended networks as well")
@@ -251,7 +251,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.update |= arguments.missing
     torch.set_num_threads(1)
-    kinds = [kind for kind in arguments.kinds.split(",") if kind]
+    kinds = arguments.kinds
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     kept: dict[Any, dict[str, Any]] = {}
     if arguments.update and arguments.out.exists():
