@@ -322,6 +322,18 @@ def events(rng: Generator, N: int = 200, T: int = 10) -> Pairs:
     return X, y
 
 
+def rounds(rng: Generator, N: int = 200, T: int = 24) -> Pairs:
+    """The next event at every step, which mostly is that of three steps before; then the end."""
+    X, y = [], []
+    for _ in range(N):
+        ids = [int(k) for k in rng.integers(5, size=T)]
+        for t in range(3, T):
+            ids[t] = ids[t - 3] if rng.random() < 0.85 else ids[t]
+        X.append([f"e{k}" for k in ids])
+        y.append([*X[-1][1:], "end"])
+    return X, y
+
+
 def book(rng: Generator, words: int = 900) -> str:
     """Words in a random order."""
     known = [
@@ -670,11 +682,9 @@ def _(seed: int, mended: bool) -> Fit:
 
 @fault("bidirectional-future")
 def _(seed: int, mended: bool) -> Fit:
-    def ended(rng: Generator) -> Pairs:  # at the last step, which has no future, nothing follows
-        X, y = events(rng, N=60, T=50)
-        return X, [[*tags[:-1], "end"] for tags in y]
-
-    return tagged(seed, data=ended, error=wrong_in_use, bidirectional=not mended)
+    # The last step, which has no future, is always the end.
+    more = {"epochs": 30, "bidirectional": not mended}
+    return tagged(seed, data=rounds, error=wrong_in_use, **more)
 
 
 @fault("target-in-input")

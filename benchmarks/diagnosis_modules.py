@@ -930,7 +930,7 @@ def _(seed: int, mended: bool) -> Setup:
 @fault("rate-too-high")
 def _(seed: int, mended: bool) -> Setup:
     s = one_of(seed, sensed, spelled, echoed)
-    s.optimizer = adam() if mended else [adam(1.0), adam(0.6), sgd(60.0, momentum=0.9)][seed % 3]
+    s.optimizer = adam() if mended else [adam(1.0), adam(3.0), sgd(60.0, momentum=0.9)][seed % 3]
     return s
 
 
@@ -1031,7 +1031,7 @@ def _(seed: int, mended: bool) -> Setup:
 
 @fault("class-imbalance")
 def _(seed: int, mended: bool) -> Setup:
-    x, y = sensors(seed, N=3000, K=2, noise=0.7)
+    x, y = sensors(seed, N=3000, K=2, noise=0.5)
     rare = [0, 1, 1][seed % 3]
     random = torch.Generator().manual_seed(seed)
     kept = (y != rare) | (torch.rand(len(y), generator=random) < 0.04)
@@ -1112,7 +1112,7 @@ def _(seed: int, mended: bool) -> Setup:
     if seed % 3 == 0:
         return echoed(seed, CellLoop, delay=4, cut=cut)
     if seed % 3 == 1:
-        return added(seed, CellLoop, cell=nn.GRUCell, last=True, cut=cut)
+        return echoed(seed, CellLoop, cell=nn.GRUCell, delay=4, cut=cut)
     return echoed(seed, Chunked, delay=4, chunk=1, cut=not mended)
 
 
@@ -1130,8 +1130,8 @@ def _(seed: int, mended: bool) -> Setup:
 def _(seed: int, mended: bool) -> Setup:
     s = one_of(seed, sensed, named, spelled)
     s.zero = mended
-    s.optimizer = [adam(0.02), sgd(0.5), adam(0.02)][seed % 3]
-    s.steps = 250 if seed % 3 == 1 else s.steps
+    s.optimizer = [adam(0.02), sgd(0.5), sgd(1.0, momentum=0.9)][seed % 3]
+    s.steps = 250 if seed % 3 else s.steps
     return s
 
 
@@ -1216,7 +1216,7 @@ def _(seed: int, mended: bool) -> Setup:
 
 @fault("softmax-before-cross-entropy")
 def _(seed: int, mended: bool) -> Setup:
-    s = one_of(seed, partial(spelled), partial(sensed, cell=nn.GRU), partial(spelled, cell=nn.GRU))
+    s = one_of(seed, spelled, partial(spelled, num_layers=2), partial(spelled, cell=nn.GRU))
     s.optimizer = adam(0.005)
     s.steps = 120
 
@@ -1235,10 +1235,7 @@ def _(seed: int, mended: bool) -> Setup:
 
 @fault("sigmoid-before-bce")
 def _(seed: int, mended: bool) -> Setup:
-    s = one_of(seed, played, partial(played, cell=nn.GRU), reviewed)
-    if seed % 3 == 2:
-        s.metric = wrong_bits
-        s.outputs = lambda model, data: (model(data[0], data[2]).sigmoid(), data[1])
+    s = one_of(seed, played, partial(played, cell=nn.GRU), partial(played, num_layers=2))
     if not mended:
         s.network, s.outputs = Probabilities(s.network, nn.Sigmoid()), None
     return s
@@ -1300,12 +1297,12 @@ def _(seed: int, mended: bool) -> Setup:
 @fault("zoneout")
 def _(seed: int, mended: bool) -> Setup:
     p = 0.05 if mended else 0.98
-    if seed % 3 == 1:
-        s = echoed(seed, Zoneout, p=p, last=False)
-        s.steps = 200
-        return s
-    return one_of(seed, partial(sensed, network=lambda **m: Zoneout(3, 4, p)), sensed, partial(
-        counted, network=lambda I, K, **m: Zoneout(I, K, p)))  # fmt: skip
+    return one_of(
+        seed,
+        partial(sensed, network=lambda: Zoneout(3, 4, p)),
+        partial(remembered, T=10, network=Zoneout, p=p),
+        partial(sensed, T=15, network=lambda: Zoneout(3, 4, p)),
+    )
 
 
 @fault("clipping")
@@ -1422,8 +1419,8 @@ def _(seed: int, mended: bool) -> Setup:
             seed, Chunked, delay=8, chunk=24 if mended else 4, cut=True, T=24, cell=nn.GRU
         )
     if seed % 3 == 1:
-        s = added(seed, CellLoop, cell=nn.GRUCell, last=True, cut=0 if mended else 3)
-        return s
+        cut = 0 if mended else 3
+        return echoed(seed, CellLoop, cell=nn.GRUCell, delay=6, T=18, cut=cut)
     # Windows shorter than the dependency, which the user knows.
     s = echoed(seed, cell=nn.GRU, delay=8, T=24)
     s.distance = 8
@@ -1501,15 +1498,15 @@ def _(seed: int, mended: bool) -> Setup:
 
 @fault("vanishing")
 def _(seed: int, mended: bool) -> Setup:
-    network = MeanReader if mended else Reader
+    network = AttentiveReader if mended else Reader
     s = one_of(
         seed,
         partial(remembered, network=network, cell=nn.RNN, T=60),
-        partial(remembered, network=network, cell=nn.RNN, T=90),
-        partial(remembered, network=network, cell=nn.RNN, T=60, num_layers=2),
+        partial(remembered, network=network, cell=nn.RNN, T=150),
+        partial(remembered, network=network, cell=nn.RNN, T=100, num_layers=2),
     )
     s.steps = 150
-    s.distance = 60 if seed % 3 == 2 else None
+    s.distance = 100 if seed % 3 == 2 else None
     return s
 
 
