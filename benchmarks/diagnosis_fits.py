@@ -515,7 +515,7 @@ setting("rate-too-low", [{"learning_rate": 1e-6}], classified, tagged, written)
 setting(
     "rate-too-high",
     [{"learning_rate": 1.0}, {"learning_rate": 2.0}, {"learning_rate": 1.0}],
-    classified, tagged, written,
+    classified, tagged, partial(classified, cell="lstm", pooling="last"),
 )  # fmt: skip
 setting(
     "rate-decayed",
@@ -534,7 +534,7 @@ setting(
     [{"clip_norm": 1e-5}, {"clip_value": 1e-6}, {"clip_norm": 1e-5}],
     partial(classified, optimizer="sgd", learning_rate=0.1),
     partial(tagged, optimizer="sgd", learning_rate=0.1),
-    partial(written, optimizer="sgd", learning_rate=0.5),
+    partial(written, cell="gru", optimizer="sgd", learning_rate=0.3, steps=250),
 )
 setting("too-small", [{"hidden_size": 1}], written, tagged, partial(written, cell="gru"))
 setting(
