@@ -706,7 +706,7 @@ def _(seed: int, mended: bool) -> Fit:
         return given
     if seed % 3 == 2:
         return given._replace(
-            train=(given.train[0][:420], None),
+            train=(given.train[0][:120], None),
             settings={**given.settings, "window": 16, "batch_size": 4},
         )
     return given._replace(
