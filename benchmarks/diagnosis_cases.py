@@ -1,6 +1,6 @@
 """How often `diagnose` names the faults that practitioners make, in three forms.
 
-    python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME,...] [--forms torch,...]
+    python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME ...] [--forms torch,...]
         [--half tuning|held-out] [--check] [--verbose]
 
 Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
@@ -57,15 +57,15 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "frozen-recurrent": ("frozen", "not trained"),
     "gradients-not-zeroed": ("zeroed", "accumulat"),
-    "inf-inputs": ("not finite", "refused data", "nan", "inf"),
+    "inf-inputs": ("not finite", "refused data", "nan", "infinit"),
     "input-outliers": ("outlier",),
     "inputs-not-scaled": ("not scaled", "unscaled", "input scale", "saturated"),
     "inputs-offset": ("offset", "not scaled", "unscaled", "input scale", "saturated", "centred"),
     "labels-shifted": ("label", "unrelated", "shuffled"),
     "labels-shuffled": ("label", "unrelated", "shuffled"),
     "leaky-feature": ("leak", "too good"),
-    "nan-inputs": ("not finite", "refused data", "nan", "inf"),
-    "nan-targets": ("not finite", "refused data", "nan", "inf"),
+    "nan-inputs": ("not finite", "refused data", "nan", "infinit"),
+    "nan-targets": ("not finite", "refused data", "nan", "infinit"),
     "not-in-optimizer": ("optimizer", "not trained", "frozen", "not updated", "unchanged"),
     "overfitting": ("overfit", "memoris", "too large"),
     "padding-in-loss": ("padding",),
@@ -240,16 +240,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--kinds", default="", help="kinds or healthy runs, separated by commas")
+    parser.add_argument("--kinds", nargs="*", default=[], help="kinds or names of healthy runs")
     parser.add_argument("--forms", default=",".join(FORMS), help="torch, estimator, command")
     parser.add_argument("--half", choices=["tuning", "held-out"])
     parser.add_argument("--check", action="store_true", help="train the mended networks as well")
     parser.add_argument("--verbose", action="store_true", help="print the diagnoses")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
     parser.add_argument("--update", action="store_true", help="keep the other results in it")
+    parser.add_argument("--missing", action="store_true", help="the same, and skip what is in it")
     arguments = parser.parse_args()
+    arguments.update |= arguments.missing
     torch.set_num_threads(1)
-    kinds = [kind for kind in arguments.kinds.split(",") if kind]
+    kinds = arguments.kinds
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     kept: dict[Any, dict[str, Any]] = {}
     if arguments.update and arguments.out.exists():
@@ -259,6 +261,10 @@ def main() -> None:
         if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
             continue
         if arguments.half and half != arguments.half:
+            continue
+        known = kept.get(_key(case._asdict()), {})
+        checked = "hurts" in known or not (case.faulty and arguments.check)
+        if arguments.missing and known and checked:
             continue
         start = time.perf_counter()
         found = outcome(case)

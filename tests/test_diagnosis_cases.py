@@ -32,8 +32,7 @@ def test_there_are_enough_kinds_forms_and_healthy_runs(bench):
 @pytest.mark.parametrize(
     ("kind", "form"),
     [
-        ("constant-feature", "torch"),
-        ("detached-encoder", "torch"),
+        ("state-leaks", "torch"),
         ("frozen-embedding", "torch"),
         ("nan-targets", "torch"),
         ("rate-too-low", "estimator"),
@@ -52,7 +51,7 @@ def test_values_that_are_not_finite_are_refused_by_name(bench):
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [("names, packed GRU", "torch"), ("tagger", "estimator"), ("text", "command")]
+    ("name", "form"), [("names, packed GRU", "torch"), ("tagger", "estimator")]
 )
 def test_a_healthy_run_learns_the_same_each_time(bench, name, form):
     case = bench.Case(name, form, 3, False)
@@ -66,6 +65,30 @@ def test_the_rank_is_that_of_the_first_finding_with_an_expected_word(bench):
     assert found.rank("rate-too-low") == 2
     assert found.rank("vanishing") == 1
     assert found.rank("dropout") is None
+
+
+def test_what_is_finished_is_not_run_again(bench, tmp_path, monkeypatch):
+    ran = []
+
+    def outcome(case, mended=False):
+        ran.append(mended)
+        return bench.Outcome(["dropout"], False, 0.1 if mended else 0.9, "")
+
+    def run(*flags):
+        ran.clear()
+        out = ["--out", str(tmp_path / "results.json")]
+        flags = ["--kinds", "dropout", "--forms", "torch", "--seeds", "2", *flags, *out]
+        monkeypatch.setattr(sys, "argv", ["diagnosis_cases.py", *flags])
+        bench.main()
+        return ran
+
+    monkeypatch.setattr(bench, "outcome", outcome)
+    assert run("--update") == [False, False]
+    assert run("--missing") == []
+    assert run("--missing", "--seeds", "3") == [False]
+    assert run("--missing", "--check") == [False, True, False, True]
+    assert run("--missing", "--check") == []
+    assert run("--update") == [False, False]
 
 
 def test_the_shares_are_counted(bench):
