@@ -14,6 +14,8 @@
 #   make bench         how fast the core is, beside its peers (some minutes); bench-full: all settings
 #                      (25 minutes); ISA=avx2 holds everybody to AVX2
 #   make bench-forecasts  forecasts beside other libraries' (an hour); data in ../shared/data
+#   make docs          the documentation, into build/site; needs no network
+#   make figures       the pictures of README and docs (an hour); some of them: FIGURES='unfolded dates'
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
 #
@@ -44,7 +46,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(DEPENDENCIES))
 PEERS := .venv-bench/.peers
 BENCH := .venv-bench/bin/python
 
-.PHONY: install demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
+.PHONY: install demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts docs figures lint format clean
 
 install: $(PACKAGE)
 
@@ -119,6 +121,12 @@ $(FORECASTERS:%=.venv-%/.made):
 	$(@D)/bin/python -m pip --quiet $(INSTALL_TORCH)
 	$(@D)/bin/python -m pip install --quiet '$(ASKED)'
 	@touch $@
+
+docs: $(PACKAGE)
+	$(BIN)/python -m mkdocs build --strict
+
+figures: $(PACKAGE)
+	$(BIN)/python benchmarks/figures.py $(FIGURES)
 
 lint: $(PACKAGE)
 	$(BIN)/python -m ruff check

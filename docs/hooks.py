@@ -76,9 +76,9 @@ def pages() -> dict[str, str]:
     for page, (title, text, module) in INTRO.items():
         own = [n for n, path in paths().items() if path.startswith(f"{module.__name__}.")]
         if module is ostinato:
-            inner = (f"ostinato.{name}." for name in ("cells", "networks", "insight"))
-            inner = tuple(inner)
+            inner = tuple(f"ostinato.{name}." for name in ("cells", "networks", "insight"))
             own = [n for n in own if not paths()[n].startswith(inner) and n not in estimators]
+            own.sort(key=lambda name: name.endswith(("Error", "Extra")))  # last
         blocks = (f"::: {paths()[name]}\n" for name in own)
         found[f"reference/{page}.md"] = "\n".join([f"# {title}\n", f"{text}\n", *blocks])
     for task in TASKS:
@@ -141,7 +141,9 @@ def _cells() -> str:
         where = "plain PyTorch" if slow else "the compiled core"
         state = ", ".join(cell.state_type._fields)
         called = ", ".join(f"`{name}`" for name in names)
-        lines.append(f"| [{cls.__name__}](#{cls.__name__.lower()}) | {called} | {state} | {where} |")
+        lines.append(
+            f"| [{cls.__name__}](#{cls.__name__.lower()}) | {called} | {state} | {where} |"
+        )
         parts += _cell(cls, cell)
     return "\n".join([*lines, "", *parts])
 
@@ -161,7 +163,7 @@ def _cell(cls: Any, cell: Any) -> Iterator[str]:
     text = inspect.getdoc(cls) or ""
     arguments = section(text, "Args")
     yield markdown(text.replace(f"Args:\n{arguments}", ""))
-    yield "| tensor | shape |\n|---|---|"
+    yield "\n| tensor | shape |\n|---|---|"
     weights = cell.weight_shapes().items()
     yield from (f"| `{name}` | ({', '.join(map(_letter, shape))}) |" for name, shape in weights)
     for name, size in zip(cell.state_type._fields, cell.state_sizes, strict=True):
@@ -173,8 +175,8 @@ def _cell(cls: Any, cell: Any) -> Iterator[str]:
     inherited = {n: _owner(cls, n) for n in methods if n not in vars(cls)}
     inherited = {n: owner for n, owner in inherited.items() if _is_cell(owner)}
     if inherited:
-        each = (f"`{n}` is that of [{o.__name__}](#{o.__name__.lower()})" for n, o in inherited.items())
-        yield f"{', '.join(each)}.\n"
+        links = {n: f"[{o.__name__}](#{o.__name__.lower()})" for n, o in inherited.items()}
+        yield f"{', '.join(f'`{n}` is that of {link}' for n, link in links.items())}.\n"
 
 
 def _owner(cls: type, name: str) -> type | None:
