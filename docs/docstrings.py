@@ -24,6 +24,11 @@ MADE = ("RNN", "LSTM", "GRU")
 class Docstrings(griffe.Extension):
     """Turns what docstrings of this package use into sections and links."""
 
+    def on_class_instance(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Leave the many settings of an estimator to the table on its page."""
+        if any("kw_only=True" in str(each.value) for each in cls.decorators):
+            cls.decorators.clear()
+
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite the docstring of an object as it is read."""
         if obj.docstring is None:

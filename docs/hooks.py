@@ -59,7 +59,7 @@ def public(module: ModuleType) -> dict[str, Any]:
 
 def paths() -> dict[str, str]:
     """Return the path of each public class and function, as the reference lists it, by name."""
-    found: dict[str, str] = {}
+    found = {task.estimator: f"{task.module}.{task.estimator}" for task in TASKS}
     for _, _, module in reversed(INTRO.values()):
         for name, each in public(module).items():
             # A function that has the name of its module is found there alone.
@@ -71,13 +71,12 @@ def paths() -> dict[str, str]:
 
 def pages() -> dict[str, str]:
     """Return the generated pages by their path in the folder of the documentation."""
-    estimators = [task.estimator for task in TASKS]
     found = {"understand/cells.md": _cells(), "reference/commands.md": _commands()}
     for page, (title, text, module) in INTRO.items():
         own = [n for n, path in paths().items() if path.startswith(f"{module.__name__}.")]
         if module is ostinato:
-            inner = tuple(f"ostinato.{name}." for name in ("cells", "networks", "insight"))
-            own = [n for n in own if not paths()[n].startswith(inner) and n not in estimators]
+            inner = tuple(f"ostinato.{name}." for name in ("cells", "networks", "insight", "tasks"))
+            own = [n for n in own if not paths()[n].startswith(inner)]
             own.sort(key=lambda name: name.endswith(("Error", "Extra")))  # last
         blocks = (f"::: {paths()[name]}\n" for name in own)
         found[f"reference/{page}.md"] = "\n".join([f"# {title}\n", f"{text}\n", *blocks])
@@ -91,9 +90,8 @@ def _estimator(task: Any) -> str:
     lines = [f"# {task.estimator}\n"]
     command = f"commands.md#ostinato-train-{task.command}"
     lines += [f"On the command line [`ostinato train {task.command}`]({command}).\n"]
-    lines += [f"::: ostinato.{task.estimator}", "    options:", "      inherited_members: true"]
-    lines += ["      show_root_heading: false", "      show_root_toc_entry: false"]
-    lines += ["      show_signature: false", ""]
+    path = paths()[task.estimator]
+    lines += [f"::: {path}", "    options:", "      inherited_members: true", ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
     lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
