@@ -32,11 +32,12 @@ INTRO = {
     ),
     "cells": (
         "Cells and their states",
-        "`ostinato.cells`. Equations, shapes and code of each: [Cells](../understand/cells.md).",
+        "The names of `ostinato.cells`. Equations, shapes and code of each cell: "
+        "[Cells](../understand/cells.md).",
         cells,
     ),
-    "networks": ("Networks", "`ostinato.networks`.", networks),
-    "insight": ("Measurements and diagnosis", "`ostinato.insight`.", insight),
+    "networks": ("Networks", "The names of `ostinato.networks`.", networks),
+    "insight": ("Measurements and diagnosis", "The names of `ostinato.insight`.", insight),
 }
 RESULTS = {
     "Forecaster": ["forecasting.forecast.Forecast", "forecasting.predictor.ForecastStream"],

@@ -2,10 +2,10 @@
 
 import doctest
 import gzip
+import importlib
 import importlib.util
 import inspect
 import os
-import pydoc
 import re
 import shlex
 import subprocess
@@ -77,7 +77,7 @@ def write_examples(folder):
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("default::UserWarning")
-@pytest.mark.parametrize("page", filter(runs, WRITTEN))
+@pytest.mark.parametrize("page", [page for page in WRITTEN if runs(page)])
 def test_the_code_of_a_page_runs_from_top_to_bottom(folder, capfd, page):
     """Python shares names, commands the folder; pages in folders write what they read."""
     if "/" not in page:
@@ -157,9 +157,8 @@ def test_every_page_has_one_title_and_says_what_it_is_about():
 def test_every_public_name_is_in_the_reference():
     paths = re.findall(r"^::: ([\w.]+)", "\n".join(TEXTS.values()), re.M)
     assert len(paths) == len(set(paths))
-    listed = {path: pydoc.locate(path) for path in paths}
-    assert [path for path, each in listed.items() if each is None] == []
-    shown = {id(each) for each in listed.values()}
+    homes = [path.rpartition(".") for path in paths]
+    shown = {id(getattr(importlib.import_module(home), name)) for home, _, name in homes}
     for module in (ostinato, ostinato.cells, ostinato.networks, ostinato.insight):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
         public = {name: getattr(module, name) for name in names}
