@@ -123,7 +123,7 @@ $(FORECASTERS:%=.venv-%/.made):
 	@touch $@
 
 docs: $(PACKAGE)
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 figures: $(PACKAGE)
 	$(BIN)/python benchmarks/figures.py $(FIGURES)

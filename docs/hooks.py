@@ -207,8 +207,8 @@ def title_of(text: str) -> str:
 
 def summary_of(text: str) -> str:
     """Return the first paragraph of a page, in plain text."""
-    blocks = re.split(r"\n\s*\n", re.sub(r"<!--.*?-->", "", text, flags=re.S))
-    plain = [b.strip() for b in blocks if b.strip() and b.strip()[0] not in "#|`!:-<"]
+    prose = re.sub(r"^```.*?^```|<!--.*?-->", "", text, flags=re.M | re.S)
+    plain = [b.strip() for b in re.split(r"\n\s*\n", prose) if b.strip()[:1] not in "#|!:-<"]
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(plain[0].split())) if plain else ""
 
 

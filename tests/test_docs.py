@@ -144,6 +144,7 @@ def test_llms_txt_lists_every_page_with_what_it_is_about():
     assert text.startswith("# Ostinato\n\n> In short.\n")
     for page in TEXTS:
         assert f"]({page.removesuffix('md')}html)" in text
+    assert "[Generate and score text](guides/text.html): `TextGenerator` and" in text
     assert "[Streaming](guides/streaming.html): A stream runs a layer one step at a time" in text
 
 
