@@ -128,6 +128,8 @@ def test_links_of_a_page_resolve(page):
 
 def test_every_page_is_in_the_navigation_once():
     estimators = {f"reference/{task.estimator}.md" for task in TASKS}
+    required = re.findall(r"^ +- ([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert [page for page in required if page not in TEXTS] == []
     assert len(NAMED) == len(set(NAMED))
     assert {*NAMED} & {*TEXTS} | estimators == {*TEXTS}
 
