@@ -17,6 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato import _core
+from ostinato.cells import RNNCell
+from ostinato.recurrence.layers import Recurrent
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PEERS = all(importlib.util.find_spec(name) for name in ("jax", "onnx", "onnxruntime"))
@@ -31,7 +33,7 @@ def bench():
 
 
 @pytest.mark.parametrize(
-    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities"]
+    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities", "figures"]
 )
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
@@ -460,3 +462,19 @@ def test_sentences_about_scenes_are_judged_as_people_judged_them(bench):
         if found is not None:
             agree.append(found == (str(example["label"]).lower() == "true"))
     assert len(agree) > 0.45 * len(lines) and np.mean(agree) > 0.98
+
+
+def test_the_table_of_gradients_has_the_growth_of_a_linear_network(bench, monkeypatch):
+    """Its Jacobian is its recurrent matrix: nine tenths of an orthogonal one."""
+
+    def linear(I, H):
+        cell = RNNCell(I, H, activation="identity")
+        layer = Recurrent(cell, batch_first=True, init="orthogonal")
+        with torch.no_grad():
+            layer.weight_hh_l0 *= 0.9
+        return layer
+
+    figures = bench("figures")
+    monkeypatch.setattr(figures, "LAYERS", {"linear": linear})
+    table = figures.table_of(figures.gradient_flows(seeds=2, steps=12, H=4), lag=5)
+    assert table.splitlines()[2:] == ["| linear | 0.59 | 0.900 |"]
