@@ -17,6 +17,8 @@
 #   make wheel         the source distribution and wheels for Linux, in dist (some minutes);
 #                      PYTHONS='python3.11 python3.12' for other interpreters than PYTHON
 #   make release-check tries these wheels as a stranger would, without a compiler
+#   make docs          the documentation, into build/site; needs no network
+#   make figures       the pictures of README and docs (an hour); some of them: FIGURES='unfolded dates'
 #   make format        rewrites the sources in the one style
 #   make clean         removes what was built; to start afresh remove .venv as well
 #
@@ -50,7 +52,7 @@ BENCH := .venv-bench/bin/python
 RELEASE := .venv-release/bin/python
 PYTHONS ?= $(PYTHON)
 
-.PHONY: install wheel release-check demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts lint format clean
+.PHONY: install wheel release-check demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts docs figures lint format clean
 
 install: $(PACKAGE)
 
@@ -138,6 +140,12 @@ $(FORECASTERS:%=.venv-%/.made):
 	$(@D)/bin/python -m pip --quiet $(INSTALL_TORCH)
 	$(@D)/bin/python -m pip install --quiet '$(ASKED)'
 	@touch $@
+
+docs: $(PACKAGE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+figures: $(PACKAGE)
+	$(BIN)/python benchmarks/figures.py $(FIGURES)
 
 lint: $(PACKAGE)
 	$(BIN)/python -m ruff check

@@ -17,6 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ostinato import _core
+from ostinato.cells import RNNCell
+from ostinato.recurrence.layers import Recurrent
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PEERS = all(importlib.util.find_spec(name) for name in ("jax", "onnx", "onnxruntime"))
@@ -31,7 +33,8 @@ def bench():
 
 
 @pytest.mark.parametrize(
-    "module", ["settings", "report", "end_to_end", "busy", "scenes", "entities", "defaults"]
+    "module",
+    ["settings", "report", "end_to_end", "busy", "scenes", "entities", "defaults", "figures"],
 )
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
@@ -493,3 +496,19 @@ def test_series_are_divided_in_time_and_rules_know_how_far_they_are_off(bench, m
     assert sets.by_peer("any", division)["quantiles"] == quantiles.tolist()
     assert problems[0]["learnt"] == [388] * 30 and problems[0]["levels"] == list(sets.LEVELS)
     assert problems[0]["moments"] == [[388, 391, 394, 397]] * 30
+
+
+def test_the_table_of_gradients_has_the_growth_of_a_linear_network(bench, monkeypatch):
+    """Its Jacobian is its recurrent matrix: nine tenths of an orthogonal one."""
+
+    def linear(I, H):
+        cell = RNNCell(I, H, activation="identity")
+        layer = Recurrent(cell, batch_first=True, init="orthogonal")
+        with torch.no_grad():
+            layer.weight_hh_l0 *= 0.9
+        return layer
+
+    figures = bench("figures")
+    monkeypatch.setattr(figures, "LAYERS", {"linear": linear})
+    table = figures.table_of(figures.gradient_flows(seeds=2, steps=12, H=4), lag=5)
+    assert table.splitlines()[2:] == ["| linear | 0.59 | 0.900 |"]
