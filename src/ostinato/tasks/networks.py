@@ -94,7 +94,7 @@ class PoolingSettings(EncoderSettings):
             attention (a mean weighted by relevance); if not given, mean with convolutions, and
             attention without.
         convolutions: whether layers of convolutions read the steps beside the recurrent layers; if
-            not given, where sequences are series of measurements.
+            not given, where series of measurements are classified by all their steps.
     """
 
     pooling: PoolingKind | None = None
@@ -103,7 +103,7 @@ class PoolingSettings(EncoderSettings):
     def convolves(self, inputs: Inputs) -> bool:
         """Return whether there are convolutions; an `OstinatoError` if there cannot be any."""
         if self.convolutions is None:
-            return inputs.kind == "series" and self.recurrent
+            return inputs.kind == "series" and self.recurrent and self.pooling != "last"
         alone = not self.recurrent or (inputs.kind == "image" and inputs.form == "whole")
         if self.convolutions and (inputs.lexicon is not None or alone):
             raise OstinatoError(

@@ -33,6 +33,8 @@ class SequenceRegressor(PoolingSettings, CorpusEstimator[Numbers, ManyToOne | On
         True
     """
 
+    convolutions: bool | None = False
+
     TARGETS = Numbers
 
     def _build(self, inputs: Inputs, targets: Numbers) -> ManyToOne | OneToOne:

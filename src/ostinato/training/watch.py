@@ -383,7 +383,7 @@ class Watch:
                 before = parameter.grad
                 found.append(before is not None and bool((_values(before) != 0).any()))
 
-            self._probes[optimizer] = _Probe(parameter.register_hook(look), found)
+            self._probes[optimizer] = _Probe(parameter.register_hook(look), found)  # type: ignore[no-untyped-call]
 
     def _sampled(self, optimizer: Optimizer) -> Iterator[_Sample]:
         """Yield some elements of each parameter before a step."""
