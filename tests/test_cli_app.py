@@ -168,7 +168,10 @@ def test_ctrl_c_at_a_terminal(tmp_path):
 @pytest.mark.parametrize(
     "result", [{}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "7"}, {"OMP_WAIT_POLICY": "active"}]
 )
-def test_openmp_is_told_how_long_to_spin_before_pytorch_is_there_unless_the_user_has(result):
+def test_openmp_is_told_how_long_to_spin_before_pytorch_is_there_unless_the_user_has(
+    result, tmp_path
+):
+    (tmp_path / "book.txt").touch()
     names = ["GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"]
     code = f"""
 import json, os, sys
@@ -185,7 +188,9 @@ sys.meta_path.insert(0, Finder)
 main(["train", "text", "book.txt", "--out", "run"])
 """
     environ = {name: value for name, value in os.environ.items() if name not in names} | result
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 9, done.stderr
     ours, found = json.loads(done.stdout)
     assert set(ours) < set(names)

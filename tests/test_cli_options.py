@@ -259,7 +259,8 @@ def test_every_flag_arrives_as_its_argument(name):
             assert len(given) == 1 + len(rest) // 2
 
 
-def test_every_flag_reaches_the_estimator(ostinato, asked):
+def test_every_flag_reaches_the_estimator(ostinato, here, asked):
+    (here / "a.txt").touch()
     for option in FLAGS:
         written, meant = another(option)
         words = [flag_of(option, meant), *filter(None, [written])]
@@ -323,6 +324,7 @@ def test_no_heap_of_letters_makes_it_fail(ostinato, here, run):
 
 
 def test_settings_come_from_a_file_and_flags_win(ostinato, asked, here):
+    (here / "a").touch()
     ostinato("train text a --out run --config good.toml")
     from_file = {"hidden_size": 6, "learning_rate": 0.5, "cell": "gru", "unknown": "?"}
     assert asked["settings"] == from_file

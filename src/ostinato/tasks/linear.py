@@ -196,7 +196,7 @@ def fit_blend(scores: Sequence[Array], classes: NDArray[np.int64]) -> list[float
         classes: the true ones, ``(N,)``.
 
     >>> right, none = 3 * np.eye(2)[[0, 1] * 50], np.zeros((100, 2))
-    >>> fit_blend([right, none, none], np.array([0, 1] * 50))
+    >>> fit_blend([none, none, none], np.array([0, 1] * 50))
     [1.0, 0.0, 0.0]
     >>> fit_blend([none, right, none], np.array([0, 1] * 50))[1] > 1
     True

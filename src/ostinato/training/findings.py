@@ -425,7 +425,7 @@ def free_checks(
     """Return what can be told from what a training loop shows for free, the most probable first.
 
     Example:
-        >>> losses = [1.0 + 0.2 * (-1) ** i * i for i in range(200)]
+        >>> losses = [1.0 + 0.02 * step for step in range(200)]
         >>> free_checks(Observations.of(losses))[0].issue
         'learning rate too high'
     """

@@ -133,10 +133,10 @@ def oscillates(level: Level, best: Level, first: Level) -> bool:
 
     It swings by more than a fifth of its level, and is a tenth above the best; and both by more
     than twice the swing of the best, so that noise of small batches does not count. Below a
-    twentieth of the first level little is left to learn.
+    tenth of the first level little is left to learn.
     """
     return (
-        abs(level.mean) > 0.05 * abs(first.mean)
+        abs(level.mean) > 0.1 * abs(first.mean)
         and level.swing > max(0.2 * abs(level.mean), 2 * best.swing)
         and level.is_above(best)
     )
