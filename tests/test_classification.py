@@ -40,8 +40,9 @@ def model():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_what_comes_first_is_remembered(pooling, bidirectional):
     # With a single direction only memory can tell: the label is in the first step alone.
-    settings = {"hidden_size": 16, "epochs": 40, "dropout": 0.1, "convolutions": False}
-    model = SequenceClassifier(pooling=pooling, bidirectional=bidirectional, **settings)
+    model = SequenceClassifier(
+        pooling=pooling, bidirectional=bidirectional, hidden_size=16, epochs=40, dropout=0.1
+    )
     assert model.fit(*series(300)).score(*series(200, seed=1)) > 0.85
 
 
