@@ -1,6 +1,7 @@
 #include "core.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <new>
@@ -151,13 +152,29 @@ template <class T> int useful_threads(const Sequence<T>& s, int times, int threa
     const Shape& shape = s.shape;
     double operations = 2.0 * times * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
                         double(shape.H) * double(shape.I + shape.P);
-    if (!passes<T>(target()).shares_steps(s, threads)) {
+    if (passes<T>(target()).sharing(s, threads) == Sharing::none) {
         if (times == 1) return 1;
         // Threads that sleep until the gradients of the weights, half of it, are woken twice.
         operations /= 8;
     }
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
+
+// Threads that wait for one another at each step lose most of their time where other programs run on their
+// cores, so after a call that did, so many stay on one thread. Results do not depend on it.
+class Crowd {
+public:
+    int threads(int asked) { return asked > 1 && calls_alone_.load() > 0 && calls_alone_.fetch_sub(1) > 0 ? 1 : asked; }
+    void note(std::chrono::nanoseconds taken, int64_t slept) {
+        // To wake a thread takes less, and a part of the call.
+        if (slept > std::max<int64_t>(200'000, taken.count() / 4)) calls_alone_.store(32);
+    }
+
+private:
+    std::atomic<int> calls_alone_{0};
+};
+
+Crowd crowd;
 
 // Runs a pass: `memory` for so many threads, then `run` on them.
 template <class T, class Memory, class Run>
@@ -170,6 +187,8 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
                          [&](int64_t a, int64_t b) { return s.lengths[a] > s.lengths[b]; });
         s.order = order.data();
     }
+    const bool in_step = threads > 1 && passes<T>(target()).sharing(s, threads) == Sharing::units;
+    if (in_step) threads = crowd.threads(threads);
     // The pass may get one thread where it asked for more.
     char* block = workspace.get(std::max(memory(s, threads), memory(s, 1)));
     struct Context {
@@ -177,10 +196,13 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
         char* block;
         Run& run;
     } context{s, block, run};
+    const int64_t slept = time_slept();
+    const auto begin = std::chrono::steady_clock::now();
     parallel(threads, [](const Member& me, void* context) {
         Context& c = *static_cast<Context*>(context);
         c.run(c.s, c.block, me);
     }, &context);
+    if (in_step) crowd.note(std::chrono::steady_clock::now() - begin, time_slept() - slept);
     workspace.done();
 }
 

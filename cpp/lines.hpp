@@ -106,8 +106,9 @@ struct Split {
         if (units < 1) units = 1;
     }
 
-    // Whether more than one thread follows the steps.
-    bool shared() const { return sides * parts * units > 1; }
+    Sharing sharing() const {
+        return units > 1 ? Sharing::units : sides * parts > 1 ? Sharing::rows : Sharing::none;
+    }
 
     // Calls work(direction, part, unit, group) for the share of a member in some directions; `group`
     // numbers the members that share the units of a part.

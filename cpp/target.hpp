@@ -6,12 +6,16 @@
 
 namespace ostinato {
 
+// What threads share of the steps of a recurrence: nothing, since one follows them alone; the rows or the
+// directions; or the units of a step, at each of which they wait for one another.
+enum class Sharing { none, rows, units };
+
 // For one type of number. Nothing here allocates or throws: each pass works in a block of memory,
 // 64-byte aligned, of the size that its *_memory() tells for so many threads or fewer.
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
     int64_t (*gate_at)(const Shape&, int gate);
-    bool (*shares_steps)(const Sequence<T>&, int threads);  // or follows them on one thread
+    Sharing (*sharing)(const Sequence<T>&, int threads);
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);

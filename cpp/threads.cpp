@@ -92,6 +92,8 @@ inline void wake_all(std::atomic<int>& value) {
 #endif
 }
 
+std::atomic<int64_t> slept{0};  // nanoseconds
+
 // A thread that waits long sleeps: one that yields keeps the core from the thread that it waits for,
 // or, where the two have a core each, loses its turn to other programs.
 struct alignas(64) Barrier {
@@ -108,8 +110,11 @@ struct alignas(64) Barrier {
         if (spin_until([&] { return generation.load(std::memory_order_acquire) != now; })) return;
         // Counted before the last look, and the last to arrive looks after it has counted: one sees the other.
         sleeping.fetch_add(1);
+        const auto begin = std::chrono::steady_clock::now();
         while (generation.load() == now) sleep_while(generation, now);
         sleeping.fetch_sub(1);
+        const std::chrono::nanoseconds time = std::chrono::steady_clock::now() - begin;
+        slept.fetch_add(time.count(), std::memory_order_relaxed);
     }
 };
 
@@ -249,6 +254,8 @@ void Member::wait(int group, int size) const noexcept {
     if (size > 1) static_cast<Barrier*>(barriers)[group + 1].wait(size);
 }
 void Member::wait() const noexcept { wait(-1, count); }
+
+int64_t time_slept() { return slept.load(std::memory_order_relaxed); }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
     if (count > most_threads) count = most_threads;
