@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ostinato
 from ostinato.cli.commands import START, command
-from ostinato.cli.page import Seen, write_page
+from ostinato.cli.page import LOWEST, Seen, percent, write_page
 from ostinato.files import check_new_folder
 
 if TYPE_CHECKING:
@@ -210,9 +210,6 @@ BLOCKS, SHADES = "▁▂▃▄▅▆▇█", " ░▒▓█"
 PLAIN_BLOCKS, PLAIN_SHADES = "_.,-=+*#", " .-+#"
 """The same, where a terminal has no blocks."""
 
-WEAKEST = 1e-4
-"""Share of the gradient that the lowest block stands for."""
-
 
 def told(seen: Seen) -> list[str]:
     """Return what the demo found, as lines of a terminal of 80 columns."""
@@ -257,17 +254,8 @@ def level(share: float) -> int:
     >>> [level(share) for share in (2.0, 1.0, 0.01, 1e-4, 0.0)]
     [7, 7, 4, 0, 0]
     """
-    top = math.log(max(share, WEAKEST) / WEAKEST) / math.log(1 / WEAKEST)
-    return min(7, round(7 * top))
-
-
-def percent(share: float) -> str:
-    """Return a share in per cent, two digits of it.
-
-    >>> percent(0.5), percent(0.00123), percent(1e-9)
-    ('50 %', '0.12 %', '1e-07 %')
-    """
-    return f"{100 * share:.2g} %"
+    depth = math.log10(max(share, 10.0**LOWEST)) / LOWEST
+    return min(7, round(7 * (1 - depth)))
 
 
 # Text

@@ -33,8 +33,7 @@ svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; 
   background: var(--b); }
 .race { display: grid; grid-template-columns: 11rem 1fr 8rem; gap: .3rem .8rem;
   align-items: center; }
-pre { background: rgb(from var(--soft) r g b / .13); padding: .7rem 1rem; border-radius: 6px;
-  overflow-x: auto; }
+code { background: rgb(from var(--soft) r g b / .13); padding: .1rem .4rem; border-radius: 4px; }
 """
 
 WIDTH, HEIGHT, LEFT, TOP = 800, 260, 60, 14
@@ -43,12 +42,14 @@ WIDTH, HEIGHT, LEFT, TOP = 800, 260, 60, 14
 LOWEST = -4
 """Exponent of ten of the smallest share of a gradient that is drawn."""
 
-NEXT = """\
-echo "4 May 2031" | ostinato translate {run}      # the model of this page
-ostinato diagnose {run}                           # what the network does well, and does not
-ostinato train YOUR_FILES                         # says what can be learned from your own data
-ostinato demo --text                              # a language model, in some minutes
-ostinato examples                                 # programs to start from"""
+NEXT = {
+    'echo "4 May 2031" | ostinato translate {run}': "the model of this page",
+    "ostinato diagnose {run}": "what keeps it from learning, if anything does",
+    "ostinato train YOUR_FILES": "says what can be learned from your own data",
+    "ostinato demo --text": "a language model, in some minutes",
+    "ostinato examples": "programs to start from",
+}
+"""Commands to try next, and what each does."""
 
 
 class Seen(NamedTuple):
@@ -87,7 +88,7 @@ def page_of(seen: Seen, run: Path) -> str:
     *ten, other = seen.rows
     names = list(seen.left)
     lags = min(map(len, seen.left.values()))
-    ends = ", ".join(f"{100 * left[lags - 1]:.2g} % ({n})" for n, left in seen.left.items())
+    ends = ", ".join(f"{percent(left[lags - 1])} ({n})" for n, left in seen.left.items())
     fastest = max(seen.speeds.values())
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -109,8 +110,8 @@ def page_of(seen: Seen, run: Path) -> str:
         _curve(seen.history),
         "<h2>How far gradients reach</h2>",
         '<p class="soft">How much a change of the encoder\'s state moves its last state, by steps '
-        f"in between. After {lags - 1} steps {html.escape(ends)} is left: what a tanh RNN would "
-        "have to learn from has vanished, while gates keep it.</p>",
+        f"in between. After {lags - 1} steps {html.escape(ends)} is left. What has vanished cannot "
+        "be learned from; attention, and gates, are ways around it.</p>",
         _gradients([seen.left[name][:lags] for name in names], names),
         "<h2>One step at a time</h2>",
         '<p class="soft">An LSTM of 128 units on a stream, the same weights, steps per second on '
@@ -124,9 +125,22 @@ def page_of(seen: Seen, run: Path) -> str:
         ),
         "</div>",
         "<h2>What to try next</h2>",
-        f"<pre>{html.escape(NEXT.format(run=run))}</pre></body></html>",
+        *(
+            f"<p><code>{html.escape(line.format(run=run))}</code><br>{about}</p>"
+            for line, about in NEXT.items()
+        ),
+        "</body></html>",
     ]
     return "\n".join([*parts, ""])
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, two digits of it.
+
+    >>> percent(0.5), percent(0.00123), percent(1e-9)
+    ('50 %', '0.12 %', 'under 0.01 %')
+    """
+    return f"{100 * share:.2g} %" if share >= 10.0**LOWEST else f"under {10.0 ** (2 + LOWEST):g} %"
 
 
 def _dates(rows: Iterable[tuple[str, str, str]]) -> str:
