@@ -105,6 +105,7 @@ def test_real_sets_are_recognized(files):
     assert " ".join([first.command, *first.options]) == SETS[files]
 
 
+@pytest.mark.thorough
 def test_the_command_prints_commands_that_can_be_pasted(data, ostinato):
     Path("my reviews.csv").write_bytes(Path("reviews.csv").read_bytes())
     done = ostinato("train", "my reviews.csv")
