@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer with venv and headers, a C++ compiler, and make; the rest is installed
 # into .venv. `make` alone does that, every other target does it first when there is need.
 #
-#   make demo          a small network learns to rewrite dates, in less than a minute; demo-text:
+#   make demo          a small network learns to rewrite dates, in about a minute; demo-text:
 #                      one that learns to write, in some minutes
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
