@@ -196,6 +196,10 @@ def test_a_dry_run_says_what_would_be_and_leaves_nothing(data, ostinato, task, m
     assert PLANS[task] in done.out and "training takes " in done.out
     plan = json.loads(ostinato(f"train {task} {hidden} --dry-run --json").out)
     assert plan["seconds"] > 0 and plan["title"] in done.out
+    pace, steps = plan["pace"], plan["steps"]
+    if steps is not None:
+        whole = steps * pace["step"] + plan["evaluations"] * pace["evaluation"]
+        assert plan["seconds"] == pytest.approx(whole)
     assert everything(data) == before
 
 

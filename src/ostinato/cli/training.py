@@ -76,7 +76,10 @@ def train(
     try:
         if dry_run:
             plan = estimator(**settings).plan(data, **how)
-            print_json(plan._asdict()) if json else print(plan)
+            if json:
+                print_json(plan._asdict() | {"pace": plan.pace._asdict()})
+            else:
+                print(plan)
             return 0
         if resume:
             found = task_of(ostinato.describe(out, weights=False)["task"])
