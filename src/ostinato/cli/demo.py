@@ -144,12 +144,11 @@ def _translate(folder: Path, steps: int, seed: int) -> None:
 
 def look(model: Translator, X: Sequence[str], y: Sequence[str], steps: int, seed: int) -> Seen:
     """Translate fresh dates, the last one in a format never seen, and measure."""
-    *X, last = X
-    day = date.fromisoformat(y[-1])
-    last = written(day, NEW_FORMAT)
-    found = model.translate([*X, last])
-    right = sum(a == b for a, b in zip(found[:-1], y, strict=False))
-    rows = list(zip([*X[:10], last], [*found[:10], found[-1]], [*y[:10], y[-1]], strict=True))
+    X, y, day = X[:-1], y[:-1], date.fromisoformat(y[-1])
+    new = written(day, NEW_FORMAT)
+    *found, other = model.translate([*X, new])
+    right = sum(a == b for a, b in zip(found, y, strict=True))
+    rows = [*zip(X[:10], found[:10], y[:10], strict=True), (new, other, day.isoformat())]
     ((text,),) = model.write([X[0]])
     some = list(X[10:42]), list(y[10:42])
     plain = ostinato.Translator(
