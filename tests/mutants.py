@@ -855,6 +855,14 @@ grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
 
+forecast: a series of a forecast has the corrections of the first
+- np.broadcast_to(part, len(self))[some]
++ np.broadcast_to(part, len(self))[: len(some)]
+
+forecast: a series of a forecast has the windows of another
+- self.p[:, windows])
++ self.p[:, ::-1][:, windows])
+
 forecast: centers move away from the rule
 - center = self.p[..., :1] + weight
 + center = self.p[..., :1] - weight

@@ -208,8 +208,8 @@ def test_what_guides_import_is_in_the_reference():
                 public = home in ("ostinato", *(f"ostinato.{m}" for m in MODULES))
                 known = name in names if public else f"{home}.{name}" in paths
                 assert known, f"{page}: from {home} import {name}"
-        for name in re.findall(r"\bostinato\.(?!insight\b|networks\b|cells\b)([A-Za-z]\w*)", code):
-            assert name in names | {"lightning", "egg"}, f"{page}: ostinato.{name}"
+        for name in re.findall(r"(?<!import )(?<!from )\bostinato\.([A-Za-z]\w*)", code):
+            assert name in names | {*MODULES}, f"{page}: ostinato.{name}"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.estimator)

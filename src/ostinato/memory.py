@@ -28,6 +28,14 @@ def available_memory() -> int:
     return min(size for size in sizes if size >= 0)  # -1 is no limit
 
 
+def peak_memory() -> int | None:
+    """Return the most bytes that this process had in memory at a time; None if nothing says it."""
+    if sys.platform == "win32":
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
 def check_memory(call: str, size: float, remedy: str) -> None:
     """Raise an `OstinatoError` if so many bytes, a lower bound, do not fit into the memory.
 
