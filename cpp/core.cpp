@@ -109,11 +109,31 @@ const Target& target() {
     return chosen;
 }
 
+// A block that begins at a multiple of 64 bytes; Windows has functions of its own for it.
+char* aligned_block(int64_t bytes) {
+    const size_t whole = (size_t(bytes) + 63) / 64 * 64;
+#if defined(_WIN32)
+    void* block = _aligned_malloc(whole, 64);
+#else
+    void* block = std::aligned_alloc(64, whole);
+#endif
+    if (!block) throw std::bad_alloc();
+    return static_cast<char*>(block);
+}
+
+void free_block(const char* block) {
+#if defined(_WIN32)
+    _aligned_free(const_cast<char*>(block));
+#else
+    std::free(const_cast<char*>(block));
+#endif
+}
+
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
 public:
     Workspace() = default;
-    ~Workspace() { std::free(data_); }
+    ~Workspace() { free_block(data_); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -123,8 +143,7 @@ public:
 #endif
         if (bytes <= size_) return data_;
         release();
-        data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-        if (!data_) throw std::bad_alloc();
+        data_ = aligned_block(bytes);
         size_ = bytes;
         return data_;
     }
@@ -135,7 +154,7 @@ public:
 private:
     static constexpr int64_t most_kept = 64 << 20;
     void release() {
-        std::free(data_);
+        free_block(data_);
         data_ = nullptr, size_ = 0;
     }
     char* data_ = nullptr;
@@ -238,12 +257,6 @@ template void backward(const Sequence<double>&, const Gradients<double>&, int);
 
 namespace {
 
-char* aligned_block(int64_t bytes) {
-    char* block = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-    if (!block) throw std::bad_alloc();
-    return block;
-}
-
 bool cpu_has(DotFeature feature) {
 #if defined(__x86_64__)
     if (feature == DotFeature::avx512_vnni) return has_v4() && cpuid(7).c & bit(11);
@@ -277,7 +290,7 @@ template <class T> const StreamPasses<T>& as_passes(const void* passes) {
 
 }  // namespace
 
-template <class T> void Stream<T>::Free::operator()(char* p) const { std::free(p); }
+template <class T> void Stream<T>::Free::operator()(char* p) const { free_block(p); }
 
 template <class T>
 Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
@@ -288,7 +301,7 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     const int64_t layers = int64_t(shapes.size());
     for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
     char* model = aligned_block(p.model_memory(shapes.data(), layers));
-    model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
+    model_ = std::shared_ptr<const char>(model, free_block);
     p.build_model(shapes.data(), weights.data(), layers, products_of(precision), model);
     state_.reset(aligned_block(p.state_memory(model, rows)));
     p.build_state(model, rows, state_.get());

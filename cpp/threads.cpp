@@ -1,8 +1,5 @@
 #include "threads.hpp"
 
-#include <dlfcn.h>
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -14,6 +11,10 @@
 #include <system_error>
 #include <thread>
 
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -175,6 +176,10 @@ private:
     Barrier barriers_[most_threads + 1];
 };
 
+#if defined(_WIN32)
+// Its OpenMP has other entry points, and there is no fork().
+bool run_on_openmp(int, void (*)(const Member&, void*), void*) { return false; }
+#else
 // The OpenMP runtime of the process, by the entry points that compilers call, which LLVM's and Intel's
 // have as well as GCC's.
 struct OpenMP {
@@ -227,6 +232,7 @@ bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context)
     }, &call, unsigned(team), 0);
     return true;
 }
+#endif
 
 // Never destroyed: the workers run until the process ends. A child of fork() has none of them, so it
 // starts with a new pool.
@@ -235,10 +241,12 @@ std::atomic<bool> is_child{false};
 
 void start_afresh() { pool.store(new (std::nothrow) Pool); }
 
+#if !defined(_WIN32)
 void begin_child() { is_child.store(true), start_afresh(); }
 
 // From the moment that the core is loaded: a child must know that it is one.
 const int registered = pthread_atfork(nullptr, nullptr, begin_child);
+#endif
 
 Pool* the_pool() {
     static std::once_flag once;
