@@ -303,9 +303,9 @@ scan.hpp: the gradient takes a, not its conjugate
 - x.im = -x.im;
 + ;
 
-scan.hpp: tiles overlap by a vector
+scan.hpp: a tile leaves its last vector out
 - first += tile_vectors) {
-+ first += tile_vectors - 1) {
++ first += tile_vectors + 1) {
 
 scan.hpp: a reset lets h through
 - if (s.resets && s.resets[t * s.rows + row]) return nullptr;
@@ -342,10 +342,6 @@ scan.hpp: a product: the last columns have no bias
 scan.hpp: a product: nobody waits for the packed weights
 - me.wait();
 + ;
-
-scan.hpp: a product: the sums that wait are shared by all threads
-- m.partial + me.index * ProductMemory<T>::sums(m.weight);
-+ m.partial;
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
 FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}

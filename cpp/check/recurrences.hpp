@@ -180,7 +180,7 @@ template <class T> void check_recurrence(const std::string& name, Random r) {
 }
 
 template <class T> void check_product(const std::string& name, Random r) {
-    const int64_t rows = r.one_in(3) ? r.from(90, 220) : r.from(1, 20), k = r.one_in(9) ? r.from(500, 900) : r.from(1, 50);
+    const int64_t rows = r.one_in(3) ? r.from(90, 220) : r.from(1, 20), k = r.one_in(4) ? r.from(600, 1100) : r.from(1, 50);
     const int64_t columns = r.one_in(3) ? r.from(40, 170) : r.from(1, 40);
     now(name + "a product: " + std::to_string(rows) + " x " + std::to_string(k) + " x " + std::to_string(columns));
     const Layout none{false, r.from(0, 3), 0, 0};
@@ -232,7 +232,7 @@ template <class T> void check_map(const std::string& name, Random r) {
     const Function f = Function(r.from(0, 3));
     now(name + "a function " + std::to_string(int(f)) + " of " + std::to_string(rows) + " x " + std::to_string(columns));
     Tensor<T> x(1, rows, columns, {false, r.from(0, 3), r.one_in(2) ? 0 : r.from(1, 9), 0}), y(1, rows, columns);
-    const double size = r.one_in(3) ? 90 : r.one_in(2) ? 1e-3 : 5;
+    const double size = r.one_in(3) ? 85 : r.one_in(2) ? 1e-3 : 5;
     x.each([&](int64_t, int64_t, int64_t, T& v) { v = T(size * r.real()); });
     struct Context {
         Map<T> m;
