@@ -3,13 +3,18 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from laws import LINEAR, Case, leaves, random, with_gradients
 from layer_cases import threads
 from tolerances import TOLERANCES, assert_same
 
+from ostinato import SequenceClassifier, load
 from ostinato.errors import ShapeError
+from ostinato.insight import gates, gradient_flow
+from ostinato.networks.arrangements import ManyToOne, recurrent_layers
+from ostinato.networks.outputs import Output
 from ostinato.recurrence.backends import choose, run, use_backend
 from ostinato.recurrence.backends.diagonal import (
     COMPILED,
@@ -309,7 +314,7 @@ def test_steps_parts_and_rows_alone_have_the_bits_of_the_whole(name, dtype):
         assert torch.equal(layer(padded, lengths=[23] * 3)[0][:23], y)
 
 
-@pytest.mark.parametrize("name", ["min-gru", "qrnn", "lru", "mamba"])
+@pytest.mark.parametrize("name", ["qrnn", "lru"])
 def test_a_layer_compiles_whole_with_lengths_and_gradients(name):
     torch.manual_seed(0)
     layer = Recurrent(LINEAR[name], 2, bidirectional=True).double()
@@ -387,3 +392,32 @@ def test_an_sru_starts_uniform():
     w = drawn(SRUCell(12, 500))
     assert 0.49 < w["weight_ih"].abs().max() <= 0.5
     assert not w["bias_ih"].any()
+
+
+# In networks and tasks.
+
+
+@pytest.mark.parametrize("cell", ["min-lstm", "qrnn", "sru", "rg-lru", "lru", "mamba"])
+def test_a_network_of_linear_recurrences_is_diagnosed(cell):
+    torch.manual_seed(0)
+    layers = recurrent_layers(cell, 3, 4, 2)
+    network = ManyToOne(torch.nn.Identity(), layers, Output(layers.output_size, 1, "number"))
+    flow = gradient_flow(network, (torch.randn(2, 9, 3), torch.randn(2, 1)), jacobian=True)
+    for layer in flow.layers:
+        assert (layer.norms[:9] > 0).all()  # the gradient reaches the first step
+        assert 0 < layer.growth().factor < 1.2
+    found = gates(network, torch.randn(9, 3))
+    assert found.layers[1].states["h"].shape == (9, 4)
+    assert (cell in ("lru", "mamba")) == (not found.layers[0].gates)
+
+
+@pytest.mark.parametrize("cell", ["qrnn", "lru", "mamba"])
+def test_a_classifier_of_linear_recurrences_is_trained_and_stored(cell, tmp_path):
+    generator = np.random.default_rng(0)
+    X = [generator.normal(size=(generator.integers(3, 9), 2)) for _ in range(24)]
+    y = ["low" if x[0, 0] < 0 else "high" for x in X]
+    model = SequenceClassifier(cell=cell, num_layers=2, hidden_size=4, steps=4, batch_size=8)
+    model.fit(X, y, out=tmp_path / "run")
+    again = load(tmp_path / "run")
+    assert again.cell == cell
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
