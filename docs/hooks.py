@@ -184,7 +184,8 @@ def _owner(cls: type, name: str) -> type | None:
 
 def _letter(size: int) -> str:
     rank = -(-H // 16)
-    letters = {I: "I", O: "O", H: "H", rank: "H/16", rank + 32: "H/16 + 32"}
+    letters = {I: "I", O: "O", H: "H", 4 * H + 8: "4H + 8", H * H // 4: "H²/4"}
+    letters |= {rank: "H/16", rank + 32: "H/16 + 32"}
     if size in letters:
         return letters[size]
     if size % H and size % I:

@@ -25,6 +25,7 @@ from ostinato.recurrence.cells import (
     MGUCell,
     MinGRUCell,
     MinLSTMCell,
+    MLSTMCell,
     PeepholeLSTMCell,
     QRNNCell,
     RGLRUCell,
@@ -82,6 +83,10 @@ LINEAR = {
     "mamba-biasless": SelectiveCell(I, 2, bias=False, memory=3, kernel_size=2),
 }
 VARIANTS |= LINEAR
+VARIANTS |= {
+    "mlstm": MLSTMCell(I, H, heads=2),
+    "mlstm-biasless": MLSTMCell(I, H, bias=False, heads=1),
+}
 COMPILED_VARIANTS = [name for name in VARIANTS if name.startswith(("lstm-coupled", "mgu"))]
 """Those that are a standard cell with tied weights."""
 
@@ -166,6 +171,31 @@ def by_gate(w, gates):
 def normalized(a, gain, bias):
     a = a - a.mean()
     return gain * a / np.sqrt((a * a).mean() + 1e-5) + bias
+
+
+def larger(a, b):
+    return a if a.real > b.real else b
+
+
+def step_of_mlstm(cell, w, x, state):
+    """One step of one row of a matrix memory, head by head; see `step_of_equations`."""
+    h, c, n, m = (part.copy() for part in state)
+    d = len(h) // cell.heads
+    a = w["weight_ih"] @ x + w.get("bias_ih", 0.0)
+    q, k, v, o = (a[j * len(h) : (j + 1) * len(h)] for j in range(4))
+    i, f = np.split(a[4 * len(h) :], 2)
+    for head in range(cell.heads):
+        here, square = slice(head * d, (head + 1) * d), slice(head * d * d, (head + 1) * d * d)
+        key, log_f = k[here] / np.sqrt(d), -np.log(1 + np.exp(-f[head]))
+        now = larger(log_f + m[head], i[head])
+        kept, taken = np.exp(log_f + m[head] - now), np.exp(i[head] - now)
+        C = kept * c[square].reshape(d, d) + taken * np.outer(v[here], key)
+        n[here] = kept * n[here] + taken * key
+        size = n[here] @ q[here]
+        size = larger(size if size.real > 0 else -size, np.exp(-now))
+        h[here] = sigmoid(o[here]) * (C @ q[here]) / size
+        c[square], m[head] = C.ravel(), now
+    return [h, c, n, m]
 
 
 def step_of_linear(cell, w, x, state):
@@ -273,6 +303,8 @@ def step_of_variant(cell, w, x, state):
         f = sigmoid(W["f"] @ x + b["f"] + U["f"] @ h + d["f"])
         n = np.tanh(W["n"] @ x + b["n"] + U["n"] @ (f * h) + d["n"])
         return [(1 - f) * h + f * n]
+    if isinstance(cell, MLSTMCell):
+        return step_of_mlstm(cell, w, x, state)
     if isinstance(cell, LinearCell):
         return step_of_linear(cell, w, x, state)
     a = w["weight_ih"] @ x + bias[0] + bias[1]

@@ -38,6 +38,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
     "variants": ["cells"],
     "cells/diagonal": ["cells", "diagonal"],
+    "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
     "backends/diagonal": ["diagonal"],
     "cells/base": ["cells", "layers"],
@@ -213,6 +214,22 @@ cells/diagonal: selective: D skips the gate
 cells/diagonal: selective: steps start at one size
 - .uniform_(math.log(0.001), math.log(0.1)).exp_()
 + .uniform_(math.log(0.01), math.log(0.011)).exp_()
+
+matrix: mLSTM: a step reads what comes after it
+- .triu(1)
++ .triu(2)
+
+matrix: mLSTM: the state of a chunk is lost
+- found = scores @ v + before[..., None] * (q @ c.transpose(-1, -2))
++ found = scores @ v
+
+matrix: mLSTM: keys and values change places
+- c = before[..., -1, None, None] * c + (last * v).transpose(-1, -2) @ k
++ c = before[..., -1, None, None] * c + (last * k).transpose(-1, -2) @ v
+
+matrix: mLSTM: padding is remembered
+- i, f = i.masked_fill(~now, -math.inf), f.masked_fill(~now, 0.0)
++ pass
 
 recurrence/diagonal: a shared factor has the gradient of the first step
 - else da.sum((0, 1))), d, dh0

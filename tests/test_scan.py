@@ -23,6 +23,7 @@ from tolerances import TOLERANCES, assert_same
 from ostinato.recurrence.cells import (
     Cell,
     LinearCell,
+    MLSTMCell,
     RNNCell,
     RNNState,
     SelectiveCell,
@@ -72,7 +73,7 @@ def test_scan_is_differentiable_twice(cell, lengths, reverse):
     if isinstance(cell, ZoneoutCell):
         cell = replace(cell, inner=replace(cell.inner, input_size=2, hidden_size=3))
     else:
-        cell = replace(cell, input_size=2, hidden_size=3)
+        cell = replace(cell, input_size=2, hidden_size=4 if isinstance(cell, MLSTMCell) else 3)
     case = Case(cell, T=3, B=2)
     lengths = None if lengths is None else torch.tensor(lengths)
     states = len(case.state)
@@ -310,3 +311,36 @@ def test_a_parallel_scan_takes_part_in_vmap_and_grad(name):
     x = rows.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(sum(last(row) for row in x), x)
     assert_same([torch.func.vmap(torch.func.grad(last))(rows)], [wanted])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunks_of_a_matrix_memory_are_its_steps(chunk, monkeypatch):
+    monkeypatch.setattr(MLSTMCell, "chunk", chunk)
+    case = Case(MLSTMCell(3, 8, heads=2), T=20)
+    lengths = torch.tensor([20, 0, 9])
+    ours = with_gradients(run(case, lengths), case.inputs)
+    stepwise = scan(case.cell, case.w, case.x, case.state, lengths, observe=lambda *_: None)
+    assert_same(ours, with_gradients(stepwise, case.inputs))
+
+
+def test_a_matrix_memory_stands_large_gates_over_many_steps():
+    cell = MLSTMCell(3, 8)
+    case = Case(cell, T=300, dtype=torch.float32)
+    with torch.no_grad():
+        case.w["weight_ih"].mul_(40)
+    y, state = run(case)
+    assert y.isfinite().all()
+    assert all(part.isfinite().all() for part in state)
+    gradients = torch.autograd.grad(y.sum(), list(case.w.values()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_gates_of_a_matrix_memory_start_where_the_input_does_not_matter():
+    cell = MLSTMCell(5, 400)
+    torch.manual_seed(0)
+    w = {n: torch.full(s, torch.nan) for n, s in cell.weight_shapes().items()}
+    cell.initialize(w)
+    assert not w["weight_ih"][-8:].any()
+    assert abs(w["weight_ih"][:-8].std() - (2 / 25) ** 0.5) < 0.01
+    assert w["bias_ih"][-4:].tolist() == [3.0, 4.0, 5.0, 6.0]
+    assert 0 < w["bias_ih"][-8:-4].abs().max() < 0.5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ostinato.recurrence.backends.diagonal import linear_recurrence as linear_recurrence
 from ostinato.recurrence.cells.base import Cell as Cell
 from ostinato.recurrence.cells.diagonal import *  # noqa: F403
+from ostinato.recurrence.cells.matrix import *  # noqa: F403
 from ostinato.recurrence.cells.standard import *  # noqa: F403 cells, their states and gates
 from ostinato.recurrence.cells.variants import *  # noqa: F403
 from ostinato.recurrence.scan import scan as scan

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ostinato.recurrence.cells import Cell, LinearCell, State, Tensors, Trace, Weights
+from ostinato.recurrence.cells import Cell, LinearCell, MLSTMCell, State, Tensors, Trace, Weights
 from ostinato.recurrence.diagonal import mask_of as mask_of
 from ostinato.recurrence.diagonal import scan_linear
 
@@ -64,6 +64,8 @@ def scan(
         x = reverse_rows(x, lengths)
     if isinstance(cell, LinearCell) and observe is None:
         y, state = scan_linear(cell, w, x, state, lengths)
+    elif isinstance(cell, MLSTMCell) and observe is None:
+        y, state = cell.scan(w, x, state, running)
     else:
         outputs = []
         for t, x_t in enumerate(cell.project(w, x).unbind(0)):
