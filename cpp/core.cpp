@@ -153,10 +153,16 @@ int threads_for(double operations, int threads) {
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
 
-template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
+// `times` the work of a forward pass.
+template <class T> int useful_threads(const Sequence<T>& s, int times, int threads) {
     const Shape& shape = s.shape;
-    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
-                              double(shape.H) * double(shape.I + shape.P);
+    double operations = 2.0 * times * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
+                        double(shape.H) * double(shape.I + shape.P);
+    if (!passes<T>(target()).shares_steps(s, threads)) {
+        if (times == 1) return 1;
+        // Threads that sleep until the gradients of the weights, half of it, are woken twice.
+        operations /= 8;
+    }
     return threads_for(operations, threads);
 }
 

@@ -12,6 +12,7 @@ namespace ostinato {
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
     int64_t (*gate_at)(const Shape&, int gate);
+    bool (*shares_steps)(const Sequence<T>&, int threads);  // or follows them on one thread
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
