@@ -4,10 +4,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <iterator>
 #include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "target.hpp"
@@ -26,11 +29,11 @@
 namespace ostinato {
 
 #if defined(__x86_64__)
-namespace x86_64_v4 { extern const Target target; }
-namespace x86_64_v3 { extern const Target target; }
-namespace x86_64 { extern const Target target; }
+namespace x86_64_v4 { extern const Target target; extern const Scans scans; }
+namespace x86_64_v3 { extern const Target target; extern const Scans scans; }
+namespace x86_64 { extern const Target target; extern const Scans scans; }
 #else
-namespace generic { extern const Target target; }
+namespace generic { extern const Target target; extern const Scans scans; }
 #endif
 
 namespace {
@@ -166,6 +169,10 @@ thread_local Workspace workspace;
 // A thread that must be woken costs some twenty microseconds: a call of less than that stays alone.
 constexpr double work_for_a_thread = 3e6;  // floating-point operations
 
+int threads_for(double operations, int threads) {
+    return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
+}
+
 // `times` the work of a forward pass.
 template <class T> int useful_threads(const Sequence<T>& s, int times, int threads) {
     const Shape& shape = s.shape;
@@ -176,7 +183,7 @@ template <class T> int useful_threads(const Sequence<T>& s, int times, int threa
         // Threads that sleep until the gradients of the weights, half of it, are woken twice.
         operations /= 8;
     }
-    return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
+    return threads_for(operations, threads);
 }
 
 // Threads that wait for one another at each step lose most of their time where other programs run on their
@@ -254,6 +261,67 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, in
 }
 template void backward(const Sequence<float>&, const Gradients<float>&, int);
 template void backward(const Sequence<double>&, const Gradients<double>&, int);
+
+namespace {
+
+// Those of the target that was chosen.
+const Scans& scans() {
+#if defined(__x86_64__)
+    const Scans* const all[] = {&x86_64_v4::scans, &x86_64_v3::scans, &x86_64::scans};
+#else
+    const Scans* const all[] = {&generic::scans};
+#endif
+    static const Scans& chosen = **std::find_if(std::begin(all), std::end(all), [](const Scans* each) {
+        return !std::strcmp(each->name, target().name);
+    });
+    return chosen;
+}
+
+constexpr double work_of_a_number = 50;  // a step of a recurrence waits for memory: so many operations
+
+// Runs body(member) on at most so many threads.
+template <class Body> void run_on(int threads, Body&& body) {
+    parallel(threads, [](const Member& me, void* body) { (*static_cast<std::remove_reference_t<Body>*>(body))(me); }, &body);
+}
+
+template <class T> int threads_of(const Recurrence<T>& s, int threads) {
+    return threads_for(work_of_a_number * double(s.steps) * double(s.rows) * double(s.width()), threads);
+}
+
+}  // namespace
+
+template <class T> void scan_forward(const Recurrence<T>& s, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.forward(s, me); });
+}
+template void scan_forward(const Recurrence<float>&, int);
+template void scan_forward(const Recurrence<double>&, int);
+
+template <class T> void scan_backward(const Recurrence<T>& s, const RecurrenceGradients<T>& g, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.backward(s, g, me); });
+}
+template void scan_backward(const Recurrence<float>&, const RecurrenceGradients<float>&, int);
+template void scan_backward(const Recurrence<double>&, const RecurrenceGradients<double>&, int);
+
+template <class T> void product(const Product<T>& q, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    const int n = threads_for(2.0 * double(q.rows) * double(q.k) * double(q.columns), threads);
+    // It may get one thread where it asked for more, which needs less.
+    char* block = workspace.get(p.product_memory(q, n));
+    run_on(n, [&](const Member& me) { p.product(q, block, me); });
+    workspace.done();
+}
+template void product(const Product<float>&, int);
+template void product(const Product<double>&, int);
+
+template <class T> void map(const Map<T>& m, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_for(work_of_a_number * double(m.rows) * double(m.columns), threads),
+           [&](const Member& me) { p.map(m, me); });
+}
+template void map(const Map<float>&, int);
+template void map(const Map<double>&, int);
 
 namespace {
 

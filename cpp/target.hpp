@@ -1,6 +1,7 @@
 // What the core can do with one instruction set: the table that core.cpp chooses once.
 #pragma once
 
+#include "linear.hpp"
 #include "sequence.hpp"
 #include "threads.hpp"
 
@@ -55,6 +56,25 @@ struct Target {
     DotFeature dot_feature;
     double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
+
+// The same for what linear.hpp describes: a table of its own, which is compiled apart.
+template <class T> struct ScanPasses {
+    void (*forward)(const Recurrence<T>&, const Member&);
+    void (*backward)(const Recurrence<T>&, const RecurrenceGradients<T>&, const Member&);
+    int64_t (*product_memory)(const Product<T>&, int threads);
+    void (*product)(const Product<T>&, char* memory, const Member&);
+    void (*map)(const Map<T>&, const Member&);
+};
+
+struct Scans {
+    const char* name;
+    ScanPasses<float> floats;
+    ScanPasses<double> doubles;
+};
+
+template <class T> const ScanPasses<T>& passes(const Scans& scans);
+template <> inline const ScanPasses<float>& passes(const Scans& scans) { return scans.floats; }
+template <> inline const ScanPasses<double>& passes(const Scans& scans) { return scans.doubles; }
 
 template <class T> const Passes<T>& passes(const Target& target);
 template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }

@@ -62,7 +62,7 @@ RESULTS = {
 }
 """What methods of an estimator return, below `ostinato.tasks`."""
 
-I, O, H = 7, 3, 1000
+I, O, H = 11, 3, 1000
 """Sizes that can be told from each other in the shapes of a cell."""
 
 
@@ -198,7 +198,7 @@ def _cell(cls: Any, cell: Any) -> Iterator[str]:
     for name, size in zip(cell.state_type._fields, cell.state_sizes, strict=True):
         yield f"| `{name}` of the state | (B, {_letter(size)}) |"
     yield ""
-    methods = ("project", "gates", "coefficients", "step")
+    methods = ("project", "gates", "steps", "read", "step")
     own = [inspect.getsource(vars(cls)[name]) for name in methods if name in vars(cls)]
     yield "```python\n" + "\n".join(map(textwrap.dedent, own)) + "```\n"
     inherited = {n: _owner(cls, n) for n in methods if n not in vars(cls)}
@@ -213,8 +213,14 @@ def _owner(cls: type, name: str) -> type | None:
 
 
 def _letter(size: int) -> str:
-    letters = {I: "I", O: "O", H: "H"}
-    return letters[size] if size in letters else f"{size // H}H"
+    rank = -(-H // 16)
+    letters = {I: "I", O: "O", H: "H", 4 * H + 8: "4H + 8", H * H // 4: "H²/4"}
+    letters |= {rank: "H/16", rank + 32: "H/16 + 32"}
+    if size in letters:
+        return letters[size]
+    if size % H and size % I:
+        return str(size)
+    return f"{size // I}I" if size % H else f"{size // H}H"
 
 
 def markdown(docstring: str) -> str:

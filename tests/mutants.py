@@ -25,11 +25,11 @@ from tolerances import HANGS
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
-    "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
+    "", "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
     "tasks/forecasting",
 ]  # fmt: skip
 LAWS = [
-    "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
+    "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
     "targets", "sequences", "evaluation", "linear",
@@ -37,6 +37,10 @@ LAWS = [
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
     "variants": ["cells"],
+    "cells/diagonal": ["cells", "diagonal"],
+    "matrix": ["cells", "scan"],
+    "recurrence/diagonal": ["scan", "diagonal"],
+    "backends/diagonal": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
@@ -163,13 +167,121 @@ variants: Jordan: hidden units never fed back
 - a = a + linear(cast(JordanState, state).s, w["weight_hh"])
 + pass
 
-variants: minimal LSTM: gates not divided by their sum
-- MinLSTMGates(f / (f + i), i / (f + i), n)
-+ MinLSTMGates(f, i, n)
+cells/diagonal: minimal LSTM: gates not divided by their sum
+- MinLSTMGates(forget / (forget + i), i / (forget + i), n)
++ MinLSTMGates(forget, i, n)
 
-variants: minimal GRU: keeps what it lets in
-- return (-z).sigmoid(), z.sigmoid() * n
-+ return z.sigmoid(), z.sigmoid() * n
+cells/diagonal: minimal GRU: keeps what it lets in
+- return Steps(f.sigmoid(-z), gates.z * n, gates)
++ return Steps(gates.z, gates.z * n, gates)
+
+cells/diagonal: the oldest step of a window stays
+- self.read(w, c, steps), c, [*past, x_t][1:])
++ self.read(w, c, steps), c, [*past, x_t][:-1])
+
+cells/diagonal: a complex product without the product of the imaginary parts
+- torch.cat([p * r - q * s, p * s + q * r], dim=-1)
++ torch.cat([p * r, p * s + q * r], dim=-1)
+
+cells/diagonal: QRNN: the candidate is not let in by 1 - f
+- f.sigmoid(-forget) * gates.n, gates)
++ gates.n, gates)
+
+cells/diagonal: SRU: the highway passes the candidate
+- gates, (s,))
++ gates, (n,))
+
+cells/diagonal: RG-LRU: the input keeps its size whatever a is
+- return Steps(a, square.clamp_min(1e-12).sqrt() * (gates.i * n), gates)
++ return Steps(a, gates.i * n, gates)
+
+cells/diagonal: RG-LRU: the decay starts as its eighth power
+- .pow_(1 / 8).logit_()
++ .logit_()
+
+cells/diagonal: LRU: the start is uniform in the radius, not over the ring
+- .uniform_(self.r_min**2, self.r_max**2)
++ .uniform_(self.r_min, self.r_max).square_()
+
+cells/diagonal: LRU: the input has any variance
+- w["gamma"].copy_(0.5 * (1 - square).log())
++ w["gamma"].copy_((1 - square).log())
+
+cells/diagonal: selective: D skips the gate
+- + w["D"] * v
++ + v
+
+cells/diagonal: selective: steps start at one size
+- .uniform_(math.log(0.001), math.log(0.1)).exp_()
++ .uniform_(math.log(0.01), math.log(0.011)).exp_()
+
+matrix: mLSTM: a step reads what comes after it
+- .triu(1)
++ .triu(2)
+
+matrix: mLSTM: the state of a chunk is lost
+- found = scores @ v + before[..., None] * (q @ c.transpose(-1, -2))
++ found = scores @ v
+
+matrix: mLSTM: keys and values change places
+- c = before[..., -1, None, None] * c + (last * v).transpose(-1, -2) @ k
++ c = before[..., -1, None, None] * c + (last * k).transpose(-1, -2) @ v
+
+matrix: mLSTM: padding is remembered
+- i, f = i.masked_fill(~now, -math.inf), f.masked_fill(~now, 0.0)
++ pass
+
+recurrence/diagonal: a shared factor has the gradient of the first step
+- else da.sum((0, 1))), d, dh0
++ else da[0].sum(0)), d, dh0
+
+recurrence/diagonal: a reset lets the gradient of the second order through
+- before = before.masked_fill(resets[..., None], 0.0)
++ pass
+
+recurrence/diagonal: the state of a short row is that of the padding
+- h[(lengths - 1).clamp_min(0), rows], state.h)
++ h[-1], state.h)
+
+recurrence/diagonal: the past of a short row is that of the padding
+- else whole[k + ends, rows] for k
++ else whole[k + T] for k
+
+recurrence/diagonal: states of the trace hold the window before
+- each = [whole[k : k + T] for k in range(1, len(past) + 1)]
++ each = [whole[k : k + T] for k in range(len(past))]
+
+recurrence/diagonal: the numbers of a row that has ended change
+- a = torch.where(running, a, _one(a, is_complex))
++ a = torch.where(running, a, 0.0)
+
+backends/diagonal: gates of the backward direction stay reversed
+- found = Trace(gates, cell.state_type(*map(back, found.states)))
++ pass
+
+backends/diagonal: lengths are ignored in backward
+- ctx.options = options
++ ctx.options = options._replace(lengths=None)
+
+backends/diagonal: the gradient of a shared factor is the first row's
+- else da.sum(0)), db, dh0
++ else da[0]), db, dh0
+
+backends/diagonal: a product's gradient by the wrong matrix
+- dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight.t(), None)
++ dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight, None)
+
+backends/diagonal: the bias has the gradient of one row
+- return dx, dw, dy.sum(0) if needs_bias else None
++ return dx, dw, dy[0] if needs_bias else None
+
+backends/diagonal: the slope of softplus is that of a sigmoid
+- return torch.sigmoid(x)
++ return y * (1 - y)
+
+backends/diagonal: h of the last step does not take part in the gradient
+- found = _gradients_operator(a, h0, h, dh, dh_n, *ctx.options)
++ found = _gradients_operator(a, h0, h, dh, None, *ctx.options)
 
 variants: zoneout: keeps the new
 - mixed.append(m * s + (1 - m) * n)
@@ -179,15 +291,15 @@ cells/base: chrono: gates that let in begin open
 - .copy_(sign * times)
 + .copy_(times)
 
-scan: a linear recurrence's gradient takes this step's factor
-- later = torch.cat([a[1:], torch.zeros_like(a[:1])])
-+ later = torch.cat([torch.zeros_like(a[:1]), a[1:]])
+recurrence/diagonal: a linear recurrence's gradient takes this step's factor
+- later = torch.cat([conjugate(a[1:], ctx.is_complex), torch.zeros_like(a[:1])])
++ later = torch.cat([torch.zeros_like(a[:1]), conjugate(a[1:], ctx.is_complex)])
 
-scan: a linear recurrence forgets the state before
+recurrence/diagonal: a linear recurrence forgets the state before
 - before = torch.cat([h0[None], y[:-1]])
 + before = y
 
-scan: the parallel scan stops a round too early
+recurrence/diagonal: the parallel scan stops a round too early
 - while reach < len(a):
 + while 2 * reach < len(a):
 
@@ -223,7 +335,7 @@ scan: reversed rows off by one
 - lengths - 1 - t, t)
 + (lengths - t).clamp(max=len(x) - 1), t)
 
-scan: mask off by one
+recurrence/diagonal: mask off by one
 - [:, None] < lengths)[
 + [:, None] <= lengths)[
 
@@ -244,8 +356,8 @@ torch: h and c swapped on the fused path
 + (state.c, state.h), flat
 
 scan: both directions forward in the reference
-- scan(cell, w, x, before, lengths, reverse=i == 1)
-+ scan(cell, w, x, before, lengths)
+- scan(cell, w, x, state, lengths, reverse=reverse)
++ scan(cell, w, x, state, lengths)
 
 scan: directions change places in the reference
 - else torch.cat(outputs, dim=-1), joined
@@ -268,8 +380,8 @@ torch: derived cells taken for their parent
 + return isinstance(cell, LSTMCell)
 
 compiled: derived cells sent to the core
-- if type(cell.standard_cell()) not in STANDARD:
-+ if not isinstance(cell, STANDARD):
+- if type(cell.standard_cell()) not in STANDARD and not
++ if not isinstance(cell, STANDARD) and not
 
 compiled: every RNN of the core is one of tanh
 - 0, list(ACTIVATIONS).index(cell.activation)
@@ -304,7 +416,7 @@ compiled: gradients of gradients are constants
 + if is_transformed() or
 
 compiled: batched gradients reach the core
-- or any(map(_is_batched, gradients)):
+- or any(map(is_batched, gradients)):
 + or False:
 
 compiled: gradients of h0 and c0 swapped
