@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 _MODULES = ("cells", "insight", "networks")
 _HOME = {task.estimator: task.module for task in TASKS} | {
     "diagnose": "ostinato.insight.diagnosis",
+    "export": "ostinato.deploy.export",
     "use_backend": "ostinato.recurrence.backends",
     "GRU": "ostinato.recurrence.dropin",
     "LSTM": "ostinato.recurrence.dropin",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ostinato import cells as cells
     from ostinato import insight as insight
     from ostinato import networks as networks
+    from ostinato.deploy.export import export as export
     from ostinato.insight.diagnosis import diagnose as diagnose
     from ostinato.recurrence.backends import use_backend as use_backend
     from ostinato.recurrence.dropin import GRU as GRU

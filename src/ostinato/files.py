@@ -30,6 +30,9 @@ RUN_FILE = "run.json"
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
+EXPORTS = (".onnx",)
+"""Suffixes of exported models."""
+
 
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
+from ostinato.cli import exchange, inspection, prediction, training, writing  # noqa: F401 add commands
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
