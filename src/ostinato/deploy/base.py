@@ -9,6 +9,9 @@ from typing import Any, Literal, NamedTuple
 Precision = Literal["float32", "float16", "int8"]
 """Type of the numbers of an exported model; with int8, of its weights."""
 
+ImportTask = Literal["classify", "regress", "tag"]
+"""Tasks that an imported network may have."""
+
 
 class Exported(NamedTuple):
     """What was exported.

@@ -373,8 +373,8 @@ PARAMETERS = {
     ),
     "quantiles": (
         "location + scale q, of q = p[0] at level 0.5; below it, at 0.4, 0.3, 0.2, 0.1, 0.05, "
-        "0.02, each less by (log(1 + e^p[k]) + 1e-4) / 4 of k = 1 to 6; above it, at 0.6, 0.7, 0.8, 0.9, "
-        "0.95, 0.98, each more by that of k = 7 to 12"
+        "0.02, each less by (log(1 + e^p[k]) + 1e-4) / 4 of k = 1 to 6; above it, at 0.6, "
+        "0.7, 0.8, 0.9, 0.95, 0.98, each more by that of k = 7 to 12"
     ),
 }
 """What the outputs of a distribution stand for."""
