@@ -43,7 +43,8 @@ def convert(module: nn.Module) -> nn.Module:
             return None
         if type(layer) not in OURS:
             raise _refusal("convert", layer, "is of a class derived from torch.nn's")
-        more = {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
+        more: dict[str, Any] = {}
+        more |= {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
         more |= {"proj_size": layer.proj_size} if isinstance(layer, nn.LSTM) else {}
         return OURS[type(layer)](**_arguments(layer), **more)
 
@@ -68,7 +69,8 @@ def to_torch(module: nn.Module) -> nn.Module:
             what = f"has {', '.join(names)}" if names else "has another cell or uneven sizes"
             raise _refusal("to_torch", layer, f"{what}, which torch.nn's have not")
         kind = next(theirs for theirs, ours in OURS.items() if type(layer) is ours)
-        more = {"nonlinearity": layer.nonlinearity} if isinstance(layer, RNN) else {}
+        more: dict[str, Any] = {}
+        more |= {"nonlinearity": layer.nonlinearity} if isinstance(layer, RNN) else {}
         more |= {"proj_size": layer.proj_size} if isinstance(layer, LSTM) else {}
         return kind(**_arguments(layer), **more)
 

@@ -39,19 +39,17 @@ def forecast_pieces(
     b, sizes = piece.graph, first.sizes
     origin = origin_of(first)  # the place in z of the value at the first step that is read
     steps = first.reach - first.history if direct else "T"
-    shape = first.reach if direct else f"{origin} + T - 1"
+    count: int | str = first.reach if direct else f"{origin} + T - 1"
     about = "latest values, as measured; where there is none, location"
-    history = Port("values", ("B", shape), about, "history", 0 if direct else origin, 3.0, 2.0)
+    history = Port("values", ("B", count), about, "history", 0 if direct else origin, 3.0, 2.0)
     values = piece.take(history)
     about = "value in the middle of the window, and the unit that it is measured in"
     location = piece.take(Port("location", ("B",), about, mean=3.0))
     scale = piece.take(Port("scale", ("B",), about, "positive"))
     flags = 2 + len(first.seasons)
-    count = flags + sizes.future_covariates
-    count += sizes.past_covariates + 1 if sizes.past_covariates else 0
-    features = piece.take(
-        Port("features", ("B", steps, count), "flags and covariates of each step")
-    )
+    I = flags + sizes.future_covariates
+    I += sizes.past_covariates + 1 if sizes.past_covariates else 0
+    features = piece.take(Port("features", ("B", steps, I), "flags and covariates of each step"))
     started = piece.take(Port("started", ("B", steps), "1; 0 before the series begins", "flags"))
     categories = [
         piece.take(Port(f"category_{k}", ("B",), "static covariate, 0 if unknown", "ids", n))

@@ -141,7 +141,7 @@ def stack_of(cells: Sequence[Cell], bidirectional: bool) -> Recurrent:
     sizes: int | list[int] = H[0] if len({*H}) == 1 else H
     n = len(cells) if len({*H}) == 1 else 1
     more: dict[str, Any] = {"batch_first": True, "bidirectional": bidirectional, "num_layers": n}
-    if len({(type(c), c.bias, getattr(c, "reset_after", None)) for c in cells}) > 1:
+    if len({(type(c), c.bias, isinstance(c, GRUCell) and c.reset_after) for c in cells}) > 1:
         return Recurrent(cells, batch_first=True, bidirectional=bidirectional)
     given = (first.input_size, sizes)
     if type(first) is RNNCell:
@@ -155,9 +155,11 @@ def stack_of(cells: Sequence[Cell], bidirectional: bool) -> Recurrent:
     return Recurrent(cells, batch_first=True, bidirectional=bidirectional)
 
 
-CELL_NAMES = {
-    LSTMCell: "lstm", PeepholeLSTMCell: "lstm-peephole", CoupledLSTMCell: "lstm-coupled",
-}  # fmt: skip
+CELL_NAMES: Mapping[type[Cell], str] = {
+    LSTMCell: "lstm",
+    PeepholeLSTMCell: "lstm-peephole",
+    CoupledLSTMCell: "lstm-coupled",
+}
 
 
 def as_estimator(
@@ -189,10 +191,10 @@ def as_estimator(
         obstacles.append("there is not one linear layer after the recurrent ones")
     name = _cell_name(cells[0]) if cells else ""
     stacks = {(layer.bidirectional, layer.batch_first) for layer in found.layers}
-    alike = {(type(c), c.hidden_size, _cell_name(c), c.bias) for c in cells}
+    alike = {(type(c), c.hidden_size, _cell_name(c)) for c in cells}
     if len(alike) > 1 or len(stacks) > 1:
         obstacles.append("the recurrent layers differ from each other")
-    if cells and (not name or getattr(cells[0], "proj_size", 0) or not cells[0].bias):
+    if cells and (not name or getattr(cells[0], "proj_size", 0)):
         obstacles.append(f"no task has layers of {cells[0]}")
     if found.by_step is not None and found.by_step != (task == "tag"):
         obstacles.append(f"{task} does not fit outputs {'of each step' * found.by_step}")
@@ -229,7 +231,9 @@ def as_estimator(
     model.inputs_, model.targets_, model.resolved_ = inputs, targets, {}
     model.training_ = {"imported": True, "steps": 0, "best_step": 0}
     network = model._build(inputs, targets)
-    weights = {}
+    # A layer without biases has some of zeros.
+    stored = network.state_dict().items()
+    weights = {n: torch.zeros_like(w) for n, w in stored if n.startswith("recurrent.bias")}
     k = 0
     for layer in found.layers:
         D = 2 if layer.bidirectional else 1
@@ -243,7 +247,8 @@ def as_estimator(
     weights |= {"encode.mean": torch.zeros(I), "encode.scale": torch.ones(I)}
     network.load_state_dict(weights)
     model.network_ = network.eval()
-    return model
+    found_model: SequenceClassifier | SequenceRegressor | SequenceTagger = model
+    return found_model
 
 
 def _cell_name(cell: Cell) -> str:
@@ -252,4 +257,4 @@ def _cell_name(cell: Cell) -> str:
         return {"tanh": "rnn", "relu": "rnn-relu"}.get(cell.activation, "")
     if type(cell) is GRUCell:
         return "gru" if cell.reset_after else "gru-reset-before"
-    return CELL_NAMES.get(type(cell), "")  # type: ignore[call-overload]
+    return CELL_NAMES.get(type(cell), "")

@@ -227,7 +227,7 @@ def _network(config: Any, stored: _Zipped | _Legacy, path: Path) -> Imported:
             if options.get("mask_zero"):
                 raise refuse(f"{what} has mask_zero=True, which is not read; give lengths instead")
             (table,) = stored.weights(k, kind, name, "")
-            parts.append(Embedding.from_pretrained(torch.from_numpy(table), freeze=False))
+            parts.append(Embedding(*table.shape, _weight=torch.from_numpy(table)))
             found.obstacles.append("there is an Embedding, whose words the file does not tell")
         elif wrapped == "Dense":
             dense.append(_dense(stored.weights(k, kind, name, inner), options, what, refuse))
@@ -292,7 +292,7 @@ def _dense(weights: Sequence[Array], options: Mapping[str, Any], what: str, refu
     bias = weights[1] if len(weights) > 1 else np.zeros(kernel.shape[-1:])
     if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or len(weights) > 2:
         raise refuse(f"{what} has weights {[w.shape for w in weights]}; expected (I, K) and (K,)")
-    layer = Dense(*kernel.shape, _activation(options, what, refuse))
+    layer = Dense(kernel.shape[0], kernel.shape[1], _activation(options, what, refuse))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel.T)))
         layer.bias.copy_(torch.from_numpy(bias.astype(np.float32)))

@@ -303,8 +303,8 @@ def _clip(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]) 
 
 
 def _slice(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]) -> str:
-    axis, begin, end = (*args[1:4], *(0, 0, None)[len(args) - 1 :])
-    return g.slice(value(0), axis, begin or 0, 2**62 if end is None else end)
+    axis, begin, end = [*args[1:4], *[None] * 3][:3]
+    return g.slice(value(0), axis or 0, begin or 0, 2**62 if end is None else end)
 
 
 def _layer_norm(
