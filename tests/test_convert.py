@@ -208,7 +208,6 @@ def test_an_option_that_no_layer_has_is_refused_by_name(tmp_path, option, value)
 # ONNX
 
 CASES = node_cases()
-REFUSED = {"lstm_with_peepholes and clip"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])

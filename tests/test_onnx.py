@@ -29,7 +29,7 @@ from ostinato import (  # noqa: E402
 )
 from ostinato.data.features import Spectrogram  # noqa: E402
 from ostinato.data.vocabulary import Vocabulary  # noqa: E402
-from ostinato.deploy import layers as writer  # noqa: E402
+from ostinato.deploy import nodes as writer  # noqa: E402
 from ostinato.deploy.features import spectrogram_piece  # noqa: E402
 from ostinato.deploy.graph import quantize  # noqa: E402
 from ostinato.deploy.verify import session  # noqa: E402

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ostinato.data.features import Spectrogram, mel_bands
 from ostinato.deploy.graph import Graph
-from ostinato.deploy.networks import Feeds, Piece, Port
+from ostinato.deploy.pieces import Feeds, Piece, Port
 
 
 def spectrogram_piece(onnx: Any, how: Spectrogram) -> Piece:

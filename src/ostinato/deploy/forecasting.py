@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.deploy.graph import Graph
-from ostinato.deploy.networks import (
+from ostinato.deploy.pieces import (
     Feeds,
     Head,
     Piece,

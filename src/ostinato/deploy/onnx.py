@@ -23,7 +23,7 @@ from ostinato.deploy import forecasting  # noqa: F401 adds the form of forecaste
 from ostinato.deploy.base import Exported, Precision
 from ostinato.deploy.features import spectrogram_piece
 from ostinato.deploy.graph import OPSET, Graph, quantize
-from ostinato.deploy.networks import (
+from ostinato.deploy.pieces import (
     LOG_P,
     SCORES,
     Feeds,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ostinato.deploy.graph import Array
 from ostinato.deploy.imported import Imported, loaded, stack_of
-from ostinato.deploy.layers import ACTIVATIONS, GRU_ORDER, LSTM_ORDER
+from ostinato.deploy.nodes import ACTIVATIONS, GRU_ORDER, LSTM_ORDER
 from ostinato.deploy.weights import damage
 from ostinato.errors import DataError, OstinatoError, require
 from ostinato.recurrence.cells import (

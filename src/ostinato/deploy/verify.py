@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ostinato.deploy.graph import Array
-from ostinato.deploy.networks import Piece
+from ostinato.deploy.pieces import Piece
 from ostinato.errors import OstinatoError
 
 TOLERANCE = 1e-5

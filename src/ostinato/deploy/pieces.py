@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.deploy.graph import Array, Graph, Shape
-from ostinato.deploy.layers import States, layers
+from ostinato.deploy.nodes import States, layers
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.attention import Attention
