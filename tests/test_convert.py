@@ -126,6 +126,9 @@ def test_what_is_no_network_of_a_task_says_why(tmp_path):
     torch.save(nn.Embedding(3, 2).state_dict(), tmp_path / "b.pt")
     with pytest.raises(DataError, match="no weights of recurrent layers"):
         read_layers(tmp_path / "b.pt")
+    torch.save(both, tmp_path / "whole.pt")
+    with pytest.raises(DataError, match=r"holds a torch.nn.modules.*store the state_dict alone"):
+        read_layers(tmp_path / "whole.pt")
     with pytest.raises(DataError, match="no such file"):
         read_layers(tmp_path / "none.pt")
     with pytest.raises(DataError, match=r"expected a name that ends in \.keras"):

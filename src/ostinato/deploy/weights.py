@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 import zipfile
@@ -33,11 +34,25 @@ def read_torch(path: Path) -> Imported:
             raise DataError("its parts are packed, as torch.save packs none.", path=path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors of kinds that are refused below
-            document = torch.load(path, map_location="cpu", weights_only=True)
+            document = _unpickled(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(document, dict) and isinstance(document.get(key), dict):
             document = document[key]
     return from_weights(document, path)
+
+
+def _unpickled(path: Path) -> Any:
+    """Return what a file of PyTorch holds, as far as that is tensors, numbers and texts."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise DataError(
+                f"holds a {found[1]:.80}, which is not read; store the state_dict alone: "
+                "torch.save(model.state_dict(), path).",
+                path=path,
+            ) from error
+        raise
 
 
 def read_safetensors(path: Path) -> Imported:
