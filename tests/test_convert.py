@@ -12,11 +12,15 @@ from ostinato import as_estimator, convert, read_layers, to_torch
 from ostinato.cells import CoupledLSTMCell, LSTMCell
 from ostinato.errors import DataError, OstinatoError
 
-pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
+onnx = pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 pytest.importorskip("h5py", reason="ostinato[keras] is not installed")
 
 from exchange import hostile, node_cases, run_node
 from keras_files import expected, write_h5, write_keras
+
+from ostinato import networks
+from ostinato.deploy.graph import Graph
+from ostinato.deploy.pieces import pieces
 
 LAYERS = {
     "lstm": lambda: nn.LSTM(3, 4, 2, bidirectional=True),
@@ -269,6 +273,28 @@ def test_attributes_that_no_cell_has_are_refused_by_name(tmp_path, more, why):
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match=why):
         read_layers(tmp_path / "a.onnx")
+
+
+def test_a_graph_of_more_than_a_task_has_is_no_run(tmp_path):
+    recurrent, head = ostinato.GRU(3, 4, batch_first=True), networks.Output(4, 2)
+    for encode, why in (
+        (networks.Standardize(torch.ones(3), torch.ones(3)), "there is a node Sub"),
+        (nn.Embedding(5, 3), "there is an embedding"),
+        (nn.Identity(), ""),
+    ):
+        network = networks.ManyToMany(encode, recurrent, head).eval()
+        (piece,) = pieces(network, lambda: Graph(onnx, "float32"), lengths=False)
+        (tmp_path / "a.onnx").write_bytes(piece.graph.model("a", {}).SerializeToString())
+        found = read_layers(tmp_path / "a.onnx")
+        if why:
+            with pytest.raises(OstinatoError, match=why):
+                as_estimator(found, "tag")
+            continue
+        x = torch.randn(1, 6, 3)
+        p = as_estimator(found, "tag", ["a", "b"]).predict_proba([x[0].numpy()])[0]
+        with torch.no_grad():
+            wanted = network(x)[0][0].softmax(-1)
+        np.testing.assert_allclose(p, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])

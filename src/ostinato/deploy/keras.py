@@ -239,14 +239,16 @@ def _network(config: Any, stored: _Zipped | _Legacy, path: Path) -> Imported:
     if not found.layers:
         raise refuse("has no recurrent layer")
     found.by_step = steps
-    if len(dense) == 1 and isinstance(parts[-1], Dense | Activation):
-        found.output, found.activation = dense[0], dense[0].activation
-        if isinstance(parts[-1], Activation):
-            found.activation = parts[-1].name if found.activation == "linear" else "?"
-        if found.activation not in ("linear", "softmax", "sigmoid"):
-            found.obstacles.append(f"its output has activation={found.activation!r}")
-    elif dense:
-        found.obstacles.append(f"there are {len(dense)} Dense layers")
+    head = parts[len(found.layers) :]  # where the recurrent layers come first
+    if [type(part) for part in head] in ([Dense], [Dense, Activation]):
+        names = [*{part.activation for part in head if isinstance(part, Dense)}]
+        names += [part.name for part in head if isinstance(part, Activation)]
+        shown = [name for name in names if name != "linear"] or ["linear"]
+        found.output, found.activation = dense[0], shown[0]
+        if len(shown) > 1 or shown[0] not in ("linear", "softmax", "sigmoid"):
+            found.obstacles.append(f"its output has activation={', '.join(shown)}")
+    else:
+        found.obstacles.append("there is more than recurrent layers and one Dense after them")
     found.module = nn.Sequential(*parts).eval()
     return found
 

@@ -27,6 +27,12 @@ from ostinato.recurrence.layers import Lengths, Recurrent
 from ostinato.recurrence.scan import reverse_rows
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+PASSIVE = {
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "GRU", "Gather",
+    "Gemm", "Identity", "LSTM", "LogSoftmax", "MatMul", "RNN", "Reshape", "Shape", "Sigmoid",
+    "Slice", "Softmax", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+"""Nodes that change no number, or are known."""
 LARGEST_FILE = (1 << 31) - 1
 """Bytes of an ONNX file, at most."""
 
@@ -267,6 +273,7 @@ def _cell(
 def _find_output(onnx: Any, graph: Any, values: _Constants, found: Imported) -> None:
     """Find the linear layer of a graph, if it has just one."""
     linear: list[tuple[Array, Array | None]] = []
+    sums = {node.output[0] for node in graph.node if node.op_type == "Add"}
     for node in graph.node:
         if node.op_type == "Gemm" or node.op_type == "MatMul":
             weight = values(node.input[1]) if len(node.input) > 1 else None
@@ -279,11 +286,16 @@ def _find_output(onnx: Any, graph: Any, values: _Constants, found: Imported) -> 
                 if after.op_type == "Add" and node.output[0] in after.input:
                     other = [name for name in after.input if name != node.output[0]]
                     bias = values(other[0]) if other else None
+                    sums.discard(after.output[0])
             linear.append((weight, bias))
         elif node.op_type in ("Softmax", "LogSoftmax", "Sigmoid"):
             found.activation = "sigmoid" if node.op_type == "Sigmoid" else "softmax"
-        elif node.op_type in ("Conv", "Scan", "Loop", "If", "Gather", "LayerNormalization"):
-            found.obstacles.append(f"there is a {node.op_type} node")
+        elif node.op_type not in PASSIVE and values(node.output[0]) is None:
+            found.obstacles.append(f"there is a node {node.op_type}")
+        elif node.op_type == "Gather" and node.input and values(node.input[0]) is not None:
+            found.obstacles.append("there is an embedding")
+    if sums:
+        found.obstacles.append("there are sums beside that of a bias")
     size = found.layers[-1].output_size
     if len(linear) == 1 and linear[0][0].shape[1] == size:
         weight, bias = linear[0]
