@@ -12,9 +12,10 @@ from ostinato import as_estimator, convert, read_layers, to_torch
 from ostinato.cells import CoupledLSTMCell, LSTMCell
 from ostinato.errors import DataError, OstinatoError
 
-onnx = pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
+pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 pytest.importorskip("h5py", reason="ostinato[keras] is not installed")
 
+import onnx
 from exchange import hostile, node_cases, run_node
 from keras_files import expected, write_h5, write_keras
 
