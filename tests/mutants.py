@@ -26,13 +26,13 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
     "", "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
-    "tasks/forecasting",
+    "tasks/forecasting", "deploy",
 ]  # fmt: skip
 LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation", "linear",
+    "targets", "sequences", "evaluation", "linear", "convert",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -53,6 +53,9 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "attention": ["attention", "seq2seq"],
     "loop": ["evaluation"],
     "network": ["forecast_network"],
+    "keras": ["convert"],
+    "onnx_layers": ["convert"],
+    "weights": ["convert"],
 }
 AT_ONCE = 2
 
@@ -998,6 +1001,38 @@ forecast: half a resolution is a rise
 forecast: a tie is a rise
 - share = (self.samples[:, :, 0] > last[:, None]).mean(1)
 + share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
+
+keras: gates of a GRU in Keras's order
+- order = (1, 0, 2) if kind == "GRU" else range(gates)
++ order = range(gates)
+
+keras: both biases of a GRU swapped
+- found |= {"bias_ih": turned(bias[0]), "bias_hh": turned(bias[1])}
++ found |= {"bias_ih": turned(bias[1]), "bias_hh": turned(bias[0])}
+
+keras: a bias counted twice
+- bias = weights[2] if after else np.stack([weights[2], np.zeros_like(weights[2])])
++ bias = weights[2] if after else np.stack([weights[2], weights[2]])
+
+onnx_layers: gates in ONNX's order
+- places = [order.index(i) for i in range(G)]
++ places = list(range(G))
+
+onnx_layers: coupled gates not negative
+- return np.concatenate([-ours[0], *ours[2:]] if coupled else ours)
++ return np.concatenate([ours[0], *ours[2:]] if coupled else ours)
+
+onnx_layers: peepholes in ONNX's order
+- own["weight_peephole"] = np.concatenate([i, f, o])
++ own["weight_peephole"] = np.concatenate([i, o, f])
+
+onnx_layers: weights in other files are taken for none
+- if tensor.data_location == 1 or tensor.external_data:
++ if False:
+
+weights: packed parts are read
+- if packed or sum(each.file_size for each in members) > path.stat().st_size:
++ if False:
 """
 
 

@@ -37,6 +37,9 @@ MIDI = (".mid", ".midi")
 _PATIENCE = 2.0
 """Seconds to wait for readers of a file to be replaced."""
 
+EXPORTS = (".onnx",)
+"""Suffixes of exported models."""
+
 
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.

@@ -12,7 +12,15 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import demo, examples, inspection, prediction, training, writing  # noqa: F401 add commands
+from ostinato.cli import (  # noqa: F401 add commands
+    demo,
+    examples,
+    exchange,
+    inspection,
+    prediction,
+    training,
+    writing,
+)
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
