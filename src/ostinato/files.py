@@ -30,7 +30,7 @@ RUN_FILE = "run.json"
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
-EXPORTS = (".onnx",)
+EXPORTS = (".onnx", ".c")
 """Suffixes of exported models."""
 
 

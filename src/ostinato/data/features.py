@@ -246,7 +246,7 @@ class Spectrogram:
             return_complex=True,
         )  # fmt: skip
         energy = spectrum.abs().square()  # (fft / 2 + 1, T)
-        return (_mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
+        return (mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
 
 
 class SpectrogramStream:
@@ -294,7 +294,7 @@ def _window(size: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
+def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
     highest = 2595 * np.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
