@@ -7,6 +7,7 @@ reference is the network itself.
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ from ostinato.tasks.generation import TextGenerator
 from ostinato.tasks.music import MusicModel
 from ostinato.tasks.regression import SequenceRegressor
 from ostinato.tasks.tagging import SequenceTagger
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 Kind = Literal["vector", "token", "sound", "forecast"]
 
@@ -170,7 +173,7 @@ def write_c(
 def program_of(model: Any) -> Program:
     """Return the parts of a model; an `OstinatoError` if one of them has no form in C."""
     if isinstance(model, Recurrent | ManyToMany | ManyToOne):
-        return _network_program(model)
+        return _network_program(_plain(model))
     if isinstance(model, SequenceClassifier | SequenceRegressor | SequenceTagger):
         return _corpus_program(model)
     if isinstance(model, TextGenerator):
@@ -183,6 +186,11 @@ def program_of(model: Any) -> Program:
         f"export: a {type(model).__name__} has no form in C; a SequenceClassifier, "
         "SequenceRegressor, SequenceTagger, TextGenerator, MusicModel or Forecaster has."
     )
+
+
+def _plain(network: NetworkT) -> NetworkT:
+    """Return a copy in float32 on the CPU, in eval mode."""
+    return copy.deepcopy(network).cpu().float().eval()
 
 
 class _Beside:
@@ -299,11 +307,7 @@ def _network_program(network: Recurrent | ManyToMany | ManyToOne) -> Program:
             return _scores(network, x)
 
     def reference(x: NDArray[Any]) -> NDArray[Any]:
-        was = network.training
-        network.eval()
-        found = _numpy(run(torch.from_numpy(x)))
-        network.train(was)
-        return found
+        return _numpy(run(torch.from_numpy(x)))
 
     if token:
         return Program(
@@ -319,7 +323,7 @@ def _corpus_program(
     model: SequenceClassifier | SequenceRegressor | SequenceTagger,
 ) -> Program:
     """Return the program of a task on sequences with labels."""
-    network, inputs, name = model.network_, model.inputs_, type(model).__name__
+    network, inputs, name = _plain(model.network_), model.inputs_, type(model).__name__
     if isinstance(network, OneToOne):
         raise OstinatoError(
             f"export: this {name} has no recurrent layers (recurrent=False, or an image as one "
@@ -409,7 +413,7 @@ def _corpus_program(
 
 def _text_program(model: TextGenerator) -> Program:
     """Return the program of a language model: the probabilities of the next token."""
-    network, vocabulary = model.network_, model.vocabulary_
+    network, vocabulary = _plain(model.network_), model.vocabulary_
     V = len(vocabulary)
     parts = [*_network_parts(network), Activation(V, "category")]
 
@@ -425,7 +429,7 @@ def _text_program(model: TextGenerator) -> Program:
 
 def _music_program(model: MusicModel) -> Program:
     """Return the program of a music model: the probabilities of the keys of the next step."""
-    network = model.network_
+    network = _plain(model.network_)
     parts = _network_parts(network)
     keys = parts[-1].size
 
@@ -801,7 +805,7 @@ def check(written: Written, source: str, header: str) -> str:
         (at / header).write_text(written.header)
         build = [compiler, "-std=c99", "-O1", f"-D{written.prefix.upper()}_TEST"]
         made = subprocess.run(
-            [*build, source, "-o", "test", "-lm"], cwd=at, capture_output=True, text=True
+            [*build, f"./{source}", "-o", "test", "-lm"], cwd=at, capture_output=True, text=True
         )
         if made.returncode:
             raise OstinatoError(f"export: {compiler} does not compile the file: {made.stderr:.300}")

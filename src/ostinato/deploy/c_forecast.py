@@ -6,6 +6,7 @@ one; where a value is missing (NaN), each network reads its own prediction of it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ class Forecasting:
     """
 
     def __init__(self, model: Forecaster) -> None:
-        network, sizes = model.network_, next(iter(model.network_)).sizes
+        network = copy.deepcopy(model.network_).cpu().float().eval()
+        sizes = next(iter(network)).sizes
         if network.direct:
             raise OstinatoError(
                 "export: method='direct' has no form in C; train the forecaster with "
@@ -123,7 +125,7 @@ class Forecasting:
                     values.nan_to_num(), seen, torch.ones_like(seen), torch.from_numpy(known),
                     torch.zeros(1, t + 1, 0), none.long(), none, one, 0 * one,
                 )  # fmt: skip
-                p = network.eval()(window)[0][0, 0].numpy()
+                p = network(window)[0][0, 0].numpy()
                 found.append(_outputs(network.distribution, p))
             rows.append(np.concatenate(found))
         return np.stack(rows)

@@ -54,7 +54,7 @@ HELPERS: dict[str, Helper] = {
     "exact_fma": Helper(
         _FUSED
         + """\
-static float @fma(float a, float b, float c)
+static inline float @fma(float a, float b, float c)
 {
     union { double number; uint64_t bits; } odd;
     const double product = (double)a * (double)b, sum = product + (double)c, rest = sum - product;
@@ -71,13 +71,13 @@ static float @fma(float a, float b, float c)
 """
     ),
     "bits": Helper("""\
-static uint32_t @bits(float x)
+static inline uint32_t @bits(float x)
 {
     union { float number; uint32_t bits; } both;
     both.number = x;
     return both.bits;
 }
-static float @number(uint32_t x)
+static inline float @number(uint32_t x)
 {
     union { float number; uint32_t bits; } both;
     both.bits = x;
@@ -87,7 +87,7 @@ static float @number(uint32_t x)
     "exp": Helper(
         """\
 /* e^x + c, of x between -87 and 88; NaN stays. */
-static float @exp(float x, float c)
+static inline float @exp(float x, float c)
 {
     float shifted, n, r, p;
     x = x < -87.0f ? -87.0f : x;
@@ -108,11 +108,11 @@ static float @exp(float x, float c)
         ("fma", "bits"),
     ),
     "sigmoid": Helper(
-        "static float @sigmoid(float x)\n{\n    return 1.0f / @exp(-x, 1.0f);\n}\n", ("exp",)
+        "static inline float @sigmoid(float x)\n{\n    return 1.0f / @exp(-x, 1.0f);\n}\n", ("exp",)
     ),
     "tanh": Helper(
         """\
-static float @tanh(float x)
+static inline float @tanh(float x)
 {
     float s, p, q, y;
     x = x < -7.99881172180175781f ? -7.99881172180175781f : x;
@@ -134,10 +134,10 @@ static float @tanh(float x)
 """,
         ("fma",),
     ),
-    "relu": Helper("static float @relu(float x)\n{\n    return x < 0.0f ? 0.0f : x;\n}\n"),
+    "relu": Helper("static inline float @relu(float x)\n{\n    return x < 0.0f ? 0.0f : x;\n}\n"),
     "softplus": Helper(
         """\
-static float @softplus(float x)
+static inline float @softplus(float x)
 {
     return (x > 0.0f ? x : 0.0f) + log1pf(@exp(x > 0.0f ? -x : x, 0.0f));
 }
