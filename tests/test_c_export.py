@@ -260,12 +260,16 @@ def test_a_recording_is_heard_sample_by_sample(tmp_path):
 
 
 @needs_gcc
-@pytest.mark.parametrize("output", ["student", "negative-binomial"])
-def test_a_forecaster_in_c_predicts_the_next_value_in_the_units_of_the_data(tmp_path, output):
+@pytest.mark.parametrize(
+    ("output", "method", "center"),
+    [("student", "autoregressive", 0), ("negative-binomial", "autoregressive", 0),
+     ("quantiles", "direct", 6)],
+)  # fmt: skip
+def test_a_forecaster_in_c_predicts_in_the_units_of_the_data(tmp_path, output, method, center):
     t = np.arange(100)
     y = np.round(50 + 0.1 * t + 9 * np.sin(2 * np.pi * t / 12))
     how = {"horizon": 2, "season": 4, "long_season": 12, "hidden_size": 8, "epochs": 1}
-    model = Forecaster(**how, output=output, ensemble_size=2).fit(y)
+    model = Forecaster(**how, output=output, method=method, ensemble_size=2).fit(y)
     y[90] = np.nan
     c = Compiled(model, tmp_path)
     n = model._history + model.resolved("context")
@@ -279,12 +283,12 @@ def test_a_forecaster_in_c_predicts_the_next_value_in_the_units_of_the_data(tmp_
     c.call("begin", c.state, float(location[0]), float(scale[0]))
     news = sum(c.call("step", c.state, float(value), c.y) for value in past)
     assert news == n - model._history
+    members = list(model.network_)
     with torch.no_grad():
-        expected = [
-            units.location[0] + units.scale[0] * float(member.distribution.point(member(window)[0]))
-            for member in model.network_
-        ]  # fmt: skip
-    assert np.allclose(c.y.reshape(2, -1)[:, 0], expected, rtol=1e-5)
+        points = [member.distribution.point(member(window)[0])[0].numpy() for member in members]
+    expected = units.location[0] + units.scale[0] * np.stack(points)
+    found = c.y.reshape(2, len(points[0]), -1)[:, :, center]
+    assert np.allclose(found, expected, rtol=1e-5)
 
 
 def classifier(**settings):

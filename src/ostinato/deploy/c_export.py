@@ -447,7 +447,7 @@ def _music_program(model: MusicModel) -> Program:
 def _forecast_program(model: Forecaster) -> Program:
     """Return the program of a forecaster: the distribution of the next value, after each."""
     network = Forecasting(model)
-    F, count = network.covariates, len(network.members)
+    F, count = network.ahead * network.covariates, len(network.members)
     first = network.members[0].network
 
     def draw(r: np.random.Generator, T: int) -> NDArray[np.float32]:
@@ -456,12 +456,13 @@ def _forecast_program(model: Forecaster) -> Program:
         x[-1, 0] = 1.0
         return x
 
-    covariates = "; known are the covariates of the step that is predicted" if F else ""
+    steps = "the next value" if network.ahead == 1 else f"each of the next {network.ahead} values"
+    covariates = "; known are the covariates of the steps that are predicted" if F else ""
     members = f", of each of {count} networks" if count > 1 else ""
     return Program(
         [network], "forecast", 1 + F, network.reference, draw,
         f"the latest value, NaN where it is missing{covariates}",
-        f"the distribution of the next value: {describe(first.distribution)}{members}",
+        f"the distribution of {steps}: {describe(first.distribution)}{members}",
         more=lambda c: units(model, c), steps=first.history + STEPS,
     )  # fmt: skip
 

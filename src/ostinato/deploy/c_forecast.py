@@ -1,4 +1,4 @@
-"""One step of a forecasting network in C: a value goes in, the distribution of the next comes out.
+"""One step of a forecasting network in C: a value goes in, distributions of what follows come out.
 
 The state holds the latest values in the units of the window, which a program sets when it begins
 one; where a value is missing (NaN), each network reads its own prediction of it.
@@ -28,7 +28,7 @@ from ostinato.tasks.forecasting.distributions import (
     StudentT,
 )
 from ostinato.tasks.forecasting.forecaster import Forecaster
-from ostinato.tasks.forecasting.network import ForecastNetwork, Window
+from ostinato.tasks.forecasting.network import STEP_FEATURES, ForecastNetwork, Window
 
 
 def describe(distribution: Distribution) -> str:
@@ -45,17 +45,12 @@ def describe(distribution: Distribution) -> str:
 class Forecasting:
     """The networks of an ensemble, side by side.
 
-    A step's input is a value and the covariates ``(1 + F,)`` of the step that is predicted.
+    A step's input is a value and the covariates ``(1 + A F,)`` of the steps that are predicted.
     """
 
     def __init__(self, model: Forecaster) -> None:
         network = copy.deepcopy(model.network_).cpu().float().eval()
         sizes = next(iter(network)).sizes
-        if network.direct:
-            raise OstinatoError(
-                "export: method='direct' has no form in C; train the forecaster with "
-                "method='autoregressive'."
-            )
         if sizes.past_covariates or sizes.static_categories or sizes.static_numbers:
             raise OstinatoError(
                 "export: a network that reads past or static covariates has no form in C; train "
@@ -64,6 +59,7 @@ class Forecasting:
         self.model, self.members = model, [_Member(m, i) for i, m in enumerate(network)]
         self.size = sum(member.size for member in self.members)
         self.covariates = sizes.future_covariates
+        self.ahead = self.members[0].ahead
         encoding = model.inputs_.encoding.future
         raw = self.covariates - encoding.shape[1]  # the calendar's features
         self.mean = np.concatenate([np.zeros(raw), encoding[0]]).astype(np.float32)
@@ -76,12 +72,12 @@ class Forecasting:
         F = self.covariates
         known = "0"
         if F:
-            known = f.local("covariates", F)
+            known = f.local("covariates", self.ahead * F)
             mean, width = (
                 c.named(f"@{c.table(name, v)}")
                 for name, v in (("covariate_mean", self.mean), ("covariate_scale", self.scale))
             )
-            f.loop(F, f"{known}[i] = (known[i] - {mean}[i]) / {width}[i];")
+            f.loop(self.ahead * F, f"{known}[i] = (known[i] - {mean}[i % {F}]) / {width}[i % {F}];")
         f.add(f"const float z = ({x} - {location}[0]) / {scale}[0];")
         at = 0
         for member in self.members:
@@ -100,14 +96,16 @@ class Forecasting:
             member.reset()
 
     def step(self, x: Any) -> Any:
-        known = (x[1:] - self.mean) / self.scale
+        known = (x[1:].reshape(self.ahead, -1) - self.mean) / self.scale
         found = [member.step(self.t, x[0], known) for member in self.members]
         self.t += 1
         there = [row for row in found if row is not None]
         return np.concatenate(there) if there else None
 
     def reference(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Return what the network predicts after each of ``(T, 1 + F)``, NaN where nothing."""
+        """Return what the networks predict after each of ``(T, 1 + A F)``, NaN where nothing."""
+        A, F = self.ahead, self.covariates
+        covariates = (x[:, 1:].reshape(len(x), A, F) - self.mean) / self.scale
         rows = []
         for t in range(len(x)):
             found = []
@@ -118,15 +116,15 @@ class Forecasting:
                     continue
                 values = torch.from_numpy(x[None, : t + 1, 0])
                 seen = ~values.isnan()
-                known = np.zeros((1, t + 2, self.covariates), np.float32)
-                known[0, 1:] = (x[: t + 1, 1:] - self.mean) / self.scale
+                known = np.zeros((1, t + 1 + A, F), np.float32)
+                known[0, 1 : t + 1], known[0, t + 1 :] = covariates[:t, 0], covariates[t]
                 one, none = torch.ones(1), torch.zeros(1, 0)
                 window = Window(
                     values.nan_to_num(), seen, torch.ones_like(seen), torch.from_numpy(known),
                     torch.zeros(1, t + 1, 0), none.long(), none, one, 0 * one,
                 )  # fmt: skip
-                p = network(window)[0][0, 0].numpy()
-                found.append(_outputs(network.distribution, p))
+                p = network(window)[0][0].numpy()
+                found += [_outputs(network.distribution, each) for each in p]
             rows.append(np.concatenate(found))
         return np.stack(rows)
 
@@ -138,8 +136,14 @@ class _Member:
         self.network, self.name = network, f"member{number}"
         self.layers = layers_of(network.recurrent, f"{self.name}_layer")
         self.output = Dense(network.output, f"{self.name}_output")
-        self.size = network.distribution.size
-        self.shortcut = network.shortcut.weight.detach().float().cpu().numpy()[0]
+        self.ahead = network.horizon or 1
+        self.size = self.ahead * network.distribution.size
+        self.shortcut = network.shortcut.weight.detach().numpy()  # (A, reach)
+        self.steps = self.future = None
+        if network.horizon is not None:
+            self.steps = Dense(network.steps, f"{self.name}_steps")
+            if network.future is not None:
+                self.future = Dense(network.future, f"{self.name}_future")
         self.ring = max(network.reach, *network.seasons, 1)
 
     def emit(self, c: Source, known: str, y: str, has_known: bool) -> str:
@@ -175,40 +179,53 @@ class _Member:
         for layer in self.layers:
             h = layer.emit(c, f, h)
         f.bytes, c.stack = f.bytes + c.stack, outer
-        p = self.output.emit(c, f, h)
+        each, A, K = Function(c, ""), self.ahead, network.distribution.size
+        if self.steps is not None:
+            row = f"({self.steps.emit(c, f, h)} + {STEP_FEATURES} * k)"
+            if self.future is not None:
+                more = self.future.emit(c, each, f"(known + {F} * k)")
+                each.loop(STEP_FEATURES, f"{row}[i] += {more}[i];")
+            each.loop(STEP_FEATURES, f"{row}[i] = {c.call('relu')}({row}[i]);")
+            h = row
+        before = c.products
+        p = self.output.emit(c, each, h)
         weights = c.named(f"@{c.table(f'{name}_shortcut', self.shortcut)}")
-        fma, reach = c.named("$FMA"), network.reach
+        fma, reach, n = c.named("$FMA"), network.reach, self.shortcut.shape[1]
         c.need("fma")
-        c.products += len(self.shortcut)
-        f.add("float line = 0.0f;")
-        f.loop(
+        c.products += (A - 1) * (c.products - before) + self.shortcut.size
+        each.add("float line = 0.0f;")
+        each.loop(
             reach,
             f"const int at = t + 1 - {reach} + i;",
-            f"if (at >= 0) line = {fma}({weights}[i], {ring}[at % {R}], line);",
+            f"if (at >= 0) line = {fma}({weights}[{n} * k + i], {ring}[at % {R}], line);",
         )
         for j, m in enumerate(network.far):
-            f.add(
-                f"if (t + 1 >= {m}) line = {fma}({weights}[{reach + j}], "
+            each.add(
+                f"if (t + 1 >= {m}) line = {fma}({weights}[{n} * k + {reach + j}], "
                 f"{ring}[(t + 1 - {m}) % {R}], line);"
             )
-        f.add(f"{p}[0] += line;")
-        self._write(c, f, p, center)
+        each.add(f"{p}[0] += line;")
+        self._write(c, each, p, center)
+        each.add(f"y += {K};")
+        f.locals, f.bytes = f.locals + each.locals, f.bytes + each.bytes
+        f.add(f"for (int k = 0; k < {A}; ++k) {{", *(f"    {line}" for line in each.lines), "}")
         c.close(f)
         return c.named(f"@{name}(s, z, {f'{known}, ' if has_known else ''}{y});")
 
     def _write(self, c: Source, f: Function, p: str, center: str) -> None:
-        """Write the outputs in the units of the data."""
+        """Write the outputs of a step ahead in the units of the data; keep the first's center."""
         distribution = self.network.distribution
         softplus = c.call("softplus")
         units = "s->location[0] + s->scale[0] *"
         if isinstance(distribution, NegativeBinomial):
             f.add(
-                f"{center}[0] = {softplus}({p}[0]) + 1e-4f;",
-                f"y[0] = s->scale[0] * {center}[0];",
+                f"{p}[0] = {softplus}({p}[0]) + 1e-4f;",
+                f"if (k == 0) {center}[0] = {p}[0];",
+                f"y[0] = s->scale[0] * {p}[0];",
                 f"y[1] = {softplus}({p}[1]) + 1e-4f;",
             )
             return
-        f.add(f"{center}[0] = {p}[0];")
+        f.add(f"if (k == 0) {center}[0] = {p}[0];")
         if isinstance(distribution, LocationScale):
             f.add(f"y[0] = {units} {p}[0];", f"y[1] = s->scale[0] * ({softplus}({p}[1]) + 1e-4f);")
             if isinstance(distribution, StudentT):
@@ -245,20 +262,28 @@ class _Member:
             return float(of[t + 1 - m]) if t + 1 >= m else 0.0
 
         lags = [[ago(of, m) for m in network.seasons] for of in (self.values, self.seen)]
-        x = np.array([z, missing, 1, *lags[0], *lags[1], *known], np.float32)
+        x = np.array([z, missing, 1, *lags[0], *lags[1], *known[0]], np.float32)
         for layer in self.layers:
             x = layer.step(x)
-        p, line = self.output.step(x), np.float32(0)
-        for weight, m in zip(
-            self.shortcut, [*range(network.reach, 0, -1), *network.far], strict=True
-        ):
-            if t + 1 >= m:
-                line = np.float32(numerics.fma(weight, self.values[t + 1 - m], line))
-        p[0] += line
-        found = _outputs(network.distribution, p)
-        is_count = isinstance(network.distribution, NegativeBinomial)
-        self.center = np.float32(found[0] if is_count else p[0])
-        return found
+        hidden = [x]
+        if self.steps is not None:
+            hidden = [*self.steps.step(x).reshape(self.ahead, -1)]
+            if self.future is not None:
+                hidden = [h + self.future.step(row) for h, row in zip(hidden, known, strict=True)]
+            hidden = [np.maximum(h, np.float32(0)) for h in hidden]
+        found = []
+        for k, h in enumerate(hidden):
+            p, line = self.output.step(h), np.float32(0)
+            back = [*range(network.reach, 0, -1), *network.far]
+            for weight, m in zip(self.shortcut[k], back, strict=True):
+                if t + 1 >= m:
+                    line = np.float32(numerics.fma(weight, self.values[t + 1 - m], line))
+            p[0] += line
+            found.append(_outputs(network.distribution, p))
+            if k == 0:
+                is_count = isinstance(network.distribution, NegativeBinomial)
+                self.center = np.float32(found[0][0] if is_count else p[0])
+        return np.concatenate(found)
 
 
 def _outputs(distribution: Distribution, p: Array) -> Array:
