@@ -230,10 +230,10 @@ class CausalConvolutions:
             at = c.state(f"{name}_at", 1, "int")
             f.add(f"{at}[0] = ({at}[0] + 1) % {n};")
             if c.int8:
-                f.add(
-                    f"{unit}[{at}[0]] = {c.call('add8')[:-4]}quantize({x}, {inputs}, "
-                    f"{ring} + {at}[0] * {inputs});"
-                )
+                q = f.local(f"q_{name}", inputs, "int16_t")
+                quantize = c.named("@quantize")
+                f.add(f"{unit}[{at}[0]] = {quantize}({x}, {inputs}, {q});")
+                f.loop(inputs, f"{ring}[{at}[0] * {inputs} + i] = (int8_t){q}[i];")
             else:
                 f.loop(inputs, f"{ring}[{at}[0] * {inputs} + i] = {x}[i];")
             y, begin = f.local(name, self.size), 0
@@ -246,8 +246,8 @@ class CausalConvolutions:
                 place = f"{ring} + from * {inputs}"
                 inside = Function(c, "")
                 if c.int8:
-                    inside.add(f"const int8_t *const past = {place};")
-                    matrix.add(inside, f"past {unit}[from]", f"{y} + {begin}", "k")
+                    inside.loop(inputs, f"{q}[i] = {ring}[from * {inputs} + i];")
+                    matrix.add(inside, f"{q} {unit}[from]", f"{y} + {begin}", "k")
                 else:
                     matrix.add(inside, place, f"{y} + {begin}", "k")
                 f.add(*(f"    {line}" for line in inside.lines), "}")

@@ -175,7 +175,7 @@ static void @add(const float *restrict w, int rows, const float *restrict x, int
     "add8": Helper(
         """\
 /* Numbers as whole numbers from -127 to 127, and the unit that they count. */
-static float @quantize(const float *restrict x, int n, int8_t *restrict q)
+static float @quantize(const float *restrict x, int n, int16_t *restrict q)
 {
     uint32_t most = 0;
     float largest, inverse;
@@ -188,17 +188,20 @@ static float @quantize(const float *restrict x, int n, int8_t *restrict q)
     for (int i = 0; i < n; ++i) {
         float v = x[i] * inverse;
         v = (v + 12582912.0f) - 12582912.0f;
-        q[i] = (int8_t)(v == v ? (int)v : 0);
+        q[i] = (int16_t)(v == v ? (int)v : 0);
     }
     return largest / 127.0f;
 }
 /* y += W x; a sum of products is whole, and scaled once. */
 static void @add8(const int8_t *restrict w, const float *restrict scale, int rows,
-                  const int8_t *restrict q, float unit, int n, float *restrict y)
+                  const int16_t *restrict q, float unit, int n, float *restrict y)
 {
     for (int j = 0; j < rows; ++j, w += n) {
         int32_t sum = 0;
-        for (int k = 0; k < n; ++k) sum += (int32_t)w[k] * q[k];
+        for (int k = 0; k < n; ++k) {
+            const int16_t v = w[k]; /* both of 16 bits: twice as fast with GCC */
+            sum += v * q[k];
+        }
         y[j] = $FMA((float)sum, scale[j] * unit, y[j]);
     }
 }

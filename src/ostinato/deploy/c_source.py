@@ -170,8 +170,9 @@ class Source:
         """Have ``x`` as `Matrix.add` takes it: with 8 bits, quantized once, in local ``name``."""
         if not self.int8:
             return x
-        f.local(name, size, "int8_t")
-        f.add(f"const float {name}_unit = {self.call('add8')[:-4]}quantize({x}, {size}, {name});")
+        f.local(name, size, "int16_t")
+        quantize = self.named("@quantize")
+        f.add(f"const float {name}_unit = {quantize}({x}, {size}, {name});")
         return f"{name} {name}_unit"
 
     def ram(self) -> int:
