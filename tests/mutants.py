@@ -32,7 +32,7 @@ LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation", "linear", "convert",
+    "targets", "sequences", "evaluation", "linear", "convert", "c_export",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -56,6 +56,10 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "keras": ["convert"],
     "onnx_layers": ["convert"],
     "weights": ["convert"],
+    **{
+        f"c_{name}": ["c_export"]
+        for name in ("runtime", "source", "layers", "graph", "parts", "forecast")
+    },
 }
 AT_ONCE = 2
 
@@ -1033,6 +1037,61 @@ onnx_layers: weights in other files are taken for none
 weights: packed parts are read
 - if packed or sum(each.file_size for each in members) > path.stat().st_size:
 + if False:
+c_runtime: numbers of 8 bits are cut off, not rounded
+- v = (v + 12582912.0f) - 12582912.0f;
++ v = (float)(int)v;
+
+c_runtime: a sum of 8-bit products is rounded twice
+- y[j] = $FMA((float)sum, scale[j] * unit, y[j]);
++ y[j] += (float)sum * (scale[j] * unit);
+
+c_runtime: the upper half of a tile is added to the lower
+- sum[j] = $FMA(w[k * {width} + b + j], x[k], sum[j]);
++ sum[j] = $FMA(w[k * {width} + j], x[k], sum[j]);
+
+c_source: several matrices share the scales of the first
+- scale = f"@{self.name}_scale" + (f" + {which} * {self.rows}" if which else "")
++ scale = f"@{self.name}_scale"
+
+c_layers: a GRU's reset and update gates are swapped
+- inner = f"{e.fma}({e.sigmoid}(a[{H} + i]), a[{3 * H} + i], a[i])"
++ inner = f"{e.fma}({e.sigmoid}(a[{2 * H} + i]), a[{3 * H} + i], a[i])"
+
+c_layers: a layer is never residual
+- Layer(cell, recurrent.weights_of(i), f"{name}{i}", recurrent.residual and i > 0)
++ Layer(cell, recurrent.weights_of(i), f"{name}{i}")
+
+c_graph: a view begins where its memory does
+- place = _at(at, t.stride(), int(t.storage_offset()))
++ place = _at(at, t.stride(), 0)
+
+c_graph: the parts of a whole lie over each other
+- begin += part.shape[dim]
++ begin += 0
+
+c_parts: the mean weighs the first step as nothing
+- f.add(f"{weight}[0] += 1.0f;")
++ f.add(f"{weight}[0] += 2.0f;")
+
+c_parts: a convolution reads a step too early
+- back = f"({at}[0] + {n} - {d} * ({len(taps) - 1} - k)) % {n}"
++ back = f"({at}[0] + {n} - {d} * ({len(taps)} - k)) % {n}"
+
+c_parts: the window of a row of sound lies at its begin
+- begin = (fft - how.size) // 2
++ begin = 0
+
+c_forecast: a missing value is read as 0
+- f"if (missing) z = t > {network.history} ? {center}[0] : 0.0f;",
++ f"if (missing) z = 0.0f;",
+
+c_forecast: what a season ago was is that of a step later
+- place = f"(t + 1 - {m}) % {R}"
++ place = f"(t + 2 - {m}) % {R}"
+
+c_export: probabilities are not calibrated
+- parts.append(Activation(size, output.kind, temperature))
++ parts.append(Activation(size, output.kind))
 """
 
 

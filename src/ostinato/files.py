@@ -37,7 +37,7 @@ MIDI = (".mid", ".midi")
 _PATIENCE = 2.0
 """Seconds to wait for readers of a file to be replaced."""
 
-EXPORTS = (".onnx",)
+EXPORTS = (".onnx", ".c")
 """Suffixes of exported models."""
 
 
