@@ -32,7 +32,7 @@ LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation", "linear", "convert", "c_export",
+    "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -905,6 +905,38 @@ linear: weights of a blend may be negative
 linear: classes of which no text was drawn are lost
 - np.union1d(some, np.unique(classes, return_index=True)[1])
 + np.sort(some)
+
+minirocket: convolutions sum to something
+- [[2.0 if k in large else -1.0
++ [[2.0 if k in large else 1.0
+
+minirocket: steps after the end of a series count
+- torch.arange(T) >= lengths[:, None, None]
++ torch.arange(T) > lengths[:, None, None]
+
+minirocket: features of a batch come in another order
+- found[some] = self._shares
++ found[begin : begin + size] = self._shares
+
+minirocket: rounding decides where a series is constant
+- np.quantile(y, part[c]) + MARGIN
++ np.quantile(y, part[c])
+
+minirocket: a row is predicted by a fit to itself
+- truth - missed
++ Gram @ dual
+
+minirocket: the mean of the features is forgotten
+- free * dual.sum(0) - mean @ weights
++ free * dual.sum(0)
+
+minirocket: scores left out are not calibrated
+- = coldness * scores, model
++ = scores, model
+
+minirocket: classes of which no series was drawn are lost
+- rows = np.union1d(drawn, firsts)
++ rows = np.sort(drawn)
 
 evaluation: batches weigh the same in an evaluation
 - weight = objective.count(batch)
