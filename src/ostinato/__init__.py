@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("cells", "insight", "networks")
 _HOME = {task.estimator: task.module for task in TASKS} | {
+    "compile_cell": "ostinato.recurrence.backends",
     "diagnose": "ostinato.insight.diagnosis",
     "use_backend": "ostinato.recurrence.backends",
     "GRU": "ostinato.recurrence.dropin",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ostinato import insight as insight
     from ostinato import networks as networks
     from ostinato.insight.diagnosis import diagnose as diagnose
+    from ostinato.recurrence.backends import compile_cell as compile_cell
     from ostinato.recurrence.backends import use_backend as use_backend
     from ostinato.recurrence.dropin import GRU as GRU
     from ostinato.recurrence.dropin import LSTM as LSTM

@@ -8,6 +8,7 @@ LSTMCell(input_size=8, hidden_size=16, bias=True, proj_size=0)
 from typing import TYPE_CHECKING
 
 from ostinato.recurrence.cells.base import Cell as Cell
+from ostinato.recurrence.cells.base import RNNState as RNNState
 from ostinato.recurrence.cells.standard import *  # noqa: F403 cells, their states and gates
 from ostinato.recurrence.cells.variants import *  # noqa: F403
 from ostinato.recurrence.scan import scan as scan
