@@ -69,7 +69,7 @@ class Fancy(Cell):
 def networks():
     """Small networks of every cell, pooling, and input, by name."""
     made = {
-        name.replace("-", "_"): recurrent_layers(name, 3, 18, num_layers=2)
+        name.replace("-", "_"): recurrent_layers(name, 3, 20, num_layers=2)
         for name in typing.get_args(CellName)
     }
     for pooling in ("last", "mean", "max", "attention"):
