@@ -73,9 +73,12 @@ _SAME_BITS: dict[str, Callable[[Array], Array]] = {
 }  # fmt: skip
 """What C computes otherwise than PyTorch."""
 
+MIRRORED = {*PRODUCTS, *_SAME_BITS, "native_layer_norm"}
+"""What the reference with 8 bits computes in its own way, and counts: views come and go."""
+
 
 class Call(NamedTuple):
-    """An operation: its number among all that PyTorch ran, name, arguments and first result."""
+    """An operation: its number among the `MIRRORED` ones, name, arguments and first result."""
 
     order: int
     name: str
@@ -98,7 +101,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         kwargs = kwargs or {}
-        self.count += 1
+        self.count += func.overloadpacket.__name__ in MIRRORED
         out = func(*args, **kwargs)
         self.kept.append(out)
         if not any(_memory(t) in self.known for t in _tensors(args)):
@@ -129,8 +132,8 @@ class _Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         name = func.overloadpacket.__name__
-        self.count += 1
-        if self.count not in self.recorded:
+        self.count += name in MIRRORED
+        if name not in MIRRORED or self.count not in self.recorded:
             return func(*args, **(kwargs or {}))
         if self.recorded[self.count]:
             bias, x, w = args if name == "addmm" else (None, *args)
@@ -169,7 +172,8 @@ class Graph:
                     "form in C here; write it with the functions that "
                     "docs/guides/microcontrollers.md lists."
                 )
-        self.dense = {call.order: self._is_dense(call) for call in self.calls}
+        mirrored = [call for call in self.calls if call.name in MIRRORED]
+        self.dense = {call.order: self._is_dense(call) for call in mirrored}
 
     def _run(self, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
         old = self.cell.state_type(*state)
@@ -350,7 +354,7 @@ class _Writer:
         x, w = call.args[-2:]
         bias = call.args[0] if call.name == "addmm" else None
         y = self._new(call.out)
-        if self.graph.dense[call.order]:
+        if call.name in PRODUCTS and self.graph.dense[call.order]:
             out = call.out
             start = 0.0 if bias is None else bias.expand(out.shape)
             self._loop(out.shape, lambda at: f"{self._read(out, at)} = {self._read(start, at)};")
