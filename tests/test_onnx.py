@@ -1,13 +1,14 @@
 """Models as ONNX files: what ONNX Runtime computes of them is what the model computes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import ostinato
-from ostinato.errors import OstinatoError
+from ostinato.errors import MissingExtra, OstinatoError
 
 onnx = pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="ostinato[onnx] is not installed")
@@ -187,7 +188,7 @@ def test_a_classifier_of_series(tmp_path, settings):
     feeds = padded(SERIES) | zeros(tmp_path / "a.onnx", len(SERIES))
     p = run(tmp_path / "a.onnx", feeds, "probabilities")
     np.testing.assert_allclose(p, model.predict_proba(SERIES), atol=1e-5)
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     assert document["classes"] == ["a", "b"] and document["task"] == "SequenceClassifier"
     props = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(props["ostinato"]) == document
@@ -226,7 +227,7 @@ def test_a_classifier_of_texts_blended_with_a_linear_one(tmp_path):
     model = SequenceClassifier(**QUICK).fit(WORDS, [text[0] for text in WORDS])
     assert model.linear_ is not None
     ostinato.export(model, tmp_path / "a.onnx")
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     texts = [*WORDS[:9], "good good wind"]
     sentences = [text.split() for text in texts]
     linear, rows = document["linear"], []
@@ -267,7 +268,7 @@ def test_a_tagger_and_its_crf(tmp_path, crf):
     labels = [["O", "B-N", "I-N"]] * len(TAGS)
     model = SequenceTagger(crf=crf, min_count=1, **QUICK).fit(TAGS, labels)
     ostinato.export(model, tmp_path / "a.onnx")
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     emissions = run(tmp_path / "a.onnx", word_feeds(document, TAGS[:2]), "emissions")
     names = document["labels"]
     if not crf:
@@ -292,7 +293,9 @@ def test_a_text_model_step_by_step_and_in_parts(tmp_path):
     model = TextGenerator(window=8, **QUICK).fit("to be or not to be, that is the question. " * 9)
     path = tmp_path / "a.onnx"
     ostinato.export(model, path)
-    vocabulary = Vocabulary.from_json(json.loads((tmp_path / "a.json").read_text())["vocabulary"])
+    vocabulary = Vocabulary.from_json(
+        json.loads((tmp_path / "a.onnx.json").read_text())["vocabulary"]
+    )
     ids, text = vocabulary.encode("not to be"), "not to be"
     whole = run(path, {"tokens": ids[None], **zeros(path)}, "log_p")[0]
     gathered = whole[np.arange(len(ids) - 1), ids[1:]]
@@ -358,8 +361,8 @@ def test_an_encoder_and_a_step_of_the_decoder(tmp_path, kind, settings):
     X, y = (PIXELS, ["it is dark", "it is bright"] * 10) if images else (WORDS, PAIRS)
     model = kind(**{**QUICK, "steps": 20}, **settings).fit(X, y)
     found = ostinato.export(model, tmp_path / "a.onnx")
-    assert [f.name for f in found.files] == ["a.encoder.onnx", "a.decoder.onnx", "a.json"]
-    document = json.loads((tmp_path / "a.json").read_text())
+    assert [f.name for f in found.files] == ["a.encoder.onnx", "a.decoder.onnx", "a.onnx.json"]
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     V = len(model.vocabulary_)
     if images:
         feeds = {"x": X[1].reshape(1, 1, -1).astype("f4")}
@@ -381,7 +384,7 @@ def test_a_forecaster_reads_a_window(tmp_path, method):
     from ostinato.tasks.forecasting.panel import Cutoff
 
     window, _, units = model._windows(model.panel_).take([Cutoff(0, 80)])
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     context = document["settings"]["context"]
     past = series[-document["history"] - context :]
     name = {i.name: i.shape for i in session(runtime, path.read_bytes()).get_inputs()}
@@ -434,6 +437,14 @@ def test_the_command(ostinato, here, run):
     assert result.status == 2 and "expected a name that ends in" in result.err
     result = ostinato("export", run, "--out", "none/a.onnx")
     assert result.status == 2 and "there is no none" in result.err
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
+def test_a_missing_extra_is_one_line_that_names_it(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"needs {module}: pip install 'ostinato\[onnx\]'"):
+        ostinato.export(ostinato.GRU(2, 2), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_has_no_form_is_refused_in_one_line(tmp_path):

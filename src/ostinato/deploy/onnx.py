@@ -125,7 +125,7 @@ def write_onnx(model: Any, path: Path, precision: Precision = "float32") -> Expo
                 f"export: precision={precision!r} changes an output by {loss:.2g} of its scale, "
                 f"more than {TOLERANCES[precision]:g}: choose float32. Nothing is written."
             )
-    files[path.with_suffix(".json")] = text
+    files[path.with_name(f"{path.name}.json")] = text
     with ExitStack() as stack:
         for name, data in files.items():
             stack.enter_context(atomic_file(name)).write(data)
