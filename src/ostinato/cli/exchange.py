@@ -19,7 +19,7 @@ def export(
 
     Args:
         run: folder of a trained model.
-        out: file to write; its suffix says what it becomes: .onnx.
+        out: file to write; its suffix says what it becomes: .onnx, or .c.
         precision: float32, float16 or int8.
         json: print one JSON object.
 

@@ -28,7 +28,7 @@ Form = Literal["positional", "several", "keyword"]
 _Node = ast.expr | None
 _Meaning = ast.ClassDef | ast.FunctionDef | ast.expr
 
-EXCLUSIVE = [("csv", "json"), ("json", "quiet")]
+EXCLUSIVE = [("csv", "json"), ("json", "quiet"), ("dry_run", "resume")]
 """Options of which a command takes one."""
 
 METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "PATH"}
@@ -337,7 +337,8 @@ def parse(
     """Return the arguments and those options that were given, by name.
 
     Settings of the file that an option ``config`` names stand in for options that are not given. An
-    `OstinatoError` says what is unknown, missing or of the wrong type.
+    `OstinatoError` says what is unknown, missing or of the wrong type. A dry run writes nothing,
+    and needs no place for it.
     """
     known = {o.name: o for o in options if o.form == "keyword"}
     parser = _Parser(command, list(known.values()))
@@ -350,7 +351,7 @@ def parse(
     if "config" in given:
         given = _read_config(given.pop("config"), known, parser) | given
     for option in known.values():
-        if option.needed and option.name not in given:
+        if option.needed and option.name not in given and not given.get("dry_run"):
             raise OstinatoError(f"{command}: {option.flag} {option.metavar} is required.")
     values, args = [*rest, *tokens[end + 1 :]], []
     for option in options:
@@ -373,7 +374,8 @@ def check_options(command: str, options: Sequence[Option], given: Mapping[str, A
     """
     for one, other in EXCLUSIVE:
         if given.get(one) and given.get(other):
-            raise OstinatoError(f"{command}: --{one} and --{other} exclude each other; give one.")
+            flags = f"--{one} and --{other}".replace("_", "-")
+            raise OstinatoError(f"{command}: {flags} exclude each other; give one.")
     for option in options:
         if option.kind.check and option.name in given:
             option.kind.check(given[option.name])

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from ostinato.deploy.base import Exported, Precision
+from ostinato.deploy.c_export import write_c
 from ostinato.deploy.onnx import write_onnx
 from ostinato.errors import check_choice
 from ostinato.files import check_new_file
 
-WRITERS: Mapping[str, Callable[..., Exported]] = {".onnx": write_onnx}
+WRITERS: Mapping[str, Callable[..., Exported]] = {".onnx": write_onnx, ".c": write_c}
 """What writes a model, by the suffix of the file."""
 
 
@@ -22,7 +23,7 @@ def export(
 
     Args:
         model: a fitted estimator, such as `load` returns.
-        path: file to write; its suffix says what it becomes: .onnx.
+        path: file to write; its suffix says what it becomes: .onnx, or .c.
         precision: float32, float16 or int8.
 
     Raises:
