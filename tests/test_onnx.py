@@ -37,6 +37,7 @@ from ostinato.deploy.verify import session  # noqa: E402
 from ostinato.recurrence.cells import Cell, LSTMCell, RNNState  # noqa: E402
 from ostinato.recurrence.layers import Recurrent  # noqa: E402
 from ostinato.tasks.linear import phrases, pieces  # noqa: E402
+from ostinato.tasks.minirocket import MiniRocket  # noqa: E402
 
 QUICK = {"hidden_size": 6, "steps": 2, "batch_size": 4, "evaluations": 1}
 RNG = np.random.default_rng(0)
@@ -254,6 +255,19 @@ def test_a_classifier_of_texts_blended_with_a_linear_one(tmp_path):
     feeds["values"] = np.array([[v for _, v in r] + [0] * (N - len(r)) for r in rows], "f4")
     p = run(tmp_path / "a.onnx", feeds, "probabilities")
     np.testing.assert_allclose(p, model.predict_proba(texts), atol=1e-5)
+
+
+def test_a_classifier_of_series_blended_with_one_of_their_shapes(tmp_path):
+    rng, t = np.random.default_rng(0), np.arange(30)
+    X = [
+        (np.sin(t * (0.3 + 0.2 * (i % 2)) + 6 * rng.random())[:, None] * [3, 9] + [5, 0]
+         + rng.normal(size=(30, 2)))[: rng.integers(20, 31)] for i in range(40)
+    ]  # fmt: skip
+    model = SequenceClassifier(**QUICK).fit(X, HALVES * 2)
+    assert isinstance(model.linear_, MiniRocket)
+    ostinato.export(model, tmp_path / "a.onnx")
+    p = run(tmp_path / "a.onnx", padded(X), "probabilities")
+    np.testing.assert_allclose(p, model.predict_proba(X), atol=1e-4)
 
 
 def test_a_regression_in_the_units_of_the_data(tmp_path):
