@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="ostinato[onnx] is not installed")
 
 from exchange import export_one  # noqa: E402
-from laws import CELLS  # noqa: E402
+from laws import CELLS, VARIANTS  # noqa: E402
 
 from ostinato import (  # noqa: E402
     Captioner,
@@ -68,18 +68,30 @@ def zeros(path, B=1):
     }
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+EVERY = {**CELLS, **VARIANTS}
+# Each in one of the ways, and in the other where there is time.
+WAYS = [
+    pytest.param(name, two, id=f"{name}-{'two' if two else 'one'}-way",
+                 marks=[pytest.mark.slow] * (i % 2 != two))
+    for i, name in enumerate(EVERY) for two in (False, True)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "bidirectional"), WAYS)
 def test_every_cell_has_a_form(tmp_path, name, bidirectional):
-    cell = CELLS[name]
-    stack = Recurrent(cell, 2, batch_first=True, bidirectional=bidirectional).eval()
+    cell = EVERY[name]
+    D = 1 + bidirectional
+    above = cell.with_input(D * cell.output_size)
+    fits = above.output_size == cell.output_size
+    cells = [cell, above] if fits else [cell]
+    stack = Recurrent(cells, batch_first=True, bidirectional=bidirectional).eval()
     path = tmp_path / "cell.onnx"
     ostinato.export(stack, path)
     torch.manual_seed(1)
-    lengths, D = torch.tensor([6, 0, 2]), 1 + bidirectional
+    lengths, L = torch.tensor([6, 0, 2]), len(cells)
     x = torch.randn(3, 6, cell.input_size)
     x[2, 2:] = torch.nan  # what is padding does not matter
-    states = [cell.state_type(*(torch.randn(D, 3, n) for n in cell.state_sizes)) for _ in range(2)]
+    states = [c.state_type(*(torch.randn(D, 3, n) for n in c.state_sizes)) for c in cells]
     hidden = stack.join_state(states, False)
     with torch.no_grad():
         y, after = stack(x, hidden, lengths=lengths)
@@ -89,7 +101,7 @@ def test_every_cell_has_a_form(tmp_path, name, bidirectional):
         if stack._is_even:
             feeds[field] = torch.cat([s[i] for s in states]).numpy()
         else:
-            feeds |= {f"{field}_{k}": states[k][i].numpy() for k in range(2)}
+            feeds |= {f"{field}_{k}": states[k][i].numpy() for k in range(L)}
     found = run(path, feeds)
     np.testing.assert_allclose(found["y"], y, atol=2e-6)
     assert not found["y"][1].any()
@@ -97,7 +109,7 @@ def test_every_cell_has_a_form(tmp_path, name, bidirectional):
     flat = [t for group in groups for t in (group if isinstance(group, tuple) else [group])]
     got = [found[f"next_{n}"] for n in feeds if n not in ("x", "lengths")]
     if not stack._is_even:
-        got = [found[f"next_{field}_{k}"] for k in range(2) for field in fields]
+        got = [found[f"next_{field}_{k}"] for k in range(L) for field in fields]
     for mine, theirs in zip(flat, got, strict=True):
         np.testing.assert_allclose(theirs, mine, atol=2e-6)
 
