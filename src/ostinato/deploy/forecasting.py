@@ -61,8 +61,8 @@ def forecast_pieces(
         numbers = piece.take(Port("numbers", ("B", sizes.static_numbers), about))
     future = None
     if direct and sizes.future_covariates:
-        shape = ("B", first.horizon or 0, sizes.future_covariates)
-        future = piece.take(Port("future", shape, "future covariates of the steps ahead"))
+        ahead = ("B", first.horizon or 0, sizes.future_covariates)
+        future = piece.take(Port("future", ahead, "future covariates of the steps ahead"))
     z = b.add("Sub", values, b.add("Unsqueeze", location, b.ints(1)))
     z = b.add("Div", z, b.add("Unsqueeze", scale, b.ints(1)))
     line, T = z, b.size(features, 1)
