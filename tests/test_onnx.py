@@ -123,8 +123,14 @@ def test_random_networks_have_a_form(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_many_random_networks_have_a_form(tmp_path, precision):
+    refused = []
     for seed in range(300):
-        export_one(seed, tmp_path, precision)
+        try:
+            export_one(seed, tmp_path, precision)
+        except OstinatoError as error:  # a few amplify rounding
+            assert "makes much of rounding" in str(error) or "changes an output" in str(error)
+            refused.append(seed)
+    assert len(refused) <= 9
 
 
 def test_a_cell_of_ones_own_has_a_form_or_is_refused_by_name(tmp_path):
@@ -159,7 +165,7 @@ def test_nothing_is_written_where_results_differ(tmp_path, monkeypatch, fault):
         add = writer._add
         monkeypatch.setattr(writer, "_add", lambda g, n, x, t, s: add(g, n, x, None, s))
     layer = ostinato.LSTM(3, 4, batch_first=True)
-    with pytest.raises(OstinatoError, match="otherwise than the network: by .* is written"):
+    with pytest.raises(OstinatoError, match="otherwise than the network: by .*Nothing is written"):
         ostinato.export(layer, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 

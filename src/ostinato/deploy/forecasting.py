@@ -16,7 +16,6 @@ from ostinato.deploy.pieces import (
     Piece,
     Port,
     hidden_of,
-    lookup,
     named_state,
     pieces,
     run_layers,
@@ -80,7 +79,7 @@ def forecast_pieces(
         parts = []
         for k, name in enumerate(categories):
             every = b.add("Mul", b.add("Unsqueeze", name, b.ints(1)), runs)
-            parts.append(lookup(b, cast(nn.Embedding, member.embeddings[k]).weight, every))
+            parts.append(b.lookup(cast(nn.Embedding, member.embeddings[k]).weight, every))
         if numbers is not None:
             each = b.add("Unsqueeze", numbers, b.ints(1))
             parts.append(b.add("Mul", each, b.add("Unsqueeze", started, b.ints(2))))

@@ -126,7 +126,8 @@ def check(piece: Piece, session: Any) -> float:
                 raise OstinatoError(
                     f"export: ONNX Runtime computes {name}{how} otherwise than the network: by "
                     f"{error:.1e} of its scale, of inputs {shapes}; expected {TOLERANCE:g} at "
-                    "most. Nothing is written."
+                    "most. Nothing is written: the network makes much of rounding, or the "
+                    "exporter errs."
                 )
             worst = max(worst, error)
     return worst
