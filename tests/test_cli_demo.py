@@ -144,7 +144,8 @@ def test_the_demo_runs_from_its_first_line_to_its_page(ostinato, here, monkeypat
     assert re.search(r"\d+ of 20 dates right", done.out)
     assert f"{here}/first/demo.html" in done.out and (here / "first" / "demo.html").is_file()
     assert done.out.count("should be") + len(re.findall("✓", done.out)) == 11
-    assert ostinato("translate first text.txt").status == 0
+    (here / "new.txt").write_text("4 May 2031\n")
+    assert ostinato("translate first new.txt").status == 0
     assert ostinato("demo --out first").err.count("\n") == 1
 
 
