@@ -152,6 +152,6 @@ def test_the_demo_runs_from_its_first_line_to_its_page(ostinato, here, monkeypat
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_demo_of_text_writes(ostinato, here):
-    done = ostinato("demo --text --steps 3")
+    done = ostinato("demo --text --steps 2")
     assert done.status == 0 and "What it writes now" in done.out
     assert (here / "runs" / "demo" / "config.json").is_file()
