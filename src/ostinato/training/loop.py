@@ -205,7 +205,7 @@ class Trainer:
 
         def some() -> Iterator[Any]:
             for batch in self.validation or ():
-                read.append(time.perf_counter() - start < seconds)
+                read.append(not read or time.perf_counter() - start < seconds)
                 if read[-1]:
                     yield batch
 
