@@ -78,7 +78,8 @@ FUZZ ?= --seconds 60
 fuzz: $(PACKAGE)
 	$(BIN)/python tests/fuzz.py --kept build/fuzz $(FUZZ)
 
-# What PyTorch and its libraries may use, for each instruction set of the core.
+# What PyTorch and its libraries may use, for each instruction set of the core. PyTorch 2.13's compiler
+# takes code for one ATEN_CPU_CAPABILITY from its cache for another, so each gets a cache of its own.
 HELD_x86-64-v3 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 HELD_x86-64 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 OF_THE_CORE := arrangements bindings cells checkpoint_every core kernels layers network_inputs same_bits scan streams
@@ -92,8 +93,8 @@ test-isa: $(PACKAGE)
 	    *) held= ;; \
 	  esac; \
 	  echo "$$isa $$held"; \
-	  env OSTINATO_ISA=$$isa $$held OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q \
-	    -m "not slow" $(TESTS) || exit 1; \
+	  env OSTINATO_ISA=$$isa $$held TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/inductor/$$isa \
+	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow" $(TESTS) || exit 1; \
 	done
 
 test-gpu: $(PACKAGE)

@@ -3,16 +3,18 @@
     python benchmarks/figures.py [FIGURE ...] [--data FOLDER] [--minutes 14]
 
 A figure whose data are missing is left out with a line. What each takes, on two cores: unfolded and
-gradients seconds, forecast and dates about a minute, attention the minutes given, vanishing half an
-hour. docs/performance.png is drawn by benchmarks/report.py from stored measurements.
+gradients seconds, guides, forecast and dates about a minute, attention the minutes given, vanishing
+half an hour. docs/performance.png is drawn by benchmarks/report.py from stored measurements.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,28 @@ from ostinato.training.pictures import COLOURS, new_axes
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SENTENCE = "A man in a blue shirt is standing on a ladder cleaning a window."
+PAGES = {
+    "guides/labels.md": "confusion.png",
+    "guides/text.md": "run/learning_curve.png",
+    "guides/regression.md": "wear.png",
+    "guides/music.md": "piece.png",
+    "guides/summarization.md": "copied.png",
+    "guides/truncation.md": "truncation.png",
+    "guides/own-cell.md": "flow.png",
+    "understand/memory.md": "influence.png",
+}
+"""Pages whose code draws a picture, and the file that it writes."""
+
+RUN = """
+import os, shlex
+os.environ["MPLBACKEND"] = "agg"
+def _run(line):
+    try:
+        cli.main(shlex.split(line, comments=True)[1:])
+    except SystemExit as end:
+        assert not end.code, line
+"""
+
 LAYERS: Mapping[str, Callable[[int, int], Recurrent]] = {
     "RNN, tanh, pytorch": lambda I, H: ostinato.RNN(I, H, batch_first=True),
     "RNN, tanh, orthogonal": lambda I, H: ostinato.RNN(I, H, batch_first=True, init="orthogonal"),
@@ -107,6 +131,23 @@ def dates(settings: argparse.Namespace) -> None:
     model.plot_attention("3 July 1987", DOCS / "pictures" / "dates.png")
 
 
+def guides(settings: argparse.Namespace) -> None:
+    """Run the code of the pages that draw a picture, and keep it."""
+    for page, drawn in PAGES.items():
+        name = DOCS / "pictures" / f"{Path(page).stem}.png"
+        with tempfile.TemporaryDirectory() as folder:
+            script = [f"import os; os.chdir({folder!r})", "from ostinato import cli"]
+            for kind, code in re.findall(
+                r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
+            ):
+                script += [code] if kind == "python" else []
+                script += [f"_run({line!r})" for line in code.splitlines() if kind == "sh"]
+            (Path(folder) / "page.py").write_text(f"{RUN}\n" + "\n".join(script))
+            subprocess.run([sys.executable, Path(folder) / "page.py"], check=True)
+            shutil.copy(Path(folder) / drawn, name)
+        print(f"{page}: {name.name}", flush=True)
+
+
 def forecast(settings: argparse.Namespace) -> None:
     """Forecast airline passengers from three cutoffs, trained on what was before the first."""
     file = _there(settings.data / "timeseries" / "airline-passengers.csv")
@@ -137,7 +178,7 @@ def performance(settings: argparse.Namespace) -> None:
 
 FIGURES: Mapping[str, Callable[[Any], None]] = {
     each.__name__: each
-    for each in (unfolded, gradients, dates, forecast, attention, vanishing, performance)
+    for each in (unfolded, gradients, guides, dates, forecast, attention, vanishing, performance)
 }
 
 

@@ -89,13 +89,14 @@ struct Names {
              *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
              *data_ptr = PyUnicode_InternFromString("data_ptr"), *is_neg = PyUnicode_InternFromString("is_neg"),
              *copy = PyUnicode_InternFromString("copy"), *clone = PyUnicode_InternFromString("clone");
-    PyObject *float32, *float64, *int64, *tensor, *parameter;
+    PyObject *float32, *float64, *int64, *boolean, *tensor, *parameter;
     int (*borrow)(void* tensor, DLTensor*) = nullptr;
 
     Names() {
         nb::module_ torch = nb::module_::import_("torch");
         auto keep = [](nb::object object) { return object.release().ptr(); };
         float32 = keep(torch.attr("float32")), float64 = keep(torch.attr("float64")), int64 = keep(torch.attr("int64"));
+        boolean = keep(torch.attr("bool"));
         tensor = keep(torch.attr("Tensor")), parameter = keep(torch.attr("nn").attr("Parameter"));
         nb::object capsule = nb::getattr(nb::handle(tensor), "__dlpack_c_exchange_api__", nb::none());
         if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return;
@@ -202,10 +203,12 @@ template <class T> PyObject* dtype_of();
 template <> PyObject* dtype_of<float>() { return names().float32; }
 template <> PyObject* dtype_of<double>() { return names().float64; }
 template <> PyObject* dtype_of<int64_t>() { return names().int64; }
+template <> PyObject* dtype_of<uint8_t>() { return names().boolean; }
 template <class T> const char* type_name();
 template <> const char* type_name<float>() { return "torch.float32"; }
 template <> const char* type_name<double>() { return "torch.float64"; }
 template <> const char* type_name<int64_t>() { return "torch.int64"; }
+template <> const char* type_name<uint8_t>() { return "torch.bool"; }
 
 template <class T> void check(const View& view, const char* name, const Sizes& shape) {
     if (view.dtype != dtype_of<T>())
@@ -263,6 +266,18 @@ Shape shape_of(nb::handle object) {
 // can change it after it was checked.
 struct Indices {
     std::vector<int64_t> lengths, tokens;
+
+    const int64_t* copy_of(nb::handle given, int64_t steps, int64_t rows) {
+        if (given.is_none()) return nullptr;
+        const int64_t* from = dense<int64_t>(given, "lengths", {rows}, false);
+        lengths.assign(from, from + rows);
+        lengths.push_back(0);  // never null
+        for (int64_t b = 0; b < rows; ++b)
+            if (lengths[size_t(b)] < 0 || lengths[size_t(b)] > steps)
+                refuse("lengths", "has " + std::to_string(lengths[size_t(b)]) + " for row " + std::to_string(b),
+                       "0 to " + std::to_string(steps));
+        return lengths.data();
+    }
 };
 
 // The arguments that forward and backward share. States are (directions, B, size), the workspace (`lines`)
@@ -307,16 +322,7 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
     }
     const int64_t B = q.rows;
     T* out = sequence<T>(y, "y", {q.steps, B, D * s.P}, q.y_t, q.y_b, writes);
-    if (!lengths.is_none()) {
-        const int64_t* from = dense<int64_t>(lengths, "lengths", {B}, false);
-        indices.lengths.assign(from, from + B);
-        indices.lengths.push_back(0);  // never null
-        q.lengths = indices.lengths.data();
-        for (int64_t b = 0; b < B; ++b)
-            if (q.lengths[b] < 0 || q.lengths[b] > q.steps)
-                refuse("lengths", "has " + std::to_string(q.lengths[b]) + " for row " + std::to_string(b),
-                       "0 to " + std::to_string(q.steps));
-    }
+    q.lengths = indices.copy_of(lengths, q.steps, B);
     const bool lstm = s.cell == CellKind::lstm;
     const int64_t length = line_length<T>(s);
     const T* h0_all = dense<T>(h0, "h0", {D, B, s.P});
@@ -396,6 +402,83 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
     backward(q, g, threads);
 }
 
+// What the passes of a linear recurrence share. b and h are (T, B, width), a too or (width,), states (B, width).
+template <class T>
+Recurrence<T> recurrence_of(bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0,
+                            nb::handle h, bool writes, Indices& indices) {
+    Recurrence<T> s{};
+    const View shown(h, "h"), factor(a, "a");
+    if (shown.shape.size() != 3 || (is_complex && shown.shape[2] % 2))
+        refuse("h", "has shape " + shape_text(shown.shape), is_complex ? "(T, B, pairs)" : "(T, B, H)");
+    s.steps = shown.shape[0], s.rows = shown.shape[1], s.is_complex = is_complex;
+    s.size = is_complex ? shown.shape[2] / 2 : shown.shape[2];
+    s.h = sequence<T>(h, "h", shown.shape, s.h_t, s.h_b, writes);
+    if (factor.shape.size() == 1) s.a = dense<T>(a, "a", {s.width()}, false);
+    else s.a = sequence<T>(a, "a", shown.shape, s.a_t, s.a_b);
+    if (!b.is_none()) s.b = sequence<T>(b, "b", shown.shape, s.b_t, s.b_b);
+    s.h0 = dense<T>(h0, "h0", {s.rows, s.width()});
+    s.resets = dense<uint8_t>(resets, "resets", {s.steps, s.rows});
+    s.lengths = indices.copy_of(lengths, s.steps, s.rows);
+    return s;
+}
+
+template <class T>
+void run_scan_forward(bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0,
+                      nb::handle h, nb::handle h_n, int threads) {
+    Indices indices;
+    if (b.is_none()) refuse("b", "is None", "a tensor");
+    Recurrence<T> s = recurrence_of<T>(is_complex, a, b, lengths, resets, h0, h, true, indices);
+    s.h_n = dense<T>(h_n, "h_n", {s.rows, s.width()});
+    nb::gil_scoped_release release;
+    scan_forward(s, threads);
+}
+
+template <class T>
+void run_scan_backward(bool is_complex, nb::handle a, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h,
+                       nb::handle dh, nb::handle dh_n, nb::handle da, nb::handle db, nb::handle dh0, int threads) {
+    Indices indices;
+    const Recurrence<T> s = recurrence_of<T>(is_complex, a, nb::none(), lengths, resets, h0, h, false, indices);
+    RecurrenceGradients<T> g{};
+    const int64_t width = s.width();
+    if (!dh.is_none()) g.dh = sequence<T>(dh, "dh", {s.steps, s.rows, width}, g.dh_t, g.dh_b);
+    g.dh_n = dense<T>(dh_n, "dh_n", {s.rows, width}), g.dh0 = dense<T>(dh0, "dh0", {s.rows, width});
+    const bool shared = View(a, "a").shape.size() == 1;
+    if (shared) g.da_row = dense<T>(da, "da", {s.rows, width});
+    else g.da = dense<T>(da, "da", {s.steps, s.rows, width});
+    g.db = dense<T>(db, "db", {s.steps, s.rows, width});
+    nb::gil_scoped_release release;
+    scan_backward(s, g, threads);
+}
+
+template <class T>
+void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, int threads) {
+    const View in(x, "x"), matrix(weight, "weight");
+    if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, I)");
+    Product<T> p{};
+    p.rows = in.shape[0], p.k = in.shape[1], p.columns = matrix.shape.empty() ? 0 : matrix.shape[0];
+    p.x = dense<T>(x, "x", {p.rows, p.k}, false);
+    p.weight = dense<T>(weight, "weight", {p.columns, p.k}, false);
+    p.bias = dense<T>(bias, "bias", {p.columns});
+    p.y = dense<T>(y, "y", {p.rows, p.columns}, false);
+    if (p.rows == 0 || p.columns == 0) return;
+    nb::gil_scoped_release release;
+    product(p, threads);
+}
+
+template <class T> void run_map(Function function, nb::handle x, nb::handle y, int threads) {
+    const View in(x, "x");
+    if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, features)");
+    check<T>(in, "x", in.shape);
+    const int64_t rows = in.shape[0], columns = in.shape[1];
+    if (in.stride[1] != 1 && columns > 1 && in.size() > 0)
+        refuse("x", "has strides " + shape_text(in.stride), "its last axis to be contiguous");
+    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false)};
+    if (in.contiguous()) m.rows = 1, m.columns = rows * columns;
+    if (in.size() == 0) return;
+    nb::gil_scoped_release release;
+    map(m, threads);
+}
+
 // Whether PyTorch has yet to negate the numbers of a tensor.
 bool is_negated(nb::handle tensor) {
     const nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), names().is_neg, nullptr));
@@ -419,11 +502,11 @@ bool are_readable(const nb::args& tensors) {
 }
 
 // Calls f<float> or f<double>, by the type of x.
-template <class F> void by_type(nb::handle x, F&& f) {
-    const View view(x, "x");
+template <class F> void by_type(nb::handle x, const char* name, F&& f) {
+    const View view(x, name);
     if (view.dtype == names().float32) f(float());
     else if (view.dtype == names().float64) f(double());
-    else refuse("x", std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
+    else refuse(name, std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
 }
 
 // What something with Python's buffer protocol shows, if it does.
@@ -682,7 +765,7 @@ NB_MODULE(_core, m) {
              nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, [&](auto zero) {
+              by_type(x, "x", [&](auto zero) {
                   run_forward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, h_n, c_n, lines, n,
                                               checkpoint_every, c_kept);
               });
@@ -699,7 +782,7 @@ NB_MODULE(_core, m) {
              nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, [&](auto zero) {
+              by_type(x, "x", [&](auto zero) {
                   run_backward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
                                                dweights, n, checkpoint_every, c_kept);
               });
@@ -710,6 +793,45 @@ NB_MODULE(_core, m) {
           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("dweights").none(), nb::arg("threads").none(), nb::arg("tokens") = nb::none(),
           nb::arg("checkpoint_every").none() = nb::int_(0), nb::arg("c_kept") = nb::none(),
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
+
+    m.def("scan_forward",
+          [](bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h,
+             nb::handle h_n, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(a, "a", [&](auto zero) {
+                  run_scan_forward<decltype(zero)>(is_complex, a, b, lengths, resets, h0, h, h_n, n);
+              });
+          },
+          nb::arg("is_complex"), nb::arg("a").none(), nb::arg("b").none(), nb::arg("lengths").none(),
+          nb::arg("resets").none(), nb::arg("h0").none(), nb::arg("h").none(), nb::arg("h_n").none(),
+          nb::arg("threads").none(), "h_t = a_t * h_(t-1) + b_t, into h and h_n.");
+    m.def("scan_backward",
+          [](bool is_complex, nb::handle a, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h, nb::handle dh,
+             nb::handle dh_n, nb::handle da, nb::handle db, nb::handle dh0, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(a, "a", [&](auto zero) {
+                  run_scan_backward<decltype(zero)>(is_complex, a, lengths, resets, h0, h, dh, dh_n, da, db, dh0, n);
+              });
+          },
+          nb::arg("is_complex"), nb::arg("a").none(), nb::arg("lengths").none(), nb::arg("resets").none(),
+          nb::arg("h0").none(), nb::arg("h").none(), nb::arg("dh").none(), nb::arg("dh_n").none(), nb::arg("da").none(),
+          nb::arg("db").none(), nb::arg("dh0").none(), nb::arg("threads").none(), "Its gradients, into da, db and dh0.");
+    m.def("product",
+          [](nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) { run_product<decltype(zero)>(x, weight, bias, y, n); });
+          },
+          nb::arg("x").none(), nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("y").none(),
+          nb::arg("threads").none(), "x W^T + bias, into y.");
+
+    m.def("map",
+          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads) {
+              const Function f = Function(integer(function, "function", 0, 3));
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, n); });
+          },
+          nb::arg("function"), nb::arg("x").none(), nb::arg("y").none(), nb::arg("threads").none(),
+          "A function of each number of x, into y.");
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),

@@ -1,12 +1,16 @@
 #include "core.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <iterator>
 #include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "target.hpp"
@@ -25,11 +29,11 @@
 namespace ostinato {
 
 #if defined(__x86_64__)
-namespace x86_64_v4 { extern const Target target; }
-namespace x86_64_v3 { extern const Target target; }
-namespace x86_64 { extern const Target target; }
+namespace x86_64_v4 { extern const Target target; extern const Scans scans; }
+namespace x86_64_v3 { extern const Target target; extern const Scans scans; }
+namespace x86_64 { extern const Target target; extern const Scans scans; }
 #else
-namespace generic { extern const Target target; }
+namespace generic { extern const Target target; extern const Scans scans; }
 #endif
 
 namespace {
@@ -108,11 +112,31 @@ const Target& target() {
     return chosen;
 }
 
+// A block that begins at a multiple of 64 bytes; Windows has functions of its own for it.
+char* aligned_block(int64_t bytes) {
+    const size_t whole = (size_t(bytes) + 63) / 64 * 64;
+#if defined(_WIN32)
+    void* block = _aligned_malloc(whole, 64);
+#else
+    void* block = std::aligned_alloc(64, whole);
+#endif
+    if (!block) throw std::bad_alloc();
+    return static_cast<char*>(block);
+}
+
+void free_block(const char* block) {
+#if defined(_WIN32)
+    _aligned_free(const_cast<char*>(block));
+#else
+    std::free(const_cast<char*>(block));
+#endif
+}
+
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
 public:
     Workspace() = default;
-    ~Workspace() { std::free(data_); }
+    ~Workspace() { free_block(data_); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -122,8 +146,7 @@ public:
 #endif
         if (bytes <= size_) return data_;
         release();
-        data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-        if (!data_) throw std::bad_alloc();
+        data_ = aligned_block(bytes);
         size_ = bytes;
         return data_;
     }
@@ -134,7 +157,7 @@ public:
 private:
     static constexpr int64_t most_kept = 64 << 20;
     void release() {
-        std::free(data_);
+        free_block(data_);
         data_ = nullptr, size_ = 0;
     }
     char* data_ = nullptr;
@@ -146,12 +169,38 @@ thread_local Workspace workspace;
 // A thread that must be woken costs some twenty microseconds: a call of less than that stays alone.
 constexpr double work_for_a_thread = 3e6;  // floating-point operations
 
-template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
-    const Shape& shape = s.shape;
-    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
-                              double(shape.H) * double(shape.I + shape.P);
+int threads_for(double operations, int threads) {
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
+
+// `times` the work of a forward pass.
+template <class T> int useful_threads(const Sequence<T>& s, int times, int threads) {
+    const Shape& shape = s.shape;
+    double operations = 2.0 * times * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
+                        double(shape.H) * double(shape.I + shape.P);
+    if (passes<T>(target()).sharing(s, threads) == Sharing::none) {
+        if (times == 1) return 1;
+        // Threads that sleep until the gradients of the weights, half of it, are woken twice.
+        operations /= 8;
+    }
+    return threads_for(operations, threads);
+}
+
+// Threads that wait for one another at each step lose most of their time where other programs run on their
+// cores, so after a call that did, so many stay on one thread. Results do not depend on it.
+class Crowd {
+public:
+    int threads(int asked) { return asked > 1 && calls_alone_.load() > 0 && calls_alone_.fetch_sub(1) > 0 ? 1 : asked; }
+    void note(std::chrono::nanoseconds taken, int64_t slept) {
+        // To wake a thread takes less, and a part of the call.
+        if (slept > std::max<int64_t>(200'000, taken.count() / 4)) calls_alone_.store(32);
+    }
+
+private:
+    std::atomic<int> calls_alone_{0};
+};
+
+Crowd crowd;
 
 // Runs a pass: `memory` for so many threads, then `run` on them.
 template <class T, class Memory, class Run>
@@ -164,6 +213,8 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
                          [&](int64_t a, int64_t b) { return s.lengths[a] > s.lengths[b]; });
         s.order = order.data();
     }
+    const bool in_step = threads > 1 && passes<T>(target()).sharing(s, threads) == Sharing::units;
+    if (in_step) threads = crowd.threads(threads);
     // The pass may get one thread where it asked for more.
     char* block = workspace.get(std::max(memory(s, threads), memory(s, 1)));
     struct Context {
@@ -171,10 +222,13 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
         char* block;
         Run& run;
     } context{s, block, run};
+    const int64_t slept = time_slept();
+    const auto begin = std::chrono::steady_clock::now();
     parallel(threads, [](const Member& me, void* context) {
         Context& c = *static_cast<Context*>(context);
         c.run(c.s, c.block, me);
     }, &context);
+    if (in_step) crowd.note(std::chrono::steady_clock::now() - begin, time_slept() - slept);
     workspace.done();
 }
 
@@ -210,11 +264,66 @@ template void backward(const Sequence<double>&, const Gradients<double>&, int);
 
 namespace {
 
-char* aligned_block(int64_t bytes) {
-    char* block = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-    if (!block) throw std::bad_alloc();
-    return block;
+// Those of the target that was chosen.
+const Scans& scans() {
+#if defined(__x86_64__)
+    const Scans* const all[] = {&x86_64_v4::scans, &x86_64_v3::scans, &x86_64::scans};
+#else
+    const Scans* const all[] = {&generic::scans};
+#endif
+    static const Scans& chosen = **std::find_if(std::begin(all), std::end(all), [](const Scans* each) {
+        return !std::strcmp(each->name, target().name);
+    });
+    return chosen;
 }
+
+constexpr double work_of_a_number = 50;  // a step of a recurrence waits for memory: so many operations
+
+// Runs body(member) on at most so many threads.
+template <class Body> void run_on(int threads, Body&& body) {
+    parallel(threads, [](const Member& me, void* body) { (*static_cast<std::remove_reference_t<Body>*>(body))(me); }, &body);
+}
+
+template <class T> int threads_of(const Recurrence<T>& s, int threads) {
+    return threads_for(work_of_a_number * double(s.steps) * double(s.rows) * double(s.width()), threads);
+}
+
+}  // namespace
+
+template <class T> void scan_forward(const Recurrence<T>& s, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.forward(s, me); });
+}
+template void scan_forward(const Recurrence<float>&, int);
+template void scan_forward(const Recurrence<double>&, int);
+
+template <class T> void scan_backward(const Recurrence<T>& s, const RecurrenceGradients<T>& g, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.backward(s, g, me); });
+}
+template void scan_backward(const Recurrence<float>&, const RecurrenceGradients<float>&, int);
+template void scan_backward(const Recurrence<double>&, const RecurrenceGradients<double>&, int);
+
+template <class T> void product(const Product<T>& q, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    const int n = threads_for(2.0 * double(q.rows) * double(q.k) * double(q.columns), threads);
+    // It may get one thread where it asked for more, which needs less.
+    char* block = workspace.get(p.product_memory(q, n));
+    run_on(n, [&](const Member& me) { p.product(q, block, me); });
+    workspace.done();
+}
+template void product(const Product<float>&, int);
+template void product(const Product<double>&, int);
+
+template <class T> void map(const Map<T>& m, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_for(work_of_a_number * double(m.rows) * double(m.columns), threads),
+           [&](const Member& me) { p.map(m, me); });
+}
+template void map(const Map<float>&, int);
+template void map(const Map<double>&, int);
+
+namespace {
 
 bool cpu_has(DotFeature feature) {
 #if defined(__x86_64__)
@@ -249,7 +358,7 @@ template <class T> const StreamPasses<T>& as_passes(const void* passes) {
 
 }  // namespace
 
-template <class T> void Stream<T>::Free::operator()(char* p) const { std::free(p); }
+template <class T> void Stream<T>::Free::operator()(char* p) const { free_block(p); }
 
 template <class T>
 Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
@@ -260,7 +369,7 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     const int64_t layers = int64_t(shapes.size());
     for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
     char* model = aligned_block(p.model_memory(shapes.data(), layers));
-    model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
+    model_ = std::shared_ptr<const char>(model, free_block);
     p.build_model(shapes.data(), weights.data(), layers, products_of(precision), model);
     state_.reset(aligned_block(p.state_memory(model, rows)));
     p.build_state(model, rows, state_.get());

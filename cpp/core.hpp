@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "linear.hpp"
 #include "sequence.hpp"
 
 namespace ostinato {
@@ -33,6 +34,12 @@ template <class T> int64_t gate_at(const Shape& shape, int gate);
 // lengths: it is worked out. Throws std::bad_alloc before anything is written.
 template <class T> void forward(const Sequence<T>& sequence, int threads);
 template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>& gradients, int threads);
+
+// Those of linear.hpp, in the same way; all but the product allocate nothing.
+template <class T> void scan_forward(const Recurrence<T>& recurrence, int threads);
+template <class T> void scan_backward(const Recurrence<T>& recurrence, const RecurrenceGradients<T>& gradients, int threads);
+template <class T> void product(const Product<T>& product, int threads);
+template <class T> void map(const Map<T>& map, int threads);
 
 // How a stream holds its weights.
 enum class Precision : int {

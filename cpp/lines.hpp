@@ -86,8 +86,8 @@ private:
 
 // How the threads share a recurrence. Directions run side by side where there are threads for it;
 // within a direction the rows are split into parts, which need not wait for each other; and where
-// that leaves too few rows for each pass over large weights, the hidden units of a part are split as
-// well, at the price of a barrier in every step.
+// that leaves threads without a row, or too few rows for each pass over large weights, the hidden
+// units of a part are split as well, at the price of a barrier in every step.
 struct Split {
     int sides, parts, units;
 
@@ -98,12 +98,16 @@ struct Split {
         units = 1;
         const int64_t weights = s.shape.gates() * s.shape.H * s.shape.P * int64_t(sizeof(T));
         const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
-        const bool starved = rows < 8 * each && weights >= 128 * 1024;
+        const bool starved = (rows < each && weights >= 48 * 1024) || (rows < 8 * each && weights >= 128 * 1024);
         if (!one_product || !starved) return;
         parts = int(rows / 8 < 1 ? 1 : rows / 8);
         const int64_t panels = whole<T>(s.shape.H) / W<T> / (s.shape.cell == CellKind::rnn ? 4 : 1);
         units = int(each / parts < panels ? each / parts : panels);
         if (units < 1) units = 1;
+    }
+
+    Sharing sharing() const {
+        return units > 1 ? Sharing::units : sides * parts > 1 ? Sharing::rows : Sharing::none;
     }
 
     // Calls work(direction, part, unit, group) for the share of a member in some directions; `group`

@@ -1,16 +1,22 @@
 // What the core can do with one instruction set: the table that core.cpp chooses once.
 #pragma once
 
+#include "linear.hpp"
 #include "sequence.hpp"
 #include "threads.hpp"
 
 namespace ostinato {
+
+// What threads share of the steps of a recurrence: nothing, since one follows them alone; the rows or the
+// directions; or the units of a step, at each of which they wait for one another.
+enum class Sharing { none, rows, units };
 
 // For one type of number. Nothing here allocates or throws: each pass works in a block of memory,
 // 64-byte aligned, of the size that its *_memory() tells for so many threads or fewer.
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
     int64_t (*gate_at)(const Shape&, int gate);
+    Sharing (*sharing)(const Sequence<T>&, int threads);
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
@@ -50,6 +56,25 @@ struct Target {
     DotFeature dot_feature;
     double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
+
+// The same for what linear.hpp describes: a table of its own, which is compiled apart.
+template <class T> struct ScanPasses {
+    void (*forward)(const Recurrence<T>&, const Member&);
+    void (*backward)(const Recurrence<T>&, const RecurrenceGradients<T>&, const Member&);
+    int64_t (*product_memory)(const Product<T>&, int threads);
+    void (*product)(const Product<T>&, char* memory, const Member&);
+    void (*map)(const Map<T>&, const Member&);
+};
+
+struct Scans {
+    const char* name;
+    ScanPasses<float> floats;
+    ScanPasses<double> doubles;
+};
+
+template <class T> const ScanPasses<T>& passes(const Scans& scans);
+template <> inline const ScanPasses<float>& passes(const Scans& scans) { return scans.floats; }
+template <> inline const ScanPasses<double>& passes(const Scans& scans) { return scans.doubles; }
 
 template <class T> const Passes<T>& passes(const Target& target);
 template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }

@@ -24,7 +24,7 @@ def available_memory() -> int:
     sizes += [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     for path in _CGROUPS:
         with suppress(OSError, ValueError):  # no such group, or "max"
-            sizes.append(int(Path(path).read_text()))
+            sizes.append(int(Path(path).read_text(encoding="ascii")))
     return min(size for size in sizes if size >= 0)  # -1 is no limit
 
 

@@ -12,7 +12,15 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import demo, examples, inspection, prediction, training, writing  # noqa: F401 add commands
+from ostinato.cli import (  # noqa: F401 add commands
+    demo,
+    examples,
+    exchange,
+    inspection,
+    prediction,
+    training,
+    writing,
+)
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
@@ -33,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     _limit_spinning()
     warnings.showwarning = _show_warning
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 closed by who called us
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 who called closes it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # not every terminal knows every letter
+            if sys.platform == "win32":  # which writes files in an encoding of the country
+                stream.reconfigure(encoding="utf-8")
     try:
         status = _run(sys.argv[1:] if argv is None else list(argv))
         print(end="", flush=True)  # while a broken pipe can still be dealt with

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 from ostinato.errors import OstinatoError, require
-from ostinato.files import MIDI, PICTURES, check_new_file
+from ostinato.files import EXPORTS, MIDI, PICTURES, check_new_file
 
 SOURCES = Path(__file__).parents[2]
 REQUIRED = object()
@@ -37,6 +37,8 @@ Picture: TypeAlias = Path
 """A picture to be written."""
 MidiFile: TypeAlias = Path
 """A MIDI file to be written."""
+ExportFile: TypeAlias = Path
+"""A model to be exported."""
 WIDTH = 80
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
@@ -71,6 +73,7 @@ def _check_picture(path: Path) -> None:
 TYPES = {each.__name__: Kind(each) for each in (int, float, str, bool, Path)}
 TYPES["Picture"] = Kind(Path, check=_check_picture)
 TYPES["MidiFile"] = Kind(Path, check=partial(check_new_file, suffixes=MIDI))
+TYPES["ExportFile"] = Kind(Path, check=partial(check_new_file, suffixes=EXPORTS))
 
 
 class Option(NamedTuple):

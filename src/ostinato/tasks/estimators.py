@@ -7,7 +7,6 @@ methods of `Estimator` that begin with an underscore and raise are the hooks of 
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +25,7 @@ from torch import nn
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError, check_choice
+from ostinato.files import temporary_folder
 from ostinato.memory import check_memory
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
@@ -261,8 +261,7 @@ class Estimator(
             return task | self._prepare(data, X, y, validation)._asdict()
 
         if out is None:
-            with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
-                data = Path(folder)
+            with temporary_folder() as data:
                 self._train(data, document(data), None, progress)
         else:
             run = RunFolder.create(Path(out), document)
@@ -278,8 +277,7 @@ class Estimator(
         self.check_settings()
         device_of(self.device)
         model = type(self)(**self.get_params())
-        with tempfile.TemporaryDirectory(prefix="ostinato-") as folder, torch.random.fork_rng():
-            data = Path(folder)
+        with temporary_folder() as data, torch.random.fork_rng():
             documents, model.resolved_, facts = model._prepare(data, X, y, validation)
             model.inputs_, model.targets_ = model._restore(documents)
             torch.manual_seed(self.seed)

@@ -82,7 +82,8 @@ class Thresholds:
             it counts as not scaled; weights are initialised for 1.
         outlier: distance from the median, in robust standard deviations, from which a value is an
             outlier; normal ones end at 6, and those of Student's t with 3 degrees of freedom at 20.
-        outlier_share: largest share of the values that may be outliers of a distribution.
+        outlier_share: largest share of the values that are outliers of a distribution, and not a
+            part of it; five times that of those that are five times as far.
         duplicate: correlation of two input features that count as duplicates.
         constant: share of the input features that may be constant.
         imbalance: share of the most frequent class from which a network may ignore the others.
@@ -411,6 +412,12 @@ class Cause(NamedTuple, Generic[E]):
     meaning: str
     limits: tuple[str, ...]
     judge: Callable[[Judgement[E]], Iterator[Finding]]
+
+    def also(
+        self, judge: Callable[[Judgement[Any]], Iterator[Finding]], *limits: str
+    ) -> Cause[Any]:
+        """Return the same cause with another judge, and the limits that it uses beside."""
+        return Cause(self.name, self.meaning, (*self.limits, *limits), judge)
 
 
 def judge(causes: Iterable[Cause[E]], judgement: Judgement[E]) -> list[Finding]:
@@ -825,15 +832,15 @@ FREE_CAUSES: tuple[Cause[Any], ...] = (
     ),
     Cause(
         "learning rate too high", "Steps are too long: the loss swings, rises or stays.",
-        ("overshoot", "oscillation", "gain"), rate_too_high,
+        ("overshoot", "oscillation"), rate_too_high,
     ),
     Cause(
         "exploding", "Gradients grow on their way back through time.",
-        ("exploded", "growth", "spikes", "gradient_norm"), exploding_norms,
+        ("spikes", "gradient_norm"), exploding_norms,
     ),
     Cause(
         "learning rate too low", "Steps are too short to get anywhere in the run.",
-        ("movement", "helps"), rate_too_low,
+        ("movement",), rate_too_low,
     ),
     Cause(
         "clipping too strong", "Clipping shortens nearly every step.", ("clipped",),
@@ -848,8 +855,10 @@ FREE_CAUSES: tuple[Cause[Any], ...] = (
         ("overfitting", "generalization_gap"), overfitting,
     ),
     Cause(
-        "nothing learnt", "The loss is that of a constant prediction.", ("learned", "clear"),
-        nothing_learnt,
+        "nothing learnt", "The loss is that of a constant prediction.", (), nothing_learnt,
     ),
 )  # fmt: skip
 """Causes that can be told from `Observations` alone."""
+
+FREE = {cause.name: cause for cause in FREE_CAUSES}
+"""The same by name: those of `ostinato.insight` have further judges of them."""

@@ -25,6 +25,7 @@ from ostinato.recurrence.cells import (
     ACTIVATIONS,
     Cell,
     GRUCell,
+    LinearCell,
     LSTMCell,
     LSTMState,
     RNNCell,
@@ -36,7 +37,7 @@ from ostinato.recurrence.cells.standard import GatedCell
 from ostinato.recurrence.scan import run_directions
 
 STANDARD = (RNNCell, LSTMCell, GRUCell)
-"""The cells whose equations the core has."""
+"""The cells whose equations the core has whole; of a `LinearCell` it has the recurrence."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -56,7 +57,7 @@ def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
             warn_of_missing_core()
         return "it is not installed"
     for cell in cells:
-        if type(cell.standard_cell()) not in STANDARD:
+        if type(cell.standard_cell()) not in STANDARD and not isinstance(cell, LinearCell):
             return "it has no equations for this cell"
     known = x.dtype in (torch.float32, torch.float64) or (autocast and x.is_floating_point())
     if not x.is_cpu or not known:
@@ -357,7 +358,7 @@ class _Layer(torch.autograd.Function):
         given = [padded[i] for i in places]
         _, needs_x, *required = ctx.needs_input_grad
         needs = [needs_x, *[i >= 0 and required[i] for i in places]]
-        if torch.is_grad_enabled() or is_transformed() or any(map(_is_batched, gradients)):
+        if torch.is_grad_enabled() or is_transformed() or any(map(is_batched, gradients)):
             found = _reference_gradients(cell, x, tokens, lengths, given, gradients, needs)
         else:
             shape = shape_of(cell)
@@ -377,7 +378,7 @@ class _Layer(torch.autograd.Function):
         return None, dx, *[g for g, i in zip(others, places, strict=True) if i >= 0]
 
 
-def _is_batched(gradient: Tensor | None) -> bool:
+def is_batched(gradient: Tensor | None) -> bool:
     """Tell whether it comes from, say, `torch.autograd.functional.jacobian(vectorize=True)`."""
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
 
