@@ -60,7 +60,7 @@ def test_what_is_told_fits_a_terminal_of_80_columns(monkeypatch, encoding, right
     assert text.count("should be 2020-09-30") == (0 if right else 11)
     assert "299 of 300 dates right" in lines[-1]
     # The lag of 24 steps is the last one that both networks have.
-    assert "8 % left after 24" in text and "under 0.01 % left after 24" in text
+    assert "8 % after 24" in text and "under 0.01 % after 24" in text
 
 
 def test_a_block_is_higher_the_more_is_left():

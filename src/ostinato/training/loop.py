@@ -201,7 +201,8 @@ class Trainer:
             start = time.perf_counter()
             self.train_step()
             steps.append(time.perf_counter() - start)
-        start, read = time.perf_counter(), []
+        start = time.perf_counter()
+        read: list[bool] = []
 
         def some() -> Iterator[Any]:
             for batch in self.validation or ():
