@@ -106,7 +106,8 @@ def page_of(seen: Seen, run: Path) -> str:
         "the darker, the more attention.</p>",
         _attention(seen),
         "<h2>How it learned</h2>",
-        '<p class="soft">Loss by step of training, with smoothed labels; dots: on dates held out.</p>',
+        '<p class="soft">Loss by step of training, with smoothed labels; dots: on dates held '
+        "out.</p>",
         _curve(seen.history),
         "<h2>How much of the gradient reaches each letter</h2>",
         '<p class="soft">Counted back from the last letter, as a share of the gradient there: '
