@@ -25,9 +25,9 @@ from ostinato.recurrence.backends.compiled import (
     _any_requires_grad,
     _dense,
     _empty_sequence,
-    _is_batched,
     _rowwise,
     constant_in_graphs,
+    is_batched,
     is_transformed,
     kept,
 )
@@ -385,7 +385,7 @@ class _Layer(torch.autograd.Function):
         x, lines, lengths, *given = ctx.saved_tensors
         call = ctx.call._replace(lengths=lengths)
         _, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled() or is_transformed() or any(map(_is_batched, gradients)):
+        if torch.is_grad_enabled() or is_transformed() or any(map(is_batched, gradients)):
             return None, *_reference_gradients(call, x, given, gradients, needs)
         return None, *_backward(call, x, given, lines, gradients, needs)
 
