@@ -122,7 +122,8 @@ def _estimator(task: Any) -> str:
     command = f"commands.md#ostinato-train-{task.command}"
     lines += [f"On the command line [`ostinato train {task.command}`]({command}).\n"]
     path = paths()[task.estimator]
-    lines += [f"::: {path}", "    options:", "      inherited_members: true", ""]
+    lines += [f"::: {path}", "    options:", "      inherited_members: true", "      members:"]
+    lines += [*(f"        - {name}" for name in _members(getattr(ostinato, task.estimator))), ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
     lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
@@ -135,6 +136,17 @@ def _estimator(task: Any) -> str:
                 lines.append(f"| `{option.name}` | {default} | {text} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _members(cls: type) -> list[str]:
+    """Return what a user calls of an estimator, and what it has once it is fitted."""
+    shown = [name for name in dir(cls()) if callable(getattr(cls, name, None))]
+    bases = [vars(base) for base in cls.__mro__ if base.__module__.startswith("ostinato")]
+    fitted = {n for base in bases for n in base if n.endswith("_") and not n.startswith("_")}
+    return [
+        *sorted(fitted),
+        *(n for n in shown if any(n in base for base in bases) and n[0] != "_"),
+    ]
 
 
 def _commands() -> str:

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import unicodedata
 import warnings
 from pathlib import Path
@@ -219,6 +220,13 @@ def test_the_page_of_an_estimator_has_every_setting(task):
     names = getattr(ostinato, task.estimator)._get_param_names()
     page = TEXTS[f"reference/{task.estimator}.md"]
     assert [name for name in names if f"| `{name}` |" not in page] == []
+
+
+def test_the_page_on_installing_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = TEXTS["start/install.md"]
+    extras = {*project["optional-dependencies"]} - {"dev", "release"}
+    assert [extra for extra in extras if f"| `{extra}` |" not in page] == []
 
 
 def test_every_command_is_in_the_reference_with_its_options():
