@@ -48,7 +48,6 @@ TOOLS = (
     "ostinato.networks.arrangements.recurrent_layers",
     "ostinato.training.callbacks.read_metrics",
     "ostinato.training.health.Monitor",
-    "ostinato.lightning.Watch",
 )
 """What the guides take from other modules."""
 
@@ -100,6 +99,10 @@ def pages() -> dict[str, str]:
         found[f"reference/{task.estimator}.md"] = _estimator(task)
     tools = "Parts of the library that the guides use, by the modules that they are imported from."
     lines = [f"## {path.rpartition('.')[0]}\n\n::: {path}\n" for path in TOOLS]
+    lines.append(
+        '## ostinato.lightning\n\n`Watch(share=0.02, monitor="val_loss")` is a callback: '
+        "[Watching a training loop](../watch.md#lightning).\n"
+    )
     found["reference/tools.md"] = "\n".join(["# Files and training\n", f"{tools}\n", *lines])
     for file in sorted(NOTEBOOKS.glob("*.ipynb")):
         found[f"notebooks/{file.stem}.md"] = _notebook(file)
