@@ -380,8 +380,8 @@ torch: derived cells taken for their parent
 + return isinstance(cell, LSTMCell)
 
 compiled: derived cells sent to the core
-- if type(cell.standard_cell()) not in STANDARD and not
-+ if not isinstance(cell, STANDARD) and not
+- if type(cell.standard_cell()) not in STANDARD:
++ if not isinstance(cell, STANDARD):
 
 compiled: every RNN of the core is one of tanh
 - 0, list(ACTIVATIONS).index(cell.activation)

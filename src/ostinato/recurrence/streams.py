@@ -17,7 +17,6 @@ from torch import Tensor
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.backends.core import MISSING, CoreStream, core
-from ostinato.recurrence.cells import LinearCell
 from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
 Quantization = Literal["int8"]
@@ -133,8 +132,6 @@ class Stream(CoreStream):
         ]
         like = next(iter(weights[0].values()))
         lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
-        if any(isinstance(cell, LinearCell) for cell in layer.cells):
-            lacks = "a stream has no linear recurrences; layer.step() takes one step of them"
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
         if quantize and like.dtype != torch.float32:

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from ostinato.errors import ShapeError
 from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.backends.core import core
-from ostinato.recurrence.cells import Functions, LinearCell, State, Trace, Weights
+from ostinato.recurrence.cells import Cell, Functions, LinearCell, State, Trace, Weights
 from ostinato.recurrence.diagonal import (
     mask_of,
     plain_recurrence,
@@ -25,6 +25,13 @@ from ostinato.recurrence.diagonal import (
     scan_linear,
 )
 from ostinato.recurrence.scan import reverse_rows, run_directions
+
+
+def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
+    """Return why the core cannot serve a call, as `compiled.lacks`; it has linear cells as well."""
+    return compiled.lacks(
+        tuple([cell for cell in cells if not isinstance(cell, LinearCell)]), x, autocast
+    )
 
 
 def linear_recurrence(
@@ -170,9 +177,8 @@ def compiled_recurrence(
         h, h_n = _recurrence_operator(a, b, h0, lengths, resets, is_complex)
         return h, h_n
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or h0.requires_grad):
-        found: tuple[Tensor, Tensor] = _Recurrence.apply(
-            a, b, h0, _Options(lengths, resets, is_complex)
-        )
+        options = _Options(lengths, resets, is_complex)
+        found: tuple[Tensor, Tensor] = _Recurrence.apply(a, b, h0, options)  # type: ignore[no-untyped-call]
         return found
     return _forward(a, b, h0, lengths, resets, is_complex)
 
@@ -265,11 +271,11 @@ class _Recurrence(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `torch.nn.functional.linear` on the core: a row's bits are its own."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows, y = x.reshape(-1, x.shape[-1]), x
     if _in_graph(x):
         y = _product_operator(rows, weight, bias)
     elif torch.is_grad_enabled():
-        y = _Product.apply(rows, weight, bias)
+        y = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     else:
         y = _multiply(rows, weight, bias)
     return y.view(*x.shape[:-1], len(weight))
@@ -312,11 +318,11 @@ _FUNCTIONS = ("sigmoid", "tanh", "exp", "softplus")
 
 def _function(number: int, x: Tensor) -> Tensor:
     """Compute one of `_FUNCTIONS` on the core: a number's bits are its own."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows, y = x.reshape(-1, x.shape[-1]), x
     if _in_graph(x):
         y = _map_operator(rows, number)
     elif torch.is_grad_enabled() and x.requires_grad:
-        y = _Map.apply(rows, number)
+        y = _Map.apply(rows, number)  # type: ignore[no-untyped-call]
     else:
         y = _map(rows, number)
     return y.view(x.shape)

@@ -86,7 +86,7 @@ def choose(
     forced = _forced_now()
     if forced == "reference":
         return "reference"
-    lacks = compiled.lacks(cells, x, torch.is_autocast_enabled("cpu"))
+    lacks = diagonal.lacks(cells, x, torch.is_autocast_enabled("cpu"))
     if not lacks and forced != "torch":
         return "compiled"
     if forced == "compiled":
