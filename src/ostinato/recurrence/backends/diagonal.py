@@ -334,12 +334,17 @@ def _map(x: Tensor, number: int) -> Tensor:
     return y
 
 
-def _slope(number: int, x: Tensor | None, y: Tensor) -> Tensor:
-    """Return the derivative where the function has the value y; of softplus at x."""
-    if number == 3:
-        assert x is not None
-        return torch.sigmoid(x)
-    return (y * (1 - y), 1 - y * y, y)[number]
+def _map_gradient(kept: Tensor, dy: Tensor, number: int) -> Tensor:
+    """Return the gradient of the argument, given the value, but of softplus the argument."""
+    dx = dy.new_empty(dy.shape)
+    core.map(number, _rows(kept), dx, torch.get_num_threads(), _dense(dy))
+    return dx
+
+
+def _slope(number: int, kept: Tensor) -> Tensor:
+    """Return the derivative, from what `_map_gradient` is given."""
+    y = kept
+    return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
 
 
 class _MapContext(_Context, Protocol):
@@ -350,14 +355,16 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _MapContext, x: Tensor, number: int) -> Tensor:
         y = _map(x, number)
-        ctx.save_for_backward(x if number == 3 else None, y)
+        ctx.save_for_backward(x if number == 3 else y)
         ctx.number = number
         return y
 
     @staticmethod
     def backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        return dy * _slope(ctx.number, x, y), None
+        (kept,) = ctx.saved_tensors
+        if _by_formula(dy):
+            return dy * _slope(ctx.number, kept), None
+        return _map_gradient(kept, dy, ctx.number), None
 
 
 COMPILED = Functions(product, *(partial(_function, k) for k in range(len(_FUNCTIONS))))
@@ -439,14 +446,18 @@ _product_operator.register_autograd(_product_backward, setup_context=_remember_p
 
 def _remember_map(ctx: _MapContext, inputs: tuple[Tensor, int], output: Tensor) -> None:
     x, ctx.number = inputs
-    ctx.save_for_backward(x if ctx.number == 3 else None, output)
+    ctx.save_for_backward(x if ctx.number == 3 else output)
 
 
 def _map_backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, y = ctx.saved_tensors
-    return dy * _slope(ctx.number, x, y), None
+    (kept,) = ctx.saved_tensors
+    return _map_gradient_operator(kept, dy, ctx.number), None
 
 
 _map_operator = torch.library.custom_op("ostinato::map", _map, mutates_args=())
 _map_operator.register_fake(lambda x, number: x.new_empty(x.shape))
 _map_operator.register_autograd(_map_backward, setup_context=_remember_map)
+_map_gradient_operator = torch.library.custom_op(
+    "ostinato::map_gradient", _map_gradient, mutates_args=()
+)
+_map_gradient_operator.register_fake(lambda kept, dy, number: dy.new_empty(dy.shape))
