@@ -466,14 +466,15 @@ void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y,
     product(p, threads);
 }
 
-template <class T> void run_map(Function function, nb::handle x, nb::handle y, int threads) {
+template <class T> void run_map(Function function, nb::handle x, nb::handle y, nb::handle dy, int threads) {
     const View in(x, "x");
     if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, features)");
     check<T>(in, "x", in.shape);
     const int64_t rows = in.shape[0], columns = in.shape[1];
     if (in.stride[1] != 1 && columns > 1 && in.size() > 0)
         refuse("x", "has strides " + shape_text(in.stride), "its last axis to be contiguous");
-    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false)};
+    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false),
+             dense<T>(dy, "dy", in.shape)};
     if (in.contiguous()) m.rows = 1, m.columns = rows * columns;
     if (in.size() == 0) return;
     nb::gil_scoped_release release;
@@ -1012,13 +1013,13 @@ NB_MODULE(_core, m) {
           nb::arg("threads").none(), "x W^T + bias, into y.");
 
     m.def("map",
-          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads) {
+          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {
               const Function f = Function(integer(function, "function", 0, 3));
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, n); });
+              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, dy, n); });
           },
           nb::arg("function"), nb::arg("x").none(), nb::arg("y").none(), nb::arg("threads").none(),
-          "A function of each number of x, into y.");
+          nb::arg("dy") = nb::none(), "A function of each number of x, or its gradient, into y.");
 
     nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
         .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,

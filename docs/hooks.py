@@ -21,7 +21,7 @@ import ostinato
 from ostinato import cells, insight, networks
 from ostinato.cli.commands import GROUPS, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
 from ostinato.tasks.registry import TASKS
 
@@ -181,7 +181,7 @@ def _cells() -> str:
     for cls in shown:
         cell = _made(cls)
         names = [name for name, (made, _) in _named.items() if made is cls]
-        slow = compiled.lacks((cell,), torch.empty(0))
+        slow = diagonal.lacks((cell,), torch.empty(0))
         where = "plain PyTorch" if slow else "the compiled core"
         state = ", ".join(cell.state_type._fields)
         called = ", ".join(f"`{name}`" for name in names)

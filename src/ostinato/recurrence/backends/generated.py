@@ -166,7 +166,7 @@ def warn(cells: tuple[Cell, ...], x: Tensor, why: str) -> None:
 @constant_in_graphs
 def _lack(cell: Cell, dtype: torch.dtype) -> str:
     if isinstance(cell, LinearCell):
-        return "it is a linear recurrence"
+        return "it is a linear recurrence; its layer's step() takes one step"
     found = find(cell, dtype)
     return found if isinstance(found, str) else ""
 
