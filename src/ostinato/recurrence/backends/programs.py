@@ -71,7 +71,7 @@ DEAR = {
 ELEMENTWISE = CHEAP | DEAR
 REDUCTIONS = {"sum": "T(0)", "amax": "-std::numeric_limits<T>::infinity()"}
 """Folds over the numbers of a row, and what they start from."""
-VERSION = 4  # of what is written for a step: a program that was kept by another is none
+VERSION = 5  # of what is written for a step: a program that was kept by another is none
 MOST_PIECES = 128  # of one tensor, in which its numbers lie side by side
 
 X, LINE, BACK, AHEAD, SCRATCH, BEFORE, D_AFTER, D_BEFORE, DX, TEMPORARY = range(10)
@@ -1079,6 +1079,10 @@ class _Writer:
         self.nodes, roots = _split(run.nodes, roots)
         self.after, self.dx, self.before = roots[:S], roots[S], roots[S + 1 : 2 * S + 1]
         pairs = roots[2 * S + 1 : 2 * S + 1 + 2 * len(jobs)]
+        runs = [r for root in roots for r in root] + [r for n in self.nodes for r in n.args]
+        ends = [n for r in runs if r.n > 1 for n in (r.at, r.n)]
+        # Whether a vector may begin or end within another, and reach beyond the numbers of its node.
+        self.is_odd = any(n % self.line_of_cache for n in (*self.sizes, *ends))
         self.taken: dict[int, int] = defaultdict(int)  # numbers of each memory
         self.vectors: list[int] = []
         self.vector_at: dict[int, int] = {}
@@ -1107,7 +1111,10 @@ class _Writer:
         order = [
             state_length,
             0,
-            *(self.taken[b] for b in (LINE, BACK, AHEAD, SCRATCH, TEMPORARY, VECTORS)),
+            # One more line of the cache, or rows would share few of its sets.
+            *(self.taken[b] + self.line_of_cache for b in (LINE, BACK, AHEAD, SCRATCH)),
+            self.taken[TEMPORARY],
+            self.taken[VECTORS],
         ]
         tail = self._tail(run, traced, S, results)
         self.written = Written(
@@ -1124,8 +1131,8 @@ class _Writer:
             run.strides,
             tail,
             results,
-            self.taken[LINE],
-            self.taken[BACK],
+            order[2],
+            order[3],
             list(run.names),
         )
 
@@ -1229,7 +1236,7 @@ class _Writer:
     # Memory
 
     def _padded(self, n: int) -> int:
-        return (-(-n // self.line_of_cache) + 1) * self.line_of_cache
+        return (-(-n // self.line_of_cache) + self.is_odd) * self.line_of_cache
 
     def _take(self, base: int, n: int) -> int:
         at = self.taken[base]
