@@ -274,6 +274,7 @@ def name_of(cell: str | type[Cell] | Cell) -> str:
 
 
 def _subclasses(cls: type) -> Iterator[type[Cell]]:
+    each: type[Cell]
     for each in cls.__subclasses__():
         yield each
         yield from _subclasses(each)
