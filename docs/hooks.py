@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import ostinato
 from ostinato import cells, insight, networks
 from ostinato.cli.commands import GROUPS, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
 from ostinato.tasks.registry import TASKS
 
@@ -39,6 +40,19 @@ INTRO = {
     "networks": ("Networks", "The names of `ostinato.networks`.", networks),
     "insight": ("Measurements and diagnosis", "The names of `ostinato.insight`.", insight),
 }
+TOOLS = (
+    "ostinato.data.formats.read_table",
+    "ostinato.data.tables.TableSettings",
+    "ostinato.data.midi.roll_of",
+    "ostinato.data.midi.write_midi",
+    "ostinato.networks.arrangements.recurrent_layers",
+    "ostinato.training.callbacks.read_metrics",
+    "ostinato.training.health.Monitor",
+)
+"""What the guides take from other modules."""
+
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+
 RESULTS = {
     "Forecaster": ["forecasting.forecast.Forecast", "forecasting.predictor.ForecastStream"],
     "TextGenerator": ["generation.Score", "generation.DegenerateTextWarning"],
@@ -47,7 +61,7 @@ RESULTS = {
 }
 """What methods of an estimator return, below `ostinato.tasks`."""
 
-I, O, H = 7, 3, 1000
+I, O, H = 11, 3, 1000
 """Sizes that can be told from each other in the shapes of a cell."""
 
 
@@ -83,7 +97,26 @@ def pages() -> dict[str, str]:
         found[f"reference/{page}.md"] = "\n".join([f"# {title}\n", f"{text}\n", *blocks])
     for task in TASKS:
         found[f"reference/{task.estimator}.md"] = _estimator(task)
+    tools = "Parts of the library that the guides use, by the modules that they are imported from."
+    lines = [f"## {path.rpartition('.')[0]}\n\n::: {path}\n" for path in TOOLS]
+    lines.append(
+        '## ostinato.lightning\n\n`Watch(share=0.02, monitor="val_loss")` is a callback: '
+        "[Watching a training loop](../watch.md#lightning).\n"
+    )
+    found["reference/tools.md"] = "\n".join(["# Files and training\n", f"{tools}\n", *lines])
+    for file in sorted(NOTEBOOKS.glob("*.ipynb")):
+        found[f"notebooks/{file.stem}.md"] = _notebook(file)
     return found
+
+
+def _notebook(file: Path) -> str:
+    """Return the page of a notebook: its text and code, and the notebook itself."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    download = f"To run it, cell by cell: [{file.name}]({file.name}), a notebook of Jupyter."
+    return "\n\n".join([*parts, download]) + "\n"
 
 
 def _estimator(task: Any) -> str:
@@ -92,7 +125,8 @@ def _estimator(task: Any) -> str:
     command = f"commands.md#ostinato-train-{task.command}"
     lines += [f"On the command line [`ostinato train {task.command}`]({command}).\n"]
     path = paths()[task.estimator]
-    lines += [f"::: {path}", "    options:", "      inherited_members: true", ""]
+    lines += [f"::: {path}", "    options:", "      inherited_members: true", "      members:"]
+    lines += [*(f"        - {name}" for name in _members(getattr(ostinato, task.estimator))), ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
     lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
@@ -105,6 +139,17 @@ def _estimator(task: Any) -> str:
                 lines.append(f"| `{option.name}` | {default} | {text} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _members(cls: type) -> list[str]:
+    """Return what a user calls of an estimator, and what it has once it is fitted."""
+    shown = [name for name in dir(cls()) if callable(getattr(cls, name, None))]
+    bases = [vars(base) for base in cls.__mro__ if base.__module__.startswith("ostinato")]
+    fitted = {n for base in bases for n in base if n.endswith("_") and not n.startswith("_")}
+    return [
+        *sorted(fitted),
+        *(n for n in shown if any(n in base for base in bases) and n[0] != "_"),
+    ]
 
 
 def _commands() -> str:
@@ -136,7 +181,7 @@ def _cells() -> str:
     for cls in shown:
         cell = _made(cls)
         names = [name for name, (made, _) in _named.items() if made is cls]
-        slow = compiled.lacks((cell,), torch.empty(0))
+        slow = diagonal.lacks((cell,), torch.empty(0))
         where = "plain PyTorch" if slow else "the compiled core"
         state = ", ".join(cell.state_type._fields)
         called = ", ".join(f"`{name}`" for name in names)
@@ -168,7 +213,7 @@ def _cell(cls: Any, cell: Any) -> Iterator[str]:
     for name, size in zip(cell.state_type._fields, cell.state_sizes, strict=True):
         yield f"| `{name}` of the state | (B, {_letter(size)}) |"
     yield ""
-    methods = ("project", "gates", "coefficients", "step")
+    methods = ("project", "gates", "steps", "read", "step")
     own = [inspect.getsource(vars(cls)[name]) for name in methods if name in vars(cls)]
     yield "```python\n" + "\n".join(map(textwrap.dedent, own)) + "```\n"
     inherited = {n: _owner(cls, n) for n in methods if n not in vars(cls)}
@@ -183,8 +228,14 @@ def _owner(cls: type, name: str) -> type | None:
 
 
 def _letter(size: int) -> str:
-    letters = {I: "I", O: "O", H: "H"}
-    return letters[size] if size in letters else f"{size // H}H"
+    rank = -(-H // 16)
+    letters = {I: "I", O: "O", H: "H", 4 * H + 8: "4H + 8", H * H // 4: "H²/4"}
+    letters |= {rank: "H/16", rank + 32: "H/16 + 32"}
+    if size in letters:
+        return letters[size]
+    if size % H and size % I:
+        return str(size)
+    return f"{size // I}I" if size % H else f"{size // H}H"
 
 
 def markdown(docstring: str) -> str:
