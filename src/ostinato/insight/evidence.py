@@ -420,8 +420,9 @@ class Evidence:
             return None
         columns = y.shape[-1] if y.dim() > 1 and y.shape[-1] <= 8 else 1
         flat = y.reshape(-1, columns)
-        if self.held_out is not None:  # few rows show few outliers
-            flat = torch.cat([flat, self.held_out.targets.reshape(-1, columns)])
+        others = None if self.held_out is None else self.held_out.targets
+        if isinstance(others, Tensor) and others.numel() % columns == 0:
+            flat = torch.cat([flat, others.to(flat).reshape(-1, columns)])  # few show no outliers
         return Features.of(flat.nan_to_num(0, 0, 0), self.thresholds.outlier)
 
     @cached_property
