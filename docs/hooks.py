@@ -23,6 +23,7 @@ from ostinato.cli.commands import GROUPS, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
 from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.registry import TASKS
 
 INTRO = {
@@ -128,7 +129,11 @@ def _estimator(task: Any) -> str:
     lines += [f"::: {path}", "    options:", "      inherited_members: true", "      members:"]
     lines += [*(f"        - {name}" for name in _members(getattr(ostinato, task.estimator))), ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
-    lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
+    lines += ["## Once it is fitted\n", "| attribute | what it is |", "|---|---|"]
+    known = section(inspect.getdoc(Estimator) or "", "Attributes")
+    for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", known, re.M):
+        lines.append(f"| `{name}` | {' '.join(text.split()).replace('``', '`')} |")
+    lines += ["", "## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
     for owner in dict.fromkeys(option.owner for option in reversed(options)):
         lines += [f"### {owner}\n", "| setting | default | meaning |", "|---|---|---|"]
@@ -143,13 +148,10 @@ def _estimator(task: Any) -> str:
 
 def _members(cls: type) -> list[str]:
     """Return what a user calls of an estimator, and what it has once it is fitted."""
-    shown = [name for name in dir(cls()) if callable(getattr(cls, name, None))]
     bases = [vars(base) for base in cls.__mro__ if base.__module__.startswith("ostinato")]
-    fitted = {n for base in bases for n in base if n.endswith("_") and not n.startswith("_")}
-    return [
-        *sorted(fitted),
-        *(n for n in shown if any(n in base for base in bases) and n[0] != "_"),
-    ]
+    ours = {n: each for base in bases for n, each in base.items() if not n.startswith("_")}
+    fitted = sorted(n for n, each in ours.items() if n.endswith("_") and isinstance(each, property))
+    return [*fitted, *(n for n in dir(cls()) if n in ours and callable(getattr(cls, n, None)))]
 
 
 def _commands() -> str:
