@@ -44,6 +44,13 @@ class CellNotCompiledWarning(UserWarning):
     """A cell runs on the reference path, slower, since no kernels could be made of it."""
 
 
+class _Pieces(NamedTuple):
+    """Of each tensor that a program reads, and of each of its sums: weight, first number, count."""
+
+    tensors: list[tuple[int, int, int]]
+    results: list[tuple[int, int, int]]
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A cell, compiled for one type of numbers."""
@@ -52,6 +59,7 @@ class Program:
     written: Written
     core: Any
     number: int
+    pieces: _Pieces | None
     seconds: float
     """That tracing and compiling took."""
 
@@ -130,11 +138,71 @@ def _make(cell: Cell, dtype: torch.dtype) -> Program | str:
         dtype == torch.float64, written.sizes, written.states, operations, written.matrices,
         written.vectors, written.sums, written.work,
     )  # fmt: skip
+    pieces = _pieces(cell, dtype, written)
     seconds = time.perf_counter() - start
-    _programs.append(Program(cell, written, (made, library), len(_programs), seconds))
+    _programs.append(Program(cell, written, (made, library), len(_programs), pieces, seconds))
     level = logging.INFO if seconds > 1 else logging.DEBUG
     _log.log(level, "compiled %s in %.1f s; kept for the next time", cell, seconds)
     return _programs[-1]
+
+
+def _pieces(cell: Cell, dtype: torch.dtype, written: Written) -> _Pieces | None:
+    """Return which pieces of the weights a program reads and has the gradients of.
+
+    Found by a trial; None where the program's tensors are computed, or lie in another way: then
+    PyTorch stands between the weights and the program.
+    """
+    weights = [torch.ones(s, dtype=dtype).requires_grad_() for s in cell.weight_shapes().values()]
+    places = {w.untyped_storage().data_ptr(): i for i, w in enumerate(weights)}
+    prepared = list(written.weights(*weights))
+    tensors: list[tuple[int, int, int]] = []
+    for t, (_, strides) in zip(prepared, written.strides, strict=True):
+        owner = places.get(t.untyped_storage().data_ptr())
+        if owner is None or t.stride() != strides:
+            return None
+        tensors.append((owner, t.storage_offset(), t.numel()))
+    sizes = _result_sizes(written)
+    if sum(sizes) >= 1 << 24:  # more than float32 can count
+        return None
+    results = list(torch.arange(1, 1 + sum(sizes), dtype=dtype).split(sizes))
+    found = _weight_gradients(written, weights, prepared, results)
+    places_of: list[tuple[int, int, int]] = []
+    covered = [0] * len(weights)
+    for r in results:
+        for i, g in enumerate(found):
+            flat = None if g is None else g.contiguous().view(-1)
+            at = [] if flat is None else (flat == r[0]).nonzero().flatten().tolist()
+            if flat is not None and len(at) == 1 and torch.equal(flat[at[0] : at[0] + len(r)], r):
+                places_of.append((i, at[0], len(r)))
+                covered[i] += len(r)
+                break
+        else:
+            return None
+    whole = all(n == (0 if g is None else g.numel()) for n, g in zip(covered, found, strict=True))
+    return _Pieces(tensors, places_of) if whole else None
+
+
+def _piece(w: Tensor, at: int, n: int) -> Tensor:
+    return w if n == w.numel() else w.view(-1)[at : at + n]
+
+
+def _weight_gradients(
+    written: Written, leaves: Sequence[Tensor], prepared: Sequence[Tensor],
+    results: Sequence[Tensor],
+) -> list[Tensor | None]:  # fmt: skip
+    """Return the gradients of weights, from the sums; None of those without one."""
+    sums = [_shaped(results, *each) for each in written.results]
+    with torch.no_grad():
+        grads = written.gradients(*sums, *(t.detach() for t in prepared))
+    pairs = [
+        (t, g) for t, g in zip(prepared, grads, strict=True) if g is not None and t.requires_grad
+    ]
+    if not pairs:
+        return [None] * len(leaves)
+    outputs, known = zip(*pairs, strict=True)
+    asked = [t for t in leaves if t.requires_grad]
+    each = iter(torch.autograd.grad(outputs, asked, known, allow_unused=True))
+    return [next(each) if t.requires_grad else None for t in leaves]
 
 
 def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
@@ -254,6 +322,14 @@ def _prepared(program: Program, weights: Sequence[Tensor]) -> list[Tensor]:
         return list(program.written.weights(*weights))
 
 
+def _tensors(program: Program, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what the program reads of the weights, as it lies in memory."""
+    if program.pieces is None:
+        return _flat(program, _prepared(program, weights))
+    dense = [w.resolve_neg().contiguous() for w in weights]
+    return tuple([_piece(dense[i], at, n) for i, at, n in program.pieces.tensors])
+
+
 def _flat(program: Program, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return tensors as the program expects them to lie in memory."""
     found = []
@@ -275,7 +351,7 @@ def _forward(
     T, B, _ = x.shape
     state, weights = _parted(call, given, S)
     with torch.no_grad():
-        tensors = _flat(program, _prepared(program, weights))
+        tensors = _tensors(program, weights)
     x = _rowwise(x)
     y = _empty_sequence(x, cell.output_size, x)
     last = [x.new_empty(B, n) for n in cell.state_sizes]
@@ -304,12 +380,6 @@ def _backward(
     S = len(cell.state_sizes)
     state, weights = _parted(call, given, S)
     n = S if call.has_state else 0
-    some = any(needs[1 + n :])
-    with torch.enable_grad():
-        leaves = [
-            t.detach().requires_grad_(need) for t, need in zip(weights, needs[1 + n :], strict=True)
-        ]
-        prepared = _prepared(program, leaves)
     x = _rowwise(x)
     dy, *d_last = gradients
     if dy is not None:
@@ -321,38 +391,41 @@ def _backward(
         else None
         for s, need in zip(state, needs[1 : 1 + S] if n else [False] * S, strict=True)
     ]
-    results = _results(program, x)
-    tensors = _flat(program, prepared)
+    found: list[Tensor | None]
+    if program.pieces is not None:
+        with torch.no_grad():
+            tensors = _tensors(program, weights)
+        found = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
+        results = [
+            _piece(cast(Tensor, found[i]), *at).view(-1) for i, *at in program.pieces.results
+        ]
+        missing = {*range(len(weights))} - {i for i, *_ in program.pieces.results}
+        found = [None if i in missing else g for i, g in enumerate(found)]
+    else:
+        with torch.enable_grad():
+            each = zip(weights, needs[1 + n :], strict=True)
+            leaves = [w.detach().requires_grad_(need) for w, need in each]
+            prepared = _prepared(program, leaves)
+        tensors = _flat(program, prepared)
+        results = [x.new_empty(size) for size in _result_sizes(written)]
     if lines.data_ptr() % 64 or not lines.is_contiguous():  # hooks on saved tensors may move them
         lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     made.backward(
         x, call.lengths, tensors, tuple(map(_dense, state)), call.reverse, lines,
-        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), results, torch.get_num_threads(),
+        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), tuple(results), torch.get_num_threads(),
     )  # fmt: skip
-    found: list[Tensor | None] = [None] * len(weights)
-    if some:
-        sums = [_shaped(results, *each) for each in written.results]
-        with torch.no_grad():
-            grads = written.gradients(*sums, *(t.detach() for t in prepared))
-        pairs = [
-            (t, g)
-            for t, g in zip(prepared, grads, strict=True)
-            if g is not None and t.requires_grad
-        ]
-        asked = [t for t in leaves if t.requires_grad]
-        if pairs:
-            outputs, known = zip(*pairs, strict=True)
-            each = iter(torch.autograd.grad(outputs, asked, known, allow_unused=True))
-            found = [next(each) if t.requires_grad else None for t in leaves]
-        found = [
-            torch.zeros_like(t) if need and g is None else g
-            for t, g, need in zip(weights, found, needs[1 + n :], strict=True)
-        ]
+    if program.pieces is None:
+        found = _weight_gradients(written, leaves, prepared, results)
+    found = [
+        torch.zeros_like(w) if need and g is None else g
+        for w, g, need in zip(weights, found, needs[1 + n :], strict=True)
+    ]
     return [dx, *d_state[:n], *found]
 
 
-def _results(program: Program, x: Tensor) -> tuple[Tensor, ...]:
-    sums = program.written.sums
+def _result_sizes(written: Written) -> list[int]:
+    """Return how many numbers each sum has."""
+    sums = written.sums
     sizes: dict[int, int] = {}
     for row in range(0, len(sums), 13):
         _, _, rows, sources, *_, c0, c1, to0, to1, plain = sums[row : row + 13]
@@ -361,7 +434,7 @@ def _results(program: Program, x: Tensor) -> tuple[Tensor, ...]:
                 sizes[to] = rows * columns
         if plain >= 0:
             sizes[plain] = rows
-    return tuple(x.new_empty(sizes[i]) for i in range(len(sizes)))
+    return [sizes[i] for i in range(len(sizes))]
 
 
 def _shaped(
@@ -467,7 +540,7 @@ def for_stream(
         program = find(cell, values[0].dtype)
         assert isinstance(program, Program)
         with torch.no_grad():
-            tensors.append(_flat(program, _prepared(program, values)))
+            tensors.append(_tensors(program, values))
         programs.append(program.core[0])
     return tuple(programs), tuple(tensors)
 

@@ -1081,7 +1081,7 @@ class _Writer:
         pairs = roots[2 * S + 1 : 2 * S + 1 + 2 * len(jobs)]
         runs = [r for root in roots for r in root] + [r for n in self.nodes for r in n.args]
         ends = [n for r in runs if r.n > 1 for n in (r.at, r.n)]
-        # Whether a vector may begin or end within another, and reach past the numbers of its node.
+        # Whether a vector may begin or end within another, and reach beyond the numbers of a node.
         self.is_odd = any(n % self.line_of_cache for n in (*self.sizes, *ends))
         self.taken: dict[int, int] = defaultdict(int)  # numbers of each memory
         self.vectors: list[int] = []
