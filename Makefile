@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer with venv and headers, a C++ compiler, and make; the rest is installed
 # into .venv. `make` alone does that, every other target does it first when there is need.
 #
-#   make demo          a small network learns a text, then writes some
+#   make demo          a small network learns to rewrite dates, in about a minute; demo-text:
+#                      one that learns to write, in some minutes
 #   make test          style, types and tests, as the continuous integration runs them
 #   make check         the same without the longer tests
 #   make test-slow     the tests that take minutes: all planted faults, the core under the sanitizers
@@ -52,12 +53,15 @@ BENCH := .venv-bench/bin/python
 RELEASE := .venv-release/bin/python
 PYTHONS ?= $(PYTHON)
 
-.PHONY: install wheel release-check demo test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts docs figures lint format clean
+.PHONY: install wheel release-check demo demo-text test check test-slow fuzz test-isa test-gpu sanitize test-arm bench bench-full bench-forecasts docs figures lint format clean
 
 install: $(PACKAGE)
 
 demo: $(PACKAGE)
-	$(BIN)/python examples/demo.py
+	$(BIN)/ostinato demo
+
+demo-text: $(PACKAGE)
+	$(BIN)/ostinato demo --text
 
 # Two workers of one thread each, for two cores.
 test: $(PACKAGE) lint

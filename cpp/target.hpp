@@ -2,6 +2,7 @@
 #pragma once
 
 #include "linear.hpp"
+#include "program.hpp"
 #include "sequence.hpp"
 #include "threads.hpp"
 
@@ -12,11 +13,20 @@ namespace ostinato {
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
     int64_t (*gate_at)(const Shape&, int gate);
-    bool (*shares_steps)(const Sequence<T>&, int threads);  // or follows them on one thread
+    Sharing (*sharing)(const Sequence<T>&, int threads);
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
     void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
+    int64_t (*program_memory)(const ProgramCall<T>&, bool backward, int threads);
+    void (*program_forward)(const ProgramCall<T>&, char* memory, const Member&);
+    void (*program_backward)(const ProgramCall<T>&, char* memory, const Member&);
+    // Of streams; the memory of a state begins as zeros.
+    int64_t (*program_model_memory)(const Program&);
+    void (*program_pack)(const Program&, const T* const* tensors, char* model);
+    int64_t (*program_state_memory)(const Program&, int64_t rows);
+    void (*program_step)(const Program&, char* model, char* state, int64_t rows, int side, const T* x, T* y);
+    void (*program_copy_state)(const Program&, char* state, int64_t rows, int side, T* to, const T* from);
 };
 
 // How sums of 8-bit products are taken, from the one that runs anywhere to the fastest. All give the same

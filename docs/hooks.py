@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -39,6 +40,20 @@ INTRO = {
     "networks": ("Networks", "The names of `ostinato.networks`.", networks),
     "insight": ("Measurements and diagnosis", "The names of `ostinato.insight`.", insight),
 }
+TOOLS = (
+    "ostinato.data.formats.read_table",
+    "ostinato.data.tables.TableSettings",
+    "ostinato.data.midi.roll_of",
+    "ostinato.data.midi.write_midi",
+    "ostinato.networks.arrangements.recurrent_layers",
+    "ostinato.training.callbacks.read_metrics",
+    "ostinato.training.health.Monitor",
+    "ostinato.lightning.Watch",
+)
+"""What the guides take from other modules."""
+
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+
 RESULTS = {
     "Forecaster": ["forecasting.forecast.Forecast", "forecasting.predictor.ForecastStream"],
     "TextGenerator": ["generation.Score", "generation.DegenerateTextWarning"],
@@ -83,7 +98,22 @@ def pages() -> dict[str, str]:
         found[f"reference/{page}.md"] = "\n".join([f"# {title}\n", f"{text}\n", *blocks])
     for task in TASKS:
         found[f"reference/{task.estimator}.md"] = _estimator(task)
+    tools = "Parts of the library that the guides use, by the modules that they are imported from."
+    lines = [f"## {path.rpartition('.')[0]}\n\n::: {path}\n" for path in TOOLS]
+    found["reference/tools.md"] = "\n".join(["# Files and training\n", f"{tools}\n", *lines])
+    for file in sorted(NOTEBOOKS.glob("*.ipynb")):
+        found[f"notebooks/{file.stem}.md"] = _notebook(file)
     return found
+
+
+def _notebook(file: Path) -> str:
+    """Return the page of a notebook: its text and code, and the notebook itself."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    download = f"To run it, cell by cell: [{file.name}]({file.name}), a notebook of Jupyter."
+    return "\n\n".join([*parts, download]) + "\n"
 
 
 def _estimator(task: Any) -> str:

@@ -26,13 +26,13 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
     "", "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
-    "tasks/forecasting",
+    "tasks/forecasting", "deploy",
 ]  # fmt: skip
 LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation", "linear",
+    "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -53,6 +53,13 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "attention": ["attention", "seq2seq"],
     "loop": ["evaluation"],
     "network": ["forecast_network"],
+    "keras": ["convert"],
+    "onnx_layers": ["convert"],
+    "weights": ["convert"],
+    **{
+        f"c_{name}": ["c_export"]
+        for name in ("runtime", "source", "layers", "graph", "parts", "forecast")
+    },
 }
 AT_ONCE = 2
 
@@ -899,6 +906,38 @@ linear: classes of which no text was drawn are lost
 - np.union1d(some, np.unique(classes, return_index=True)[1])
 + np.sort(some)
 
+minirocket: convolutions sum to something
+- [[2.0 if k in large else -1.0
++ [[2.0 if k in large else 1.0
+
+minirocket: steps after the end of a series count
+- torch.arange(T) >= lengths[:, None, None]
++ torch.arange(T) > lengths[:, None, None]
+
+minirocket: features of a batch come in another order
+- found[some] = self._shares
++ found[begin : begin + size] = self._shares
+
+minirocket: rounding decides where a series is constant
+- np.quantile(y, part[c]) + MARGIN
++ np.quantile(y, part[c])
+
+minirocket: a row is predicted by a fit to itself
+- truth - missed
++ Gram @ dual
+
+minirocket: the mean of the features is forgotten
+- free * dual.sum(0) - mean @ weights
++ free * dual.sum(0)
+
+minirocket: scores left out are not calibrated
+- = coldness * scores, model
++ = scores, model
+
+minirocket: classes of which no series was drawn are lost
+- rows = np.union1d(drawn, firsts)
++ rows = np.sort(drawn)
+
 evaluation: batches weigh the same in an evaluation
 - weight = objective.count(batch)
 + weight = 1
@@ -967,6 +1006,14 @@ grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
 
+forecast: a series of a forecast has the corrections of the first
+- np.broadcast_to(part, len(self))[some]
++ np.broadcast_to(part, len(self))[: len(some)]
+
+forecast: a series of a forecast has the windows of another
+- self.p[:, windows])
++ self.p[:, ::-1][:, windows])
+
 forecast: centers move away from the rule
 - center = self.p[..., :1] + weight
 + center = self.p[..., :1] - weight
@@ -990,6 +1037,93 @@ forecast: half a resolution is a rise
 forecast: a tie is a rise
 - share = (self.samples[:, :, 0] > last[:, None]).mean(1)
 + share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
+
+keras: gates of a GRU in Keras's order
+- order = (1, 0, 2) if kind == "GRU" else range(gates)
++ order = range(gates)
+
+keras: both biases of a GRU swapped
+- found |= {"bias_ih": turned(bias[0]), "bias_hh": turned(bias[1])}
++ found |= {"bias_ih": turned(bias[1]), "bias_hh": turned(bias[0])}
+
+keras: a bias counted twice
+- bias = weights[2] if after else np.stack([weights[2], np.zeros_like(weights[2])])
++ bias = weights[2] if after else np.stack([weights[2], weights[2]])
+
+onnx_layers: gates in ONNX's order
+- places = [order.index(i) for i in range(G)]
++ places = list(range(G))
+
+onnx_layers: coupled gates not negative
+- return np.concatenate([-ours[0], *ours[2:]] if coupled else ours)
++ return np.concatenate([ours[0], *ours[2:]] if coupled else ours)
+
+onnx_layers: peepholes in ONNX's order
+- own["weight_peephole"] = np.concatenate([i, f, o])
++ own["weight_peephole"] = np.concatenate([i, o, f])
+
+onnx_layers: weights in other files are taken for none
+- if tensor.data_location == 1 or tensor.external_data:
++ if False:
+
+weights: packed parts are read
+- if packed or sum(each.file_size for each in members) > path.stat().st_size:
++ if False:
+c_runtime: numbers of 8 bits are cut off, not rounded
+- v = (v + 12582912.0f) - 12582912.0f;
++ v = (float)(int)v;
+
+c_runtime: a sum of 8-bit products is rounded twice
+- y[j] = $FMA((float)sum, scale[j] * unit, y[j]);
++ y[j] += (float)sum * (scale[j] * unit);
+
+c_runtime: the upper half of a tile is added to the lower
+- sum[j] = $FMA(w[k * {width} + b + j], x[k], sum[j]);
++ sum[j] = $FMA(w[k * {width} + j], x[k], sum[j]);
+
+c_source: several matrices share the scales of the first
+- scale = f"@{self.name}_scale" + (f" + {which} * {self.rows}" if which else "")
++ scale = f"@{self.name}_scale"
+
+c_layers: a GRU's reset and update gates are swapped
+- inner = f"{e.fma}({e.sigmoid}(a[{H} + i]), a[{3 * H} + i], a[i])"
++ inner = f"{e.fma}({e.sigmoid}(a[{2 * H} + i]), a[{3 * H} + i], a[i])"
+
+c_layers: a layer is never residual
+- Layer(cell, recurrent.weights_of(i), f"{name}{i}", recurrent.residual and i > 0)
++ Layer(cell, recurrent.weights_of(i), f"{name}{i}")
+
+c_graph: a view begins where its memory does
+- place = _at(at, t.stride(), int(t.storage_offset()))
++ place = _at(at, t.stride(), 0)
+
+c_graph: the parts of a whole lie over each other
+- begin += part.shape[dim]
++ begin += 0
+
+c_parts: the mean weighs the first step as nothing
+- f.add(f"{weight}[0] += 1.0f;")
++ f.add(f"{weight}[0] += 2.0f;")
+
+c_parts: a convolution reads a step too early
+- back = f"({at}[0] + {n} - {d} * ({len(taps) - 1} - k)) % {n}"
++ back = f"({at}[0] + {n} - {d} * ({len(taps)} - k)) % {n}"
+
+c_parts: the window of a row of sound lies at its begin
+- begin = (fft - how.size) // 2
++ begin = 0
+
+c_forecast: a missing value is read as 0
+- f"if (missing) z = t > {network.history} ? {center}[0] : 0.0f;",
++ f"if (missing) z = 0.0f;",
+
+c_forecast: what a season ago was is that of a step later
+- place = f"(t + 1 - {m}) % {R}"
++ place = f"(t + 2 - {m}) % {R}"
+
+c_export: probabilities are not calibrated
+- parts.append(Activation(size, output.kind, temperature))
++ parts.append(Activation(size, output.kind))
 """
 
 

@@ -1,4 +1,4 @@
-"""A classifier of texts is a network and a linear classifier; all else is the network alone."""
+"""A classifier of texts or series is a network and a linear classifier."""
 
 import hashlib
 import json
@@ -6,12 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from test_classification import Interrupting, series
 from test_linear import nats, peer, sentences
+from test_minirocket import waves as minirocket_waves
 
 from ostinato import SequenceClassifier, load
+from ostinato.data.ragged import Ragged
 from ostinato.errors import OstinatoError
 from ostinato.tasks import estimators
+from ostinato.tasks.minirocket import MiniRocket
 from ostinato.training.callbacks import Callback
 
 SETTINGS = {"hidden_size": 8, "embedding_size": 8, "spelling_size": 8, "epochs": 6, "seed": 3}
@@ -39,11 +43,10 @@ def alone(model, X):
 
 def test_probabilities_are_those_of_both(model):
     X, y = texts()
-    training, _ = model._parts(X, y, None)
     asked, _ = texts(100)
     asked += ["unheard of", "GOOD film"]
-    words = [[text.lower().split() for text in some] for some in (training.inputs, asked)]
-    classes = np.searchsorted(model.classes_, training.targets)
+    words = [[text.lower().split() for text in some] for some in (X, asked)]
+    classes = np.searchsorted(model.classes_, y)
     weights = model.training_["blend"]
     parts = [alone(model, asked), *peer(words[0], classes, words[1])]
     p = np.exp(sum(w * part for w, part in zip(weights.values(), parts, strict=True)))
@@ -58,12 +61,15 @@ def test_on_validation_data_both_fit_no_worse_than_either(model):
     scores = [alone(model, held_out) / model.training_["temperature"]]
     classes = np.searchsorted(model.classes_, training.targets)
     scores += peer([text.split() for text in training.inputs], classes, words)
-    both = model.evaluate(held_out)
-    assert both["log_loss"] < min(nats(alone, scores, truth) for alone in np.eye(3))
-    parts = scores[0], model.linear_.scores(words)
-    right = [np.mean(p.argmax(1) == truth) for p in parts]
-    assert [*model.training_["held_out_accuracy"].values()] == [*right, both["accuracy"]]
-    assert model.training_["validation"]["accuracy"] == both["accuracy"]
+    weights = [*model.training_["blend"].values()]
+    linear = np.tensordot(weights[1:], scores[1:], 1)
+    both = weights[0] * alone(model, held_out) + linear
+    assert nats([1], [both], truth) < min(nats(alone, scores, truth) for alone in np.eye(3))
+    right = [np.mean(z.argmax(1) == truth) for z in (scores[0], linear, both)]
+    assert [*model.training_["held_out_accuracy"].values()] == right
+    assert model.training_["validation"]["accuracy"] == right[-1]
+    # What is kept has learned from these texts, too.
+    assert nats([1], [model.linear_.scores(words)], truth) < nats([1], [linear], truth)
 
 
 def test_training_ends_with_how_good_each_is(model, monkeypatch):
@@ -99,7 +105,9 @@ def test_what_has_no_texts_labels_or_validation_data_is_the_network_alone():
     for settings, data in (
         ({"validation_fraction": 0}, (X, y)),
         ({}, (X, [[label] for label in y])),
-        ({}, series()),
+        ({"bidirectional": False}, series()),
+        ({"recurrent": False}, series()),
+        ({"blend": False}, series()),
     ):
         found = SequenceClassifier(**quick, **settings).fit(*data)
         assert found.linear_ is None and not {"blend", "summary"} & found.training_.keys()
@@ -141,6 +149,79 @@ def test_stored_or_resumed_it_is_the_same(model, tmp_path, monkeypatch):
     model.fit(X, y).save(tmp_path / "kept")
     assert model.linear_ is load(tmp_path / "kept").linear_ is None
     assert not np.array_equal(model.predict_proba(X), expected)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """A classifier of series in which the network and MiniRocket have a weight."""
+    found = SequenceClassifier(hidden_size=8, steps=60, seed=3).fit(*waves(90))
+    assert min(found.training_["blend"].values()) > 0
+    return found
+
+
+def waves(N, seed=0):
+    X, y = minirocket_waves(N, I=2, seed=seed, noise=1.0)
+    return [*X], [f"class {k}" for k in y]
+
+
+def test_probabilities_of_series_are_those_of_both(shapes):
+    X, y = waves(90)
+    training, held_out = shapes._parts(X, y, None)
+    scaled = [(np.concatenate(training.inputs).mean(0), np.concatenate(training.inputs).std(0))] * 2
+    rows = [
+        Ragged.of([(x - mean) / scale for x in each])
+        for each, (mean, scale) in zip(
+            ([*training.inputs, *held_out.inputs], waves(40, seed=1)[0]), scaled, strict=True
+        )
+    ]
+    classes = np.searchsorted(shapes.classes_, [*training.targets, *held_out.targets])
+    rocket, left_out = MiniRocket.fit(rows[0], classes, 3)
+    weights = shapes.training_["blend"]
+    both = weights["network"] * alone(shapes, waves(40, seed=1)[0])
+    both += weights["minirocket"] * rocket.scores(rows[1])
+    p = np.exp(both) / np.exp(both).sum(1, keepdims=True)
+    np.testing.assert_allclose(shapes.predict_proba(waves(40, seed=1)[0]), p, atol=0.02)
+    # The weights are those that fit the held-out series best, by what was not fitted to them.
+    scores = [alone(shapes, held_out), left_out[len(training) :]]
+    truth, N = classes[len(training) :], len(held_out)
+    T = shapes.training_["temperature"]
+
+    def objective(w):
+        return nats(w, scores, truth) + 2 / N * ((w[0] * T - 0.25) ** 2 + (w[1] - 0.75) ** 2)
+
+    best = minimize(objective, [0.5, 0.5], method="Nelder-Mead", options={"xatol": 1e-8})
+    np.testing.assert_allclose([*weights.values()], best.x, atol=0.03)
+
+
+def test_of_series_each_part_is_told(shapes):
+    X, y = waves(90)
+    _, held_out = shapes._parts(X, y, None)
+    told = shapes.training_["held_out_accuracy"]
+    truth = np.searchsorted(shapes.classes_, held_out.targets)
+    assert told["network"] == np.mean(alone(shapes, held_out).argmax(1) == truth)
+    assert 0.5 < told["linear"] <= 1 and told["both"] == shapes.training_["validation"]["accuracy"]
+    shares = [f"{100 * share:.1f}" for share in told.values()]
+    assert re.findall(r"\d+\.\d(?= %)", shapes.training_["summary"]) == shares
+    assert "MiniRocket" in shapes.training_["summary"]
+
+
+def test_stored_a_classifier_of_series_is_the_same(shapes, tmp_path):
+    X, _ = waves(30, seed=2)
+    shapes.save(tmp_path)
+    assert np.array_equal(load(tmp_path).predict_proba(X), shapes.predict_proba(X))
+    document = json.loads((tmp_path / "linear.json").read_text())
+    for change in (
+        {"variables": np.ones((len(document["dilations"]), 84, 1)).tolist()},
+        {"bias": 1},
+    ):
+        (tmp_path / "linear.json").write_text(json.dumps(document | change))
+        names = ("config.json", "inputs.json", "linear.json", "targets.json", "weights.safetensors")
+        sums = [hashlib.sha256((tmp_path / each).read_bytes()).hexdigest() for each in names]
+        lines = [f"{d}  {each}\n" for d, each in zip(sums, names, strict=True)]
+        (tmp_path / "SHA256SUMS").write_text("".join(lines))
+        with pytest.raises(OstinatoError) as caught:
+            load(tmp_path)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def two_classes(files):

@@ -51,7 +51,9 @@ def main() -> None:
         run(sys.executable, "-m", "build", "--sdist", "--outdir", work, HERE.parent)
         (source,) = work.glob("*.tar.gz")
         compiler = work / "c++"
-        compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -I {HERE / "zig_cxx.py"} "$@"\n')
+        compiler.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -I {HERE / "zig_cxx.py"} "$@"\n', encoding="utf-8"
+        )
         compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
         for python in a.python or [sys.executable]:
             plain = build_wheel(source, work, python, CXX=str(compiler))

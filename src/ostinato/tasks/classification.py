@@ -16,16 +16,22 @@ from torch import Tensor
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs
+from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
 from ostinato.tasks.corpora import CorpusEstimator
 from ostinato.tasks.linear import LinearClassifier, fit_blend
+from ostinato.tasks.minirocket import MiniRocket
 from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.sequences import split
 from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.evaluation import Problem, predict
 from ostinato.training.pictures import draw_confusion
+
+FEW = (0.25, 0.75)
+"""Weights of network and MiniRocket where few validation data say nothing of them: MiniRocket is
+calibrated on all data."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -36,8 +42,9 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     labels are lists, a sequence may have several, or none.
 
     Args:
-        blend: whether texts with one label each are also classified by their words and pieces of
-            words, by a linear classifier whose weight is fitted to the validation data.
+        blend: whether texts, or series, with one label each are also classified by a linear
+            classifier, of words and pieces of words or of shapes (MiniRocket), whose weight is
+            fitted to the validation data.
 
     Further settings and attributes are those of `CorpusEstimator`.
 
@@ -56,7 +63,7 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     blend: bool = True
 
     TARGETS = Classes
-    linear_ = cast("LinearClassifier | None", None)
+    linear_ = cast("LinearClassifier | MiniRocket | None", None)
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -86,26 +93,69 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         scores, truth = self._scores(held_out), np.asarray(held_out.examples.targets)
         loss, targets = self.network_.output.loss, torch.from_numpy(truth)
         facts["temperature"] = temperature = calibrate(scores, targets, loss) or 1.0
-        lexicon = self.inputs_.lexicon
-        if not self.blend or self.multilabel_ or lexicon is None:
+        if not self._blends:
             return facts
-        texts, held_out_texts = (lexicon.decode(each.examples) for each in (training, held_out))
-        classes = np.asarray(training.examples.targets)
-        logistic, bayes = LinearClassifier.fit(texts, classes, self.seed)
         calibrated = scores.double().numpy() / temperature
-        others = [each.scores(held_out_texts) for each in (logistic, bayes)]
-        weight, *shares = fit_blend([calibrated, *others], truth)
-        linear = logistic.plus(bayes, *(shares if any(shares) else (1.0, 0.0)))
-        each = {"network": calibrated, "linear": linear.scores(held_out_texts)}
-        each["both"] = weight * calibrated + any(shares) * each["linear"]
+        fit = self._fit_texts if self.inputs_.lexicon is not None else self._fit_series
+        linear, beside, weights = fit(training.examples, held_out.examples, calibrated)
+        weight, *shares = weights.values()
+        each = {"network": calibrated, "linear": beside}
+        each["both"] = weight * calibrated + any(shares) * beside
         found = {name: float((z.argmax(1) == truth).mean()) for name, z in each.items()}
-        facts |= {"held_out_accuracy": found, "summary": _summary(found, any(shares))}
+        facts |= {"held_out_accuracy": found, "summary": _summary(found, linear, any(shares))}
         facts["validation"]["accuracy"] = found["both"]
         if any(shares):
             self.linear_ = linear
-            names = ("network", "logistic_regression", "naive_bayes")
-            facts["blend"] = dict(zip(names, (weight / temperature, *shares), strict=True))
+            facts["blend"] = weights | {"network": weight / temperature}
         return facts
+
+    @property
+    def _blends(self) -> bool:
+        """Whether another classifier is fitted beside the network."""
+        by_shape = self.inputs_.kind == "series" and self.bidirectional and self.recurrent
+        alone = self.multilabel_ or len(self.classes_) < 2
+        return self.blend and not alone and (by_shape or self.inputs_.lexicon is not None)
+
+    def _fit_texts(
+        self, training: Examples, held_out: Examples, network: NDArray[np.float64]
+    ) -> tuple[LinearClassifier, NDArray[np.float64], dict[str, float]]:
+        """Fit a classifier of texts to all of them.
+
+        Also return the scores of held-out texts by one that was fitted to the others, and the
+        weights of each part, by these.
+        """
+        assert self.inputs_.lexicon is not None
+        texts, held_out_texts = map(self.inputs_.lexicon.decode, (training, held_out))
+        classes, truth = map(np.asarray, (training.targets, held_out.targets))
+        parts = LinearClassifier.fit(texts, classes, self.seed)
+        scores = [network, *(each.scores(held_out_texts) for each in parts)]
+        weight, *shares = fit_blend(scores, truth)
+        weights = shares if any(shares) else [1.0, 0.0]
+        beside = np.tensordot(weights, scores[1:], 1)
+        if any(shares):  # the weights are known: fit to all texts
+            classes = np.concatenate([classes, truth])
+            parts = LinearClassifier.fit([*texts, *held_out_texts], classes, self.seed)
+        names = ("network", "logistic_regression", "naive_bayes")
+        shown = dict(zip(names, (weight, *shares), strict=True))
+        return parts[0].plus(parts[1], *weights), beside, shown
+
+    def _fit_series(
+        self, training: Examples, held_out: Examples, network: NDArray[np.float64]
+    ) -> tuple[MiniRocket, NDArray[np.float64], dict[str, float]]:
+        """Fit a classifier of series to all of them; also return as `_fit_texts` does.
+
+        Its scores of a held-out series are those of a fit to all others.
+        """
+        classes = np.concatenate([training.targets, held_out.targets])
+        rocket, scores = MiniRocket.fit(self._standardised(training, held_out), classes, self.seed)
+        beside = scores[len(training.inputs) :]
+        weight, share = fit_blend([network, beside], np.asarray(held_out.targets), prior=FEW)
+        return rocket.times(share), share * beside, {"network": weight, "minirocket": share}
+
+    def _standardised(self, *parts: Examples) -> Ragged:
+        """Return series as `MiniRocket` takes them."""
+        mean, scale = (np.asarray(a, np.float32) for a in (self.inputs_.mean, self.inputs_.scale))
+        return Ragged.of((row - mean) / scale for part in parts for row in part.inputs)
 
     def _scores(self, batches: SequenceBatches) -> Tensor:
         """Return the network's scores of all sequences, ``(N, K)``."""
@@ -119,10 +169,14 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     def _restore_fitted(self, documents: Mapping[str, Any]) -> None:
         if "linear.json" not in documents and "blend" not in self.training_:
             return
-        linear, K = LinearClassifier(**documents["linear.json"]), len(self.classes_)
-        fits = len(linear.bias) == K and self.inputs_.lexicon is not None and not self.multilabel_
+        K, I = len(self.classes_), self.inputs_.features
+        kind = LinearClassifier if self.inputs_.lexicon is not None else MiniRocket
+        linear = kind(**documents["linear.json"])
+        fits = isinstance(linear, LinearClassifier) or linear.variables.shape[2] == I
+        fits = fits and self._blends and len(linear.bias) == K
         if not fits or not 0 <= self.training_["blend"]["network"] < math.inf:
-            raise OstinatoError(f"linear.json: expected a classifier of texts of {K} classes.")
+            noun = self.inputs_.noun
+            raise OstinatoError(f"linear.json: expected a classifier of {noun} of {K} classes.")
         self.linear_ = linear
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -130,9 +184,14 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         sequences = self._sequences()
         examples = sequences.unlabelled(self._read(X))
         scores, lexicon = self._scores(sequences.batches(examples)).double(), self.inputs_.lexicon
-        if "blend" in self.training_ and self.linear_ is not None and lexicon is not None:
+        if "blend" in self.training_ and self.linear_ is not None:
             scores *= self.training_["blend"]["network"]
-            scores += torch.from_numpy(self.linear_.scores(lexicon.decode(examples)))
+            if isinstance(self.linear_, MiniRocket):
+                beside = self.linear_.scores(self._standardised(examples))
+            else:
+                assert lexicon is not None
+                beside = self.linear_.scores(lexicon.decode(examples))
+            scores += torch.from_numpy(beside)
         else:
             scores /= self.training_.get("temperature", 1.0)
         return np.asarray(self.network_.output.predict(scores).numpy())
@@ -180,11 +239,11 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         draw_confusion(confusion, self.classes_.tolist(), Path(picture))
 
 
-def _summary(accuracy: Mapping[str, float], blended: bool) -> str:
+def _summary(
+    accuracy: Mapping[str, float], linear: LinearClassifier | MiniRocket, blended: bool
+) -> str:
     """Say how good the network, the linear classifier and both are on the validation data."""
     shown = {name: f"{100 * value:.1f} %" for name, value in accuracy.items()}
     both = f"both {shown['both']}" if blended else "which adds nothing"
-    return (
-        f"validation accuracy: network {shown['network']}, words and pieces of words "
-        f"{shown['linear']}, {both}"
-    )
+    name = "MiniRocket" if isinstance(linear, MiniRocket) else "words and pieces of words"
+    return f"validation accuracy: network {shown['network']}, {name} {shown['linear']}, {both}"

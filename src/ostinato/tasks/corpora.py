@@ -13,7 +13,7 @@ from ostinato.data.features import MAX_BANDS
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
-from ostinato.errors import DataError, OstinatoError
+from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
@@ -67,10 +67,7 @@ class CorpusEstimator(
         if isinstance(X, Corpus):
             return X
         if y is None and (paths := paths_of(X)):
-            corpus = read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
-            if not len(corpus):
-                raise DataError("is empty; give some sequences.", path=", ".join(map(str, paths)))
-            return corpus
+            return read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
         return corpus_of(X, y, self, by_step=self.BY_STEP, labelled=labelled)
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:

@@ -68,6 +68,9 @@ CHANCE = 3.0
 """Nats of all validation data together, by which two more weights fit them better by chance in a
 twentieth of all cases: the likelihood-ratio test."""
 
+PRIOR = 4.0
+"""Inverse of the variance of weights around those of a prior."""
+
 KINDS: Mapping[str, tuple[Callable[[Sequence[str]], list[str]], int]] = {
     "phrases": (phrases, 1),
     "pieces": (pieces, 2),
@@ -185,15 +188,18 @@ class LinearClassifier:
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values}
 
 
-def fit_blend(scores: Sequence[Array], classes: NDArray[np.int64]) -> list[float]:
+def fit_blend(
+    scores: Sequence[Array], classes: NDArray[np.int64], prior: Sequence[float] | None = None
+) -> list[float]:
     """Return the weights, not below 0, with which scores fit validation data best.
 
-    They are 1 for the first and 0 for the others unless the logarithm of the likelihood of all data
-    rises by more than `CHANCE`.
+    Without a ``prior`` they are 1 for the first and 0 for the others unless the logarithm of the
+    likelihood of all data rises by more than `CHANCE`.
 
     Args:
-        scores: of three classifiers, the first of them calibrated, ``(N, K)`` each.
+        scores: of several classifiers, the first of them calibrated, ``(N, K)`` each.
         classes: the true ones, ``(N,)``.
+        prior: weights from which few data move little.
 
     >>> right, none = 3 * np.eye(2)[[0, 1] * 50], np.zeros((100, 2))
     >>> fit_blend([none, none, none], np.array([0, 1] * 50))
@@ -207,13 +213,14 @@ def fit_blend(scores: Sequence[Array], classes: NDArray[np.int64]) -> list[float
         log_p = log_softmax(np.tensordot(weights, np.stack(scores), 1), axis=1)
         wrong = np.exp(log_p)
         wrong[np.arange(N), classes] -= 1
-        excess = weights.sum() - 1  # a prior, for few data
-        value = -log_p[np.arange(N), classes].mean() + 0.5 / N * excess**2
-        return value, np.array([(wrong * each).sum() for each in scores]) / N + excess / N
+        excess = weights.sum() - 1 if prior is None else weights - prior  # for few data
+        pull = (1.0 if prior is None else PRIOR) / N
+        value = -log_p[np.arange(N), classes].mean() + 0.5 * pull * np.sum(excess**2)
+        return value, np.array([(wrong * each).sum() for each in scores]) / N + pull * excess
 
     alone = np.eye(len(scores))
     start = min(alone, key=lambda weights: loss(weights)[0])  # it ends no worse than the best
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(scores))
-    helps = N * (loss(alone[0])[0] - found.fun) > CHANCE
+    helps = prior is not None or N * (loss(alone[0])[0] - found.fun) > CHANCE
     weights: list[float] = (found.x if helps else alone[0]).tolist()
     return weights

@@ -41,6 +41,9 @@ class Monitor:
     - Oscillation: see `oscillates`; at half of `STEPS` more steps than not, each with those before
       it.
 
+    Neither counts unless the loss rises by a share `LOST` of what it had fallen by: where it is
+    small, a few examples that are hard make it swing.
+
     Example:
         >>> monitor = Monitor()
         >>> losses, norms = [1.0] * 60 + [2.0] * 40, [1.0] * 59 + [50.0] + [1.0] * 40
@@ -84,12 +87,12 @@ class Monitor:
             level = Level.of(self._losses)
             self._first = self._first or level
             if self._spike and step >= self._spike[0] + STEPS:
-                if level.is_above(self._spike[3]):
+                if level.is_above(self._spike[3]) and self._loses(level, self._spike[3]):
                     found["spike"] = self._exploding(*self._spike, level)
                 self._spike = None
             lasts = oscillates(level, self._best, self._first)
             self._oscillating = max(0, self._oscillating + (1 if lasts else -1))
-            if self._oscillating >= STEPS // 2:
+            if self._oscillating >= STEPS // 2 and self._loses(level, self._best):
                 found["oscillation"] = (
                     f"the loss oscillates: it swings by {level.swing:.2g} a step around "
                     f"{level.mean:.3g} and was at {self._best.mean:.3g}; try a lower learning rate "
@@ -100,6 +103,11 @@ class Monitor:
         new = [message for cause, message in found.items() if cause not in self._warned]
         self._warned |= found.keys()
         return new
+
+    def _loses(self, level: Level, before: Level) -> bool:
+        """Return whether much of what was learned is lost again."""
+        assert self._first is not None
+        return level.mean - before.mean > LOST * (self._first.mean - before.mean)
 
     def _exploding(self, step: int, norm: float, usual: float, before: Level, now: Level) -> str:
         bound = f"{self.clip.format(f'{1.5 * usual:.2g}')} bounds them"
@@ -229,6 +237,9 @@ class GradientHealth(Callback):
 
 STEPS = 40
 """Number of steps over which a loss is said to oscillate."""
+
+LOST = 0.4
+"""Share of what a loss has fallen by, since the first steps, that must be lost for a warning."""
 
 NEGLIGIBLE = 1e-3
 """Share of the gradient at the last step below which a lag counts as out of reach."""
