@@ -579,14 +579,13 @@ public:
         });
     }
     void backward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle lines,
-                  nb::handle backs, nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
+                  nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
                   nb::handle threads) const {
         by_type(x, "x", [&](auto zero) {
             using T = decltype(zero);
             Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
             ProgramCall<T>& c = call.c;
             if (!c.lines) refuse("lines", "is None", "what forward left there");
-            c.backs = aligned<T>(backs, "backs", {c.steps, c.rows, program_.back});
             if (!dy.is_none())
                 c.dy = sequence<T>(dy, "dy", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.dy_t, c.dy_b);
             if (!dx.is_none()) c.dx = sequence<T>(dx, "dx", {c.steps, c.rows, program_.input}, c.dx_t, c.dx_b, true);
@@ -626,7 +625,7 @@ private:
 
         Call(const PyProgram& p, nb::handle x, nb::handle rows, nb::handle weights, nb::handle state, bool reverse,
              nb::handle lines)
-            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
+            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
             if (p.doubles_ != (sizeof(T) == 8)) refuse("x", "has another dtype", "that of the program");
             const View input(x, "x");
             if (input.shape.size() != 3)
@@ -1029,7 +1028,7 @@ NB_MODULE(_core, m) {
         .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
              nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))
         .def("backward", &PyProgram::backward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
-             nb::arg("reverse"), nb::arg("lines"), nb::arg("backs"), nb::arg("dy").none(), nb::arg("d_last"),
+             nb::arg("reverse"), nb::arg("lines"), nb::arg("dy").none(), nb::arg("d_last"),
              nb::arg("dx").none(), nb::arg("d_state"), nb::arg("results"), nb::arg("threads"));
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")

@@ -1069,6 +1069,7 @@ onnx_layers: weights in other files are taken for none
 weights: packed parts are read
 - if packed or sum(each.file_size for each in members) > path.stat().st_size:
 + if False:
+
 c_runtime: numbers of 8 bits are cut off, not rounded
 - v = (v + 12582912.0f) - 12582912.0f;
 + v = (float)(int)v;

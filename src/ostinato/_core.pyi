@@ -230,7 +230,6 @@ class Program:
         state: tuple[Tensor | None, ...],
         reverse: bool,
         lines: Tensor,
-        backs: Tensor,
         dy: Tensor | None,
         d_last: tuple[Tensor | None, ...],
         dx: Tensor | None,

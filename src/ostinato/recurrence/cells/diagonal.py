@@ -19,9 +19,16 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid, softplus
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.cells.base import Cell, State, Tensors, Weights, named, register_state
+from ostinato.recurrence.cells.base import (
+    Cell,
+    RNNState,
+    State,
+    Tensors,
+    Weights,
+    named,
+    register_state,
+)
 from ostinato.recurrence.cells.initialization import Initialization
-from ostinato.recurrence.cells.standard import RNNState
 
 
 @register_state
