@@ -88,11 +88,11 @@ lines.hpp: GRU: the sections of the recurrent product in another order
 + h = {0, 3, {2, 1, 0}}
 
 lines.hpp: reverse by T, not by length
-- return d.reverse ? length(j) - 1 - t : t;
-+ return d.reverse ? s.steps - 1 - t : t;
+- return reverse ? length(j) - 1 - t : t;
++ return reverse ? all_steps - 1 - t : t;
 
 lines.hpp: ragged rows in the wrong order
-- return s.order ? s.order[part + j * parts] : block.begin + j;
+- return order ? order[part + j * parts] : block.begin + j;
 + return part + j * parts;
 
 lines.hpp: a finished row is carried a step too far

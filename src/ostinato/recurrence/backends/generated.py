@@ -34,7 +34,7 @@ from ostinato.recurrence.backends.compiled import (
 from ostinato.recurrence.backends.compiler import NoCompiler, compiler, keep, load, recall
 from ostinato.recurrence.backends.core import core
 from ostinato.recurrence.backends.programs import NotCompiled, Written, write_program
-from ostinato.recurrence.cells import Cell, LinearCell, State, Trace, Weights
+from ostinato.recurrence.cells import Cell, LinearCell, MLSTMCell, State, Trace, Weights
 from ostinato.recurrence.scan import mask_of, run_directions, scan
 
 _log = logging.getLogger("ostinato.recurrence")
@@ -222,7 +222,7 @@ _warned: set[type[Cell]] = set()
 def warn(cells: tuple[Cell, ...], x: Tensor, why: str) -> None:
     """Say once of a class of cells that it runs on the reference path, and why."""
     for cell in cells:
-        new = type(cell) not in _warned and not isinstance(cell, LinearCell)
+        new = type(cell) not in _warned and not isinstance(cell, LinearCell | MLSTMCell)
         if (
             not new
             or not x.is_cpu
@@ -243,6 +243,8 @@ def warn(cells: tuple[Cell, ...], x: Tensor, why: str) -> None:
 def _lack(cell: Cell, dtype: torch.dtype) -> str:
     if isinstance(cell, LinearCell):
         return "it is a linear recurrence; its layer's step() takes one step"
+    if isinstance(cell, MLSTMCell):
+        return "it runs a sequence in chunks of products; its layer's step() takes one step"
     found = find(cell, dtype)
     return found if isinstance(found, str) else ""
 
