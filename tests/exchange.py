@@ -400,6 +400,8 @@ def main():
             except Exception as error:
                 counts["failed"] += 1
                 print(f"  network {seed}: {type(error).__name__}: {error}")
+            if (i + 1) % 50 == 0:
+                print(f"  {i + 1} networks: {dict(counts)}, {worst:.1e}", flush=True)
         if args.networks:
             print(f"networks: {dict(counts)}; largest difference {worst:.1e} of a scale; "
                   f"rounding {max(losses):.1e}")  # fmt: skip
