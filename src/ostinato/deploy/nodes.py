@@ -143,15 +143,11 @@ def _scan(
     """Add a layer as a Scan over the cell's step; arguments and results as of `layers`."""
     program = _program(cell, weights[0])
     outputs, lasts = [], []
-    counts = (
-        None
-        if lengths is None
-        else g.add(
-            "Transpose", g.running(g.add("Transpose", x, perm=[1, 0, 2]), lengths), perm=[1, 0]
-        )
-    )
-    mask = None if counts is None else g.add("Unsqueeze", counts, g.ints(2))  # (T, B, 1)
-    turns = None if lengths is None else g.add("Max", lengths, g.constant(1, np.int64))
+    mask = turns = None
+    if lengths is not None:
+        mask = g.running(g.add("Transpose", x, perm=[1, 0, 2]), lengths)  # (B, T)
+        mask = g.add("Unsqueeze", g.add("Transpose", mask, perm=[1, 0]), g.ints(2))
+        turns = g.add("Max", lengths, g.constant(1, np.int64))
     for d, w in enumerate(weights):
 
         def turned(value: str, d: int = d) -> str:
@@ -207,7 +203,7 @@ def _program(cell: Cell, like: Weights) -> Program:
         return tuple(cell.step(w, cell.project(w, x_t), cell.state_type(*rest[:count])))
 
     shapes = [(B, cell.input_size), *((B, size) for size in cell.state_sizes)]
-    examples = [*map(torch.randn, shapes), *(w.detach().float() for w in like.values())]
+    examples = [*map(torch.zeros, shapes), *(w.detach().float() for w in like.values())]
     with torch.no_grad():
         table: Any = core_aten_decompositions()
         traced = make_fx(functionalize(step), decomposition_table=table)(*examples)

@@ -98,7 +98,6 @@ def write_onnx(model: Any, path: Path, precision: Precision = "float32") -> Expo
     exact = copy.deepcopy(plan.network).cpu().float().eval()
     rounded = exact if precision == "float32" else with_rounded_weights(exact, precision)
     found = pieces(rounded, lambda: Graph(onnx, precision), *plan.heads, **plan.options)
-    same = pieces(exact, lambda: Graph(onnx, "float32"), *plan.heads, **plan.options)
     more, document = plan.more(onnx), {"format": 1, "precision": precision, **plan.facts}
     names = [path.with_suffix(f".{p.name}.onnx") if p.name else path for p in [*found, *more]]
     document["files"] = {
@@ -114,7 +113,8 @@ def write_onnx(model: Any, path: Path, precision: Precision = "float32") -> Expo
         worst = max(worst, check(piece, session(runtime, data)))
         files[name] = data
     if precision != "float32":
-        loss = max(loss_of(a, b) for a, b in zip(same, found, strict=True))
+        whole = pieces(exact, lambda: Graph(onnx, "float32"), *plan.heads, **plan.options)
+        loss = max(loss_of(a, b) for a, b in zip(whole, found, strict=True))
         if loss > TOLERANCES[precision]:
             raise OstinatoError(
                 f"export: precision={precision!r} changes an output by {loss:.2g} of its scale, "
