@@ -1,6 +1,7 @@
 // The Python module ostinato._core: names, checks and docstrings; nothing is computed here.
 // src/ostinato/_core.pyi says the same in types.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
@@ -465,14 +466,15 @@ void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y,
     product(p, threads);
 }
 
-template <class T> void run_map(Function function, nb::handle x, nb::handle y, int threads) {
+template <class T> void run_map(Function function, nb::handle x, nb::handle y, nb::handle dy, int threads) {
     const View in(x, "x");
     if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, features)");
     check<T>(in, "x", in.shape);
     const int64_t rows = in.shape[0], columns = in.shape[1];
     if (in.stride[1] != 1 && columns > 1 && in.size() > 0)
         refuse("x", "has strides " + shape_text(in.stride), "its last axis to be contiguous");
-    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false)};
+    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false),
+             dense<T>(dy, "dy", in.shape)};
     if (in.contiguous()) m.rows = 1, m.columns = rows * columns;
     if (in.size() == 0) return;
     nb::gil_scoped_release release;
@@ -508,6 +510,164 @@ template <class F> void by_type(nb::handle x, const char* name, F&& f) {
     else if (view.dtype == names().float64) f(double());
     else refuse(name, std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
 }
+
+// A program with its tables, see program.hpp; each table is a list of whole numbers in the order of its struct.
+class PyProgram {
+public:
+    using Numbers = std::vector<int64_t>;
+
+    // `sizes`: those of Program, from `input` to `output`, then from `state_length` to `vectors`; `states`: size
+    // and place of each tensor of the state; `operations`: seven numbers each, of each phase.
+    PyProgram(bool doubles, const Numbers& sizes, const Numbers& states, const std::vector<Numbers>& operations,
+              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work)
+        : doubles_(doubles) {
+        if (sizes.size() != 11 || operations.size() != 4 || int64_t(states.size()) != 2 * sizes[1])
+            refuse("sizes", "has " + std::to_string(sizes.size()) + " entries", "11");
+        for (size_t i = 0; i < states.size(); i += 2) state_size_.push_back(states[i]), state_at_.push_back(states[i + 1]);
+        for (int phase = 0; phase < 4; ++phase)
+            for (const int64_t* n = operations[size_t(phase)].data(), *end = n + operations[size_t(phase)].size(); n < end; n += 7)
+                operations_[phase].push_back({reinterpret_cast<const void*>(n[0]), n[1], {Base(n[2]), n[3]}, {Base(n[4]), n[5]}, n[6]});
+        for (size_t i = 0; i < matrices.size(); i += 6)
+            matrices_.push_back({matrices[i], matrices[i + 1], matrices[i + 2], matrices[i + 3], matrices[i + 4], matrices[i + 5]});
+        for (size_t i = 0; i < vectors.size(); i += 3) vectors_.push_back({vectors[i], vectors[i + 1], vectors[i + 2]});
+        for (const int64_t* n = sums.data(), *end = n + sums.size(); n < end; n += 13)
+            sums_.push_back({{Base(n[0]), n[1]}, n[2], n[3], {{Base(n[4]), n[5]}, {Base(n[6]), n[7]}}, {n[8], n[9]}, {n[10], n[11]}, n[12]});
+        program_ = {sizes[0], sizes[1], sizes[2], state_size_.data(), state_at_.data(), sizes[3], sizes[4],
+                    sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
+                    {}, {}, matrices_.data(), int64_t(matrices_.size()), vectors_.data(), int64_t(vectors_.size()),
+                    sums_.data(), int64_t(sums_.size()), work};
+        for (int phase = 0; phase < 4; ++phase) {
+            program_.operations[phase] = operations_[phase].data();
+            program_.count[phase] = int64_t(operations_[phase].size());
+        }
+    }
+    PyProgram(const PyProgram&) = delete;
+
+    const Program& program() const { return program_; }
+    bool doubles() const { return doubles_; }
+
+    // The numbers of the tensors that the program reads, which must be as many as it expects.
+    template <class T> std::vector<const T*> places(nb::handle tensors) const {
+        std::vector<const T*> found;
+        std::vector<int64_t> numbers;
+        for (nb::handle each : tuple_of(tensors, "tensors", 0)) {
+            const View view(each, "tensors");
+            if (view.dtype != dtype_of<T>() || !view.contiguous())
+                refuse("tensors", "has another dtype or layout", "contiguous tensors like x");
+            found.push_back(static_cast<const T*>(view.data)), numbers.push_back(view.size());
+        }
+        auto reaches = [&](int64_t tensor, int64_t n) {
+            if (tensor < 0 || tensor >= int64_t(numbers.size()) || n > numbers[size_t(tensor)])
+                refuse("tensors", "has too few numbers", "those of the program");
+        };
+        for (const Matrix& m : matrices_)
+            reaches(m.tensor, m.offset + (m.k - 1) * m.k_stride + (m.n - 1) * m.n_stride + 1);
+        for (const Vector& v : vectors_) reaches(v.tensor, v.n);
+        return found;
+    }
+
+    void forward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle y,
+                 nb::handle last, nb::handle lines, nb::handle threads) const {
+        by_type(x, "x", [&](auto zero) {
+            using T = decltype(zero);
+            Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
+            ProgramCall<T>& c = call.c;
+            c.y = sequence<T>(y, "y", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.y_t, c.y_b, true);
+            const auto to = call.states(last, "last", false);
+            c.last = to.data();
+            run(c, false, threads);
+        });
+    }
+    void backward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle lines,
+                  nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
+                  nb::handle threads) const {
+        by_type(x, "x", [&](auto zero) {
+            using T = decltype(zero);
+            Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
+            ProgramCall<T>& c = call.c;
+            if (!c.lines) refuse("lines", "is None", "what forward left there");
+            if (!dy.is_none())
+                c.dy = sequence<T>(dy, "dy", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.dy_t, c.dy_b);
+            if (!dx.is_none()) c.dx = sequence<T>(dx, "dx", {c.steps, c.rows, program_.input}, c.dx_t, c.dx_b, true);
+            const auto from = call.states(d_last, "d_last", true), to = call.states(d_state, "d_state", true);
+            c.d_last = from.data(), c.d_state = to.data();
+            std::vector<int64_t> needed;  // numbers of each result
+            auto needs = [&](int64_t result, int64_t n) {
+                if (result < 0) return;
+                if (needed.size() <= size_t(result)) needed.resize(size_t(result) + 1);
+                needed[size_t(result)] = n;
+            };
+            for (const Sum& sum : sums_) {
+                for (int64_t s = 0; s < sum.sources; ++s) needs(sum.to[s], sum.rows * sum.columns[s]);
+                needs(sum.sum_to, sum.rows);
+            }
+            const nb::tuple all = tuple_of(results, "results", needed.size());
+            std::vector<T*> places;
+            for (size_t i = 0; i < nb::len(all); ++i) {
+                places.push_back(dense<T>(all[i], "results", {needed[i]}, false));
+            }
+            c.results = places.data();
+            run(c, true, threads);
+        });
+    }
+
+private:
+    template <class T> static T* aligned(nb::handle tensor, const char* name, const Sizes& shape) {
+        T* const p = dense<T>(tensor, name, shape);
+        if (uintptr_t(p) % 64 != 0) refuse(name, "does not begin at a multiple of 64 bytes", "aligned memory");
+        return p;
+    }
+    // What both passes are given.
+    template <class T> struct Call {
+        ProgramCall<T> c;
+        std::vector<const T*> tensors, before;
+        std::vector<int64_t> lengths;
+
+        Call(const PyProgram& p, nb::handle x, nb::handle rows, nb::handle weights, nb::handle state, bool reverse,
+             nb::handle lines)
+            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
+            if (p.doubles_ != (sizeof(T) == 8)) refuse("x", "has another dtype", "that of the program");
+            const View input(x, "x");
+            if (input.shape.size() != 3)
+                refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(p.program_.input) + ")");
+            c.steps = input.shape[0], c.rows = input.shape[1];
+            c.x = sequence<T>(x, "x", {c.steps, c.rows, p.program_.input}, c.x_t, c.x_b);
+            if (!rows.is_none()) {
+                const int64_t* from = dense<int64_t>(rows, "lengths", {c.rows}, false);
+                lengths.assign(from, from + c.rows);
+                for (int64_t n : lengths)
+                    if (n < 0 || n > c.steps) refuse("lengths", "has " + std::to_string(n), "0 to " + std::to_string(c.steps));
+                lengths.push_back(0);  // never null
+                c.lengths = lengths.data();
+            }
+            tensors = p.places<T>(weights);
+            c.tensors = tensors.data();
+            for (T* each : states(state, "state", true)) before.push_back(each);
+            c.state = before.data();
+            c.lines = aligned<T>(lines, "lines", {c.steps, c.rows, p.program_.line});
+        }
+        std::vector<T*> states(nb::handle of, const char* name, bool optional) const {
+            const Program& p = c.program;
+            const nb::tuple each = tuple_of(of, name, size_t(p.states));
+            std::vector<T*> to;
+            for (int64_t s = 0; s < p.states; ++s) to.push_back(dense<T>(each[size_t(s)], name, {c.rows, p.state_size[s]}, optional));
+            return to;
+        }
+    };
+    template <class T> static void run(const ProgramCall<T>& c, bool backward, nb::handle threads) {
+        const int n = int(integer(threads, "threads", 1, 1 << 15));
+        nb::gil_scoped_release release;
+        run_program(c, backward, n);
+    }
+
+    bool doubles_;
+    Program program_;
+    std::vector<int64_t> state_size_, state_at_;
+    std::vector<Operation> operations_[4];
+    std::vector<Matrix> matrices_;
+    std::vector<Vector> vectors_;
+    std::vector<Sum> sums_;
+};
 
 // What something with Python's buffer protocol shows, if it does.
 struct Buffer {
@@ -572,8 +732,22 @@ public:
         }
         take_output(array, tensor);
     }
+    // A stack of programs, and of each the tensors that it reads.
+    PyStream(nb::handle programs, nb::handle tensors, nb::handle rows, nb::handle array, nb::handle tensor)
+        : programs_(nb::borrow(programs)) {
+        const nb::tuple each = tuple_of(programs, "programs", 0), of_each = tuple_of(tensors, "tensors", nb::len(each));
+        if (nb::len(each) == 0) refuse("programs", "has no entries", "at least one layer");
+        std::vector<const PyProgram*> all;
+        for (nb::handle program : each) all.push_back(nb::cast<const PyProgram*>(program));
+        rows_ = integer(rows, "rows", 1, int64_t(1) << 31), input_ = all.front()->program().input;
+        const Program& last = all.back()->program();
+        output_ = last.state_size[last.output];
+        if (all.front()->doubles()) doubles_ = build_programs<double>(all, of_each);
+        else floats_ = build_programs<float>(all, of_each);
+        take_output(array, tensor);
+    }
     PyStream(const PyStream& other, nb::handle array, nb::handle tensor)
-        : rows_(other.rows_), input_(other.input_), output_(other.output_), threads_(other.threads_) {
+        : programs_(other.programs_), rows_(other.rows_), input_(other.input_), output_(other.output_), threads_(other.threads_) {
         other.check_idle();
         if (other.floats_) floats_ = std::make_unique<Stream<float>>(*other.floats_);
         else doubles_ = std::make_unique<Stream<double>>(*other.doubles_);
@@ -700,6 +874,17 @@ private:
         busy_ = false;
     }
     template <class T>
+    std::unique_ptr<Stream<T>> build_programs(const std::vector<const PyProgram*>& all, const nb::tuple& tensors) {
+        std::vector<const Program*> programs;
+        std::vector<std::vector<const T*>> places;
+        for (size_t i = 0; i < all.size(); ++i) {
+            if (all[i]->doubles() != (sizeof(T) == 8)) refuse("programs", "have several dtypes", "one");
+            programs.push_back(&all[i]->program());
+            places.push_back(all[i]->places<T>(tensors[i]));
+        }
+        return std::make_unique<Stream<T>>(programs, places, rows_);
+    }
+    template <class T>
     std::unique_ptr<Stream<T>> build(const std::vector<Shape>& shapes, const nb::tuple& flat, Precision how) {
         std::vector<Weights<T>> weights;
         for (size_t i = 0; i < shapes.size(); ++i) {
@@ -723,6 +908,7 @@ private:
         array_ = nb::borrow(array), tensor_ = nb::borrow(tensor);
     }
 
+    nb::object programs_;  // which the streams only refer to
     std::unique_ptr<Stream<float>> floats_;
     std::unique_ptr<Stream<double>> doubles_;
     int64_t rows_ = 0, input_ = 0, output_ = 0;
@@ -738,6 +924,7 @@ private:
 
 NB_MODULE(_core, m) {
     m.doc() = "The compiled core of Ostinato.";
+    nb::set_leak_warnings(false);  // programs live as long as the process
     m.def("version", &version, "The version of the package that this core was built for.");
     m.def("instruction_set", &instruction_set,
           "The instruction set that the core runs with on this CPU.\n\n"
@@ -825,17 +1012,30 @@ NB_MODULE(_core, m) {
           nb::arg("threads").none(), "x W^T + bias, into y.");
 
     m.def("map",
-          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads) {
+          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {
               const Function f = Function(integer(function, "function", 0, 3));
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, n); });
+              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, dy, n); });
           },
           nb::arg("function"), nb::arg("x").none(), nb::arg("y").none(), nb::arg("threads").none(),
-          "A function of each number of x, into y.");
+          nb::arg("dy") = nb::none(), "A function of each number of x, or its gradient, into y.");
+
+    nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
+        .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,
+                      const PyProgram::Numbers&, const PyProgram::Numbers&, const PyProgram::Numbers&, double>(),
+             nb::arg("doubles"), nb::arg("sizes"), nb::arg("states"), nb::arg("operations"), nb::arg("matrices"),
+             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"))
+        .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
+             nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))
+        .def("backward", &PyProgram::backward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
+             nb::arg("reverse"), nb::arg("lines"), nb::arg("dy").none(), nb::arg("d_last"),
+             nb::arg("dx").none(), nb::arg("d_state"), nb::arg("results"), nb::arg("threads"));
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
              nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("threads"), nb::arg("array"), nb::arg("tensor"))
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("programs"), nb::arg("tensors"),
+             nb::arg("rows"), nb::arg("array"), nb::arg("tensor"))
         .def(nb::init<const PyStream&, nb::handle, nb::handle>(), nb::arg("other"), nb::arg("array"), nb::arg("tensor"))
         .def("step", &PyStream::step, nb::arg("x").none(), nb::arg("out") = nb::none(),
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"

@@ -202,9 +202,12 @@ private:
 
 Crowd crowd;
 
-// Runs a pass: `memory` for so many threads, then `run` on them.
-template <class T, class Memory, class Run>
-void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
+template <class T> Sharing sharing(const Sequence<T>& s, int threads) { return passes<T>(target()).sharing(s, threads); }
+template <class T> Sharing sharing(const ProgramCall<T>&, int) { return Sharing::rows; }
+
+// Runs a pass of a Sequence or a ProgramCall: `memory` for so many threads, then `run` on them.
+template <class Call, class Memory, class Run>
+void run_pass(Call s, int threads, Memory&& memory, Run&& run) {
     std::vector<int64_t> order;
     if (s.lengths && !s.order) {
         order.resize(size_t(s.rows));
@@ -213,12 +216,12 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
                          [&](int64_t a, int64_t b) { return s.lengths[a] > s.lengths[b]; });
         s.order = order.data();
     }
-    const bool in_step = threads > 1 && passes<T>(target()).sharing(s, threads) == Sharing::units;
+    const bool in_step = threads > 1 && sharing(s, threads) == Sharing::units;
     if (in_step) threads = crowd.threads(threads);
     // The pass may get one thread where it asked for more.
     char* block = workspace.get(std::max(memory(s, threads), memory(s, 1)));
     struct Context {
-        const Sequence<T>& s;
+        const Call& s;
         char* block;
         Run& run;
     } context{s, block, run};
@@ -261,6 +264,18 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, in
 }
 template void backward(const Sequence<float>&, const Gradients<float>&, int);
 template void backward(const Sequence<double>&, const Gradients<double>&, int);
+
+template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads) {
+    const Passes<T>& p = passes<T>(target());
+    const double operations = (backward ? 2 : 1) * call.program.work * double(call.steps) * double(call.rows);
+    run_pass(call, threads_for(operations, threads),
+             [&](const ProgramCall<T>& c, int threads) { return p.program_memory(c, backward, threads); },
+             [&](const ProgramCall<T>& c, char* block, const Member& me) {
+                 (backward ? p.program_backward : p.program_forward)(c, block, me);
+             });
+}
+template void run_program(const ProgramCall<float>&, bool, int);
+template void run_program(const ProgramCall<double>&, bool, int);
 
 namespace {
 
@@ -376,21 +391,70 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     reset();
 }
 
+template <class T> void Stream<T>::add(const Program* program, std::shared_ptr<char> model) {
+    const int64_t bytes = passes<T>(target()).program_state_memory(*program, rows_);
+    programs_.push_back({program, std::move(model), std::unique_ptr<char, Free>(aligned_block(bytes)),
+                         std::vector<T>(size_t(rows_ * program->state_size[program->output]))});
+    std::memset(programs_.back().state.get(), 0, size_t(bytes));
+    for (int64_t s = 0; s < program->states; ++s) state_size_ += rows_ * program->state_size[s];
+}
+
+template <class T>
+Stream<T>::Stream(const std::vector<const Program*>& programs, const std::vector<std::vector<const T*>>& tensors,
+                  int64_t rows)
+    : passes_(nullptr), rows_(rows), state_size_(0), input_(programs.front()->input),
+      output_(programs.back()->state_size[programs.back()->output]) {
+    const Passes<T>& p = passes<T>(target());
+    for (size_t i = 0; i < programs.size(); ++i) {
+        char* const model = aligned_block(p.program_model_memory(*programs[i]));
+        std::shared_ptr<char> owned(model, [](char* block) { std::free(block); });
+        p.program_pack(*programs[i], tensors[i].data(), model);
+        add(programs[i], std::move(owned));
+    }
+}
+
 template <class T>
 Stream<T>::Stream(const Stream& other)
-    : model_(other.model_), passes_(other.passes_), rows_(other.rows_), state_size_(other.state_size_),
+    : side_(0), model_(other.model_), passes_(other.passes_), rows_(other.rows_), state_size_(0),
       input_(other.input_), output_(other.output_) {
-    const StreamPasses<T>& p = as_passes<T>(passes_);
-    state_.reset(aligned_block(p.state_memory(model_.get(), rows_)));
-    p.build_state(model_.get(), rows_, state_.get());
+    for (const Layer& layer : other.programs_) add(layer.program, layer.model);
+    state_size_ = other.state_size_;
+    if (passes_) {
+        const StreamPasses<T>& p = as_passes<T>(passes_);
+        state_.reset(aligned_block(p.state_memory(model_.get(), rows_)));
+        p.build_state(model_.get(), rows_, state_.get());
+    }
     std::vector<T> numbers(static_cast<size_t>(state_size_));
     other.save(numbers.data());
     load(numbers.data());
 }
 
-template <class T> void Stream<T>::save(T* to) const { as_passes<T>(passes_).save(model_.get(), state_.get(), to); }
+template <class T> void Stream<T>::save(T* to) const {
+    if (passes_) return as_passes<T>(passes_).save(model_.get(), state_.get(), to);
+    for (const Layer& layer : programs_) {
+        passes<T>(target()).program_copy_state(*layer.program, layer.state.get(), rows_, side_, to, nullptr);
+        for (int64_t s = 0; s < layer.program->states; ++s) to += rows_ * layer.program->state_size[s];
+    }
+}
 template <class T> void Stream<T>::load(const T* from) {
-    as_passes<T>(passes_).load(model_.get(), state_.get(), from);
+    if (passes_) return as_passes<T>(passes_).load(model_.get(), state_.get(), from);
+    for (const Layer& layer : programs_) {
+        passes<T>(target()).program_copy_state(*layer.program, layer.state.get(), rows_, side_, nullptr, from);
+        for (int64_t s = 0; s < layer.program->states; ++s) from += rows_ * layer.program->state_size[s];
+    }
+}
+template <class T> void Stream<T>::run_programs(const T* x, int64_t steps, T* y) noexcept {
+    const Passes<T>& p = passes<T>(target());
+    for (int64_t t = 0; t < steps; ++t) {
+        const T* from = x + t * rows_ * input_;
+        for (size_t i = 0; i < programs_.size(); ++i) {
+            Layer& layer = programs_[i];
+            T* const to = i + 1 < programs_.size() ? layer.y.data() : y + t * rows_ * output_;
+            p.program_step(*layer.program, layer.model.get(), layer.state.get(), rows_, side_, from, to);
+            from = to;
+        }
+        side_ = 1 - side_;
+    }
 }
 template <class T> void Stream<T>::reset() {
     const std::vector<T> zeros(static_cast<size_t>(state_size_));
@@ -404,8 +468,9 @@ template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y, int thre
         int64_t steps;
         T* y;
     } context{this, x, steps, y};
-    parallel(threads, [](const Member& me, void* context) {
+    parallel(passes_ ? threads : 1, [](const Member& me, void* context) {
         const Context& c = *static_cast<Context*>(context);
+        if (!c.stream->passes_) return c.stream->run_programs(c.x, c.steps, c.y);
         as_passes<T>(c.stream->passes_).run(c.stream->model_.get(), c.stream->state_.get(), c.x, c.steps, c.y, me);
     }, &context);
 }

@@ -8,6 +8,7 @@
 #include "target.hpp"
 
 #include "backward.hpp"
+#include "generated.hpp"
 #include "stream.hpp"
 
 namespace ostinato {
@@ -49,8 +50,11 @@ double multiply_adds(int64_t rounds) {
 }
 
 template <class T>
-constexpr Passes<T> all_passes = {line_length<T>, gate_at<T>,         sharing<T>, forward_memory<T>,
-                                  forward<T>,     backward_memory<T>, backward<T>};
+constexpr Passes<T> all_passes = {line_length<T>,          gate_at<T>,         sharing<T>,
+                                  forward_memory<T>,       forward<T>,         backward_memory<T>,
+                                  backward<T>,             program_memory<T>,  program_forward<T>,
+                                  program_backward<T>,     program_model_memory<T>, program_pack<T>,
+                                  program_state_memory<T>, program_step<T>,    program_copy_state<T>};
 
 template <class T, class Matrix, class S = Streams<T, Matrix>>
 constexpr StreamPasses<T> all_streams = {S::model_memory, S::build_model, S::state_memory, S::build_state,

@@ -2,14 +2,11 @@
 #pragma once
 
 #include "linear.hpp"
+#include "program.hpp"
 #include "sequence.hpp"
 #include "threads.hpp"
 
 namespace ostinato {
-
-// What threads share of the steps of a recurrence: nothing, since one follows them alone; the rows or the
-// directions; or the units of a step, at each of which they wait for one another.
-enum class Sharing { none, rows, units };
 
 // For one type of number. Nothing here allocates or throws: each pass works in a block of memory,
 // 64-byte aligned, of the size that its *_memory() tells for so many threads or fewer.
@@ -21,6 +18,15 @@ template <class T> struct Passes {
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
     void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
+    int64_t (*program_memory)(const ProgramCall<T>&, bool backward, int threads);
+    void (*program_forward)(const ProgramCall<T>&, char* memory, const Member&);
+    void (*program_backward)(const ProgramCall<T>&, char* memory, const Member&);
+    // Of streams; the memory of a state begins as zeros.
+    int64_t (*program_model_memory)(const Program&);
+    void (*program_pack)(const Program&, const T* const* tensors, char* model);
+    int64_t (*program_state_memory)(const Program&, int64_t rows);
+    void (*program_step)(const Program&, char* model, char* state, int64_t rows, int side, const T* x, T* y);
+    void (*program_copy_state)(const Program&, char* state, int64_t rows, int side, T* to, const T* from);
 };
 
 // How sums of 8-bit products are taken, from the one that runs anywhere to the fastest. All give the same

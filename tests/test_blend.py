@@ -187,7 +187,7 @@ def test_probabilities_of_series_are_those_of_both(shapes):
     T = shapes.training_["temperature"]
 
     def objective(w):
-        return nats(w, scores, truth) + 0.5 / N * ((w[0] * T - 0.5) ** 2 + (w[1] - 0.5) ** 2)
+        return nats(w, scores, truth) + 2 / N * ((w[0] * T - 0.25) ** 2 + (w[1] - 0.75) ** 2)
 
     best = minimize(objective, [0.5, 0.5], method="Nelder-Mead", options={"xatol": 1e-8})
     np.testing.assert_allclose([*weights.values()], best.x, atol=0.03)

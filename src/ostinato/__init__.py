@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("cells", "insight", "networks")
 _HOME = {task.estimator: task.module for task in TASKS} | {
+    "compile_cell": "ostinato.recurrence.backends",
     "diagnose": "ostinato.insight.diagnosis",
     "export": "ostinato.deploy.export",
     "convert": "ostinato.deploy.convert",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ostinato.deploy.imported import as_estimator as as_estimator
     from ostinato.deploy.read import read_layers as read_layers
     from ostinato.insight.diagnosis import diagnose as diagnose
+    from ostinato.recurrence.backends import compile_cell as compile_cell
     from ostinato.recurrence.backends import use_backend as use_backend
     from ostinato.recurrence.dropin import GRU as GRU
     from ostinato.recurrence.dropin import LSTM as LSTM

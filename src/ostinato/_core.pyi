@@ -183,14 +183,61 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, threads: 
         ShapeError: naming the argument that does not fit.
     """
 
-def map(function: int, x: Tensor, y: Tensor, threads: int) -> None:
+def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = None) -> None:
     """Compute a function of each number of ``x (N, features)`` into ``y``.
 
     0 sigmoid, 1 tanh, 2 exp, 3 softplus. The bits of a number do not depend on where it stands.
+    With ``dy``, the gradient of the function's value, ``y`` takes that of its argument; ``x`` is
+    then the value, but of softplus the argument.
 
     Raises:
         ShapeError: naming the argument that does not fit.
     """
+
+class Program:
+    """A cell as kernels and products, see cpp/program.hpp; tables are lists of whole numbers."""
+
+    def __init__(
+        self,
+        doubles: bool,
+        sizes: Sequence[int],
+        states: Sequence[int],
+        operations: Sequence[Sequence[int]],
+        matrices: Sequence[int],
+        vectors: Sequence[int],
+        sums: Sequence[int],
+        work: float,
+    ) -> None: ...
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        tensors: tuple[Tensor, ...],
+        state: tuple[Tensor | None, ...],
+        reverse: bool,
+        y: Tensor,
+        last: tuple[Tensor, ...],
+        lines: Tensor | None,
+        threads: int,
+    ) -> None:
+        """Run one direction over a whole sequence, into y, last and lines."""
+
+    def backward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        tensors: tuple[Tensor, ...],
+        state: tuple[Tensor | None, ...],
+        reverse: bool,
+        lines: Tensor,
+        dy: Tensor | None,
+        d_last: tuple[Tensor | None, ...],
+        dx: Tensor | None,
+        d_state: tuple[Tensor | None, ...],
+        results: tuple[Tensor, ...],
+        threads: int,
+    ) -> None:
+        """Find the gradients, into dx, d_state and the sums."""
 
 class Stream:
     """A stack of layers, one step at a time: the inside of `ostinato.Stream`."""
@@ -203,6 +250,15 @@ class Stream:
         rows: int,
         precision: int,
         threads: int,
+        array: NDArray[Any],
+        tensor: Tensor,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        programs: tuple[Program, ...],
+        tensors: tuple[tuple[Tensor, ...], ...],
+        rows: int,
         array: NDArray[Any],
         tensor: Tensor,
     ) -> None: ...

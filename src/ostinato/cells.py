@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ostinato.recurrence.backends.diagonal import linear_recurrence as linear_recurrence
 from ostinato.recurrence.cells.base import Cell as Cell
+from ostinato.recurrence.cells.base import RNNState as RNNState
 from ostinato.recurrence.cells.diagonal import *  # noqa: F403
 from ostinato.recurrence.cells.matrix import *  # noqa: F403
 from ostinato.recurrence.cells.standard import *  # noqa: F403 cells, their states and gates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import sys
@@ -99,6 +100,7 @@ def _run(tokens: list[str]) -> int | None:
         raise OstinatoError(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
     options = command.options()
+    rest = _import_cell(rest, any(option.name == "cell" for option in options))
     if {"-h", "--help"} & {*rest[: rest.index("--") if "--" in rest else None]}:
         print(help_of(name, command.text, options), end="")
         return 0
@@ -107,6 +109,31 @@ def _run(tokens: list[str]) -> int | None:
     if command.protocol:
         refuse_wrong_task(command, args[0])
     return command.call(*args, **given)
+
+
+def _import_cell(tokens: list[str], takes_it: bool) -> list[str]:
+    """Import the module of ``--cell package.module:MyCell``, which every command understands.
+
+    A model with such a cell holds its name alone: only who uses the model says what is imported.
+    """
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    for i, token in enumerate(tokens[:end]):
+        flag, joined, value = token.partition("=")
+        value = value if joined else "".join(tokens[i + 1 : i + 2])
+        module, colon, name = value.partition(":")
+        if flag != "--cell" or not colon:
+            continue
+        sys.path.insert(0, os.getcwd())
+        try:
+            found = importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise OstinatoError(f"--cell {value}: cannot import {module!r}: {error}.") from error
+        finally:
+            sys.path.pop(0)
+        if not hasattr(found, name):
+            raise OstinatoError(f"--cell {value}: {module} has no {name}.")
+        return tokens if takes_it else tokens[:i] + tokens[i + (1 if joined else 2) :]
+    return tokens
 
 
 def _overview(of: str) -> str:

@@ -132,7 +132,7 @@ def _translate(folder: Path, steps: int, seed: int) -> None:
     if model.training_["ended"] == "interrupt":
         raise KeyboardInterrupt
     print("\nTranslating dates that it has never seen, and measuring ...", flush=True)
-    seen = look(model, X[PAIRS:], y[PAIRS:], steps, seed)
+    seen = look(model, X[PAIRS:], y[PAIRS:])
     page = folder / "demo.html"
     write_page(page, seen)
     print("\n".join(told(seen)))
@@ -142,7 +142,7 @@ def _translate(folder: Path, steps: int, seed: int) -> None:
     print("        ostinato train YOUR_FILES    says what can be learned from them")
 
 
-def look(model: Translator, X: Sequence[str], y: Sequence[str], steps: int, seed: int) -> Seen:
+def look(model: Translator, X: Sequence[str], y: Sequence[str]) -> Seen:
     """Translate fresh dates, the last one in a format never seen, and measure."""
     X, y, day = X[:-1], y[:-1], date.fromisoformat(y[-1])
     new = written(day, NEW_FORMAT)
@@ -150,22 +150,33 @@ def look(model: Translator, X: Sequence[str], y: Sequence[str], steps: int, seed
     right = sum(a == b for a, b in zip(found, y, strict=True))
     rows = [*zip(X[:10], found[:10], y[:10], strict=True), (new, other, day.isoformat())]
     ((text,),) = model.write([X[0]])
-    some = list(X[10:42]), list(y[10:42])
-    plain = ostinato.Translator(
-        steps=max(1, steps // 4), seed=seed, **SETTINGS, cell="rnn", init="pytorch"
-    )
-    plain.fit(*written_dates(PAIRS, seed))
-    left = {"this network": gradient_left(model, some), "a tanh RNN": gradient_left(plain, some)}
-    seconds = model.training_["seconds"]
+    left, seconds = gradients_left(model, X[10:42], y[10:42]), model.training_["seconds"]
     return Seen(rows, right, len(X), seconds, list(X[0]), text, left, race(), model.history_)
 
 
-def gradient_left(model: Translator, data: tuple[list[str], list[str]]) -> list[float]:
-    """Return how much a state of the encoder moves its last one, by lag, as a share of lag 0."""
-    flow = ostinato.insight.gradient_flow(model, data)
-    gains = flow.layers[0].gains
-    assert gains is not None
-    return [float(gain / gains[0]) for gain in gains]
+def gradients_left(model: Translator, X: Sequence[str], y: Sequence[str]) -> dict[str, list[float]]:
+    """Return the gradient that reaches each letter, by lag, as a share of that at the last one.
+
+    Of the encoder, and of a tanh RNN that is to tell the month of the same dates from its last
+    state, with PyTorch's initialisation.
+    """
+    import torch
+
+    networks, flow = ostinato.networks, ostinato.insight.gradient_flow
+    ids = [torch.from_numpy(model.inputs_.encode_text(text)).long() for text in X]
+    lengths, months = torch.tensor(list(map(len, ids))), torch.tensor([int(d[5:7]) - 1 for d in y])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = networks.ManyToOne(
+            torch.nn.Embedding(len(model.source_vocabulary_), UNITS // 2),
+            ostinato.RNN(UNITS // 2, UNITS, batch_first=True),
+            networks.Output(UNITS, 12),
+        )
+    data = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True), months, lengths
+    flows = {"this network": flow(model, (list(X), list(y)), jacobian=False)}
+    flows["a tanh RNN"] = flow(plain, data, jacobian=False)
+    norms = {name: each.layers[0].norms for name, each in flows.items()}
+    return {name: (each / each[0]).tolist() for name, each in norms.items()}
 
 
 def race(seconds: float = 1.0, turns: int = 5) -> dict[str, float]:
@@ -232,11 +243,12 @@ def told(seen: Seen) -> list[str]:
     for piece, weights in zip(seen.text.pieces, seen.text.attention, strict=False):
         cells = (shades[min(4, int(5 * weight))] * 2 for weight in weights)
         lines.append(f"    {piece} " + "".join(cells).rstrip())
-    lines += ["", "HOW FAR GRADIENTS REACH in the encoder, step by step back (lowest: 0.01 %)"]
+    lines += ["", "HOW MUCH OF THE GRADIENT reaches each letter, from the last one back"]
     lags = min(map(len, seen.left.values()))
     for name, left in seen.left.items():
         drawn = "".join(blocks[level(share)] for share in left[:lags])
-        lines.append(f"  {name:<14} {drawn}  {percent(left[lags - 1])} left after {lags - 1}")
+        lines.append(f"  {name:<14} {drawn}  {percent(left[lags - 1])} after {lags - 1}")
+    lines.append("  (the RNN answers from its last state; the lowest block is 0.01 % or less)")
     lines += ["", f"ONE STEP AT A TIME, an LSTM of {UNITS} units, steps per second"]
     fastest = max(seen.speeds.values())
     for name, speed in seen.speeds.items():

@@ -51,18 +51,28 @@ class Kind(NamedTuple):
         choices: the allowed values; empty for any.
         repeated: whether the option may be given several times.
         check: raises an `OstinatoError` at a value that the command could only fail with later.
+        paths: whether ``package.module:name`` is allowed beside the choices.
     """
 
     type: Any = None
     choices: tuple[str, ...] = ()
     repeated: bool = False
     check: Callable[[Any], object] | None = None
+    paths: bool = False
 
     def __or__(self, other: Kind) -> Kind:
         """Return the kind of a union; the first type counts."""
         choices = self.choices + other.choices
         repeated = self.repeated or other.repeated
-        return Kind(self.type or other.type, choices, repeated, self.check or other.check)
+        check, paths = self.check or other.check, self.paths or other.paths
+        return Kind(self.type or other.type, choices, repeated, check, paths)
+
+
+class _OrPath(tuple[str, ...]):
+    """Choices beside which ``package.module:name`` is allowed."""
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(value) or (isinstance(value, str) and ":" in value)
 
 
 def _check_picture(path: Path) -> None:
@@ -71,6 +81,7 @@ def _check_picture(path: Path) -> None:
 
 
 TYPES = {each.__name__: Kind(each) for each in (int, float, str, bool, Path)}
+TYPES["ImportPath"] = Kind(str, paths=True)
 TYPES["Picture"] = Kind(Path, check=_check_picture)
 TYPES["MidiFile"] = Kind(Path, check=partial(check_new_file, suffixes=MIDI))
 TYPES["ExportFile"] = Kind(Path, check=partial(check_new_file, suffixes=EXPORTS))
@@ -314,7 +325,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
             option.flag,
             action="append" if kind.repeated else "store",
             type=kind.type,
-            choices=kind.choices or None,
+            choices=(_OrPath(kind.choices) if kind.paths else kind.choices) or None,
             metavar=option.metavar,
             help=help,
         )

@@ -61,7 +61,7 @@ class Seen(NamedTuple):
         right, fresh: how many of how many fresh dates were right.
         seconds: training time.
         read, text: the letters of a date, and its translation with the attention.
-        left: share of the gradient left by lag, of each network by name.
+        left: share of the gradient that reaches each letter, by lag, of each network by name.
         speeds: steps per second of each contender by name.
         history: records of training.
     """
@@ -106,12 +106,14 @@ def page_of(seen: Seen, run: Path) -> str:
         "the darker, the more attention.</p>",
         _attention(seen),
         "<h2>How it learned</h2>",
-        '<p class="soft">Loss by step of training; dots: on dates held out from it.</p>',
+        '<p class="soft">Loss by step of training, with smoothed labels; dots: on dates held '
+        "out.</p>",
         _curve(seen.history),
-        "<h2>How far gradients reach</h2>",
-        '<p class="soft">How much a change of the encoder\'s state moves its last state, by steps '
-        f"in between. After {lags - 1} steps {html.escape(ends)} is left. What has vanished cannot "
-        "be learned from; attention, and gates, are ways around it.</p>",
+        "<h2>How much of the gradient reaches each letter</h2>",
+        '<p class="soft">Counted back from the last letter, as a share of the gradient there: '
+        f"{html.escape(ends)} after {lags - 1} letters. Attention brings it to every letter. A "
+        "tanh RNN that is to tell the month of the same dates from its last state, as PyTorch "
+        "initialises it, has nothing to learn from letters far back.</p>",
         _gradients([seen.left[name][:lags] for name in names], names),
         "<h2>One step at a time</h2>",
         '<p class="soft">An LSTM of 128 units on a stream, the same weights, steps per second on '
@@ -196,7 +198,7 @@ def _gradients(curves: Sequence[Sequence[float]], names: Sequence[str]) -> str:
         drawn.append(f'<text x="{x:.1f}" y="{y - 9:.1f}">{html.escape(name)}</text>')
     marks = [(k / -LOWEST, f"{100 * 10.0**-k:g} %") for k in range(1 - LOWEST)]
     most = max(map(len, curves)) - 1
-    return _plot(drawn, marks, [(0.0, "the last step"), (1.0, f"{most} steps before")])
+    return _plot(drawn, marks, [(0.0, "the last letter"), (1.0, f"{most} letters before")])
 
 
 def _depth(share: float) -> float:

@@ -101,10 +101,10 @@ def above_chance(scores: Tensor | None, sample: Sample, kind: str) -> float:
             float((a @ b) ** 2 - ((a * b) ** 2).sum()),
         )
         spread = math.sqrt((own + pairs) / (n**2 * (n - 1)))
-        return (right - expected) / spread if spread > 0 else 0.0
+        return float(right - expected) / spread if spread > 0 else 0.0
     if kind == "number" and scores.numel() == y.numel() >= 4:
         a, b = (v.flatten().double().cpu().numpy() for v in (scores, y))
         spread = float(a.std() * b.std())
         r = float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0
-        return r * math.sqrt(len(a))
+        return float(r * math.sqrt(len(a)))
     return math.nan

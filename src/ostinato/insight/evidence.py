@@ -323,6 +323,11 @@ class Evidence:
         """Numbers of the rows."""
         return range(self.sample.inputs.shape[self.row_axis])
 
+    @property
+    def count(self) -> int:
+        """Number of rows there are for short training runs and for what was learned."""
+        return int(self.wide.inputs.shape[self.row_axis])
+
     def taken(self, sample: Sample, rows: Tensor, *, inputs_only: bool = False) -> Sample:
         """Return some rows of a sample."""
         x = sample.inputs.index_select(self.row_axis, rows.to(sample.inputs.device))

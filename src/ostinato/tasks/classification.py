@@ -29,6 +29,10 @@ from ostinato.tasks.targets import Classes, calibrate, has_label_sets
 from ostinato.training.evaluation import Problem, predict
 from ostinato.training.pictures import draw_confusion
 
+FEW = (0.25, 0.75)
+"""Weights of network and MiniRocket where few validation data say nothing of them: MiniRocket is
+calibrated on all data."""
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | OneToOne]):
@@ -145,7 +149,7 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
         classes = np.concatenate([training.targets, held_out.targets])
         rocket, scores = MiniRocket.fit(self._standardised(training, held_out), classes, self.seed)
         beside = scores[len(training.inputs) :]
-        weight, share = fit_blend([network, beside], np.asarray(held_out.targets), prior=(0.5, 0.5))
+        weight, share = fit_blend([network, beside], np.asarray(held_out.targets), prior=FEW)
         return rocket.times(share), share * beside, {"network": weight, "minirocket": share}
 
     def _standardised(self, *parts: Examples) -> Ragged:

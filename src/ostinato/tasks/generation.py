@@ -23,7 +23,7 @@ from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
-from ostinato.networks.arrangements import CellName, ManyToMany
+from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Plan, Prepared, random_generator
@@ -124,7 +124,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     """
 
     level: Level = "char"
-    cell: CellName = "lstm"
+    cell: CellChoice = "lstm"
     hidden_size: int = 256
     embedding_size: int | None = None
     dropout: float = 0.0

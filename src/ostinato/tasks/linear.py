@@ -68,6 +68,9 @@ CHANCE = 3.0
 """Nats of all validation data together, by which two more weights fit them better by chance in a
 twentieth of all cases: the likelihood-ratio test."""
 
+PRIOR = 4.0
+"""Inverse of the variance of weights around those of a prior."""
+
 KINDS: Mapping[str, tuple[Callable[[Sequence[str]], list[str]], int]] = {
     "phrases": (phrases, 1),
     "pieces": (pieces, 2),
@@ -211,8 +214,9 @@ def fit_blend(
         wrong = np.exp(log_p)
         wrong[np.arange(N), classes] -= 1
         excess = weights.sum() - 1 if prior is None else weights - prior  # for few data
-        value = -log_p[np.arange(N), classes].mean() + 0.5 / N * np.sum(excess**2)
-        return value, np.array([(wrong * each).sum() for each in scores]) / N + excess / N
+        pull = (1.0 if prior is None else PRIOR) / N
+        value = -log_p[np.arange(N), classes].mean() + 0.5 * pull * np.sum(excess**2)
+        return value, np.array([(wrong * each).sum() for each in scores]) / N + pull * excess
 
     alone = np.eye(len(scores))
     start = min(alone, key=lambda weights: loss(weights)[0])  # it ends no worse than the best

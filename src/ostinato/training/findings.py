@@ -595,13 +595,15 @@ def rate_too_high(j: Judgement[Any]) -> Iterator[Finding]:
     first = fmean(losses[:2])
     highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
     if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
+        last = fmean(losses[-10:])
+        effect = "to where it learns nothing" if last > 0.9 * first else "away for a while"
         yield Finding(
             "learning rate too high",
             f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the steps "
-            "are too long and moved the network to where it learns nothing.",
-            {"first": first, "highest": highest},
+            f"are too long and moved the network {effect}.",
+            {"first": first, "highest": highest, "last": last},
             remedies,
-            0.88,
+            0.88 if last > 0.9 * first else 0.6,
         )
     share, swing, level, best = oscillation(losses) or (0.0, 0.0, 0.0, 0.0)
     if share > t.oscillation and not improvement > t.high_improvement:

@@ -201,11 +201,12 @@ class Trainer:
             start = time.perf_counter()
             self.train_step()
             steps.append(time.perf_counter() - start)
-        start, read = time.perf_counter(), []
+        start = time.perf_counter()
+        read: list[bool] = []
 
         def some() -> Iterator[Any]:
             for batch in self.validation or ():
-                read.append(time.perf_counter() - start < seconds)
+                read.append(not read or time.perf_counter() - start < seconds)
                 if read[-1]:
                     yield batch
 

@@ -327,7 +327,7 @@ def _related(j: J, chance: float) -> tuple[float, list[str]]:
     labelled, and those given are not; where only all do, those given were too few.
     """
     e = j.evidence
-    n = len(e.rows)
+    n = e.count
 
     def deviations(rows: int) -> float:
         runs = [e.trial(Change(rate=f, held_out=True, rows=rows)) for f in (1.0, 0.3)]
@@ -350,7 +350,7 @@ def _related(j: J, chance: float) -> tuple[float, list[str]]:
 def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
     """Yield a finding where short runs learn a few rows by heart, and nothing that holds."""
     e, t = j.evidence, j.thresholds
-    if not not_learned_well(j) or e.has_learned or not e.was_trained or len(e.rows) < 3 * FEW:
+    if not not_learned_well(j) or e.has_learned or not e.was_trained or e.count < 3 * FEW:
         return
     whole = [e.trial(Change(rate=f)) for f in (1.0, 10.0)]
     few = [e.trial(Change(rate=f, rows=FEW)) for f in (1.0, 10.0)]
@@ -390,8 +390,9 @@ def leaky_feature(j: J) -> Iterator[Finding]:
     ]  # fmt: skip
     if not x.is_floating_point():
         if x.shape == y.shape and not y.is_floating_point():
-            T = torch.arange(x.shape[1])[None] < e.ends[:, None]
-            same = float((x == y)[T.to(x.device)].double().mean())
+            inside = torch.arange(x.shape[1])[None] < e.ends[:, None]
+            known = (inside.to(x.device) & (y >= 0)).cpu()
+            same = _as_told_by(x.cpu()[known], y.cpu()[known])
             if same >= t.leaky:
                 yield Finding(
                     "leaky feature",
@@ -420,6 +421,19 @@ def leaky_feature(j: J) -> Iterator[Finding]:
             p,  # where the network did not learn it, it is not what is wrong
             weighed,
         )
+
+
+def _as_told_by(x: Tensor, y: Tensor) -> float:
+    """Return the share of targets that are equal to the token, whatever number a class has.
+
+    >>> x = torch.tensor([3, 5, 9] * 10)
+    >>> _as_told_by(x, x), _as_told_by(x, x - 3), _as_told_by(x, torch.tensor([0, 1, 1] * 10))
+    (1.0, 1.0, 0.0)
+    """
+    equal = float((x == y).double().mean()) if len(x) else 0.0
+    pairs, tokens, classes = (len(torch.unique(v, dim=0)) for v in (torch.stack([x, y], 1), x, y))
+    one_to_one = 3 <= pairs == tokens == classes and len(x) >= 8 * pairs
+    return 1.0 if one_to_one else equal
 
 
 def _loss_without(e: Evidence, feature: int) -> float:

@@ -32,7 +32,7 @@ def overfitting(j: J) -> Iterator[Finding]:
             "overfitting",
             f"the loss is {own:.0%} below that of a constant prediction on the data, and on "
             f"held-out data {other:.0%}: a network of {weights:,} weights has learned "
-            f"{len(e.rows):,} rows by heart.",
+            f"{e.count:,} rows by heart.",
             {"improvement": own, "held_out_improvement": other, "weights": float(weights)},
             against_overfitting(max(16, _units(e) // 2)),
             p,
@@ -70,8 +70,12 @@ def too_small(j: J) -> Iterator[Finding]:
             )
             # What is learned faster by many may be learned by few; not so what is never learned.
             if wide.share > max(base.share, j.improvement, 0.0) + t.helps:
-                p = max(p + 0.3, 0.55)
+                p = min(0.9, max(p + 0.3, 0.45))
                 weighed.append(f"+ {told}")
+                faster = e.trial(Change(rate=10.0))
+                if p > t.probable and faster and wide.share > faster.share + t.helps:
+                    p = 0.96
+                    weighed.append(f"+ at ten times the rate {H} learn {percent(faster.share)}")
             elif base.share > t.helps:
                 p -= 0.1
                 weighed.append(f"- {told}")
@@ -85,7 +89,7 @@ def too_small(j: J) -> Iterator[Finding]:
                 Remedy("hidden_size", 8 * H, "more to remember and to tell apart with",
                        f"hidden_size={8 * H}")
             ],
-            min(p, 0.9),
+            p,
             weighed,
         )  # fmt: skip
 

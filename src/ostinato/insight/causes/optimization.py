@@ -44,8 +44,8 @@ def rate_too_high(j: J) -> Iterator[Finding]:
     if not not_learned_well(j) or not e.was_trained:
         return
     own = e.trial()
-    if own is None or own.share > t.low_improvement:
-        return
+    if own is None or own.share > t.low_improvement or own.training > t.good_improvement:
+        return  # shorter steps learn rows less by heart, which is another matter
     found = rates(j, (1.0, 0.1, 0.01))
     factor = best_rate(found, t.helps)
     if factor is None:
@@ -93,6 +93,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return
+    yield from _decayed(j)
     far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
     found = rates(j, (1.0, 10.0, 100.0) if far <= 100 else (1.0, 100.0, far, 10 * far))
     factor = best_rate(found, t.helps)
@@ -113,6 +114,32 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         [j.lower_rate("longer steps", factor)],
         0.95 if moved < t.movement or math.isnan(moved) else 0.9,
     )
+
+
+def _decayed(j: J) -> Iterator[Finding]:
+    """Yield a finding where a schedule lowered the rate before anything was learned."""
+    e = j.evidence
+    used = [rate for rate in e.observed.rates if rate > 0]
+    peak, last = (max(used), used[-1]) if used else (0.0, 0.0)
+    until = sum(rate > 0.1 * peak for rate in used)
+    if not last < 0.1 * peak or until > len(used) / 4:
+        return
+    own = e.trial(Change(rate=peak / e.start.rate))
+    if own is None or not own.share > max(0.0, e.judged_now) + j.thresholds.helps:
+        return
+    yield Finding(
+        "learning rate too low",
+        f"the learning rate fell from {peak:.3g} to a tenth of it within {until} of {len(used)} "
+        f"steps: a run of {own.steps} steps at {peak:.3g} brings the loss {percent(own.share)} "
+        f"below that of a constant prediction, the whole training brought it "
+        f"{percent(e.judged_now)} below.",
+        {"peak": peak, "last": last, "share": own.share},
+        [
+            Remedy("schedule", "constant", "a rate that stays",
+                   "# no scheduler; or scheduler.step() once an epoch rather than once a batch")
+        ],
+        0.94,
+    )  # fmt: skip
 
 
 def _falls_slowly(e: Evidence) -> bool:

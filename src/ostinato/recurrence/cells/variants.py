@@ -1,21 +1,28 @@
 """Variants of the standard cells, after published papers.
 
 The compiled core runs those whose equations are a standard cell's with tied weights, and says so
-(`Cell.standard_cell`); the others run on the reference path.
+(`Cell.standard_cell`); kernels for the others are made when one is first used.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.recurrence.cells.base import Cell, State, Weights, named, register_state
+from ostinato.recurrence.cells.base import (
+    Cell,
+    RNNState,
+    State,
+    Weights,
+    named,
+    register_state,
+)
 from ostinato.recurrence.cells.standard import (
     ACTIVATIONS,
     Activation,
@@ -27,7 +34,6 @@ from ostinato.recurrence.cells.standard import (
     LSTMGates,
     LSTMState,
     RNNCell,
-    RNNState,
 )
 
 CellName = Literal[
@@ -36,6 +42,12 @@ CellName = Literal[
     "qrnn", "sru", "rg-lru", "lru", "mamba", "mlstm",
 ]  # fmt: skip
 """Names that `named` gives to cells; written out for type checkers and the command line."""
+
+ImportPath: TypeAlias = str
+"""``package.module:MyCell``, a cell of one's own."""
+
+CellChoice = CellName | ImportPath | type[Cell] | Cell
+"""How a task is told its cell."""
 
 
 @register_state
