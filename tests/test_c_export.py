@@ -69,7 +69,7 @@ class Fancy(Cell):
 def networks():
     """Small networks of every cell, pooling, and input, by name."""
     made = {
-        name.replace("-", "_"): recurrent_layers(name, 3, 20, num_layers=2)
+        name.replace("-", "_"): recurrent_layers(name, 3, 20, num_layers=1 + (name == "gru"))
         for name in typing.get_args(CellName)
     }
     for pooling in ("last", "mean", "max", "attention"):
@@ -84,7 +84,7 @@ def networks():
     made["higher"] = Recurrent(HigherOrderCell(3, 6, order=3))
     made["jordan"] = Recurrent(JordanCell(3, 6, outputs=4, elman=True))
     made["sigmoid"] = Recurrent([*RNN(3, 4).cells, *GRU(4, 5, bias=False).cells])
-    made["fancy"] = Recurrent(Fancy(3, 5), num_layers=2)
+    made["fancy"] = Recurrent(Fancy(3, 5))
     return {name: drawn(module, i) for i, (name, module) in enumerate(made.items())}
 
 

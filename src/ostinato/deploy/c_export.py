@@ -329,12 +329,12 @@ def _corpus_program(
             f"export: this {name} has no recurrent layers (recurrent=False, or an image as one "
             "step); train it with them."
         )
+    parts, more = _network_parts(network), None
     if isinstance(model, SequenceClassifier) and model.linear_ is not None:
         raise OstinatoError(
             "export: the classifier's scores are blended with those of a linear classifier, which "
             "has no form in C; train it with blend=False (--no-blend)."
         )
-    parts, more = _network_parts(network), None
     steps = _steps(network)
     size = parts[-1].size
     if isinstance(model, SequenceRegressor):
