@@ -466,14 +466,15 @@ void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y,
     product(p, threads);
 }
 
-template <class T> void run_map(Function function, nb::handle x, nb::handle y, int threads) {
+template <class T> void run_map(Function function, nb::handle x, nb::handle y, nb::handle dy, int threads) {
     const View in(x, "x");
     if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, features)");
     check<T>(in, "x", in.shape);
     const int64_t rows = in.shape[0], columns = in.shape[1];
     if (in.stride[1] != 1 && columns > 1 && in.size() > 0)
         refuse("x", "has strides " + shape_text(in.stride), "its last axis to be contiguous");
-    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false)};
+    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false),
+             dense<T>(dy, "dy", in.shape)};
     if (in.contiguous()) m.rows = 1, m.columns = rows * columns;
     if (in.size() == 0) return;
     nb::gil_scoped_release release;
@@ -578,14 +579,13 @@ public:
         });
     }
     void backward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle lines,
-                  nb::handle backs, nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
+                  nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
                   nb::handle threads) const {
         by_type(x, "x", [&](auto zero) {
             using T = decltype(zero);
             Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
             ProgramCall<T>& c = call.c;
             if (!c.lines) refuse("lines", "is None", "what forward left there");
-            c.backs = aligned<T>(backs, "backs", {c.steps, c.rows, program_.back});
             if (!dy.is_none())
                 c.dy = sequence<T>(dy, "dy", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.dy_t, c.dy_b);
             if (!dx.is_none()) c.dx = sequence<T>(dx, "dx", {c.steps, c.rows, program_.input}, c.dx_t, c.dx_b, true);
@@ -625,7 +625,7 @@ private:
 
         Call(const PyProgram& p, nb::handle x, nb::handle rows, nb::handle weights, nb::handle state, bool reverse,
              nb::handle lines)
-            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
+            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
             if (p.doubles_ != (sizeof(T) == 8)) refuse("x", "has another dtype", "that of the program");
             const View input(x, "x");
             if (input.shape.size() != 3)
@@ -1012,13 +1012,13 @@ NB_MODULE(_core, m) {
           nb::arg("threads").none(), "x W^T + bias, into y.");
 
     m.def("map",
-          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads) {
+          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {
               const Function f = Function(integer(function, "function", 0, 3));
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, n); });
+              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, dy, n); });
           },
           nb::arg("function"), nb::arg("x").none(), nb::arg("y").none(), nb::arg("threads").none(),
-          "A function of each number of x, into y.");
+          nb::arg("dy") = nb::none(), "A function of each number of x, or its gradient, into y.");
 
     nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
         .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,
@@ -1028,7 +1028,7 @@ NB_MODULE(_core, m) {
         .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
              nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))
         .def("backward", &PyProgram::backward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
-             nb::arg("reverse"), nb::arg("lines"), nb::arg("backs"), nb::arg("dy").none(), nb::arg("d_last"),
+             nb::arg("reverse"), nb::arg("lines"), nb::arg("dy").none(), nb::arg("d_last"),
              nb::arg("dx").none(), nb::arg("d_state"), nb::arg("results"), nb::arg("threads"));
 
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")

@@ -185,13 +185,13 @@ void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, c
 
 // What backward shows of step t, at its `time`, of a row of the batch.
 template <class T>
-void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* initial, const ProgramRows<T>& rows,
-               int64_t at, int64_t t, int64_t time, int64_t row) {
+void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* initial, T* backs,
+               const ProgramRows<T>& rows, int64_t at, int64_t t, int64_t time, int64_t row) {
     const Program& p = c.program;
     const int64_t place = time * c.rows + row, earlier = c.reverse ? place + c.rows : place - c.rows;
     rows[Base::x][at] = const_cast<T*>(c.x) + time * c.x_t + row * c.x_b;
     rows[Base::line][at] = c.lines + place * p.line;
-    rows[Base::back][at] = c.backs + place * p.back;
+    rows[Base::back][at] = backs + place * p.back;
     rows[Base::before][at] = t > 0 ? c.lines + earlier * p.line + p.state_in_line
                                    : const_cast<T*>(initial) + row * p.state_length;
     rows[Base::scratch][at] = m.scratch + at * p.scratch;
@@ -200,7 +200,7 @@ void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* ini
 
 template <class T>
 void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m,
-                           const T* initial, const PartRows& part) {
+                           const T* initial, T* backs, const PartRows& part) {
     const Program& p = c.program;
     const int64_t P = p.state_size[p.output], h = p.state_at[p.output];
     auto arrive = [&](int64_t j, T* to) {  // the gradient of the last state
@@ -218,7 +218,7 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
         for (int64_t j = later; j < active; ++j) arrive(j, now + j * p.state_length);
         for (int64_t j = 0; j < active; ++j) {
             const int64_t time = part.time(t, j), row = part.row(j);
-            show_back(c, m, initial, m.rows, j, t, time, row);
+            show_back(c, m, initial, backs, m.rows, j, t, time, row);
             T* const d = now + j * p.state_length;
             m.rows[Base::d_after][j] = d, m.rows[Base::d_before][j] = next + j * p.state_length;
             if (!c.dy) continue;
@@ -241,7 +241,7 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
 // One share of the steps of all rows: what dx and the gradients of the weights need.
 template <class T>
 void program_after(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m, const T* initial,
-                   const Member& me) {
+                   T* backs, const Member& me) {
     const Program& p = c.program;
     const Share mine(c.steps * c.rows, me.index, me.count);
     int64_t n = 0;
@@ -252,7 +252,7 @@ void program_after(const ProgramCall<T>& c, const ProgramWeights<T>& w, const Pr
             if (dx) std::memset(dx, 0, size_t(p.input) * sizeof(T));
             continue;
         }
-        show_back(c, m, initial, m.many, n, c.reverse ? length - 1 - time : time, time, row);
+        show_back(c, m, initial, backs, m.many, n, c.reverse ? length - 1 - time : time, time, row);
         m.many[Base::dx][n++] = dx;
         if (n == chunk_rows) m.many.run(p, Phase::after, w, n), n = 0;
     }
@@ -261,7 +261,8 @@ void program_after(const ProgramCall<T>& c, const ProgramWeights<T>& w, const Pr
 
 // One share of a sum over all steps of all rows, in the order of backward.
 template <class T>
-void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>& m, const T* initial, const Member& me) {
+void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>& m, const T* initial, const T* backs,
+                 const Member& me) {
     const Program& p = c.program;
     T* const none = nullptr;
     auto dw = [&](int s) {
@@ -279,7 +280,7 @@ void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>
                     switch (it.base) {
                         case Base::x: return c.x + time * c.x_t + row * c.x_b + it.at;
                         case Base::line: return c.lines + place * p.line + it.at;
-                        case Base::back: return c.backs + place * p.back + it.at;
+                        case Base::back: return backs + place * p.back + it.at;
                         default:
                             return (t > 0 ? c.lines + earlier * p.line + p.state_in_line
                                           : initial + row * p.state_length) + it.at;
@@ -300,10 +301,11 @@ void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>
 template <class T> struct ProgramPlan {
     ProgramWeights<T> w;
     ProgramScratch<T> scratch;
-    T* initial;
+    T *initial, *backs;  // of all rows; what backward leaves of all steps: (steps, rows, back)
 
     ProgramPlan(const ProgramCall<T>& c, bool backward, int threads, int member, Arena& arena)
-        : w(c.program, arena), initial(arena.take<T>(backward ? c.rows * c.program.state_length : 0)) {
+        : w(c.program, arena), initial(arena.take<T>(backward ? c.rows * c.program.state_length : 0)),
+          backs(arena.take<T>(backward ? c.steps * c.rows * c.program.back : 0)) {
         for (int i = 0; i <= member; ++i)
             scratch = ProgramScratch<T>(c, (c.rows + threads - 1) / threads, backward, arena);
     }
@@ -332,12 +334,13 @@ template <class T> void program_backward(const ProgramCall<T>& c, char* memory, 
     for (int64_t row = mine.begin; row < mine.end; ++row)
         take_state(c, row, plan.initial + row * c.program.state_length);
     me.wait();
-    program_backward_part(c, plan.w, plan.scratch, plan.initial,
+    program_backward_part(c, plan.w, plan.scratch, plan.initial, plan.backs,
                           PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, me.index, me.count));
     me.wait();
-    program_after(c, plan.w, plan.scratch, plan.initial, me);
+    program_after(c, plan.w, plan.scratch, plan.initial, plan.backs, me);
     me.wait();
-    for (int64_t i = 0; i < c.program.sums; ++i) program_sum(c, c.program.sum[i], plan.scratch.sums, plan.initial, me);
+    for (int64_t i = 0; i < c.program.sums; ++i)
+        program_sum(c, c.program.sum[i], plan.scratch.sums, plan.initial, plan.backs, me);
 }
 
 // A layer that takes one step at a time: its weights, and its state, lie in a block of memory each.

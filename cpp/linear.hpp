@@ -54,6 +54,9 @@ template <class T> struct Map {
     int64_t rows, columns, x_row;
     const T* x;
     T* y;
+    // Null, or the gradient of y, (rows, columns), contiguous: y takes that of x then, and x is what f gave,
+    // but of softplus what it was given.
+    const T* dy;
 };
 
 }  // namespace ostinato

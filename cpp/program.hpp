@@ -97,7 +97,6 @@ template <class T> struct ProgramCall {
     T* dx;
     int64_t dx_t, dx_b;
     T* const* d_state;
-    T* backs;               // (steps, rows, back), 64-byte aligned
     T* const* results;      // of the sums
 };
 

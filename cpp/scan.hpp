@@ -183,12 +183,24 @@ template <class T> OSTINATO_INLINE Vec<T> apply(Function f, Vec<T> x) {
     }
 }
 
+// The gradient of x, given f(x), or x of softplus.
+template <class T> OSTINATO_INLINE Vec<T> slope(Function f, Vec<T> x, Vec<T> dy) {
+    switch (f) {
+        case Function::sigmoid: return dy * (x * (T(1) - x));
+        case Function::tanh: return dy * one_minus_square(x);
+        case Function::exp: return dy * x;
+        default: return dy * sigmoid<T>(x);
+    }
+}
+
 template <class T> void map(const Map<T>& m, const Member& me) {
     const int64_t per_row = (m.columns + W<T> - 1) / W<T>;
     const Share mine(m.rows * per_row, me.index, me.count);
     for (int64_t at = mine.begin; at < mine.end; ++at) {
         const int64_t row = at / per_row, column = (at - row * per_row) * W<T>, left = m.columns - column;
-        store_part(m.y + row * m.columns + column, apply<T>(m.function, load_part(m.x + row * m.x_row + column, left)), left);
+        const Vec<T> x = load_part(m.x + row * m.x_row + column, left);
+        const int64_t to = row * m.columns + column;
+        store_part(m.y + to, m.dy ? slope<T>(m.function, x, load_part(m.dy + to, left)) : apply<T>(m.function, x), left);
     }
 }
 

@@ -21,7 +21,7 @@ import ostinato
 from ostinato import cells, insight, networks
 from ostinato.cli.commands import GROUPS, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
 from ostinato.tasks.registry import TASKS
 
@@ -48,7 +48,6 @@ TOOLS = (
     "ostinato.networks.arrangements.recurrent_layers",
     "ostinato.training.callbacks.read_metrics",
     "ostinato.training.health.Monitor",
-    "ostinato.lightning.Watch",
 )
 """What the guides take from other modules."""
 
@@ -100,6 +99,10 @@ def pages() -> dict[str, str]:
         found[f"reference/{task.estimator}.md"] = _estimator(task)
     tools = "Parts of the library that the guides use, by the modules that they are imported from."
     lines = [f"## {path.rpartition('.')[0]}\n\n::: {path}\n" for path in TOOLS]
+    lines.append(
+        '## ostinato.lightning\n\n`Watch(share=0.02, monitor="val_loss")` is a callback: '
+        "[Watching a training loop](../watch.md#lightning).\n"
+    )
     found["reference/tools.md"] = "\n".join(["# Files and training\n", f"{tools}\n", *lines])
     for file in sorted(NOTEBOOKS.glob("*.ipynb")):
         found[f"notebooks/{file.stem}.md"] = _notebook(file)
@@ -122,7 +125,8 @@ def _estimator(task: Any) -> str:
     command = f"commands.md#ostinato-train-{task.command}"
     lines += [f"On the command line [`ostinato train {task.command}`]({command}).\n"]
     path = paths()[task.estimator]
-    lines += [f"::: {path}", "    options:", "      inherited_members: true", ""]
+    lines += [f"::: {path}", "    options:", "      inherited_members: true", "      members:"]
+    lines += [*(f"        - {name}" for name in _members(getattr(ostinato, task.estimator))), ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
     lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
@@ -135,6 +139,17 @@ def _estimator(task: Any) -> str:
                 lines.append(f"| `{option.name}` | {default} | {text} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _members(cls: type) -> list[str]:
+    """Return what a user calls of an estimator, and what it has once it is fitted."""
+    shown = [name for name in dir(cls()) if callable(getattr(cls, name, None))]
+    bases = [vars(base) for base in cls.__mro__ if base.__module__.startswith("ostinato")]
+    fitted = {n for base in bases for n in base if n.endswith("_") and not n.startswith("_")}
+    return [
+        *sorted(fitted),
+        *(n for n in shown if any(n in base for base in bases) and n[0] != "_"),
+    ]
 
 
 def _commands() -> str:
@@ -166,7 +181,7 @@ def _cells() -> str:
     for cls in shown:
         cell = _made(cls)
         names = [name for name, (made, _) in _named.items() if made is cls]
-        slow = compiled.lacks((cell,), torch.empty(0))
+        slow = diagonal.lacks((cell,), torch.empty(0))
         where = "plain PyTorch" if slow else "the compiled core"
         state = ", ".join(cell.state_type._fields)
         called = ", ".join(f"`{name}`" for name in names)

@@ -335,6 +335,10 @@ scan.hpp: a function: rows lie side by side
 - load_part(m.x + row * m.x_row + column, left)
 + load_part(m.x + row * m.columns + column, left)
 
+scan.hpp: a function: the gradient of tanh is that of a sigmoid
+- return dy * one_minus_square(x);
++ return dy * (x * (T(1) - x));
+
 scan.hpp: a product: the last columns have no bias
 - i < mine.end * W<T>; ++i) m.bias[i]
 + i + W<T> < mine.end * W<T>; ++i) m.bias[i]

@@ -283,8 +283,8 @@ backends/diagonal: the bias has the gradient of one row
 + return dx, dw, dy[0] if needs_bias else None
 
 backends/diagonal: the slope of softplus is that of a sigmoid
-- return torch.sigmoid(x)
-+ return y * (1 - y)
+- return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
++ return (y * (1 - y), 1 - y * y, y, y * (1 - y))[number]
 
 backends/diagonal: h of the last step does not take part in the gradient
 - found = _gradients_operator(a, h0, h, dh, dh_n, *ctx.options)
@@ -387,8 +387,8 @@ torch: derived cells taken for their parent
 + return isinstance(cell, LSTMCell)
 
 compiled: derived cells sent to the core
-- if type(cell.standard_cell()) not in STANDARD and not
-+ if not isinstance(cell, STANDARD) and not
+- if type(cell.standard_cell()) not in STANDARD:
++ if not isinstance(cell, STANDARD):
 
 compiled: every RNN of the core is one of tanh
 - 0, list(ACTIVATIONS).index(cell.activation)

@@ -69,7 +69,7 @@ class Fancy(Cell):
 def networks():
     """Small networks of every cell, pooling, and input, by name."""
     made = {
-        name.replace("-", "_"): recurrent_layers(name, 3, 18, num_layers=2)
+        name.replace("-", "_"): recurrent_layers(name, 3, 20, num_layers=2)
         for name in typing.get_args(CellName)
     }
     for pooling in ("last", "mean", "max", "attention"):
@@ -367,7 +367,8 @@ def test_the_test_in_a_file_finds_no_difference(found, name, precision):
     """Of float32 from the network itself; of 8 bits none at all from the quantized reference."""
     difference, allowed = found[f"{name}_{precision}"]
     assert difference <= allowed
-    exact = precision == "int8" and name != "fancy"  # which calls functions of the C library
+    # Sums of the others are not in PyTorch's order, and logarithms not PyTorch's.
+    exact = precision == "int8" and name not in ("fancy", "mamba", "mlstm")
     assert allowed == 0 if exact else 0 < allowed < 0.1
 
 

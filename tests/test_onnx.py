@@ -1,19 +1,20 @@
 """Models as ONNX files: what ONNX Runtime computes of them is what the model computes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import ostinato
-from ostinato.errors import OstinatoError
+from ostinato.errors import MissingExtra, OstinatoError
 
 onnx = pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="ostinato[onnx] is not installed")
 
 from exchange import export_one  # noqa: E402
-from laws import CELLS  # noqa: E402
+from laws import CELLS, VARIANTS  # noqa: E402
 
 from ostinato import (  # noqa: E402
     Captioner,
@@ -36,6 +37,7 @@ from ostinato.deploy.verify import session  # noqa: E402
 from ostinato.recurrence.cells import Cell, LSTMCell, RNNState  # noqa: E402
 from ostinato.recurrence.layers import Recurrent  # noqa: E402
 from ostinato.tasks.linear import phrases, pieces  # noqa: E402
+from ostinato.tasks.minirocket import MiniRocket  # noqa: E402
 
 QUICK = {"hidden_size": 6, "steps": 2, "batch_size": 4, "evaluations": 1}
 RNG = np.random.default_rng(0)
@@ -66,18 +68,30 @@ def zeros(path, B=1):
     }
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+EVERY = {**CELLS, **VARIANTS}
+# Each in one of the ways, and in the other where there is time.
+WAYS = [
+    pytest.param(name, two, id=f"{name}-{'two' if two else 'one'}-way",
+                 marks=[pytest.mark.slow] * (i % 2 != two))
+    for i, name in enumerate(EVERY) for two in (False, True)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "bidirectional"), WAYS)
 def test_every_cell_has_a_form(tmp_path, name, bidirectional):
-    cell = CELLS[name]
-    stack = Recurrent(cell, 2, batch_first=True, bidirectional=bidirectional).eval()
+    cell = EVERY[name]
+    D = 1 + bidirectional
+    above = cell.with_input(D * cell.output_size)
+    fits = above.output_size == cell.output_size
+    cells = [cell, above] if fits else [cell]
+    stack = Recurrent(cells, batch_first=True, bidirectional=bidirectional).eval()
     path = tmp_path / "cell.onnx"
     ostinato.export(stack, path)
     torch.manual_seed(1)
-    lengths, D = torch.tensor([6, 0, 2]), 1 + bidirectional
+    lengths, L = torch.tensor([6, 0, 2]), len(cells)
     x = torch.randn(3, 6, cell.input_size)
     x[2, 2:] = torch.nan  # what is padding does not matter
-    states = [cell.state_type(*(torch.randn(D, 3, n) for n in cell.state_sizes)) for _ in range(2)]
+    states = [c.state_type(*(torch.randn(D, 3, n) for n in c.state_sizes)) for c in cells]
     hidden = stack.join_state(states, False)
     with torch.no_grad():
         y, after = stack(x, hidden, lengths=lengths)
@@ -87,7 +101,7 @@ def test_every_cell_has_a_form(tmp_path, name, bidirectional):
         if stack._is_even:
             feeds[field] = torch.cat([s[i] for s in states]).numpy()
         else:
-            feeds |= {f"{field}_{k}": states[k][i].numpy() for k in range(2)}
+            feeds |= {f"{field}_{k}": states[k][i].numpy() for k in range(L)}
     found = run(path, feeds)
     np.testing.assert_allclose(found["y"], y, atol=2e-6)
     assert not found["y"][1].any()
@@ -95,7 +109,7 @@ def test_every_cell_has_a_form(tmp_path, name, bidirectional):
     flat = [t for group in groups for t in (group if isinstance(group, tuple) else [group])]
     got = [found[f"next_{n}"] for n in feeds if n not in ("x", "lengths")]
     if not stack._is_even:
-        got = [found[f"next_{field}_{k}"] for k in range(2) for field in fields]
+        got = [found[f"next_{field}_{k}"] for k in range(L) for field in fields]
     for mine, theirs in zip(flat, got, strict=True):
         np.testing.assert_allclose(theirs, mine, atol=2e-6)
 
@@ -109,8 +123,14 @@ def test_random_networks_have_a_form(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_many_random_networks_have_a_form(tmp_path, precision):
+    refused = []
     for seed in range(300):
-        export_one(seed, tmp_path, precision)
+        try:
+            export_one(seed, tmp_path, precision)
+        except OstinatoError as error:  # a few amplify rounding
+            assert "makes much of rounding" in str(error) or "changes an output" in str(error)
+            refused.append(seed)
+    assert len(refused) <= 9
 
 
 def test_a_cell_of_ones_own_has_a_form_or_is_refused_by_name(tmp_path):
@@ -145,7 +165,7 @@ def test_nothing_is_written_where_results_differ(tmp_path, monkeypatch, fault):
         add = writer._add
         monkeypatch.setattr(writer, "_add", lambda g, n, x, t, s: add(g, n, x, None, s))
     layer = ostinato.LSTM(3, 4, batch_first=True)
-    with pytest.raises(OstinatoError, match="otherwise than the network: by .* is written"):
+    with pytest.raises(OstinatoError, match="otherwise than the network: by .*Nothing is written"):
         ostinato.export(layer, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -187,7 +207,7 @@ def test_a_classifier_of_series(tmp_path, settings):
     feeds = padded(SERIES) | zeros(tmp_path / "a.onnx", len(SERIES))
     p = run(tmp_path / "a.onnx", feeds, "probabilities")
     np.testing.assert_allclose(p, model.predict_proba(SERIES), atol=1e-5)
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     assert document["classes"] == ["a", "b"] and document["task"] == "SequenceClassifier"
     props = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(props["ostinato"]) == document
@@ -226,7 +246,7 @@ def test_a_classifier_of_texts_blended_with_a_linear_one(tmp_path):
     model = SequenceClassifier(**QUICK).fit(WORDS, [text[0] for text in WORDS])
     assert model.linear_ is not None
     ostinato.export(model, tmp_path / "a.onnx")
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     texts = [*WORDS[:9], "good good wind"]
     sentences = [text.split() for text in texts]
     linear, rows = document["linear"], []
@@ -255,6 +275,19 @@ def test_a_classifier_of_texts_blended_with_a_linear_one(tmp_path):
     np.testing.assert_allclose(p, model.predict_proba(texts), atol=1e-5)
 
 
+def test_a_classifier_of_series_blended_with_one_of_their_shapes(tmp_path):
+    rng, t = np.random.default_rng(0), np.arange(30)
+    X = [
+        (np.sin(t * (0.3 + 0.2 * (i % 2)) + 6 * rng.random())[:, None] * [3, 9] + [5, 0]
+         + rng.normal(size=(30, 2)))[: rng.integers(20, 31)] for i in range(40)
+    ]  # fmt: skip
+    model = SequenceClassifier(**QUICK).fit(X, HALVES * 2)
+    assert isinstance(model.linear_, MiniRocket)
+    ostinato.export(model, tmp_path / "a.onnx")
+    p = run(tmp_path / "a.onnx", padded(X), "probabilities")
+    np.testing.assert_allclose(p, model.predict_proba(X), atol=1e-4)
+
+
 def test_a_regression_in_the_units_of_the_data(tmp_path):
     model = SequenceRegressor(**QUICK).fit(SERIES, [1000 + 50 * x.mean() for x in SERIES])
     ostinato.export(model, tmp_path / "a.onnx")
@@ -267,7 +300,7 @@ def test_a_tagger_and_its_crf(tmp_path, crf):
     labels = [["O", "B-N", "I-N"]] * len(TAGS)
     model = SequenceTagger(crf=crf, min_count=1, **QUICK).fit(TAGS, labels)
     ostinato.export(model, tmp_path / "a.onnx")
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     emissions = run(tmp_path / "a.onnx", word_feeds(document, TAGS[:2]), "emissions")
     names = document["labels"]
     if not crf:
@@ -292,7 +325,9 @@ def test_a_text_model_step_by_step_and_in_parts(tmp_path):
     model = TextGenerator(window=8, **QUICK).fit("to be or not to be, that is the question. " * 9)
     path = tmp_path / "a.onnx"
     ostinato.export(model, path)
-    vocabulary = Vocabulary.from_json(json.loads((tmp_path / "a.json").read_text())["vocabulary"])
+    vocabulary = Vocabulary.from_json(
+        json.loads((tmp_path / "a.onnx.json").read_text())["vocabulary"]
+    )
     ids, text = vocabulary.encode("not to be"), "not to be"
     whole = run(path, {"tokens": ids[None], **zeros(path)}, "log_p")[0]
     gathered = whole[np.arange(len(ids) - 1), ids[1:]]
@@ -358,8 +393,8 @@ def test_an_encoder_and_a_step_of_the_decoder(tmp_path, kind, settings):
     X, y = (PIXELS, ["it is dark", "it is bright"] * 10) if images else (WORDS, PAIRS)
     model = kind(**{**QUICK, "steps": 20}, **settings).fit(X, y)
     found = ostinato.export(model, tmp_path / "a.onnx")
-    assert [f.name for f in found.files] == ["a.encoder.onnx", "a.decoder.onnx", "a.json"]
-    document = json.loads((tmp_path / "a.json").read_text())
+    assert [f.name for f in found.files] == ["a.encoder.onnx", "a.decoder.onnx", "a.onnx.json"]
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     V = len(model.vocabulary_)
     if images:
         feeds = {"x": X[1].reshape(1, 1, -1).astype("f4")}
@@ -381,7 +416,7 @@ def test_a_forecaster_reads_a_window(tmp_path, method):
     from ostinato.tasks.forecasting.panel import Cutoff
 
     window, _, units = model._windows(model.panel_).take([Cutoff(0, 80)])
-    document = json.loads((tmp_path / "a.json").read_text())
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
     context = document["settings"]["context"]
     past = series[-document["history"] - context :]
     name = {i.name: i.shape for i in session(runtime, path.read_bytes()).get_inputs()}
@@ -434,6 +469,14 @@ def test_the_command(ostinato, here, run):
     assert result.status == 2 and "expected a name that ends in" in result.err
     result = ostinato("export", run, "--out", "none/a.onnx")
     assert result.status == 2 and "there is no none" in result.err
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
+def test_a_missing_extra_is_one_line_that_names_it(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"needs {module}: pip install 'ostinato\[onnx\]'"):
+        ostinato.export(ostinato.GRU(2, 2), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_has_no_form_is_refused_in_one_line(tmp_path):

@@ -59,7 +59,8 @@ def main() -> None:
             plain = build_wheel(source, work, python, CXX=str(compiler))
             run(sys.executable, "-m", "auditwheel", "repair", "--strip", "--plat", PLATFORM,
                 "--wheel-dir", a.out, plain)  # fmt: skip
-        build_wheel(source, a.out, sys.executable, "--config-settings=wheel.cmake=false")
+        without = ("wheel.cmake=false", "wheel.py-api=py3")
+        build_wheel(source, a.out, sys.executable, *(f"--config-settings={s}" for s in without))
         shutil.copy(source, a.out)
     for file in sorted(a.out.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")

@@ -236,7 +236,7 @@ template <class T> void check_map(const std::string& name, Random r) {
     x.each([&](int64_t, int64_t, int64_t, T& v) { v = T(size * r.real()); });
     struct Context {
         Map<T> m;
-    } context{{f, rows, columns, x.stride_m, x.data(), y.data()}};
+    } context{{f, rows, columns, x.stride_m, x.data(), y.data(), nullptr}};
     parallel(int(r.from(1, most_threads)), [](const Member& me, void* context) {
         passes<T>(scans()).map(static_cast<Context*>(context)->m, me);
     }, &context);
@@ -248,10 +248,22 @@ template <class T> void check_map(const std::string& name, Random r) {
         const long double scale = std::max(std::abs(expected), 1e-37L), near = sizeof(T) == 4 ? 1e-6L : 3e-15L;
         if (!(std::abs(v - expected) <= near * scale)) fail("a function is off at " + std::to_string(double(a)));
         T alone;
-        map<T>({f, 1, 1, 1, x.row(0, i) + j, &alone}, 1);
+        map<T>({f, 1, 1, 1, x.row(0, i) + j, &alone, nullptr}, 1);
         if (!same(alone, v)) fail("a number alone: a function has other bits");
     });
     digest_of(y);
+    Tensor<T> dx(1, rows, columns), dy(1, rows, columns);
+    dy.each([&](int64_t, int64_t, int64_t, T& v) { v = T(r.real()); });
+    const bool given = f == Function::softplus;
+    map<T>({f, rows, columns, given ? x.stride_m : columns, given ? x.data() : y.data(), dx.data(), dy.data()}, most_threads);
+    dx.each([&](int64_t, int64_t i, int64_t j, T& v) {
+        const long double value = y.row(0, i)[j], d = dy.row(0, i)[j];
+        const long double slope = f == Function::sigmoid ? value * (1 - value) : f == Function::tanh ? 1 - value * value
+                                : f == Function::exp ? value : 1 / (1 + std::exp(-static_cast<long double>(x.row(0, i)[j])));
+        if (!(std::abs(v - d * slope) <= (sizeof(T) == 4 ? 1e-6L : 3e-15L) * std::max(std::abs(d * slope), f == Function::exp ? 1e-37L : 1e-1L)))
+            fail("a function's gradient is off at " + std::to_string(double(x.row(0, i)[j])));
+    });
+    digest_of(dx);
 }
 
 inline void check_recurrences(uint64_t seed, int64_t first, int64_t cases) {

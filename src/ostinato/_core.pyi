@@ -183,10 +183,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, threads: 
         ShapeError: naming the argument that does not fit.
     """
 
-def map(function: int, x: Tensor, y: Tensor, threads: int) -> None:
+def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = None) -> None:
     """Compute a function of each number of ``x (N, features)`` into ``y``.
 
     0 sigmoid, 1 tanh, 2 exp, 3 softplus. The bits of a number do not depend on where it stands.
+    With ``dy``, the gradient of the function's value, ``y`` takes that of its argument; ``x`` is
+    then the value, but of softplus the argument.
 
     Raises:
         ShapeError: naming the argument that does not fit.
@@ -228,7 +230,6 @@ class Program:
         state: tuple[Tensor | None, ...],
         reverse: bool,
         lines: Tensor,
-        backs: Tensor,
         dy: Tensor | None,
         d_last: tuple[Tensor | None, ...],
         dx: Tensor | None,

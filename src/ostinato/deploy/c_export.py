@@ -331,9 +331,8 @@ def _corpus_program(
         )
     if isinstance(model, SequenceClassifier) and model.linear_ is not None:
         raise OstinatoError(
-            "export: the classifier's scores are blended with those of a linear classifier by "
-            "words and pieces of words, which has no form in C; train it with blend=False "
-            "(--no-blend)."
+            "export: the classifier's scores are blended with those of a linear classifier, which "
+            "has no form in C; train it with blend=False (--no-blend)."
         )
     parts, more = _network_parts(network), None
     steps = _steps(network)

@@ -68,9 +68,19 @@ ROUNDED = {
 HELPED = ("exp", "sigmoid", "tanh", "relu", "softplus")
 
 
-class Call(NamedTuple):
-    """An operation: its name, arguments and results."""
+_SAME_BITS: dict[str, Callable[[Array], Array]] = {
+    "exp": numerics.exp, "sigmoid": numerics.sigmoid, "tanh": numerics.tanh, "sqrt": np.sqrt
+}  # fmt: skip
+"""What C computes otherwise than PyTorch."""
 
+MIRRORED = {*PRODUCTS, *_SAME_BITS, "native_layer_norm"}
+"""What the reference with 8 bits computes in its own way, and counts: views come and go."""
+
+
+class Call(NamedTuple):
+    """An operation: its number among the `MIRRORED` ones, name, arguments and first result."""
+
+    order: int
     name: str
     args: Sequence[Any]
     options: Mapping[str, Any]
@@ -85,11 +95,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.known = {_memory(t) for t in inputs}
         self.kept: list[object] = list(inputs)  # no memory may be used twice
         self.calls: list[Call] = []
+        self.count = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         kwargs = kwargs or {}
+        self.count += func.overloadpacket.__name__ in MIRRORED
         out = func(*args, **kwargs)
         self.kept.append(out)
         if not any(_memory(t) in self.known for t in _tensors(args)):
@@ -100,31 +112,36 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise OstinatoError(f"export: the cell's step changes a tensor in place ({func}).")
         if all(_memory(t) in before for t in outs):
             return out  # a view
-        self.calls.append(Call(func.overloadpacket.__name__, args, kwargs, outs[0]))
+        self.calls.append(Call(self.count, func.overloadpacket.__name__, args, kwargs, outs[0]))
         self.known.update(_memory(t) for t in outs)
         return out
 
 
 class _Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Computes as the C code does with 8 bits; ``products`` are the numbers of those of weights."""
+    """Computes as the C code does with 8 bits.
 
-    def __init__(self, products: Mapping[int, bool]) -> None:
+    Of the calls that were recorded, by their numbers, whether they are products of weights; others
+    compute constants.
+    """
+
+    def __init__(self, recorded: Mapping[int, bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.products, self.count = products, 0
+        self.recorded, self.count = recorded, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         name = func.overloadpacket.__name__
-        if name in PRODUCTS:
-            self.count += 1
-            if self.products[self.count]:
-                bias, x, w = args if name == "addmm" else (None, *args)
-                q = numerics.quantize(np.ascontiguousarray(w.numpy().T))
-                start = np.zeros(w.shape[1], np.float32) if bias is None else bias.numpy()
-                return torch.from_numpy(numerics.add8(q, x.numpy()[0], start))[None]
-        if name in ("exp", "sigmoid", "tanh"):
-            return torch.from_numpy(getattr(numerics, name)(args[0].contiguous().numpy()))
+        self.count += name in MIRRORED
+        if name not in MIRRORED or self.count not in self.recorded:
+            return func(*args, **(kwargs or {}))
+        if self.recorded[self.count]:
+            bias, x, w = args if name == "addmm" else (None, *args)
+            q = numerics.quantize(np.ascontiguousarray(w.numpy().T))
+            start = np.zeros(w.shape[1], np.float32) if bias is None else bias.numpy()
+            return torch.from_numpy(numerics.add8(q, x.numpy()[0], start))[None]
+        if name in _SAME_BITS:
+            return torch.from_numpy(_SAME_BITS[name](args[0].contiguous().numpy()))
         if name == "native_layer_norm":
             return _layer_norm(*args)
         return func(*args, **(kwargs or {}))
@@ -155,15 +172,17 @@ class Graph:
                     "form in C here; write it with the functions that "
                     "docs/guides/microcontrollers.md lists."
                 )
-        products = [call for call in self.calls if call.name in PRODUCTS]
-        self.products = {i: self._is_dense(call) for i, call in enumerate(products, 1)}
+        mirrored = [call for call in self.calls if call.name in MIRRORED]
+        self.dense = {call.order: self._is_dense(call) for call in mirrored}
 
     def _run(self, x: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
         old = self.cell.state_type(*state)
         return list(self.cell.step(self.w, self.cell.project(self.w, x), old))
 
     def _is_dense(self, call: Call) -> bool:
-        """Whether a product is of weights and one row of numbers."""
+        """Whether a call is a product of weights and one row of numbers."""
+        if call.name not in PRODUCTS:
+            return False
         x, w = call.args[-2:]
         return x.shape[0] == 1 and _memory(x) in self.known and _memory(w) not in self.known
 
@@ -173,8 +192,9 @@ class Graph:
 
     def step(self, x: Array) -> Array:
         """Return the output of a step with 8 bits, ``(size,)``."""
-        with torch.no_grad(), _Mirror(self.products):
-            self._now = self._run(torch.from_numpy(x)[None], self._now)
+        row = torch.from_numpy(x)[None]
+        with torch.no_grad(), _Mirror(self.dense):
+            self._now = self._run(row, self._now)
         return cast("Array", self._now[0][0].clone().numpy())
 
     def emit(self, c: Source, f: Function, x: str, states: Sequence[str]) -> None:
@@ -196,9 +216,9 @@ class _Writer:
         self.reads = Counter(_memory(t) for t in chain(*args, graph.new))
 
     def write(self) -> None:
-        dense = iter(self.graph.products.values())
         for call in self.graph.calls:
-            if call.name in ROUNDED or (call.name in PRODUCTS and not next(dense)):
+            rounded = call.name in PRODUCTS and not self.graph.dense[call.order]
+            if call.name in ROUNDED or rounded:
                 self.c.exact = False
             if call.name in PRODUCTS or call.name == "bmm":
                 self._product(call)
@@ -296,8 +316,9 @@ class _Writer:
             template = "({} > 0.5f ? {} : {})"
         elif name == "pow":
             template = _power(args[1])
-        elif name == "clamp":
+        elif name in ("clamp", "clamp_min", "clamp_max"):
             low, high = [*args[1:], None, None][:2]
+            low, high = (None, low) if name == "clamp_max" else (low, high)
             template = "{}" if low is None else f"fmaxf({{}}, {number(low)})"
             template = template if high is None else f"fminf({template}, {number(high)})"
             args = args[:1]
@@ -333,7 +354,7 @@ class _Writer:
         x, w = call.args[-2:]
         bias = call.args[0] if call.name == "addmm" else None
         y = self._new(call.out)
-        if call.name in PRODUCTS and self.graph._is_dense(call):
+        if call.name in PRODUCTS and self.graph.dense[call.order]:
             out = call.out
             start = 0.0 if bias is None else bias.expand(out.shape)
             self._loop(out.shape, lambda at: f"{self._read(out, at)} = {self._read(start, at)};")
@@ -452,8 +473,8 @@ def _layer_norm(
 
 
 def _is_known(name: str) -> bool:
-    others = {"cat", "bmm", "native_layer_norm", "where", "pow", "clamp", *PRODUCTS}
-    return name in {*UNARY, *BINARY, *COMPARE, *REDUCE} | others
+    others = {"cat", "bmm", "native_layer_norm", "where", "pow", "clamp", "clamp_min", "clamp_max"}
+    return name in {*UNARY, *BINARY, *COMPARE, *REDUCE, *PRODUCTS} | others
 
 
 def _reader_is_elementwise(graph: Graph, t: Tensor) -> bool:

@@ -22,7 +22,8 @@ def export(
     """Export a trained model to a file that other programs run without Ostinato.
 
     Args:
-        model: a fitted estimator, such as `load` returns.
+        model: a fitted estimator, such as `load` returns; or recurrent layers, or a network of
+            `ostinato.networks`.
         path: file to write; its suffix says what it becomes: .onnx, or .c.
         precision: float32, float16 or int8.
 

@@ -16,7 +16,6 @@ from ostinato.deploy.pieces import (
     Piece,
     Port,
     hidden_of,
-    lookup,
     named_state,
     pieces,
     run_layers,
@@ -61,8 +60,8 @@ def forecast_pieces(
         numbers = piece.take(Port("numbers", ("B", sizes.static_numbers), about))
     future = None
     if direct and sizes.future_covariates:
-        shape = ("B", first.horizon or 0, sizes.future_covariates)
-        future = piece.take(Port("future", shape, "future covariates of the steps ahead"))
+        ahead = ("B", first.horizon or 0, sizes.future_covariates)
+        future = piece.take(Port("future", ahead, "future covariates of the steps ahead"))
     z = b.add("Sub", values, b.add("Unsqueeze", location, b.ints(1)))
     z = b.add("Div", z, b.add("Unsqueeze", scale, b.ints(1)))
     line, T = z, b.size(features, 1)
@@ -80,7 +79,7 @@ def forecast_pieces(
         parts = []
         for k, name in enumerate(categories):
             every = b.add("Mul", b.add("Unsqueeze", name, b.ints(1)), runs)
-            parts.append(lookup(b, cast(nn.Embedding, member.embeddings[k]).weight, every))
+            parts.append(b.lookup(cast(nn.Embedding, member.embeddings[k]).weight, every))
         if numbers is not None:
             each = b.add("Unsqueeze", numbers, b.ints(1))
             parts.append(b.add("Mul", each, b.add("Unsqueeze", started, b.ints(2))))

@@ -82,25 +82,36 @@ class Graph:
     def weight(self, value: Tensor | Array, axis: int = 0) -> str:
         """Return a matrix of weights, stored in the graph's precision and used as float32.
 
-        With int8 there is a scale for each row, or whatever is along ``axis``.
+        With int8 there is a scale for each row, or whatever is along ``axis``. A matrix that is not
+        rounded so, such as a part of columns, or what a cell computes of weights, stays as it is.
         """
         array = value.detach().numpy() if isinstance(value, Tensor) else value
         array = np.asarray(array, np.float32)
         if self.precision == "float32" or array.ndim < 2:
             return self.constant(array)
         if self.precision == "float16":
-            return self.add("Cast", self.constant(array, np.float16), to=1)
-        # Not DequantizeLinear, in place of which ONNX Runtime rounds what it is multiplied with.
-        whole, scale = self.quantized(array, axis)
-        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-        whole, scale = self.add("Cast", whole, to=1), self.add("Reshape", scale, self.ints(*shape))
-        return self.add("Mul", whole, scale)
-
-    def quantized(self, value: Tensor | Array, axis: int = 0) -> tuple[str, str]:
-        """Return the whole numbers of a matrix in 8 bits, and their scales; see `quantize`."""
-        array = value.detach().numpy() if isinstance(value, Tensor) else value
+            exact = bool((array.astype(np.float16) == array).all())
+            half = self.constant(array, np.float16 if exact else np.float32)
+            return self.add("Cast", half, to=1) if exact else half
         whole, scale = quantize(array, axis)
-        return self.constant(whole, np.int8), self.constant(scale)
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+        if not np.allclose(whole * scale.reshape(shape), array, 0, 1e-6 * np.abs(array).max()):
+            return self.constant(array)
+        # Not DequantizeLinear, in place of which ONNX Runtime rounds what it is multiplied with.
+        rows = self.add("Cast", self.constant(whole, np.int8), to=1)
+        return self.add("Mul", rows, self.constant(scale.reshape(shape)))
+
+    def lookup(self, table: Tensor, ids: str) -> str:
+        """Return rows of a table by their numbers."""
+        if self.precision == "float32":
+            return self.add("Gather", self.constant(table), ids, axis=0)
+        if self.precision == "float16":
+            half = self.constant(table, np.float16)
+            return self.add("Cast", self.add("Gather", half, ids, axis=0), to=1)
+        whole, scale = quantize(table.detach().numpy())
+        rows = self.add("Gather", self.constant(whole, np.int8), ids, axis=0)
+        scales = self.add("Gather", self.constant(scale[:, None]), ids, axis=0)
+        return self.add("Mul", self.add("Cast", rows, to=1), scales)
 
     def linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
         """X W^T + b of ``x (..., I)``."""

@@ -194,7 +194,7 @@ def as_estimator(
     alike = {(type(c), c.hidden_size, _cell_name(c)) for c in cells}
     if len(alike) > 1 or len(stacks) > 1:
         obstacles.append("the recurrent layers differ from each other")
-    if cells and (not name or getattr(cells[0], "proj_size", 0)):
+    if cells and (not name or any(isinstance(c, LSTMCell) and c.proj_size for c in cells)):
         obstacles.append(f"no task has layers of {cells[0]}")
     if found.by_step is not None and found.by_step != (task == "tag"):
         obstacles.append(f"{task} does not fit outputs {'of each step' * found.by_step}")

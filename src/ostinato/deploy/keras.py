@@ -227,7 +227,9 @@ def _network(config: Any, stored: _Zipped | _Legacy, path: Path) -> Imported:
             if options.get("mask_zero"):
                 raise refuse(f"{what} has mask_zero=True, which is not read; give lengths instead")
             (table,) = stored.weights(k, kind, name, "")
-            parts.append(Embedding(*table.shape, _weight=torch.from_numpy(table)))
+            parts.append(Embedding(table.shape[0], table.shape[1]))
+            with torch.no_grad():
+                cast(Embedding, parts[-1]).weight.copy_(torch.from_numpy(table))
             found.obstacles.append("there is an Embedding, whose words the file does not tell")
         elif wrapped == "Dense":
             dense.append(_dense(stored.weights(k, kind, name, inner), options, what, refuse))

@@ -192,12 +192,15 @@ def _scan(
     return g.concat(outputs, 2), joined
 
 
+ROWS = 5
+"""Rows of the batch that a step is traced with; a graph takes any number."""
+
 Program = Callable[[Graph, str, Sequence[str], Weights], list[str]]
 
 
 def _program(cell: Cell, like: Weights) -> Program:
     """Trace a cell's step; returns what adds it to a graph: x_t, states and weights, new states."""
-    names, count, B = list(like), len(cell.state_sizes), 5
+    names, count, B = list(like), len(cell.state_sizes), ROWS
 
     def step(x_t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         w = dict(zip(names, rest[count:], strict=True))
@@ -307,6 +310,31 @@ def _slice(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any])
     return g.slice(value(0), axis or 0, begin or 0, 2**62 if end is None else end)
 
 
+def _reshaped(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]) -> str:
+    rows, *rest = args[1]
+    if rows not in (ROWS, -1):
+        raise OstinatoError(f"export: a step joins rows with features: a reshape to {args[1]}.")
+    return g.add("Reshape", value(0), g.ints(0 if rows == ROWS else -1, *rest))
+
+
+def _expanded(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]) -> str:
+    # Ones stand for what is there: rows are as many as there are.
+    sizes = [1 if size in (ROWS, -1) else size for size in args[1]]
+    return g.add("Expand", value(0), g.ints(*sizes))
+
+
+def _log_sigmoid(
+    g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]
+) -> tuple[str, None]:
+    return g.add("Neg", g.add("Softplus", g.add("Neg", value(0)))), None
+
+
+def _softplus(g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]) -> str:
+    if [*args[1:], *(1, 20)[len(args) - 1 :]] != [1, 20]:
+        raise OstinatoError("export: a step has a softplus with a beta or threshold of its own.")
+    return g.add("Softplus", value(0))
+
+
 def _layer_norm(
     g: Graph, args: Sequence[Any], value: Value, more: Mapping[str, Any]
 ) -> tuple[str, None, None]:
@@ -331,6 +359,19 @@ _WRITTEN: Mapping[str, Written] = {
         value(0), args[1], args[2] if len(args) > 2 else 0
     ),
     "slice": _slice,
+    "view": _reshaped,
+    "_unsafe_view": _reshaped,
+    "reshape": _reshaped,
+    "expand": _expanded,
+    "log_sigmoid_forward": _log_sigmoid,
+    "softplus": _softplus,
+    "squeeze": lambda g, args, value, more: g.add(
+        "Squeeze", value(0), g.ints(*(args[1] if isinstance(args[1], list) else args[1:2]))
+    ),
+    "select": lambda g, args, value, more: g.add(
+        "Gather", value(0), g.constant(args[2], np.int64), axis=args[1]
+    ),
+    "expm1": lambda g, args, value, more: g.add("Sub", g.add("Exp", value(0)), g.constant(1.0)),
     "unsqueeze": lambda g, args, value, more: g.add("Unsqueeze", value(0), g.ints(args[1])),
     "sum": _reduced("ReduceSum"),
     "mean": _reduced("ReduceMean"),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ostinato.data.inputs import Inputs
 from ostinato.deploy import forecasting  # noqa: F401 adds the form of forecasters
 from ostinato.deploy.base import Exported, Precision
+from ostinato.deploy.beside import rocket_beside, words_beside
 from ostinato.deploy.features import spectrogram_piece
 from ostinato.deploy.graph import OPSET, Graph, quantize
 from ostinato.deploy.pieces import (
@@ -42,6 +43,7 @@ from ostinato.tasks.classification import SequenceClassifier
 from ostinato.tasks.forecasting.forecaster import Forecaster
 from ostinato.tasks.generation import TextGenerator
 from ostinato.tasks.linear import LinearClassifier
+from ostinato.tasks.minirocket import MiniRocket
 from ostinato.tasks.music import MusicModel
 from ostinato.tasks.regression import SequenceRegressor
 from ostinato.tasks.tagging import SequenceTagger
@@ -109,14 +111,7 @@ def write_onnx(model: Any, path: Path, precision: Precision = "float32") -> Expo
     files, worst, loss = {}, 0.0, 0.0
     for name, piece in zip(names, [*found, *more], strict=True):
         data = piece.graph.model(piece.name or "network", facts).SerializeToString()
-        try:
-            running = session(runtime, data)
-            worst = max(worst, check(piece, running))
-        except OstinatoError:
-            raise
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise OstinatoError(f"export: ONNX Runtime does not run it: {reason:.300}") from error
+        worst = max(worst, check(piece, session(runtime, data)))
         files[name] = data
     if precision != "float32":
         loss = max(loss_of(a, b) for a, b in zip(same, found, strict=True))
@@ -125,7 +120,7 @@ def write_onnx(model: Any, path: Path, precision: Precision = "float32") -> Expo
                 f"export: precision={precision!r} changes an output by {loss:.2g} of its scale, "
                 f"more than {TOLERANCES[precision]:g}: choose float32. Nothing is written."
             )
-    files[path.with_suffix(".json")] = text
+    files[path.with_name(f"{path.name}.json")] = text
     with ExitStack() as stack:
         for name, data in files.items():
             stack.enter_context(atomic_file(name)).write(data)
@@ -207,9 +202,10 @@ def plan_of(model: Any) -> Plan:
     match model:
         case SequenceClassifier():
             head = _classes(model)
-            facts = {"classes": model.classes_.tolist()}
-            if model.linear_ is not None and "blend" in model.training_:
-                facts["linear"] = {**_terms(model.linear_), "how": LINEAR}
+            facts: dict[str, Any] = {"classes": model.classes_.tolist()}
+            linear = model.linear_
+            if isinstance(linear, LinearClassifier) and "blend" in model.training_:
+                facts["linear"] = {"texts": linear.texts, "terms": linear.terms, "how": LINEAR}
             plan = Plan(network, (head, SCORES), {}, facts)
         case SequenceRegressor():
             plan = Plan(network, (_numbers(model),))
@@ -253,41 +249,29 @@ def plan_of(model: Any) -> Plan:
 
 
 def _classes(model: SequenceClassifier) -> Head:
-    """Return calibrated probabilities, blended with those of a linear classifier of the words."""
+    """Return calibrated probabilities, blended with those of the classifier beside the network."""
     linear, output = model.linear_, model.network_.output
-    blended = linear is not None and "blend" in model.training_
-    facts = model.training_
-    weight = facts["blend"]["network"] if blended else 1 / facts.get("temperature", 1.0)
+    facts, beside = model.training_, None
+    if linear is None or "blend" not in facts:
+        weight = 1 / facts.get("temperature", 1.0)
+    else:
+        weight = facts["blend"]["network"]
+        if isinstance(linear, MiniRocket):
+            beside = rocket_beside(linear, model.inputs_)
+        else:
+            beside = words_beside(linear)
     op = "Sigmoid" if output.kind == "probability" else "Softmax"
-    table = torch.zeros(0)
-    if blended and linear is not None:
-        weights = np.concatenate([linear.weights, np.zeros((1, len(linear.bias)))])
-        table = torch.from_numpy(weights).float()  # (F + 1, K)
-    terms = Port("terms", ("B", "N"), "numbers of the text's terms", "ids", max(1, len(table)))
-    values = Port("values", ("B", "N"), "their weights, 0 behind the last term", scale=0.1)
 
     def add(piece: Piece, y: str) -> str:
         g = piece.graph
         y = g.add("Mul", y, g.constant(weight))
-        if blended and linear is not None:
-            rows = g.add("Gather", g.constant(table), piece.take(terms), axis=0)  # (B, N, K)
-            share = g.add("Unsqueeze", piece.take(values), g.ints(2))
-            sums = g.add("ReduceSum", g.add("Mul", rows, share), g.ints(1), keepdims=0)
-            y = g.add("Add", g.add("Add", y, sums), g.constant(linear.bias))
-        return g.add(op, y)
+        return g.add(op, y if beside is None else g.add("Add", y, beside.add(piece)))
 
     def run(y: Tensor, feeds: Feeds) -> Tensor:
         y = y.double() * weight
-        if blended and linear is not None:
-            share = feeds["values"].double()[..., None]
-            y = y + (table.double()[feeds["terms"]] * share).sum(1) + torch.from_numpy(linear.bias)
-        return output.predict(y).float()
+        return output.predict(y if beside is None else y + beside.run(feeds)).float()
 
     return Head("probabilities", "calibrated probability of each class, in their order", add, run)
-
-
-def _terms(linear: LinearClassifier) -> dict[str, Any]:
-    return {"texts": linear.texts, "terms": linear.terms}
 
 
 def _numbers(model: SequenceRegressor) -> Head:

@@ -256,7 +256,7 @@ def reading(encode: nn.Module, features: int, steps: str = "T") -> Reading:
     if type(encode) is nn.Embedding:
         V = encode.num_embeddings
         port = Port("tokens", ("B", steps), f"numbers of tokens, below {V}", "ids", V)
-        return Reading([port], lambda g, x: lookup(g, encode.weight, x[0]), lambda f: f["tokens"])
+        return Reading([port], lambda g, x: g.lookup(encode.weight, x[0]), lambda f: f["tokens"])
     if isinstance(encode, WordEncoder):
         return _reading_words(encode, steps)
     if isinstance(encode, Standardize):
@@ -271,19 +271,6 @@ def reading(encode: nn.Module, features: int, steps: str = "T") -> Reading:
         port = Port("x", ("B", steps, features), "features of each step")
         return Reading([port], lambda g, x: x[0], lambda f: f["x"])
     raise _refusal(encode, "encoder")
-
-
-def lookup(g: Graph, table: Tensor, ids: str) -> str:
-    """Add rows of a table by their numbers."""
-    if g.precision == "int8":
-        from_rows = g.quantized(table)
-        rows, scale = (g.add("Gather", each, ids, axis=0) for each in from_rows)
-        scale = g.add("Unsqueeze", scale, g.ints(-1))
-        return g.add("Mul", g.add("Cast", rows, to=1), scale)
-    if g.precision == "float16":
-        half = g.constant(table.detach().numpy(), np.float16)
-        return g.add("Cast", g.add("Gather", half, ids, axis=0), to=1)
-    return g.add("Gather", g.weight(table), ids, axis=0)
 
 
 def _reading_words(encode: WordEncoder, steps: str) -> Reading:
@@ -305,17 +292,15 @@ def _reading_words(encode: WordEncoder, steps: str) -> Reading:
 
     def vectors(g: Graph, names: list[str]) -> str:
         x = dict(zip([port.name for port in ports], names, strict=True))
-        parts = [lookup(g, encode.words.weight, x["words"])]
+        parts = [g.lookup(encode.words.weight, x["words"])]
         if encode.characters is not None:
-            letters = lookup(g, encode.characters.weight, x["characters"])
+            letters = g.lookup(encode.characters.weight, x["characters"])
             letters = g.add("Transpose", letters, perm=[1, 0, 2])
             _, ((h, _),) = layers(g, encode.spelling, letters, x["sizes"])
             spelled = g.concat([g.add("Squeeze", p, g.ints(0)) for p in g.split(h, [1, 1], 0)], 1)
             parts.append(g.add("Gather", spelled, x["spelled"], axis=0))
         if affixes is not None:
-            sums = g.add(
-                "ReduceSum", lookup(g, affixes.weight, x["affixes"]), g.ints(1), keepdims=0
-            )
+            sums = g.add("ReduceSum", g.lookup(affixes.weight, x["affixes"]), g.ints(1), keepdims=0)
             parts.append(g.add("Gather", sums, x["spelled"], axis=0))
         return g.concat(parts, 2)
 
@@ -743,7 +728,7 @@ def _decoder(decoder: Decoder, g: Graph) -> Piece:
     names = [piece.take(port) for port in _decoder_ports(decoder)]
     held = dict(zip([p.name for p in _decoder_ports(decoder)], names, strict=True))
     before = state_names(stack, names[: len(state_ports(stack))], g)
-    x = lookup(g, decoder.embedding.weight, token)
+    x = g.lookup(decoder.embedding.weight, token)
     if decoder.input_feeding:
         x = g.concat([x, held["fed"]], 1)
     h, last = layers(g, stack, g.add("Unsqueeze", x, g.ints(0)), None, before)

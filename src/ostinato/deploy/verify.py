@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,18 @@ def session(runtime: Any, model: bytes) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with _runs():
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _runs() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into an error of ours."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OstinatoError(f"export: ONNX Runtime does not run it: {reason:.300}") from error
 
 
 def trials(piece: Piece, seed: int = 0) -> Iterator[dict[str, Array]]:
@@ -48,7 +60,8 @@ def expected(piece: Piece, feeds: Mapping[str, Array]) -> dict[str, Array]:
 def run(piece: Piece, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Return the outputs of a call."""
     names = [port.name for port in piece.outputs]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    with _runs():
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def in_parts(piece: Piece, session: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -113,7 +126,8 @@ def check(piece: Piece, session: Any) -> float:
                 raise OstinatoError(
                     f"export: ONNX Runtime computes {name}{how} otherwise than the network: by "
                     f"{error:.1e} of its scale, of inputs {shapes}; expected {TOLERANCE:g} at "
-                    "most. Nothing is written."
+                    "most. Nothing is written: the network makes much of rounding, or the "
+                    "exporter errs."
                 )
             worst = max(worst, error)
     return worst

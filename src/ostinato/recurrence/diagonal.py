@@ -140,7 +140,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _recurrence(a: Tensor, b: Tensor, h0: Tensor, is_complex: bool) -> Tensor:
-    result: Tensor = _Recurrence.apply(a, b, h0, is_complex)
+    result: Tensor = _Recurrence.apply(a, b, h0, is_complex)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.backends import compiled, generated
 from ostinato.recurrence.backends.core import MISSING, CoreStream, core
-from ostinato.recurrence.cells import LinearCell
 from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
 Quantization = Literal["int8"]
@@ -134,9 +133,7 @@ class Stream(CoreStream):
         ]
         like = next(iter(weights[0].values()))
         lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
-        if any(isinstance(cell, LinearCell) for cell in layer.cells):
-            lacks = "a stream has no linear recurrences; layer.step() takes one step of them"
-        elif lacks and not layer.residual:
+        if lacks and not layer.residual:
             lacks = generated.lacks(layer.cells, like)
             if quantize and not lacks:
                 lacks = "8-bit weights are for RNN, LSTM and GRU"

@@ -15,6 +15,7 @@ from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
+from ostinato.recurrence.cells import name_of
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
 from ostinato.tasks.targets import SequenceTargets
@@ -79,7 +80,7 @@ class CorpusEstimator(
         title, network = super()._network_title(), self.network_
         if isinstance(network, ManyToOne) and network.convolutions is not None:
             title += " beside convolutions"
-        return title if self.recurrent else title.replace(self.cell, "no recurrence", 1)
+        return title if self.recurrent else title.replace(name_of(self.cell), "no recurrence", 1)
 
     def _documents(self, inputs: Inputs, targets: TargetsT) -> dict[str, Any]:
         return {"inputs.json": inputs.to_json(), "targets.json": targets.to_json()}

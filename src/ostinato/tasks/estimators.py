@@ -27,6 +27,7 @@ from ostinato.data.inputs import SequenceInputs
 from ostinato.errors import OstinatoError, check_choice
 from ostinato.files import temporary_folder
 from ostinato.memory import check_memory
+from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
@@ -453,7 +454,7 @@ class Estimator(
         return self.resolved_.get(name) if given is None else given
 
     def _network_title(self) -> str:
-        return f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
+        return f"{name_of(self.cell)} of {self.num_layers} x {self.resolved('hidden_size')} units"
 
     def _resolved_title(self) -> str:
         chosen = ", ".join(

@@ -25,7 +25,6 @@ from ostinato.recurrence.cells import (
     ACTIVATIONS,
     Cell,
     GRUCell,
-    LinearCell,
     LSTMCell,
     LSTMState,
     RNNCell,
@@ -37,7 +36,7 @@ from ostinato.recurrence.cells.standard import GatedCell
 from ostinato.recurrence.scan import run_directions
 
 STANDARD = (RNNCell, LSTMCell, GRUCell)
-"""The cells whose equations the core has whole; of a `LinearCell` it has the recurrence."""
+"""The cells whose equations the core has."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -57,7 +56,7 @@ def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
             warn_of_missing_core()
         return "it is not installed"
     for cell in cells:
-        if type(cell.standard_cell()) not in STANDARD and not isinstance(cell, LinearCell):
+        if type(cell.standard_cell()) not in STANDARD:
             return "it has no equations for this cell"
     known = x.dtype in (torch.float32, torch.float64) or (autocast and x.is_floating_point())
     if not x.is_cpu or not known:

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from ostinato.errors import ShapeError
 from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.backends.core import core
-from ostinato.recurrence.cells import Functions, LinearCell, State, Trace, Weights
+from ostinato.recurrence.cells import Cell, Functions, LinearCell, State, Trace, Weights
 from ostinato.recurrence.diagonal import (
     mask_of,
     plain_recurrence,
@@ -25,6 +25,13 @@ from ostinato.recurrence.diagonal import (
     scan_linear,
 )
 from ostinato.recurrence.scan import reverse_rows, run_directions
+
+
+def lacks(cells: tuple[Cell, ...], x: Tensor, autocast: bool = False) -> str:
+    """Return why the core cannot serve a call, as `compiled.lacks`; it has linear cells as well."""
+    return compiled.lacks(
+        tuple([cell for cell in cells if not isinstance(cell, LinearCell)]), x, autocast
+    )
 
 
 def linear_recurrence(
@@ -170,9 +177,8 @@ def compiled_recurrence(
         h, h_n = _recurrence_operator(a, b, h0, lengths, resets, is_complex)
         return h, h_n
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or h0.requires_grad):
-        found: tuple[Tensor, Tensor] = _Recurrence.apply(
-            a, b, h0, _Options(lengths, resets, is_complex)
-        )
+        options = _Options(lengths, resets, is_complex)
+        found: tuple[Tensor, Tensor] = _Recurrence.apply(a, b, h0, options)  # type: ignore[no-untyped-call]
         return found
     return _forward(a, b, h0, lengths, resets, is_complex)
 
@@ -265,11 +271,11 @@ class _Recurrence(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `torch.nn.functional.linear` on the core: a row's bits are its own."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows, y = x.reshape(-1, x.shape[-1]), x
     if _in_graph(x):
         y = _product_operator(rows, weight, bias)
     elif torch.is_grad_enabled():
-        y = _Product.apply(rows, weight, bias)
+        y = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     else:
         y = _multiply(rows, weight, bias)
     return y.view(*x.shape[:-1], len(weight))
@@ -312,11 +318,11 @@ _FUNCTIONS = ("sigmoid", "tanh", "exp", "softplus")
 
 def _function(number: int, x: Tensor) -> Tensor:
     """Compute one of `_FUNCTIONS` on the core: a number's bits are its own."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows, y = x.reshape(-1, x.shape[-1]), x
     if _in_graph(x):
         y = _map_operator(rows, number)
     elif torch.is_grad_enabled() and x.requires_grad:
-        y = _Map.apply(rows, number)
+        y = _Map.apply(rows, number)  # type: ignore[no-untyped-call]
     else:
         y = _map(rows, number)
     return y.view(x.shape)
@@ -328,12 +334,17 @@ def _map(x: Tensor, number: int) -> Tensor:
     return y
 
 
-def _slope(number: int, x: Tensor | None, y: Tensor) -> Tensor:
-    """Return the derivative where the function has the value y; of softplus at x."""
-    if number == 3:
-        assert x is not None
-        return torch.sigmoid(x)
-    return (y * (1 - y), 1 - y * y, y)[number]
+def _map_gradient(kept: Tensor, dy: Tensor, number: int) -> Tensor:
+    """Return the gradient of the argument, given the value, but of softplus the argument."""
+    dx = dy.new_empty(dy.shape)
+    core.map(number, _rows(kept), dx, torch.get_num_threads(), _dense(dy))
+    return dx
+
+
+def _slope(number: int, kept: Tensor) -> Tensor:
+    """Return the derivative, from what `_map_gradient` is given."""
+    y = kept
+    return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
 
 
 class _MapContext(_Context, Protocol):
@@ -344,14 +355,16 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _MapContext, x: Tensor, number: int) -> Tensor:
         y = _map(x, number)
-        ctx.save_for_backward(x if number == 3 else None, y)
+        ctx.save_for_backward(x if number == 3 else y)
         ctx.number = number
         return y
 
     @staticmethod
     def backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        return dy * _slope(ctx.number, x, y), None
+        (kept,) = ctx.saved_tensors
+        if _by_formula(dy):
+            return dy * _slope(ctx.number, kept), None
+        return _map_gradient(kept, dy, ctx.number), None
 
 
 COMPILED = Functions(product, *(partial(_function, k) for k in range(len(_FUNCTIONS))))
@@ -433,14 +446,18 @@ _product_operator.register_autograd(_product_backward, setup_context=_remember_p
 
 def _remember_map(ctx: _MapContext, inputs: tuple[Tensor, int], output: Tensor) -> None:
     x, ctx.number = inputs
-    ctx.save_for_backward(x if ctx.number == 3 else None, output)
+    ctx.save_for_backward(x if ctx.number == 3 else output)
 
 
 def _map_backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, y = ctx.saved_tensors
-    return dy * _slope(ctx.number, x, y), None
+    (kept,) = ctx.saved_tensors
+    return _map_gradient_operator(kept, dy, ctx.number), None
 
 
 _map_operator = torch.library.custom_op("ostinato::map", _map, mutates_args=())
 _map_operator.register_fake(lambda x, number: x.new_empty(x.shape))
 _map_operator.register_autograd(_map_backward, setup_context=_remember_map)
+_map_gradient_operator = torch.library.custom_op(
+    "ostinato::map_gradient", _map_gradient, mutates_args=()
+)
+_map_gradient_operator.register_fake(lambda kept, dy, number: dy.new_empty(dy.shape))

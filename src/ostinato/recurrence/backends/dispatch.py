@@ -89,7 +89,7 @@ def choose(
     forced = _forced_now()
     if forced == "reference":
         return "reference"
-    lacks = compiled.lacks(cells, x, torch.is_autocast_enabled("cpu"))
+    lacks = diagonal.lacks(cells, x, torch.is_autocast_enabled("cpu"))
     if not lacks and forced not in ("torch", "generated"):
         return "compiled"
     if forced == "compiled":

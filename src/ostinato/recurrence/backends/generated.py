@@ -62,6 +62,7 @@ class Program:
 
 
 _found: dict[tuple[object, torch.dtype, str | None], Program | str] = {}
+_quick: dict[tuple[int, torch.dtype, str | None], tuple[Cell, Program | str]] = {}  # by id
 _programs: list[Program] = []
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -91,9 +92,16 @@ class _Same:
 
 def find(cell: Cell, dtype: torch.dtype) -> Program | str:
     """Return the program of a cell, or why there is none."""
-    key = _key_of(cell), dtype, os.environ.get("OSTINATO_COMPILER")
+    quick = id(cell), dtype, os.environ.get("OSTINATO_COMPILER")
+    known = _quick.get(quick)
+    if known is not None and known[0] is cell:
+        return known[1]
+    key = _key_of(cell), *quick[1:]
     if key not in _found:
         _found[key] = _make(cell, dtype)
+    if len(_quick) > 1024:  # cells that are made anew for every call, say
+        _quick.clear()
+    _quick[quick] = cell, _found[key]
     return _found[key]
 
 
@@ -166,7 +174,7 @@ def warn(cells: tuple[Cell, ...], x: Tensor, why: str) -> None:
 @constant_in_graphs
 def _lack(cell: Cell, dtype: torch.dtype) -> str:
     if isinstance(cell, LinearCell):
-        return "it is a linear recurrence"
+        return "it is a linear recurrence; its layer's step() takes one step"
     found = find(cell, dtype)
     return found if isinstance(found, str) else ""
 
@@ -303,7 +311,6 @@ def _backward(
         ]
         prepared = _prepared(program, leaves)
     x = _rowwise(x)
-    T, B, _ = x.shape
     dy, *d_last = gradients
     if dy is not None:
         dy = _rowwise(dy)
@@ -320,8 +327,7 @@ def _backward(
         lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     made.backward(
         x, call.lengths, tensors, tuple(map(_dense, state)), call.reverse, lines,
-        x.new_empty(T, B, written.back), dy, tuple(map(_dense, d_last)), dx, tuple(d_state),
-        results, torch.get_num_threads(),
+        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), results, torch.get_num_threads(),
     )  # fmt: skip
     found: list[Tensor | None] = [None] * len(weights)
     if some:

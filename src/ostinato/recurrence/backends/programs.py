@@ -71,7 +71,7 @@ DEAR = {
 ELEMENTWISE = CHEAP | DEAR
 REDUCTIONS = {"sum": "T(0)", "amax": "-std::numeric_limits<T>::infinity()"}
 """Folds over the numbers of a row, and what they start from."""
-VERSION = 1  # of what is written for a step: a program that was kept by another is none
+VERSION = 5  # of what is written for a step: a program that was kept by another is none
 MOST_PIECES = 128  # of one tensor, in which its numbers lie side by side
 
 X, LINE, BACK, AHEAD, SCRATCH, BEFORE, D_AFTER, D_BEFORE, DX, TEMPORARY = range(10)
@@ -1024,6 +1024,7 @@ def _split(nodes: list[_Node], roots: list[list[Run]]) -> tuple[list[_Node], lis
                 )
                 use(one, node.op == "product")
     found: list[_Node] = []
+    known: dict[object, int] = {}  # pieces may be equal where what they were cut from is not
     places: dict[int, list[tuple[int, int, int]]] = {}
 
     def moved(run: Run) -> list[Run]:
@@ -1051,8 +1052,11 @@ def _split(nodes: list[_Node], roots: list[list[Run]]) -> tuple[list[_Node], lis
             value = node.value
             if node.op == "product" and value[1] is not None:
                 value = value[0], (places[value[1][0]][0][2], value[1][1])
-            places[i].append((a, b, len(found)))
-            found.append(_Node(node.op, args, b - a, node.kind, value))
+            key = node.op, args, b - a, value
+            if key not in known:
+                known[key] = len(found)
+                found.append(_Node(node.op, args, b - a, node.kind, value))
+            places[i].append((a, b, known[key]))
     return found, [[each for run in root for each in moved(run)] for root in roots]
 
 
@@ -1075,6 +1079,10 @@ class _Writer:
         self.nodes, roots = _split(run.nodes, roots)
         self.after, self.dx, self.before = roots[:S], roots[S], roots[S + 1 : 2 * S + 1]
         pairs = roots[2 * S + 1 : 2 * S + 1 + 2 * len(jobs)]
+        runs = [r for root in roots for r in root] + [r for n in self.nodes for r in n.args]
+        ends = [n for r in runs if r.n > 1 for n in (r.at, r.n)]
+        # Whether a vector may begin or end within another, and reach past the numbers of its node.
+        self.is_odd = any(n % self.line_of_cache for n in (*self.sizes, *ends))
         self.taken: dict[int, int] = defaultdict(int)  # numbers of each memory
         self.vectors: list[int] = []
         self.vector_at: dict[int, int] = {}
@@ -1103,7 +1111,10 @@ class _Writer:
         order = [
             state_length,
             0,
-            *(self.taken[b] for b in (LINE, BACK, AHEAD, SCRATCH, TEMPORARY, VECTORS)),
+            # One more line of the cache, or rows would share few of its sets.
+            *(self.taken[b] + self.line_of_cache for b in (LINE, BACK, AHEAD, SCRATCH)),
+            self.taken[TEMPORARY],
+            self.taken[VECTORS],
         ]
         tail = self._tail(run, traced, S, results)
         self.written = Written(
@@ -1120,8 +1131,8 @@ class _Writer:
             run.strides,
             tail,
             results,
-            self.taken[LINE],
-            self.taken[BACK],
+            order[2],
+            order[3],
             list(run.names),
         )
 
@@ -1151,19 +1162,20 @@ class _Writer:
 
     def _sums(self, pairs: list[list[Run]]) -> list[int]:
         """Return the table of sums; those of the same numbers go through memory together."""
-        groups: dict[Place, list[tuple[int, int, Place | None, int]]] = defaultdict(list)
+        groups: dict[tuple[Place, int], list[tuple[int, int, Place | None, int]]] = defaultdict(
+            list
+        )
         for job, (of, source) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
             place = self.sum_places[tuple(of)]
             other = self.sum_places[tuple(source)] if source else None
-            groups[place].append((job, _count(of), other, _count(source)))
+            groups[place, _count(of)].append((job, _count(of), other, _count(source)))
         table: list[int] = []
-        for place, members in groups.items():
+        for (place, rows), members in groups.items():
             products = [m for m in members if m[2] is not None]
             plain = [m for m in members if m[2] is None]
             while products or plain:
                 two, products = products[:2], products[2:]
                 one = plain.pop(0) if plain else None
-                rows = (two[0] if two else one or members[0])[1]
                 sources = [p for m in two for p in (m[2] or place)] + [0] * (4 - 2 * len(two))
                 columns = [m[3] for m in two] + [0] * (2 - len(two))
                 to = [m[0] for m in two] + [-1] * (2 - len(two))
@@ -1224,7 +1236,7 @@ class _Writer:
     # Memory
 
     def _padded(self, n: int) -> int:
-        return (-(-n // self.line_of_cache) + 1) * self.line_of_cache
+        return (-(-n // self.line_of_cache) + self.is_odd) * self.line_of_cache
 
     def _take(self, base: int, n: int) -> int:
         at = self.taken[base]
@@ -1268,9 +1280,15 @@ class _Writer:
         line_targets: list[tuple[list[Run], Place]] = []
         back_targets: list[tuple[list[Run], Place]] = []
         after_targets: list[tuple[list[Run], Place]] = []
-        for root in pairs:
+        for root in sorted(pairs, key=len, reverse=True):
             key = tuple(root)
             if not root or key in self.sum_places:
+                continue
+            for at in (
+                at for t in (back_targets, after_targets, line_targets) for at in _within(t, key)
+            ):
+                self.sum_places[key] = at
+            if key in self.sum_places:
                 continue
             kinds = {nodes[r.node].kind for r in root}
             leaf = self.leaves.get(root[0].node) if len(root) == 1 and root[0].step else None
@@ -1378,9 +1396,9 @@ class _Writer:
         targets = [
             (root, Place(D_BEFORE, at)) for root, at in zip(self.before, self.state_at, strict=True)
         ]
-        self.side_by_side = {tuple(root): place for root, place in line_targets}
+        self.side_by_side = _parts_of(line_targets)
         self._phase(targets + back_targets, self.leaves | in_line, False)
-        self.side_by_side |= {tuple(root): place for root, place in back_targets}
+        self.side_by_side |= _parts_of(back_targets)
         in_backs: dict[int, Place] = {}
         for root, place in back_targets:
             at = place.at
@@ -1409,6 +1427,26 @@ class _Writer:
         return "\n".join(self.source)
 
 
+_Targets = Sequence[tuple[list[Run], Place]]
+
+
+def _parts_of(targets: _Targets) -> dict[tuple[Run, ...], Place]:
+    """Return where every piece of what lies side by side begins."""
+    found: dict[tuple[Run, ...], Place] = {}
+    for root, place in targets:
+        for a in range(len(root)):
+            for b in range(a + 1, len(root) + 1):
+                at = place.at + _count(root[:a])
+                found.setdefault(tuple(root[a:b]), Place(place.base, at))
+    return found
+
+
+def _within(targets: _Targets, key: tuple[Run, ...]) -> list[Place]:
+    """Return where something lies in what lies side by side; nothing if it does not."""
+    place = _parts_of(targets).get(key)
+    return [] if place is None else [place]
+
+
 def _count(root: Sequence[Run]) -> int:
     return sum(r.n for r in root)
 
@@ -1429,7 +1467,11 @@ class _Phase:
         )  # whether others lie behind
         self.sections: dict[tuple[Run, ...], tuple[Place, list[int]]] = {}
         self.from_: dict[int, tuple[Place, list[int]]] = {}  # of products: place, nodes to wait for
-        self.wanted = {tuple(root): place for root, place in reversed(targets)}
+        self.wanted = {
+            part: (place, target)
+            for target in reversed(targets)
+            for part, place in _parts_of([target]).items()
+        }
         for root, place in targets:
             if self.sections.get(tuple(root), (None,))[0] != place:
                 self._section(root, place)
@@ -1484,11 +1526,12 @@ class _Phase:
             ):
                 i = len(self.nodes) + len(self.extra)
                 self.extra[i] = _Node("copy", (r,), r.n, node.kind)
-            self._need(i)
             self.dest[i].append((Place(place.base, at), r is not root[-1] or place.base == DX))
             parts.append(i)
             at += r.n
         self.sections[tuple(root)] = place, parts
+        for i in parts:
+            self._need(i)
         return parts
 
     def _side_by_side(self, root: tuple[Run, ...]) -> tuple[Place, list[int]]:
@@ -1498,6 +1541,8 @@ class _Phase:
                 place = self.known[r.node]
                 return Place(place.base, place.at + r.at), []
             node = self._node(r.node)
+            if root in self.wanted and r.n == node.n:
+                return self._wanted(root)
             if node.op not in ("leaf", "constant"):
                 if not self.dest[r.node]:
                     self.dest[r.node].append(
@@ -1508,9 +1553,19 @@ class _Phase:
         if root not in self.sections:
             if root in self.writer.side_by_side:
                 return self.writer.side_by_side[root], []
-            place = self.wanted.get(root)
-            self._section(root, place or Place(SCRATCH, self.writer._take(SCRATCH, _count(root))))
+            if root in self.wanted:
+                return self._wanted(root)
+            self._section(root, Place(SCRATCH, self.writer._take(SCRATCH, _count(root))))
         return self.sections[root]
+
+    def _wanted(self, root: tuple[Run, ...]) -> tuple[Place, list[int]]:
+        """Return where something lies that is a target, or a part of one."""
+        place, (target, begin) = self.wanted[root]
+        if self.sections.get(tuple(target), (None,))[0] != begin:
+            self._section(target, begin)
+        ends = np.cumsum([begin.at, *(r.n for r in target)]).tolist()
+        first = ends.index(place.at)
+        return place, self.sections[tuple(target)][1][first : first + len(root)]
 
     def _stage_of(self, i: int) -> int:
         if i not in self.stage:

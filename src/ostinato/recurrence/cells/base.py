@@ -273,7 +273,8 @@ def name_of(cell: str | type[Cell] | Cell) -> str:
     return f"{name} {json.dumps(options)}" if options else name
 
 
-def _subclasses(cls: type[Cell]) -> Iterator[type[Cell]]:
+def _subclasses(cls: type) -> Iterator[type[Cell]]:
+    each: type[Cell]
     for each in cls.__subclasses__():
         yield each
         yield from _subclasses(each)

@@ -19,9 +19,16 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid, softplus
 
 from ostinato.errors import OstinatoError
-from ostinato.recurrence.cells.base import Cell, State, Tensors, Weights, named, register_state
+from ostinato.recurrence.cells.base import (
+    Cell,
+    RNNState,
+    State,
+    Tensors,
+    Weights,
+    named,
+    register_state,
+)
 from ostinato.recurrence.cells.initialization import Initialization
-from ostinato.recurrence.cells.standard import RNNState
 
 
 @register_state
@@ -61,7 +68,13 @@ class Functions(NamedTuple):
     softplus: Callable[[Tensor], Tensor]
 
 
-PLAIN = Functions(linear, torch.sigmoid, torch.tanh, torch.exp, partial(softplus, threshold=40.0))
+PLAIN = Functions(
+    cast(Product, linear),
+    torch.sigmoid,
+    torch.tanh,
+    torch.exp,
+    partial(softplus, threshold=40.0),
+)
 """Those of PyTorch."""
 
 
@@ -576,7 +589,7 @@ class SelectiveCell(LinearCell):
         for k, each in zip(w["kernel"].unbind(1), [*seen[:-1], u], strict=True):
             v = v + k * each
         v = v * f.sigmoid(v)
-        d, B, C = f.linear(v, w["weight_v"]).split([R, N, N], dim=-1)
+        d, B, C = torch.split(f.linear(v, w["weight_v"]), [R, N, N], dim=-1)
         d = f.softplus(f.linear(d, w["weight_d"], w["d"]))
         a = f.exp((-d[..., None, :] * w["A"].exp().t()).flatten(-2))
         b = ((d * v)[..., None, :] * B[..., None]).flatten(-2)
@@ -584,7 +597,7 @@ class SelectiveCell(LinearCell):
 
     def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
         v, z, C = steps.more
-        y = (c.unflatten(-1, (self.memory, -1)) * C[..., None]).sum(-2) + w["D"] * v
+        y = (c.reshape(*c.shape[:-1], self.memory, -1) * C[..., None]).sum(-2) + w["D"] * v
         return f.linear(y * (z * f.sigmoid(z)), w["weight_o"])
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:

@@ -83,15 +83,15 @@ class MLSTMCell(Cell):
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return q, k, v ``(..., heads, d)``, o ``(..., H)``, i and log f ``(..., heads)``."""
         H, heads = self.hidden_size, self.heads
-        q, k, v, o, i, f = x.split([H] * 4 + [heads] * 2, dim=-1)
-        q, k, v = (each.unflatten(-1, (heads, -1)) for each in (q, k, v))
+        q, k, v, o, i, f = torch.split(x, [H] * 4 + [heads] * 2, dim=-1)
+        q, k, v = (_parted(each, heads) for each in (q, k, v))
         return q, k * (H // heads) ** -0.5, v, o.sigmoid(), i, logsigmoid(f)
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> MatrixState:
         _, c, n, m = cast(MatrixState, state)
         q, k, v, o, i, f = self._parts(x_t)
         d = q.shape[-1]
-        c, n = c.unflatten(-1, (self.heads, d, d)), n.unflatten(-1, (self.heads, d))
+        c, n = _parted(c, self.heads, d), _parted(n, self.heads)
         m_before, m = m, torch.maximum(f + m, i)
         kept, taken = (f + m_before - m).exp()[..., None], (i - m).exp()[..., None]
         c = kept[..., None] * c + taken[..., None] * v[..., None] * k[..., None, :]
@@ -111,9 +111,9 @@ class MLSTMCell(Cell):
         """
         h, c, n, m = cast(MatrixState, state)
         d = self.hidden_size // self.heads
-        c, n = c.unflatten(-1, (self.heads, d, d)), n.unflatten(-1, (self.heads, d))
+        c, n = _parted(c, self.heads, d), _parted(n, self.heads)
         outputs = []
-        for t, part in enumerate(self.project(w, x).split(self.chunk)):
+        for t, part in enumerate(torch.split(self.project(w, x), self.chunk)):
             q, k, v, o, i, f = self._parts(part)
             if running is not None:
                 now = running[t * self.chunk : t * self.chunk + len(part)]
@@ -158,6 +158,11 @@ class MLSTMCell(Cell):
                 w["bias_ih"][:-gates].zero_()
                 w["bias_ih"][-gates : -self.heads].normal_(std=0.1)
                 w["bias_ih"][-self.heads :].copy_(torch.linspace(3, 6, self.heads))
+
+
+def _parted(x: Tensor, *sizes: int) -> Tensor:
+    """Return x with its last axis cut into axes of these sizes and the rest."""
+    return x.reshape(*x.shape[:-1], *sizes, -1)
 
 
 def _norm(sums: Tensor, m: Tensor) -> Tensor:
