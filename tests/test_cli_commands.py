@@ -9,7 +9,7 @@ from command_line import assert_refused, write_data
 
 import ostinato as package
 from ostinato import cli
-from ostinato.cli.commands import COMMANDS, GROUPS, listed, print_json
+from ostinato.cli.commands import COMMANDS, TRAIN, USE, listed, print_json
 from ostinato.tasks import base
 from ostinato.tasks.registry import TASKS, task_of
 
@@ -19,10 +19,10 @@ ASKING = [command for command in COMMANDS.values() if command.protocol]
 
 
 def test_every_task_has_a_command_that_trains_and_one_that_uses_it():
-    assert [command.name for command in listed(GROUPS[0])] == [f"train {t.command}" for t in TASKS]
+    assert [command.name for command in listed(TRAIN)] == [f"train {t.command}" for t in TASKS]
     for task in TASKS:
         able = {command.name for command in ASKING if command.protocol in task.protocols}
-        assert able & {command.name for command in listed(GROUPS[1])}, task
+        assert able & {command.name for command in listed(USE)}, task
         assert task.next.split()[1] in able
     assert all(hasattr(base, command.protocol) for command in ASKING)
 

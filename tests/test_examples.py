@@ -72,11 +72,10 @@ def test_a_vanishing_gradient_is_named_and_its_remedy_learns(tmp_path: Path):
 
 
 @pytest.mark.thorough
-def test_an_explosion_is_noticed_named_clipped_and_trained(capsys: Any):
+def test_an_explosion_is_named_clipped_and_trained():
     found, without, clipped = load("vanishing/exploding").main()
     assert found.first == "exploding"
     assert found.findings[0].remedies[0].flag == "--clip-norm 1"
-    assert "clip_norm" in capsys.readouterr().out  # of the monitor, while it trains
     assert without < 0.7  # chance is 0.25; 0.25 to 0.5 by seed and instruction set
     assert clipped > 0.85  # 0.92 to 1
 
