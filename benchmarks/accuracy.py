@@ -657,7 +657,7 @@ def main() -> None:
         try:
             found = ROWS[name](arguments.data)
         except Missing as missing:
-            print(f"skipped: {missing} is missing.")
+            print(f"skipped: {missing} is missing; see docs/reference/data.md.")
             continue
         print(f"{found.measured} in {clock(found.seconds)}", flush=True)
         done.append(found)

@@ -362,7 +362,9 @@ def main() -> None:
         try:
             split = of.read(a.data)
         except Missing as missing:
-            print(f"{name}: {missing} is missing; left out", file=sys.stderr)
+            print(
+                f"{name}: {missing} is missing: docs/reference/data.md; left out", file=sys.stderr
+            )
             continue
         methods = {"ours": lambda split, of=of: ours(of, split, a.seeds)} | of.others
         for method, run in methods.items():

@@ -1,7 +1,7 @@
 """How often `diagnose` names the faults that practitioners make, in three forms.
 
     python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME ...] [--forms torch,...]
-        [--half tuning|held-out] [--check] [--verbose]
+        [--half tuning|held-out] [--check] [--try] [--verbose]
 
 Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
 without one, trained for a second. None of them was used to set a threshold; `half` tells the kinds
@@ -34,68 +34,73 @@ from ostinato.cli import main as command_line
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis-cases.json"
 
+REFUSED = "refused data"
+"""An error that names values that are missing or not finite."""
+
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "batch-and-time-swapped": ("batch and time", "batch first", "axes", "transposed"),
-    "bidirectional-future": ("future", "bidirectional", "leak"),
-    "class-imbalance": ("imbalance", "one class", "constant prediction"),
-    "clipping": ("clip",),
-    "constant-feature": ("constant feature", "constant input", "no information"),
-    "constant-init": ("identical", "symmetric", "constant init", "equal weights"),
-    "dead-units": ("dead",),
-    "deep-stack": ("vanishing over layers", "too deep", "depth"),
-    "detached-encoder": ("detach", "no gradient", "cut off", "not trained", "frozen"),
-    "detached-state": ("detach", "cut off", "truncat", "no gradient over time"),
-    "dropout": ("dropout",),
-    "duplicate-feature": ("duplicate",),
-    "exploding": ("exploding", "saturated", "radius", "chaotic"),
-    "frozen-embedding": (
-        "frozen",
-        "not trained",
-        "identical",
-        "constant feature",
-        "constant input",
-    ),
-    "frozen-recurrent": ("frozen", "not trained"),
-    "gradients-not-zeroed": ("zeroed", "accumulat"),
-    "inf-inputs": ("not finite", "refused data", "nan", "infinit"),
-    "input-outliers": ("outlier",),
-    "inputs-not-scaled": ("not scaled", "unscaled", "input scale", "saturated"),
-    "inputs-offset": ("offset", "not scaled", "unscaled", "input scale", "saturated", "centred"),
-    "labels-shifted": ("label", "unrelated", "shuffled"),
-    "labels-shuffled": ("label", "unrelated", "shuffled"),
-    "leaky-feature": ("leak", "too good"),
-    "nan-inputs": ("not finite", "refused data", "nan", "infinit"),
-    "nan-targets": ("not finite", "refused data", "nan", "infinit"),
-    "not-in-optimizer": ("optimizer", "not trained", "frozen", "not updated", "unchanged"),
-    "overfitting": ("overfit", "memoris", "too large"),
-    "padding-in-loss": ("padding",),
-    "rate-decayed": ("rate too low", "low learning rate", "rate is too low", "decayed", "schedule"),
-    "rate-too-high": ("rate too high", "high learning rate", "oscillating", "exploding", "diverg"),
-    "rate-too-low": ("rate too low", "low learning rate", "rate is too low"),
-    "reads-padding": ("padding",),
-    "saturated-gates": ("saturated", "gate"),
-    "sigmoid-before-bce": ("sigmoid", "softmax", "probabilit", "twice", "logits"),
-    "softmax-before-cross-entropy": ("softmax", "probabilit", "twice", "logits"),
-    "state-leaks": ("state leak", "leaks", "carried over", "between batches"),
-    "state-not-carried": ("carried", "state not", "no recurrence", "short memory", "not recurrent"),
-    "tag-imbalance": ("imbalance", "one class", "constant prediction"),
-    "target-in-input": ("leak", "too good", "shift", "target in"),
-    "target-outliers": ("outlier",),
-    "targets-not-scaled": ("not scaled", "unscaled", "target scale"),
-    "teacher-forcing": ("teacher", "free running", "exposure"),
-    "too-small": ("too small", "underfit", "capacity"),
-    "truncation": ("truncat", "window", "short memory"),
+    "batch-and-time-swapped": ("batch and time swapped",),
+    "bidirectional-future": ("future read",),
+    "class-imbalance": ("class imbalance",),
+    "clipping": ("clipping too strong",),
+    "constant-feature": ("constant feature",),
+    "constant-init": ("identical units",),
+    "dead-units": ("dead units",),
+    "deep-stack": ("vanishing over layers",),
+    "detached-encoder": ("no gradient",),
+    "detached-state": ("state detached", "truncation too short"),  # to a single step
+    "dropout": ("dropout too strong",),
+    "duplicate-feature": ("duplicate features",),
+    "exploding": ("exploding", "saturated gates"),  # what large recurrent weights do to tanh
+    "frozen-embedding": ("frozen parameters", "constant feature"),  # of vectors that are all equal
+    "frozen-recurrent": ("frozen parameters",),
+    "gradients-not-zeroed": ("gradients never zeroed",),
+    "inf-inputs": ("not finite in the data", REFUSED),
+    "input-outliers": ("outliers",),
+    "inputs-not-scaled": ("inputs not scaled",),
+    "inputs-offset": ("inputs not scaled",),
+    "labels-shifted": ("labels unrelated to inputs",),
+    "labels-shuffled": ("labels unrelated to inputs",),
+    "leaky-feature": ("leaky feature",),
+    "nan-inputs": ("not finite in the data", REFUSED),
+    "nan-targets": ("not finite in the data", REFUSED),
+    "not-in-optimizer": ("parameters not in the optimizer",),
+    "overfitting": ("overfitting",),
+    "padding-in-loss": ("padding in the loss",),
+    "rate-decayed": ("learning rate too low",),
+    "rate-too-high": ("learning rate too high",),
+    "rate-too-low": ("learning rate too low",),
+    "reads-padding": ("padding read",),
+    "saturated-gates": ("saturated gates",),
+    "sigmoid-before-bce": ("sigmoid before BCE with logits",),
+    "softmax-before-cross-entropy": ("softmax before cross-entropy",),
+    "state-leaks": ("state leaks between batches",),
+    "state-not-carried": ("state not carried",),
+    "tag-imbalance": ("class imbalance",),
+    "target-in-input": ("leaky feature",),
+    "target-outliers": ("outliers",),
+    "targets-not-scaled": ("targets not scaled",),
+    "teacher-forcing": ("teacher forcing gap",),
+    "too-small": ("network too small",),
+    "truncation": ("truncation too short",),
     "vanishing": ("vanishing over time", "short memory"),
-    "view-for-transpose": ("batch and time", "view", "rows are mixed", "axes", "transposed"),
-    "weight-decay": ("weight decay", "decay"),
-    "zoneout": ("zoneout", "dropout"),
+    "view-for-transpose": ("batch and time swapped",),
+    "weight-decay": ("weight decay too strong",),
+    "zoneout": ("zoneout too strong", "dropout too strong"),  # of a cell of one's own
 }
-"""Words, one of which the name of a right finding has, by the kind of fault."""
+"""Names of the findings that are right, by the kind of fault: what was planted, and no effect."""
 
 HALVES = {k: ("tuning", "held-out")[i % 2] for i, k in enumerate(sorted(EXPECTED))}
 """Alternating in alphabetical order."""
 
 FORMS = ("torch", "estimator", "command")
+
+
+def half_of(kind: str) -> str:
+    """The half of a kind of fault, or of a healthy run: alternating in the order of the tables."""
+    if kind in HALVES:
+        return HALVES[kind]
+    names = next(list(h) for h in (modules.HEALTHY, fits.HEALTHY) if kind in h)
+    return ("tuning", "held-out")[names.index(kind) % 2]
 
 
 class Case(NamedTuple):
@@ -116,38 +121,40 @@ class Outcome(NamedTuple):
         healthy: whether it was called healthy.
         error: of the network, 1 for the best constant; None if nothing was trained.
         text: what was printed.
+        gain: what trying the first remedy of the first finding brought; empty if it was not tried.
     """
 
     names: list[str]
     healthy: bool
     error: float | None
     text: str
+    gain: str = ""
 
     def rank(self, kind: str) -> int | None:
         """Place of the right finding, from 1; None if it was not found."""
-        for rank, name in enumerate(self.names, 1):
-            if any(word in name.lower().replace("-", " ") for word in EXPECTED[kind]):
-                return rank
-        return None
+        return next((n for n, name in enumerate(self.names, 1) if name in EXPECTED[kind]), None)
 
 
 def refusal(error: object, trained: float | None) -> Outcome:
     """The outcome of an error."""
     finite = re.search(r"\b(nan|inf|missing|empty|finite)\b", str(error).lower())
-    return Outcome(["refused data" if finite else "refused"], False, trained, str(error))
+    return Outcome([REFUSED if finite else "refused"], False, trained, str(error))
 
 
-def diagnosed(given: modules.Given) -> Outcome:
+def diagnosed(given: modules.Given, try_remedies: bool = False) -> Outcome:
     """Diagnose with all that this version of `diagnose` takes."""
     takes = inspect.signature(ostinato.diagnose).parameters
     more = {"history": given.history, "distance": given.distance, "loss": given.loss}
     more |= {"optimizer": given.optimizer, "held_out": given.held_out}
     more = {name: value for name, value in more.items() if name in takes and value is not None}
     try:
-        found = ostinato.diagnose(given.model, given.data, **more)
+        found = ostinato.diagnose(given.model, given.data, try_remedies=try_remedies, **more)
     except (ostinato.OstinatoError, RuntimeError, ValueError, TypeError) as error:
         return refusal(error, given.error)
-    return Outcome([str(f.issue) for f in found.findings], found.healthy, given.error, str(found))
+    names = [str(f.issue) for f in found.findings]
+    remedies = found.findings[0].remedies if names else []
+    gain = remedies[0].gain if remedies else ""
+    return Outcome(names, found.healthy, given.error, str(found), gain)
 
 
 def typed(arguments: list[str]) -> tuple[int, str, str]:
@@ -162,7 +169,7 @@ def typed(arguments: list[str]) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def commanded(fit: fits.Fit) -> Outcome:
+def commanded(fit: fits.Fit, try_remedies: bool = False) -> Outcome:
     """Train and diagnose on the command line."""
     with tempfile.TemporaryDirectory() as folder:
         commands = fit.commands(Path(folder))
@@ -170,16 +177,17 @@ def commanded(fit: fits.Fit) -> Outcome:
         if status:
             return refusal(said, None)
         error = fit.judge(ostinato.load(commands.run))
-        status, printed, said = typed(commands.diagnose)
+        status, printed, said = typed([*commands.diagnose, *["--try"] * try_remedies])
         if status:
             return refusal(said, error)
         found = json.loads(printed)
-        return Outcome(
-            [f["issue"] for f in found["findings"]], found["healthy"], error, printed.strip()
-        )
+        names = [f["issue"] for f in found["findings"]]
+        remedies = found["findings"][0]["remedies"] if names else []
+        gain = remedies[0]["gain"] if remedies else ""
+        return Outcome(names, found["healthy"], error, printed.strip(), gain)
 
 
-def outcome(case: Case, mended: bool = False) -> Outcome:
+def outcome(case: Case, mended: bool = False, try_remedies: bool = False) -> Outcome:
     """Train and diagnose a case."""
     torch.manual_seed(case.seed)
     source = modules if case.form == "torch" else fits
@@ -188,12 +196,12 @@ def outcome(case: Case, mended: bool = False) -> Outcome:
     else:
         setup = source.HEALTHY[case.kind](case.seed)
     if case.form == "command":
-        return commanded(setup)
+        return commanded(setup, try_remedies)
     try:
         given = setup.run(case.seed) if case.form == "torch" else setup.run()
     except ostinato.OstinatoError as error:
         return refusal(error, None)
-    return diagnosed(given)
+    return diagnosed(given, try_remedies)
 
 
 def cases(seeds: range) -> Iterator[Case]:
@@ -228,6 +236,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         shares["called healthy, faulty"] = sum(row["healthy"] for row in faults) / len(faults)
     if sound:
         shares["called healthy, healthy"] = sum(row["healthy"] for row in sound) / len(sound)
+    tried = [row["gain"] for row in faults if row.get("gain")]
+    if tried:
+        shares["first remedies tried"] = len(tried)
+        shares["of these helped"] = sum(", helped: " in gain for gain in tried) / len(tried)
     twins = [row for row in faults if "twin_rank" in row]
     if twins:
         shares["mended, not named first"] = sum(r["twin_rank"] != 1 for r in twins) / len(twins)
@@ -244,6 +256,12 @@ def main() -> None:
     parser.add_argument("--forms", default=",".join(FORMS), help="torch, estimator, command")
     parser.add_argument("--half", choices=["tuning", "held-out"])
     parser.add_argument("--check", action="store_true", help="train the mended networks as well")
+    parser.add_argument(
+        "--try",
+        action="store_true",
+        dest="try_remedies",
+        help="try the remedies of the first finding",
+    )
     parser.add_argument("--verbose", action="store_true", help="print the diagnoses")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
     parser.add_argument("--update", action="store_true", help="keep the other results in it")
@@ -257,7 +275,7 @@ def main() -> None:
     if arguments.update and arguments.out.exists():
         kept = {_key(row): row for row in json.loads(arguments.out.read_text())["rows"]}
     for case in cases(seeds):
-        half = HALVES.get(case.kind)
+        half = half_of(case.kind)
         if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
             continue
         if arguments.half and half != arguments.half:
@@ -267,9 +285,9 @@ def main() -> None:
         if arguments.missing and known and checked:
             continue
         start = time.perf_counter()
-        found = outcome(case)
+        found = outcome(case, try_remedies=arguments.try_remedies)
         row = {**case._asdict(), "half": half, "names": found.names, "healthy": found.healthy}
-        row["error"] = found.error
+        row |= {"error": found.error, "gain": found.gain}
         if case.faulty:
             row["rank"] = found.rank(case.kind)
             mark = {1: "1 ", 2: "2 "}.get(row["rank"] or 0, "- " if row["rank"] else "NO")
@@ -331,6 +349,9 @@ def report_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_kind[kind] = {"half": HALVES[kind], "ranks": ranks, "instead": dict(instead)}
     shares = {form: summary([row for row in rows if row["form"] == form]) for form in FORMS}
     for half in ("tuning", "held-out"):
+        for form in FORMS:
+            own = [row for row in rows if row["half"] == half and row["form"] == form]
+            shares[f"{half}, {form}"] = summary(own)
         shares[half] = summary([row for row in rows if row["half"] == half])
     return {"shares": shares | {"all": summary(rows)}, "kinds": by_kind}
 
@@ -350,7 +371,7 @@ def report_text(report: dict[str, Any]) -> str:
             f"{name} {value:.1%}" if isinstance(value, float) else f"{value} {name}"
             for name, value in shares.items()
         )
-        lines.append(f"{part:<11}{told}")
+        lines.append(f"{part:<21}{told}")
     return "\n".join(lines)
 
 

@@ -130,7 +130,7 @@ def main() -> None:
     for name in a.sets or SETS:
         files = [a.data / file for file in SETS[name]]
         if missing := [file for file in files if not file.exists()]:
-            print(f"{name}: skipped: {missing[0]} is missing.")
+            print(f"{name}: skipped: {missing[0]} is missing; see docs/reference/data.md.")
             continue
         training, test = (
             read_corpus([file], SequenceTagger(), by_step=True, labelled=True) for file in files

@@ -3,18 +3,19 @@
     python benchmarks/figures.py [FIGURE ...] [--data FOLDER] [--minutes 14]
 
 A figure whose data are missing is left out with a line. What each takes, on two cores: unfolded and
-gradients seconds, forecast and dates about a minute, attention the minutes given, vanishing half an
-hour. docs/performance.png is drawn by benchmarks/report.py from stored measurements.
+gradients seconds, guides, forecast and dates about a minute, attention the minutes given, vanishing
+half an hour. docs/performance.png is drawn by benchmarks/report.py from stored measurements.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 import ostinato
+from ostinato.cli.demo import FRESH, PAIRS, SETTINGS, STEPS, written_dates
 from ostinato.insight import GradientFlow, gradient_flow, plot_unfolded, save_picture
 from ostinato.networks import ManyToOne, Output
 from ostinato.recurrence.layers import Recurrent
@@ -31,15 +33,27 @@ from ostinato.training.pictures import COLOURS, new_axes
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SENTENCE = "A man in a blue shirt is standing on a ladder cleaning a window."
-FORMATS = (
-    "{d} {B} {Y}",
-    "{B} {d}, {Y}",
-    "{d} {b} {Y}",
-    "{d}.{m}.{Y}",
-    "{b} {d} {Y}",
-    "{A} {d} {B} {Y}",
-)
-"""How people write dates; the day of the month without a zero."""
+PAGES = {
+    "guides/labels.md": "confusion.png",
+    "guides/text.md": "run/learning_curve.png",
+    "guides/regression.md": "wear.png",
+    "guides/music.md": "piece.png",
+    "guides/summarization.md": "copied.png",
+    "guides/truncation.md": "truncation.png",
+    "guides/own-cell.md": "flow.png",
+    "understand/memory.md": "influence.png",
+}
+"""Pages whose code draws a picture, and the file that it writes."""
+
+RUN = """
+import os, shlex
+os.environ["MPLBACKEND"] = "agg"
+def _run(line):
+    try:
+        cli.main(shlex.split(line, comments=True)[1:])
+    except SystemExit as end:
+        assert not end.code, line
+"""
 
 LAYERS: Mapping[str, Callable[[int, int], Recurrent]] = {
     "RNN, tanh, pytorch": lambda I, H: ostinato.RNN(I, H, batch_first=True),
@@ -106,32 +120,32 @@ def unfolded(settings: argparse.Namespace) -> None:
     save_picture(axes, DOCS / "pictures" / "unfolded.png")
 
 
-def written_dates(N: int, seed: int) -> tuple[list[str], list[str]]:
-    """Return dates as people write them, and the same as ISO dates; all days differ.
-
-    >>> written_dates(2, seed=0)[1][0].count("-")
-    2
-    """
-    random = np.random.default_rng(seed)
-    days = random.choice(40_000, N, replace=False)
-    found = [date(1950, 1, 1) + timedelta(days=int(day)) for day in days]
-    forms = [FORMATS[i] for i in random.integers(len(FORMATS), size=N)]
-    parts = [{p: f"{day:%{p}}" for p in "BbYmA"} | {"d": str(day.day)} for day in found]
-    texts = [form.format(**part) for form, part in zip(forms, parts, strict=True)]
-    return texts, [day.isoformat() for day in found]
-
-
 def dates(settings: argparse.Namespace) -> None:
-    """Train on 2,000 written dates, count how many of 300 new ones are right, draw attention."""
-    X, y = written_dates(2300, seed=0)
-    model = ostinato.Translator(
-        level="char", hidden_size=128, epochs=settings.epochs, learning_rate=0.005, dropout=0.1
-    )
-    model.fit(X[:2000], y[:2000], progress="lines")
-    found = model.translate(X[2000:])
-    right = sum(a == b for a, b in zip(found, y[2000:], strict=True))
-    print(f"{right} of 300 new dates right after {model.training_['seconds']:.0f} seconds")
+    """Train as ``ostinato demo`` does, count new dates that are right, draw attention."""
+    X, y = written_dates(PAIRS + FRESH, seed=0)
+    model = ostinato.Translator(**SETTINGS, steps=STEPS)
+    model.fit(X[:PAIRS], y[:PAIRS], progress="lines")
+    found = model.translate(X[PAIRS:])
+    right = sum(a == b for a, b in zip(found, y[PAIRS:], strict=True))
+    print(f"{right} of {FRESH} new dates right after {model.training_['seconds']:.0f} seconds")
     model.plot_attention("3 July 1987", DOCS / "pictures" / "dates.png")
+
+
+def guides(settings: argparse.Namespace) -> None:
+    """Run the code of the pages that draw a picture, and keep it."""
+    for page, drawn in PAGES.items():
+        name = DOCS / "pictures" / f"{Path(page).stem}.png"
+        with tempfile.TemporaryDirectory() as folder:
+            script = [f"import os; os.chdir({folder!r})", "from ostinato import cli"]
+            for kind, code in re.findall(
+                r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
+            ):
+                script += [code] if kind == "python" else []
+                script += [f"_run({line!r})" for line in code.splitlines() if kind == "sh"]
+            (Path(folder) / "page.py").write_text(f"{RUN}\n" + "\n".join(script))
+            subprocess.run([sys.executable, Path(folder) / "page.py"], check=True)
+            shutil.copy(Path(folder) / drawn, name)
+        print(f"{page}: {name.name}", flush=True)
 
 
 def forecast(settings: argparse.Namespace) -> None:
@@ -164,7 +178,7 @@ def performance(settings: argparse.Namespace) -> None:
 
 FIGURES: Mapping[str, Callable[[Any], None]] = {
     each.__name__: each
-    for each in (unfolded, gradients, dates, forecast, attention, vanishing, performance)
+    for each in (unfolded, gradients, guides, dates, forecast, attention, vanishing, performance)
 }
 
 
@@ -180,7 +194,6 @@ def main() -> None:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(FIGURES))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--minutes", type=float, default=14.0, help="training of attention")
-    parser.add_argument("--epochs", type=float, default=30.0, help="training of dates")
     settings = parser.parse_args()
     unknown = [name for name in settings.figures if name not in FIGURES]
     if unknown:
@@ -190,7 +203,10 @@ def main() -> None:
             FIGURES[name](settings)
             print(f"{name}: drawn", flush=True)
         except FileNotFoundError as error:
-            print(f"{name}: left out: {error.args[0]} is not there", flush=True)
+            print(
+                f"{name}: left out: {error.args[0]} is not there: docs/reference/data.md",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -131,7 +131,10 @@ def main() -> None:
         try:
             problem = PROBLEMS[title](arguments.data)
         except Missing as missing:
-            print(f"{title}: left out, since there is no {missing}", file=sys.stderr)
+            print(
+                f"{title}: left out, since there is no {missing}: docs/reference/data.md",
+                file=sys.stderr,
+            )
             continue
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
         for turn in range(arguments.turns):

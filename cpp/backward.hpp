@@ -354,14 +354,16 @@ template <class T> struct WeightScratch {
     T *packed, *copies, *sums, *bias;
 
     WeightScratch() = default;
-    WeightScratch(const Sequence<T>& s, Arena& arena) {
-        const int64_t Hp = whole<T>(s.shape.H), gates = s.shape.gates();
-        const int64_t widest = s.shape.I > s.shape.H ? s.shape.I : s.shape.H, columns = whole<T>(widest) + 4 * W<T>;
+    WeightScratch(const Sequence<T>& s, Arena& arena)
+        : WeightScratch(s.shape.gates() * whole<T>(s.shape.H), s.shape.I > s.shape.H ? s.shape.I : s.shape.H, arena) {}
+    // For gradients of so many rows, and of so many columns at the most.
+    WeightScratch(int64_t height, int64_t widest, Arena& arena) {
+        const int64_t columns = whole<T>(widest) + 4 * W<T>;
         lines = arena.take<const T*>(block_lines);
         for (auto& of : sources) of = arena.take<const T*>(block_lines);
         packed = arena.take<T>(2 * block_lines * columns);
         copies = arena.take<T>(may_copy ? copied_height * copied_lines + 8 : 0);
-        sums = arena.take<T>(2 * gates * Hp * columns), bias = arena.take<T>(gates * Hp);
+        sums = arena.take<T>(2 * height * columns), bias = arena.take<T>(height);
     }
 };
 

@@ -1,6 +1,7 @@
 // The Python module ostinato._core: names, checks and docstrings; nothing is computed here.
 // src/ostinato/_core.pyi says the same in types.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
@@ -89,13 +90,14 @@ struct Names {
              *shape = PyUnicode_InternFromString("shape"), *stride = PyUnicode_InternFromString("stride"),
              *data_ptr = PyUnicode_InternFromString("data_ptr"), *is_neg = PyUnicode_InternFromString("is_neg"),
              *copy = PyUnicode_InternFromString("copy"), *clone = PyUnicode_InternFromString("clone");
-    PyObject *float32, *float64, *int64, *tensor, *parameter;
+    PyObject *float32, *float64, *int64, *boolean, *tensor, *parameter;
     int (*borrow)(void* tensor, DLTensor*) = nullptr;
 
     Names() {
         nb::module_ torch = nb::module_::import_("torch");
         auto keep = [](nb::object object) { return object.release().ptr(); };
         float32 = keep(torch.attr("float32")), float64 = keep(torch.attr("float64")), int64 = keep(torch.attr("int64"));
+        boolean = keep(torch.attr("bool"));
         tensor = keep(torch.attr("Tensor")), parameter = keep(torch.attr("nn").attr("Parameter"));
         nb::object capsule = nb::getattr(nb::handle(tensor), "__dlpack_c_exchange_api__", nb::none());
         if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return;
@@ -202,10 +204,12 @@ template <class T> PyObject* dtype_of();
 template <> PyObject* dtype_of<float>() { return names().float32; }
 template <> PyObject* dtype_of<double>() { return names().float64; }
 template <> PyObject* dtype_of<int64_t>() { return names().int64; }
+template <> PyObject* dtype_of<uint8_t>() { return names().boolean; }
 template <class T> const char* type_name();
 template <> const char* type_name<float>() { return "torch.float32"; }
 template <> const char* type_name<double>() { return "torch.float64"; }
 template <> const char* type_name<int64_t>() { return "torch.int64"; }
+template <> const char* type_name<uint8_t>() { return "torch.bool"; }
 
 template <class T> void check(const View& view, const char* name, const Sizes& shape) {
     if (view.dtype != dtype_of<T>())
@@ -263,6 +267,18 @@ Shape shape_of(nb::handle object) {
 // can change it after it was checked.
 struct Indices {
     std::vector<int64_t> lengths, tokens;
+
+    const int64_t* copy_of(nb::handle given, int64_t steps, int64_t rows) {
+        if (given.is_none()) return nullptr;
+        const int64_t* from = dense<int64_t>(given, "lengths", {rows}, false);
+        lengths.assign(from, from + rows);
+        lengths.push_back(0);  // never null
+        for (int64_t b = 0; b < rows; ++b)
+            if (lengths[size_t(b)] < 0 || lengths[size_t(b)] > steps)
+                refuse("lengths", "has " + std::to_string(lengths[size_t(b)]) + " for row " + std::to_string(b),
+                       "0 to " + std::to_string(steps));
+        return lengths.data();
+    }
 };
 
 // The arguments that forward and backward share. States are (directions, B, size), the workspace (`lines`)
@@ -307,16 +323,7 @@ Sequence<T> sequence_of(const Shape& s, nb::handle x, nb::handle tokens, nb::han
     }
     const int64_t B = q.rows;
     T* out = sequence<T>(y, "y", {q.steps, B, D * s.P}, q.y_t, q.y_b, writes);
-    if (!lengths.is_none()) {
-        const int64_t* from = dense<int64_t>(lengths, "lengths", {B}, false);
-        indices.lengths.assign(from, from + B);
-        indices.lengths.push_back(0);  // never null
-        q.lengths = indices.lengths.data();
-        for (int64_t b = 0; b < B; ++b)
-            if (q.lengths[b] < 0 || q.lengths[b] > q.steps)
-                refuse("lengths", "has " + std::to_string(q.lengths[b]) + " for row " + std::to_string(b),
-                       "0 to " + std::to_string(q.steps));
-    }
+    q.lengths = indices.copy_of(lengths, q.steps, B);
     const bool lstm = s.cell == CellKind::lstm;
     const int64_t length = line_length<T>(s);
     const T* h0_all = dense<T>(h0, "h0", {D, B, s.P});
@@ -396,6 +403,84 @@ void run_backward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle le
     backward(q, g, threads);
 }
 
+// What the passes of a linear recurrence share. b and h are (T, B, width), a too or (width,), states (B, width).
+template <class T>
+Recurrence<T> recurrence_of(bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0,
+                            nb::handle h, bool writes, Indices& indices) {
+    Recurrence<T> s{};
+    const View shown(h, "h"), factor(a, "a");
+    if (shown.shape.size() != 3 || (is_complex && shown.shape[2] % 2))
+        refuse("h", "has shape " + shape_text(shown.shape), is_complex ? "(T, B, pairs)" : "(T, B, H)");
+    s.steps = shown.shape[0], s.rows = shown.shape[1], s.is_complex = is_complex;
+    s.size = is_complex ? shown.shape[2] / 2 : shown.shape[2];
+    s.h = sequence<T>(h, "h", shown.shape, s.h_t, s.h_b, writes);
+    if (factor.shape.size() == 1) s.a = dense<T>(a, "a", {s.width()}, false);
+    else s.a = sequence<T>(a, "a", shown.shape, s.a_t, s.a_b);
+    if (!b.is_none()) s.b = sequence<T>(b, "b", shown.shape, s.b_t, s.b_b);
+    s.h0 = dense<T>(h0, "h0", {s.rows, s.width()});
+    s.resets = dense<uint8_t>(resets, "resets", {s.steps, s.rows});
+    s.lengths = indices.copy_of(lengths, s.steps, s.rows);
+    return s;
+}
+
+template <class T>
+void run_scan_forward(bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0,
+                      nb::handle h, nb::handle h_n, int threads) {
+    Indices indices;
+    if (b.is_none()) refuse("b", "is None", "a tensor");
+    Recurrence<T> s = recurrence_of<T>(is_complex, a, b, lengths, resets, h0, h, true, indices);
+    s.h_n = dense<T>(h_n, "h_n", {s.rows, s.width()});
+    nb::gil_scoped_release release;
+    scan_forward(s, threads);
+}
+
+template <class T>
+void run_scan_backward(bool is_complex, nb::handle a, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h,
+                       nb::handle dh, nb::handle dh_n, nb::handle da, nb::handle db, nb::handle dh0, int threads) {
+    Indices indices;
+    const Recurrence<T> s = recurrence_of<T>(is_complex, a, nb::none(), lengths, resets, h0, h, false, indices);
+    RecurrenceGradients<T> g{};
+    const int64_t width = s.width();
+    if (!dh.is_none()) g.dh = sequence<T>(dh, "dh", {s.steps, s.rows, width}, g.dh_t, g.dh_b);
+    g.dh_n = dense<T>(dh_n, "dh_n", {s.rows, width}), g.dh0 = dense<T>(dh0, "dh0", {s.rows, width});
+    const bool shared = View(a, "a").shape.size() == 1;
+    if (shared) g.da_row = dense<T>(da, "da", {s.rows, width});
+    else g.da = dense<T>(da, "da", {s.steps, s.rows, width});
+    g.db = dense<T>(db, "db", {s.steps, s.rows, width});
+    nb::gil_scoped_release release;
+    scan_backward(s, g, threads);
+}
+
+template <class T>
+void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, int threads) {
+    const View in(x, "x"), matrix(weight, "weight");
+    if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, I)");
+    Product<T> p{};
+    p.rows = in.shape[0], p.k = in.shape[1], p.columns = matrix.shape.empty() ? 0 : matrix.shape[0];
+    p.x = dense<T>(x, "x", {p.rows, p.k}, false);
+    p.weight = dense<T>(weight, "weight", {p.columns, p.k}, false);
+    p.bias = dense<T>(bias, "bias", {p.columns});
+    p.y = dense<T>(y, "y", {p.rows, p.columns}, false);
+    if (p.rows == 0 || p.columns == 0) return;
+    nb::gil_scoped_release release;
+    product(p, threads);
+}
+
+template <class T> void run_map(Function function, nb::handle x, nb::handle y, nb::handle dy, int threads) {
+    const View in(x, "x");
+    if (in.shape.size() != 2) refuse("x", "has shape " + shape_text(in.shape), "(N, features)");
+    check<T>(in, "x", in.shape);
+    const int64_t rows = in.shape[0], columns = in.shape[1];
+    if (in.stride[1] != 1 && columns > 1 && in.size() > 0)
+        refuse("x", "has strides " + shape_text(in.stride), "its last axis to be contiguous");
+    Map<T> m{function, rows, columns, in.stride[0], static_cast<const T*>(in.data), dense<T>(y, "y", in.shape, false),
+             dense<T>(dy, "dy", in.shape)};
+    if (in.contiguous()) m.rows = 1, m.columns = rows * columns;
+    if (in.size() == 0) return;
+    nb::gil_scoped_release release;
+    map(m, threads);
+}
+
 // Whether PyTorch has yet to negate the numbers of a tensor.
 bool is_negated(nb::handle tensor) {
     const nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), names().is_neg, nullptr));
@@ -419,12 +504,170 @@ bool are_readable(const nb::args& tensors) {
 }
 
 // Calls f<float> or f<double>, by the type of x.
-template <class F> void by_type(nb::handle x, F&& f) {
-    const View view(x, "x");
+template <class F> void by_type(nb::handle x, const char* name, F&& f) {
+    const View view(x, name);
     if (view.dtype == names().float32) f(float());
     else if (view.dtype == names().float64) f(double());
-    else refuse("x", std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
+    else refuse(name, std::string("has dtype ") + nb::str(nb::handle(view.dtype)).c_str(), "torch.float32 or torch.float64");
 }
+
+// A program with its tables, see program.hpp; each table is a list of whole numbers in the order of its struct.
+class PyProgram {
+public:
+    using Numbers = std::vector<int64_t>;
+
+    // `sizes`: those of Program, from `input` to `output`, then from `state_length` to `vectors`; `states`: size
+    // and place of each tensor of the state; `operations`: seven numbers each, of each phase.
+    PyProgram(bool doubles, const Numbers& sizes, const Numbers& states, const std::vector<Numbers>& operations,
+              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work)
+        : doubles_(doubles) {
+        if (sizes.size() != 11 || operations.size() != 4 || int64_t(states.size()) != 2 * sizes[1])
+            refuse("sizes", "has " + std::to_string(sizes.size()) + " entries", "11");
+        for (size_t i = 0; i < states.size(); i += 2) state_size_.push_back(states[i]), state_at_.push_back(states[i + 1]);
+        for (int phase = 0; phase < 4; ++phase)
+            for (const int64_t* n = operations[size_t(phase)].data(), *end = n + operations[size_t(phase)].size(); n < end; n += 7)
+                operations_[phase].push_back({reinterpret_cast<const void*>(n[0]), n[1], {Base(n[2]), n[3]}, {Base(n[4]), n[5]}, n[6]});
+        for (size_t i = 0; i < matrices.size(); i += 6)
+            matrices_.push_back({matrices[i], matrices[i + 1], matrices[i + 2], matrices[i + 3], matrices[i + 4], matrices[i + 5]});
+        for (size_t i = 0; i < vectors.size(); i += 3) vectors_.push_back({vectors[i], vectors[i + 1], vectors[i + 2]});
+        for (const int64_t* n = sums.data(), *end = n + sums.size(); n < end; n += 13)
+            sums_.push_back({{Base(n[0]), n[1]}, n[2], n[3], {{Base(n[4]), n[5]}, {Base(n[6]), n[7]}}, {n[8], n[9]}, {n[10], n[11]}, n[12]});
+        program_ = {sizes[0], sizes[1], sizes[2], state_size_.data(), state_at_.data(), sizes[3], sizes[4],
+                    sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
+                    {}, {}, matrices_.data(), int64_t(matrices_.size()), vectors_.data(), int64_t(vectors_.size()),
+                    sums_.data(), int64_t(sums_.size()), work};
+        for (int phase = 0; phase < 4; ++phase) {
+            program_.operations[phase] = operations_[phase].data();
+            program_.count[phase] = int64_t(operations_[phase].size());
+        }
+    }
+    PyProgram(const PyProgram&) = delete;
+
+    const Program& program() const { return program_; }
+    bool doubles() const { return doubles_; }
+
+    // The numbers of the tensors that the program reads, which must be as many as it expects.
+    template <class T> std::vector<const T*> places(nb::handle tensors) const {
+        std::vector<const T*> found;
+        std::vector<int64_t> numbers;
+        for (nb::handle each : tuple_of(tensors, "tensors", 0)) {
+            const View view(each, "tensors");
+            if (view.dtype != dtype_of<T>() || !view.contiguous())
+                refuse("tensors", "has another dtype or layout", "contiguous tensors like x");
+            found.push_back(static_cast<const T*>(view.data)), numbers.push_back(view.size());
+        }
+        auto reaches = [&](int64_t tensor, int64_t n) {
+            if (tensor < 0 || tensor >= int64_t(numbers.size()) || n > numbers[size_t(tensor)])
+                refuse("tensors", "has too few numbers", "those of the program");
+        };
+        for (const Matrix& m : matrices_)
+            reaches(m.tensor, m.offset + (m.k - 1) * m.k_stride + (m.n - 1) * m.n_stride + 1);
+        for (const Vector& v : vectors_) reaches(v.tensor, v.n);
+        return found;
+    }
+
+    void forward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle y,
+                 nb::handle last, nb::handle lines, nb::handle threads) const {
+        by_type(x, "x", [&](auto zero) {
+            using T = decltype(zero);
+            Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
+            ProgramCall<T>& c = call.c;
+            c.y = sequence<T>(y, "y", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.y_t, c.y_b, true);
+            const auto to = call.states(last, "last", false);
+            c.last = to.data();
+            run(c, false, threads);
+        });
+    }
+    void backward(nb::handle x, nb::handle lengths, nb::handle tensors, nb::handle state, bool reverse, nb::handle lines,
+                  nb::handle dy, nb::handle d_last, nb::handle dx, nb::handle d_state, nb::handle results,
+                  nb::handle threads) const {
+        by_type(x, "x", [&](auto zero) {
+            using T = decltype(zero);
+            Call<T> call(*this, x, lengths, tensors, state, reverse, lines);
+            ProgramCall<T>& c = call.c;
+            if (!c.lines) refuse("lines", "is None", "what forward left there");
+            if (!dy.is_none())
+                c.dy = sequence<T>(dy, "dy", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.dy_t, c.dy_b);
+            if (!dx.is_none()) c.dx = sequence<T>(dx, "dx", {c.steps, c.rows, program_.input}, c.dx_t, c.dx_b, true);
+            const auto from = call.states(d_last, "d_last", true), to = call.states(d_state, "d_state", true);
+            c.d_last = from.data(), c.d_state = to.data();
+            std::vector<int64_t> needed;  // numbers of each result
+            auto needs = [&](int64_t result, int64_t n) {
+                if (result < 0) return;
+                if (needed.size() <= size_t(result)) needed.resize(size_t(result) + 1);
+                needed[size_t(result)] = n;
+            };
+            for (const Sum& sum : sums_) {
+                for (int64_t s = 0; s < sum.sources; ++s) needs(sum.to[s], sum.rows * sum.columns[s]);
+                needs(sum.sum_to, sum.rows);
+            }
+            const nb::tuple all = tuple_of(results, "results", needed.size());
+            std::vector<T*> places;
+            for (size_t i = 0; i < nb::len(all); ++i) {
+                places.push_back(dense<T>(all[i], "results", {needed[i]}, false));
+            }
+            c.results = places.data();
+            run(c, true, threads);
+        });
+    }
+
+private:
+    template <class T> static T* aligned(nb::handle tensor, const char* name, const Sizes& shape) {
+        T* const p = dense<T>(tensor, name, shape);
+        if (uintptr_t(p) % 64 != 0) refuse(name, "does not begin at a multiple of 64 bytes", "aligned memory");
+        return p;
+    }
+    // What both passes are given.
+    template <class T> struct Call {
+        ProgramCall<T> c;
+        std::vector<const T*> tensors, before;
+        std::vector<int64_t> lengths;
+
+        Call(const PyProgram& p, nb::handle x, nb::handle rows, nb::handle weights, nb::handle state, bool reverse,
+             nb::handle lines)
+            : c{p.program_, 0, 0, reverse, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}} {
+            if (p.doubles_ != (sizeof(T) == 8)) refuse("x", "has another dtype", "that of the program");
+            const View input(x, "x");
+            if (input.shape.size() != 3)
+                refuse("x", "has shape " + shape_text(input.shape), "(T, B, " + std::to_string(p.program_.input) + ")");
+            c.steps = input.shape[0], c.rows = input.shape[1];
+            c.x = sequence<T>(x, "x", {c.steps, c.rows, p.program_.input}, c.x_t, c.x_b);
+            if (!rows.is_none()) {
+                const int64_t* from = dense<int64_t>(rows, "lengths", {c.rows}, false);
+                lengths.assign(from, from + c.rows);
+                for (int64_t n : lengths)
+                    if (n < 0 || n > c.steps) refuse("lengths", "has " + std::to_string(n), "0 to " + std::to_string(c.steps));
+                lengths.push_back(0);  // never null
+                c.lengths = lengths.data();
+            }
+            tensors = p.places<T>(weights);
+            c.tensors = tensors.data();
+            for (T* each : states(state, "state", true)) before.push_back(each);
+            c.state = before.data();
+            c.lines = aligned<T>(lines, "lines", {c.steps, c.rows, p.program_.line});
+        }
+        std::vector<T*> states(nb::handle of, const char* name, bool optional) const {
+            const Program& p = c.program;
+            const nb::tuple each = tuple_of(of, name, size_t(p.states));
+            std::vector<T*> to;
+            for (int64_t s = 0; s < p.states; ++s) to.push_back(dense<T>(each[size_t(s)], name, {c.rows, p.state_size[s]}, optional));
+            return to;
+        }
+    };
+    template <class T> static void run(const ProgramCall<T>& c, bool backward, nb::handle threads) {
+        const int n = int(integer(threads, "threads", 1, 1 << 15));
+        nb::gil_scoped_release release;
+        run_program(c, backward, n);
+    }
+
+    bool doubles_;
+    Program program_;
+    std::vector<int64_t> state_size_, state_at_;
+    std::vector<Operation> operations_[4];
+    std::vector<Matrix> matrices_;
+    std::vector<Vector> vectors_;
+    std::vector<Sum> sums_;
+};
 
 // What something with Python's buffer protocol shows, if it does.
 struct Buffer {
@@ -489,8 +732,22 @@ public:
         }
         take_output(array, tensor);
     }
+    // A stack of programs, and of each the tensors that it reads.
+    PyStream(nb::handle programs, nb::handle tensors, nb::handle rows, nb::handle array, nb::handle tensor)
+        : programs_(nb::borrow(programs)) {
+        const nb::tuple each = tuple_of(programs, "programs", 0), of_each = tuple_of(tensors, "tensors", nb::len(each));
+        if (nb::len(each) == 0) refuse("programs", "has no entries", "at least one layer");
+        std::vector<const PyProgram*> all;
+        for (nb::handle program : each) all.push_back(nb::cast<const PyProgram*>(program));
+        rows_ = integer(rows, "rows", 1, int64_t(1) << 31), input_ = all.front()->program().input;
+        const Program& last = all.back()->program();
+        output_ = last.state_size[last.output];
+        if (all.front()->doubles()) doubles_ = build_programs<double>(all, of_each);
+        else floats_ = build_programs<float>(all, of_each);
+        take_output(array, tensor);
+    }
     PyStream(const PyStream& other, nb::handle array, nb::handle tensor)
-        : rows_(other.rows_), input_(other.input_), output_(other.output_), threads_(other.threads_) {
+        : programs_(other.programs_), rows_(other.rows_), input_(other.input_), output_(other.output_), threads_(other.threads_) {
         other.check_idle();
         if (other.floats_) floats_ = std::make_unique<Stream<float>>(*other.floats_);
         else doubles_ = std::make_unique<Stream<double>>(*other.doubles_);
@@ -617,6 +874,17 @@ private:
         busy_ = false;
     }
     template <class T>
+    std::unique_ptr<Stream<T>> build_programs(const std::vector<const PyProgram*>& all, const nb::tuple& tensors) {
+        std::vector<const Program*> programs;
+        std::vector<std::vector<const T*>> places;
+        for (size_t i = 0; i < all.size(); ++i) {
+            if (all[i]->doubles() != (sizeof(T) == 8)) refuse("programs", "have several dtypes", "one");
+            programs.push_back(&all[i]->program());
+            places.push_back(all[i]->places<T>(tensors[i]));
+        }
+        return std::make_unique<Stream<T>>(programs, places, rows_);
+    }
+    template <class T>
     std::unique_ptr<Stream<T>> build(const std::vector<Shape>& shapes, const nb::tuple& flat, Precision how) {
         std::vector<Weights<T>> weights;
         for (size_t i = 0; i < shapes.size(); ++i) {
@@ -640,6 +908,7 @@ private:
         array_ = nb::borrow(array), tensor_ = nb::borrow(tensor);
     }
 
+    nb::object programs_;  // which the streams only refer to
     std::unique_ptr<Stream<float>> floats_;
     std::unique_ptr<Stream<double>> doubles_;
     int64_t rows_ = 0, input_ = 0, output_ = 0;
@@ -655,6 +924,7 @@ private:
 
 NB_MODULE(_core, m) {
     m.doc() = "The compiled core of Ostinato.";
+    nb::set_leak_warnings(false);  // programs live as long as the process
     m.def("version", &version, "The version of the package that this core was built for.");
     m.def("instruction_set", &instruction_set,
           "The instruction set that the core runs with on this CPU.\n\n"
@@ -682,7 +952,7 @@ NB_MODULE(_core, m) {
              nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, [&](auto zero) {
+              by_type(x, "x", [&](auto zero) {
                   run_forward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, h_n, c_n, lines, n,
                                               checkpoint_every, c_kept);
               });
@@ -699,7 +969,7 @@ NB_MODULE(_core, m) {
              nb::handle checkpoint_every, nb::handle c_kept) {
               const Shape s = shape_of(shape);
               const int n = int(integer(threads, "threads", 1, 1 << 15));
-              by_type(x, [&](auto zero) {
+              by_type(x, "x", [&](auto zero) {
                   run_backward<decltype(zero)>(s, x, tokens, lengths, h0, c0, weights, y, lines, dy, dh_n, dc_n, dx, dh0, dc0,
                                                dweights, n, checkpoint_every, c_kept);
               });
@@ -711,9 +981,61 @@ NB_MODULE(_core, m) {
           nb::arg("checkpoint_every").none() = nb::int_(0), nb::arg("c_kept") = nb::none(),
           "Its gradients, into dx, dh0, dc0 and dweights; uses up the lines.");
 
+    m.def("scan_forward",
+          [](bool is_complex, nb::handle a, nb::handle b, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h,
+             nb::handle h_n, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(a, "a", [&](auto zero) {
+                  run_scan_forward<decltype(zero)>(is_complex, a, b, lengths, resets, h0, h, h_n, n);
+              });
+          },
+          nb::arg("is_complex"), nb::arg("a").none(), nb::arg("b").none(), nb::arg("lengths").none(),
+          nb::arg("resets").none(), nb::arg("h0").none(), nb::arg("h").none(), nb::arg("h_n").none(),
+          nb::arg("threads").none(), "h_t = a_t * h_(t-1) + b_t, into h and h_n.");
+    m.def("scan_backward",
+          [](bool is_complex, nb::handle a, nb::handle lengths, nb::handle resets, nb::handle h0, nb::handle h, nb::handle dh,
+             nb::handle dh_n, nb::handle da, nb::handle db, nb::handle dh0, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(a, "a", [&](auto zero) {
+                  run_scan_backward<decltype(zero)>(is_complex, a, lengths, resets, h0, h, dh, dh_n, da, db, dh0, n);
+              });
+          },
+          nb::arg("is_complex"), nb::arg("a").none(), nb::arg("lengths").none(), nb::arg("resets").none(),
+          nb::arg("h0").none(), nb::arg("h").none(), nb::arg("dh").none(), nb::arg("dh_n").none(), nb::arg("da").none(),
+          nb::arg("db").none(), nb::arg("dh0").none(), nb::arg("threads").none(), "Its gradients, into da, db and dh0.");
+    m.def("product",
+          [](nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) { run_product<decltype(zero)>(x, weight, bias, y, n); });
+          },
+          nb::arg("x").none(), nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("y").none(),
+          nb::arg("threads").none(), "x W^T + bias, into y.");
+
+    m.def("map",
+          [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {
+              const Function f = Function(integer(function, "function", 0, 3));
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, dy, n); });
+          },
+          nb::arg("function"), nb::arg("x").none(), nb::arg("y").none(), nb::arg("threads").none(),
+          nb::arg("dy") = nb::none(), "A function of each number of x, or its gradient, into y.");
+
+    nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
+        .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,
+                      const PyProgram::Numbers&, const PyProgram::Numbers&, const PyProgram::Numbers&, double>(),
+             nb::arg("doubles"), nb::arg("sizes"), nb::arg("states"), nb::arg("operations"), nb::arg("matrices"),
+             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"))
+        .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
+             nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))
+        .def("backward", &PyProgram::backward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
+             nb::arg("reverse"), nb::arg("lines"), nb::arg("dy").none(), nb::arg("d_last"),
+             nb::arg("dx").none(), nb::arg("d_state"), nb::arg("results"), nb::arg("threads"));
+
     nb::class_<PyStream>(m, "Stream", "A stack of layers, one step at a time. See ostinato.Stream.")
         .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("shapes"),
              nb::arg("weights"), nb::arg("rows"), nb::arg("precision"), nb::arg("threads"), nb::arg("array"), nb::arg("tensor"))
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("programs"), nb::arg("tensors"),
+             nb::arg("rows"), nb::arg("array"), nb::arg("tensor"))
         .def(nb::init<const PyStream&, nb::handle, nb::handle>(), nb::arg("other"), nb::arg("array"), nb::arg("tensor"))
         .def("step", &PyStream::step, nb::arg("x").none(), nb::arg("out") = nb::none(),
              "One step, (I,) to (P,) or (B, I) to (B, P): a NumPy array to a NumPy array, or a tensor to a\n"

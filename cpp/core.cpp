@@ -1,12 +1,16 @@
 #include "core.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <iterator>
 #include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "target.hpp"
@@ -25,11 +29,11 @@
 namespace ostinato {
 
 #if defined(__x86_64__)
-namespace x86_64_v4 { extern const Target target; }
-namespace x86_64_v3 { extern const Target target; }
-namespace x86_64 { extern const Target target; }
+namespace x86_64_v4 { extern const Target target; extern const Scans scans; }
+namespace x86_64_v3 { extern const Target target; extern const Scans scans; }
+namespace x86_64 { extern const Target target; extern const Scans scans; }
 #else
-namespace generic { extern const Target target; }
+namespace generic { extern const Target target; extern const Scans scans; }
 #endif
 
 namespace {
@@ -108,11 +112,31 @@ const Target& target() {
     return chosen;
 }
 
+// A block that begins at a multiple of 64 bytes; Windows has functions of its own for it.
+char* aligned_block(int64_t bytes) {
+    const size_t whole = (size_t(bytes) + 63) / 64 * 64;
+#if defined(_WIN32)
+    void* block = _aligned_malloc(whole, 64);
+#else
+    void* block = std::aligned_alloc(64, whole);
+#endif
+    if (!block) throw std::bad_alloc();
+    return static_cast<char*>(block);
+}
+
+void free_block(const char* block) {
+#if defined(_WIN32)
+    _aligned_free(const_cast<char*>(block));
+#else
+    std::free(const_cast<char*>(block));
+#endif
+}
+
 // A block of memory that a thread keeps for its next call, unless it is large.
 class Workspace {
 public:
     Workspace() = default;
-    ~Workspace() { std::free(data_); }
+    ~Workspace() { free_block(data_); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -122,8 +146,7 @@ public:
 #endif
         if (bytes <= size_) return data_;
         release();
-        data_ = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-        if (!data_) throw std::bad_alloc();
+        data_ = aligned_block(bytes);
         size_ = bytes;
         return data_;
     }
@@ -134,7 +157,7 @@ public:
 private:
     static constexpr int64_t most_kept = 64 << 20;
     void release() {
-        std::free(data_);
+        free_block(data_);
         data_ = nullptr, size_ = 0;
     }
     char* data_ = nullptr;
@@ -146,16 +169,45 @@ thread_local Workspace workspace;
 // A thread that must be woken costs some twenty microseconds: a call of less than that stays alone.
 constexpr double work_for_a_thread = 3e6;  // floating-point operations
 
-template <class T> int useful_threads(const Sequence<T>& s, int passes, int threads) {
-    const Shape& shape = s.shape;
-    const double operations = 2.0 * passes * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
-                              double(shape.H) * double(shape.I + shape.P);
+int threads_for(double operations, int threads) {
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
 
-// Runs a pass: `memory` for so many threads, then `run` on them.
-template <class T, class Memory, class Run>
-void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
+// `times` the work of a forward pass.
+template <class T> int useful_threads(const Sequence<T>& s, int times, int threads) {
+    const Shape& shape = s.shape;
+    double operations = 2.0 * times * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
+                        double(shape.H) * double(shape.I + shape.P);
+    if (passes<T>(target()).sharing(s, threads) == Sharing::none) {
+        if (times == 1) return 1;
+        // Threads that sleep until the gradients of the weights, half of it, are woken twice.
+        operations /= 8;
+    }
+    return threads_for(operations, threads);
+}
+
+// Threads that wait for one another at each step lose most of their time where other programs run on their
+// cores, so after a call that did, so many stay on one thread. Results do not depend on it.
+class Crowd {
+public:
+    int threads(int asked) { return asked > 1 && calls_alone_.load() > 0 && calls_alone_.fetch_sub(1) > 0 ? 1 : asked; }
+    void note(std::chrono::nanoseconds taken, int64_t slept) {
+        // To wake a thread takes less, and a part of the call.
+        if (slept > std::max<int64_t>(200'000, taken.count() / 4)) calls_alone_.store(32);
+    }
+
+private:
+    std::atomic<int> calls_alone_{0};
+};
+
+Crowd crowd;
+
+template <class T> Sharing sharing(const Sequence<T>& s, int threads) { return passes<T>(target()).sharing(s, threads); }
+template <class T> Sharing sharing(const ProgramCall<T>&, int) { return Sharing::rows; }
+
+// Runs a pass of a Sequence or a ProgramCall: `memory` for so many threads, then `run` on them.
+template <class Call, class Memory, class Run>
+void run_pass(Call s, int threads, Memory&& memory, Run&& run) {
     std::vector<int64_t> order;
     if (s.lengths && !s.order) {
         order.resize(size_t(s.rows));
@@ -164,17 +216,22 @@ void run_pass(Sequence<T> s, int threads, Memory&& memory, Run&& run) {
                          [&](int64_t a, int64_t b) { return s.lengths[a] > s.lengths[b]; });
         s.order = order.data();
     }
+    const bool in_step = threads > 1 && sharing(s, threads) == Sharing::units;
+    if (in_step) threads = crowd.threads(threads);
     // The pass may get one thread where it asked for more.
     char* block = workspace.get(std::max(memory(s, threads), memory(s, 1)));
     struct Context {
-        const Sequence<T>& s;
+        const Call& s;
         char* block;
         Run& run;
     } context{s, block, run};
+    const int64_t slept = time_slept();
+    const auto begin = std::chrono::steady_clock::now();
     parallel(threads, [](const Member& me, void* context) {
         Context& c = *static_cast<Context*>(context);
         c.run(c.s, c.block, me);
     }, &context);
+    if (in_step) crowd.note(std::chrono::steady_clock::now() - begin, time_slept() - slept);
     workspace.done();
 }
 
@@ -208,13 +265,80 @@ template <class T> void backward(const Sequence<T>& s, const Gradients<T>& g, in
 template void backward(const Sequence<float>&, const Gradients<float>&, int);
 template void backward(const Sequence<double>&, const Gradients<double>&, int);
 
+template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads) {
+    const Passes<T>& p = passes<T>(target());
+    const double operations = (backward ? 2 : 1) * call.program.work * double(call.steps) * double(call.rows);
+    run_pass(call, threads_for(operations, threads),
+             [&](const ProgramCall<T>& c, int threads) { return p.program_memory(c, backward, threads); },
+             [&](const ProgramCall<T>& c, char* block, const Member& me) {
+                 (backward ? p.program_backward : p.program_forward)(c, block, me);
+             });
+}
+template void run_program(const ProgramCall<float>&, bool, int);
+template void run_program(const ProgramCall<double>&, bool, int);
+
 namespace {
 
-char* aligned_block(int64_t bytes) {
-    char* block = static_cast<char*>(std::aligned_alloc(64, (size_t(bytes) + 63) / 64 * 64));
-    if (!block) throw std::bad_alloc();
-    return block;
+// Those of the target that was chosen.
+const Scans& scans() {
+#if defined(__x86_64__)
+    const Scans* const all[] = {&x86_64_v4::scans, &x86_64_v3::scans, &x86_64::scans};
+#else
+    const Scans* const all[] = {&generic::scans};
+#endif
+    static const Scans& chosen = **std::find_if(std::begin(all), std::end(all), [](const Scans* each) {
+        return !std::strcmp(each->name, target().name);
+    });
+    return chosen;
 }
+
+constexpr double work_of_a_number = 50;  // a step of a recurrence waits for memory: so many operations
+
+// Runs body(member) on at most so many threads.
+template <class Body> void run_on(int threads, Body&& body) {
+    parallel(threads, [](const Member& me, void* body) { (*static_cast<std::remove_reference_t<Body>*>(body))(me); }, &body);
+}
+
+template <class T> int threads_of(const Recurrence<T>& s, int threads) {
+    return threads_for(work_of_a_number * double(s.steps) * double(s.rows) * double(s.width()), threads);
+}
+
+}  // namespace
+
+template <class T> void scan_forward(const Recurrence<T>& s, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.forward(s, me); });
+}
+template void scan_forward(const Recurrence<float>&, int);
+template void scan_forward(const Recurrence<double>&, int);
+
+template <class T> void scan_backward(const Recurrence<T>& s, const RecurrenceGradients<T>& g, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.backward(s, g, me); });
+}
+template void scan_backward(const Recurrence<float>&, const RecurrenceGradients<float>&, int);
+template void scan_backward(const Recurrence<double>&, const RecurrenceGradients<double>&, int);
+
+template <class T> void product(const Product<T>& q, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    const int n = threads_for(2.0 * double(q.rows) * double(q.k) * double(q.columns), threads);
+    // It may get one thread where it asked for more, which needs less.
+    char* block = workspace.get(p.product_memory(q, n));
+    run_on(n, [&](const Member& me) { p.product(q, block, me); });
+    workspace.done();
+}
+template void product(const Product<float>&, int);
+template void product(const Product<double>&, int);
+
+template <class T> void map(const Map<T>& m, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_for(work_of_a_number * double(m.rows) * double(m.columns), threads),
+           [&](const Member& me) { p.map(m, me); });
+}
+template void map(const Map<float>&, int);
+template void map(const Map<double>&, int);
+
+namespace {
 
 bool cpu_has(DotFeature feature) {
 #if defined(__x86_64__)
@@ -249,7 +373,7 @@ template <class T> const StreamPasses<T>& as_passes(const void* passes) {
 
 }  // namespace
 
-template <class T> void Stream<T>::Free::operator()(char* p) const { std::free(p); }
+template <class T> void Stream<T>::Free::operator()(char* p) const { free_block(p); }
 
 template <class T>
 Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
@@ -260,28 +384,77 @@ Stream<T>::Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>
     const int64_t layers = int64_t(shapes.size());
     for (const Shape& s : shapes) state_size_ += rows * (s.P + (s.cell == CellKind::lstm ? s.H : 0));
     char* model = aligned_block(p.model_memory(shapes.data(), layers));
-    model_ = std::shared_ptr<const char>(model, [](const char* block) { std::free(const_cast<char*>(block)); });
+    model_ = std::shared_ptr<const char>(model, free_block);
     p.build_model(shapes.data(), weights.data(), layers, products_of(precision), model);
     state_.reset(aligned_block(p.state_memory(model, rows)));
     p.build_state(model, rows, state_.get());
     reset();
 }
 
+template <class T> void Stream<T>::add(const Program* program, std::shared_ptr<char> model) {
+    const int64_t bytes = passes<T>(target()).program_state_memory(*program, rows_);
+    programs_.push_back({program, std::move(model), std::unique_ptr<char, Free>(aligned_block(bytes)),
+                         std::vector<T>(size_t(rows_ * program->state_size[program->output]))});
+    std::memset(programs_.back().state.get(), 0, size_t(bytes));
+    for (int64_t s = 0; s < program->states; ++s) state_size_ += rows_ * program->state_size[s];
+}
+
+template <class T>
+Stream<T>::Stream(const std::vector<const Program*>& programs, const std::vector<std::vector<const T*>>& tensors,
+                  int64_t rows)
+    : passes_(nullptr), rows_(rows), state_size_(0), input_(programs.front()->input),
+      output_(programs.back()->state_size[programs.back()->output]) {
+    const Passes<T>& p = passes<T>(target());
+    for (size_t i = 0; i < programs.size(); ++i) {
+        char* const model = aligned_block(p.program_model_memory(*programs[i]));
+        std::shared_ptr<char> owned(model, [](char* block) { std::free(block); });
+        p.program_pack(*programs[i], tensors[i].data(), model);
+        add(programs[i], std::move(owned));
+    }
+}
+
 template <class T>
 Stream<T>::Stream(const Stream& other)
-    : model_(other.model_), passes_(other.passes_), rows_(other.rows_), state_size_(other.state_size_),
+    : side_(0), model_(other.model_), passes_(other.passes_), rows_(other.rows_), state_size_(0),
       input_(other.input_), output_(other.output_) {
-    const StreamPasses<T>& p = as_passes<T>(passes_);
-    state_.reset(aligned_block(p.state_memory(model_.get(), rows_)));
-    p.build_state(model_.get(), rows_, state_.get());
+    for (const Layer& layer : other.programs_) add(layer.program, layer.model);
+    state_size_ = other.state_size_;
+    if (passes_) {
+        const StreamPasses<T>& p = as_passes<T>(passes_);
+        state_.reset(aligned_block(p.state_memory(model_.get(), rows_)));
+        p.build_state(model_.get(), rows_, state_.get());
+    }
     std::vector<T> numbers(static_cast<size_t>(state_size_));
     other.save(numbers.data());
     load(numbers.data());
 }
 
-template <class T> void Stream<T>::save(T* to) const { as_passes<T>(passes_).save(model_.get(), state_.get(), to); }
+template <class T> void Stream<T>::save(T* to) const {
+    if (passes_) return as_passes<T>(passes_).save(model_.get(), state_.get(), to);
+    for (const Layer& layer : programs_) {
+        passes<T>(target()).program_copy_state(*layer.program, layer.state.get(), rows_, side_, to, nullptr);
+        for (int64_t s = 0; s < layer.program->states; ++s) to += rows_ * layer.program->state_size[s];
+    }
+}
 template <class T> void Stream<T>::load(const T* from) {
-    as_passes<T>(passes_).load(model_.get(), state_.get(), from);
+    if (passes_) return as_passes<T>(passes_).load(model_.get(), state_.get(), from);
+    for (const Layer& layer : programs_) {
+        passes<T>(target()).program_copy_state(*layer.program, layer.state.get(), rows_, side_, nullptr, from);
+        for (int64_t s = 0; s < layer.program->states; ++s) from += rows_ * layer.program->state_size[s];
+    }
+}
+template <class T> void Stream<T>::run_programs(const T* x, int64_t steps, T* y) noexcept {
+    const Passes<T>& p = passes<T>(target());
+    for (int64_t t = 0; t < steps; ++t) {
+        const T* from = x + t * rows_ * input_;
+        for (size_t i = 0; i < programs_.size(); ++i) {
+            Layer& layer = programs_[i];
+            T* const to = i + 1 < programs_.size() ? layer.y.data() : y + t * rows_ * output_;
+            p.program_step(*layer.program, layer.model.get(), layer.state.get(), rows_, side_, from, to);
+            from = to;
+        }
+        side_ = 1 - side_;
+    }
 }
 template <class T> void Stream<T>::reset() {
     const std::vector<T> zeros(static_cast<size_t>(state_size_));
@@ -295,8 +468,9 @@ template <class T> void Stream<T>::run(const T* x, int64_t steps, T* y, int thre
         int64_t steps;
         T* y;
     } context{this, x, steps, y};
-    parallel(threads, [](const Member& me, void* context) {
+    parallel(passes_ ? threads : 1, [](const Member& me, void* context) {
         const Context& c = *static_cast<Context*>(context);
+        if (!c.stream->passes_) return c.stream->run_programs(c.x, c.steps, c.y);
         as_passes<T>(c.stream->passes_).run(c.stream->model_.get(), c.stream->state_.get(), c.x, c.steps, c.y, me);
     }, &context);
 }

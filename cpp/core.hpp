@@ -5,6 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "linear.hpp"
+#include "program.hpp"
 #include "sequence.hpp"
 
 namespace ostinato {
@@ -34,6 +36,15 @@ template <class T> int64_t gate_at(const Shape& shape, int gate);
 template <class T> void forward(const Sequence<T>& sequence, int threads);
 template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>& gradients, int threads);
 
+// Those of linear.hpp, in the same way; all but the product allocate nothing.
+template <class T> void scan_forward(const Recurrence<T>& recurrence, int threads);
+template <class T> void scan_backward(const Recurrence<T>& recurrence, const RecurrenceGradients<T>& gradients, int threads);
+template <class T> void product(const Product<T>& product, int threads);
+template <class T> void map(const Map<T>& map, int threads);
+
+// The same for a program; `order` is worked out.
+template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads);
+
 // How a stream holds its weights.
 enum class Precision : int {
     full,                // as they are
@@ -50,6 +61,8 @@ public:
     // Reads the weights, and needs them no more. int8 is for float. Throws std::bad_alloc.
     Stream(const std::vector<Shape>& shapes, const std::vector<Weights<T>>& weights, int64_t rows,
            Precision precision = Precision::full);
+    // The same of programs, which must live as long, with the tensors that each reads. One thread serves it.
+    Stream(const std::vector<const Program*>& programs, const std::vector<std::vector<const T*>>& tensors, int64_t rows);
     Stream(const Stream& other);
 
     int64_t rows() const { return rows_; }
@@ -66,6 +79,18 @@ public:
 
 private:
     struct Free { void operator()(char* p) const; };
+    // Of one program each.
+    struct Layer {
+        const Program* program;
+        std::shared_ptr<char> model;
+        std::unique_ptr<char, Free> state;
+        std::vector<T> y;
+    };
+    void add(const Program* program, std::shared_ptr<char> model);
+    void run_programs(const T* x, int64_t steps, T* y) noexcept;
+
+    std::vector<Layer> programs_;
+    int side_ = 0;  // of the lines of the programs
     std::shared_ptr<const char> model_;
     std::unique_ptr<char, Free> state_;
     const void* passes_;

@@ -86,8 +86,8 @@ private:
 
 // How the threads share a recurrence. Directions run side by side where there are threads for it;
 // within a direction the rows are split into parts, which need not wait for each other; and where
-// that leaves too few rows for each pass over large weights, the hidden units of a part are split as
-// well, at the price of a barrier in every step.
+// that leaves threads without a row, or too few rows for each pass over large weights, the hidden
+// units of a part are split as well, at the price of a barrier in every step.
 struct Split {
     int sides, parts, units;
 
@@ -98,12 +98,16 @@ struct Split {
         units = 1;
         const int64_t weights = s.shape.gates() * s.shape.H * s.shape.P * int64_t(sizeof(T));
         const bool one_product = s.shape.cell != CellKind::gru_reset_before && !s.shape.projects();
-        const bool starved = rows < 8 * each && weights >= 128 * 1024;
+        const bool starved = (rows < each && weights >= 48 * 1024) || (rows < 8 * each && weights >= 128 * 1024);
         if (!one_product || !starved) return;
         parts = int(rows / 8 < 1 ? 1 : rows / 8);
         const int64_t panels = whole<T>(s.shape.H) / W<T> / (s.shape.cell == CellKind::rnn ? 4 : 1);
         units = int(each / parts < panels ? each / parts : panels);
         if (units < 1) units = 1;
+    }
+
+    Sharing sharing() const {
+        return units > 1 ? Sharing::units : sides * parts > 1 ? Sharing::rows : Sharing::none;
     }
 
     // Calls work(direction, part, unit, group) for the share of a member in some directions; `group`
@@ -135,28 +139,39 @@ T* line_of(const Sequence<T>& s, const Direction<T>& d, const Lines<T>& lines, i
 // writes lies together; of rows of unequal length a part has every parts-th by falling length, so that
 // all parts are long for as long. `j` counts the rows of the part, `t` the steps as the direction reads
 // them.
-template <class T> struct Part {
-    const Sequence<T>& s;
-    const Direction<T>& d;
-    const Lines<T> lines;
+struct PartRows {
+    const int64_t *lengths, *order;
+    const int64_t all_steps;
+    const bool reverse;
     const int64_t part, parts;
     const Share block;
     const int64_t rows;
 
-    Part(const Sequence<T>& s, const Direction<T>& d, int64_t part, int64_t parts)
-        : s(s), d(d), lines(s.shape), part(part), parts(parts), block(s.rows, part, parts),
-          rows(s.order ? (s.rows - part + parts - 1) / parts : block.end - block.begin) {}
+    PartRows(const int64_t* lengths, const int64_t* order, int64_t steps, int64_t all_rows, bool reverse, int64_t part,
+             int64_t parts)
+        : lengths(lengths), order(order), all_steps(steps), reverse(reverse), part(part), parts(parts),
+          block(all_rows, part, parts), rows(order ? (all_rows - part + parts - 1) / parts : block.end - block.begin) {}
 
-    int64_t row(int64_t j) const { return s.order ? s.order[part + j * parts] : block.begin + j; }
-    int64_t length(int64_t j) const { return s.lengths ? s.lengths[row(j)] : s.steps; }
+    int64_t row(int64_t j) const { return order ? order[part + j * parts] : block.begin + j; }
+    int64_t length(int64_t j) const { return lengths ? lengths[row(j)] : all_steps; }
     int64_t steps() const { return rows > 0 ? length(0) : 0; }
     // Rows that have a step t, always the first so many; `most` is what it was for an earlier t.
     int64_t active(int64_t t, int64_t most) const {
-        if (!s.lengths) return t < s.steps ? most : 0;
+        if (!lengths) return t < all_steps ? most : 0;
         while (most > 0 && length(most - 1) <= t) --most;
         return most;
     }
-    int64_t time(int64_t t, int64_t j) const { return d.reverse ? length(j) - 1 - t : t; }
+    int64_t time(int64_t t, int64_t j) const { return reverse ? length(j) - 1 - t : t; }
+};
+
+template <class T> struct Part : PartRows {
+    const Sequence<T>& s;
+    const Direction<T>& d;
+    const Lines<T> lines;
+
+    Part(const Sequence<T>& s, const Direction<T>& d, int64_t part, int64_t parts)
+        : PartRows(s.lengths, s.order, s.steps, s.rows, d.reverse, part, parts), s(s), d(d), lines(s.shape) {}
+
     int64_t token(int64_t t, int64_t j) const {
         return s.tokens[time(t, j) * s.tokens_t + row(j) * s.tokens_b];
     }

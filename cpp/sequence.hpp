@@ -85,4 +85,8 @@ template <class T> struct Gradients {
     DirectionGradients<T> direction[2];
 };
 
+// What threads share of the steps of a recurrence: nothing, since one follows them alone; the rows or the
+// directions; or the units of a step, at each of which they wait for one another.
+enum class Sharing { none, rows, units };
+
 }  // namespace ostinato

@@ -8,6 +8,7 @@
 #include "target.hpp"
 
 #include "backward.hpp"
+#include "generated.hpp"
 #include "stream.hpp"
 
 namespace ostinato {
@@ -15,6 +16,10 @@ namespace OSTINATO_TARGET {
 
 template <class T> int64_t line_length(const Shape& shape) { return Lines<T>(shape).length; }
 template <class T> int64_t gate_at(const Shape& shape, int gate) { return Lines<T>(shape).gate_at(gate); }
+
+template <class T> Sharing sharing(const Sequence<T>& s, int threads) {
+    return Split(s, s.checkpoint_every ? 1 : s.directions, threads).sharing();
+}
 
 // The same number, which the compiler does not know any more.
 template <class T> OSTINATO_INLINE Vec<T> unknown(Vec<T> x) {
@@ -45,8 +50,11 @@ double multiply_adds(int64_t rounds) {
 }
 
 template <class T>
-constexpr Passes<T> all_passes = {line_length<T>,     gate_at<T>, forward_memory<T>, forward<T>,
-                                     backward_memory<T>, backward<T>};
+constexpr Passes<T> all_passes = {line_length<T>,          gate_at<T>,         sharing<T>,
+                                  forward_memory<T>,       forward<T>,         backward_memory<T>,
+                                  backward<T>,             program_memory<T>,  program_forward<T>,
+                                  program_backward<T>,     program_model_memory<T>, program_pack<T>,
+                                  program_state_memory<T>, program_step<T>,    program_copy_state<T>};
 
 template <class T, class Matrix, class S = Streams<T, Matrix>>
 constexpr StreamPasses<T> all_streams = {S::model_memory, S::build_model, S::state_memory, S::build_state,

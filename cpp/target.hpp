@@ -1,6 +1,8 @@
 // What the core can do with one instruction set: the table that core.cpp chooses once.
 #pragma once
 
+#include "linear.hpp"
+#include "program.hpp"
 #include "sequence.hpp"
 #include "threads.hpp"
 
@@ -11,10 +13,20 @@ namespace ostinato {
 template <class T> struct Passes {
     int64_t (*line_length)(const Shape&);
     int64_t (*gate_at)(const Shape&, int gate);
+    Sharing (*sharing)(const Sequence<T>&, int threads);
     int64_t (*forward_memory)(const Sequence<T>&, int threads);
     void (*forward)(const Sequence<T>&, char* memory, const Member&);
     int64_t (*backward_memory)(const Sequence<T>&, const Gradients<T>&, int threads);
     void (*backward)(const Sequence<T>&, const Gradients<T>&, char* memory, const Member&);
+    int64_t (*program_memory)(const ProgramCall<T>&, bool backward, int threads);
+    void (*program_forward)(const ProgramCall<T>&, char* memory, const Member&);
+    void (*program_backward)(const ProgramCall<T>&, char* memory, const Member&);
+    // Of streams; the memory of a state begins as zeros.
+    int64_t (*program_model_memory)(const Program&);
+    void (*program_pack)(const Program&, const T* const* tensors, char* model);
+    int64_t (*program_state_memory)(const Program&, int64_t rows);
+    void (*program_step)(const Program&, char* model, char* state, int64_t rows, int side, const T* x, T* y);
+    void (*program_copy_state)(const Program&, char* state, int64_t rows, int side, T* to, const T* from);
 };
 
 // How sums of 8-bit products are taken, from the one that runs anywhere to the fastest. All give the same
@@ -50,6 +62,25 @@ struct Target {
     DotFeature dot_feature;
     double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
+
+// The same for what linear.hpp describes: a table of its own, which is compiled apart.
+template <class T> struct ScanPasses {
+    void (*forward)(const Recurrence<T>&, const Member&);
+    void (*backward)(const Recurrence<T>&, const RecurrenceGradients<T>&, const Member&);
+    int64_t (*product_memory)(const Product<T>&, int threads);
+    void (*product)(const Product<T>&, char* memory, const Member&);
+    void (*map)(const Map<T>&, const Member&);
+};
+
+struct Scans {
+    const char* name;
+    ScanPasses<float> floats;
+    ScanPasses<double> doubles;
+};
+
+template <class T> const ScanPasses<T>& passes(const Scans& scans);
+template <> inline const ScanPasses<float>& passes(const Scans& scans) { return scans.floats; }
+template <> inline const ScanPasses<double>& passes(const Scans& scans) { return scans.doubles; }
 
 template <class T> const Passes<T>& passes(const Target& target);
 template <> inline const Passes<float>& passes(const Target& target) { return target.floats; }

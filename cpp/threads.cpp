@@ -1,8 +1,5 @@
 #include "threads.hpp"
 
-#include <dlfcn.h>
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -14,6 +11,10 @@
 #include <system_error>
 #include <thread>
 
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -92,6 +93,8 @@ inline void wake_all(std::atomic<int>& value) {
 #endif
 }
 
+std::atomic<int64_t> slept{0};  // nanoseconds
+
 // A thread that waits long sleeps: one that yields keeps the core from the thread that it waits for,
 // or, where the two have a core each, loses its turn to other programs.
 struct alignas(64) Barrier {
@@ -108,8 +111,11 @@ struct alignas(64) Barrier {
         if (spin_until([&] { return generation.load(std::memory_order_acquire) != now; })) return;
         // Counted before the last look, and the last to arrive looks after it has counted: one sees the other.
         sleeping.fetch_add(1);
+        const auto begin = std::chrono::steady_clock::now();
         while (generation.load() == now) sleep_while(generation, now);
         sleeping.fetch_sub(1);
+        const std::chrono::nanoseconds time = std::chrono::steady_clock::now() - begin;
+        slept.fetch_add(time.count(), std::memory_order_relaxed);
     }
 };
 
@@ -170,6 +176,10 @@ private:
     Barrier barriers_[most_threads + 1];
 };
 
+#if defined(_WIN32)
+// Its OpenMP has other entry points, and there is no fork().
+bool run_on_openmp(int, void (*)(const Member&, void*), void*) { return false; }
+#else
 // The OpenMP runtime of the process, by the entry points that compilers call, which LLVM's and Intel's
 // have as well as GCC's.
 struct OpenMP {
@@ -222,6 +232,7 @@ bool run_on_openmp(int count, void (*body)(const Member&, void*), void* context)
     }, &call, unsigned(team), 0);
     return true;
 }
+#endif
 
 // Never destroyed: the workers run until the process ends. A child of fork() has none of them, so it
 // starts with a new pool.
@@ -230,10 +241,12 @@ std::atomic<bool> is_child{false};
 
 void start_afresh() { pool.store(new (std::nothrow) Pool); }
 
+#if !defined(_WIN32)
 void begin_child() { is_child.store(true), start_afresh(); }
 
 // From the moment that the core is loaded: a child must know that it is one.
 const int registered = pthread_atfork(nullptr, nullptr, begin_child);
+#endif
 
 Pool* the_pool() {
     static std::once_flag once;
@@ -249,6 +262,8 @@ void Member::wait(int group, int size) const noexcept {
     if (size > 1) static_cast<Barrier*>(barriers)[group + 1].wait(size);
 }
 void Member::wait() const noexcept { wait(-1, count); }
+
+int64_t time_slept() { return slept.load(std::memory_order_relaxed); }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
     if (count > most_threads) count = most_threads;

@@ -1,6 +1,8 @@
 // Threads that work on one call together. Pure C++; knows nothing of what it runs.
 #pragma once
 
+#include <cstdint>
+
 namespace ostinato {
 
 constexpr int most_threads = 256;  // that work on one call
@@ -30,5 +32,8 @@ public:
 // While a body runs, subnormal numbers count as zero; the control words of all threads are restored.
 // Safe to call from several threads. The body must not throw.
 void parallel(int count, void (*body)(const Member&, void* context), void* context);
+
+// For how long members have slept in wait() so far, all together, in nanoseconds.
+int64_t time_slept();
 
 }  // namespace ostinato

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ import ostinato
 from ostinato import cells, insight, networks
 from ostinato.cli.commands import GROUPS, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.registry import TASKS
 
 INTRO = {
@@ -39,6 +41,19 @@ INTRO = {
     "networks": ("Networks", "The names of `ostinato.networks`.", networks),
     "insight": ("Measurements and diagnosis", "The names of `ostinato.insight`.", insight),
 }
+TOOLS = (
+    "ostinato.data.formats.read_table",
+    "ostinato.data.tables.TableSettings",
+    "ostinato.data.midi.roll_of",
+    "ostinato.data.midi.write_midi",
+    "ostinato.networks.arrangements.recurrent_layers",
+    "ostinato.training.callbacks.read_metrics",
+    "ostinato.training.health.Monitor",
+)
+"""What the guides take from other modules."""
+
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+
 RESULTS = {
     "Forecaster": ["forecasting.forecast.Forecast", "forecasting.predictor.ForecastStream"],
     "TextGenerator": ["generation.Score", "generation.DegenerateTextWarning"],
@@ -47,7 +62,7 @@ RESULTS = {
 }
 """What methods of an estimator return, below `ostinato.tasks`."""
 
-I, O, H = 7, 3, 1000
+I, O, H = 11, 3, 1000
 """Sizes that can be told from each other in the shapes of a cell."""
 
 
@@ -83,7 +98,26 @@ def pages() -> dict[str, str]:
         found[f"reference/{page}.md"] = "\n".join([f"# {title}\n", f"{text}\n", *blocks])
     for task in TASKS:
         found[f"reference/{task.estimator}.md"] = _estimator(task)
+    tools = "Parts of the library that the guides use, by the modules that they are imported from."
+    lines = [f"## {path.rpartition('.')[0]}\n\n::: {path}\n" for path in TOOLS]
+    lines.append(
+        '## ostinato.lightning\n\n`Watch(share=0.02, monitor="val_loss")` is a callback: '
+        "[Watching a training loop](../watch.md#lightning).\n"
+    )
+    found["reference/tools.md"] = "\n".join(["# Files and training\n", f"{tools}\n", *lines])
+    for file in sorted(NOTEBOOKS.glob("*.ipynb")):
+        found[f"notebooks/{file.stem}.md"] = _notebook(file)
     return found
+
+
+def _notebook(file: Path) -> str:
+    """Return the page of a notebook: its text and code, and the notebook itself."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    download = f"To run it, cell by cell: [{file.name}]({file.name}), a notebook of Jupyter."
+    return "\n\n".join([*parts, download]) + "\n"
 
 
 def _estimator(task: Any) -> str:
@@ -92,9 +126,14 @@ def _estimator(task: Any) -> str:
     command = f"commands.md#ostinato-train-{task.command}"
     lines += [f"On the command line [`ostinato train {task.command}`]({command}).\n"]
     path = paths()[task.estimator]
-    lines += [f"::: {path}", "    options:", "      inherited_members: true", ""]
+    lines += [f"::: {path}", "    options:", "      inherited_members: true", "      members:"]
+    lines += [*(f"        - {name}" for name in _members(getattr(ostinato, task.estimator))), ""]
     lines += [f"::: ostinato.tasks.{name}\n" for name in RESULTS.get(task.estimator, ())]
-    lines += ["## Settings\n", "Arguments of the class, and options of the command.\n"]
+    lines += ["## Once it is fitted\n", "| attribute | what it is |", "|---|---|"]
+    known = section(inspect.getdoc(Estimator) or "", "Attributes")
+    for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", known, re.M):
+        lines.append(f"| `{name}` | {' '.join(text.split()).replace('``', '`')} |")
+    lines += ["", "## Settings\n", "Arguments of the class, and options of the command.\n"]
     options = options_of(task.module, task.estimator)
     for owner in dict.fromkeys(option.owner for option in reversed(options)):
         lines += [f"### {owner}\n", "| setting | default | meaning |", "|---|---|---|"]
@@ -105,6 +144,14 @@ def _estimator(task: Any) -> str:
                 lines.append(f"| `{option.name}` | {default} | {text} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _members(cls: type) -> list[str]:
+    """Return what a user calls of an estimator, and what it has once it is fitted."""
+    bases = [vars(base) for base in cls.__mro__ if base.__module__.startswith("ostinato")]
+    ours = {n: each for base in bases for n, each in base.items() if not n.startswith("_")}
+    fitted = sorted(n for n, each in ours.items() if n.endswith("_") and isinstance(each, property))
+    return [*fitted, *(n for n in dir(cls()) if n in ours and callable(getattr(cls, n, None)))]
 
 
 def _commands() -> str:
@@ -136,7 +183,7 @@ def _cells() -> str:
     for cls in shown:
         cell = _made(cls)
         names = [name for name, (made, _) in _named.items() if made is cls]
-        slow = compiled.lacks((cell,), torch.empty(0))
+        slow = diagonal.lacks((cell,), torch.empty(0))
         where = "plain PyTorch" if slow else "the compiled core"
         state = ", ".join(cell.state_type._fields)
         called = ", ".join(f"`{name}`" for name in names)
@@ -168,7 +215,7 @@ def _cell(cls: Any, cell: Any) -> Iterator[str]:
     for name, size in zip(cell.state_type._fields, cell.state_sizes, strict=True):
         yield f"| `{name}` of the state | (B, {_letter(size)}) |"
     yield ""
-    methods = ("project", "gates", "coefficients", "step")
+    methods = ("project", "gates", "steps", "read", "step")
     own = [inspect.getsource(vars(cls)[name]) for name in methods if name in vars(cls)]
     yield "```python\n" + "\n".join(map(textwrap.dedent, own)) + "```\n"
     inherited = {n: _owner(cls, n) for n in methods if n not in vars(cls)}
@@ -183,8 +230,14 @@ def _owner(cls: type, name: str) -> type | None:
 
 
 def _letter(size: int) -> str:
-    letters = {I: "I", O: "O", H: "H"}
-    return letters[size] if size in letters else f"{size // H}H"
+    rank = -(-H // 16)
+    letters = {I: "I", O: "O", H: "H", 4 * H + 8: "4H + 8", H * H // 4: "H²/4"}
+    letters |= {rank: "H/16", rank + 32: "H/16 + 32"}
+    if size in letters:
+        return letters[size]
+    if size % H and size % I:
+        return str(size)
+    return f"{size // I}I" if size % H else f"{size // H}H"
 
 
 def markdown(docstring: str) -> str:

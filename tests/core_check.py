@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CPP = Path(__file__).parent.parent / "cpp"
-PARTS = ["core.cpp", "threads.cpp", "target.cpp", "check/check.cpp"]
+PARTS = ["core.cpp", "threads.cpp", "target.cpp", "scan.cpp", "check/check.cpp"]
 # What each needs of the CPU, as /proc/cpuinfo calls it; best first.
 X86 = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -63,9 +63,9 @@ def instruction_sets() -> list[str]:
     return has if "x86-64-v3" in has else has[-1:]
 
 
-def symbol(instruction_set: str) -> str:
+def symbols(instruction_set: str) -> list[str]:
     space = instruction_set.replace("-", "_")
-    return f"_ZN8ostinato{len(space)}{space}6targetE"
+    return [f"_ZN8ostinato{len(space)}{space}{table}E" for table in ("6target", "5scans")]
 
 
 class Build:
@@ -102,13 +102,15 @@ class Build:
                 objects.append(sound.folder / f"{stem}.o")
                 continue
             objects.append(folder / f"{stem}.o")
+            of_target = [
+                *([] if instruction_set == "generic" else [f"-march={instruction_set}"]),
+                "-ffp-contract=off",
+                f"-DOSTINATO_TARGET={instruction_set.replace('-', '_')}",
+                f'-DOSTINATO_TARGET_NAME="{instruction_set}"',
+            ]
             own = {
-                "target.cpp": [
-                    *([] if instruction_set == "generic" else [f"-march={instruction_set}"]),
-                    "-ffp-contract=off",
-                    f"-DOSTINATO_TARGET={instruction_set.replace('-', '_')}",
-                    f'-DOSTINATO_TARGET_NAME="{instruction_set}"',
-                ],
+                "target.cpp": of_target,
+                "scan.cpp": of_target,
                 "core.cpp": ['-DOSTINATO_VERSION="of the check"'],
             }
             self._call(
@@ -116,9 +118,10 @@ class Build:
                 [sources / part, "-o", objects[-1]],
             )
         aliases = [
-            f"-Wl,--defsym={symbol(other)}={symbol(instruction_set)}"
-            for other in X86
-            if instruction_set in X86 and other != instruction_set
+            f"-Wl,--defsym={other}={own}"
+            for each in X86
+            if instruction_set in X86 and each != instruction_set
+            for other, own in zip(symbols(each), symbols(instruction_set), strict=True)
         ]
         self._call([*options, *aliases, "-pthread"], [*objects, "-o", self.program])
 

@@ -88,11 +88,11 @@ lines.hpp: GRU: the sections of the recurrent product in another order
 + h = {0, 3, {2, 1, 0}}
 
 lines.hpp: reverse by T, not by length
-- return d.reverse ? length(j) - 1 - t : t;
-+ return d.reverse ? s.steps - 1 - t : t;
+- return reverse ? length(j) - 1 - t : t;
++ return reverse ? all_steps - 1 - t : t;
 
 lines.hpp: ragged rows in the wrong order
-- return s.order ? s.order[part + j * parts] : block.begin + j;
+- return order ? order[part + j * parts] : block.begin + j;
 + return part + j * parts;
 
 lines.hpp: a finished row is carried a step too far
@@ -294,6 +294,58 @@ lines.hpp: every window starts from the first checkpoint
 forward.hpp: c is kept a step late
 - (t + 1) % s.checkpoint_every == 0
 + t % s.checkpoint_every == 0
+
+scan.hpp: a complex product without the product of the imaginary parts
+- sum.re = fma(x.re, y.re, fma(-x.im, y.im, z.re));
++ sum.re = fma(x.re, y.re, z.re);
+
+scan.hpp: the gradient takes a, not its conjugate
+- x.im = -x.im;
++ ;
+
+scan.hpp: a tile leaves its last vector out
+- first += tile_vectors) {
++ first += tile_vectors + 1) {
+
+scan.hpp: a reset lets h through
+- if (s.resets && s.resets[t * s.rows + row]) return nullptr;
++ ;
+
+scan.hpp: padding of h is not zeroed
+- N{}.write(h + i, size - i, size);
++ ;
+
+scan.hpp: h_n is that of the last step of the batch
+- const int64_t n = s.length(row);
++ const int64_t n = s.steps;
+
+scan.hpp: a reset lets the gradient through
+- carry[place] = starts ? N{} : N
++ carry[place] = N
+
+scan.hpp: the gradient of a shared a is that of the first step
+- sum[place] = N::multiply_add(d, past, sum[place]);
++ sum[place] = N::multiply_add(d, past, N{});
+
+scan.hpp: softplus: the series is too short
+- splat(T(1) / T(n)));
++ splat(n > 9 ? T(0) : T(1) / T(n)));
+
+scan.hpp: a function: rows lie side by side
+- load_part(m.x + row * m.x_row + column, left)
++ load_part(m.x + row * m.columns + column, left)
+
+scan.hpp: a function: the gradient of tanh is that of a sigmoid
+- return dy * one_minus_square(x);
++ return dy * (x * (T(1) - x));
+
+scan.hpp: a product: the last columns have no bias
+- i < mine.end * W<T>; ++i) m.bias[i]
++ i + W<T> < mine.end * W<T>; ++i) m.bias[i]
+
+scan.hpp: a product: nobody waits for the packed weights
+- me.wait();
++ ;
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.
 FOR_THREAD_SANITIZER = {"nothing says that the workers' results are there"}

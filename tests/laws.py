@@ -19,12 +19,19 @@ from ostinato.recurrence.cells import (
     JordanCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
+    LinearCell,
+    LRUCell,
     LSTMCell,
     MGUCell,
     MinGRUCell,
     MinLSTMCell,
+    MLSTMCell,
     PeepholeLSTMCell,
+    QRNNCell,
+    RGLRUCell,
     RNNCell,
+    SelectiveCell,
+    SRUCell,
     ZoneoutCell,
 )
 
@@ -57,12 +64,31 @@ VARIANTS = {
     "jordan-elman": JordanCell(I, H, False, "sigmoid", P, "tanh", elman=True),
     "indrnn": IndRNNCell(I, H),
     "indrnn-biasless": IndRNNCell(I, H, bias=False, activation="tanh"),
+    "zoneout": ZoneoutCell(LSTMCell(I, H), (0.3, 0.6)),
+}
+LINEAR = {
     "min-gru": MinGRUCell(I, H),
     "min-gru-biasless": MinGRUCell(I, H, bias=False),
     "min-lstm": MinLSTMCell(I, H),
-    "zoneout": ZoneoutCell(LSTMCell(I, H), (0.3, 0.6)),
+    "qrnn": QRNNCell(I, H),
+    "qrnn-wide": QRNNCell(I, H, bias=False, kernel_size=3),
+    "qrnn-narrow": QRNNCell(I, H, kernel_size=1),
+    "sru": SRUCell(I, H),
+    "sru-square": SRUCell(H, H, bias=False),
+    "rg-lru": RGLRUCell(I, H),
+    "rg-lru-biasless": RGLRUCell(I, H, bias=False),
+    "lru": LRUCell(I, H),
+    "lru-biasless": LRUCell(I, H, bias=False),
+    "mamba": SelectiveCell(I, H, memory=2),
+    "mamba-biasless": SelectiveCell(I, 2, bias=False, memory=3, kernel_size=2),
+}
+VARIANTS |= LINEAR
+VARIANTS |= {
+    "mlstm": MLSTMCell(I, H, heads=2),
+    "mlstm-biasless": MLSTMCell(I, H, bias=False, heads=1),
 }
 COMPILED_VARIANTS = [name for name in VARIANTS if name.startswith(("lstm-coupled", "mgu"))]
+"""Those that are a standard cell with tied weights."""
 
 
 def random(*shape, seed, dtype=torch.float64, scale=1.0):
@@ -108,7 +134,9 @@ def cotangents(outputs):
 def with_gradients(outputs, inputs):
     """The outputs, and the gradients by the inputs of a random weighting of all outputs."""
     outputs = leaves(outputs)
-    return [*outputs, *torch.autograd.grad(outputs, inputs, cotangents(outputs))]
+    weights = cotangents(outputs)
+    # Of h, where a cell has another memory, nothing depends on the one before.
+    return [*outputs, *torch.autograd.grad(outputs, inputs, weights, materialize_grads=True)]
 
 
 def detached(state):
@@ -143,6 +171,86 @@ def by_gate(w, gates):
 def normalized(a, gain, bias):
     a = a - a.mean()
     return gain * a / np.sqrt((a * a).mean() + 1e-5) + bias
+
+
+def larger(a, b):
+    return a if a.real > b.real else b
+
+
+def step_of_mlstm(cell, w, x, state):
+    """One step of one row of a matrix memory, head by head; see `step_of_equations`."""
+    h, c, n, m = (part.copy() for part in state)
+    d = len(h) // cell.heads
+    a = w["weight_ih"] @ x + w.get("bias_ih", 0.0)
+    q, k, v, o = (a[j * len(h) : (j + 1) * len(h)] for j in range(4))
+    i, f = np.split(a[4 * len(h) :], 2)
+    for head in range(cell.heads):
+        here, square = slice(head * d, (head + 1) * d), slice(head * d * d, (head + 1) * d * d)
+        key, log_f = k[here] / np.sqrt(d), -np.log(1 + np.exp(-f[head]))
+        now = larger(log_f + m[head], i[head])
+        kept, taken = np.exp(log_f + m[head] - now), np.exp(i[head] - now)
+        C = kept * c[square].reshape(d, d) + taken * np.outer(v[here], key)
+        n[here] = kept * n[here] + taken * key
+        size = n[here] @ q[here]
+        size = larger(size if size.real > 0 else -size, np.exp(-now))
+        h[here] = sigmoid(o[here]) * (C @ q[here]) / size
+        c[square], m[head] = C.ravel(), now
+    return [h, c, n, m]
+
+
+def step_of_linear(cell, w, x, state):
+    """One step of one row of a cell whose state enters linearly; see `step_of_equations`."""
+    h, bias = state[0], w.get("bias_ih", 0.0)
+    if isinstance(cell, MinGRUCell):
+        z, n = np.split(w["weight_ih"] @ x + bias, 2)
+        return [(1 - sigmoid(z)) * h + sigmoid(z) * n]
+    if isinstance(cell, MinLSTMCell):
+        f, i, n = np.split(w["weight_ih"] @ x + bias, 3)
+        f, i = sigmoid(f), sigmoid(i)
+        return [(f * h + i * n) / (f + i)]
+    if isinstance(cell, QRNNCell):
+        window = np.concatenate([*state[2:], x])
+        n, f, o = np.split(w["weight_ih"] @ window + bias, 3)
+        c = sigmoid(f) * state[1] + (1 - sigmoid(f)) * np.tanh(n)
+        return [sigmoid(o) * c, c, *([window[len(x) :]] if state[2:] else [])]
+    if isinstance(cell, SRUCell):
+        n, f, r, *s = np.split(w["weight_ih"] @ x + bias, len(w["weight_ih"]) // len(h))
+        c = sigmoid(f) * state[1] + (1 - sigmoid(f)) * n
+        return [sigmoid(r) * np.tanh(c) + (1 - sigmoid(r)) * (s[0] if s else x), c]
+    if isinstance(cell, RGLRUCell):
+        r, i, n = np.split(w["weight_ih"] @ x + bias, 3)
+        a = sigmoid(w["decay"]) ** (8 * sigmoid(r))
+        return [a * h + np.sqrt(1 - a * a) * sigmoid(i) * n]
+    if isinstance(cell, LRUCell):
+        p, q = np.split(state[1], 2)
+        B_real, B_imaginary, D = np.split(w["weight_ih"], 3)
+        C_real, C_imaginary = np.split(w["weight_ch"], 2, axis=1)
+        size, angle, scale = np.exp(-np.exp(w["nu"])), np.exp(w["theta"]), np.exp(w["gamma"])
+        real, imaginary = size * np.cos(angle), size * np.sin(angle)
+        p, q = (
+            real * p - imaginary * q + scale * (B_real @ x),
+            real * q + imaginary * p + scale * (B_imaginary @ x),
+        )
+        y = C_real @ p + C_imaginary @ q + D @ x
+        g = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
+        return [g * sigmoid(w["weight_gate"] @ g + w.get("bias_gate", 0.0)), np.concatenate([p, q])]
+    assert isinstance(cell, SelectiveCell)
+    E, N, R = 2 * len(h), cell.memory, -(-len(h) // 16)
+    u, z = np.split(w["weight_ih"] @ x, 2)
+    window = [*np.split(state[2], cell.kernel_size - 1), u]
+    v = sum(w["kernel"][:, j] * window[j] for j in range(cell.kernel_size))
+    v = v + w.get("bias_kernel", 0.0)
+    v = v * sigmoid(v)
+    d, B, C = np.split(w["weight_v"] @ v, [R, R + N])
+    d = np.log(1 + np.exp(w["weight_d"] @ d + w["d"]))
+    c = state[1].reshape(N, E).T.copy()
+    y = np.zeros(E, complex)
+    for e in range(E):
+        for n in range(N):
+            c[e, n] = np.exp(-d[e] * np.exp(w["A"][e, n])) * c[e, n] + d[e] * B[n] * v[e]
+            y[e] += C[n] * c[e, n]
+    y = (y + w["D"] * v) * z * sigmoid(z)
+    return [w["weight_o"] @ y, c.T.ravel(), np.concatenate(window[1:])]
 
 
 def step_of_variant(cell, w, x, state):
@@ -195,14 +303,10 @@ def step_of_variant(cell, w, x, state):
         f = sigmoid(W["f"] @ x + b["f"] + U["f"] @ h + d["f"])
         n = np.tanh(W["n"] @ x + b["n"] + U["n"] @ (f * h) + d["n"])
         return [(1 - f) * h + f * n]
-    if isinstance(cell, MinGRUCell):
-        a = w["weight_ih"] @ x + bias[0]
-        z, n = np.split(a, 2)
-        return [(1 - sigmoid(z)) * h + sigmoid(z) * n]
-    if isinstance(cell, MinLSTMCell):
-        f, i, n = np.split(w["weight_ih"] @ x + bias[0], 3)
-        f, i = sigmoid(f), sigmoid(i)
-        return [(f * h + i * n) / (f + i)]
+    if isinstance(cell, MLSTMCell):
+        return step_of_mlstm(cell, w, x, state)
+    if isinstance(cell, LinearCell):
+        return step_of_linear(cell, w, x, state)
     a = w["weight_ih"] @ x + bias[0] + bias[1]
     g = FUNCTIONS[cell.activation]
     if isinstance(cell, HigherOrderCell):

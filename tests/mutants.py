@@ -25,18 +25,23 @@ from tolerances import HANGS
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
-    "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
-    "tasks/forecasting",
+    "", "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
+    "tasks/forecasting", "deploy",
 ]  # fmt: skip
 LAWS = [
-    "cells", "scan", "kernels", "checkpoint_every", "layers", "functional", "outputs",
+    "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
-    "targets", "sequences", "evaluation", "linear", "minirocket", "theta",
+    "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
+    "theta",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
     "variants": ["cells"],
+    "cells/diagonal": ["cells", "diagonal"],
+    "matrix": ["cells", "scan"],
+    "recurrence/diagonal": ["scan", "diagonal"],
+    "backends/diagonal": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
@@ -49,6 +54,13 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "attention": ["attention", "seq2seq"],
     "loop": ["evaluation"],
     "network": ["forecast_network"],
+    "keras": ["convert"],
+    "onnx_layers": ["convert"],
+    "weights": ["convert"],
+    **{
+        f"c_{name}": ["c_export"]
+        for name in ("runtime", "source", "layers", "graph", "parts", "forecast")
+    },
 }
 AT_ONCE = 2
 
@@ -163,13 +175,121 @@ variants: Jordan: hidden units never fed back
 - a = a + linear(cast(JordanState, state).s, w["weight_hh"])
 + pass
 
-variants: minimal LSTM: gates not divided by their sum
-- MinLSTMGates(f / (f + i), i / (f + i), n)
-+ MinLSTMGates(f, i, n)
+cells/diagonal: minimal LSTM: gates not divided by their sum
+- MinLSTMGates(forget / (forget + i), i / (forget + i), n)
++ MinLSTMGates(forget, i, n)
 
-variants: minimal GRU: keeps what it lets in
-- return (-z).sigmoid(), z.sigmoid() * n
-+ return z.sigmoid(), z.sigmoid() * n
+cells/diagonal: minimal GRU: keeps what it lets in
+- return Steps(f.sigmoid(-z), gates.z * n, gates)
++ return Steps(gates.z, gates.z * n, gates)
+
+cells/diagonal: the oldest step of a window stays
+- self.read(w, c, steps), c, [*past, x_t][1:])
++ self.read(w, c, steps), c, [*past, x_t][:-1])
+
+cells/diagonal: a complex product without the product of the imaginary parts
+- torch.cat([p * r - q * s, p * s + q * r], dim=-1)
++ torch.cat([p * r, p * s + q * r], dim=-1)
+
+cells/diagonal: QRNN: the candidate is not let in by 1 - f
+- f.sigmoid(-forget) * gates.n, gates)
++ gates.n, gates)
+
+cells/diagonal: SRU: the highway passes the candidate
+- gates, (s,))
++ gates, (n,))
+
+cells/diagonal: RG-LRU: the input keeps its size whatever a is
+- return Steps(a, square.clamp_min(1e-12).sqrt() * (gates.i * n), gates)
++ return Steps(a, gates.i * n, gates)
+
+cells/diagonal: RG-LRU: the decay starts as its eighth power
+- .pow_(1 / 8).logit_()
++ .logit_()
+
+cells/diagonal: LRU: the start is uniform in the radius, not over the ring
+- .uniform_(self.r_min**2, self.r_max**2)
++ .uniform_(self.r_min, self.r_max).square_()
+
+cells/diagonal: LRU: the input has any variance
+- w["gamma"].copy_(0.5 * (1 - square).log())
++ w["gamma"].copy_((1 - square).log())
+
+cells/diagonal: selective: D skips the gate
+- + w["D"] * v
++ + v
+
+cells/diagonal: selective: steps start at one size
+- .uniform_(math.log(0.001), math.log(0.1)).exp_()
++ .uniform_(math.log(0.01), math.log(0.011)).exp_()
+
+matrix: mLSTM: a step reads what comes after it
+- .triu(1)
++ .triu(2)
+
+matrix: mLSTM: the state of a chunk is lost
+- found = scores @ v + before[..., None] * (q @ c.transpose(-1, -2))
++ found = scores @ v
+
+matrix: mLSTM: keys and values change places
+- c = before[..., -1, None, None] * c + (last * v).transpose(-1, -2) @ k
++ c = before[..., -1, None, None] * c + (last * k).transpose(-1, -2) @ v
+
+matrix: mLSTM: padding is remembered
+- i, f = i.masked_fill(~now, -math.inf), f.masked_fill(~now, 0.0)
++ pass
+
+recurrence/diagonal: a shared factor has the gradient of the first step
+- else da.sum((0, 1))), d, dh0
++ else da[0].sum(0)), d, dh0
+
+recurrence/diagonal: a reset lets the gradient of the second order through
+- before = before.masked_fill(resets[..., None], 0.0)
++ pass
+
+recurrence/diagonal: the state of a short row is that of the padding
+- h[(lengths - 1).clamp_min(0), rows], state.h)
++ h[-1], state.h)
+
+recurrence/diagonal: the past of a short row is that of the padding
+- else whole[k + ends, rows] for k
++ else whole[k + T] for k
+
+recurrence/diagonal: states of the trace hold the window before
+- each = [whole[k : k + T] for k in range(1, len(past) + 1)]
++ each = [whole[k : k + T] for k in range(len(past))]
+
+recurrence/diagonal: the numbers of a row that has ended change
+- a = torch.where(running, a, _one(a, is_complex))
++ a = torch.where(running, a, 0.0)
+
+backends/diagonal: gates of the backward direction stay reversed
+- found = Trace(gates, cell.state_type(*map(back, found.states)))
++ pass
+
+backends/diagonal: lengths are ignored in backward
+- ctx.options = options
++ ctx.options = options._replace(lengths=None)
+
+backends/diagonal: the gradient of a shared factor is the first row's
+- else da.sum(0)), db, dh0
++ else da[0]), db, dh0
+
+backends/diagonal: a product's gradient by the wrong matrix
+- dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight.t(), None)
++ dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight, None)
+
+backends/diagonal: the bias has the gradient of one row
+- return dx, dw, dy.sum(0) if needs_bias else None
++ return dx, dw, dy[0] if needs_bias else None
+
+backends/diagonal: the slope of softplus is that of a sigmoid
+- return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
++ return (y * (1 - y), 1 - y * y, y, y * (1 - y))[number]
+
+backends/diagonal: h of the last step does not take part in the gradient
+- found = _gradients_operator(a, h0, h, dh, dh_n, *ctx.options)
++ found = _gradients_operator(a, h0, h, dh, None, *ctx.options)
 
 variants: zoneout: keeps the new
 - mixed.append(m * s + (1 - m) * n)
@@ -179,15 +299,15 @@ cells/base: chrono: gates that let in begin open
 - .copy_(sign * times)
 + .copy_(times)
 
-scan: a linear recurrence's gradient takes this step's factor
-- later = torch.cat([a[1:], torch.zeros_like(a[:1])])
-+ later = torch.cat([torch.zeros_like(a[:1]), a[1:]])
+recurrence/diagonal: a linear recurrence's gradient takes this step's factor
+- later = torch.cat([conjugate(a[1:], ctx.is_complex), torch.zeros_like(a[:1])])
++ later = torch.cat([torch.zeros_like(a[:1]), conjugate(a[1:], ctx.is_complex)])
 
-scan: a linear recurrence forgets the state before
+recurrence/diagonal: a linear recurrence forgets the state before
 - before = torch.cat([h0[None], y[:-1]])
 + before = y
 
-scan: the parallel scan stops a round too early
+recurrence/diagonal: the parallel scan stops a round too early
 - while reach < len(a):
 + while 2 * reach < len(a):
 
@@ -223,7 +343,7 @@ scan: reversed rows off by one
 - lengths - 1 - t, t)
 + (lengths - t).clamp(max=len(x) - 1), t)
 
-scan: mask off by one
+recurrence/diagonal: mask off by one
 - [:, None] < lengths)[
 + [:, None] <= lengths)[
 
@@ -244,8 +364,8 @@ torch: h and c swapped on the fused path
 + (state.c, state.h), flat
 
 scan: both directions forward in the reference
-- scan(cell, w, x, before, lengths, reverse=i == 1)
-+ scan(cell, w, x, before, lengths)
+- scan(cell, w, x, state, lengths, reverse=reverse)
++ scan(cell, w, x, state, lengths)
 
 scan: directions change places in the reference
 - else torch.cat(outputs, dim=-1), joined
@@ -304,7 +424,7 @@ compiled: gradients of gradients are constants
 + if is_transformed() or
 
 compiled: batched gradients reach the core
-- or any(map(_is_batched, gradients)):
+- or any(map(is_batched, gradients)):
 + or False:
 
 compiled: gradients of h0 and c0 swapped
@@ -887,6 +1007,14 @@ grid: the last business day is a day of the month
 - for anchor in (LAST_DAY, LAST_BUSINESS_DAY):
 + for anchor in (LAST_DAY,):
 
+forecast: a series of a forecast has the corrections of the first
+- np.broadcast_to(part, len(self))[some]
++ np.broadcast_to(part, len(self))[: len(some)]
+
+forecast: a series of a forecast has the windows of another
+- self.p[:, windows])
++ self.p[:, ::-1][:, windows])
+
 forecast: centers move away from the rule
 - center = self.p[..., :1] + weight
 + center = self.p[..., :1] - weight
@@ -918,6 +1046,94 @@ forecast: half a resolution is a rise
 forecast: a tie is a rise
 - share = (self.samples[:, :, 0] > last[:, None]).mean(1)
 + share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
+
+keras: gates of a GRU in Keras's order
+- order = (1, 0, 2) if kind == "GRU" else range(gates)
++ order = range(gates)
+
+keras: both biases of a GRU swapped
+- found |= {"bias_ih": turned(bias[0]), "bias_hh": turned(bias[1])}
++ found |= {"bias_ih": turned(bias[1]), "bias_hh": turned(bias[0])}
+
+keras: a bias counted twice
+- bias = weights[2] if after else np.stack([weights[2], np.zeros_like(weights[2])])
++ bias = weights[2] if after else np.stack([weights[2], weights[2]])
+
+onnx_layers: gates in ONNX's order
+- places = [order.index(i) for i in range(G)]
++ places = list(range(G))
+
+onnx_layers: coupled gates not negative
+- return np.concatenate([-ours[0], *ours[2:]] if coupled else ours)
++ return np.concatenate([ours[0], *ours[2:]] if coupled else ours)
+
+onnx_layers: peepholes in ONNX's order
+- own["weight_peephole"] = np.concatenate([i, f, o])
++ own["weight_peephole"] = np.concatenate([i, o, f])
+
+onnx_layers: weights in other files are taken for none
+- if tensor.data_location == 1 or tensor.external_data:
++ if False:
+
+weights: packed parts are read
+- if packed or sum(each.file_size for each in members) > path.stat().st_size:
++ if False:
+
+c_runtime: numbers of 8 bits are cut off, not rounded
+- v = (v + 12582912.0f) - 12582912.0f;
++ v = (float)(int)v;
+
+c_runtime: a sum of 8-bit products is rounded twice
+- y[j] = $FMA((float)sum, scale[j] * unit, y[j]);
++ y[j] += (float)sum * (scale[j] * unit);
+
+c_runtime: the upper half of a tile is added to the lower
+- sum[j] = $FMA(w[k * {width} + b + j], x[k], sum[j]);
++ sum[j] = $FMA(w[k * {width} + j], x[k], sum[j]);
+
+c_source: several matrices share the scales of the first
+- scale = f"@{self.name}_scale" + (f" + {which} * {self.rows}" if which else "")
++ scale = f"@{self.name}_scale"
+
+c_layers: a GRU's reset and update gates are swapped
+- inner = f"{e.fma}({e.sigmoid}(a[{H} + i]), a[{3 * H} + i], a[i])"
++ inner = f"{e.fma}({e.sigmoid}(a[{2 * H} + i]), a[{3 * H} + i], a[i])"
+
+c_layers: a layer is never residual
+- Layer(cell, recurrent.weights_of(i), f"{name}{i}", recurrent.residual and i > 0)
++ Layer(cell, recurrent.weights_of(i), f"{name}{i}")
+
+c_graph: a view begins where its memory does
+- place = _at(at, t.stride(), int(t.storage_offset()))
++ place = _at(at, t.stride(), 0)
+
+c_graph: the parts of a whole lie over each other
+- begin += part.shape[dim]
++ begin += 0
+
+c_parts: the mean weighs the first step as nothing
+- f.add(f"{weight}[0] += 1.0f;")
++ f.add(f"{weight}[0] += 2.0f;")
+
+c_parts: a convolution reads a step too early
+- back = f"({at}[0] + {n} - {d} * ({len(taps) - 1} - k)) % {n}"
++ back = f"({at}[0] + {n} - {d} * ({len(taps)} - k)) % {n}"
+
+c_parts: the window of a row of sound lies at its begin
+- begin = (fft - how.size) // 2
++ begin = 0
+
+c_forecast: a missing value is read as 0
+- f"if (missing) z = t > {network.history} ? {center}[0] : 0.0f;",
++ f"if (missing) z = 0.0f;",
+
+c_forecast: what a season ago was is that of a step later
+- place = f"(t + 1 - {m}) % {R}"
++ place = f"(t + 2 - {m}) % {R}"
+
+c_export: probabilities are not calibrated
+- parts.append(Activation(size, output.kind, temperature))
++ parts.append(Activation(size, output.kind))
 """
 
 

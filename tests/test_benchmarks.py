@@ -1,11 +1,13 @@
 """The benchmarks count, draw and write what they should; how fast anything is, is not tested."""
 
 import doctest
+import hashlib
 import importlib
 import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +36,7 @@ def bench():
 
 @pytest.mark.parametrize(
     "module",
-    ["settings", "report", "end_to_end", "busy", "scenes", "entities", "defaults", "figures"],
+    ["settings", "report", "end_to_end", "busy", "scenes", "entities", "defaults", "data"],
 )
 def test_the_examples_in_docstrings_hold(bench, module):
     found = doctest.testmod(bench(module))
@@ -512,3 +514,26 @@ def test_the_table_of_gradients_has_the_growth_of_a_linear_network(bench, monkey
     monkeypatch.setattr(figures, "LAYERS", {"linear": linear})
     table = figures.table_of(figures.gradient_flows(seeds=2, steps=12, H=4), lag=5)
     assert table.splitlines()[2:] == ["| linear | 0.59 | 0.900 |"]
+
+
+def test_data_are_there_missing_or_different(bench, tmp_path, monkeypatch):
+    data = bench("data")
+    text = b"some bytes"
+    listed = {"a/x": hashlib.sha256(text).hexdigest(), "a/y": "0" * 64, "b/": "", "c/z": "1" * 64}
+    (tmp_path / "b" / "inner").mkdir(parents=True)
+    for name in ("a/x", "a/y", "b/2", "b/inner/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    both = f"{listed['a/x']}  2\n{listed['a/x']}  inner/1\n"  # as sha256sum writes them
+    listed["b/"] = hashlib.sha256(both.encode()).hexdigest()
+    monkeypatch.setattr(data, "listed", lambda: listed)
+    states = {"a/x": "there", "a/y": "different", "b/": "there", "c/z": "missing"}
+    assert data.states(tmp_path) == states
+
+
+def test_the_page_of_data_says_where_each_file_comes_from(bench):
+    folders = {name.split("/")[0] for name in bench("data").listed()}
+    page = (BENCHMARKS.parent / "docs" / "reference" / "data.md").read_text()
+    assert len(folders) > 15
+    for folder in folders:
+        assert len(re.findall(rf"^\| `{folder}` \| .* @ `[0-9a-f]{{40}}`", page, re.M)) == 1, folder

@@ -682,6 +682,182 @@ def test_a_network_that_is_too_large_for_its_rows():
     assert issues[0] in ("overfitting", "labels unrelated to inputs")
 
 
+# What is seen in gradients, states and calls
+
+
+class CellLoop(nn.Module):
+    """A loop over a cell; ``carry`` passes the state on."""
+
+    def __init__(self, cell=nn.GRUCell, carry=True, I=3, H=16, K=4):
+        super().__init__()
+        self.cell, self.head, self.carry = cell(I, H), nn.Linear(H, K), carry
+
+    def forward(self, x):
+        state = None
+        for t in range(x.shape[1]):
+            new = self.cell(x[:, t], state)
+            state = new if self.carry else None
+        return self.head(new[0] if isinstance(new, tuple) else new)
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_a_state_that_no_step_passes_on(cell):
+    x, y = waves()
+    assert found(CellLoop(cell, carry=False), x, y).first == "state not carried"
+    assert "state not carried" not in named(found(CellLoop(cell), x, y))
+
+    class Calls(Net):  # a layer, called a step at a time
+        def forward(self, x):
+            return self.head(torch.stack([self.rnn(part)[0][:, -1] for part in x.split(1, 1)])[-1])
+
+    assert found(Calls(), x, y).first == "state not carried"
+
+
+@pytest.mark.parametrize(("kind", "value"), [(nn.LSTM, 0.0), (nn.GRU, 0.05), (nn.RNN, 0.05)])
+def test_units_that_were_initialised_equal(kind, value):
+    x, y = waves()
+    net = Net(kind)
+    assert "identical units" not in named(found(net, x, y))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(value)
+    assert found(net, x, y).first == "identical units"
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_padding_so_long_that_more_of_it_changes_nothing(kind):
+    x, y, lengths = padded()
+    x = torch.cat([x, torch.zeros(B, 150, 3)], 1)
+    net = Net(kind)
+    with torch.no_grad():
+        net.rnn.weight_hh_l0 *= 0.1  # which forgets in a few steps
+    diagnosis = diagnose(net, (x, y, lengths), loss=F.cross_entropy)
+    assert diagnosis.first == "padding read"
+    assert diagnosis.findings[0].values["beyond"] > 0.99
+    right = diagnose(Packed(kind), (x, y, lengths), loss=F.cross_entropy)
+    assert "padding read" not in named(right)
+
+
+@pytest.mark.parametrize("make", [CellLoop, Net])
+def test_what_enters_a_layer_is_that_of_all_its_steps(make):
+    x, y = waves()
+    x = x * torch.linspace(0, 30, T)[:, None]  # small at the first step
+    issues = [f.issue for f in found(make(), x, y).findings]
+    assert "inputs not scaled" in issues
+
+
+def test_layers_in_a_plain_list():
+    class Listed(nn.Module):
+        def __init__(self, made=list):
+            super().__init__()
+            self.layers, self.head = made([nn.GRU(3, 16, batch_first=True)]), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(self.layers[0](x)[0][:, -1])
+
+    x, y = waves()
+    diagnosis = found(Listed(), x, y)
+    assert diagnosis.first == "parameters not in the optimizer"
+    assert "layers" in diagnosis.findings[0].message
+    assert "nn.ModuleList" in str(diagnosis.findings[0].remedies[0])
+    assert "parameters not in the optimizer" not in named(found(Listed(nn.ModuleList), x, y))
+
+
+@pytest.mark.parametrize("vectors", [torch.zeros(9, 3), torch.full((9, 3), 0.2)])
+def test_a_frozen_embedding_of_equal_rows(vectors):
+    x, y = torch.randint(9, (B, T)), torch.arange(B) % 4
+    equal = nn.Sequential(nn.Embedding.from_pretrained(vectors), Net())
+    diagnosis = found(equal, x, y)
+    assert diagnosis.first == "frozen parameters" and "equal" in diagnosis.findings[0].message
+    usual = nn.Sequential(nn.Embedding.from_pretrained(torch.randn(9, 3)), Net())
+    messages = [f.message for f in found(usual, x, y).findings]
+    assert not any("equal" in message for message in messages)
+
+
+def test_gradients_that_add_up_are_told_from_large_ones_by_how_they_change():
+    x, y = waves()
+    net = Net()
+    F.cross_entropy(net(x), y).backward()
+    one = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))
+    net.zero_grad()
+    summed = records(loss=FLAT, grad_norm=[one * (60 + math.sin(k)) for k in range(100)])
+    assert "gradients never zeroed" in named(found(net, x, y, history=summed))
+    noisy = records(loss=FLAT, grad_norm=[one * 60 * (1 + k % 3) for k in range(100)])
+    assert "gradients never zeroed" not in named(found(net, x, y, history=noisy))
+    usual = records(loss=FLAT, grad_norm=[one] * 100)
+    assert "gradients never zeroed" not in named(found(net, x, y, history=usual))
+
+
+@pytest.mark.parametrize("clip", ["norm", "value"])
+def test_clipping_is_seen_in_the_gradients_that_are_left(clip):
+    x, y = waves(32)
+    net, losses = Net(H=32), []
+    optimizer = torch.optim.SGD(net.parameters(), 1.0, momentum=0.9)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        if clip == "norm":
+            nn.utils.clip_grad_norm_(net.parameters(), 1e-5)
+        else:
+            nn.utils.clip_grad_value_(net.parameters(), 1e-7)
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))
+        optimizer.step()
+        losses.append({"loss": loss.item(), "grad_norm": 0.3 if clip == "norm" else norm})
+    diagnosis = found(net, x, y, history=losses, optimizer=optimizer)
+    assert "clipping too strong" in named(diagnosis), str(diagnosis)
+
+
+def test_a_module_that_is_given_the_truth_in_training_only():
+    class Told(Net):
+        def forward(self, x, y=None):
+            scores = super().forward(x)
+            return scores if y is None else scores + 4.0 * F.one_hot(y, 4)
+
+    x, y = waves()
+
+    def loss(model, x, y, lengths):
+        return F.cross_entropy(model(x, y if model.training else None), y)
+
+    assert found(Told(), x, y, loss).first == "teacher forcing gap"
+    dropped = nn.Sequential(nn.Dropout(0.9), Net())
+    assert "teacher forcing gap" not in named(found(dropped, x, y))
+
+
+def test_a_leak_counts_where_the_network_reads_it():
+    x, y = waves()
+    x = torch.cat([x, y[:, None, None].float().expand(-1, T, 1)], -1)
+
+    class Reads(nn.Module):
+        def __init__(self, used):
+            super().__init__()
+            self.rnn, self.used = nn.GRU(4, 4, batch_first=True), used
+
+        def forward(self, x):
+            told = 8.0 * F.one_hot(x[:, -1, 3].long(), 4)
+            return self.rnn(x)[0][:, -1] + self.used * told
+
+    read = next(f for f in found(Reads(1), x, y).findings if f.issue == "leaky feature")
+    assert read.probability == 0.95 and read.evidence[0].startswith("+ with this feature of other")
+    unread = found(Reads(0), x, y)
+    every = [*unread.findings, *unread.candidates]
+    assert next(f for f in every if f.issue == "leaky feature").probability < 0.6
+
+
+@pytest.mark.thorough
+def test_few_rows_are_told_from_labels_of_other_rows_by_rows_that_were_not_learned():
+    x, y = waves(20)
+    net = Net(H=48)
+    hard = waves(160)
+    noisy = (hard[0] + 0.4 * torch.randn(hard[0].shape), hard[1])
+    run = train(net, x + 1.5 * torch.randn(x.shape), y, F.cross_entropy, rate=0.02, steps=150)
+    few = found(net, x, y, **run, held_out=noisy)
+    order = torch.randperm(160)
+    unrelated = found(net, x, y, **run, held_out=(noisy[0], noisy[1][order]))
+    assert few.first != "labels unrelated to inputs"
+    assert unrelated.first in ("labels unrelated to inputs", "overfitting")
+
+
 # The verdict
 
 

@@ -5,11 +5,13 @@ import gzip
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import unicodedata
 import warnings
 from pathlib import Path
@@ -35,12 +37,16 @@ TINY = {("epochs", "steps", "minutes"): "--epochs 2", ("hidden-size",): "--hidde
 """What a command that trains is given, unless it has one of these options."""
 
 
+MODULES = ("cells", "networks", "insight")
+FENCED = r"^```(\w+)\n(.*?)^```"
+
+
 def blocks(page):
     """Language and code of the blocks that a reader runs.
 
     Those of docs/extending.md are files of the package; tests/test_extending.py runs them.
     """
-    found = re.findall(r"^```(\w+)\n(.*?)^```", TEXTS[page], re.M | re.S)
+    found = re.findall(FENCED, TEXTS[page], re.M | re.S)
     return [(kind, code) for kind, code in found if kind in ("python", "sh")]
 
 
@@ -50,10 +56,12 @@ def runs(page):
 
 def tiny(command):
     """The words of a command, with a small budget."""
+    command = re.sub(r"--minutes \d+", "--steps 30", command)
     name, *words = shlex.split(command, comments=True)
     assert name == "ostinato", f"{command}: expected a command of ostinato"
+    trains = words[0] == "train" and words[1] in {task.command for task in TASKS}
     for flags, given in TINY.items():
-        if words[0] == "train" and not any(f"--{flag}" in words for flag in flags):
+        if trains and not any(f"--{flag}" in words for flag in flags):
             words += given.split()
     return words
 
@@ -100,6 +108,27 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(folder, capfd, page):
             assert not end.value.code, f"{command}\n{out}\n{err}"
             assert out, f"{command} prints nothing"
             assert page != "tables.md" or "label: " in out
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", sorted(path.stem for path in hooks.NOTEBOOKS.glob("*.ipynb")))
+def test_a_notebook_runs_from_top_to_bottom(folder, monkeypatch, name):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names = {"__name__": "__main__"}
+    for i, (kind, code) in enumerate(blocks(f"notebooks/{name}.md")):
+        assert kind == "python"
+        exec(compile(code, f"docs/notebooks/{name}.ipynb, block {i}", "exec"), names)
+
+
+def test_notebooks_are_stored_without_results():
+    files = sorted(hooks.NOTEBOOKS.glob("*.ipynb"))
+    assert [file.stem for file in files] == ["diagnose", "text"]
+    for file in files:
+        book = json.loads(file.read_text(encoding="utf-8"))
+        assert (book["nbformat"], book["metadata"]["kernelspec"]["name"]) == (4, "python3")
+        assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+        code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        assert [(c["outputs"], c["execution_count"]) for c in code] == [([], None)] * len(code)
 
 
 def slugs(text):
@@ -169,11 +198,35 @@ def test_every_public_name_is_in_the_reference():
         assert [n for n in missing if not inspect.ismodule(public[n])] == [], module.__name__
 
 
+def test_what_guides_import_is_in_the_reference():
+    paths = set(re.findall(r"^::: ([\w.]+)", "\n".join(TEXTS.values()), re.M))
+    names = {path.rpartition(".")[2] for path in paths}
+    for page in TEXTS:
+        if page == "extending.md":  # changes the library itself
+            continue
+        code = "\n".join(block for kind, block in re.findall(FENCED, TEXTS[page], re.M | re.S))
+        for home, listed in re.findall(r"^ *from (ostinato[\w.]*) import (.+)$", code, re.M):
+            for name in re.split(r", *", listed):
+                public = home in ("ostinato", *(f"ostinato.{m}" for m in MODULES))
+                known = name in names if public else f"{home}.{name}" in paths
+                known |= (home, name) == ("ostinato.lightning", "Watch")
+                assert known, f"{page}: from {home} import {name}"
+        for name in re.findall(r"(?<!import )(?<!from )\bostinato\.([A-Za-z]\w*)", code):
+            assert name in names | {*MODULES}, f"{page}: ostinato.{name}"
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.estimator)
 def test_the_page_of_an_estimator_has_every_setting(task):
     names = getattr(ostinato, task.estimator)._get_param_names()
     page = TEXTS[f"reference/{task.estimator}.md"]
     assert [name for name in names if f"| `{name}` |" not in page] == []
+
+
+def test_the_page_on_installing_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = TEXTS["start/install.md"]
+    extras = {*project["optional-dependencies"]} - {"dev", "release"}
+    assert [extra for extra in extras if f"| `{extra}` |" not in page] == []
 
 
 def test_every_command_is_in_the_reference_with_its_options():
@@ -206,7 +259,8 @@ def test_every_picture_is_shown_and_has_a_script():
     }
     assert {path.name for path in DOCS.rglob("*.png")} == names
     scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    assert [name for name in names if name not in scripts] == []
+    pages = {f"{stem}.png" for stem in re.findall(r'^    "\w+/([\w-]+)\.md": "', scripts, re.M)}
+    assert [name for name in names if name not in scripts and name not in pages] == []
 
 
 @pytest.mark.thorough

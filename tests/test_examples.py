@@ -35,18 +35,6 @@ def test_the_shakespeare_recipe_names_settings_that_exist():
 
 
 @pytest.mark.thorough
-def test_the_demo_trains_writes_and_says_what_is_next(tmp_path: Path):
-    out = tmp_path / "demo"
-    run = [sys.executable, EXAMPLES / "demo.py", "--minutes", "0.05", "--out", out]
-    done = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert "A function that it wrote:\n\ndef " in done.stdout
-    for file in ("config.json", "learning_curve.png", "metrics.jsonl"):
-        assert (out / file).exists()
-    assert f"ostinato generate {out}" in done.stdout
-    assert load("demo").free_folder(out) == tmp_path / "demo-2"
-
-
-@pytest.mark.thorough
 def test_words_are_counted_as_real_or_invented(tmp_path: Path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, Units
 from ostinato.tasks.forecasting.forecast import (
     LEVELS,
@@ -253,3 +254,51 @@ def test_naive_forecasts_skip_missing_values():
     assert seasonal_naive(past, 2, 1).tolist() == [6, 6]
     assert seasonal_naive_error(past, 3) == pytest.approx(np.mean([3, 3]))
     assert np.isnan(seasonal_naive_error(np.ones(8), 2))
+
+
+def forecast_of(N, A, cutoffs=1):
+    """A forecast of named series, each with corrections of its own."""
+    rng = np.random.default_rng(N)
+    panel = read_panel({f"s{i}": rng.normal(size=30) for i in range(N)}, SeriesSettings())
+    count = N * cutoffs
+    units = unrounded(rng.normal(size=count), rng.uniform(1, 2, count))
+    ends = [Cutoff(i, 29 - k) for i in range(N) for k in range(cutoffs)]
+    calibration = Calibration(rng.uniform(1, 2, count), rng.normal(size=count), 1.5)
+    paths = SamplePaths(rng.normal(size=(count, 50, A)))
+    p = Marginals(DISTRIBUTIONS["gaussian"], rng.normal(size=(2, count, A, 2)))
+    return [Forecast(panel, ends, each, units, 1, calibration) for each in (p, paths)]
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_series_of_a_forecast_is_what_the_whole_says_of_it(kind):
+    whole = forecast_of(4, 3, cutoffs=2)[kind]
+    rows = [4, 5]  # of the third series
+    one = whole["s2"]
+    assert one.cutoffs == whole.cutoffs[4:6]
+    for name in ("median", "mean", "last"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(whole, name)[rows])
+    np.testing.assert_array_equal(one.quantiles([0.1, 0.7]), whole.quantiles([0.1, 0.7])[rows])
+    np.testing.assert_array_equal(one.rises(), whole.rises()[rows])
+    frame = whole.to_frame()
+    expected = frame[frame["unique_id"] == "s2"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one.to_frame(), expected)
+    turned = whole.take([3, 1])
+    np.testing.assert_array_equal(turned.median, whole.median[[3, 1]])
+    for wrong in ("s9", 0):
+        with pytest.raises(OstinatoError, match="expected the name of a series, one of 's0', 's1'"):
+            whole[wrong]
+
+
+@pytest.mark.parametrize(("N", "A"), [(1, 1), (1, 24), (2, 12), (3, 12), (40, 5), (1, 300)])
+def test_a_forecast_prints_as_the_first_and_last_rows_of_its_table(N, A):
+    found = forecast_of(N, A)[0]
+    head, names, *rows = str(found).splitlines()
+    assert names.split() == ["unique_id", "ds", "median", "0.1", "0.9"]
+    assert f"{A} step" in head and ("s0" if N == 1 else f"{N} series") in head
+    medians = found.median.ravel()
+    if N * A <= 24:
+        shown = medians
+    else:
+        assert rows.pop(12) == f"... {N * A - 24:,} more rows: to_frame()"
+        shown = [*medians[:12], *medians[-12:]]
+    assert [float(row.split()[2]) for row in rows] == pytest.approx(shown, abs=1e-5)

@@ -544,3 +544,9 @@ def test_rows_that_may_be_series_or_steps_are_asked_about(file):
     ]  # fmt: skip
     with pytest.raises(DataError, match="'b' is 'y', no number"):
         read(file("a,b,c\nx,y,1\n"), series_in_rows=True)
+
+
+def test_names_of_columns_in_a_list_are_an_error_that_says_how(file):
+    path = file("ds,y,p\n2020-01-01,1,0\n2020-01-02,2,1\n2020-01-03,3,0\n")
+    with pytest.raises(OstinatoError, match=r"future_covariates=\['p'\]: expected .* separated"):
+        read(path, future_covariates=["p"])

@@ -46,7 +46,7 @@ def test_series_of_all_scales_are_forecast_better_than_naively(model):
     quantiles = model.predict_quantiles(levels=[0.1, 0.5, 0.9])
     assert (np.diff(quantiles, axis=-1) > 0).all()
     assert model.sample(num_samples=50).shape == (6, 50, 12)
-    assert repr(model.forecast()) == "Forecast(6 of 6 series, horizon 12, one step every 1 step)"
+    assert repr(model.forecast()).startswith("Forecast of 6 series, 12 steps ahead, one every ")
     means = model.predict(point="mean")
     np.testing.assert_allclose(means, model.predict(), rtol=0.2)
 

@@ -18,6 +18,7 @@ from laws import (
     BIASLESS,
     CELLS,
     COMPILED_VARIANTS,
+    LINEAR,
     VARIANTS,
     Case,
     cotangents,
@@ -49,7 +50,7 @@ from ostinato.recurrence.scan import scan
 
 TESTS = Path(__file__).parent
 TIED = {name: VARIANTS[name] for name in COMPILED_VARIANTS}
-ALL_CELLS = CELLS | BIASLESS | TIED
+ALL_CELLS = CELLS | BIASLESS | TIED | LINEAR
 FUSED = ["rnn-tanh", "rnn-relu", "lstm", "lstm-projected", "gru"]
 FUSED_CELLS = {n: c for n, c in ALL_CELLS.items() if n.removesuffix("-biasless") in FUSED}
 FUSED_CELLS["lstm-coupled"] = TIED["lstm-coupled"]
@@ -117,9 +118,9 @@ def test_a_path_equals_scan_in_each_direction(cell, lengths, directions, path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_core_serves_the_variants_that_are_a_standard_cell_with_tied_weights(name):
-    cell = VARIANTS[name]
-    assert choose(cell, torch.zeros(1)) == ("compiled" if name in TIED else "reference")
+def test_the_core_serves_standard_cells_with_tied_weights_and_linear_recurrences(name):
+    cell, served = VARIANTS[name], name in TIED or name in LINEAR
+    assert choose(cell, torch.zeros(1)) == ("compiled" if served else "reference")
     lacks = compiled.lacks((cell,), torch.zeros(1))
     assert lacks == ("" if name in TIED else "it has no equations for this cell")
 
@@ -156,7 +157,7 @@ def test_both_directions_equal_the_equations_in_values_and_gradients(cell, lengt
     # The weighting of the outputs that the oracle uses, for each direction.
     gy, *g_last = cotangents([y[..., : cell.output_size], *(s[0] for s in last)])
     weights = [torch.cat([gy, gy], -1), *(torch.stack([g, g]) for g in g_last)]
-    found = torch.autograd.grad([y, *last], case.inputs, weights)
+    found = torch.autograd.grad([y, *last], case.inputs, weights, materialize_grads=True)
     n = 1 + len(state)
     steps = None if lengths is None else lengths.tolist()
     one = equations_with_gradients(forward, steps)

@@ -28,7 +28,7 @@ RANKS = {
 }
 # `import ostinato` is for what stands above everything that the package offers by name.
 ROOT = 7.5
-RECURRENCE = ["cells", "scan", "backends", "layers", "dropin", "streams"]
+RECURRENCE = ["cells", "diagonal", "scan", "backends", "layers", "dropin", "streams"]
 # What all tasks may import; every other module of `tasks` is one of them.
 SHARED_BY_TASKS = {
     "base", "corpora", "estimators", "linear", "minirocket", "networks", "registry", "sequences",

@@ -45,6 +45,9 @@ def test_shell_blocks_run(
     for command in COMMANDS:
         budget = "--steps 30 --hidden-size 32"
         name, *words = shlex.split(command.replace("--minutes 5", budget))
+        if name == "pip":
+            assert words == ["install", "."]
+            continue
         if name == "make":
             status: object = subprocess.run(["make", "-n", "-C", str(ROOT), *words]).returncode
         else:

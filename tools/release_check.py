@@ -4,8 +4,9 @@
 
 In a fresh environment for each wheel and interpreter, with a PATH that has nothing but Python: the
 package is installed and imported, the command line answers, layers run on every instruction set of
-this CPU with the numbers of PyTorch, and a model is trained and loaded again. For interpreters
-named by --python only the core is imported, which needs no PyTorch.
+this CPU with the numbers of PyTorch, and a model is trained and loaded again. The source
+distribution is built with a compiler that fails. For interpreters named by --python only the core
+is imported, which needs no PyTorch.
 """
 
 import argparse
@@ -111,6 +112,16 @@ def check_import(wheel: Path, interpreter: str) -> None:
         print(f"  the core of {wheel.name} is imported by {interpreter}")
 
 
+def check_source(source: Path) -> None:
+    """Build a source distribution where the compiler fails: a wheel without the core."""
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        venv.create(home / "v", with_pip=True)
+        run([home / "v/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps", source], home,
+            PATH=os.environ["PATH"], CXX="/bin/false")  # fmt: skip
+        expect(str([each.name for each in home.glob("*.whl")]), "-py3-none-any.whl")
+
+
 def main() -> None:
     """Check all wheels of a folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -125,6 +136,8 @@ def main() -> None:
         parser.error(f"{a.dist} has no wheel for this interpreter; python tools/wheel.py")
     for wheel in here:
         check(wheel, a.torch, compiled="none-any" not in wheel.name)
+    for source in a.dist.resolve().glob("*.tar.gz"):
+        check_source(source)
     for interpreter in a.python:
         (later,) = (w for w in wheels if "-abi3-" in w.name)
         check_import(later, interpreter)

@@ -51,13 +51,16 @@ def main() -> None:
         run(sys.executable, "-m", "build", "--sdist", "--outdir", work, HERE.parent)
         (source,) = work.glob("*.tar.gz")
         compiler = work / "c++"
-        compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -I {HERE / "zig_cxx.py"} "$@"\n')
+        compiler.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -I {HERE / "zig_cxx.py"} "$@"\n', encoding="utf-8"
+        )
         compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
         for python in a.python or [sys.executable]:
             plain = build_wheel(source, work, python, CXX=str(compiler))
             run(sys.executable, "-m", "auditwheel", "repair", "--strip", "--plat", PLATFORM,
                 "--wheel-dir", a.out, plain)  # fmt: skip
-        build_wheel(source, a.out, sys.executable, "--config-settings=wheel.cmake=false")
+        without = ("wheel.cmake=false", "wheel.py-api=py3")
+        build_wheel(source, a.out, sys.executable, *(f"--config-settings={s}" for s in without))
         shutil.copy(source, a.out)
     for file in sorted(a.out.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")

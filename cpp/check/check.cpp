@@ -17,6 +17,7 @@
 #include <string>
 
 #include "callers.hpp"
+#include "recurrences.hpp"
 #include "sequences.hpp"
 #include "streams.hpp"
 
@@ -36,6 +37,7 @@ const Check checks[] = {
     {"subnormals", check_subnormals, false},
     {"sequences", check_sequences, false},
     {"streams", check_streams, false},
+    {"recurrences", check_recurrences, false},
     {"callers", check_callers, true},
 };
 

@@ -25,7 +25,13 @@ __version__ = "0.1.0"
 
 _MODULES = ("cells", "insight", "networks")
 _HOME = {task.estimator: task.module for task in TASKS} | {
+    "compile_cell": "ostinato.recurrence.backends",
     "diagnose": "ostinato.insight.diagnosis",
+    "export": "ostinato.deploy.export",
+    "convert": "ostinato.deploy.convert",
+    "to_torch": "ostinato.deploy.convert",
+    "as_estimator": "ostinato.deploy.imported",
+    "read_layers": "ostinato.deploy.read",
     "use_backend": "ostinato.recurrence.backends",
     "GRU": "ostinato.recurrence.dropin",
     "LSTM": "ostinato.recurrence.dropin",
@@ -41,7 +47,13 @@ if TYPE_CHECKING:
     from ostinato import cells as cells
     from ostinato import insight as insight
     from ostinato import networks as networks
+    from ostinato.deploy.convert import convert as convert
+    from ostinato.deploy.convert import to_torch as to_torch
+    from ostinato.deploy.export import export as export
+    from ostinato.deploy.imported import as_estimator as as_estimator
+    from ostinato.deploy.read import read_layers as read_layers
     from ostinato.insight.diagnosis import diagnose as diagnose
+    from ostinato.recurrence.backends import compile_cell as compile_cell
     from ostinato.recurrence.backends import use_backend as use_backend
     from ostinato.recurrence.dropin import GRU as GRU
     from ostinato.recurrence.dropin import LSTM as LSTM

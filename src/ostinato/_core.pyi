@@ -123,6 +123,122 @@ def backward(
         ShapeError: naming the argument that does not fit.
     """
 
+def scan_forward(
+    is_complex: bool,
+    a: Tensor,
+    b: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    h0: Tensor | None,
+    h: Tensor,
+    h_n: Tensor | None,
+    threads: int,
+) -> None:
+    """Compute h_t = a_t * h_(t-1) + b_t.
+
+    Args:
+        is_complex: whether a vector is the real parts of numbers, then their imaginary parts.
+        a: ``(T, B, width)``, its last axis contiguous; or ``(width,)``, the same for all steps.
+        b: ``(T, B, width)``, its last axis contiguous.
+        lengths: steps of each row, int64 ``(B,)``.
+        resets: the steps that start from h = 0, booleans ``(T, B)``.
+        h0: ``(B, width)``; zeros when None.
+        h: takes h of every step, ``(T, B, width)``; zeros past a row's length.
+        h_n: takes h of each row's last step, ``(B, width)``.
+        threads: how many, at the most.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def scan_backward(
+    is_complex: bool,
+    a: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    h0: Tensor | None,
+    h: Tensor,
+    dh: Tensor | None,
+    dh_n: Tensor | None,
+    da: Tensor | None,
+    db: Tensor | None,
+    dh0: Tensor | None,
+    threads: int,
+) -> None:
+    """Find the gradients, given those of h and h_n; None for those that are not wanted.
+
+    ``da`` and ``db`` are ``(T, B, width)``; where all steps share ``a``, ``da`` is ``(B, width)``,
+    the sum over the steps of each row.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, threads: int) -> None:
+    """Compute ``x (N, I)`` times the transpose of ``weight (O, I)``, plus ``bias``, into ``y``.
+
+    The bits of a row do not depend on the rows beside it.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = None) -> None:
+    """Compute a function of each number of ``x (N, features)`` into ``y``.
+
+    0 sigmoid, 1 tanh, 2 exp, 3 softplus. The bits of a number do not depend on where it stands.
+    With ``dy``, the gradient of the function's value, ``y`` takes that of its argument; ``x`` is
+    then the value, but of softplus the argument.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+class Program:
+    """A cell as kernels and products, see cpp/program.hpp; tables are lists of whole numbers."""
+
+    def __init__(
+        self,
+        doubles: bool,
+        sizes: Sequence[int],
+        states: Sequence[int],
+        operations: Sequence[Sequence[int]],
+        matrices: Sequence[int],
+        vectors: Sequence[int],
+        sums: Sequence[int],
+        work: float,
+    ) -> None: ...
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        tensors: tuple[Tensor, ...],
+        state: tuple[Tensor | None, ...],
+        reverse: bool,
+        y: Tensor,
+        last: tuple[Tensor, ...],
+        lines: Tensor | None,
+        threads: int,
+    ) -> None:
+        """Run one direction over a whole sequence, into y, last and lines."""
+
+    def backward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        tensors: tuple[Tensor, ...],
+        state: tuple[Tensor | None, ...],
+        reverse: bool,
+        lines: Tensor,
+        dy: Tensor | None,
+        d_last: tuple[Tensor | None, ...],
+        dx: Tensor | None,
+        d_state: tuple[Tensor | None, ...],
+        results: tuple[Tensor, ...],
+        threads: int,
+    ) -> None:
+        """Find the gradients, into dx, d_state and the sums."""
+
 class Stream:
     """A stack of layers, one step at a time: the inside of `ostinato.Stream`."""
 
@@ -134,6 +250,15 @@ class Stream:
         rows: int,
         precision: int,
         threads: int,
+        array: NDArray[Any],
+        tensor: Tensor,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        programs: tuple[Program, ...],
+        tensors: tuple[tuple[Tensor, ...], ...],
+        rows: int,
         array: NDArray[Any],
         tensor: Tensor,
     ) -> None: ...

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import math
 import os
 import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -30,6 +34,12 @@ RUN_FILE = "run.json"
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
+_PATIENCE = 2.0
+"""Seconds to wait for readers of a file to be replaced."""
+
+EXPORTS = (".onnx", ".c")
+"""Suffixes of exported models."""
+
 
 def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """Return the path of a file to be written; refuse one that cannot be, before any work.
@@ -49,7 +59,8 @@ def check_new_file(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -
 
 def check_new_folder(path: Path) -> Path:
     """Return a folder to be written into, now or once it is made; refuse as `check_new_file`."""
-    home = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    parents = (path, *path.parents)  # of which Windows may have none: a drive that is not there
+    home = next((each for each in parents if os.path.lexists(each)), path.parent)
     if reason := _reason_against(home):
         raise OstinatoError(f"{path}: cannot be written: {reason}.")
     return path
@@ -97,10 +108,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace(temporary, path)
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another, which on Windows has to wait for those who read that one."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager
@@ -118,6 +141,19 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if not (at.is_relative_to(path) or path.is_relative_to(at)):
             raise
         raise OstinatoError(f"{at}: cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder, which is removed at the end with all in it."""
+    windows = sys.platform == "win32"  # where a file that is mapped cannot be removed
+    made = tempfile.TemporaryDirectory(prefix="ostinato-", ignore_cleanup_errors=windows)
+    with made as folder:
+        try:
+            yield Path(folder)
+        finally:
+            if windows:
+                gc.collect()
 
 
 @contextmanager
@@ -164,9 +200,13 @@ def finite(document: Any) -> Any:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power."""
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if sys.platform == "win32":  # which opens no folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of some network file systems
+            raise
+    finally:
+        os.close(descriptor)

@@ -24,8 +24,16 @@ def available_memory() -> int:
     sizes += [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     for path in _CGROUPS:
         with suppress(OSError, ValueError):  # no such group, or "max"
-            sizes.append(int(Path(path).read_text()))
+            sizes.append(int(Path(path).read_text(encoding="ascii")))
     return min(size for size in sizes if size >= 0)  # -1 is no limit
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process had in memory at a time; None if nothing says it."""
+    if sys.platform == "win32":
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def check_memory(call: str, size: float, remedy: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import sys
@@ -12,8 +13,17 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import ostinato
-from ostinato.cli import inspection, prediction, training, writing  # noqa: F401 add commands
+from ostinato.cli import (  # noqa: F401 add commands
+    demo,
+    examples,
+    exchange,
+    inspection,
+    prediction,
+    training,
+    writing,
+)
 from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
+from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
 from ostinato.memory import available_memory
@@ -32,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     _limit_spinning()
     warnings.showwarning = _show_warning
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 closed by who called us
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 who called closes it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # not every terminal knows every letter
+            if sys.platform == "win32":  # which writes files in an encoding of the country
+                stream.reconfigure(encoding="utf-8")
     try:
         status = _run(sys.argv[1:] if argv is None else list(argv))
         print(end="", flush=True)  # while a broken pipe can still be dealt with
@@ -69,17 +81,26 @@ def _run(tokens: list[str]) -> int | None:
     if tokens == ["--version"]:
         print(f"ostinato {ostinato.__version__}")
         return 0
+    if tokens == ["--install-completion"]:
+        install()
+        return 0
+    if tokens[:1] == ["--complete"]:  # asked by a shell
+        print("\n".join(completions(tokens[1:])))
+        return 0
     words = 2 if tokens[:1] == ["train"] else 1
     name, rest = " ".join(tokens[:words]), tokens[words:]
-    if not tokens or {*tokens[:words]} & {"-h", "--help"} or name == "train":
+    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens == ["train"]:
         print(_overview(tokens[0] if tokens else ""))
         return 0
+    if words == 2 and name not in COMMANDS and any(map(os.path.exists, tokens[1:])):
+        name, rest = "train", tokens[1:]
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
     options = command.options()
+    rest = _import_cell(rest, any(option.name == "cell" for option in options))
     if {"-h", "--help"} & {*rest[: rest.index("--") if "--" in rest else None]}:
         print(help_of(name, command.text, options), end="")
         return 0
@@ -90,6 +111,31 @@ def _run(tokens: list[str]) -> int | None:
     return command.call(*args, **given)
 
 
+def _import_cell(tokens: list[str], takes_it: bool) -> list[str]:
+    """Import the module of ``--cell package.module:MyCell``, which every command understands.
+
+    A model with such a cell holds its name alone: only who uses the model says what is imported.
+    """
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    for i, token in enumerate(tokens[:end]):
+        flag, joined, value = token.partition("=")
+        value = value if joined else "".join(tokens[i + 1 : i + 2])
+        module, colon, name = value.partition(":")
+        if flag != "--cell" or not colon:
+            continue
+        sys.path.insert(0, os.getcwd())
+        try:
+            found = importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise OstinatoError(f"--cell {value}: cannot import {module!r}: {error}.") from error
+        finally:
+            sys.path.pop(0)
+        if not hasattr(found, name):
+            raise OstinatoError(f"--cell {value}: {module} has no {name}.")
+        return tokens if takes_it else tokens[:i] + tokens[i + (1 if joined else 2) :]
+    return tokens
+
+
 def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
@@ -97,7 +143,8 @@ def _overview(of: str) -> str:
     for group in [TRAIN] if of == "train" else GROUPS:
         lines += ["", f"{group}:"]
         lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
-    return "\n".join([*lines, "", "ostinato COMMAND --help shows its options and examples."])
+    lines += ["", "ostinato COMMAND --help shows its options and examples."]
+    return "\n".join([*lines, "ostinato --install-completion teaches them to your shell."])
 
 
 def _limit_spinning() -> None:

@@ -35,7 +35,12 @@ class Command(NamedTuple):
     protocol: str | None = None
 
 
-GROUPS = TRAIN, USE, LOOK = "Train a model", "Use a model", "Look inside a model"
+GROUPS = START, TRAIN, USE, LOOK = (
+    "Start here",
+    "Train a model",
+    "Use a model",
+    "Look inside a model",
+)
 
 COMMANDS: dict[str, Command] = {}
 """Every command by its name."""

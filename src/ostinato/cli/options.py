@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 from ostinato.errors import OstinatoError, require
-from ostinato.files import MIDI, PICTURES, check_new_file
+from ostinato.files import EXPORTS, MIDI, PICTURES, check_new_file
 
 SOURCES = Path(__file__).parents[2]
 REQUIRED = object()
@@ -28,7 +28,7 @@ Form = Literal["positional", "several", "keyword"]
 _Node = ast.expr | None
 _Meaning = ast.ClassDef | ast.FunctionDef | ast.expr
 
-EXCLUSIVE = [("csv", "json"), ("json", "quiet")]
+EXCLUSIVE = [("csv", "json"), ("json", "quiet"), ("dry_run", "resume")]
 """Options of which a command takes one."""
 
 METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "PATH"}
@@ -37,6 +37,8 @@ Picture: TypeAlias = Path
 """A picture to be written."""
 MidiFile: TypeAlias = Path
 """A MIDI file to be written."""
+ExportFile: TypeAlias = Path
+"""A model to be exported."""
 WIDTH = 80
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
@@ -49,18 +51,28 @@ class Kind(NamedTuple):
         choices: the allowed values; empty for any.
         repeated: whether the option may be given several times.
         check: raises an `OstinatoError` at a value that the command could only fail with later.
+        paths: whether ``package.module:name`` is allowed beside the choices.
     """
 
     type: Any = None
     choices: tuple[str, ...] = ()
     repeated: bool = False
     check: Callable[[Any], object] | None = None
+    paths: bool = False
 
     def __or__(self, other: Kind) -> Kind:
         """Return the kind of a union; the first type counts."""
         choices = self.choices + other.choices
         repeated = self.repeated or other.repeated
-        return Kind(self.type or other.type, choices, repeated, self.check or other.check)
+        check, paths = self.check or other.check, self.paths or other.paths
+        return Kind(self.type or other.type, choices, repeated, check, paths)
+
+
+class _OrPath(tuple[str, ...]):
+    """Choices beside which ``package.module:name`` is allowed."""
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(value) or (isinstance(value, str) and ":" in value)
 
 
 def _check_picture(path: Path) -> None:
@@ -69,8 +81,10 @@ def _check_picture(path: Path) -> None:
 
 
 TYPES = {each.__name__: Kind(each) for each in (int, float, str, bool, Path)}
+TYPES["ImportPath"] = Kind(str, paths=True)
 TYPES["Picture"] = Kind(Path, check=_check_picture)
 TYPES["MidiFile"] = Kind(Path, check=partial(check_new_file, suffixes=MIDI))
+TYPES["ExportFile"] = Kind(Path, check=partial(check_new_file, suffixes=EXPORTS))
 
 
 class Option(NamedTuple):
@@ -311,7 +325,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
             option.flag,
             action="append" if kind.repeated else "store",
             type=kind.type,
-            choices=kind.choices or None,
+            choices=(_OrPath(kind.choices) if kind.paths else kind.choices) or None,
             metavar=option.metavar,
             help=help,
         )
@@ -334,7 +348,8 @@ def parse(
     """Return the arguments and those options that were given, by name.
 
     Settings of the file that an option ``config`` names stand in for options that are not given. An
-    `OstinatoError` says what is unknown, missing or of the wrong type.
+    `OstinatoError` says what is unknown, missing or of the wrong type. A dry run writes nothing,
+    and needs no place for it.
     """
     known = {o.name: o for o in options if o.form == "keyword"}
     parser = _Parser(command, list(known.values()))
@@ -347,7 +362,7 @@ def parse(
     if "config" in given:
         given = _read_config(given.pop("config"), known, parser) | given
     for option in known.values():
-        if option.needed and option.name not in given:
+        if option.needed and option.name not in given and not given.get("dry_run"):
             raise OstinatoError(f"{command}: {option.flag} {option.metavar} is required.")
     values, args = [*rest, *tokens[end + 1 :]], []
     for option in options:
@@ -370,7 +385,8 @@ def check_options(command: str, options: Sequence[Option], given: Mapping[str, A
     """
     for one, other in EXCLUSIVE:
         if given.get(one) and given.get(other):
-            raise OstinatoError(f"{command}: --{one} and --{other} exclude each other; give one.")
+            flags = f"--{one} and --{other}".replace("_", "-")
+            raise OstinatoError(f"{command}: {flags} exclude each other; give one.")
     for option in options:
         if option.kind.check and option.name in given:
             option.kind.check(given[option.name])

@@ -6,22 +6,38 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ostinato
-from ostinato.cli.commands import COMMANDS, TRAIN, Command, shown, with_settings
-from ostinato.cli.options import Kind, Option, options_of
+from ostinato.cli.commands import (
+    COMMANDS,
+    TRAIN,
+    Command,
+    command,
+    print_json,
+    shown,
+    with_settings,
+)
+from ostinato.cli.options import REQUIRED, Kind, Option, options_of
+from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 from ostinato.files import check_new_folder, check_there, refuse_to_overwrite
+from ostinato.memory import peak_memory
 from ostinato.tasks.registry import TASKS, Task, task_of
+
+if TYPE_CHECKING:
+    from ostinato.cli import sources
+else:
+    sources = Lazy("ostinato.cli.sources")
 
 
 def train(
     task: Task,
     /,
     *files: Path,
-    out: Path,
+    out: Path | None = None,
     resume: bool = False,
+    dry_run: bool = False,
     config: Path | None = None,
     json: bool = False,
     quiet: bool = False,
@@ -35,6 +51,8 @@ def train(
         files: files or folders; - reads standard input.
         out: folder of the run, created: model, checkpoints, metrics and learning curve.
         resume: continue the run in --out, which keeps its data and settings.
+        dry_run: train nothing: print what was read, what would be chosen, and how long training
+            would take. Needs no --out.
         config: TOML file with any of these options; those given here take precedence.
         json: print one JSON object per line.
         quiet: print nothing but warnings.
@@ -43,14 +61,26 @@ def train(
     """
     if not files and not resume:
         raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
+    how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
+    out = Path("run") if out is None else out
     if not resume:  # said before PyTorch is imported, which takes seconds
-        refuse_to_overwrite(out)
-        check_new_folder(out)
+        if not dry_run:
+            refuse_to_overwrite(out)
+            check_new_folder(out)
         check_there(files)
+        data = sources.read(task.source, files, settings)
+        if "validation" in how:
+            how["validation"] = sources.read(task.source, how["validation"], settings)
     estimator, folder = getattr(ostinato, task.estimator), shlex.quote(str(out))
     shown_by = {"progress": "json" if json else "quiet" if quiet else "auto"}
-    how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
     try:
+        if dry_run:
+            plan = estimator(**settings).plan(data, **how)
+            if json:
+                print_json(plan._asdict() | {"pace": plan.pace._asdict()})
+            else:
+                print(plan)
+            return 0
         if resume:
             found = task_of(ostinato.describe(out, weights=False)["task"])
             if found not in (task, None):
@@ -61,7 +91,7 @@ def train(
             model = estimator.resume(out, **shown_by, tensorboard=tensorboard, **settings)
         else:
             model = estimator(**settings)
-            model.fit(list(files), out=out, **how, **shown_by, tensorboard=tensorboard)
+            model.fit(data, out=out, **how, **shown_by, tensorboard=tensorboard)
     except OSError as error:
         if error.filename is None and error.strerror:
             raise OstinatoError(f"{out}: {error.strerror}.") from error
@@ -81,12 +111,14 @@ def train(
 
 
 def _report(facts: dict[str, Any], out: Path) -> None:
-    seconds = facts["seconds"]
-    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    seconds, most = facts["seconds"], peak_memory()
+    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     print(
-        f"\nTrained for {duration}, {facts['steps']:,} steps; "
+        f"\nTrained for {took}, {facts['steps']:,} steps; "
         f"{out}/ holds the best model, of step {facts['best_step']:,}"
     )
+    if most is not None:
+        print(f"  memory   {most / 2**20:,.0f} MB at most")
     for name, value in facts.get("validation", {}).items():
         print(f"  {name.replace('_', ' '):<8} {shown(value)} on validation data")
     for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl")):
@@ -107,7 +139,29 @@ def _fit_options(task: Task) -> list[Option]:
 
 def _options(task: Task) -> list[Option]:
     own = [option for option in options_of(__name__, "train") if option.name != "task"]
+    own = [o._replace(default=REQUIRED) if o.name == "out" else o for o in own]
     return with_settings(own + _fit_options(task), task.estimator)
+
+
+@command(TRAIN, "train")
+def suggest(*files: Path) -> None:
+    """Say which tasks fit some data, with the command for each.
+
+    Reads the files, and trains nothing. After the name of a task the command trains.
+
+    Args:
+        files: files or folders.
+
+    Examples:
+        ostinato train reviews.csv
+        ostinato train recordings/
+    """
+    found = sources.fitting(files)
+    names = ", ".join(map(str, files))
+    print(f"{names}: {'one task fits' if len(found) == 1 else 'these tasks fit'}\n")
+    for each in found:
+        print(f"{each.told(files)}\n")
+    print("Add --dry-run to see what would be chosen, and how long it takes.")
 
 
 for _task in TASKS:

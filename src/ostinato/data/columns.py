@@ -202,10 +202,10 @@ def _whole(table: Table, column: int) -> NDArray[np.float64] | None:
     if not table.is_numeric(column):
         return None
     try:
-        values = table.numbers([column])[:, 0]
+        values = table.numbers([column], missing=True)[:, 0]
     except DataError:
         return None
-    return values if (values == np.round(values)).all() else None
+    return values if (values == np.round(values)).all() else None  # nor is NaN a whole number
 
 
 def numbers_rows(table: Table, column: int) -> bool:
@@ -245,10 +245,10 @@ _ID_NAME = re.compile(r"(?:[a-z0-9](?:Id|ID)|(?i:[_\s.-](?:id|idx|index|key|nr|n
 
 def _in_runs(table: Table, column: int, label: int | None) -> bool:
     """Tell whether each cell of a column stands in one run of rows, which share their label."""
+    if table.is_numeric(column) and _whole(table, column) is None:
+        return False
     codes, cells = table.codes(column)
     if not 1 < 1 + np.count_nonzero(np.diff(codes)) == len(cells) <= len(table) / 2:
-        return False
-    if table.is_numeric(column) and _whole(table, column) is None:
         return False
     return label is None or (_shares(table, column, label) and _distinct(table, label) > 1)
 

@@ -238,6 +238,11 @@ class Spectrogram:
         """Samples from row to row."""
         return max(1, round(self.hop * self.rate))
 
+    @property
+    def silence(self) -> float:
+        """Energy that is silence, where the loudest is not known: 90 dB below that of a tone."""
+        return 1e-9 * (self.size / 4) ** 2
+
     def energy(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Energy in each band ``(T, bands)`` of every stretch of ``fft`` samples that is whole."""
         wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
@@ -246,7 +251,7 @@ class Spectrogram:
             return_complex=True,
         )  # fmt: skip
         energy = spectrum.abs().square()  # (fft / 2 + 1, T)
-        return (_mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
+        return (mel_bands(self.rate, self.fft, self.bands) @ energy).T.contiguous().numpy()
 
 
 class SpectrogramStream:
@@ -268,8 +273,6 @@ class SpectrogramStream:
         self.spectrogram = spectrogram
         # The first row's window has silence before it.
         self._samples = np.zeros(spectrogram.fft // 2, dtype=np.float32)
-        # Energy 90 dB below the loudest possible tone is silence.
-        self._silence = 1e-9 * (spectrogram.size / 4) ** 2
 
     def feed(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows ``(T, bands)`` that are complete with these samples ``(n,)``."""
@@ -280,7 +283,7 @@ class SpectrogramStream:
         if not rows:
             return np.zeros((0, how.bands), dtype=np.float32)
         energy = how.energy(held[: (rows - 1) * how.step + how.fft])
-        return np.asarray(np.log(np.maximum(energy, np.float32(self._silence))))
+        return np.asarray(np.log(np.maximum(energy, np.float32(how.silence))))
 
     def finish(self) -> NDArray[np.float32]:
         """The last rows, whose windows have silence after them."""
@@ -294,7 +297,7 @@ def _window(size: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _mel_bands(rate: int, fft: int, bands: int) -> Tensor:
+def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
     highest = 2595 * np.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)

@@ -1,4 +1,7 @@
-"""pandas, imported when it is first used: that takes a second, and not all data are tables."""
+"""Modules imported when they are first used.
+
+Such as pandas: importing it takes a second, and not all data are tables.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["pd"]
+__all__ = ["Lazy", "pd"]
 
 
-class _Lazy(ModuleType):
+class Lazy(ModuleType):
+    """A module by its name, imported with the first of its attributes."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)
 
@@ -17,4 +22,4 @@ class _Lazy(ModuleType):
 if TYPE_CHECKING:
     import pandas as pd
 else:
-    pd = _Lazy("pandas")
+    pd = Lazy("pandas")

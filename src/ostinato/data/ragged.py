@@ -74,13 +74,13 @@ class Ragged:
     def padded(
         self, rows: Sequence[int], begins: Sequence[int] | None = None, most: int | None = None
     ) -> NDArray[Any]:
-        """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each.
+        """Some of the arrays as one, ``(B, T, ...)``, zeros after the end of each; T is 1 or more.
 
         Each is cut to ``most`` steps from its step in ``begins`` on.
         """
         begins = [0] * len(rows) if begins is None else begins
         taken = [self[row][begin:][:most] for row, begin in zip(rows, begins, strict=True)]
-        T = max(map(len, taken), default=0)
+        T = max(1, *map(len, taken))
         padded = np.zeros((len(taken), T, *self.values.shape[1:]), dtype=self.values.dtype)
         for place, each in zip(padded, taken, strict=True):
             place[: len(each)] = each

@@ -57,6 +57,15 @@ def read_corpus(
         raise DataError("no files were named; name at least one.")
     listed = [Path(path) for path in paths]
     check_there(listed)
+    corpus = _read_all(listed, settings, by_step, labelled)
+    if not len(corpus):
+        raise DataError("is empty; give some sequences.", path=", ".join(map(str, paths)))
+    return corpus
+
+
+def _read_all(
+    listed: list[Path], settings: ReadingSettings, by_step: bool, labelled: bool | None
+) -> Corpus:
     if idx := [path for path in listed if _is_idx(path)]:
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):
@@ -465,6 +474,11 @@ def _of_items(inputs: list[Any]) -> Corpus:
             arrays.append(array_of(each))
         except (ValueError, TypeError) as error:
             raise place.error(f"cannot be read as numbers: {error}.") from None
+        if not arrays[-1].ndim:
+            raise place.error(
+                f"is {each!r:.40}; expected a sequence: a text, a list of words, numbers (T,) or "
+                "(T, I), an image."
+            )
     if arrays[0].dtype == np.uint8 and arrays[0].ndim in (2, 3):
         return Corpus("image", [a.reshape(*a.shape[:2], -1) for a in arrays], None, places)
     arrays = [(a[:, None] if a.ndim == 1 else a).astype(np.float64) for a in arrays]

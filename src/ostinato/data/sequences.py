@@ -50,7 +50,7 @@ def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
                 )
             several.append([str(each) for each in cell])
         return several
-    if settings.separator is None:
+    if not settings.separator:
         return [cell.strip() for cell in table.filled(column)]
     parts = [cell.split(settings.separator) for cell in table.texts(column)]
     return [[part.strip() for part in some if part.strip()] for some in parts]

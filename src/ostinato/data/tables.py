@@ -421,6 +421,8 @@ def cells_of(X: Any) -> list[Any]:
         )
     if isinstance(X, np.ma.MaskedArray):
         return X.tolist() if X.ndim == 1 else list(X)
+    if not isinstance(X, Iterable):
+        raise OstinatoError(f"got {X!r:.60}; expected several items, such as a list [...].")
     arrow = sys.modules.get("pyarrow")
     if arrow is not None and isinstance(X, arrow.Array | arrow.ChunkedArray):
         return list(X.to_pylist())

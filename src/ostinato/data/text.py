@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -196,6 +197,7 @@ class _Spool:
         self.path = path
         try:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the source
+            self._reading = threading.Lock()
             weakref.finalize(self, self._file.close)
             shutil.copyfileobj(stream, self._file, PIECE_BYTES)
             self._file.flush()
@@ -208,23 +210,25 @@ class _Spool:
 
     def open(self) -> io.BufferedReader:
         """Open what the stream held."""
-        return io.BufferedReader(_OwnPosition(self._file.fileno()))
+        return io.BufferedReader(_OwnPosition(self._file, self._reading))
 
 
 class _OwnPosition(io.RawIOBase):
-    """An open file, read from its beginning without moving its position."""
+    """An open file, read from its beginning at its own position; not all have pread."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._at = descriptor, 0
+    def __init__(self, file: BinaryIO, reading: threading.Lock) -> None:
+        self._file, self._reading, self._at = file, reading, 0
 
     def fileno(self) -> int:
-        return self._descriptor
+        return self._file.fileno()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = os.pread(self._descriptor, len(buffer), self._at)
+        with self._reading:
+            self._file.seek(self._at)
+            data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

@@ -80,7 +80,7 @@ class Vocabulary:
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for i in ids:
-            if piece := decoder.decode(self._bytes(i)):
+            if piece := decoder.decode(self.bytes_of(i)):
                 yield piece
         if piece := decoder.decode(b"", final=True):
             yield piece
@@ -91,10 +91,11 @@ class Vocabulary:
         >>> ByteVocabulary().token(10), ByteVocabulary().token(65), ByteVocabulary().token(255)
         ('\\n', 'A', '\\xff')
         """
-        text = self._bytes(i).decode("utf-8", "backslashreplace")
+        text = self.bytes_of(i).decode("utf-8", "backslashreplace")
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    def _bytes(self, i: int) -> bytes:
+    def bytes_of(self, i: int) -> bytes:
+        """The bytes of token ``i``."""
         try:
             index = operator.index(i)
         except TypeError:

@@ -14,19 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
 from ostinato.errors import OstinatoError
+from ostinato.insight.chance import classes_of, known_targets, output_of, scores_of
 from ostinato.insight.flow import GradientFlow, gradient_flow
 from ostinato.insight.influence import InputInfluence, ScoringNetwork, input_influence
-from ostinato.insight.losses import (
-    aligned,
-    call,
-    constant_loss,
-    copied,
-    main_output,
-    output_kept,
-)
+from ostinato.insight.losses import constant_loss, copied, main_output
 from ostinato.insight.samples import Loss, mean_loss, row_lengths
 from ostinato.insight.trials import Change, Start, Trial, run_trial
 from ostinato.networks.tracing import Traced, tracing
@@ -37,8 +32,11 @@ from ostinato.training.findings import Observations, Thresholds
 SHUFFLES = 8
 """Times that inputs are shuffled against the targets, to see what loss chance gives."""
 
+FEW = 8
+"""Rows of a small batch."""
+
 TRIAL_SECONDS = 20.0
-"""Seconds after which no further short training run is begun."""
+"""Seconds (of the CPU) after which no further short training run is begun."""
 
 TRIAL_ROWS = 256
 """Maximum number of rows that short training runs use."""
@@ -143,17 +141,7 @@ class Evidence:
 
     def output_of(self, sample: Sample) -> Any:
         """Return what the module returns for some data; None if it is not called as a whole."""
-        kept: list[Any] = []
-        # Whether a module takes other rows or lengths than those given is up to it.
-        with eval_mode(self.copy), torch.no_grad(), suppress(Exception):
-            if self.loss is None:
-                x = sample.encode(sample.inputs)
-                if isinstance(self.copy, ScoringNetwork):
-                    return self.copy(x, lengths=sample.lengths)
-                return call(self.copy, x, sample.lengths)
-            with output_kept(self.copy) as kept:
-                mean_loss(self.copy, sample, self.loss)
-        return kept[0] if len(kept) == 1 else None
+        return output_of(self.copy, sample, self.loss)
 
     @cached_property
     def output(self) -> Any:
@@ -162,11 +150,7 @@ class Evidence:
 
     def scores_of(self, sample: Sample) -> Tensor | None:
         """Return the scores for some data, or None."""
-        output = self.output_of(sample)
-        with suppress(OstinatoError):
-            found = main_output(output)
-            return found if found.dim() else None
-        return None
+        return scores_of(self.copy, sample, self.loss)
 
     @cached_property
     def scores(self) -> Tensor | None:
@@ -253,8 +237,9 @@ class Evidence:
 
     @cached_property
     def learned(self) -> float:
-        """Improvement on held-out data, or on the data if there are none."""
-        return self.improvement if self.held_out is None else self.held_out_improvement
+        """Improvement on held-out data; on the data if there are none, or that is not known."""
+        apart = self.held_out_improvement
+        return self.improvement if math.isnan(apart) else apart
 
     def _improvement(self, sample: Sample, loss: float, constant: float) -> float:
         if math.isfinite(constant) and constant > 1e-9:
@@ -338,6 +323,11 @@ class Evidence:
         """Numbers of the rows."""
         return range(self.sample.inputs.shape[self.row_axis])
 
+    @property
+    def count(self) -> int:
+        """Number of rows there are for short training runs and for what was learned."""
+        return int(self.wide.inputs.shape[self.row_axis])
+
     def taken(self, sample: Sample, rows: Tensor, *, inputs_only: bool = False) -> Sample:
         """Return some rows of a sample."""
         x = sample.inputs.index_select(self.row_axis, rows.to(sample.inputs.device))
@@ -380,12 +370,19 @@ class Evidence:
 
     @cached_property
     def entering(self) -> Features | None:
-        """Statistics of what enters the first recurrent layer, behind any scaling or embedding."""
-        seen: list[Tensor] = []
+        """Statistics of what enters the first recurrent layer, behind any scaling or embedding.
+
+        Of all its calls: in a loop over a cell each is a step.
+        """
+        first, seen = list[nn.Module](), list[Tensor]()
 
         def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if not seen and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-                seen.append(args[0].detach())
+            x = args[0] if args else None
+            x = x.data if isinstance(x, PackedSequence) else x
+            if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1:
+                first.append(module)
+                if module is first[0]:
+                    seen.append(x.detach().flatten(0, -2))
 
         kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
         hooks = [
@@ -395,9 +392,9 @@ class Evidence:
             _ = self.loss_of(self.sample)
         for hook in hooks:
             hook.remove()
-        if not seen or seen[0].dim() < 2:
+        if not seen:
             return None
-        return Features.of(seen[0].flatten(0, -2).nan_to_num(0, 0, 0), self.thresholds.outlier)
+        return Features.of(torch.cat(seen).nan_to_num(0, 0, 0), self.thresholds.outlier)
 
     # Targets
 
@@ -423,35 +420,50 @@ class Evidence:
             return None
         columns = y.shape[-1] if y.dim() > 1 and y.shape[-1] <= 8 else 1
         flat = y.reshape(-1, columns)
+        others = None if self.held_out is None else self.held_out.targets
+        if isinstance(others, Tensor) and others.numel() % columns == 0:
+            flat = torch.cat([flat, others.to(flat).reshape(-1, columns)])  # few show no outliers
         return Features.of(flat.nan_to_num(0, 0, 0), self.thresholds.outlier)
 
     @cached_property
     def classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """True and predicted class of each item, ``(N,)``; None where there are none."""
-        sample = self.wide
-        scores = self.scores if self.more is None else self.scores_of(sample)
-        y = sample.targets
-        if scores is None or not isinstance(y, Tensor):
-            return None
-        if sample.lengths is not None and y.shape[:2] == sample.inputs.shape[:2]:
-            outside = torch.arange(y.shape[1])[None] >= row_lengths(sample)[:, None]
-            outside = outside.view(*outside.shape, *[1] * (y.dim() - 2)).to(y.device)
-            y = y.masked_fill(outside, -1)  # which counts as unknown
-        return classes_of(scores, y, self.kind)
+        scores = self.scores if self.more is None else self.scores_of(self.wide)
+        y = known_targets(self.wide)
+        return None if scores is None else classes_of(scores, y, self.kind)
 
     # The network
 
     @cached_property
+    def unknown(self) -> dict[str, int]:
+        """Numbers of parameters of modules in plain lists, which the network lacks, by name."""
+        known = {id(m) for m in self.network.modules()}
+        found: dict[str, int] = {}
+        for name, module in self.network.named_modules():
+            for key, value in vars(module).items():
+                parts = value.values() if isinstance(value, dict) else value
+                if key.startswith("_") or not isinstance(value, list | tuple | dict):
+                    continue
+                for each in parts:
+                    if isinstance(each, nn.Module) and id(each) not in known:
+                        place = f"{name}.{key}" if name else key
+                        found[place] = found.get(place, 0) + len(list(each.parameters()))
+        return {place: count for place, count in found.items() if count}
+
+    @cached_property
     def flow(self) -> GradientFlow:
         """Gradients by step and layer; no layers if the loss has no gradient at all."""
-        try:
+        networks = [self.copy] if self.unknown else [self.copy, self.network]
+        for network in networks:  # perhaps the loss function is of a module of its own
             try:
-                return gradient_flow(self.copy, self.sample, loss=self.loss)
-            except OstinatoError:  # perhaps the loss function is of a module of its own
-                return gradient_flow(self.network, self.sample, loss=self.loss)
-        except RuntimeError:
-            T = self.sample.inputs.shape[1 - self.row_axis]
-            return GradientFlow([], self.loss_now, T, {})
+                return gradient_flow(network, self.sample, loss=self.loss)
+            except RuntimeError:
+                break
+            except OstinatoError:
+                if network is self.network:
+                    raise
+        T = self.sample.inputs.shape[1 - self.row_axis]
+        return GradientFlow([], self.loss_now, T, {})
 
     @cached_property
     def traced(self) -> list[Traced]:
@@ -474,6 +486,21 @@ class Evidence:
         found = self._gradients_of(self.copy)
         if found and all(g is None for g in found.values()):
             found = self._gradients_of(self.network)  # perhaps the loss function is of itself
+        return found
+
+    @cached_property
+    def batch_norms(self) -> list[float]:
+        """Norms of the gradients of some small batches of the data, in training mode."""
+        B, found = len(self.rows), list[float]()
+        for first in range(0, min(B, 6 * FEW), FEW):
+            part = self.taken(self.sample, torch.arange(first, min(B, first + FEW)))
+            with suppress(Exception), torch.random.fork_rng(devices=[]), torch.enable_grad():
+                network = copied(self.network).train()  # with its dropout
+                weights = [p for p in network.parameters() if p.requires_grad]
+                value = mean_loss(network, part, self.loss)
+                gradients = torch.autograd.grad(value, weights, allow_unused=True)
+                squares = (float(g.double().square().sum()) for g in gradients if g is not None)
+                found.append(math.sqrt(sum(squares)))
         return found
 
     def _gradients_of(self, network: nn.Module) -> dict[str, Tensor | None]:
@@ -517,6 +544,7 @@ class Evidence:
             self.observed,
             self.row_axis,
             self.taken,
+            self.kind,
             self.rebuild,
         )
 
@@ -532,9 +560,9 @@ class Evidence:
         if change not in self._trials:
             if self._spent > TRIAL_SECONDS:
                 return None
-            begin = time.perf_counter()
+            begin = time.thread_time()
             self._trials[change] = run_trial(self.start, change, self.judged_constant)
-            self._spent += time.perf_counter() - begin
+            self._spent += time.thread_time() - begin
         return self._trials[change]
 
     @cached_property
@@ -561,28 +589,6 @@ def _rows_of(value: Any, rows: Tensor, B: int, row_axis: int) -> Any:
     if row_axis and value.dim() > 1 and value.shape[1] == B:
         return value.index_select(1, rows.to(value.device))
     return value[rows.to(value.device)] if value.dim() and len(value) == B else value
-
-
-def classes_of(
-    scores: Tensor, targets: Any, kind: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return true and predicted classes; None if the targets are no classes."""
-    if not isinstance(targets, Tensor):
-        return None
-    if kind == "probability" and scores.numel() == targets.numel():
-        # Of logits, or of probabilities.
-        cut = 0.5 if bool(((scores >= 0) & (scores <= 1)).all()) else 0.0
-        true, predicted = targets.reshape(-1), scores.reshape(-1) > cut
-    else:
-        pair = aligned(scores, targets) if kind == "category" else None
-        if pair is None:
-            return None
-        true, predicted = pair[1], pair[0].argmax(-1)
-    known = (true >= 0).cpu()
-    return (
-        true.cpu()[known].numpy().astype(np.int64),
-        predicted.cpu()[known].numpy().astype(np.int64),
-    )
 
 
 def best_constant(network: ScoringNetwork, sample: Sample) -> float:

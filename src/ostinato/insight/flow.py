@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class LayerFlow:
             it: it was detached between two calls, say. Of the longest row, the cut nearest to lag
             0; None if nothing was cut.
         cut_states: names of the states that were cut there, which may be one of h and c.
+        reach: steps of the longest stretch without a cut.
         padding: share of the gradient of h, of the squared norm, that is at steps beyond the
             ``lengths`` of the data, which the layer was not given: the end of the padding is read,
             or, by a backward direction, its beginning.
@@ -74,6 +76,7 @@ class LayerFlow:
     cut_at: int | None = None
     cut_states: tuple[str, ...] = ()
     padding: float = 0.0
+    reach: int = 0
 
     @property
     def norms(self) -> NDArray[np.float64]:
@@ -154,7 +157,7 @@ class GradientFlow:
         return rounded(vars(self) | {"layers": layers})
 
 
-_FACTS = ("calls", "sequences", "cut_at", "cut_states", "padding")
+_FACTS = ("calls", "sequences", "cut_at", "cut_states", "reach", "padding")
 
 
 def gradient_flow(
@@ -292,6 +295,7 @@ def _track_flow(
     total = max(float((norms**2).sum()), 1e-300)
     padding = 0.0 if track.has_lengths else float((norms[~mask.numpy()] ** 2).sum()) / total
     cut = max(track.cuts, default=0)
+    ends = [0, *sorted(track.cuts), len(mask)]
     backward = track.reverse and not track.direction  # a loop by the user
     return LayerFlow(
         f"{track.name} backward" if backward else track.name,
@@ -305,6 +309,7 @@ def _track_flow(
         int(mask[cut:].sum(0).max()) if cut else None,
         track.cuts.get(cut, ()),
         padding,
+        max(end - start for start, end in pairwise(ends)),
     )
 
 
@@ -336,6 +341,7 @@ def _joined(parts: Sequence[LayerFlow]) -> LayerFlow:
         cut.cut_at,
         cut.cut_states,
         float(np.mean([part.padding for part in parts])),
+        max(part.reach for part in parts),
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.losses import copied
+from ostinato.insight.chance import above_chance, classes_of, known_targets, scores_of
+from ostinato.insight.losses import copied, main_output, replaced_output
 from ostinato.insight.samples import Loss, mean_loss
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
@@ -35,6 +38,9 @@ STEPS_BUDGET = 6_000
 
 MIN_STEPS = 20
 
+MIN_JUDGED = 24
+"""Rows at least to learn from, and to judge on, where held-out rows are divided."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -48,8 +54,12 @@ class Change:
         clip: largest gradient norm; -1 for as it is, 0 for no limit.
         thawed: whether all parameters learn.
         init: what the recurrent weights start from, if not from what the modules do.
+        layers: layers of each stack of `torch.nn`; 0 for as many as it has.
+        copies: copies of the network side by side, the scores added up; see `Copies`.
+        detach: whether `detach` cuts gradients.
         settings: settings of an estimator, by name.
         rows: rows to train on; 0 for all.
+        held_out: whether it learns from half of the rows that others are judged on.
     """
 
     rate: float = 1.0
@@ -59,8 +69,12 @@ class Change:
     clip: float = -1.0
     thawed: bool = False
     init: Literal["", "orthogonal", "chrono"] = ""
+    layers: int = 0
+    copies: int = 1
+    detach: bool = True
     settings: tuple[tuple[str, Any], ...] = ()
     rows: int = 0
+    held_out: bool = False
 
 
 class Trial(NamedTuple):
@@ -72,12 +86,17 @@ class Trial(NamedTuple):
         training: the same on those trained on.
         steps: steps made.
         losses: training loss of each.
+        above_chance: standard deviations by which predictions are better than chance on the rows of
+            ``share``; NaN if unknown.
+        one_class: share of the most frequent class in these predictions; NaN if they are none.
     """
 
     share: float
     training: float
     steps: int
     losses: list[float]
+    above_chance: float = math.nan
+    one_class: float = math.nan
 
 
 @dataclass(eq=False)
@@ -93,6 +112,7 @@ class Start:
     observed: Observations
     row_axis: int
     taken: Callable[..., Sample]
+    kind: str
     rebuild: Callable[[Mapping[str, Any]], nn.Module] | None = None
     scales: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -129,25 +149,33 @@ def run_trial(start: Start, change: Change, constant: float) -> Trial | None:
 def _run(start: Start, change: Change, constant: float) -> Trial | None:
     network = fresh(start, change)
     training, judged = _standardized(start, change)
+    if change.held_out:
+        rows = torch.arange(judged.inputs.shape[start.row_axis])
+        half = len(rows) // 2
+        if half < MIN_JUDGED:
+            return None
+        training, judged = start.taken(judged, rows[:half]), start.taken(judged, rows[half:])
     if "targets" in change.standardized:
         constant *= float(_scale(start, "targets")[1].square().mean()) ** -1.0
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = _optimizer(start, change, network)
+    optimizer = optimizer_of(start, change, network)
     clip = change.clip
     if clip < 0:
         clip = float(start.settings.get("clip_norm") or start.observed.clip_norm)
     losses, value = [], math.nan
     network.train()
     random = torch.Generator().manual_seed(0)
-    if change.rows:
-        training = start.taken(training, torch.arange(change.rows))
     count = training.inputs.shape[start.row_axis]
+    if 0 < change.rows < count:
+        count = change.rows
+        training = start.taken(training, torch.arange(count))
     order = torch.randperm(count, generator=random)
     for _ in range(start.steps):
         if len(order) < min(BATCH, count):
             order = torch.cat([order, torch.randperm(count, generator=random)])
         rows, order = order[:BATCH].sort().values, order[BATCH:]
-        loss = mean_loss(network, start.taken(training, rows), start.loss)
+        with nullcontext() if change.detach else Attached():
+            loss = mean_loss(network, start.taken(training, rows), start.loss)
         if not loss.requires_grad:
             return None
         optimizer.zero_grad()
@@ -162,15 +190,64 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
             return Trial(-math.inf, -math.inf, len(losses), losses)
     with eval_mode(network), torch.no_grad():
         end = float(mean_loss(network, judged, start.loss))
+    scores = scores_of(network, judged, start.loss)
+    pair = None if scores is None else classes_of(scores, known_targets(judged), start.kind)
+    one_class = math.nan
+    if pair is not None and len(pair[1]):
+        one_class = float(np.bincount(pair[1]).max() / len(pair[1]))
     scale = constant if constant > 1e-9 else abs(losses[0])
     zero = constant if constant > 1e-9 else losses[0]
     last = fmean(losses[-5:])
     share = (zero - end) / scale if math.isfinite(end) else -math.inf
-    return Trial(share, (zero - last) / scale, len(losses), losses)
+    above = above_chance(scores, judged, start.kind)
+    return Trial(share, (zero - last) / scale, len(losses), losses, above, one_class)
+
+
+class Attached(TorchFunctionMode):
+    """Inside the block `detach` returns the tensor itself, so that it cuts no gradient.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> with Attached():
+    ...     y = x.detach()
+    >>> y is x
+    True
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.detach, torch.detach):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class Copies(nn.Module):
+    """Copies of a network side by side: one with as many times its units, in blocks.
+
+    Scores are added up and divided by the root of their number, as a wider layer would start; where
+    they are probabilities, their mean is taken.
+    """
+
+    def __init__(self, copies: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copies)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the output of the first copy, with the scores of all."""
+        outputs = [copy(*args, **kwargs) for copy in self.copies]
+        scores = [main_output(output) for output in outputs]
+        bounded = all(bool(((s >= 0) & (s <= 1)).all()) for s in scores)
+        whole = torch.stack(scores).sum(0) / len(scores) ** (1.0 if bounded else 0.5)
+        return replaced_output(outputs[0], scores[0], whole)
 
 
 def fresh(start: Start, change: Change) -> nn.Module:
     """Return the network as it was before training, as near as its modules can tell."""
+    if change.copies > 1:
+        if start.loss is None:
+            raise OstinatoError("a network that computes its own loss cannot be one of several")
+        alone = replace(change, copies=1)
+        return Copies([fresh(start, alone) for _ in range(change.copies)])
     if start.rebuild is not None:
         network = start.rebuild(dict(change.settings))
     else:
@@ -182,6 +259,8 @@ def fresh(start: Start, change: Change) -> nn.Module:
                 reset()
     if change.thawed:
         network.requires_grad_(True)
+    if change.layers:
+        shallow(network, change.layers)
     if not change.dropout:
         remove_dropout(network)
     if change.init:
@@ -190,6 +269,22 @@ def fresh(start: Start, change: Change) -> nn.Module:
             if isinstance(module, nn.RNNBase):
                 initialize(module, change.init, T)
     return network
+
+
+def shallow(network: nn.Module, layers: int) -> None:
+    """Replace stacks of `torch.nn` by fresh ones of fewer layers, in place."""
+    for module in list(network.modules()):
+        for name, each in list(module.named_children()):
+            if isinstance(each, nn.RNNBase) and each.num_layers > layers:
+                options: dict[str, Any] = {"bias": each.bias, "batch_first": each.batch_first}
+                options["bidirectional"] = each.bidirectional
+                if isinstance(each, nn.RNN):
+                    options["nonlinearity"] = each.nonlinearity
+                if isinstance(each, nn.LSTM):
+                    options["proj_size"] = each.proj_size
+                kind: Any = type(each)
+                made = kind(each.input_size, each.hidden_size, layers, **options)
+                setattr(module, name, made.to(next(each.parameters())))
 
 
 def remove_dropout(network: nn.Module) -> None:
@@ -222,7 +317,8 @@ def initialize(layer: nn.RNNBase, init: Literal["orthogonal", "chrono"], steps: 
                 weight[H : 2 * H] = torch.empty(H).uniform_(1, max(2, steps - 1)).log()
 
 
-def _optimizer(start: Start, change: Change, network: nn.Module) -> Optimizer:
+def optimizer_of(start: Start, change: Change, network: nn.Module) -> Optimizer:
+    """Return an optimizer of a fresh network, like the user's."""
     if start.optimizer is None:
         known = {n: v for n, v in start.settings.items() if n in _TRAINING and v is not None}
         known |= {n: v for n, v in change.settings if n in _TRAINING}
@@ -234,14 +330,16 @@ def _optimizer(start: Start, change: Change, network: nn.Module) -> Optimizer:
             settings.weight_decay = 0.0
         return make_optimizer(network, settings)
     names = {id(p): name for name, p in start.network.named_parameters()}
-    copies = dict(network.named_parameters())
+    members = network.copies if isinstance(network, Copies) else [network]
+    own = [dict(member.named_parameters()) for member in members]
     groups = []
     for group in start.optimizer.param_groups:
         options = {k: v for k, v in group.items() if k not in ("params", "initial_lr")}
         options["lr"] = float(group["lr"]) * change.rate
         if not change.decay and "weight_decay" in options:
             options["weight_decay"] = 0.0
-        params = [copies[names[id(p)]] for p in group["params"] if id(p) in names]
+        of_group = [names[id(p)] for p in group["params"] if id(p) in names]
+        params = [each[name] for name in of_group for each in own if name in each]
         if params:
             groups.append({"params": params, **options})
     if change.thawed or not groups:

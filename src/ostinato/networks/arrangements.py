@@ -20,7 +20,16 @@ from ostinato.networks.functional import (
     zero_padding,
 )
 from ostinato.networks.outputs import Output, Steps
-from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, RNNCell, ZoneoutCell, cell_named
+from ostinato.recurrence.cells import (
+    Cell,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+    ZoneoutCell,
+    cell_named,
+    name_of,
+)
+from ostinato.recurrence.cells import CellChoice as CellChoice
 from ostinato.recurrence.cells import CellName as CellName
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Hidden, Recurrent
@@ -340,7 +349,7 @@ def _is_plain_lookup(encode: nn.Module) -> TypeGuard[nn.Embedding]:
 
 
 def recurrent_layers(
-    cell: CellName,
+    cell: CellChoice,
     input_size: int,
     hidden_size: int,
     num_layers: int = 1,
@@ -351,6 +360,7 @@ def recurrent_layers(
 
     Args:
         cell: such as lstm; ``rnn-relu`` starts from the identity, without which it does not learn.
+            Or a class, or an instance, whose sizes do not count.
         input_size: features of a step.
         hidden_size: hidden units of each layer and direction.
         num_layers: layers.
@@ -362,7 +372,7 @@ def recurrent_layers(
     >>> recurrent_layers("mgu", 8, 16).cells
     (MGUCell(input_size=8, hidden_size=16, bias=True),)
     """
-    make, arguments = cell_named(cell)
+    make, arguments = cell_named(name_of(cell))
     sizes = (input_size, hidden_size)
     if cell == "rnn-relu":
         options["init"] = "identity"
@@ -371,7 +381,10 @@ def recurrent_layers(
         if make is RNNCell:
             arguments = {"nonlinearity": arguments.get("activation", "tanh")}
         return _DROP_INS[make](*sizes, **arguments, **options)
-    made = make(*sizes, **arguments)
+    try:
+        made = make(*sizes, **arguments)
+    except TypeError as error:
+        raise OstinatoError(f"cell={cell!r:.200} cannot be made: {error}.") from error
     return Recurrent(ZoneoutCell(made, zoneout) if zoneout else made, **options)
 
 

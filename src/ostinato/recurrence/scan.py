@@ -7,13 +7,14 @@ any cell, any floating dtype and any device, and is differentiable any number of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ostinato.recurrence.cells import Cell, LinearCell, State, Tensors, Trace, Weights
+from ostinato.recurrence.cells import Cell, LinearCell, MLSTMCell, State, Tensors, Trace, Weights
+from ostinato.recurrence.diagonal import mask_of as mask_of
+from ostinato.recurrence.diagonal import scan_linear
 
 
 def scan(
@@ -61,16 +62,13 @@ def scan(
         x = x.masked_fill(~running, 0.0)
     if reverse:
         x = reverse_rows(x, lengths)
-    projected = cell.project(w, x)
     if isinstance(cell, LinearCell) and observe is None:
-        a, b = cell.coefficients(projected)
-        if running is not None:
-            a, b = torch.where(running, a, 1.0), torch.where(running, b, 0.0)
-        y = linear_recurrence(a, b, state.h)  # (T, B, H)
-        state = cell.state_type(y[-1])
+        y, state = scan_linear(cell, w, x, state, lengths)
+    elif isinstance(cell, MLSTMCell) and observe is None:
+        y, state = cell.scan(w, x, state, running)
     else:
         outputs = []
-        for t, x_t in enumerate(projected.unbind(0)):
+        for t, x_t in enumerate(cell.project(w, x).unbind(0)):
             new = cell.step(w, x_t, state)
             if running is not None:
                 new = cell.state_type(
@@ -81,8 +79,8 @@ def scan(
                 observe(x_t, state, new)
             state = new
         y = torch.stack(outputs)
-    if running is not None:
-        y = torch.where(running, y, 0.0)
+        if running is not None:
+            y = torch.where(running, y, 0.0)
     return (reverse_rows(y, lengths) if reverse else y), state
 
 
@@ -126,21 +124,37 @@ def run_directions(
     state: State | None,
     lengths: Tensor | None,
     traces: list[Trace] | None = None,
+    each: Callable[..., tuple[Tensor, State]] | None = None,
 ) -> tuple[Tensor, State]:
-    """Run a cell in each direction; arguments and results as those of `backends.run`."""
+    """Run a cell in each direction; arguments and results as those of `backends.run`.
+
+    A direction is run by ``each(cell, w, x, state, lengths, reverse, traces)``, if it is given.
+    """
     outputs: list[Tensor] = []
     lasts: list[State] = []
     for i, w in enumerate(weights):
         before = None if state is None else cell.state_type(*(s[i] for s in state))
-        if traces is None:
-            y, last = scan(cell, w, x, before, lengths, reverse=i == 1)
-        else:
-            y, last, seen = trace(cell, w, x, before, lengths, reverse=i == 1)
-            traces.append(seen)
+        y, last = (each or _run_direction)(cell, w, x, before, lengths, i == 1, traces)
         outputs.append(y)
         lasts.append(last)
     joined = cell.state_type(*(torch.stack(parts) for parts in zip(*lasts, strict=True)))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), joined
+
+
+def _run_direction(
+    cell: Cell,
+    w: Weights,
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    traces: list[Trace] | None,
+) -> tuple[Tensor, State]:
+    if traces is None:
+        return scan(cell, w, x, state, lengths, reverse=reverse)
+    y, last, seen = trace(cell, w, x, state, lengths, reverse=reverse)
+    traces.append(seen)
+    return y, last
 
 
 def run_segments(
@@ -169,63 +183,6 @@ def run_segments(
         lasts.append(last)
     joined = cell.state_type(*(torch.cat(each) for each in zip(*lasts, strict=True)))
     return torch.cat(outputs, dim=-1), joined
-
-
-class _LinearRecurrence(torch.autograd.Function):
-    """h_t = a_t * h_(t-1) + b_t for all steps: ``a`` and ``b (T, B, H)``, ``h0 (B, H)``.
-
-    A parallel scan (D. Hillis and G. Steele 1986, "Data parallel algorithms"), or on a CPU, where
-    that would do more work on no more cores, a sequential one. Its gradient is such a recurrence
-    too, from the last step to the first, so that it is differentiable any number of times.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-        plain = a.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
-        return sequential_scan(a, b, h0) if plain else parallel_scan(a, b, h0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        a, _, h0 = inputs
-        ctx.save_for_backward(a, h0, output)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
-        """d_t = g_t + a_(t+1) d_(t+1) is the gradient of b_t."""
-        a, h0, y = ctx.saved_tensors
-        later = torch.cat([a[1:], torch.zeros_like(a[:1])])
-        d = linear_recurrence(later.flip(0), g.flip(0), torch.zeros_like(h0)).flip(0)
-        before = torch.cat([h0[None], y[:-1]])
-        return d * before, d, d[0] * a[0]
-
-
-linear_recurrence: Callable[[Tensor, Tensor, Tensor], Tensor] = _LinearRecurrence.apply
-
-
-def sequential_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """Compute `linear_recurrence` step by step."""
-    y = torch.empty_like(b)
-    for a_t, b_t, y_t in zip(a, b, y, strict=True):
-        h = torch.addcmul(b_t, a_t, h, out=y_t)
-    return y
-
-
-def parallel_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """Compute `linear_recurrence` in log2(T) rounds, each of which doubles the steps combined."""
-    b = torch.cat([b[:1] + a[:1] * h, b[1:]])
-    reach = 1
-    while reach < len(a):
-        b = torch.cat([b[:reach], b[reach:] + a[reach:] * b[:-reach]])
-        a = torch.cat([a[:reach], a[reach:] * a[:-reach]])
-        reach *= 2
-    return b
-
-
-def mask_of(lengths: Tensor, T: int) -> Tensor:
-    """Return ``(T, B, 1)`` booleans: True where a row still has a step."""
-    return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
 
 
 def reverse_rows(x: Tensor, lengths: Tensor | None = None) -> Tensor:

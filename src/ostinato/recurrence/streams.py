@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import compiled, generated
 from ostinato.recurrence.backends.core import MISSING, CoreStream, core
 from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
@@ -65,14 +65,15 @@ class Stream(CoreStream):
     shares the weights. It can be pickled if its layer can.
 
     Args:
-        layer: an `RNN`, `LSTM`, `GRU` or `Recurrent` of them, in one direction, with float32 or
-            float64 weights on the CPU. Dropout is ignored.
+        layer: an `RNN`, `LSTM`, `GRU`, or `Recurrent` of any cell whose kernels can be made, in one
+            direction, with float32 or float64 weights on the CPU. Dropout is ignored.
         batch_size: streams that run side by side, ``B``; None for one, without a batch axis.
         quantize: ``"int8"`` keeps 8 bits of every float32 weight, with a scale for each row, and
             rounds inputs and states to 8 bits for each product: faster but for small layers, at
             some loss of accuracy.
-        threads: how many share a step. More than one pays where the weights do not fit into one
-            core's cache and steps follow each other within milliseconds; the bits are the same.
+        threads: how many share a step of `RNN`, `LSTM` and `GRU`. More than one pays where the
+            weights do not fit into one core's cache and steps follow each other within
+            milliseconds; the bits are the same.
 
     Raises:
         OstinatoError: where the layer cannot stream.
@@ -132,6 +133,10 @@ class Stream(CoreStream):
         ]
         like = next(iter(weights[0].values()))
         lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
+        if lacks and not layer.residual:
+            lacks = generated.lacks(layer.cells, like)
+            if quantize and not lacks:
+                lacks = "8-bit weights are for RNN, LSTM and GRU"
         if lacks:
             raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
         if quantize and like.dtype != torch.float32:
@@ -160,7 +165,12 @@ class Stream(CoreStream):
         """Set up a new stream from checked arguments; the weights are its own."""
         self._layer, self._batch_size = layer, batch_size
         self._weights, self._precision, self._threads = weights, precision, threads
-        self._like = next(iter(weights[0].values()))[:0]
+        self._like = next(iter(weights[0].values())).new_empty(0)
+        if compiled.lacks(layer.cells, self._like):
+            programs, tensors = generated.for_stream(layer.cells, weights)
+            super().__init__(programs, tensors, batch_size or 1, *self._output())
+            self.reset()
+            return
         packed = [cell.standard_weights(w) for cell, w in zip(layer.cells, weights, strict=True)]
         super().__init__(
             tuple(compiled.shape_of(cell.standard_cell()) for cell in layer.cells),
@@ -205,8 +215,12 @@ class Stream(CoreStream):
 
     @_explained
     def reset(self) -> None:
-        """Go back to a state of zeros."""
+        """Go back to the state before the first step: zeros, of nearly every cell."""
         self._reset()
+        if not all(map(generated.starts_at_zero, self._layer.cells)):
+            B = self._batch_size or 1
+            states = [cell.zero_state(B, self._like) for cell in self._layer.cells]
+            self._load(torch.cat([t.flatten() for state in states for t in state]))
 
     @property
     def state(self) -> Hidden:

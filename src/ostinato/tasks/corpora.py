@@ -13,8 +13,9 @@ from ostinato.data.features import MAX_BANDS
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
-from ostinato.errors import DataError, OstinatoError
+from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
+from ostinato.recurrence.cells import name_of
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
 from ostinato.tasks.targets import SequenceTargets
@@ -67,10 +68,7 @@ class CorpusEstimator(
         if isinstance(X, Corpus):
             return X
         if y is None and (paths := paths_of(X)):
-            corpus = read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
-            if not len(corpus):
-                raise DataError("is empty; give some sequences.", path=", ".join(map(str, paths)))
-            return corpus
+            return read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
         return corpus_of(X, y, self, by_step=self.BY_STEP, labelled=labelled)
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:
@@ -82,7 +80,7 @@ class CorpusEstimator(
         title, network = super()._network_title(), self.network_
         if isinstance(network, ManyToOne) and network.convolutions is not None:
             title += " beside convolutions"
-        return title if self.recurrent else title.replace(self.cell, "no recurrence", 1)
+        return title if self.recurrent else title.replace(name_of(self.cell), "no recurrence", 1)
 
     def _documents(self, inputs: Inputs, targets: TargetsT) -> dict[str, Any]:
         return {"inputs.json": inputs.to_json(), "targets.json": targets.to_json()}

@@ -7,35 +7,37 @@ methods of `Estimator` that begin with an underscore and raise are the hooks of 
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, check_choice
+from ostinato.files import temporary_folder
 from ostinato.memory import check_memory
+from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
-from ostinato.training.callbacks import History, TrainingResult
+from ostinato.training.callbacks import Callback, History, TrainingResult
 from ostinato.training.evaluation import Problem, Sample, evaluate
-from ostinato.training.loop import Trainer, device_of
+from ostinato.training.loop import Pace, Trainer, device_of
 from ostinato.training.optimization import updates_of
-from ostinato.training.progress import ProgressMode, make_progress
+from ostinato.training.progress import ProgressMode, duration, make_progress
 from ostinato.training.runs import RunFolder, checked_data
 from ostinato.training.settings import TrainingSettings, check_value
 
@@ -46,6 +48,47 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 _INNER = {"architecture", "check_settings", "get_metadata_routing"}
 """Public names that are for other modules, and for those of scikit-learn."""
+
+
+class Plan(NamedTuple):
+    """What training would do.
+
+    Attributes:
+        title: what was read, the network, and what was chosen, in lines.
+        seconds: time of training, about; at most, where it may end early.
+        steps: optimizer steps; None where the time is the limit.
+        evaluations: evaluations on the validation data.
+        pace: seconds of a step, and of an evaluation.
+        patience: evaluations without improvement before training ends early; 0 for never.
+    """
+
+    title: str
+    seconds: float
+    steps: int | None
+    evaluations: int
+    pace: Pace
+    patience: int
+
+    def __str__(self) -> str:
+        time = duration(self.seconds)
+        if self.steps is None:
+            steps = self.seconds / self.pace.step
+            return f"{self.title}\ntraining takes {time}: about {steps:,.0f} steps"
+        early = ", or less: it ends once validation stalls" if self.patience else ""
+        return (
+            f"{self.title}\ntraining takes about {time}{early}: {self.steps:,} steps of "
+            f"{self.pace.step:.2g} s and {self.evaluations} evaluations of "
+            f"{self.pace.evaluation:.2g} s"
+        )
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self:
+        """Return the plan of a trainer, which trains for a moment."""
+        limit, pace, evaluations = trainer.time_limit, trainer.pace(), trainer.evaluations
+        steps = None if limit is not None else trainer.total
+        whole = limit or (steps or 0) * pace.step + evaluations * pace.evaluation
+        patience = trainer.settings.patience or 0
+        return cls(trainer.title, whole, steps, evaluations, pace, patience)
 
 
 class Prepared(NamedTuple):
@@ -83,6 +126,15 @@ class Estimator(
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
     history_: Sequence[Mapping[str, Any]] = ()
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            needs = isinstance(getattr(type(self), name, None), property)  # which needs one of
+            if needs or name in ("inputs_", "targets_", "network_", "training_", "resolved_"):
+                kind = type(self).__name__
+                raise NotFittedError(f"{kind}: is not trained yet ({name}); call fit first.")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         """Return what a user calls, sets or reads."""
@@ -203,20 +255,34 @@ class Estimator(
         """
         self.check_settings()
         device_of(self.device)
+        check_choice(f"{type(self).__name__}.fit: progress", progress, get_args(ProgressMode))
 
         def document(data: Path) -> dict[str, Any]:
             task = {"task": type(self).__name__, "parameters": self.get_params()}
             return task | self._prepare(data, X, y, validation)._asdict()
 
         if out is None:
-            with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
-                data = Path(folder)
+            with temporary_folder() as data:
                 self._train(data, document(data), None, progress)
         else:
             run = RunFolder.create(Path(out), document)
             with run.trained_by_one(), run.removed_on_early_failure():
                 self._train(run.data, run.document, run, progress, tensorboard)
         return self
+
+    def plan(self, X: Any, y: Any = None, *, validation: Any = None) -> Plan:
+        """Say what `fit` would do with such data: what it reads, what it chooses, its time.
+
+        Some steps of training are tried, to measure the time; nothing is kept.
+        """
+        self.check_settings()
+        device_of(self.device)
+        model = type(self)(**self.get_params())
+        with temporary_folder() as data, torch.random.fork_rng():
+            documents, model.resolved_, facts = model._prepare(data, X, y, validation)
+            model.inputs_, model.targets_ = model._restore(documents)
+            torch.manual_seed(self.seed)
+            return Plan.of(model._trainer(data, facts)[0])
 
     def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
         """Write the data into the folder of a run, as the network takes them."""
@@ -237,6 +303,11 @@ class Estimator(
         training = self._labelled(X, y)
         if validation is not None:
             pair = validation if isinstance(validation, tuple) else (validation,)
+            if len(pair) > 2 or (y is not None and len(pair) < 2):
+                raise OstinatoError(
+                    f"{type(self).__name__}.fit: validation is {validation!r:.40}; expected "
+                    "(X, y), as for training."
+                )
             return training, self._labelled(*pair)
         return (training, None) if self.validation_fraction == 0 else self._split(training)
 
@@ -288,7 +359,7 @@ class Estimator(
             self.inputs_, self.targets_ = self._restore(document["documents"])
 
         def note(result: TrainingResult) -> None:
-            seconds = round(result.seconds, 1)
+            seconds, weights = round(result.seconds, 1), _weights(self.network_)
             self.training_ = {**facts, **asdict(result), "seconds": seconds, "weights": weights}
 
         def keep_best(result: TrainingResult) -> None:
@@ -298,31 +369,11 @@ class Estimator(
 
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            device = device_of(self.device)
             with whole(OstinatoError):
-                self._check_weights(device)
-                self.network_ = self._build(self.inputs_, self.targets_).to(device)
-                weights = sum(p.numel() for p in self.network_.parameters())
-                threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-                network = f"{self._network_title()}, {weights:,} weights; {device.type}{threads}"
-                problem = self._problem(data, facts, device)
-                names = [field.name for field in fields(TrainingSettings)]
-                trainer = Trainer(
-                    self.network_,
-                    problem.batches,
-                    problem.objective,
-                    TrainingSettings(**{name: self.resolved(name) for name in names}),
-                    [
-                        make_progress(progress),
-                        history,
-                        *(run.callbacks(tensorboard) if run else []),
-                    ],
-                    validation=problem.validation,
-                    sample=problem.sample,
-                    on_best=keep_best,
-                    title=f"{problem.title}; {network}{problem.notes}",
-                    folder=None if run is None else run.checkpoints,
-                )
+                callbacks = [make_progress(progress), history]
+                callbacks += run.callbacks(tensorboard) if run else []
+                folder = None if run is None else run.checkpoints
+                trainer, problem = self._trainer(data, facts, callbacks, keep_best, folder)
             result = trainer.run(resume=resume)
             self.history_ = history.records
             note(result)
@@ -337,12 +388,42 @@ class Estimator(
             if missing := run.draw(problem.objective.loss_unit):
                 warnings.warn(missing, stacklevel=3)
 
+    def _trainer(
+        self,
+        data: Path,
+        facts: Mapping[str, Any],
+        callbacks: Sequence[Callback] = (),
+        on_best: Callable[[TrainingResult], None] | None = None,
+        folder: Path | None = None,
+    ) -> tuple[Trainer, Problem]:
+        """Return what trains a new network on prepared data, and the problem of these."""
+        device = device_of(self.device)
+        self._check_weights(device)
+        self.network_ = self._build(self.inputs_, self.targets_).to(device)
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        weights = f"{_weights(self.network_):,} weights; {device.type}{threads}"
+        problem = self._problem(data, facts, device)
+        names = [field.name for field in fields(TrainingSettings)]
+        trainer = Trainer(
+            self.network_,
+            problem.batches,
+            problem.objective,
+            TrainingSettings(**{name: self.resolved(name) for name in names}),
+            callbacks,
+            validation=problem.validation,
+            sample=problem.sample,
+            on_best=on_best,
+            title=f"{problem.title}; {self._network_title()}, {weights}{problem.notes}",
+            folder=folder,
+        )
+        return trainer, problem
+
     def _check_weights(self, device: torch.device) -> None:
         """Refuse a network whose weights do not fit into memory, before it is built."""
         with torch.device("meta"), torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network itself will warn
             planned = self._build(self.inputs_, self.targets_)
-        weights = sum(p.numel() for p in planned.parameters())
+        weights = _weights(planned)
         # Weights and gradients, the best weights, and the checkpoint or what the optimizer keeps.
         copies = 4 if device.type == "cpu" else 1
         check_memory(
@@ -373,7 +454,7 @@ class Estimator(
         return self.resolved_.get(name) if given is None else given
 
     def _network_title(self) -> str:
-        return f"{self.cell} of {self.num_layers} x {self.resolved('hidden_size')} units"
+        return f"{name_of(self.cell)} of {self.num_layers} x {self.resolved('hidden_size')} units"
 
     def _resolved_title(self) -> str:
         chosen = ", ".join(
@@ -479,6 +560,10 @@ class Estimator(
             model.network_.load_state_dict(weights)
         model.network_.to(device_of(device)).eval()
         return model
+
+
+def _weights(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def random_generator(seed: int | None) -> torch.Generator:

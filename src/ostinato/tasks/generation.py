@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +23,10 @@ from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
-from ostinato.networks.arrangements import CellName, ManyToMany
+from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Prepared, random_generator
+from ostinato.tasks.estimators import Estimator, Plan, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
 from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
@@ -123,7 +124,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     """
 
     level: Level = "char"
-    cell: CellName = "lstm"
+    cell: CellChoice = "lstm"
     hidden_size: int = 256
     embedding_size: int | None = None
     dropout: float = 0.0
@@ -150,6 +151,11 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         self.check_settings()
         source = _source_of(text, pattern)
         return super().fit(source, out=out, progress=progress, tensorboard=tensorboard)
+
+    def plan(  # type: ignore[override]  # as fit
+        self, text: TextData, y: None = None, *, pattern: str = "*.txt"
+    ) -> Plan:
+        return super().plan(_source_of(text, pattern))
 
     def check_settings(self) -> None:
         super().check_settings()
@@ -537,11 +543,29 @@ def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield held
 
 
+def _several(text: Any) -> Sequence[Any]:
+    return [] if isinstance(text, os.PathLike) else text
+
+
 def _source_of(text: TextData, pattern: str) -> TextSource:
     if isinstance(text, TextSource):
         return text
+    if not isinstance(text, str | os.PathLike | Sequence):
+        raise OstinatoError(
+            f"TextGenerator: got {text!r:.40}; expected a text, or pathlib.Path of files."
+        )
     if not isinstance(text, str):
+        if any(isinstance(each, str) and re.search(r"\s", each) for each in _several(text)):
+            raise OstinatoError(
+                "TextGenerator: got a list of texts; expected one text, or pathlib.Path of files. "
+                'Join them: "\\n".join(texts).'
+            )
         return TextSource.from_paths(text, pattern)
+    if re.fullmatch(r"\S+\.\w{1,5}", text) and not os.path.exists(text):
+        raise OstinatoError(
+            f"TextGenerator: {text!r} looks like the name of a file, and there is none; give a "
+            "text, or pathlib.Path of a file that is there."
+        )
     if len(text) < 1000 and "\n" not in text and os.path.exists(text):
         raise OstinatoError(
             f"TextGenerator.fit: {text!r} is the name of a file; give pathlib.Path({text!r}) to "

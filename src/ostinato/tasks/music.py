@@ -23,7 +23,7 @@ from ostinato.data.ragged import WordTable
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import MIDI, check_new_file
 from ostinato.memory import check_memory
-from ostinato.networks.arrangements import CellName, ManyToMany
+from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.tasks.estimators import Estimator, random_generator
 from ostinato.tasks.networks import check_sizes
@@ -87,7 +87,7 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
         True
     """
 
-    cell: CellName = "lstm"
+    cell: CellChoice = "lstm"
     weight_dropout: float = 0.3
     learning_rate: float = 0.01
     window: int = 200

@@ -13,7 +13,7 @@ from torch import nn
 from ostinato.data.inputs import Inputs
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import (
-    CellName,
+    CellChoice,
     ManyToOne,
     OneToOne,
     PoolingKind,
@@ -22,7 +22,7 @@ from ostinato.networks.arrangements import (
 from ostinato.networks.convolution import Convolutions
 from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
-from ostinato.recurrence.cells import Initialization
+from ostinato.recurrence.cells import Initialization, name_of
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.settings import check_value
 
@@ -34,8 +34,9 @@ class NetworkSettings:
     """The recurrent layers.
 
     Args:
-        cell: lstm, gru, gru-reset-before, rnn (tanh), rnn-relu (starting from the identity); or a
-            variant of `ostinato.cells`, slower.
+        cell: lstm, gru, gru-reset-before, rnn (tanh), rnn-relu (starting from the identity); a
+            variant of `ostinato.cells`; or a cell of your own, package.module:MyCell, in Python its
+            class or an instance.
         hidden_size: hidden units of each layer and direction; by the size of the data if not given.
         num_layers: recurrent layers.
         init: initialisation of the recurrent layers: pytorch, orthogonal, identity, or chrono, for
@@ -47,7 +48,7 @@ class NetworkSettings:
         residual: whether layers add their input to their output, so that many can be trained.
     """
 
-    cell: CellName = "gru"
+    cell: CellChoice = "gru"
     hidden_size: int | None = None
     num_layers: int = 1
     init: Initialization = "orthogonal"
@@ -55,6 +56,10 @@ class NetworkSettings:
     weight_dropout: float = 0.0
     zoneout: float = 0.0
     residual: bool = False
+
+    def __post_init__(self) -> None:
+        """Keep the name of a cell that is given as a class or an instance."""
+        self.cell = name_of(self.cell)
 
     def architecture(self, resolved: Mapping[str, Any]) -> Architecture:
         """Return the settings with those filled in that were not given."""

@@ -6,7 +6,7 @@ Plain data, so that the command line can read it without importing PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type checkers
     from ostinato.tasks.captioning import Captioner as Captioner
@@ -21,6 +21,11 @@ if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type che
     from ostinato.tasks.translation import Translator as Translator
 
 
+Source = Literal["labels", "steps", "pairs", "series", "files"]
+"""How the data of a task are read: sequences with a label each, or a label for every step; pairs of
+texts; time series; or files that the estimator reads itself."""
+
+
 class Task(NamedTuple):
     """A task: an estimator, and the command that trains it.
 
@@ -31,6 +36,7 @@ class Task(NamedTuple):
             that uses a trained model asks for one of them.
         help: of the command that trains: a summary, further lines, and two examples.
         next: the command to run on a trained model, ``{run}`` being its folder.
+        source: how the command that trains reads its files, before PyTorch is imported.
     """
 
     estimator: str
@@ -39,6 +45,7 @@ class Task(NamedTuple):
     protocols: Sequence[str]
     help: str
     next: str
+    source: Source = "files"
 
 
 TASKS: Sequence[Task] = (
@@ -73,6 +80,7 @@ TASKS: Sequence[Task] = (
             ostinato train classify recordings/ --out words --validation spoken/
         """,
         "ostinato predict {run} FILES   (or evaluate, with labels)",
+        "labels",
     ),
     Task(
         "SequenceRegressor",
@@ -88,6 +96,7 @@ TASKS: Sequence[Task] = (
             ostinato train regress houses.csv --label price --epochs 30 --out prices
         """,
         "ostinato predict {run} FILES   (or evaluate, with numbers)",
+        "labels",
     ),
     Task(
         "SequenceTagger",
@@ -103,6 +112,7 @@ TASKS: Sequence[Task] = (
             ostinato train tag frames.csv --id video --label action --out actions
         """,
         "ostinato predict {run} FILES   (or evaluate, with labels)",
+        "steps",
     ),
     Task(
         "Translator",
@@ -119,6 +129,7 @@ TASKS: Sequence[Task] = (
             ostinato train translate pairs.tsv --source en --target de --out german
         """,
         "ostinato translate {run} FILE   (or evaluate, with translations)",
+        "pairs",
     ),
     Task(
         "Summarizer",
@@ -135,6 +146,7 @@ TASKS: Sequence[Task] = (
             ostinato train summarize papers.jsonl --target title --out titles
         """,
         "ostinato summarize {run} FILE   (or evaluate, with summaries)",
+        "pairs",
     ),
     Task(
         "Transcriber",
@@ -151,6 +163,7 @@ TASKS: Sequence[Task] = (
             ostinato train transcribe clips.tsv --text path --no-bidirectional --out ears
         """,
         "ostinato transcribe {run} FILES   (or evaluate, with texts)",
+        "labels",
     ),
     Task(
         "Captioner",
@@ -166,6 +179,7 @@ TASKS: Sequence[Task] = (
             ostinato train caption photos.jsonl --text file --label title --out captions
         """,
         "ostinato predict {run} IMAGES   (or evaluate, with captions)",
+        "labels",
     ),
     Task(
         "Forecaster",
@@ -183,6 +197,7 @@ TASKS: Sequence[Task] = (
             ostinato train forecast prices.parquet --id ticker --target close --out prices
         """,
         "ostinato forecast {run} --plot forecast.png   (or evaluate)",
+        "series",
     ),
     Task(
         "MusicModel",

@@ -82,7 +82,8 @@ class Thresholds:
             it counts as not scaled; weights are initialised for 1.
         outlier: distance from the median, in robust standard deviations, from which a value is an
             outlier; normal ones end at 6, and those of Student's t with 3 degrees of freedom at 20.
-        outlier_share: largest share of the values that may be outliers of a distribution.
+        outlier_share: largest share of the values that are outliers of a distribution, and not a
+            part of it; five times that of those that are five times as far.
         duplicate: correlation of two input features that count as duplicates.
         constant: share of the input features that may be constant.
         imbalance: share of the most frequent class from which a network may ignore the others.
@@ -412,6 +413,12 @@ class Cause(NamedTuple, Generic[E]):
     limits: tuple[str, ...]
     judge: Callable[[Judgement[E]], Iterator[Finding]]
 
+    def also(
+        self, judge: Callable[[Judgement[Any]], Iterator[Finding]], *limits: str
+    ) -> Cause[Any]:
+        """Return the same cause with another judge, and the limits that it uses beside."""
+        return Cause(self.name, self.meaning, (*self.limits, *limits), judge)
+
 
 def judge(causes: Iterable[Cause[E]], judgement: Judgement[E]) -> list[Finding]:
     """Return the first finding of each cause, the most probable first."""
@@ -588,13 +595,15 @@ def rate_too_high(j: Judgement[Any]) -> Iterator[Finding]:
     first = fmean(losses[:2])
     highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
     if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
+        last = fmean(losses[-10:])
+        effect = "to where it learns nothing" if last > 0.9 * first else "away for a while"
         yield Finding(
             "learning rate too high",
             f"the loss started at {first:.3g} and rose to {highest:.3g} over 10 steps: the steps "
-            "are too long and moved the network to where it learns nothing.",
-            {"first": first, "highest": highest},
+            f"are too long and moved the network {effect}.",
+            {"first": first, "highest": highest, "last": last},
             remedies,
-            0.88,
+            0.88 if last > 0.9 * first else 0.6,
         )
     share, swing, level, best = oscillation(losses) or (0.0, 0.0, 0.0, 0.0)
     if share > t.oscillation and not improvement > t.high_improvement:
@@ -825,15 +834,15 @@ FREE_CAUSES: tuple[Cause[Any], ...] = (
     ),
     Cause(
         "learning rate too high", "Steps are too long: the loss swings, rises or stays.",
-        ("overshoot", "oscillation", "gain"), rate_too_high,
+        ("overshoot", "oscillation"), rate_too_high,
     ),
     Cause(
         "exploding", "Gradients grow on their way back through time.",
-        ("exploded", "growth", "spikes", "gradient_norm"), exploding_norms,
+        ("spikes", "gradient_norm"), exploding_norms,
     ),
     Cause(
         "learning rate too low", "Steps are too short to get anywhere in the run.",
-        ("movement", "helps"), rate_too_low,
+        ("movement",), rate_too_low,
     ),
     Cause(
         "clipping too strong", "Clipping shortens nearly every step.", ("clipped",),
@@ -848,8 +857,10 @@ FREE_CAUSES: tuple[Cause[Any], ...] = (
         ("overfitting", "generalization_gap"), overfitting,
     ),
     Cause(
-        "nothing learnt", "The loss is that of a constant prediction.", ("learned", "clear"),
-        nothing_learnt,
+        "nothing learnt", "The loss is that of a constant prediction.", (), nothing_learnt,
     ),
 )  # fmt: skip
 """Causes that can be told from `Observations` alone."""
+
+FREE = {cause.name: cause for cause in FREE_CAUSES}
+"""The same by name: those of `ostinato.insight` have further judges of them."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,13 @@ _SAVED = (
     "planned_at",
     "stale_evaluations",
 )
+
+
+class Pace(NamedTuple):
+    """Seconds of a step, and of an evaluation; 0 without validation data."""
+
+    step: float
+    evaluation: float
 
 
 @dataclass(eq=False)
@@ -184,6 +191,28 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_end(result)
         return result
+
+    def pace(self, seconds: float = 2.0) -> Pace:
+        """Train and evaluate for a moment, to measure how long either takes; not before `run`."""
+        self.callbacks, self._start, self._seconds_before = [], time.perf_counter(), 0.0
+        self.network.train()
+        steps: list[float] = []
+        while len(steps) < 3 or (sum(steps) < seconds and len(steps) < 100):
+            start = time.perf_counter()
+            self.train_step()
+            steps.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        read: list[bool] = []
+
+        def some() -> Iterator[Any]:
+            for batch in self.validation or ():
+                read.append(not read or time.perf_counter() - start < seconds)
+                if read[-1]:
+                    yield batch
+
+        measure(self.network, self.objective, some())
+        share = sum(read) / max(1, len(read))
+        return Pace(median(steps), (time.perf_counter() - start) / share if read else 0.0)
 
     def _train(self) -> TrainingResult:
         self.network.train()

@@ -178,6 +178,18 @@ def _time_left(run: Run) -> str:
     return f"{minutes}:{seconds:02d}" if run.step != run.total else ""
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(0.3), duration(100), duration(600), duration(9000)
+    ('1 s', '100 s', '10 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _small(number: float) -> str:
     """Format with three decimals, or two digits for small numbers."""
     return f"{number:.2g}" if 0 < abs(number) < 0.01 else f"{number:.3f}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ostinato.errors import OstinatoError, check_choice
+from ostinato.recurrence.cells import cell_named
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "wsd", "step", "plateau"]
@@ -90,7 +91,12 @@ class TrainingSettings:
                 if getattr(self, name) is not None:
                     refuse(self, name, "true or false, or None to go by the data")
             choices = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
-            if choices is not None and (hint is choices or getattr(self, name) is not None):
+            if choices is None:
+                continue
+            value = getattr(self, name)
+            if name == "cell" and isinstance(value, str) and ":" in value:
+                cell_named(value)  # of the user's own
+            elif hint is choices or value is not None:
                 check_setting(self, name, get_args(choices))
         budgets = "minutes epochs steps"
         given = [name for name in budgets.split() if getattr(self, name) is not None]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.files import open_file, sole_writer, sync_folder, writing
+from ostinato.files import open_file, replace, sole_writer, sync_folder, writing
 
 FORMAT = 1
 """Version of the model folder; a folder of a later version is refused."""
@@ -74,7 +74,7 @@ def _finish(folder: Path) -> None:
     commit = folder / _COMMIT
     if commit.is_dir():
         for file in commit.iterdir():
-            os.replace(file, folder / file.name)
+            replace(file, folder / file.name)
         sync_folder(folder)
         commit.rmdir()
 

@@ -19,9 +19,19 @@ def not_learned_well(j: J) -> bool:
 
 
 def helped(
-    j: J, change: Change, what: str, prior: float, without: Change | None = None
+    j: J,
+    change: Change,
+    what: str,
+    prior: float,
+    without: Change | None = None,
+    *,
+    fits: bool = False,
 ) -> tuple[float, list[str]]:
-    """Weigh a cause by a short run without it: the probability, and what was seen."""
+    """Weigh a cause by a short run without it: the probability, and what was seen.
+
+    With ``fits`` it counts as well, if less, how far the loss falls on the rows of the run itself:
+    of what holds back the steps, not of what makes rows easier to learn by heart.
+    """
     if not not_learned_well(j):
         return 0.4, ["- the network learned all the same"]
     base, better = j.evidence.trial(without), j.evidence.trial(change)
@@ -31,9 +41,17 @@ def helped(
         f"in {better.steps} steps from a fresh start the loss falls {percent(better.share)} below "
         f"that of a constant prediction with {what}, and {percent(base.share)} as it is"
     )
-    if better.share > max(base.share, 0.0) + j.thresholds.helps:
+    least = j.thresholds.helps
+    if better.share > max(base.share, 0.0) + least:
         return max(prior, 0.93), [f"+ {seen}"]
-    if base.share > j.thresholds.helps:
+    if fits and better.training > max(base.training, 0.0) + 2 * least:
+        seen = (
+            f"in {better.steps} steps from a fresh start the loss of training falls "
+            f"{percent(better.training)} below that of a constant prediction with {what}, and "
+            f"{percent(base.training)} as it is"
+        )
+        return max(prior, 0.88), [f"+ {seen}"]
+    if base.share > least:
         return 0.45, [f"- {seen}"]
     return prior - 0.1, [f"- {seen}"]
 

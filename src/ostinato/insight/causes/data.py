@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
-from ostinato.insight.evidence import Evidence, Features, classes_of, positions
+from ostinato.insight.chance import ABOVE_CHANCE, above_chance
+from ostinato.insight.evidence import Evidence, Features, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
 
@@ -188,7 +190,8 @@ def outliers(j: J) -> Iterator[Finding]:
         if features is None or not len(features.far) or (name == "inputs" and _is_binary(j)):
             continue
         # The outliers of a feature decide its scale where they are few and far.
-        few = (features.far > 0) & (features.far <= t.outlier_share)
+        farther = features.span > 5 * t.outlier
+        few = (features.far > 0) & (features.far <= t.outlier_share * np.where(farther, 5, 1))
         if not few.any():
             continue
         k = int(np.where(few, features.span, 0).argmax())
@@ -236,7 +239,13 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     code = f"loss = nn.CrossEntropyLoss(weight={weights})  # counts = torch.bincount(y)"
     if e.kind == "probability":
         code = "loss = nn.BCEWithLogitsLoss(pos_weight=(1 - y).sum() / y.sum())"
-    p = 0.86 if same >= t.one_class and share >= t.imbalance else 0.66
+    p, weighed = 0.86 if same >= t.one_class and share >= t.imbalance else 0.66, list[str]()
+    if e.was_trained and p > 0.8:
+        runs = [e.trial(Change(rate=f)) for f in (1.0, 10.0)]
+        others = [run.one_class for run in runs if run is not None and run.share > t.helps]
+        if others and min(others) >= t.one_class:
+            p = 0.96
+            weighed = ["+ short runs that lower the loss predict that class alone, too"]
     yield Finding(
         "class imbalance",
         f"{share:.0%} of the targets are of class {top}, and {same:.0%} of the predictions; of the "
@@ -249,6 +258,7 @@ def class_imbalance(j: J) -> Iterator[Finding]:
                    "DataLoader(data, sampler=torch.utils.data.WeightedRandomSampler(w, len(w)))"),
         ],
         p,
+        weighed,
     )  # fmt: skip
 
 
@@ -264,15 +274,19 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     ]  # fmt: skip
     if e.held_out is not None:
         trained, held_out = e.improvement, e.held_out_improvement
-        if trained > t.generalization_gap and not held_out > t.learned and not _above_chance(j):
+        chance = above_chance(e.scores_of(e.held_out), e.held_out, e.kind)
+        by_heart = trained > t.generalization_gap and held_out <= t.learned
+        if by_heart and not chance > ABOVE_CHANCE:
+            p, weighed = _related(j, chance)
             yield Finding(
                 "labels unrelated to inputs",
                 f"on the data the loss is {trained:.0%} below that of a constant prediction, on "
                 f"held-out data {_below(held_out)}, and predictions are no better than chance "
                 "there: the rows were learned by heart, and nothing that holds for others.",
-                {"improvement": trained, "held_out_improvement": held_out},
+                {"improvement": trained, "held_out_improvement": held_out, "deviations": chance},
                 remedies,
-                0.85,
+                p,
+                weighed,
             )
             return
     evaluations = j.observed.evaluations
@@ -283,6 +297,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     if len(evaluations) >= 3 and trained > t.generalization_gap:
         best = min(loss for _, loss in evaluations)
         if best > 0.98 * constant and first - best < 0.1 * constant:
+            p, weighed = _related(j, 0.0)
             yield Finding(
                 "labels unrelated to inputs",
                 f"the validation loss fell from {first:.3g} to {best:.3g} at best, about that of a "
@@ -290,7 +305,8 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
                 f"{trained:.0%} below it: its rows were learned by heart.",
                 {"best": best, "constant": constant},
                 remedies,
-                0.82,
+                min(p, 0.82),
+                weighed,
             )
             return
     yield from _only_by_heart(j, remedies)
@@ -299,49 +315,63 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
 FEW = 16
 """Rows that a network should be able to learn by heart in a short run."""
 
+MANY = 48
+"""Rows from which it is hardly for want of rows that nothing is learned that holds for others."""
+
+
+def _related(j: J, chance: float) -> tuple[float, list[str]]:
+    """Weigh, where rows were learned by heart, whether labels are related to inputs at all.
+
+    Short runs learn from held-out rows, which were not learned by heart, and predict others of
+    them: from as many rows as were given, and from all. Where the first suffice, these rows are
+    labelled, and those given are not; where only all do, those given were too few.
+    """
+    e = j.evidence
+    n = e.count
+
+    def deviations(rows: int) -> float:
+        runs = [e.trial(Change(rate=f, held_out=True, rows=rows)) for f in (1.0, 0.3)]
+        found = [r.above_chance for r in runs if r is not None and math.isfinite(r.above_chance)]
+        return max(found, default=math.nan)
+
+    every = deviations(0)
+    if math.isnan(every):
+        return (0.85 if n >= MANY else 0.55), []
+    if every <= ABOVE_CHANCE:
+        told = f"+ nor does a short run on other rows: {every:.1f} standard deviations"
+        return (0.85 if n >= MANY else 0.7), [told]
+    same = deviations(n)
+    told = f"other rows, as many, predict the rest by {same:.1f} standard deviations above chance"
+    if same > max(0.0, chance) + 4:
+        return 0.88, [f"+ {told}"]
+    return 0.3, [f"- {told}, all of them by {every:.1f}: these rows were too few"]
+
 
 def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
     """Yield a finding where short runs learn a few rows by heart, and nothing that holds."""
     e, t = j.evidence, j.thresholds
-    if not not_learned_well(j) or e.has_learned or not e.was_trained or len(e.rows) < 3 * FEW:
+    if not not_learned_well(j) or e.has_learned or not e.was_trained or e.count < 3 * FEW:
         return
     whole = [e.trial(Change(rate=f)) for f in (1.0, 10.0)]
     few = [e.trial(Change(rate=f, rows=FEW)) for f in (1.0, 10.0)]
     shares = [run.share for run in whole if run is not None]
     by_heart = max((run.training for run in few if run is not None), default=0.0)
-    if shares and by_heart > t.good_improvement and max(shares) < t.learned:
+    chance = max((run.above_chance for run in whole if run is not None), default=math.nan)
+    if shares and by_heart > 2 * t.helps and max(shares) < t.learned:
+        if chance > ABOVE_CHANCE:
+            return
         yield Finding(
             "labels unrelated to inputs",
             f"in a short run the network learns {FEW} rows by heart (the loss falls {by_heart:.0%} "
             "below that of a constant prediction), and from all rows nothing for others.",
-            {"by_heart": by_heart},
+            {"by_heart": by_heart, "deviations": chance},
             remedies,
-            0.58,
+            0.58 if by_heart > t.good_improvement else 0.54,
         )
 
 
 def _below(share: float) -> str:
     return f"{share:.0%} below" if share > 0 else f"{-share:.0%} above"
-
-
-def _above_chance(j: J) -> bool:
-    """Return whether predictions on held-out data are better than chance, by three deviations."""
-    e = j.evidence
-    assert e.held_out is not None
-    scores, y = e.scores_of(e.held_out), e.held_out.targets
-    pair = None if scores is None else classes_of(scores, y, e.kind)
-    if pair is not None:
-        true, predicted = pair
-        n, right = len(true), float((true == predicted).mean())
-        # What a prediction with these frequencies would hit if it knew nothing of the row.
-        K = int(max(true.max(initial=0), predicted.max(initial=0))) + 1
-        a, b = (np.bincount(v, minlength=K) / max(1, n) for v in (true, predicted))
-        chance = float(a @ b)
-        return right > chance + 3 * math.sqrt(max(chance * (1 - chance), 1e-9) / max(1, n))
-    if scores is not None and isinstance(y, Tensor) and scores.numel() == y.numel():
-        r = np.corrcoef(scores.flatten().double().cpu(), y.flatten().double().cpu())[0, 1]
-        return bool(r > 3 / math.sqrt(max(4, y.numel())))
-    return False
 
 
 def leaky_feature(j: J) -> Iterator[Finding]:
@@ -360,8 +390,9 @@ def leaky_feature(j: J) -> Iterator[Finding]:
     ]  # fmt: skip
     if not x.is_floating_point():
         if x.shape == y.shape and not y.is_floating_point():
-            T = torch.arange(x.shape[1])[None] < e.ends[:, None]
-            same = float((x == y)[T.to(x.device)].double().mean())
+            inside = torch.arange(x.shape[1])[None] < e.ends[:, None]
+            known = (inside.to(x.device) & (y >= 0)).cpu()
+            same = _as_told_by(x.cpu()[known], y.cpu()[known])
             if same >= t.leaky:
                 yield Finding(
                     "leaky feature",
@@ -374,17 +405,47 @@ def leaky_feature(j: J) -> Iterator[Finding]:
     if found is None:
         return
     r, feature, where = found
-    unknown = not e.was_trained or j.improvement > t.good_improvement
     if r >= t.leaky:
+        unknown = not e.was_trained or j.improvement > t.good_improvement
+        p, weighed = 0.55 if unknown else 0.45, list[str]()
+        lost = _loss_without(e, feature)
+        if lost > t.good_improvement:
+            p = 0.95
+            weighed = [f"+ with this feature of other rows, {lost:.0%} of what was learned is lost"]
         yield Finding(
             "leaky feature",
             f"input feature {feature}, {where}, tells the target by itself, with a correlation of "
             f"{r:.4f}: a network that reads it need learn nothing else.",
             {"correlation": r, "feature": float(feature)},
             remedies,
-            # Where the network did not learn it, it is not what is wrong.
-            0.9 if j.improvement > t.high_improvement else 0.55 if unknown else 0.45,
+            p,  # where the network did not learn it, it is not what is wrong
+            weighed,
         )
+
+
+def _as_told_by(x: Tensor, y: Tensor) -> float:
+    """Return the share of targets that are equal to the token, whatever number a class has.
+
+    >>> x = torch.tensor([3, 5, 9] * 10)
+    >>> _as_told_by(x, x), _as_told_by(x, x - 3), _as_told_by(x, torch.tensor([0, 1, 1] * 10))
+    (1.0, 1.0, 0.0)
+    """
+    equal = float((x == y).double().mean()) if len(x) else 0.0
+    pairs, tokens, classes = (len(torch.unique(v, dim=0)) for v in (torch.stack([x, y], 1), x, y))
+    one_to_one = 3 <= pairs == tokens == classes and len(x) >= 8 * pairs
+    return 1.0 if one_to_one else equal
+
+
+def _loss_without(e: Evidence, feature: int) -> float:
+    """Return what share of the improvement is lost where a feature is that of other rows."""
+    gained = e.constant - e.loss_of(e.sample)
+    if not gained > e.thresholds.low_improvement * e.constant or e.sample.inputs.dim() < 3:
+        return 0.0
+    x = e.sample.inputs.clone()
+    x[..., feature] = x[..., feature].roll(1 + len(e.rows) // 3, e.row_axis)
+    with suppress(RuntimeError):
+        return (e.loss_of(e.sample._replace(inputs=x)) - (e.constant - gained)) / gained
+    return 0.0
 
 
 def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float, int, str] | None:

@@ -8,11 +8,11 @@ from statistics import fmean
 
 from torch import nn
 
-from ostinato.insight.causes.common import J
+from ostinato.insight.causes.common import J, percent
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import Cause, Finding, Remedy, against_overfitting
+from ostinato.training.findings import FREE, Cause, Finding, Remedy, against_overfitting
 
 
 def overfitting(j: J) -> Iterator[Finding]:
@@ -23,14 +23,20 @@ def overfitting(j: J) -> Iterator[Finding]:
     own, other = e.improvement, e.held_out_improvement
     if own - other > t.generalization_gap and own > t.generalization_gap:
         weights = sum(p.numel() for p in e.network.parameters())
+        losses = [loss for _, loss in e.observed.evaluations]
+        p, weighed = 0.45 if other > t.good_improvement else 0.8, list[str]()
+        if len(losses) >= 3 and losses[-1] < (1 + t.overfitting) * min(losses):
+            weighed = ["- the validation loss did not rise while it did so"]
+            p = 0.45 if other > t.low_improvement else p
         yield Finding(
             "overfitting",
             f"the loss is {own:.0%} below that of a constant prediction on the data, and on "
             f"held-out data {other:.0%}: a network of {weights:,} weights has learned "
-            f"{len(e.rows):,} rows by heart.",
+            f"{e.count:,} rows by heart.",
             {"improvement": own, "held_out_improvement": other, "weights": float(weights)},
             against_overfitting(max(16, _units(e) // 2)),
-            0.45 if other > t.good_improvement else 0.8,
+            p,
+            weighed,
         )
 
 
@@ -51,15 +57,29 @@ def too_small(j: J) -> Iterator[Finding]:
     if H < t.small:  # noqa: SIM300
         p = 0.62 if not e.has_learned or _stalled(e, t.plateau) else 0.54
         weighed.append(f"+ there are only {H} units")
-    if e.rebuild is not None and H < 4 * t.small:  # noqa: SIM300
-        wide, base = e.trial(Change(settings=(("hidden_size", 8 * H),))), e.trial()
-        if wide is not None and base is not None and wide.share > base.share + t.helps:
-            p = max(p + 0.2, 0.55)
-            weighed.append(
-                f"+ with {8 * H} units a short run learns {wide.share:.0%}, with {H} "
-                f"{max(0.0, base.share):.0%}"
+    if H < 4 * t.small:  # noqa: SIM300
+        change, times = Change(settings=(("hidden_size", 8 * H),)), 8
+        if e.rebuild is None:
+            times = max(2, min(8, round(16 / H)))
+            change = Change(copies=times)
+        wide, base = e.trial(change), e.trial()
+        if wide is not None and base is not None:
+            told = (
+                f"with {times * H} units a short run learns {percent(wide.share)}, with {H} "
+                f"{percent(base.share)}"
             )
-    if p:
+            # What is learned faster by many may be learned by few; not so what is never learned.
+            if wide.share > max(base.share, j.improvement, 0.0) + t.helps:
+                p = min(0.9, max(p + 0.3, 0.45))
+                weighed.append(f"+ {told}")
+                faster = e.trial(Change(rate=10.0))
+                if p > t.probable and faster and wide.share > faster.share + t.helps:
+                    p = 0.96
+                    weighed.append(f"+ at ten times the rate {H} learn {percent(faster.share)}")
+            elif base.share > t.helps:
+                p -= 0.1
+                weighed.append(f"- {told}")
+    if p > 0:
         yield Finding(
             "network too small",
             f"the loss stays {j.improvement:.0%} below that of a constant prediction, on what was "
@@ -69,7 +89,7 @@ def too_small(j: J) -> Iterator[Finding]:
                 Remedy("hidden_size", 8 * H, "more to remember and to tell apart with",
                        f"hidden_size={8 * H}")
             ],
-            min(p, 0.9),
+            p,
             weighed,
         )  # fmt: skip
 
@@ -121,12 +141,6 @@ CAUSES: tuple[Cause[Evidence], ...] = (
         "network too small", "Too few units for what there is to learn.",
         ("small", "plateau", "helps"), too_small,
     ),
-    Cause(
-        "overfitting", "The network learns the training data by heart.",
-        ("overfitting", "generalization_gap"), overfitting,
-    ),
-    Cause(
-        "nothing learnt", "The loss is that of a constant prediction.", ("learned", "clear"),
-        nothing_learnt,
-    ),
+    FREE["overfitting"].also(overfitting),
+    FREE["nothing learnt"].also(nothing_learnt, "learned", "clear"),
 )  # fmt: skip

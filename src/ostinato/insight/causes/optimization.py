@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from statistics import fmean
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from statistics import fmean, median
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ostinato.insight.causes.common import J, helped, not_learned_well, percent
+from ostinato.insight.causes.common import J, helped, not_learned_well, percent, unless_learned
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change, Trial, best_rate
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import USUAL_UPDATE, Cause, Finding, Remedy, less_decay
+from ostinato.training.findings import (
+    FREE,
+    USUAL_UPDATE,
+    Cause,
+    Finding,
+    Remedy,
+    less_decay,
+    listed,
+)
 
 WEIGHTS_BARELY_MOVED = 1.0
 """Movement of all steps together (see `Thresholds.movement`) below which a rate may be too low."""
@@ -34,8 +44,8 @@ def rate_too_high(j: J) -> Iterator[Finding]:
     if not not_learned_well(j) or not e.was_trained:
         return
     own = e.trial()
-    if own is None or own.share > t.low_improvement:
-        return
+    if own is None or own.share > t.low_improvement or own.training > t.good_improvement:
+        return  # shorter steps learn rows less by heart, which is another matter
     found = rates(j, (1.0, 0.1, 0.01))
     factor = best_rate(found, t.helps)
     if factor is None:
@@ -83,6 +93,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return
+    yield from _decayed(j)
     far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
     found = rates(j, (1.0, 10.0, 100.0) if far <= 100 else (1.0, 100.0, far, 10 * far))
     factor = best_rate(found, t.helps)
@@ -105,6 +116,32 @@ def rate_too_low(j: J) -> Iterator[Finding]:
     )
 
 
+def _decayed(j: J) -> Iterator[Finding]:
+    """Yield a finding where a schedule lowered the rate before anything was learned."""
+    e = j.evidence
+    used = [rate for rate in e.observed.rates if rate > 0]
+    peak, last = (max(used), used[-1]) if used else (0.0, 0.0)
+    until = sum(rate > 0.1 * peak for rate in used)
+    if not last < 0.1 * peak or until > len(used) / 4:
+        return
+    own = e.trial(Change(rate=peak / e.start.rate))
+    if own is None or not own.share > max(0.0, e.judged_now) + j.thresholds.helps:
+        return
+    yield Finding(
+        "learning rate too low",
+        f"the learning rate fell from {peak:.3g} to a tenth of it within {until} of {len(used)} "
+        f"steps: a run of {own.steps} steps at {peak:.3g} brings the loss {percent(own.share)} "
+        f"below that of a constant prediction, the whole training brought it "
+        f"{percent(e.judged_now)} below.",
+        {"peak": peak, "last": last, "share": own.share},
+        [
+            Remedy("schedule", "constant", "a rate that stays",
+                   "# no scheduler; or scheduler.step() once an epoch rather than once a batch")
+        ],
+        0.94,
+    )  # fmt: skip
+
+
 def _falls_slowly(e: Evidence) -> bool:
     """Return whether the loss falls evenly and hardly, as it does with tiny steps."""
     losses = e.observed.finite
@@ -121,7 +158,7 @@ def weight_decay_too_strong(j: J) -> Iterator[Finding]:
     decay = max(e.observed.weight_decay, float(e.settings.get("weight_decay") or 0.0))
     if decay < 1e-3 or not not_learned_well(j):
         return
-    p, weighed = helped(j, Change(decay=False), "no weight decay", 0.4)
+    p, weighed = helped(j, Change(decay=False), "no weight decay", 0.4, fits=True)
     sizes = [
         float(p.detach().abs().mean()) for n, p in e.network.named_parameters() if "weight" in n
     ]
@@ -202,18 +239,17 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
     clip = float(e.settings.get("clip_norm") or e.observed.clip_norm)
     if not _little_learned(j) or not e.was_trained:
         return
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
-                         if g is not None))  # fmt: skip
-    held = math.sqrt(sum(float(p.grad.double().square().sum())
-                         for p in e.network.parameters() if p.grad is not None))  # fmt: skip
+    norm = _norm(e.gradients.values())
+    held = _norm(p.grad for p in e.network.parameters())
     clip = clip or held  # which clipping leaves as short as it made it
     if not clip:
         return
     norms = [n for n in e.observed.norms if math.isfinite(n)]
-    usual = sorted(norms)[len(norms) // 2] if norms else norm
+    usual = median(norms) if norms and not _at_bound(e.network) else norm
     if not usual > j.thresholds.clipped / 2 * clip:
         return
-    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55, without=Change(clip=clip))
+    without = Change(clip=clip)
+    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55, without, fits=True)
     yield Finding(
         "clipping too strong",
         f"the usual gradient norm is {usual:.2g}, and clipping cuts it to {clip:g}: steps are "
@@ -228,47 +264,107 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _at_bound(network: nn.Module) -> bool:
+    """Return whether many elements of the gradients held have the same size, the largest of all.
+
+    So it is after `torch.nn.utils.clip_grad_value_`.
+    """
+    held = [p.grad.detach().abs().flatten() for p in network.parameters() if p.grad is not None]
+    every = torch.cat(held) if held else torch.zeros(1)
+    return bool(every.max() > 0) and float((every >= 0.999 * every.max()).double().mean()) > 0.1
+
+
 def never_zeroed(j: J) -> Iterator[Finding]:
-    """Gradients that the network holds are far larger than those of a batch."""
+    """Gradients of the last steps are far larger than those of any batch, and change little."""
     e, t = j.evidence, j.thresholds
-    if not not_learned_well(j) or not e.was_trained or e.observed.norms:
-        return  # norms of every step, where they are known, tell more
-    held = [p.grad for p in e.network.parameters() if p.grad is not None]
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in held))
-    one = math.sqrt(sum(float(g.double().square().sum()) for g in e.gradients.values()
-                        if g is not None))  # fmt: skip
-    if one > 0 and math.isfinite(norm) and norm > t.accumulated * one:
+    if not not_learned_well(j) or not e.was_trained or e.settings:
+        return  # estimators begin each step from zeros
+    one = max([*e.batch_norms, _norm(e.gradients.values())])
+    norms = [n for n in e.observed.norms if math.isfinite(n)][-LAST:]
+    if len(norms) == LAST:
+        # A sum of gradients differs from that of the step before by one gradient.
+        changes = [abs(after - before) for before, after in pairwise(norms)]
+        last, least = median(norms), t.accumulated / 2
+        if median(changes) > min(2 * one, 0.25 * last):
+            return
+        seen = f"in the last {LAST} steps the gradient norm is about {last:.3g}"
+    else:
+        last, least = _norm(p.grad for p in e.network.parameters()), t.accumulated
+        seen = f"the gradients that the network holds have a norm of {last:.3g}"
+    if one > 0 and math.isfinite(last) and last > least * one:
         yield Finding(
             "gradients never zeroed",
-            f"the gradients that the network holds have a norm of {norm:.3g}, {norm / one:.0f} "
-            f"times that of the data given ({one:.3g}): backward() adds to those of earlier steps.",
-            {"held": norm, "batch": one},
+            f"{seen}, {last / one:.0f} times that of the data given ({one:.3g}), whichever the "
+            "batch: backward() adds to the gradients of earlier steps.",
+            {"held": last, "batch": one},
             [
                 Remedy("", "", "begin each step from zero gradients",
                        "optimizer.zero_grad()  # before loss.backward()")
             ],
-            0.8,
+            0.9,
         )  # fmt: skip
 
 
+LAST = 20
+"""Last steps whose gradient norms are looked at."""
+
+
+def _norm(gradients: Iterable[Tensor | None]) -> float:
+    return math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None))
+
+
+def frozen_parameters(j: J) -> Iterator[Finding]:
+    """Frozen parameters that a short run needs, or an embedding in which all words are the same."""
+    e = j.evidence
+    names = list(e.observed.frozen)
+    if not names:
+        return
+    for name, module in e.network.named_modules():
+        if not isinstance(module, nn.Embedding) or module.weight.requires_grad:
+            continue
+        weight = module.weight
+        rows = weight.detach().double()
+        if module.padding_idx is not None:
+            rows = rows[torch.arange(len(rows)) != module.padding_idx]
+        spread = float(rows.std(0).max())
+        if len(rows) > 1 and spread <= 1e-6 * float(rows.abs().max()):
+            yield Finding(
+                "frozen parameters",
+                f"{name}.weight is frozen, and its {len(weight):,} rows are equal: every token is "
+                "the same to the layers behind it.",
+                {"parameters": float(len(names)), "spread": spread},
+                [
+                    _THAW,
+                    Remedy("", "", "see why the vectors were not found where they are read",
+                           f"print(model.{name}.weight.std(0))  # 0: all rows are equal"),
+                ],
+                unless_learned(j, 0.96, proven=True),
+            )  # fmt: skip
+            return
+    p, weighed = helped(j, Change(thawed=True), "all parameters learning", 0.55)
+    yield Finding(
+        "frozen parameters",
+        f"{len(names)} of {e.observed.parameters} parameters are frozen (requires_grad is False) "
+        f"and do not learn: {listed(names)}.",
+        {"parameters": float(len(names))},
+        [_THAW],
+        p,
+        weighed,
+    )
+
+
+_THAW = Remedy(
+    "", "", "let them learn", "model.requires_grad_(True)  # before the optimizer is made"
+)
+
+
 CAUSES: tuple[Cause[Evidence], ...] = (
-    Cause(
-        "gradients never zeroed", "The gradients of all steps add up.", ("accumulated", "linear"),
-        never_zeroed,
-    ),
-    Cause(
-        "learning rate too high", "Steps are too long: the loss swings, rises or stays.",
-        ("helps", "overshoot", "oscillation", "gain"), rate_too_high,
-    ),
-    Cause("learning rate too high", "Recurrent weights have grown.", ("gain",), grown_weights),
-    Cause(
-        "learning rate too low", "Steps are too short to get anywhere in the run.",
-        ("movement", "helps"), rate_too_low,
-    ),
-    Cause(
-        "weight decay too strong", "Weight decay pulls the weights to zero.",
-        ("shrinkage", "decay_share", "helps"), weight_decay_too_strong,
-    ),
+    FREE["gradients never zeroed"].also(never_zeroed),
+    FREE["frozen parameters"].also(frozen_parameters, "helps"),
+    FREE["learning rate too high"].also(rate_too_high, "helps"),
+    FREE["learning rate too high"].also(grown_weights, "gain"),
+    FREE["learning rate too low"].also(rate_too_low, "helps"),
+    FREE["weight decay too strong"].also(weight_decay_too_strong, "helps"),
     Cause(
         "dropout too strong", "Too little is passed on in training.", ("dropout", "helps"),
         dropout_too_strong,
@@ -277,8 +373,5 @@ CAUSES: tuple[Cause[Evidence], ...] = (
         "zoneout too strong", "Units hardly change in training.", ("dropout", "helps"),
         zoneout_too_strong,
     ),
-    Cause(
-        "clipping too strong", "Clipping shortens nearly every step.", ("clipped", "helps"),
-        clipping_too_strong,
-    ),
+    FREE["clipping too strong"].also(clipping_too_strong, "helps"),
 )  # fmt: skip

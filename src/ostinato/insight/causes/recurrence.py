@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import combinations
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ostinato.insight.causes.common import J
+from ostinato.insight.causes.common import J, helped, unless_learned
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.flow import LayerFlow
+from ostinato.insight.trials import Change
 from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of
 from ostinato.recurrence.cells import RNNCell
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import Cause, Finding, Remedy, clipping
+from ostinato.training.findings import FREE, Cause, Finding, Remedy, clipping
 
 _ORTHOGONAL = Remedy(
     "init", "orthogonal", "recurrent weights that preserve norms",
@@ -81,6 +83,41 @@ def identical_layers(j: J) -> Iterator[Finding]:
                     ],
                     0.92,
                 )  # fmt: skip
+
+
+def identical_units(j: J) -> Iterator[Finding]:
+    """All units of a layer have the same state."""
+    e = j.evidence
+    for layer in e.traced:
+        h = _unpadded(layer, layer.trace.states.h).double()
+        if h.shape[1] < 2 or not len(h) or not bool(h.isfinite().all()):
+            continue
+        if isinstance(layer.cell, RNNCell) and layer.cell.activation == "relu":
+            continue  # dead units, if all are zero
+        if float(h.abs().mean()) > j.thresholds.saturated:
+            continue  # at an end of their range, where all look the same
+        apart = float(h.std(1).mean() / h.square().mean().sqrt().clamp(min=1e-12))
+        if apart < SAME:
+            yield Finding(
+                "identical units",
+                f"{layer.name}: its {h.shape[1]} units have the same state at every step, within "
+                f"{apart:.1g} of its size: they were initialised equal, get equal gradients, and "
+                "stay so. The layer is one of a single unit.",
+                {"apart": apart},
+                [
+                    Remedy(
+                        "init", "orthogonal", "weights that differ from the start",
+                        "for m in model.modules():\n"
+                        "    if hasattr(m, 'reset_parameters'): m.reset_parameters()",
+                    )
+                ],
+                unless_learned(j, 0.95, proven=True),
+            )  # fmt: skip
+            return
+
+
+SAME = 1e-3
+"""Deviation of the units' states from one another, in their size, below which they are the same."""
 
 
 def not_finite(j: J) -> Iterator[Finding]:
@@ -220,14 +257,21 @@ def exploding(j: J) -> Iterator[Finding]:
 
 
 def vanishing_over_layers(j: J) -> Iterator[Finding]:
-    """A deep stack whose lowest layers get no gradient."""
-    layers = [layer for layer in j.evidence.flow.layers if "backward" not in layer.name]
+    """A deep stack whose lowest layers get no gradient, or that learns less than a single layer."""
+    e, t = j.evidence, j.thresholds
+    layers = [layer for layer in e.flow.layers if "backward" not in layer.name]
     sizes = [layer.size for layer in layers]
+    depth = max((m.num_layers for m in e.network.modules() if _is_stack(m)), default=0)
     if len(sizes) < 3 or not max(sizes) > 0:
         return
     share = sizes[0] / sizes[-1] if sizes[-1] else 0.0
     each = share ** (1 / (len(sizes) - 1))
-    if share < j.thresholds.layer_vanished:
+    p, weighed = 0.78 if share < t.layer_vanished else 0.0, list[str]()
+    if depth >= DEEP and e.was_trained and not _learned_well(j):
+        change = Change(layers=1) if e.rebuild is None else Change(settings=(("num_layers", 1),))
+        tried, weighed = helped(j, change, "a single layer", max(p, 0.5), fits=True)
+        p = max(p, tried)
+    if p:
         yield Finding(
             "vanishing over layers",
             f"the lowest of {len(sizes)} layers has {share:.2g} of the gradient of the top layer; "
@@ -239,8 +283,17 @@ def vanishing_over_layers(j: J) -> Iterator[Finding]:
                 Remedy("num_layers", 2, "fewer layers", "num_layers=2"),
                 _ORTHOGONAL,
             ],
-            0.78,
+            p,
+            weighed,
         )  # fmt: skip
+
+
+DEEP = 5
+"""Layers from which a single one is tried: deeper stacks have to be made to learn."""
+
+
+def _is_stack(module: nn.Module) -> TypeGuard[nn.RNNBase | Recurrent]:
+    return isinstance(module, nn.RNNBase | Recurrent)
 
 
 def vanishing_over_time(j: J) -> Iterator[Finding]:
@@ -350,15 +403,16 @@ def _chrono(steps: int, why: str) -> Remedy:
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
-    Cause("not finite", "A loss or weight is NaN or infinite.", (), not_finite),
+    FREE["not finite"].also(not_finite),
     Cause(
         "identical layers", "Two layers were initialised equal.", ("correlation",),
         identical_layers,
     ),
     Cause(
-        "exploding", "Gradients grow on their way back through time.",
-        ("exploded", "growth", "spikes", "gradient_norm"), exploding,
+        "identical units", "All units of a layer were initialised equal.", ("saturated",),
+        identical_units,
     ),
+    FREE["exploding"].also(exploding, "exploded", "growth"),
     Cause("dead units", "ReLU units are always zero.", ("dead",), dead_units),
     Cause(
         "saturated gates", "Gates or units are at an end of their range.",
@@ -366,7 +420,7 @@ CAUSES: tuple[Cause[Evidence], ...] = (
     ),
     Cause(
         "vanishing over layers", "The lowest layers of a deep stack get no gradient.",
-        ("layer_vanished",), vanishing_over_layers,
+        ("layer_vanished", "helps"), vanishing_over_layers,
     ),
     Cause(
         "vanishing over time", "Little of the gradient reaches early steps.",

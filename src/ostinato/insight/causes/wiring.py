@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.causes.common import J, not_learned_well, unless_learned
+from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
 from ostinato.insight.evidence import Evidence, relative_change, smoothness
 from ostinato.insight.influence import memory_span
 from ostinato.insight.losses import (
     Criterion,
     Stand,
     aligned,
+    copied,
     is_simplex,
     main_output,
     replaced_output,
 )
 from ostinato.insight.samples import mean_loss
+from ostinato.insight.trials import Change, remove_dropout
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.training.evaluation import Sample, eval_mode
-from ostinato.training.findings import Cause, Finding, Remedy, listed
+from ostinato.training.findings import FREE, Cause, Finding, Remedy, listed
 
 MORE_PADDING = 3
 """Steps by which padding is extended, which must not change anything."""
@@ -269,20 +271,59 @@ def _extended(e: Evidence) -> Sample | None:
 
 
 def padding_read(j: J) -> Iterator[Finding]:
-    """Outputs of a row change with the padding behind it."""
+    """Outputs of a row change with the padding behind it, or their gradient goes there."""
     e = j.evidence
-    scores = e.scores
-    if scores is None:
-        return
-    extended = _extended(e)
-    if extended is None or e.repeat_change >= j.thresholds.changed:
-        return
+    T = e.sample.inputs.shape[1 - e.row_axis]
+    share, p = 1 - float(e.ends.double().mean()) / T, 0.94
+    rows, shown = _changed_by_padding(e)
+    values = {"rows": float(rows), "change": shown, "padding": share}
+    if rows:
+        told = (
+            f"{MORE_PADDING} more steps of it change the outputs of {rows} rows, by {shown:.2g} of "
+            "their size"
+        )
+        p = 0.94 if e.sample.lengths is not None else 0.85
+    else:  # after many steps of padding, more of it changes nothing
+        beyond = max((layer.padding for layer in e.flow.layers), default=0.0)
+        if beyond < MOSTLY:
+            return
+        told = f"{beyond:.0%} of the gradient of the loss goes to steps of it"
+        values["beyond"] = beyond
+    seen = "" if e.sample.lengths is not None else ", as trailing zeros show"
+    yield Finding(
+        "padding read",
+        f"{float((e.ends < T).double().mean()):.0%} of the rows end in padding ({share:.0%} of all "
+        f"steps{seen}), and {told}: the last step is read from padding.",
+        values,
+        [
+            Remedy(
+                "", "", "read the last true step of each row",
+                "h_last = h[torch.arange(len(h)), lengths - 1]  # not h[:, -1]",
+            ),
+            Remedy(
+                "", "", "or pack the rows, so that padding is not computed",
+                "packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True,"
+                " enforce_sorted=False)",
+            ),
+        ],
+        unless_learned(j, p, proven=True),
+    )  # fmt: skip
+
+
+MOSTLY = 0.5
+"""Share of the gradient beyond the lengths from which an output is read from padding."""
+
+
+def _changed_by_padding(e: Evidence) -> tuple[int, float]:
+    """Return the number of rows whose outputs more padding changes, and by how much at most."""
+    scores, extended = e.scores, _extended(e)
+    if scores is None or extended is None or e.repeat_change >= e.thresholds.changed:
+        return 0, 0.0
     with suppress(Exception):
         new = e.scores_of(extended)
         if new is None or new.dim() != scores.dim() or len(new) != len(scores):
-            return
+            return 0, 0.0
         T = e.sample.inputs.shape[1]
-        padded = e.ends < T
         if new.dim() > 1 and new.shape[1] == T + MORE_PADDING and scores.shape[1] == T:
             inside = torch.arange(T)[None] < e.ends[:, None]
             change = relative_change(new[:, :T], scores)
@@ -291,31 +332,9 @@ def padding_read(j: J) -> Iterator[Finding]:
         elif new.shape == scores.shape:
             change = relative_change(new, scores).reshape(len(new), -1).amax(1).cpu()
         else:
-            return
-        rows = int((change > j.thresholds.changed).sum())
-        if not rows:
-            return
-        share = 1 - float(e.ends.double().mean()) / T
-        seen = "" if e.sample.lengths is not None else ", as trailing zeros show"
-        yield Finding(
-            "padding read",
-            f"{float(padded.double().mean()):.0%} of the rows end in padding ({share:.0%} of all "
-            f"steps{seen}), and {MORE_PADDING} more steps of it change the outputs of {rows} rows, "
-            f"by {float(change.max()):.2g} of their size: the last step is read from padding.",
-            {"rows": float(rows), "change": float(change.max()), "padding": share},
-            [
-                Remedy(
-                    "", "", "read the last true step of each row",
-                    "h_last = h[torch.arange(len(h)), lengths - 1]  # not h[:, -1]",
-                ),
-                Remedy(
-                    "", "", "or pack the rows, so that padding is not computed",
-                    "packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True,"
-                    " enforce_sorted=False)",
-                ),
-            ],
-            unless_learned(j, 0.94 if e.sample.lengths is not None else 0.85, proven=True),
-        )  # fmt: skip
+            return 0, 0.0
+        return int((change > e.thresholds.changed).sum()), float(change.max())
+    return 0, 0.0
 
 
 def padding_in_loss(j: J) -> Iterator[Finding]:
@@ -407,8 +426,8 @@ def _shift_of_targets(x: Tensor, y: Tensor) -> int:
     return 0
 
 
-def state_not_carried(j: J) -> Iterator[Finding]:
-    """Rows continue each other, and the state of one would help the next."""
+def _dropped_between_rows(j: J) -> Iterator[Finding]:
+    """Yield a finding where rows continue each other, and the state of one would help the next."""
     e, t = j.evidence, j.thresholds
     x, y, scores = e.sample.inputs, e.sample.targets, e.scores
     if e.row_axis or scores is None or x.dim() < 3 or not x.is_floating_point() or len(x) < 8:
@@ -464,10 +483,79 @@ def _continues(x: Tensor) -> bool:
     return bool(jump < 2 * usual and jump < 0.5 * other) and smoothness(x, 1) < 1.0
 
 
+def state_not_carried(j: J) -> Iterator[Finding]:
+    """Each step, or each row though it continues the one before, begins from zeros."""
+    yield from _dropped_in_a_loop(j)
+    yield from _dropped_between_rows(j)
+
+
+def _dropped_in_a_loop(j: J) -> Iterator[Finding]:
+    """Yield a finding where each step is a call of its own, which begins from zeros."""
+    e = j.evidence
+    T = e.sample.inputs.shape[1 - e.row_axis]
+    alone = [f for f in e.flow.layers if f.calls == f.sequences >= max(4, T) and len(f.h) == 1]
+    if not alone:
+        return
+    others = [f.name for f in e.flow.layers if f not in alone]
+    name = alone[0].name
+    yield Finding(
+        "state not carried",
+        f"{name} is called {alone[0].calls} times, a step each, and every call begins from zeros "
+        "rather than from the state that the one before returned: nothing is remembered.",
+        {"calls": float(alone[0].calls)},
+        [
+            Remedy(
+                "", "", "pass the state of each step on to the next",
+                "h = self.cell(x[:, t], h)  # or: out, state = self.rnn(x[:, t:t + 1], state)",
+            )
+        ],
+        unless_learned(j, 0.6 if others else 0.95),
+    )  # fmt: skip
+
+
+def state_detached(j: J) -> Iterator[Finding]:
+    """No gradient goes from any step to the one before, since the state is detached between."""
+    yield from _cut(j, "state detached", every_step=True)
+
+
+def _cut(j: J, issue: str, *, every_step: bool) -> Iterator[Finding]:
+    """Yield a finding where gradients end at a detached state within the sequence."""
+    e = j.evidence
+    cuts = [
+        f for f in e.flow.layers
+        if f.cut_at is not None and f.reach < len(f.h) and (f.reach == 1) is every_step
+    ]  # fmt: skip
+    if not cuts:
+        return
+    layer = min(cuts, key=lambda f: f.reach)
+    n, T = layer.reach, len(layer.h)
+    states = " and ".join(layer.cut_states)
+    prior = 0.9 if every_step else 0.65
+    p, weighed = helped(j, Change(detach=False), "gradients that detach() does not cut", prior)
+    reach = "from no step to the one before" if every_step else f"{n} of {T} steps back"
+    yield Finding(
+        issue,
+        f"{layer.name} is called {layer.calls} times, and {states} come without their gradient: it "
+        f"goes {reach}, so that what is farther cannot be learned.",
+        {"reach": float(n), "steps": float(T)},
+        [
+            Remedy(
+                "", "", "detach the state between batches that continue each other only, not within"
+                " a sequence",
+                "h = self.cell(x[:, t], h)  # no h.detach() in the loop over steps",
+            ),
+            Remedy("", "", "or fewer cuts", f"every = {4 * n}  # steps between two detach()"),
+        ][: 1 if every_step else 2],
+        p,
+        weighed,
+    )  # fmt: skip
+
+
 def truncation_too_short(j: J) -> Iterator[Finding]:
     """Sequences are cut shorter than the distance over which the task depends."""
     e = j.evidence
     window = int(e.settings.get("window") or e.sample.inputs.shape[1 - e.row_axis])
+    yield from _cut(j, "truncation too short", every_step=False)
     if e.distance is None:
         yield from _truncated_before_memory_ends(j, window)
         return
@@ -530,10 +618,33 @@ def no_gradient(j: J) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def unregistered(j: J) -> Iterator[Finding]:
+    """Modules in a plain list or dict, whose parameters PyTorch does not know."""
+    e = j.evidence
+    if not e.unknown:
+        return
+    place, total = next(iter(e.unknown)), sum(e.unknown.values())
+    yield Finding(
+        "parameters not in the optimizer",
+        f"{total} parameters are of modules in plain lists or dicts ({listed(list(e.unknown))}), "
+        "which PyTorch does not look into: model.parameters() lacks them, and no optimizer changes "
+        "them.",
+        {"parameters": float(total)},
+        [
+            Remedy(
+                "", "", "keep them in a list that PyTorch knows",
+                f"self.{place.rpartition('.')[2]} = nn.ModuleList(...)  # or nn.ModuleDict",
+            )
+        ],
+        unless_learned(j, 0.96, proven=True),
+    )  # fmt: skip
+
+
 def free_running_gap(j: J) -> Iterator[Finding]:
     """The network fails where it is fed with its own predictions."""
     e = j.evidence
     yield from _written_apart(j)
+    yield from _fed_with_the_truth(j)
     free, limit = e.free_running, e.loss_now
     if math.isnan(free) and j.improvement > j.thresholds.good_improvement:
         free, limit = _fed_back(e), e.constant  # errors grow with steps, but not without end
@@ -551,6 +662,36 @@ def free_running_gap(j: J) -> Iterator[Finding]:
             ],
             0.8,
         )  # fmt: skip
+
+
+def _fed_with_the_truth(j: J) -> Iterator[Finding]:
+    """Yield a finding where a module that drops nothing has a far lower loss in training mode.
+
+    It reads the true past then, and its own predictions in evaluation mode.
+    """
+    e = j.evidence
+    if e.loss is None or any("Norm" in type(m).__name__ for m in e.network.modules()):
+        return
+    network = copied(e.network)
+    remove_dropout(network)
+    with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        losses = [
+            float(mean_loss(network.train(training), e.sample, e.loss))
+            for training in (True, False)
+        ]
+        if losses[1] > j.thresholds.free_running * losses[0] and losses[0] < 0.7 * e.constant:
+            yield Finding(
+                "teacher forcing gap",
+                f"on the same data the loss is {losses[0]:.3g} in training mode and "
+                f"{losses[1]:.3g} in evaluation mode, without dropout: in training the module is "
+                "given something else, as a true past, which it relies on.",
+                {"training": losses[0], "evaluation": losses[1]},
+                [
+                    Remedy("", "", "feed its own predictions in some steps of training",
+                           "x_t = y_t if torch.rand(()) < 0.75 else prediction.detach()"),
+                ],
+                0.93,
+            )  # fmt: skip
 
 
 def _written_apart(j: J) -> Iterator[Finding]:
@@ -638,7 +779,8 @@ CAUSES: tuple[Cause[Evidence], ...] = (
         "state leaks between batches", "A row starts from the state of another row.", ("changed",),
         state_leaks,
     ),
-    Cause("no gradient", "The graph is cut between parameters and the loss.", (), no_gradient),
+    FREE["no gradient"].also(no_gradient),
+    FREE["parameters not in the optimizer"].also(unregistered),
     Cause(
         "padding read", "The last step is read from padding.", ("changed",), padding_read,
     ),
@@ -652,8 +794,12 @@ CAUSES: tuple[Cause[Evidence], ...] = (
         (), truncation_too_short,
     ),
     Cause(
-        "state not carried", "Rows continue each other, and each starts from zeros.", (),
+        "state not carried", "Steps, or rows that continue each other, each start from zeros.", (),
         state_not_carried,
+    ),
+    Cause(
+        "state detached", "No gradient goes from a step to the one before.", ("helps",),
+        state_detached,
     ),
     Cause(
         "teacher forcing gap", "The network fails where it is fed with its own predictions.",

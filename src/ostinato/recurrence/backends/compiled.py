@@ -357,7 +357,7 @@ class _Layer(torch.autograd.Function):
         given = [padded[i] for i in places]
         _, needs_x, *required = ctx.needs_input_grad
         needs = [needs_x, *[i >= 0 and required[i] for i in places]]
-        if torch.is_grad_enabled() or is_transformed() or any(map(_is_batched, gradients)):
+        if torch.is_grad_enabled() or is_transformed() or any(map(is_batched, gradients)):
             found = _reference_gradients(cell, x, tokens, lengths, given, gradients, needs)
         else:
             shape = shape_of(cell)
@@ -377,7 +377,7 @@ class _Layer(torch.autograd.Function):
         return None, dx, *[g for g, i in zip(others, places, strict=True) if i >= 0]
 
 
-def _is_batched(gradient: Tensor | None) -> bool:
+def is_batched(gradient: Tensor | None) -> bool:
     """Tell whether it comes from, say, `torch.autograd.functional.jacobian(vectorize=True)`."""
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
 

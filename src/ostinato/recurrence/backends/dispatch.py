@@ -1,10 +1,13 @@
 """Which path serves a call.
 
-- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells and those
-  that are one of them with tied weights (see `Cell.standard_cell`), rows of any length; its
-  gradients once. The results are the same to the last bit however a sequence is cut into chunks,
-  whatever else is in the batch, and on any number of threads. Under autocast it computes in float32
-  and returns the type of autocast.
+- ``"compiled"``: our own core, in C++. On a CPU, float32 and float64, the standard cells, those
+  that are one of them with tied weights (see `Cell.standard_cell`) and those whose state enters
+  linearly (see `LinearCell`), rows of any length; its gradients once. The results are the same to
+  the last bit however a sequence is cut into chunks, whatever else is in the batch, and on any
+  number of threads. Under autocast it computes in float32 and returns the type of autocast.
+- ``"generated"``: any other cell whose step is made of known operations, compiled when it is first
+  used by the C++ compiler of the system: see `generated`. On a CPU, float32 and float64; the same
+  laws as for the core.
 - ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
   length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
@@ -16,7 +19,7 @@ can be queried with `choose` and forced with `use_backend`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, cast, get_args
@@ -27,12 +30,12 @@ from torch.nn import Parameter
 from torch.nn.functional import embedding
 
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends import compiled, diagonal, generated
 from ostinato.recurrence.backends.torch import has_operator, run_operator
-from ostinato.recurrence.cells import Cell, State, Trace, Weights
+from ostinato.recurrence.cells import Cell, LinearCell, State, Trace, Weights
 from ostinato.recurrence.scan import run_directions, run_segments
 
-Backend = Literal["compiled", "torch", "reference"]
+Backend = Literal["compiled", "generated", "torch", "reference"]
 
 _log = logging.getLogger("ostinato.recurrence")
 _forced: ContextVar[Backend | None] = ContextVar("ostinato_backend", default=None)
@@ -45,8 +48,8 @@ def use_backend(name: Backend | Literal["auto"]) -> Iterator[None]:
     A function that `torch.compile` compiles keeps the path of the time when it was traced.
 
     Args:
-        name: ``"compiled"``, ``"torch"``, ``"reference"``, or ``"auto"`` for the fastest that
-            applies. A call the named path cannot serve is an `OstinatoError`.
+        name: ``"compiled"``, ``"generated"``, ``"torch"``, ``"reference"``, or ``"auto"`` for the
+            fastest that applies. A call the named path cannot serve is an `OstinatoError`.
 
     Example:
         >>> import ostinato
@@ -86,8 +89,8 @@ def choose(
     forced = _forced_now()
     if forced == "reference":
         return "reference"
-    lacks = compiled.lacks(cells, x, torch.is_autocast_enabled("cpu"))
-    if not lacks and forced != "torch":
+    lacks = diagonal.lacks(cells, x, torch.is_autocast_enabled("cpu"))
+    if not lacks and forced not in ("torch", "generated"):
         return "compiled"
     if forced == "compiled":
         raise OstinatoError(
@@ -98,6 +101,17 @@ def choose(
     able = steps > 0 and not padded and all(has_operator(cell) for cell in cells)
     if forced is None and compiled.is_transformed():
         return "reference"
+    if forced == "generated" or (forced is None and not able):
+        lacks = generated.lacks(cells, x, torch.is_autocast_enabled("cpu"))
+        if not lacks:
+            return "generated"
+        if forced == "generated":
+            raise OstinatoError(
+                f"use_backend('generated'): {cells[0]!r} cannot be compiled: {lacks}; use 'auto' "
+                "or 'reference'."
+            )
+        if not torch.compiler.is_compiling():
+            generated.warn(cells, x, lacks)
     if forced == "torch" and not able:
         raise OstinatoError(
             f"use_backend('torch'): PyTorch has no fused operator for {cells[0]!r} with "
@@ -136,7 +150,8 @@ def run(
     backend = choose(cell, x, steps=T, padded=lengths is not None)
     if tokens is not None:  # the core alone multiplies tables, where it pays
         graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
-        if backend != "compiled" or graph or 2 * x.shape[0] > tokens.numel():
+        whole = backend == "compiled" and not isinstance(cell, LinearCell)
+        if not whole or graph or 2 * x.shape[0] > tokens.numel():
             if backend == "compiled" or not graph:
                 tokens = cast(Tensor, compiled.kept(tokens, graph))
             x, tokens = embedding(tokens, x), None
@@ -145,11 +160,20 @@ def run(
     if traces is not None:
         checkpoint_every = 0
         backend = "reference" if backend == "torch" else backend
-    if backend != "reference" and type(cell) not in compiled.STANDARD:
+    standard = isinstance(cell, LinearCell) or type(cell) in compiled.STANDARD
+    if backend in ("compiled", "torch") and not standard:
         weights, cell = [cell.standard_weights(w) for w in weights], cell.standard_cell()
-    if backend == "compiled":
+    if backend == "compiled" and not isinstance(cell, LinearCell):
         return compiled.run(cell, weights, x, state, lengths, tokens, traces, checkpoint_every)
-    path = run_directions if backend == "reference" else run_operator
+    path = _PATHS[backend]
     if checkpoint_every and T and torch.is_grad_enabled() and not compiled.is_transformed():
         return run_segments(path, cell, weights, x, state, lengths, checkpoint_every)
     return path(cell, weights, x, state, lengths, traces)
+
+
+_PATHS: dict[Backend, Callable[..., tuple[Tensor, State]]] = {
+    "compiled": diagonal.run,  # the cells that `compiled.run` has not
+    "generated": generated.run,
+    "torch": run_operator,
+    "reference": run_directions,
+}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, get_args, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +46,13 @@ def register_state(cls: _S) -> _S:
     return cls
 
 
+@register_state
+class RNNState(NamedTuple):
+    """State of an Elman network, and of a cell that names no other: ``h (B, H)``."""
+
+    h: Tensor
+
+
 class Trace(NamedTuple):
     """Gates and states of one layer in one direction, step by step, without gradients.
 
@@ -61,11 +69,12 @@ class Cell(ABC):
     """One recurrent equation: a few numbers and one pure step.
 
     A cell owns no weights and no state: both are arguments, and the new state is the result. A
-    subclass is a frozen dataclass, or takes these three arguments, and defines ``state_type`` (and
-    `state_sizes`, if not one ``(B, H)``), `weight_shapes`, `step`, and perhaps `project`. It may
-    define more: ``gates_type`` and `gates`, to have its gates observed; ``time_gates``, for
-    ``init="chrono"``; ``forget_gate``, for ``init="orthogonal"``; ``has_identity``; `in_training`;
-    `standard_cell` and `standard_weights`, to run on the compiled core; and the decorator `named`.
+    subclass is a frozen dataclass, or takes these three arguments, and defines `weight_shapes`,
+    `step`, and perhaps `project`; ``state_type``, where the state is more than `RNNState`, and
+    `state_sizes`, where not all of its tensors are ``(B, H)``. It may define more: ``gates_type``
+    and `gates`, to have its gates observed; ``time_gates``, for ``init="chrono"``; ``forget_gate``,
+    for ``init="orthogonal"``; ``has_identity``; `in_training`; `standard_cell` and
+    `standard_weights`, to run on the compiled core; and the decorator `named`.
 
     Args:
         input_size: features of an input step, ``I``.
@@ -78,9 +87,8 @@ class Cell(ABC):
     Example:
         A leaky integrator, h_t = (h_(t-1) + W x_t) / 2:
 
-        >>> from ostinato.recurrence.cells import RNNState
+        >>> from ostinato.cells import Cell, RNNState
         >>> class Leaky(Cell):
-        ...     state_type = RNNState
         ...     def weight_shapes(self):
         ...         return {"weight_ih": (self.hidden_size, self.input_size)}
         ...     def step(self, w, x_t, state):
@@ -95,7 +103,7 @@ class Cell(ABC):
     hidden_size: int
     bias: bool = True
 
-    state_type: ClassVar[type[State]]
+    state_type: ClassVar[type[State]] = RNNState
     """The named tuple of the state."""
     gates_type: ClassVar[type[Tensors] | None] = None
     """The named tuple that `gates` returns; None for a cell without gates."""
@@ -133,7 +141,13 @@ class Cell(ABC):
     @property
     def state_sizes(self) -> tuple[int, ...]:
         """Features of each tensor of the state, in the order of its named tuple."""
-        return (self.hidden_size,)
+        fields: tuple[str, ...] = getattr(self.state_type, "_fields", ())
+        if "h" not in fields:
+            raise OstinatoError(
+                f"{type(self).__name__}: state_type is {self.state_type!r}; expected a NamedTuple "
+                "with a tensor h, the output, among its fields."
+            )
+        return (self.hidden_size,) * len(fields)
 
     @property
     def output_size(self) -> int:
@@ -213,7 +227,54 @@ def named(name: str, **options: str | bool) -> Callable[[_C], _C]:
     return register
 
 
-def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, str | bool]]:
-    """Return the class of a cell by its name, and its arguments beyond the sizes."""
-    check_choice("cell", name, _named)
-    return _named[name]
+def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, Any]]:
+    """Return the class of a cell by its name, and its arguments beyond the sizes.
+
+    A cell of one's own is named as `name_of` names it; its module must have been imported.
+    """
+    if ":" not in name:
+        check_choice("cell", name, _named)
+        return _named[name]
+    path, _, options = name.partition(" ")
+    found = [cls for cls in _subclasses(Cell) if f"{cls.__module__}:{cls.__qualname__}" == path]
+    if not found:
+        raise OstinatoError(
+            f"cell={path!r:.200} is no class of a module that was imported; import it before, or, "
+            f"on the command line, add --cell {path:.200}."
+        )
+    try:
+        return found[-1], dict(json.loads(options or "{}"))
+    except ValueError as error:
+        raise OstinatoError(f"cell={name!r:.200}: its settings are no JSON.") from error
+
+
+def name_of(cell: str | type[Cell] | Cell) -> str:
+    """Return the name by which a model's settings keep a cell: of its own, or ``module:Class``.
+
+    Behind the name of a class stand, as JSON, the settings of an instance other than its sizes.
+    """
+    if isinstance(cell, str):
+        return cell
+    cls = cell if isinstance(cell, type) else type(cell)
+    if not issubclass(cls, Cell):
+        raise OstinatoError(f"cell={cell!r:.99}; expected a name, or a class or instance of Cell.")
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    if isinstance(cell, type):
+        return name
+    own = {f.name: getattr(cell, f.name) for f in fields(cell) if f.init}
+    options = {n: v for n, v in own.items() if n not in ("input_size", "hidden_size")}
+    usual = {f.name: f.default for f in fields(cell)}
+    options = {n: v for n, v in options.items() if v != usual[n]}
+    if not all(isinstance(v, str | int | float) for v in options.values()):
+        raise OstinatoError(
+            f"cell={cell!r:.99}: a model can keep settings that are numbers, strings or booleans; "
+            "make a subclass that has the others."
+        )
+    return f"{name} {json.dumps(options)}" if options else name
+
+
+def _subclasses(cls: type) -> Iterator[type[Cell]]:
+    each: type[Cell]
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)

@@ -15,7 +15,7 @@ def fill(w: Mapping[str, Tensor], how: Initialization, hidden_size: int) -> None
     """Fill weights in place; matrices gate by gate, where each gate is one linear map."""
     bound = hidden_size**-0.5
     for name, weight in w.items():
-        rows = hidden_size if name in ("weight_ih", "weight_hh") else weight.shape[0]
+        rows = hidden_size if name in ("weight_ih", "weight_hh") else weight.numel()
         if how == "pytorch":
             torch.nn.init.uniform_(weight, -bound, bound)
         elif weight.dim() < 2 and name != "weight_hh":

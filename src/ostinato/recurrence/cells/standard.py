@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.recurrence.cells.base import Cell, State, Weights, named, register_state
+from ostinato.recurrence.cells.base import (
+    Cell,
+    RNNState,
+    State,
+    Weights,
+    named,
+    register_state,
+)
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 
@@ -25,13 +32,6 @@ ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
 }
-
-
-@register_state
-class RNNState(NamedTuple):
-    """State of an Elman network: ``h (B, H)``."""
-
-    h: Tensor
 
 
 @register_state

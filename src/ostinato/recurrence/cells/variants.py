@@ -1,22 +1,28 @@
 """Variants of the standard cells, after published papers.
 
 The compiled core runs those whose equations are a standard cell's with tied weights, and says so
-(`Cell.standard_cell`); the others run on the reference path.
+(`Cell.standard_cell`); kernels for the others are made when one is first used.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.recurrence.cells.base import Cell, State, Weights, named, register_state
+from ostinato.recurrence.cells.base import (
+    Cell,
+    RNNState,
+    State,
+    Weights,
+    named,
+    register_state,
+)
 from ostinato.recurrence.cells.standard import (
     ACTIVATIONS,
     Activation,
@@ -28,14 +34,20 @@ from ostinato.recurrence.cells.standard import (
     LSTMGates,
     LSTMState,
     RNNCell,
-    RNNState,
 )
 
 CellName = Literal[
     "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
     "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
+    "qrnn", "sru", "rg-lru", "lru", "mamba", "mlstm",
 ]  # fmt: skip
 """Names that `named` gives to cells; written out for type checkers and the command line."""
+
+ImportPath: TypeAlias = str
+"""``package.module:MyCell``, a cell of one's own."""
+
+CellChoice = CellName | ImportPath | type[Cell] | Cell
+"""How a task is told its cell."""
 
 
 @register_state
@@ -52,21 +64,6 @@ class JordanState(NamedTuple):
 
     h: Tensor
     s: Tensor
-
-
-class MinGRUGates(NamedTuple):
-    """Gates of one `MinGRUCell` step, each ``(B, H)``: ``z`` in (0, 1), the candidate ``n``."""
-
-    z: Tensor
-    n: Tensor
-
-
-class MinLSTMGates(NamedTuple):
-    """Gates of one `MinLSTMCell` step, each ``(B, H)``: ``f`` and ``i`` add up to 1; ``n``."""
-
-    f: Tensor
-    i: Tensor
-    n: Tensor
 
 
 @named("lstm-peephole")
@@ -360,83 +357,6 @@ class IndRNNCell(RNNCell):
     def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
         a = x_t + w["weight_hh"] * state.h
         return RNNState(ACTIVATIONS[self.activation](a + w["bias_hh"] if self.bias else a))
-
-
-@dataclass(frozen=True)
-class LinearCell(GatedCell):
-    """h_t = a_t * h_(t-1) + b_t, where a and b depend on the input alone: a parallel scan."""
-
-    state_type = RNNState
-    has_identity = False
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return those of the input; the state has none."""
-        return {n: shape for n, shape in super().weight_shapes().items() if n.endswith("_ih")}
-
-    @abstractmethod
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A and b, ``(..., H)`` each, of the projected input."""
-
-    def step(self, w: Weights, x_t: Tensor, state: State) -> RNNState:
-        a, b = self.coefficients(x_t)
-        return RNNState(a * state.h + b)
-
-
-@named("min-gru")
-@dataclass(frozen=True)
-class MinGRUCell(LinearCell):
-    """GRU whose gates do not depend on the state, so that steps can run in parallel.
-
-    ::
-
-        z   = sigmoid(W_z x_t + b_z)
-        n   = W_n x_t + b_n
-        h_t = (1 - z) * h_(t-1) + z * n
-
-    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.1; biases are ours.
-    """
-
-    gates_per_unit = 2
-    gates_type = MinGRUGates
-    time_gates = {0: -1}  # noqa: RUF012
-
-    def gates(self, w: Weights, x_t: Tensor, state: State) -> MinGRUGates:
-        z, n = x_t.chunk(2, dim=-1)
-        return MinGRUGates(z.sigmoid(), n)
-
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """1 - z, and z n."""
-        z, n = x.chunk(2, dim=-1)
-        return (-z).sigmoid(), z.sigmoid() * n
-
-
-@named("min-lstm")
-@dataclass(frozen=True)
-class MinLSTMCell(LinearCell):
-    """LSTM whose gates do not depend on the state, so that steps can run in parallel.
-
-    ::
-
-        f, i = sigmoid(W_* x_t + b_*), divided by their sum
-        n    = W_n x_t + b_n
-        h_t  = f * h_(t-1) + i * n
-
-    L. Feng et al. 2024, "Were RNNs all we needed?", section 3.2; biases are ours.
-    """
-
-    gates_per_unit = 3
-    gates_type = MinLSTMGates
-    time_gates = {0: 1, 1: -1}  # noqa: RUF012
-
-    def gates(self, w: Weights, x_t: Tensor, state: State) -> MinLSTMGates:
-        f, i, n = x_t.chunk(3, dim=-1)
-        f, i = f.sigmoid(), i.sigmoid()
-        return MinLSTMGates(f / (f + i), i / (f + i), n)
-
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """f, and i n."""
-        f, i, n = self.gates({}, x, RNNState(x))
-        return f, i * n
 
 
 @dataclass(frozen=True)

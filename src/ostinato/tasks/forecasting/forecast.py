@@ -33,6 +33,9 @@ FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66
 PRIOR_HORIZONS = 10.0
 """So many horizons of held-out steps count for half in the weight of simple rules."""
 
+MAX_ROWS = 24
+"""Rows of a forecast that is printed, at most; more are cut in the middle."""
+
 MAX_DRAWN = 6
 """Series of a picture, at most."""
 
@@ -177,6 +180,10 @@ class Marginals:
         p = np.moveaxis(self.p[member], 0, 1)  # (N, count, A, K)
         return self.distribution.sample(p, units.expand(2), random.random(p.shape[:-1]))
 
+    def take(self, windows: NDArray[np.int64]) -> Marginals:
+        """Return those of some windows."""
+        return Marginals(self.distribution, self.p[:, windows])
+
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Join the windows of several."""
@@ -213,6 +220,10 @@ class SamplePaths:
         S = self.samples.shape[1]
         return self.samples[:, random.choice(S, count, replace=count > S)]
 
+    def take(self, windows: NDArray[np.int64]) -> SamplePaths:
+        """Return those of some windows."""
+        return SamplePaths(self.samples[windows])
+
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Join the windows of several."""
@@ -243,9 +254,49 @@ class Forecast:
         return len(self.cutoffs)
 
     def __repr__(self) -> str:
-        return (
-            f"Forecast({len(self)} of {len(self.panel)} series, horizon "
-            f"{self.horizon}, one step every {self.panel.grid.name})"
+        """Return the first and last rows of `to_frame`, below a line about them."""
+        N, A, half = len(self), self.horizon, MAX_ROWS // 2
+        whole = N * A <= MAX_ROWS
+        few = -(-half // A)  # forecasts that fill half of the rows
+        some = list(range(N)) if whole or 2 * few >= N else [*range(few), *range(N - few, N)]
+        frame = self.take(some).to_frame()
+        text = frame if whole else pd.concat([frame.head(half), frame.tail(half)])
+        lines = text.drop(columns="cutoff").to_string(index=False).splitlines()
+        if not whole:
+            lines.insert(1 + half, f"... {N * A - 2 * half:,} more rows: to_frame()")
+        steps = f"{A} step{'s' * (A > 1)} ahead, one every {self.panel.grid.name}"
+        return "\n".join([f"Forecast of {self._title()}, {steps}", *lines])
+
+    def _title(self) -> str:
+        names = {self.panel.series[i].name for i, _ in self.cutoffs}
+        one = f"{min(names) or self.panel.target!r}"
+        count = one if len(names) == 1 else f"{len(names):,} series"
+        per = len(self) / len(names)
+        return count if per == 1 else f"{count} from {per:g} cutoffs each"
+
+    def __getitem__(self, name: str) -> Forecast:
+        """Return the forecasts of one series, by its name: ``forecast["tea"]``."""
+        names = [self.panel.series[i].name for i, _ in self.cutoffs]
+        rows = [n for n, each in enumerate(names) if each == name]
+        if not rows:
+            known = list(dict.fromkeys(names))
+            some = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+            raise OstinatoError(
+                f"Forecast[{name!r:.60}]: expected the name of a series, one of {some}."
+            )
+        return self.take(rows)
+
+    def take(self, rows: Sequence[int]) -> Forecast:
+        """Return some of the forecasts, by their positions, in that order."""
+        some = np.asarray(rows)
+        units = Units(*(part[some] for part in self.units))
+        calibration = (np.broadcast_to(part, len(self))[some] for part in self.calibration)
+        return replace(
+            self,
+            cutoffs=[self.cutoffs[n] for n in rows],
+            predictive=self.predictive.take(some),
+            units=units,
+            calibration=Calibration(*calibration),
         )
 
     @property

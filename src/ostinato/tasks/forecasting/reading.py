@@ -91,7 +91,12 @@ class SeriesSettings(TableSettings):
 
     def named(self, setting: str) -> list[str]:
         """Return the names of columns that a setting lists."""
-        names: str = getattr(self, setting) or ""
+        names = getattr(self, setting) or ""
+        if not isinstance(names, str):
+            raise OstinatoError(
+                f"{setting}={names!r}: expected the names of columns in one string, separated by "
+                "commas, such as 'price,holiday'."
+            )
         return [name.strip() for name in names.split(",") if name.strip()]
 
 

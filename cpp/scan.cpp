@@ -1,0 +1,16 @@
+// Compiled once for each instruction set, as target.cpp is, and under its hazard.
+#include "scan.hpp"
+
+#include "target.hpp"
+
+namespace ostinato {
+namespace OSTINATO_TARGET {
+
+template <class T>
+constexpr ScanPasses<T> all_passes = {scan_forward<T>, scan_backward<T>, product_memory<T>, product<T>, map<T>};
+
+extern const Scans scans;
+const Scans scans = {OSTINATO_TARGET_NAME, all_passes<float>, all_passes<double>};
+
+}  // namespace OSTINATO_TARGET
+}  // namespace ostinato

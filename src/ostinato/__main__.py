@@ -1,0 +1,5 @@
+"""``python -m ostinato``: the same as ``ostinato``."""
+
+from ostinato.cli.app import main
+
+main()

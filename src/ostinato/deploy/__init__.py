@@ -1,0 +1,1 @@
+"""Out and in: trained networks for other programs, and weights from other libraries."""
