@@ -106,7 +106,8 @@ def find(cell: Cell, dtype: torch.dtype) -> Program | str:
         return known[1]
     key = _key_of(cell), *quick[1:]
     if key not in _found:
-        _found[key] = _make(cell, dtype)
+        with torch.inference_mode(False), torch.enable_grad():
+            _found[key] = _make(cell, dtype)
     if len(_quick) > 1024:  # cells that are made anew for every call, say
         _quick.clear()
     _quick[quick] = cell, _found[key]
