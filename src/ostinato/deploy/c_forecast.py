@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ostinato.deploy import c_runtime as numerics
-from ostinato.deploy.c_layers import layers_of
+from ostinato.deploy.c_layers import Part, layers_of
 from ostinato.deploy.c_parts import Dense
 from ostinato.deploy.c_runtime import Array
 from ostinato.deploy.c_source import Function, Source
@@ -42,7 +42,7 @@ def describe(distribution: Distribution) -> str:
     return f"center, scale{freedom}"
 
 
-class Forecasting:
+class Forecasting(Part):
     """The networks of an ensemble, side by side.
 
     A step's input is a value and the covariates ``(1 + A F,)`` of the steps that are predicted.

@@ -34,7 +34,7 @@ class Part(Protocol):
         """Compute what the C code computes with 8 bits: the reference for it."""
 
 
-class Layer:
+class Layer(Part):
     """One layer of a stack.
 
     Args:

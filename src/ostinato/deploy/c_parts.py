@@ -10,13 +10,14 @@ from torch import nn
 
 from ostinato.data.features import Spectrogram, SpectrogramStream, mel_bands
 from ostinato.deploy import c_runtime as numerics
+from ostinato.deploy.c_layers import Part
 from ostinato.deploy.c_runtime import Array
 from ostinato.deploy.c_source import Function, Matrix, Source
 from ostinato.errors import OstinatoError
 from ostinato.networks.convolution import Convolutions, StepNorm
 
 
-class Stateless:
+class Stateless(Part):
     """Base of parts without a state."""
 
     def reset(self) -> None:
@@ -124,7 +125,7 @@ class Activation(Stateless):
         return numerics.softmax(y) if self.kind == "category" else numerics.sigmoid(y)
 
 
-class Pooling:
+class Pooling(Part):
     """The hidden states so far as one: their last, mean, maximum or mean by attention."""
 
     def __init__(self, kind: str, size: int, attention: nn.Sequential | None = None) -> None:
@@ -192,7 +193,7 @@ class Pooling:
         return self.y
 
 
-class CausalConvolutions:
+class CausalConvolutions(Part):
     """Layers of causal convolutions, each over a ring of its latest inputs.
 
     The batch normalisation behind a convolution is a part of its weights.
@@ -322,7 +323,7 @@ static int @listen(@state *s, const int16_t *samples, int count, float *mel)
 """
 
 
-class LogMel:
+class LogMel(Part):
     """Log-mel features of sound as it comes, by a fast Fourier transform of its own."""
 
     def __init__(self, how: Spectrogram) -> None:

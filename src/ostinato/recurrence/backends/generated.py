@@ -165,7 +165,7 @@ def _pieces(cell: Cell, dtype: torch.dtype, written: Written) -> _Pieces | None:
     sizes = _result_sizes(written)
     if sum(sizes) >= 1 << 24:  # more than float32 can count
         return None
-    results = list(torch.arange(1, 1 + sum(sizes), dtype=dtype).split(sizes))
+    results = list(torch.arange(1, 1 + sum(sizes), dtype=dtype).split(sizes))  # type: ignore[no-untyped-call]
     found = _weight_gradients(written, weights, prepared, results)
     places_of: list[tuple[int, int, int]] = []
     covered = [0] * len(weights)
@@ -441,7 +441,7 @@ def _result_sizes(written: Written) -> list[int]:
 
 
 def _shaped(
-    results: Sequence[Tensor], which: list[int], shape: tuple[int, ...], turned: bool
+    results: Sequence[Tensor], which: Sequence[int], shape: tuple[int, ...], turned: bool
 ) -> Tensor:
     parts = [results[i] for i in which]
     flat = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -525,7 +525,9 @@ def _trace(
         gates = None
         if cell.gates_type is not None:
             flat = cell.project(w, x).flatten(0, 1)
-            found = [g.unflatten(0, (T, B)) for g in cell.gates(w, flat, cell.state_type(*before))]
+            found = [
+                torch.unflatten(g, 0, (T, B)) for g in cell.gates(w, flat, cell.state_type(*before))
+            ]
             gates = cell.gates_type(
                 *(g if running is None else torch.where(running, g, 0.0) for g in found)
             )

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ class Written(NamedTuple):
     """Shape and layout of each of these."""
     gradients: fx.GraphModule
     """From the sums, and these tensors, to the gradients of these."""
-    results: list[tuple[int, ...]]
+    results: list[tuple[Sequence[int], tuple[int, ...], bool]]
     """Shape of each sum."""
     line: int
     back: int
@@ -328,7 +328,7 @@ def _traced(step: _Step) -> _Traced:
 
     def joint(*all_of_them: Tensor) -> list[Tensor]:
         args, d = all_of_them[:-n], all_of_them[-n:]
-        after, pull = torch.func.vjp(step.main, *args)
+        after, pull, *_ = torch.func.vjp(step.main, *args)
         return [*after, *pull(tuple(d))]
 
     table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSITIONS)}
@@ -856,10 +856,10 @@ class _Interpreter:
             case "var_mean" | "var":
                 return self._variance(name, args, kwargs)
             case "_to_copy" | "to":
-                if kwargs.get("dtype") not in (None, n.args[0].meta["val"].dtype) and kwargs[
-                    "dtype"
-                ] not in (torch.float32, torch.float64):  # type: ignore[union-attr]
-                    raise NotCompiled(f"a tensor of {kwargs['dtype']}")
+                source, to = cast(fx.Node, n.args[0]), kwargs.get("dtype")
+                known = (None, source.meta["val"].dtype, torch.float32, torch.float64)
+                if to not in known:
+                    raise NotCompiled(f"a tensor of {to}")
                 return args[0]
             case "as_strided":
                 return self._strided(n, args[0], args[1], args[2], args[3] if len(args) > 3 else 0)
@@ -933,7 +933,7 @@ class _Interpreter:
 def _turned(value: _Value) -> _Value:
     """Return a matrix transposed, or each of several."""
     last = len(value.shape) - 1
-    b = {last: last - 1, last - 1: last}.get(value.b, value.b) if value.b is not None else None  # type: ignore[call-overload]
+    b = {last: last - 1, last - 1: last}.get(value.b, value.b) if value.b is not None else None
     shape = (*value.shape[:-2], value.shape[-1], value.shape[-2])
     return _Value(shape, b, np.swapaxes(value.codes, -1, -2))
 
@@ -1326,11 +1326,11 @@ class _Writer:
         # What backward reads of forward.
         saved: dict[int, Place] = {}
         for root, place in line_targets:
-            at = place.at
+            start = place.at
             for r in root:
                 if r.step and r.at == 0 and r.n == nodes[r.node].n and not self._is_given(r.node):
-                    saved.setdefault(r.node, Place(LINE, at))
-                at += r.n
+                    saved.setdefault(r.node, Place(LINE, start))
+                start += r.n
         keep: list[int] = []
 
         def frontier(i: int) -> set[int]:
@@ -1387,9 +1387,9 @@ class _Writer:
         states = {i: p for i, p in self.leaves.items() if p.base in (X, BEFORE)}
         in_line = dict(saved)
         for i in range(len(nodes)):
-            place = self._state_place(i)
-            if place is not None and not self._is_given(i):
-                in_line.setdefault(i, place)
+            given = self._state_place(i)
+            if given is not None and not self._is_given(i):
+                in_line.setdefault(i, given)
         early_saved = {i: p for i, p in saved.items() if nodes[i].kind <= INPUT}
         self._phase(early, weights, True)
         self._phase(targets, states | ahead | early_saved, True)
@@ -1401,11 +1401,11 @@ class _Writer:
         self.side_by_side |= _parts_of(back_targets)
         in_backs: dict[int, Place] = {}
         for root, place in back_targets:
-            at = place.at
+            start = place.at
             for r in root:
                 if r.step and r.at == 0 and r.n == nodes[r.node].n:
-                    in_backs.setdefault(r.node, Place(BACK, at))
-                at += r.n
+                    in_backs.setdefault(r.node, Place(BACK, start))
+                start += r.n
         self._phase([(self.dx, Place(DX, 0)), *after_targets], states | in_line | in_backs, False)
 
     def _state_place(self, i: int) -> Place | None:
