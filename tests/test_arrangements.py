@@ -181,7 +181,10 @@ def test_dropout_of_the_input_stays_over_time():
             ),
             "ManyToMany: output has 4 input features; expected 8",
         ),
-        (lambda: recurrent_layers("elman", I, H), "cell='elman'; expected one of .*rnn-relu, rnn, lstm"),
+        (
+            lambda: recurrent_layers("elman", I, H),
+            "cell='elman'; expected one of .*rnn-relu, rnn, lstm",
+        ),
     ],
 )
 def test_errors_name_what_came_and_what_was_wanted(mistake, message):
