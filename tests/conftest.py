@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 
 import pytest
 from command_line import TEXT, Result, write_data
@@ -11,12 +12,15 @@ from ostinato import TextGenerator, cli
 
 
 def pytest_configure(config):
-    """Hide GPUs, but from the tests of GPUs alone, and the compiler."""
+    """Hide GPUs, but from the tests of GPUs alone, and the compiler; hear Ctrl-C."""
     if not all("test_cuda" in argument for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Cells that the core does not have run on the reference, but where a test asks for kernels: to
     # compile them takes a second or two each.
     os.environ.setdefault("OSTINATO_COMPILER", "none")
+    # A shell lets what it runs in the background ignore Ctrl-C, and all its children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
