@@ -35,7 +35,7 @@ from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import make_pipeline
 
 import ostinato
-from ostinato.tasks.forecasting.forecast import SimpleRule
+from ostinato.tasks.forecasting.forecast import Blend
 
 RESULTS = Path(__file__).parent / "results" / "defaults.json"
 
@@ -195,7 +195,7 @@ def rule(name: Any, split: Split) -> Result:
     """A simple rule; its intervals are of errors in the past."""
     division: Division = split.test[0]
     start = time.perf_counter()
-    found = division.by_rule(SimpleRule(name, division.of.season))
+    found = division.by_rule(Blend(name, division.of.season))
     return scored(division, found, 0.0, time.perf_counter() - start)
 
 

@@ -19,7 +19,7 @@ from accuracy import Missing, there
 from numpy.typing import NDArray
 
 import ostinato
-from ostinato.tasks.forecasting.forecast import SimpleRule
+from ostinato.tasks.forecasting.forecast import Blend
 from ostinato.tasks.forecasting.panel import Panel, last_cutoffs
 from ostinato.tasks.forecasting.reading import read_panel
 
@@ -152,7 +152,7 @@ class Division(NamedTuple):
             "coverage": 100 * _mean(np.where(np.isnan(y + low), np.nan, (low <= y) & (y <= high))),
         }
 
-    def by_rule(self, rule: SimpleRule) -> Array:
+    def by_rule(self, rule: Blend) -> Array:
         """Quantiles of a simple rule: its forecast, and errors that it made before."""
         pasts, _, known = self.pasts_and_futures()
         horizon, found = self.of.horizon, []
@@ -165,7 +165,7 @@ class Division(NamedTuple):
         return np.stack(found)
 
 
-def _errors(rule: SimpleRule, past: Array, horizon: int) -> Array:
+def _errors(rule: Blend, past: Array, horizon: int) -> Array:
     """Quantiles of a rule's errors within a series, around their median, ``(horizon, levels)``."""
     first = min(max(2, rule.season), len(past) - 1)
     cutoffs = np.arange(first, len(past))

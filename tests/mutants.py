@@ -33,7 +33,6 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
-    "theta",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -1022,14 +1021,6 @@ forecast: centers move away from the rule
 forecast: a rule that does not help is blended
 - weights[(mean - unsure).argmax()]
 + weights[(mean - unsure).argmin()]
-
-theta: the whole trend is followed
-- slope / 2 * (ahead
-+ slope * (ahead
-
-theta: seasons begin a step late
-- pattern[n:] if positive
-+ pattern[n - 1 : -1] if positive
 
 network ForecastNetwork: a longer season is a step off in the shortcut
 - far = [_span(values, t - m, t - m + steps)

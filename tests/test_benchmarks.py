@@ -468,7 +468,7 @@ def test_sentences_about_scenes_are_judged_as_people_judged_them(bench):
 
 
 def test_series_are_divided_in_time_and_rules_know_how_far_they_are_off(bench, monkeypatch):
-    sets, rule = bench("forecast_sets"), bench("forecast_sets").SimpleRule("naive")
+    sets, rule = bench("forecast_sets"), bench("forecast_sets").Blend("naive")
     walks = {f"{i}": np.random.default_rng(i).normal(size=400).cumsum() for i in range(30)}
     of = sets.SeriesSet(lambda data: walks, horizon=3, cutoffs=4)
     division = sets.Division.of_set(of, Path())

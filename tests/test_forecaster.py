@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from ostinato import Forecaster, diagnose, load
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.forecast import LEVELS, Blend, SimpleRule
+from ostinato.tasks.forecasting.forecast import LEVELS, Blend
 from ostinato.tasks.forecasting.forecaster import _summary
 from ostinato.tasks.forecasting.panel import Cutoff
 from ostinato.tasks.forecasting.seasons import find_seasons
@@ -220,7 +220,7 @@ def test_walks_are_forecast_as_naively_as_they_should_be_and_seasons_far_better(
 
 
 def test_the_end_says_where_simple_rules_are_as_good():
-    blend = Blend([SimpleRule("seasonal naive", 12)], 0.4)
+    blend = Blend("seasonal naive", 12, 0.4)
     scores = {"naive": 1.2, "seasonal naive, a season of 12": 0.9, "mean": 2.0, "network": 1.1}
     assert _summary(0.95, scores, blend) == (
         "MASE 0.95 on held-out steps (the network alone 1.10; 40 % of the forecast is the rule "

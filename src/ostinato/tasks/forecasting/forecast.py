@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
-from ostinato.tasks.forecasting.theta import theta
 from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
 Array = NDArray[np.float64]
@@ -30,8 +29,8 @@ SCORED_LEVELS = (0.025, 0.1, 0.9, 0.975, *LEVELS)
 FAN = {"95 %": (0.025, "#cfe3f1"), "80 %": (0.1, "#9fc8e3"), "50 %": (0.25, "#66a8d2")}
 """Prediction intervals of pictures: the level where each begins, and its shade."""
 
-PRIOR_HORIZONS = 10.0
-"""So many horizons of held-out steps count for half in the weight of simple rules."""
+PRIOR_HORIZONS = 1.0
+"""So many horizons of held-out steps count for half in the weight of a rule."""
 
 MAX_ROWS = 24
 """Rows of a forecast that is printed, at most; more are cut in the middle."""
@@ -40,7 +39,7 @@ MAX_DRAWN = 6
 """Series of a picture, at most."""
 
 
-Rule = Literal["naive", "seasonal naive", "drift", "seasonal drift", "median", "theta"]
+Rule = Literal["naive", "seasonal naive", "drift", "seasonal drift", "median"]
 
 
 class Calibration(NamedTuple):
@@ -68,27 +67,30 @@ class Calibration(NamedTuple):
         return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * _log_odds(p)))))
 
 
-class SimpleRule(NamedTuple):
-    """A simple forecast of a series.
+class Blend(NamedTuple):
+    """How far the centers of a network's forecasts are moved to those of a simple rule.
+
+    The mean of two forecasts is often better than either (Bates and Granger 1969), and where a
+    network is no better than the rule, most of it is the rule.
 
     Attributes:
         rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
             the first and the last; seasonal drift, the value of a season ago and, for each season
-            ahead, the mean change in a season; median, of all; or theta, the method.
+            ahead, the mean change in a season; or median, of all.
         season: steps of the season.
+        weight: of the rule, from 0, the network alone, to 1.
     """
 
     rule: Rule = "naive"
     season: int = 1
+    weight: float = 0.0
 
     def __str__(self) -> str:
-        season = f", a season of {self.season}" if self.season > 1 else ""
+        season = f", a season of {self.season}" if self.rule.startswith("seasonal") else ""
         return f"{self.rule}{season}"
 
     def predict(self, past: Array, horizon: int) -> Array:
         """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
-        if self.rule == "theta":
-            return theta(past, horizon, self.season)
         seen = np.flatnonzero(~np.isnan(past))
         if self.rule == "median" and len(seen):
             return np.full(horizon, np.median(past[seen]))
@@ -101,39 +103,6 @@ class SimpleRule(NamedTuple):
             slope = (past[seen[-1]] - past[seen[0]]) / (seen[-1] - seen[0])
             found = found + slope * (len(past) - 1 - seen[-1] + np.arange(1, horizon + 1))
         return found
-
-
-class Blend(NamedTuple):
-    """How far the centers of a network's forecasts are moved to the mean of simple rules.
-
-    The mean of forecasts is often better than each (Bates and Granger 1969), and where a network is
-    no better than simple rules, most of it is these.
-
-    Attributes:
-        rules: the rules.
-        weight: of their mean, from 0, the network alone, to 1.
-    """
-
-    rules: Sequence[SimpleRule] = ()
-    weight: float = 0.0
-
-    def __str__(self) -> str:
-        names = " and ".join(map(str, self.rules))
-        return f"the mean of the rules {names}" if len(self.rules) > 1 else f"the rule {names}"
-
-    def predict(self, past: Array, horizon: int) -> Array:
-        """Forecast by the rules, ``(horizon,)``; NaN where no value is known."""
-        return np.asarray(np.mean([rule.predict(past, horizon) for rule in self.rules], 0))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON document."""
-        return {"rules": [list(rule) for rule in self.rules], "weight": self.weight}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Invert `to_json`; of nothing, the network alone."""
-        rules = [SimpleRule(*rule) for rule in data.get("rules", ())]
-        return cls(rules, float(data.get("weight", 0.0)))
 
 
 def _log_odds(p: Array) -> Array:
@@ -305,9 +274,9 @@ class Forecast:
         whole = self.predictive
         return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
-    def by_rule(self, rule: SimpleRule | Blend, context: int) -> Array:
-        """Forecast by simple rules, from the last ``context`` steps alone, ``(N, A)``."""
-        return np.stack([rule.predict(past[-context:], self.horizon) for past in self._pasts()])
+    def by_rule(self, blend: Blend, context: int) -> Array:
+        """Forecast by a simple rule, from the last ``context`` steps alone, ``(N, A)``."""
+        return np.stack([blend.predict(past[-context:], self.horizon) for past in self._pasts()])
 
     def blended(self, blend: Blend, context: int) -> Forecast:
         """Return the forecast moved to that of a rule."""
@@ -523,30 +492,32 @@ class Forecast:
 def fit_blend(
     forecast: Forecast, past: Sequence[Cutoff], context: int, seasons: Sequence[int], steps: int
 ) -> tuple[Blend, dict[str, float]]:
-    """Find the two best simple rules, and the weight of their mean on held-out steps.
+    """Find the best simple rule, and its weight beside the network on held-out steps.
 
     Held-out steps have chosen the network's weights, and flatter it: a blend counts for how much it
-    is better than the rules alone, less a standard error of that, over blocks of windows. And the
-    fewer steps were held out, the more the weight is drawn towards one half: equal weights are hard
-    to beat where little is known of the errors (Clemen 1989).
+    is better than the rule alone, less a standard error of that, over blocks of windows. And the
+    fewer steps were held out, the more the weight is drawn towards that of weights inverse to
+    squared errors (Bates and Granger 1969), which varies less.
 
     Also returns the MASE of each rule, and of the network, on these steps, by name.
 
     Args:
         forecast: of the held-out steps, by the network alone.
-        past: cutoffs by which rules are chosen, held out or not: they are not trained.
+        past: cutoffs by which the rule is chosen, held out or not: it is not trained.
         context: steps that a rule sees.
         seasons: of the series.
         steps: how many were held out.
     """
     nothing = SamplePaths(np.zeros((len(past), 1, forecast.horizon)))
     whole = replace(forecast, cutoffs=past, predictive=nothing)
-    longer = [season for season in seasons if season > 1]
-    rules = [SimpleRule(rule) for rule in ("naive", "drift", "median")]
-    rules += [SimpleRule(rule, m) for rule in ("seasonal naive", "seasonal drift") for m in longer]
-    rules += [SimpleRule("theta", min(longer, default=1))]
-    errors = {rule: whole.mase(whole.by_rule(rule, context)) for rule in rules}
-    best = Blend(sorted(rules, key=errors.__getitem__)[:2])
+    rules = [Blend(rule) for rule in ("naive", "drift", "median")]
+    rules += [
+        Blend(rule, season)
+        for rule in ("seasonal naive", "seasonal drift")
+        for season in seasons
+        if season > 1
+    ]
+    best = rules[int(np.argmin([whole.mase(whole.by_rule(rule, context)) for rule in rules]))]
     median = forecast.median
     toward = np.nan_to_num(forecast.by_rule(best, context) - median)
     weights = np.linspace(0, 1, 21)
@@ -554,18 +525,19 @@ def fit_blend(
     error = np.abs(forecast.observed() - moved) / forecast.naive_errors()
     good = np.isfinite(error).any((0, 2))
     blocks = np.array([(i, length // forecast.horizon) for i, length in forecast.cutoffs])[good]
-    of_windows = np.nanmean(error[:, good], 2)
-    weight = _weight(weights, of_windows, blocks, steps / forecast.horizon) if good.any() else 0.0
+    errors = np.nanmean(error[:, good], 2)
+    weight = _weight(weights, errors, blocks, steps / forecast.horizon) if good.any() else 0.0
     scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
     scores["network"] = forecast.mase(median)
     return best._replace(weight=round(weight, 3)), scores
 
 
 def _weight(weights: Array, errors: Array, blocks: NDArray[np.int64], horizons: float) -> float:
-    """Return the rules' weight, by errors of blends, ``(weights, windows)``; the last is theirs.
+    """Return a rule's weight, by errors of blends, ``(weights, windows)``; the last is the rule's.
 
     Windows of one block, by ``blocks (windows, 2)``, err alike, others independently.
     """
+    network, *_, rule = errors.mean(1) ** 2
     gain = errors[-1] - errors
     mean, unsure = gain.mean(1), np.zeros(len(weights))
     _, block = np.unique(blocks, axis=0, return_inverse=True)
@@ -574,7 +546,8 @@ def _weight(weights: Array, errors: Array, blocks: NDArray[np.int64], horizons: 
         sums = np.stack([np.bincount(block, row) for row in gain - mean[:, None]])
         unsure = np.sqrt(B / (B - 1) * (sums**2).sum(1)) / len(block)
     best = weights[(mean - unsure).argmax()]
-    return float((horizons * best + PRIOR_HORIZONS / 2) / (horizons + PRIOR_HORIZONS))
+    prior = network / (network + rule) if network else 0.0
+    return float((horizons * best + PRIOR_HORIZONS * prior) / (horizons + PRIOR_HORIZONS))
 
 
 def calibrate(forecast: Forecast, next_step: Forecast, steps: int, *, spread: bool) -> Calibration:

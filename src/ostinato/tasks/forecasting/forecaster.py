@@ -337,7 +337,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         )
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Blend with simple rules and calibrate, on the held-out steps."""
+        """Blend with a simple rule and calibrate, on the held-out steps."""
         panel, context = self.panel_, self._history + self.resolved("context")
         held_out, validation = self._held_out(panel)
         if not validation:
@@ -353,7 +353,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         blended = some.blended(blend, context)
         next_step = self._forecast(panel, validation, 1).blended(blend, context)
         found = calibrate(blended, next_step, steps, spread=centered)
-        facts: dict[str, Any] = {"blend": blend.to_json(), "calibration": found._asdict()}
+        facts: dict[str, Any] = {"blend": blend._asdict(), "calibration": found._asdict()}
         mase = blended.scores()["mase"]
         if np.isfinite(mase):  # which constant series have none of
             facts["held_out_mase"] = {"forecast": mase, **scores}
@@ -389,7 +389,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         windows = self._windows(panel, None if self.network_.direct else horizon)
         calibration = Calibration(**self.training_.get("calibration", {}))
         found = forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
-        return found.blended(Blend.from_json(self.training_.get("blend", {})), context)
+        return found.blended(Blend(**self.training_.get("blend", {})), context)
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
@@ -595,9 +595,9 @@ def _summary(mase: float, scores: Mapping[str, float], blend: Blend) -> str:
     if blend.weight:
         how = (
             f" (the network alone {scores['network']:.2f}; {100 * blend.weight:.0f} % of the "
-            f"forecast is {blend})"
+            f"forecast is the rule {blend})"
         )
-    shown = dict.fromkeys([*map(str, blend.rules), *(name for name in scores if "naive" in name)])
+    shown = dict.fromkeys([str(blend), *(name for name in scores if "naive" in name)])
     rules = ", ".join(f"{name} {scores[name]:.2f}" for name in shown)
     worse = "; no better than the simplest rules" if mase >= best else ""
     return f"MASE {mase:.2f} on held-out steps{how}; {rules}{worse}"
