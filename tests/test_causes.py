@@ -640,14 +640,14 @@ def test_targets_that_are_not_scaled():
 
 @pytest.mark.thorough
 def test_labels_that_belong_to_other_rows():
-    for K in (2, 4):
+    for seed, K in enumerate((2, 4, 4)):
+        torch.manual_seed(seed)
         x, y = waves(64, K=K)
         y = y[torch.randperm(64)]
         net = Net(H=48, K=K)
         run = train(net, x, y, F.cross_entropy, rate=0.02, steps=250)
-        assert found(net, x, y, **run, held_out=waves(128, K=K)).first == (
-            "labels unrelated to inputs"
-        )
+        diagnosis = found(net, x, y, **run, held_out=waves(128, K=K))
+        assert diagnosis.first == "labels unrelated to inputs"
 
 
 @pytest.mark.thorough
@@ -855,7 +855,7 @@ def test_few_rows_are_told_from_labels_of_other_rows_by_rows_that_were_not_learn
     order = torch.randperm(160)
     unrelated = found(net, x, y, **run, held_out=(noisy[0], noisy[1][order]))
     assert few.first != "labels unrelated to inputs"
-    assert unrelated.first in ("labels unrelated to inputs", "overfitting")
+    assert unrelated.first in ("labels unrelated to inputs", "overfitting", "nothing learnt")
 
 
 # The verdict

@@ -1319,7 +1319,9 @@ def test_a_path_that_cannot_serve_is_an_error():
             with pytest.raises(OstinatoError, match=f"cannot serve .*: .*{why}; use 'auto' or"):
                 choose(cell, x)
     with (
-        pytest.raises(OstinatoError, match="'cuda'; expected one of auto, compiled, torch"),
+        pytest.raises(
+            OstinatoError, match="'cuda'; expected one of auto, compiled, generated, torch"
+        ),
         use_backend("cuda"),
     ):
         pass

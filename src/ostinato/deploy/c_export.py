@@ -801,8 +801,8 @@ def check(written: Written, source: str, header: str) -> str:
         return ""
     with tempfile.TemporaryDirectory(prefix="ostinato-") as folder:
         at = Path(folder)
-        (at / source).write_text(written.source)
-        (at / header).write_text(written.header)
+        (at / source).write_text(written.source, encoding="utf-8")
+        (at / header).write_text(written.header, encoding="utf-8")
         build = [compiler, "-std=c99", "-O1", f"-D{written.prefix.upper()}_TEST"]
         made = subprocess.run(
             [*build, f"./{source}", "-o", "test", "-lm"], cwd=at, capture_output=True, text=True

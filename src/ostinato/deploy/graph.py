@@ -191,7 +191,7 @@ def quantize(array: Array, axis: int = 0) -> tuple[Array, Array]:
     """Return whole numbers from -127 to 127, and what each row along an axis is in units of.
 
     >>> whole, scale = quantize(np.array([[1.27, -0.5], [0.0, 0.0]]))
-    >>> whole.tolist(), scale.round(3).tolist()
+    >>> whole.tolist(), [round(s, 3) for s in scale.tolist()]
     ([[127, -50], [0, 0]], [0.01, 1.0])
     """
     others = tuple(i for i in range(array.ndim) if i != axis)

@@ -285,7 +285,7 @@ def never_zeroed(j: J) -> Iterator[Finding]:
         # A sum of gradients differs from that of the step before by one gradient.
         changes = [abs(after - before) for before, after in pairwise(norms)]
         last, least = median(norms), t.accumulated / 2
-        if median(changes) > min(2 * one, 0.25 * last):
+        if not 0.01 * one < median(changes) < min(2 * one, 0.25 * last):
             return
         seen = f"in the last {LAST} steps the gradient norm is about {last:.3g}"
     else:

@@ -84,7 +84,7 @@ def _loaded(source: str, floats: str, _: str) -> ctypes.CDLL:
     flags = [*FLAGS, *march, f"-DOSTINATO_TARGET={isa.replace('-', '_')}"]
     program = Path(command[0]).resolve()
     key = _digest(
-        text, *((headers / name).read_text() for name in HEADERS), *command, *flags,
+        text, *((headers / name).read_text(encoding="utf-8") for name in HEADERS), *command, *flags,
         str(program), str(program.stat().st_size), str(program.stat().st_mtime_ns),
         core.version(),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def _loaded(source: str, floats: str, _: str) -> ctypes.CDLL:
     if not (_is_private(file) and _is_whole(file)):
         with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as at:
             code, made = Path(at) / "cell.cpp", Path(at) / "cell.so"
-            code.write_text(text)
+            code.write_text(text, encoding="utf-8")
             run = [command[0], *flags, *command[1:], f"-I{headers}", str(code), "-o", str(made)]
             try:
                 done = subprocess.run(run, capture_output=True, text=True, check=False)
