@@ -1,6 +1,7 @@
 """Layers swapped for ours and back, and read from files of other libraries."""
 
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ def test_what_is_no_network_of_a_task_says_why(tmp_path):
         as_estimator(found)
     with pytest.raises(OstinatoError, match="several recurrent layers"):
         as_estimator(found, "classify")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(DataError, match="its parts are packed"):
+        read_layers(tmp_path / "packed.pt")
     torch.save(nn.Embedding(3, 2).state_dict(), tmp_path / "b.pt")
     with pytest.raises(DataError, match="no weights of recurrent layers"):
         read_layers(tmp_path / "b.pt")

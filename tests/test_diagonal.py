@@ -23,7 +23,7 @@ from ostinato.recurrence.backends.diagonal import (
     product,
 )
 from ostinato.recurrence.cells import PLAIN, LRUCell, RGLRUCell, SelectiveCell, SRUCell
-from ostinato.recurrence.diagonal import plain_recurrence
+from ostinato.recurrence.diagonal import plain_recurrence, recurrence_gradients
 from ostinato.recurrence.layers import Recurrent
 
 KINDS = pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
@@ -421,3 +421,18 @@ def test_a_classifier_of_linear_recurrences_is_trained_and_stored(cell, tmp_path
     again = load(tmp_path / "run")
     assert again.cell == cell
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_the_gradient_of_a_shared_factor_is_a_sum_over_steps_and_rows():
+    a, b = torch.rand(4, dtype=torch.float64), torch.randn(5, 3, 4, dtype=torch.float64)
+    h0, dh = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 3, 4, dtype=torch.float64)
+    given = [each.requires_grad_() for each in (a, b, h0)]
+    h, steps = h0, []
+    for b_t in b:
+        h = a * h + b_t
+        steps.append(h)
+    y = torch.stack(steps)
+    expected = torch.autograd.grad(y, given, dh)
+    found = recurrence_gradients(a, h0, y.detach(), dh, None)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
