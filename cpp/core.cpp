@@ -192,8 +192,8 @@ class Crowd {
 public:
     int threads(int asked) { return asked > 1 && calls_alone_.load() > 0 && calls_alone_.fetch_sub(1) > 0 ? 1 : asked; }
     void note(std::chrono::nanoseconds taken, int64_t slept) {
-        // To wake a thread takes less, and a part of the call.
-        if (slept > std::max<int64_t>(200'000, taken.count() / 4)) calls_alone_.store(32);
+        // To wake a thread takes less, and so do the waits of large layers, whose shares end unevenly.
+        if (slept > std::max<int64_t>(200'000, taken.count() / 4 * 3)) calls_alone_.store(32);
     }
 
 private:
