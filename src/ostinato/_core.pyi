@@ -117,7 +117,7 @@ def backward(
 ) -> None:
     """Find the gradients, given those of y and of the last states.
 
-    What is not wanted is None. The lines are used up; with ``checkpoint_every`` there are none.
+    What is not needed is None. The lines are used up; with ``checkpoint_every`` there are none.
 
     Raises:
         ShapeError: naming the argument that does not fit.
@@ -165,7 +165,7 @@ def scan_backward(
     dh0: Tensor | None,
     threads: int,
 ) -> None:
-    """Find the gradients, given those of h and h_n; None for those that are not wanted.
+    """Find the gradients, given those of h and h_n; None for those that are not needed.
 
     ``da`` and ``db`` are ``(T, B, width)``; where all steps share ``a``, ``da`` is ``(B, width)``,
     the sum over the steps of each row.

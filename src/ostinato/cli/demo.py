@@ -86,10 +86,10 @@ def demo(
         _translate(folder, STEPS if steps is None else steps, seed)
 
 
-def free_folder(wanted: Path) -> Path:
-    """Return a path, or the first of ``wanted-2``, ``wanted-3``, ... that is not there yet."""
-    numbered = (wanted.with_name(f"{wanted.name}-{i}") for i in range(2, 10_000))
-    return next(path for path in (wanted, *numbered) if not path.exists())
+def free_folder(first: Path) -> Path:
+    """Return a path, or the first of ``first-2``, ``first-3``, ... that is not there yet."""
+    numbered = (first.with_name(f"{first.name}-{i}") for i in range(2, 10_000))
+    return next(path for path in (first, *numbered) if not path.exists())
 
 
 # Dates

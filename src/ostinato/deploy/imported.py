@@ -146,8 +146,8 @@ def stack_of(cells: Sequence[Cell], bidirectional: bool) -> Recurrent:
     given = (first.input_size, sizes)
     if type(first) is RNNCell:
         names = [cell.activation for cell in cells if isinstance(cell, RNNCell)]
-        alike = names[0] if len({*names}) == 1 else names
-        return RNN(*given, nonlinearity=alike, bias=first.bias, **more)
+        nonlinearity = names[0] if len({*names}) == 1 else names
+        return RNN(*given, nonlinearity=nonlinearity, bias=first.bias, **more)
     if type(first) is LSTMCell:
         return LSTM(*given, bias=first.bias, proj_size=first.proj_size, **more)
     if type(first) is GRUCell:
@@ -191,8 +191,8 @@ def as_estimator(
         obstacles.append("there is not one linear layer after the recurrent ones")
     name = _cell_name(cells[0]) if cells else ""
     stacks = {(layer.bidirectional, layer.batch_first) for layer in found.layers}
-    alike = {(type(c), c.hidden_size, _cell_name(c)) for c in cells}
-    if len(alike) > 1 or len(stacks) > 1:
+    kinds = {(type(c), c.hidden_size, _cell_name(c)) for c in cells}
+    if len(kinds) > 1 or len(stacks) > 1:
         obstacles.append("the recurrent layers differ from each other")
     if cells and (not name or any(isinstance(c, LSTMCell) and c.proj_size for c in cells)):
         obstacles.append(f"no task has layers of {cells[0]}")

@@ -103,10 +103,10 @@ def in_parts(piece: Piece, session: Any, feeds: Mapping[str, Array]) -> dict[str
     return joined
 
 
-def difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, str]:
+def difference(found: Mapping[str, Array], reference: Mapping[str, Array]) -> tuple[float, str]:
     """Return the largest difference as a share of its output's scale, and which output it is."""
-    worst = (0.0, next(iter(wanted)))
-    for name, value in wanted.items():
+    worst = (0.0, next(iter(reference)))
+    for name, value in reference.items():
         if found[name].shape != value.shape:
             return np.inf, f"{name}, of shape {found[name].shape} for {value.shape}"
         if not value.size:
@@ -121,13 +121,13 @@ def check(piece: Piece, session: Any) -> float:
     """Return the largest difference; an `OstinatoError` where it is above the tolerance."""
     worst = 0.0
     for feeds in trials(piece):
-        wanted = expected(piece, feeds)
+        reference = expected(piece, feeds)
         calls = {"": run(piece, session, feeds)}
         if piece.carried and _steps(piece, feeds) > piece.multiple:
             calls[" in two parts"] = in_parts(piece, session, feeds)
         for how, found in calls.items():
-            error, name = difference(found, wanted)
-            if error > TOLERANCE and error > TOLERATED * _rounding(piece, feeds, wanted):
+            error, name = difference(found, reference)
+            if error > TOLERANCE and error > TOLERATED * _rounding(piece, feeds, reference):
                 shapes = {name: value.shape for name, value in feeds.items()}
                 raise OstinatoError(
                     f"export: ONNX Runtime computes {name}{how} otherwise than the network: by "
@@ -139,7 +139,7 @@ def check(piece: Piece, session: Any) -> float:
     return worst
 
 
-def _rounding(piece: Piece, feeds: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+def _rounding(piece: Piece, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
     """Return how much the network's own outputs change with the last bit of its inputs, at most."""
 
     def rounded(value: Array, seed: int) -> Array:
@@ -149,7 +149,7 @@ def _rounding(piece: Piece, feeds: Mapping[str, Array], wanted: Mapping[str, Arr
         return (value * (1 + signs * 2.0**-23)).astype(value.dtype)
 
     changed = [{name: rounded(value, i) for name, value in feeds.items()} for i in range(8)]
-    return max(difference(expected(piece, each), wanted)[0] for each in changed)
+    return max(difference(expected(piece, each), reference)[0] for each in changed)
 
 
 def _steps(piece: Piece, feeds: Mapping[str, Array]) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import Loss
@@ -281,9 +280,3 @@ def aligned(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, int] | Non
     elif int(targets.max()) >= flat.shape[-1]:
         return None
     return flat.reshape(-1, flat.shape[-1]), targets.reshape(-1), axis
-
-
-def cross_entropy_of(scores: Tensor, targets: Tensor) -> float:
-    """Return the mean cross-entropy of ``scores (N, K)`` as logits, without negative targets."""
-    known = targets >= 0
-    return float(F.cross_entropy(scores[known], targets[known]))

@@ -133,7 +133,7 @@ def run(
         lower = torch.get_autocast_dtype("cpu")
         x, given = x.float(), [None if t is None else t.float() for t in given]
     workspace: Tensor | None = None
-    graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+    graph = in_graph(x)
     if graph or (torch.is_grad_enabled() and _any_requires_grad(x, *given)):
         lengths, tokens = kept(lengths, graph), kept(tokens, graph)
         tensors = [t for t in given if t is not None]
@@ -162,6 +162,11 @@ def run(
         y, h, c = y.to(lower), h.to(lower), None if c is None else c.to(lower)
     last: State = LSTMState(h, c) if isinstance(cell, LSTMCell) else cell.state_type(h)
     return y, last
+
+
+def in_graph(x: Tensor) -> bool:
+    """Return whether a call becomes part of a graph, by a compiler or by a tensor that traces."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
 
 
 def kept(numbers: Tensor | None, graph: bool) -> Tensor | None:

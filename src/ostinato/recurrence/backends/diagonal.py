@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ostinato.errors import ShapeError
 from ostinato.recurrence.backends import compiled
@@ -150,10 +149,6 @@ def _run_direction(
     return (reverse_rows(y, lengths) if reverse else y), last
 
 
-def _in_graph(x: Tensor) -> bool:
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
-
-
 class _Options(NamedTuple):
     """Arguments of `_Recurrence` beside tensors with gradients."""
 
@@ -171,7 +166,7 @@ def compiled_recurrence(
     is_complex: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute `plain_recurrence` on the core."""
-    graph = _in_graph(b)
+    graph = compiled.in_graph(b)
     lengths, resets = compiled.kept(lengths, graph), compiled.kept(resets, graph)
     if graph:
         h, h_n = _recurrence_operator(a, b, h0, lengths, resets, is_complex)
@@ -272,7 +267,7 @@ class _Recurrence(torch.autograd.Function):
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `torch.nn.functional.linear` on the core: a row's bits are its own."""
     rows, y = x.reshape(-1, x.shape[-1]), x
-    if _in_graph(x):
+    if compiled.in_graph(x):
         y = _product_operator(rows, weight, bias)
     elif torch.is_grad_enabled():
         y = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
@@ -319,7 +314,7 @@ _FUNCTIONS = ("sigmoid", "tanh", "exp", "softplus")
 def _function(number: int, x: Tensor) -> Tensor:
     """Compute one of `_FUNCTIONS` on the core: a number's bits are its own."""
     rows, y = x.reshape(-1, x.shape[-1]), x
-    if _in_graph(x):
+    if compiled.in_graph(x):
         y = _map_operator(rows, number)
     elif torch.is_grad_enabled() and x.requires_grad:
         y = _Map.apply(rows, number)  # type: ignore[no-untyped-call]

@@ -26,7 +26,6 @@ from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.functional import embedding
 
 from ostinato.errors import OstinatoError, check_choice
@@ -149,7 +148,7 @@ def run(
     T, B, *_ = (x if tokens is None else tokens).shape
     backend = choose(cell, x, steps=T, padded=lengths is not None)
     if tokens is not None:  # the core alone multiplies tables, where it pays
-        graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+        graph = compiled.in_graph(x)
         whole = backend == "compiled" and not isinstance(cell, LinearCell)
         if not whole or graph or 2 * x.shape[0] > tokens.numel():
             if backend == "compiled" or not graph:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ostinato.recurrence.backends.compiled import (
     _any_requires_grad,
@@ -27,6 +26,7 @@ from ostinato.recurrence.backends.compiled import (
     _empty_sequence,
     _rowwise,
     constant_in_graphs,
+    in_graph,
     is_batched,
     is_transformed,
     kept,
@@ -280,7 +280,7 @@ def run(
         lower = torch.get_autocast_dtype("cpu")
         x, weights = x.float(), [{n: t.float() for n, t in w.items()} for w in weights]
         before = None if before is None else [s.float() for s in before]
-    graph = torch.compiler.is_compiling() or type(x) not in (Tensor, Parameter)
+    graph = in_graph(x)
     lengths = kept(lengths, graph)
     number, names = _number(cell, x.dtype), cell.weight_shapes()
     outputs: list[Tensor] = []

@@ -17,7 +17,7 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -141,15 +141,6 @@ class _Value:
 @dataclass(frozen=True)
 class _Tail:
     """A tensor summed over the rows of the batch: what follows is done in PyTorch."""
-
-
-@dataclass
-class Sum:
-    """dW (rows, columns) of each source, or the sum of ``of`` itself: see cpp/program.hpp."""
-
-    of: tuple[Run, ...]
-    sources: list[tuple[tuple[Run, ...], int]] = field(default_factory=list)
-    sum_to: int = -1
 
 
 class Written(NamedTuple):
@@ -1273,8 +1264,8 @@ class _Writer:
             return nodes[i].kind == GRADIENT and not self._is_given(i)
 
         in_back = self._reached((r.node for root in self.before for r in root), is_gradient)
-        wanted = [r.node for root in [self.dx, *pairs] for r in root]
-        in_after = self._reached(wanted, lambda i: is_gradient(i) and i not in in_back)
+        roots = [r.node for root in [self.dx, *pairs] for r in root]
+        in_after = self._reached(roots, lambda i: is_gradient(i) and i not in in_back)
         # What the sums read must lie side by side.
         self.sum_places: dict[tuple[Run, ...], Place] = {}
         line_targets: list[tuple[list[Run], Place]] = []
@@ -1467,7 +1458,7 @@ class _Phase:
         )  # whether others lie behind
         self.sections: dict[tuple[Run, ...], tuple[Place, list[int]]] = {}
         self.from_: dict[int, tuple[Place, list[int]]] = {}  # of products: place, nodes to wait for
-        self.wanted = {
+        self.targets = {
             part: (place, target)
             for target in reversed(targets)
             for part, place in _parts_of([target]).items()
@@ -1541,7 +1532,7 @@ class _Phase:
                 place = self.known[r.node]
                 return Place(place.base, place.at + r.at), []
             node = self._node(r.node)
-            if root in self.wanted and r.n == node.n:
+            if root in self.targets and r.n == node.n:
                 return self._wanted(root)
             if node.op not in ("leaf", "constant"):
                 if not self.dest[r.node]:
@@ -1553,14 +1544,14 @@ class _Phase:
         if root not in self.sections:
             if root in self.writer.side_by_side:
                 return self.writer.side_by_side[root], []
-            if root in self.wanted:
+            if root in self.targets:
                 return self._wanted(root)
             self._section(root, Place(SCRATCH, self.writer._take(SCRATCH, _count(root))))
         return self.sections[root]
 
     def _wanted(self, root: tuple[Run, ...]) -> tuple[Place, list[int]]:
         """Return where something lies that is a target, or a part of one."""
-        place, (target, begin) = self.wanted[root]
+        place, (target, begin) = self.targets[root]
         if self.sections.get(tuple(target), (None,))[0] != begin:
             self._section(target, begin)
         ends = np.cumsum([begin.at, *(r.n for r in target)]).tolist()
