@@ -172,6 +172,24 @@ def test_bits_depend_on_no_other_row_on_no_cut_and_on_no_thread(name):
         assert all_equal(one, gradients())
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([6, 0, 2])], ids=["even", "ragged"])
+@pytest.mark.parametrize(("name", "path"), [("lstm-peephole", "generated"), ("rg-lru", "compiled")])
+def test_under_autocast_a_layer_computes_in_float32_and_is_rounded_once(name, path, lengths):
+    layer = recurrent_layers(name, I, H)
+    x = torch.randn(3, 6, I, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    y, last = layer(x, lengths=lengths)
+    expected = torch.autograd.grad(y.bfloat16().float().square().sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert choose(layer.cells, x, padded=lengths is not None) == path
+        low, low_last = layer(x, lengths=lengths)
+        again, _ = layer(x.bfloat16(), low_last, lengths=lengths)
+    found = torch.autograd.grad(low.float().square().sum(), inputs)
+    assert again.dtype == torch.bfloat16
+    assert all_equal([low, *leaves(low_last)], [t.bfloat16() for t in (y, *leaves(last))])
+    assert all_equal(found, expected)
+
+
 @pytest.mark.parametrize("fill", [float("nan"), float("inf")])
 def test_padding_leaks_nowhere(fill):
     case = call(CELLS["lstm-norm"], 2, torch.tensor([4, 0, 2]))

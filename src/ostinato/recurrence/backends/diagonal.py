@@ -106,20 +106,8 @@ def run(
     lengths: Tensor | None,
     traces: list[Trace] | None = None,
 ) -> tuple[Tensor, State]:
-    """Run one layer of a linear cell; arguments and results as those of `backends.run`.
-
-    Under autocast it computes in float32 and returns the type of autocast, but of float64.
-    """
-    if not torch.is_autocast_enabled("cpu") or x.dtype == torch.float64:
-        return run_directions(cell, weights, x, state, lengths, traces, each=_run_direction)
-    lower = torch.get_autocast_dtype("cpu")
-    with torch.autocast("cpu", enabled=False):
-        weights = [{name: t.float() for name, t in w.items()} for w in weights]
-        state = None if state is None else cell.state_type(*(s.float() for s in state))
-        y, last = run_directions(
-            cell, weights, x.float(), state, lengths, traces, each=_run_direction
-        )
-    return y.to(lower), cell.state_type(*(s.to(lower) for s in last))
+    """Run one layer of a linear cell; arguments and results as those of `backends.run`."""
+    return run_directions(cell, weights, x, state, lengths, traces, each=_run_direction)
 
 
 def _run_direction(

@@ -7,7 +7,7 @@
   number of threads. Under autocast it computes in float32 and returns the type of autocast.
 - ``"generated"``: any other cell whose step is made of known operations, compiled when it is first
   used by the C++ compiler of the system: see `generated`. On a CPU, float32 and float64; the same
-  laws as for the core.
+  laws as for the core, under autocast too.
 - ``"torch"``: PyTorch's own fused operators (cuDNN on CUDA). The standard cells, rows of one
   length.
 - ``"reference"``: `scan`, plain PyTorch. Any cell, dtype and device, any number of derivatives.
@@ -22,6 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
@@ -165,9 +166,30 @@ def run(
     if backend == "compiled" and not isinstance(cell, LinearCell):
         return compiled.run(cell, weights, x, state, lengths, tokens, traces, checkpoint_every)
     path = _PATHS[backend]
+    own = backend in ("compiled", "generated")
+    if own and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        path = partial(_in_float32, path)
     if checkpoint_every and T and torch.is_grad_enabled() and not compiled.is_transformed():
         return run_segments(path, cell, weights, x, state, lengths, checkpoint_every)
     return path(cell, weights, x, state, lengths, traces)
+
+
+def _in_float32(
+    path: Callable[..., tuple[Tensor, State]],
+    cell: Cell,
+    weights: Sequence[Weights],
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    traces: list[Trace] | None = None,
+) -> tuple[Tensor, State]:
+    """Run a layer under autocast in float32, and return the type of autocast."""
+    lower = torch.get_autocast_dtype("cpu")
+    with torch.autocast("cpu", enabled=False):
+        weights = [{name: t.float() for name, t in w.items()} for w in weights]
+        state = None if state is None else cell.state_type(*(s.float() for s in state))
+        y, last = path(cell, weights, x.float(), state, lengths, traces)
+    return y.to(lower), cell.state_type(*(s.to(lower) for s in last))
 
 
 _PATHS: dict[Backend, Callable[..., tuple[Tensor, State]]] = {

@@ -265,21 +265,13 @@ def run(
     lengths: Tensor | None,
     traces: list[Trace] | None = None,
 ) -> tuple[Tensor, State]:
-    """Run one layer; arguments and results as those of `backends.run`.
-
-    Under autocast it computes in float32 and returns the type of autocast, but of float64.
-    """
+    """Run one layer; arguments and results as those of `backends.run`."""
     if not x.shape[0] or not x.shape[1]:
         return run_directions(cell, weights, x, state, lengths, traces)
-    lower: torch.dtype | None = None
     if state is None and not starts_at_zero(cell):
         first = cell.zero_state(x.shape[1], x)
         state = cell.state_type(*(torch.stack([s] * len(weights)) for s in first))
     before = None if state is None else list(state)
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-        lower = torch.get_autocast_dtype("cpu")
-        x, weights = x.float(), [{n: t.float() for n, t in w.items()} for w in weights]
-        before = None if before is None else [s.float() for s in before]
     graph = in_graph(x)
     lengths = kept(lengths, graph)
     number, names = _number(cell, x.dtype), cell.weight_shapes()
@@ -300,8 +292,6 @@ def run(
         lasts.append(last)
     y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
     joined = [torch.stack(parts) for parts in zip(*lasts, strict=True)]
-    if lower is not None:
-        y, joined = y.to(lower), [s.to(lower) for s in joined]
     return y, cell.state_type(*joined)
 
 
