@@ -268,31 +268,32 @@ def run(
     """Run one layer; arguments and results as those of `backends.run`."""
     if not x.shape[0] or not x.shape[1]:
         return run_directions(cell, weights, x, state, lengths, traces)
+    lengths = kept(lengths, in_graph(x))
+    return run_directions(cell, weights, x, state, lengths, traces, each=_run_direction)
+
+
+def _run_direction(
+    cell: Cell,
+    w: Weights,
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    traces: list[Trace] | None,
+) -> tuple[Tensor, State]:
     if state is None and not starts_at_zero(cell):
-        first = cell.zero_state(x.shape[1], x)
-        state = cell.state_type(*(torch.stack([s] * len(weights)) for s in first))
-    before = None if state is None else list(state)
-    graph = in_graph(x)
-    lengths = kept(lengths, graph)
-    number, names = _number(cell, x.dtype), cell.weight_shapes()
-    outputs: list[Tensor] = []
-    lasts: list[list[Tensor]] = []
-    for i, w in enumerate(weights):
-        given = [*([] if before is None else [s[i] for s in before]), *(w[n] for n in names)]
-        call = _Call(number, i == 1, lengths, before is not None)
-        if graph:
-            y, last, _ = _program_operator(x, lengths, given, number, i == 1, before is not None)
-        elif torch.is_grad_enabled() and _any_requires_grad(x, *given):
-            y, *last = _apply(call, x, *given)
-        else:
-            y, last, _ = _forward(call, x, given, False)
-        if traces is not None:
-            traces.append(_trace(call, cell, w, x, given, graph))
-        outputs.append(y)
-        lasts.append(last)
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    joined = [torch.stack(parts) for parts in zip(*lasts, strict=True)]
-    return y, cell.state_type(*joined)
+        state = cell.zero_state(x.shape[1], x)
+    given = [*(state or ()), *(w[name] for name in cell.weight_shapes())]
+    call, graph = _Call(_number(cell, x.dtype), reverse, lengths, state is not None), in_graph(x)
+    if graph:
+        y, last, _ = _program_operator(x, lengths, given, call.number, call.reverse, call.has_state)
+    elif torch.is_grad_enabled() and _any_requires_grad(x, *given):
+        y, *last = _apply(call, x, *given)
+    else:
+        y, last, _ = _forward(call, x, given, False)
+    if traces is not None:
+        traces.append(_trace(call, cell, w, x, given, graph))
+    return y, cell.state_type(*last)
 
 
 def starts_at_zero(cell: Cell) -> bool:
