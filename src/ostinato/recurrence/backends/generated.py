@@ -1,6 +1,6 @@
 """Cells written in Python, at compiled speed: their step as a program that the core runs.
 
-`find` traces a cell's step once for each type of numbers (programs.py) and compiles it
+`find` traces a cell's step once for each type of numbers (programs/) and compiles it
 (compiler.py). `run` then serves a layer as the built-in core does: an autograd function of x, the
 state and the weights, eager or as a custom operator in graphs; derivatives of gradients by the
 reference. What depends on the weights alone is computed by PyTorch in front of the program.
@@ -33,7 +33,8 @@ from ostinato.recurrence.backends.compiled import (
 )
 from ostinato.recurrence.backends.compiler import NoCompiler, compiler, keep, load, recall
 from ostinato.recurrence.backends.core import core
-from ostinato.recurrence.backends.programs import NotCompiled, Written, write_program
+from ostinato.recurrence.backends.programs import write_program
+from ostinato.recurrence.backends.programs.values import NotCompiled, Written
 from ostinato.recurrence.cells import Cell, LinearCell, MLSTMCell, State, Trace, Weights
 from ostinato.recurrence.scan import mask_of, run_directions, scan
 
