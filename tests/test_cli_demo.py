@@ -126,11 +126,11 @@ def test_the_prose_is_english_alone():
 
 
 def test_a_folder_that_is_free(tmp_path):
-    wanted = tmp_path / "demo"
-    assert demo.free_folder(wanted) == wanted
-    wanted.mkdir()
+    first = tmp_path / "demo"
+    assert demo.free_folder(first) == first
+    first.mkdir()
     (tmp_path / "demo-2").mkdir()
-    assert demo.free_folder(wanted) == tmp_path / "demo-3"
+    assert demo.free_folder(first) == tmp_path / "demo-3"
 
 
 @pytest.mark.thorough

@@ -303,8 +303,8 @@ def test_a_graph_of_more_than_a_task_has_is_no_run(tmp_path):
         x = torch.randn(1, 6, 3)
         p = as_estimator(found, "tag", ["a", "b"]).predict_proba([x[0].numpy()])[0]
         with torch.no_grad():
-            wanted = network(x)[0][0].softmax(-1)
-        np.testing.assert_allclose(p, wanted, atol=1e-6)
+            reference = network(x)[0][0].softmax(-1)
+        np.testing.assert_allclose(p, reference, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
@@ -317,9 +317,9 @@ def test_what_we_export_is_read_back(tmp_path, precision):
         y = x
         for each in found.layers:
             y, _ = each(y)
-        wanted = layer(x)[0]
+        reference = layer(x)[0]
     bound = {"float32": 1e-6, "float16": 1e-3, "int8": 0.03}[precision]
-    torch.testing.assert_close(y, wanted, atol=bound, rtol=0)
+    torch.testing.assert_close(y, reference, atol=bound, rtol=0)
 
 
 def test_hostile_files_are_refused_in_one_line(tmp_path, monkeypatch):

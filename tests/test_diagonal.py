@@ -113,12 +113,12 @@ def test_the_kernel_is_the_plain_recurrence_at_every_size(size, is_complex, shar
 def test_threads_chunks_rows_and_strides_give_the_same_bits(is_complex):
     n = Numbers(150, 24, 130, False, torch.float32, seed=5)
     given = n.lengths, n.resets, is_complex
-    wanted = with_gradients(compiled_recurrence(*n.inputs, *given), n.inputs)
+    whole = with_gradients(compiled_recurrence(*n.inputs, *given), n.inputs)
     for count in (2, 3, 5):
         with threads(count):
             ours = with_gradients(compiled_recurrence(*n.inputs, *given), n.inputs)
-        assert all(map(torch.equal, ours, wanted))
-    h, last = wanted[:2]
+        assert all(map(torch.equal, ours, whole))
+    h, last = whole[:2]
     with torch.no_grad():
         now, parts = n.h0, []
         for t in range(0, 150, 37):

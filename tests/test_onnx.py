@@ -53,8 +53,8 @@ def run(path, feeds, name=None):
     """What ONNX Runtime computes: an output, or all of them by name."""
     running = session(runtime, path.read_bytes())
     names = [output.name for output in running.get_outputs()]
-    wanted = {i.name for i in running.get_inputs()}
-    found = dict(zip(names, running.run(names, {k: feeds[k] for k in wanted}), strict=True))
+    inputs = {i.name for i in running.get_inputs()}
+    found = dict(zip(names, running.run(names, {k: feeds[k] for k in inputs}), strict=True))
     return found if name is None else found[name]
 
 
@@ -443,9 +443,9 @@ def test_a_forecaster_reads_a_window(tmp_path, method):
     }
     p = run(path, feeds, "parameters")
     with torch.no_grad():
-        wanted = model.network_(window)[0].numpy()
+        reference = model.network_(window)[0].numpy()
     p = p if method == "direct" else p[:, :, -1:]
-    np.testing.assert_allclose(p, wanted, atol=2e-5)
+    np.testing.assert_allclose(p, reference, atol=2e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -109,7 +109,7 @@ def find(cell: Cell, dtype: torch.dtype) -> Program | str:
     if key not in _found:
         with torch.inference_mode(False), torch.enable_grad():
             _found[key] = _make(cell, dtype)
-    if len(_quick) > 1024:  # cells that are made anew for every call, say
+    if len(_quick) > 1024:  # of cells that are made again for every call, say
         _quick.clear()
     _quick[quick] = cell, _found[key]
     return _found[key]
