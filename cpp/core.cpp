@@ -407,7 +407,7 @@ Stream<T>::Stream(const std::vector<const Program*>& programs, const std::vector
     const Passes<T>& p = passes<T>(target());
     for (size_t i = 0; i < programs.size(); ++i) {
         char* const model = aligned_block(p.program_model_memory(*programs[i]));
-        std::shared_ptr<char> owned(model, [](char* block) { std::free(block); });
+        std::shared_ptr<char> owned(model, free_block);
         p.program_pack(*programs[i], tensors[i].data(), model);
         add(programs[i], std::move(owned));
     }
