@@ -251,10 +251,12 @@ template <class T, class Source>
 void pack_lines(const Panels<T>& b, int64_t columns, int64_t i0, int64_t i1, Source&& source) {
     for (int64_t i = i0; i < i1; ++i) {
         const T* line = source(i);
-        for (int64_t v = 0; v < b.count * b.width; ++v) {
-            const int64_t left = columns - v * W<T>;
-            store(b.at(v, i), line && left > 0 ? load_part(line + v * W<T>, left) : Vec<T>{});
-        }
+        int64_t column = 0;
+        for (int64_t p = 0; p < b.count; ++p)
+            for (int v = 0; v < b.width; ++v, column += W<T>) {
+                const bool some = line && column < columns;
+                store(b.panel(p) + (i * b.width + v) * W<T>, some ? load_part(line + column, columns - column) : Vec<T>{});
+            }
     }
 }
 
