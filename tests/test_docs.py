@@ -59,7 +59,7 @@ def tiny(command):
     command = re.sub(r"--minutes \d+", "--steps 30", command)
     name, *words = shlex.split(command, comments=True)
     assert name == "ostinato", f"{command}: expected a command of ostinato"
-    trains = words[0] == "train" and words[1] in {task.command for task in TASKS}
+    trains = words[0] in ("train", "tune") and words[1] in {task.command for task in TASKS}
     for flags, given in TINY.items():
         if trains and not any(f"--{flag}" in words for flag in flags):
             words += given.split()

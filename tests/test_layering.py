@@ -21,6 +21,7 @@ RANKS = {
     "tasks": 5,
     "insight": 6,
     "lightning": 5,
+    "tuning": 6,
     "cells": 7,
     "deploy": 7,
     "cli": 8,

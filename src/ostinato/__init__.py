@@ -40,6 +40,7 @@ _HOME = {task.estimator: task.module for task in TASKS} | {
     "backend": "ostinato.recurrence.layers",
     "Stream": "ostinato.recurrence.streams",
     "describe": "ostinato.training.runs",
+    "tune": "ostinato.tuning.study",
     "watch": "ostinato.training.watch",
 }
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from ostinato.tasks.registry import *  # noqa: F403 estimators
     from ostinato.training.runs import describe as describe
     from ostinato.training.watch import watch as watch
+    from ostinato.tuning.study import tune as tune
 else:  # type checkers would take any name for one of ours
     __all__ = ["DataError", "MissingExtra", "OstinatoError", "ShapeError", "load"]
     __all__ += [*_HOME, *_MODULES]

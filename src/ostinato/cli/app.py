@@ -20,9 +20,10 @@ from ostinato.cli import (  # noqa: F401 add commands
     inspection,
     prediction,
     training,
+    tuning,
     writing,
 )
-from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, listed, refuse_wrong_task
+from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, TUNE, listed, refuse_wrong_task
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
@@ -87,15 +88,16 @@ def _run(tokens: list[str]) -> int | None:
     if tokens[:1] == ["--complete"]:  # asked by a shell
         print("\n".join(completions(tokens[1:])))
         return 0
-    words = 2 if tokens[:1] == ["train"] else 1
+    words = 2 if tokens[:1] in (["train"], ["tune"]) else 1
     name, rest = " ".join(tokens[:words]), tokens[words:]
-    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens == ["train"]:
+    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens in (["train"], ["tune"]):
         print(_overview(tokens[0] if tokens else ""))
         return 0
-    if words == 2 and name not in COMMANDS and any(map(os.path.exists, tokens[1:])):
-        name, rest = "train", tokens[1:]
+    close = get_close_matches(name, COMMANDS, n=1)
+    there = [os.path.exists(token) for token in tokens[1:]]
+    if words == 2 and name not in COMMANDS and any(there) and (there[0] or not close):
+        name, rest = tokens[0], tokens[1:]
     if name not in COMMANDS:
-        close = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
@@ -140,7 +142,7 @@ def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
     lines += ["Train recurrent neural networks on sequences, use them, look inside."]
-    for group in [TRAIN] if of == "train" else GROUPS:
+    for group in {"train": [TRAIN], "tune": [TUNE]}.get(of, GROUPS):
         lines += ["", f"{group}:"]
         lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
     lines += ["", "ostinato COMMAND --help shows its options and examples."]

@@ -42,6 +42,9 @@ GROUPS = START, TRAIN, USE, LOOK = (
     "Look inside a model",
 )
 
+TUNE = "Search for settings"
+"""The heading of the commands that tune a task, in the help of ``ostinato tune`` alone."""
+
 COMMANDS: dict[str, Command] = {}
 """Every command by its name."""
 

@@ -54,6 +54,11 @@ def read(source: Source, paths: Sequence[Path], given: Mapping[str, Any]) -> Any
     return list(paths)
 
 
+def read_pattern(paths: Sequence[Path], pattern: str = "*.txt") -> TextSource:
+    """Read a text; ``pattern`` says which files of a folder."""
+    return TextSource.from_paths(list(paths), pattern=pattern)
+
+
 IN_ROWS = ("--series-in-rows",)
 SHORT = 5
 """Steps below which measurements of a row are no series."""
@@ -74,10 +79,10 @@ class Fit(NamedTuple):
     options: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
-    def told(self, paths: Sequence[Path]) -> str:
-        """Return the task, and the command to train it."""
+    def told(self, paths: Sequence[Path], verb: str = "train", out: str = "run") -> str:
+        """Return the task, and the command that trains it, or does another thing with the data."""
         files = [f"./{path}" if str(path).startswith("-") else str(path) for path in paths]
-        words = ["ostinato", "train", self.command, *files, *self.options, "--out", "run"]
+        words = ["ostinato", verb, self.command, *files, *self.options, "--out", out]
         notes = "".join(f"\n    {note}" for note in self.notes if note)
         return f"{self.command}: {self.about}{notes}\n    {shlex.join(words)}"
 

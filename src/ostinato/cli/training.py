@@ -61,7 +61,7 @@ def train(
     """
     if not files and not resume:
         raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
-    how = {o.name: settings.pop(o.name) for o in _fit_options(task) if o.name in settings}
+    how = {o.name: settings.pop(o.name) for o in fit_options(task) if o.name in settings}
     out = Path("run") if out is None else out
     if not resume:  # said before PyTorch is imported, which takes seconds
         if not dry_run:
@@ -126,7 +126,7 @@ def _report(facts: dict[str, Any], out: Path) -> None:
             print(f"  {name:<8} {out}/{file}")
 
 
-def _fit_options(task: Task) -> list[Option]:
+def fit_options(task: Task) -> list[Option]:
     """Return what ``fit`` takes beside the data and what every command has."""
     files = Kind(Path, repeated=True)
     changes: dict[str, dict[str, Any]] = {
@@ -140,7 +140,7 @@ def _fit_options(task: Task) -> list[Option]:
 def _options(task: Task) -> list[Option]:
     own = [option for option in options_of(__name__, "train") if option.name != "task"]
     own = [o._replace(default=REQUIRED) if o.name == "out" else o for o in own]
-    return with_settings(own + _fit_options(task), task.estimator)
+    return with_settings(own + fit_options(task), task.estimator)
 
 
 @command(TRAIN, "train")

@@ -238,6 +238,7 @@ class Estimator(
         out: str | os.PathLike[str] | None = None,
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> Self:
         """Train on data, which the class describes.
 
@@ -249,6 +250,7 @@ class Estimator(
             out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
             progress: bar, lines, json, quiet, or auto: a bar on a terminal, lines elsewhere.
             tensorboard: write curves for TensorBoard into ``out``.
+            callbacks: further callbacks of the training run.
 
         Raises:
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
@@ -263,11 +265,11 @@ class Estimator(
 
         if out is None:
             with temporary_folder() as data:
-                self._train(data, document(data), None, progress)
+                self._train(data, document(data), None, progress, callbacks=callbacks)
         else:
             run = RunFolder.create(Path(out), document)
             with run.trained_by_one(), run.removed_on_early_failure():
-                self._train(run.data, run.document, run, progress, tensorboard)
+                self._train(run.data, run.document, run, progress, tensorboard, callbacks)
         return self
 
     def plan(self, X: Any, y: Any = None, *, validation: Any = None) -> Plan:
@@ -318,6 +320,7 @@ class Estimator(
         *,
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> Self:
         """Continue the run in a folder as if it had not been interrupted.
@@ -333,7 +336,7 @@ class Estimator(
             cls._checked(parameters, run.document["resolved"])
             model = cls(**parameters)
         with run.trained_by_one():
-            model._train(run.data, run.document, run, progress, tensorboard, resume=True)
+            model._train(run.data, run.document, run, progress, tensorboard, callbacks, resume=True)
         return model
 
     def _train(
@@ -343,6 +346,7 @@ class Estimator(
         run: RunFolder | None,
         progress: ProgressMode,
         tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
         *,
         resume: bool = False,
     ) -> None:
@@ -370,10 +374,11 @@ class Estimator(
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             with whole(OstinatoError):
-                callbacks = [make_progress(progress), history]
-                callbacks += run.callbacks(tensorboard) if run else []
+                every = [make_progress(progress), history]
+                every += run.callbacks(tensorboard) if run else []
                 folder = None if run is None else run.checkpoints
-                trainer, problem = self._trainer(data, facts, callbacks, keep_best, folder)
+                every += callbacks
+                trainer, problem = self._trainer(data, facts, every, keep_best, folder)
             result = trainer.run(resume=resume)
             self.history_ = history.records
             note(result)

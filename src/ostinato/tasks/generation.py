@@ -28,6 +28,7 @@ from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator, Plan, Prepared, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
+from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
@@ -143,6 +144,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         pattern: str = "*.txt",
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> Self:
         """Train on a text: a string, a path, paths or a `TextSource`; as `Estimator.fit` does.
 
@@ -150,7 +152,9 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         """
         self.check_settings()
         source = _source_of(text, pattern)
-        return super().fit(source, out=out, progress=progress, tensorboard=tensorboard)
+        return super().fit(
+            source, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
+        )
 
     def plan(  # type: ignore[override]  # as fit
         self, text: TextData, y: None = None, *, pattern: str = "*.txt"
@@ -167,8 +171,8 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         """The tokens."""
         return self.targets_.vocabulary
 
-    def _prepare(self, data: Path, X: TextSource, y: Any, validation: Any) -> Prepared:
-        source = X
+    def _prepare(self, data: Path, X: TextData, y: Any, validation: Any) -> Prepared:
+        source = _source_of(X, "*.txt")
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
         characters = source.characters()
         held_out = round(share * characters)

@@ -42,6 +42,12 @@ class Run(Protocol):
     tokens: int
     seconds: float
     time_limit: float | None
+    evaluated_parts: int
+    best_score: float
+    judge: str
+
+    def stop(self) -> None:
+        """End the run after the current step, as Ctrl-C does: it can be resumed."""
 
     def log(self, message: str, /) -> None:
         """Send a warning for the user to the callbacks."""

@@ -152,7 +152,9 @@ class Trainer:
         self.seconds = 0.0
         self.last_loss = math.nan
         self.best_loss, self.best_step = math.inf, 0
+        # The loss, or the metric that judges: negative where more of it is better.
         self.best_score = self.lowest_loss = math.inf
+        self.judge = "loss"
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations = settings.evaluations or 10
         self.stale_evaluations = self.evaluated_parts = self._evaluated_at = 0
@@ -243,6 +245,10 @@ class Trainer:
             raise self._failure("the weights are not finite", "the weights")
         self.network.eval()
         return self.result(ended)
+
+    def stop(self) -> None:
+        """End the run after the current step, as Ctrl-C does: it can be resumed."""
+        self._interrupted = True
 
     def result(self, ended: Ending = "unfinished") -> TrainingResult:
         """Return how the run ended, or its current state."""
@@ -353,10 +359,9 @@ class Trainer:
 
     def _score(self, metrics: dict[str, float], items: int) -> float:
         """Return what the best weights have least of: the loss, or the metric that judges."""
-        if self.objective.judge == "loss" or items < COARSE:
-            return metrics["loss"]
-        value = metrics[self.objective.judge]
-        return -value if self.objective.higher_is_better else value
+        self.judge = "loss" if items < COARSE else self.objective.judge
+        value = metrics[self.judge]
+        return -value if self.judge != "loss" and self.objective.higher_is_better else value
 
     def log(self, message: str) -> None:
         """Send a warning for the user to the callbacks."""

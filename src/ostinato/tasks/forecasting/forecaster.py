@@ -46,6 +46,7 @@ from ostinato.tasks.forecasting.windows import (
     Windows,
 )
 from ostinato.tasks.sequences import resolve
+from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample
 from ostinato.training.progress import ProgressMode
 from ostinato.training.runs import checked_data
@@ -181,11 +182,14 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         out: str | os.PathLike[str] | None = None,
         progress: ProgressMode = "quiet",
         tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> Self:
         """Train on series, as the class describes; further arguments as of `Estimator.fit`."""
         if y is not None:
             raise OstinatoError("Forecaster.fit: expected no y: the series are the targets too.")
-        return super().fit(X, out=out, progress=progress, tensorboard=tensorboard)
+        return super().fit(
+            X, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
+        )
 
     def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
         panel = read_panel(X, self)

@@ -1,0 +1,1 @@
+"""Search for the settings of a task: spaces, studies and their pictures."""
