@@ -1173,12 +1173,8 @@ MUTANTS = list(mutants())
 
 
 def sample():
-    """Of each module every tenth fault, from its first: what `make test` plants."""
-    met = Counter()
-    for mutant in MUTANTS:
-        if met[mutant.module] % 10 == 0:
-            yield mutant
-        met[mutant.module] += 1
+    """Return every tenth fault: what `make test` plants."""
+    return MUTANTS[::10]
 
 
 class Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -1309,7 +1305,7 @@ def main(words):
     torch.set_num_threads(1)
     torch.testing.assert_close(torch.ones(1), torch.ones(1))  # imports the rest of it, once
     gc.freeze()  # pytest collects garbage at the end, and need not look through PyTorch each time
-    faults = list(sample()) if words == ["--sample"] else MUTANTS
+    faults = sample() if words == ["--sample"] else MUTANTS
     if faults is MUTANTS and words:
         faults = [m for m in MUTANTS if any(word in str(m) for word in words)]
     found = list(outcomes([(mutant, laws_for(mutant)) for mutant in faults]))

@@ -30,10 +30,8 @@ def assert_noticed(number, *arguments):
 
 @forks
 @pytest.mark.thorough
-def test_faults_of_every_module_break_laws_that_hold_for_the_sound_package():
-    sample = list(mutants.sample())
-    assert {mutant.module for mutant in sample} == {mutant.module for mutant in mutants.MUTANTS}
-    assert_noticed(len(sample), "--sample")
+def test_some_faults_break_laws_that_hold_for_the_sound_package():
+    assert_noticed(len(mutants.sample()), "--sample")
 
 
 @forks

@@ -29,8 +29,9 @@ Y = [0, 1] * 60
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch, request):
-    """Spare the time of drawing, but where pictures are looked for."""
+def quick(monkeypatch, request):
+    """Spare the disk; and the time of drawing, but where pictures are looked for."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     if "pictures" not in request.node.name:
         monkeypatch.setattr(studies, "draw_study", lambda *arguments: None)
         monkeypatch.setattr("ostinato.training.runs.draw_learning_curve", lambda *arguments: None)
@@ -38,7 +39,7 @@ def no_pictures(monkeypatch, request):
 
 def classifier(**settings):
     usual = {"epochs": 4, "convolutions": False, "batch_size": 16, "pooling": "mean", "cell": "gru"}
-    usual |= {"num_layers": 1, "dropout": 0.1, "weight_decay": 0.0}
+    usual |= {"num_layers": 1, "dropout": 0.1, "weight_decay": 0.0, "blend": False}
     return ostinato.SequenceClassifier(**usual | settings)
 
 
