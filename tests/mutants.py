@@ -26,13 +26,14 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
 FOLDERS = [
     "", "recurrence", "recurrence/cells", "recurrence/backends", "networks", "training", "tasks",
-    "tasks/forecasting", "deploy",
+    "tasks/forecasting", "deploy", "tuning",
 ]  # fmt: skip
 LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
+    "tuning",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -56,6 +57,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "keras": ["convert"],
     "onnx_layers": ["convert"],
     "weights": ["convert"],
+    "space": ["tuning"],
+    "study": ["tuning"],
     **{
         f"c_{name}": ["c_export"]
         for name in ("runtime", "source", "layers", "graph", "parts", "forecast")
@@ -1097,6 +1100,34 @@ c_layers: a layer is never residual
 c_graph: a view begins where its memory does
 - place = _at(at, t.stride(), int(t.storage_offset()))
 + place = _at(at, t.stride(), 0)
+
+study: the worst trial is kept
+- return min(self._trials("COMPLETE"), key=lambda trial: trial.value, default=None)
++ return max(self._trials("COMPLETE"), key=lambda trial: trial.value, default=None)
+
+study: a trial that was cut off begins anew
+- if begun and self._claim(each.number, claims):
++ if False:
+
+study: proposals depend on what was proposed in this process
+- seed = (self.estimator.seed + found.number) % 2**32
++ seed = id(found) % 2**32
+
+study: every trial has evaluations of its own
+- model.set_params(evaluations=evaluations)
++ pass
+
+study: other data are taken for those of the study
+- known |= {"space": to_toml(space), "data": digests}
++ known |= {"space": to_toml(space), "data": {}}
+
+study: training on all data takes no more steps
+- steps=max(1, round(facts["steps"] / (1 - share))),
++ steps=facts["steps"],
+
+space: what is set is searched all the same
+- given[name] = entry
++ given[name], space[name] = entry, (entry,)
 
 c_graph: the parts of a whole lie over each other
 - begin += part.shape[dim]
