@@ -324,7 +324,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = networks(given.first, given.count, Path(folder))
         print(found)
-        return added(known["networks"], found) if given.first else found
+        return added(known["networks"], found) if given.first and "networks" in known else found
 
     found = {
         "networks": some,
