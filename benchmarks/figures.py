@@ -2,9 +2,11 @@
 
     python benchmarks/figures.py [FIGURE ...] [--data FOLDER] [--minutes 14]
 
-A figure whose data are missing is left out with a line. What each takes, on two cores: unfolded and
-gradients seconds, guides, forecast and dates about a minute, attention the minutes given, vanishing
-half an hour. docs/performance.png is drawn by benchmarks/report.py from stored measurements.
+`guides` are the pictures of all pages whose code draws one; a page alone is named as in
+``guides/music.md``. A figure whose data are missing is left out with a line. What each takes, on
+two cores: unfolded and gradients seconds, guides, forecast and dates about a minute, attention the
+minutes given, vanishing half an hour. docs/performance.png is drawn by benchmarks/report.py from
+stored measurements.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ PAGES = {
     "guides/text.md": "run/learning_curve.png",
     "guides/regression.md": "wear.png",
     "guides/music.md": "piece.png",
+    "guides/captions.md": "captions.png",
+    "guides/speech.md": "letters.png",
+    "guides/streaming.md": "live.png",
+    "tagging.md": "labels.png",
     "guides/summarization.md": "copied.png",
     "guides/truncation.md": "truncation.png",
     "guides/own-cell.md": "flow.png",
@@ -131,21 +137,26 @@ def dates(settings: argparse.Namespace) -> None:
     model.plot_attention("3 July 1987", DOCS / "pictures" / "dates.png")
 
 
+def draw_page(page: str) -> None:
+    """Run the code of a page until it has drawn its picture, and keep that."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = [f"import os; os.chdir({folder!r})", "from ostinato import cli"]
+        for kind, code in re.findall(
+            r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
+        ):
+            script += [code] if kind == "python" else []
+            script += [f"_run({line!r})" for line in code.splitlines() if kind == "sh"]
+            script += [f"if os.path.exists({PAGES[page]!r}):\n    raise SystemExit"]
+        (Path(folder) / "page.py").write_text(f"{RUN}\n" + "\n".join(script))
+        subprocess.run([sys.executable, Path(folder) / "page.py"], check=True)
+        shutil.copy(Path(folder) / PAGES[page], DOCS / "pictures" / f"{Path(page).stem}.png")
+
+
 def guides(settings: argparse.Namespace) -> None:
-    """Run the code of the pages that draw a picture, and keep it."""
-    for page, drawn in PAGES.items():
-        name = DOCS / "pictures" / f"{Path(page).stem}.png"
-        with tempfile.TemporaryDirectory() as folder:
-            script = [f"import os; os.chdir({folder!r})", "from ostinato import cli"]
-            for kind, code in re.findall(
-                r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
-            ):
-                script += [code] if kind == "python" else []
-                script += [f"_run({line!r})" for line in code.splitlines() if kind == "sh"]
-            (Path(folder) / "page.py").write_text(f"{RUN}\n" + "\n".join(script))
-            subprocess.run([sys.executable, Path(folder) / "page.py"], check=True)
-            shutil.copy(Path(folder) / drawn, name)
-        print(f"{page}: {name.name}", flush=True)
+    """Draw the pictures of all pages whose code draws one."""
+    for page in PAGES:
+        draw_page(page)
+        print(f"{page}: drawn", flush=True)
 
 
 def forecast(settings: argparse.Namespace) -> None:
@@ -191,16 +202,17 @@ def _there(path: Path) -> Path:
 def main() -> None:
     """Draw the figures that are named, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(FIGURES))
+    known = [*FIGURES, *PAGES]
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(known))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--minutes", type=float, default=14.0, help="training of attention")
     settings = parser.parse_args()
-    unknown = [name for name in settings.figures if name not in FIGURES]
+    unknown = [name for name in settings.figures if name not in known]
     if unknown:
-        parser.error(f"unknown figures {unknown}; expected some of {', '.join(FIGURES)}")
+        parser.error(f"unknown figures {unknown}; expected some of {', '.join(known)}")
     for name in settings.figures or FIGURES:
         try:
-            FIGURES[name](settings)
+            draw_page(name) if name in PAGES else FIGURES[name](settings)
             print(f"{name}: drawn", flush=True)
         except FileNotFoundError as error:
             print(

@@ -29,6 +29,7 @@ from speed import RESULTS, machine
 import ostinato
 from ostinato.data.features import read_sound
 from ostinato.deploy.c_export import program_of, texts_of, write_c
+from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import (
     CellName,
     ManyToMany,
@@ -74,47 +75,59 @@ def random_network(rng: np.random.Generator, cell: CellName) -> torch.nn.Module:
     return ManyToOne(encode, recurrent, Output(width, K), pooling, convolutions=convolutions).eval()
 
 
-def networks(count: int) -> dict[str, Any]:
-    """Compile and run the test of random networks with gcc and clang, under the sanitizers."""
-    rng = np.random.default_rng(0)
-    cells = itertools.cycle(get_args(CellName))
-    worst, bits = 0.0, 0
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        at = Path(folder)
-        lines: list[str] = []
-        for i in range(count):
-            program = program_of(random_network(rng, next(cells)))
-            for int8 in (False, True):
-                name = f"m{i}{'q' if int8 else 'f'}"
-                written = texts_of(program, name, int8=int8, header=f"{name}.h")
-                (at / f"{name}.c").write_text(written.source)
-                (at / f"{name}.h").write_text(written.header)
-                lines.append(name)
-        for k, begin in enumerate(range(0, len(lines), 40)):
-            some = lines[begin : begin + 40]
-            tests = "".join(
-                f'#define {n.upper()}_TEST\n#define main {n}_main\n#include "{n}.c"\n#undef main\n'
-                for n in some
-            )
-            calls = "".join(f'    printf("{n} "); bad += {n}_main();\n' for n in some)
-            text = f"{tests}int main(void)\n{{\n    int bad = 0;\n{calls}    return bad;\n}}\n"
-            (at / "all.c").write_text(text)
-            builds = [["gcc", "-O1"], ["clang", "-O1"]]
-            sanitizers = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-            for build in (
-                [*builds, ["clang", *sanitizers]] if k % 2 == 0 else [["gcc", *sanitizers]]
-            ):
-                subprocess.run([*build, *STRICT, "all.c", "-o", "all", "-lm"], cwd=at, check=True)
-                ran = subprocess.run([at / "all"], capture_output=True, text=True, check=True)
-                for line in ran.stdout.splitlines():
-                    difference = float(line.split()[3].rstrip(","))
-                    if "q " in line:
-                        bits += difference > 0
-                    else:
-                        worst = max(worst, difference)
-    found = {"networks": count, "largest float32 difference": worst, "of 8 bits different": bits}
-    print(found)
-    return found
+def networks(first: int, count: int, folder: Path) -> dict[str, Any]:
+    """Compile and run the tests of random networks; return what came of them.
+
+    Each with gcc and with clang, with one of the two under the sanitizers.
+    """
+    names = get_args(CellName)
+    found: dict[str, Any] = {"networks": 0, "refused": [], "failed": []}
+    worst = {"float32": 0.0, "int8": 0.0}
+    lines: list[str] = []
+    for i in range(first, first + count):
+        network = random_network(np.random.default_rng(i), names[i % len(names)])
+        try:
+            with torch.no_grad():
+                program = program_of(network)
+                for precision in worst:
+                    name = f"m{i}_{precision}"
+                    written = texts_of(program, name, int8=precision == "int8", header=f"{name}.h")
+                    (folder / f"{name}.c").write_text(written.source)
+                    (folder / f"{name}.h").write_text(written.header)
+                    lines.append(name)
+        except OstinatoError as error:
+            found["refused"].append(f"{i}, {names[i % len(names)]}: {error}")
+        found["networks"] += 1
+    for k, begin in enumerate(range(0, len(lines), 20)):
+        some = lines[begin : begin + 20]
+        tests = "".join(
+            f'#define {n.upper()}_TEST\n#define main {n}_main\n#include "{n}.c"\n#undef main\n'
+            for n in some
+        )
+        calls = "".join(f'    printf("{n} ");\n    {n}_main();\n' for n in some)
+        text = f"{tests}int main(void)\n{{\n{calls}    return 0;\n}}\n"
+        (folder / "all.c").write_text(text)
+        sanitizers = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        plain, checked = ("gcc", "clang") if k % 2 == 0 else ("clang", "gcc")
+        for build in ([plain, "-O1"], [checked, *sanitizers]):
+            subprocess.run([*build, *STRICT, "all.c", "-o", "all", "-lm"], cwd=folder, check=True)
+            ran = subprocess.run([folder / "all"], capture_output=True, text=True, check=True)
+            results = [line.split() for line in ran.stdout.splitlines()]
+            assert [row[0] for row in results] == some, ran.stdout
+            for name, *_, difference, _, allowed in results:
+                precision = name.partition("_")[2]
+                worst[precision] = max(worst[precision], float(difference.rstrip(",")))
+                if not float(difference.rstrip(",")) <= float(allowed):
+                    found["failed"].append(f"{name}, {' '.join(build)}: {difference} {allowed}")
+    return found | {f"largest {name} difference": value for name, value in worst.items()}
+
+
+def added(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return what came of networks, and of those after them."""
+    return {
+        key: max(known[key], value) if key.startswith("largest") else known[key] + value
+        for key, value in more.items()
+    }
 
 
 class Compiled:
@@ -297,17 +310,27 @@ def main() -> None:
     parser.add_argument("part", choices=["networks", "speed", "keyword"])
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--count", type=int, default=200, help="random networks")
+    parser.add_argument(
+        "--first", type=int, default=0, help="go on from here; what is stored is added to"
+    )
     parser.add_argument("--rounds", type=int, default=201, help="rounds of timing")
     parser.add_argument("--minutes", type=float, default=5, help="minutes of training")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    path = RESULTS / "microcontrollers.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+
+    def some() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            found = networks(given.first, given.count, Path(folder))
+        print(found)
+        return added(known["networks"], found) if given.first and "networks" in known else found
+
     found = {
-        "networks": lambda: networks(given.count),
+        "networks": some,
         "speed": lambda: speed(given.rounds),
         "keyword": lambda: keyword(given.data, given.minutes),
     }[given.part]()
-    path = RESULTS / "microcontrollers.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | {given.part: found}, indent=2) + "\n")
 
 

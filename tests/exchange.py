@@ -3,6 +3,7 @@
 The tests take a few of them. Run as a program, it takes as many as it is told, and counts:
 
     python tests/exchange.py --networks 300 --nodes --hostile 500 --seed 1
+    python tests/exchange.py --networks 100 --first 200 --precision int8
     python tests/exchange.py --keras FOLDER
 """
 
@@ -376,6 +377,7 @@ def check_keras(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first network")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--nodes", action="store_true")
     parser.add_argument("--hostile", type=int, default=0)
@@ -388,7 +390,7 @@ def main():
         folder = Path(name)
         worst, counts, losses = 0.0, Counter(), []
         for i in range(args.networks):
-            seed = 1000 * args.seed + i
+            seed = 1000 * args.seed + args.first + i
             try:
                 _, found = export_one(seed, folder, args.precision)
                 worst = max(worst, found.facts["largest_difference"])

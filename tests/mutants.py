@@ -605,6 +605,10 @@ arrangements: a stream's mean forgets how many steps there were
 - weight = state.weight + 1
 + weight = state.weight
 
+arrangements: a stream pools the input that the last residual layer adds
+- h = self.recurrent.last_hidden(hidden)[0]
++ pass
+
 arrangements: a stream's attention keeps its first weight
 - total = torch.logaddexp(state.weight, weight)
 + total = state.weight
@@ -1096,6 +1100,14 @@ c_layers: a GRU's reset and update gates are swapped
 c_layers: a layer is never residual
 - Layer(cell, recurrent.weights_of(i), f"{name}{i}", recurrent.residual and i > 0)
 + Layer(cell, recurrent.weights_of(i), f"{name}{i}")
+
+c_graph: what nothing reads is written
+- if _memory(call.out) in read:
++ if True:
+
+c_export: the last residual layer adds its input to the state that is pooled
+- if isinstance(network, ManyToOne) and network.pooling == "last":
++ if False:
 
 c_graph: a view begins where its memory does
 - place = _at(at, t.stride(), int(t.storage_offset()))

@@ -274,8 +274,11 @@ def test_the_padding_of_a_pooled_sequence_reaches_nothing(pooling):
 
 
 @POOLING
-def test_a_stream_is_answered_step_by_step(pooling):
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_a_stream_is_answered_step_by_step(pooling, residual):
     net, x, memory = many_to_one(pooling), sequences(), None
+    if residual:
+        net.recurrent = GRU(I, H, 2, batch_first=True, residual=True).double()
     for t in range(T):
         y, memory = net.step(x[:, t], memory)
         assert_same([y], [net(x[:, : t + 1])[0]])

@@ -79,8 +79,12 @@ def networks():
     made["convolved"] = ManyToOne(nn.Identity(), layers, Output(14, 4), "mean", convolutions=beside)
     layers = LSTM(8, 8, 3, batch_first=True, residual=True)
     made["residual"] = ManyToMany(nn.Embedding(11, 8), layers, Output(8, 11))
+    made["residual_last"] = ManyToOne(
+        nn.Identity(), GRU(5, 5, 2, batch_first=True, residual=True), Output(5, 3)
+    )
     made["projected"] = LSTM(5, 70, 2, proj_size=17)  # blocks of 64 and 16 rows, and a rest
     made["zoneout"] = recurrent_layers("gru", 3, 10, zoneout=0.2)
+    made["unread_gate"] = recurrent_layers("mgu", 3, 10, zoneout=0.2)
     made["higher"] = Recurrent(HigherOrderCell(3, 6, order=3))
     made["jordan"] = Recurrent(JordanCell(3, 6, outputs=4, elman=True))
     made["sigmoid"] = Recurrent([*RNN(3, 4).cells, *GRU(4, 5, bias=False).cells])

@@ -1,5 +1,8 @@
 """Layers swapped for ours and back, and read from files of other libraries."""
 
+import importlib
+import importlib.util
+import pickle
 import random
 import zipfile
 
@@ -147,6 +150,68 @@ def test_what_is_no_network_of_a_task_says_why(tmp_path):
         read_layers(tmp_path / "none.pt")
     with pytest.raises(DataError, match=r"expected a name that ends in \.keras"):
         read_layers(tmp_path / "a.txt")
+
+
+LIGHTNING = importlib.util.find_spec("lightning") or importlib.util.find_spec("pytorch_lightning")
+
+
+@pytest.mark.skipif(not LIGHTNING, reason="Lightning is not installed: ostinato[lightning]")
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_lightning_becomes_a_run_and_its_module_trains_on(tmp_path, ostinato):
+    name = LIGHTNING.name
+    pl = importlib.import_module("lightning.pytorch" if name == "lightning" else name)
+
+    class Module(pl.LightningModule):
+        def __init__(self, hidden, **more):
+            super().__init__()
+            self.save_hyperparameters()
+            self.body = nn.LSTM(3, hidden, 2, batch_first=True)
+            self.head = nn.Linear(hidden, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x)[0][:, -1])
+
+        def training_step(self, batch, _):
+            loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), 0.01)
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)]
+
+    def train(module):
+        made = [(torch.randn(4, 5, 3), torch.tensor([0, 1, 1, 0])) for _ in range(3)]
+        trainer = pl.Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path,
+            callbacks=[pl.callbacks.ModelCheckpoint(tmp_path, monitor="loss")],
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(made, batch_size=None))
+        return trainer
+
+    theirs = Module(6, folder=tmp_path, activation=nn.ReLU, given={"seed": 1})
+    path = tmp_path / "a.ckpt"
+    train(theirs).save_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):  # of a path and a class
+        torch.load(path, weights_only=True)
+    words = ("import", path, "--out", tmp_path / "run", "--task", "classify", "--labels", "a,b")
+    result = ostinato(*words)
+    assert result.status == 0, result.err
+    import ostinato as package
+
+    x = torch.randn(5, 7, 3)
+    found = package.load(tmp_path / "run").predict_proba(list(x.numpy()))
+    np.testing.assert_allclose(found, theirs(x).softmax(-1).detach(), atol=1e-6)
+
+    ours = convert(theirs)
+    assert isinstance(ours, Module) and isinstance(ours.body, package.LSTM)
+    ours.load_state_dict(torch.load(path, weights_only=False)["state_dict"])
+    for module in (theirs, ours):
+        torch.manual_seed(1)
+        train(module)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(ours(x).softmax(-1), torch.from_numpy(found).float(), atol=1e-3)
 
 
 # Keras

@@ -272,8 +272,10 @@ def _encoder(encode: nn.Module, size: int) -> list[Part]:
 
 def _network_parts(network: ManyToMany | ManyToOne) -> list[Part]:
     """Return the parts of a network, up to the scores."""
-    layers: list[Part] = [*layers_of(network.recurrent)]
-    parts = _encoder(network.encode, network.recurrent.input_size)
+    layers = layers_of(network.recurrent)
+    if isinstance(network, ManyToOne) and network.pooling == "last":
+        layers[-1].residual = False
+    parts: list[Part] = _encoder(network.encode, network.recurrent.input_size)
     if isinstance(network.convolutions, Convolutions):
         if not network.convolutions.causal:
             raise OstinatoError("export: the network's convolutions read later steps.")

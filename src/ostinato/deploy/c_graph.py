@@ -164,7 +164,8 @@ class Graph:
         with torch.no_grad(), recorder:
             new = self._run(x, state)
         self.x, self.state, self.new = x, state, new
-        self.calls, self.known, self._kept = recorder.calls, recorder.known, recorder.kept
+        self.calls = _needed(recorder.calls, new)
+        self.known, self._kept = recorder.known, recorder.kept
         for call in self.calls:
             if not _is_known(call.name):
                 raise OstinatoError(
@@ -470,6 +471,17 @@ def _layer_norm(
     y = y if gain is None else y * gain.numpy()
     y = y if bias is None else y + bias.numpy()
     return torch.from_numpy(y)[None], torch.tensor(mean), torch.tensor(scale)
+
+
+def _needed(calls: Sequence[Call], results: Sequence[Tensor]) -> list[Call]:
+    """Return the calls without those that nothing reads, such as of a gate that a cell reports."""
+    read = {_memory(t) for t in results}
+    found: list[Call] = []
+    for call in reversed(calls):
+        if _memory(call.out) in read:
+            read.update(_memory(t) for t in _tensors((*call.args, *call.options.values())))
+            found.append(call)
+    return found[::-1]
 
 
 def _is_known(name: str) -> bool:

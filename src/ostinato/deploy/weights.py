@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,18 +41,42 @@ def read_torch(path: Path) -> Imported:
     return from_weights(document, path)
 
 
+class _Unread:
+    """Stands in for what a checkpoint holds besides tensors, numbers and texts, such as a path."""
+
+    def __new__(cls, *_: object) -> _Unread:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
 def _unpickled(path: Path) -> Any:
-    """Return what a file of PyTorch holds, as far as that is tensors, numbers and texts."""
+    """Return what a file of PyTorch holds, as far as that is tensors, numbers and texts.
+
+    Hyperparameters and the like, in a checkpoint that has a ``state_dict`` beside them, are
+    replaced by objects that do nothing.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise DataError(
-                f"holds a {found[1]:.80}, which is not read; store the state_dict alone: "
-                "torch.save(model.state_dict(), path).",
-                path=path,
-            ) from error
-        raise
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not found:
+            raise
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with (
+            suppress(pickle.UnpicklingError),
+            torch.serialization.safe_globals([(_Unread, name) for name in names]),
+        ):
+            document = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(document, dict) and isinstance(document.get("state_dict"), dict):
+                return document
+        raise DataError(
+            f"holds a {found[1]:.80}, which is not read; store the state_dict alone: "
+            "torch.save(model.state_dict(), path).",
+            path=path,
+        ) from error
 
 
 def read_safetensors(path: Path) -> Imported:

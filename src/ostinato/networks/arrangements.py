@@ -161,7 +161,8 @@ class ManyToOne(_Network):
         recurrent: the recurrent layers, with ``batch_first=True``.
         output: maps the pooled hidden state to scores.
         pooling: how hidden states are pooled: ``last``, that of each row's last true step (of the
-            first for a backward direction); ``mean`` or ``max`` over its true steps;
+            first for a backward direction), of residual layers without the input that the last of
+            them adds; ``mean`` or ``max`` over its true steps;
             ``attention``, a mean weighted by attention (Yang et al. 2016, "Hierarchical attention
             networks", eq. 5-7, with a learned query).
         dropout: as in `ManyToMany`.
@@ -213,6 +214,8 @@ class ManyToOne(_Network):
         v = self._encode(x_t[:, None])  # (B, 1, I)
         recent: Tensor | None = None
         h, hidden = self.recurrent.step(v[:, 0], None if state is None else state.hidden)
+        if self.pooling == "last":
+            h = self.recurrent.last_hidden(hidden)[0]
         if self.convolutions is not None:
             before = v[:, :0] if state is None or state.recent is None else state.recent
             recent = torch.cat([before, v], dim=1)[:, -self.convolutions.reach :]
