@@ -20,7 +20,7 @@ from ostinato.insight.trials import (
     remove_dropout,
 )
 from ostinato.training.evaluation import Sample
-from ostinato.training.findings import Observations
+from ostinato.training.observations import Observations
 
 
 @pytest.fixture(autouse=True)

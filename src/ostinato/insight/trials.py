@@ -23,7 +23,7 @@ from ostinato.insight.samples import Loss, mean_loss
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.evaluation import Sample, eval_mode
-from ostinato.training.findings import Observations
+from ostinato.training.observations import Observations
 from ostinato.training.optimization import clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
 

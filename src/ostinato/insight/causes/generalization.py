@@ -12,7 +12,8 @@ from ostinato.insight.causes.common import J, percent
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import FREE, Cause, Finding, Remedy, against_overfitting
+from ostinato.training.findings import Cause, Finding, Remedy
+from ostinato.training.free_causes import FREE, against_overfitting
 
 
 def overfitting(j: J) -> Iterator[Finding]:
@@ -40,15 +41,11 @@ def overfitting(j: J) -> Iterator[Finding]:
         )
 
 
-BEST_OF_SMALL = 0.8
-"""Improvement from which a network is not called too small."""
-
-
 def too_small(j: J) -> Iterator[Finding]:
     """Few units, and a loss that stays where it is, the same on held-out data."""
     e, t = j.evidence, j.thresholds
     H = _units(e)
-    if not H or not e.was_trained or not j.improvement < BEST_OF_SMALL:
+    if not H or not e.was_trained or not j.improvement < t.small_improvement:
         return
     if e.improvement - e.learned > t.generalization_gap / 2:
         return
@@ -137,10 +134,7 @@ def nothing_learnt(j: J) -> Iterator[Finding]:
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
-    Cause(
-        "network too small", "Too few units for what there is to learn.",
-        ("small", "plateau", "helps"), too_small,
-    ),
+    Cause("network too small", "Too few units for what there is to learn.", too_small),
     FREE["overfitting"].also(overfitting),
-    FREE["nothing learnt"].also(nothing_learnt, "learned", "clear"),
-)  # fmt: skip
+    FREE["nothing learnt"].also(nothing_learnt),
+)
