@@ -826,6 +826,22 @@ def test_a_module_that_is_given_the_truth_in_training_only():
     assert "teacher forcing gap" not in named(found(dropped, x, y))
 
 
+def test_a_roll_of_notes_held_and_struck_is_no_leak():
+    notes = (torch.rand(B, T + 1, 8) < 0.02).long()
+    notes[:, :, 0] = 1
+    x, y = notes[:, :-1], notes[:, 1:]
+
+    class Notes(Net):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    net = Notes(I=8, K=8, steps="all")
+    diagnosis = found(
+        net, x, y, lambda scores, y: F.binary_cross_entropy_with_logits(scores, y.float())
+    )
+    assert "leaky feature" not in named(diagnosis)
+
+
 def test_a_leak_counts_where_the_network_reads_it():
     x, y = waves()
     x = torch.cat([x, y[:, None, None].float().expand(-1, T, 1)], -1)

@@ -386,7 +386,7 @@ def leaky_feature(j: J) -> Iterator[Finding]:
         )
     ]  # fmt: skip
     if not x.is_floating_point():
-        if x.shape == y.shape and not y.is_floating_point():
+        if x.shape == y.shape and x.dim() == 2 and not y.is_floating_point():  # tokens
             inside = torch.arange(x.shape[1])[None] < e.ends[:, None]
             known = (inside.to(x.device) & (y >= 0)).cpu()
             same = _as_told_by(x.cpu()[known], y.cpu()[known])
