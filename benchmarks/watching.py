@@ -1,6 +1,6 @@
 """What `ostinato.watch` costs: a training loop in plain PyTorch, watched and not, in turns.
 
-    python benchmarks/watching.py [--seconds 10]
+    python benchmarks/watching.py [--seconds 10] [--only WORD]
 
 Of each size of a step a network is trained in turns of some steps, by one optimizer that is watched
 and one that is not.
@@ -78,10 +78,13 @@ def main() -> None:
     """Print what is measured of each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seconds", type=float, default=10.0, help="of each size")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--only", default="", help="sizes whose name holds this word")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name, size in SIZES.items():
-        step, of_turns, of_all = cost(size, seconds)
+        if arguments.only not in name:
+            continue
+        step, of_turns, of_all = cost(size, arguments.seconds)
         print(
             f"{name:<7} a step of {step * 1e3:.2f} ms: watched {of_turns:+.1%}, the median of "
             f"turns; {of_all:+.1%}, all together",

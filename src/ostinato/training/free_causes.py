@@ -266,7 +266,7 @@ def clipping_too_strong(j: Judgement[Any]) -> Iterator[Finding]:
             "clipping too strong",
             f"the usual gradient norm is {median(norms):.2g}, and clipping cuts it to "
             f"{o.clip_norm:g}: steps are {factor:.0f} times shorter than the learning rate says.",
-            {"factor": factor},
+            {"factor": factor, "clip": o.clip_norm},
             [looser_clipping(median(norms))],
             0.85,
         )

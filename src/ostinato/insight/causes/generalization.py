@@ -6,12 +6,9 @@ import math
 from collections.abc import Iterator
 from statistics import fmean
 
-from torch import nn
-
-from ostinato.insight.causes.common import J, percent
+from ostinato.insight.causes.common import J, percent, units_of
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
-from ostinato.recurrence.layers import Recurrent
 from ostinato.training.findings import Cause, Finding, Remedy
 from ostinato.training.free_causes import FREE, against_overfitting
 
@@ -35,7 +32,7 @@ def overfitting(j: J) -> Iterator[Finding]:
             f"held-out data {other:.0%}: a network of {weights:,} weights has learned "
             f"{e.count:,} rows by heart.",
             {"improvement": own, "held_out_improvement": other, "weights": float(weights)},
-            against_overfitting(max(16, _units(e) // 2)),
+            against_overfitting(max(16, units_of(e) // 2)),
             p,
             weighed,
         )
@@ -44,7 +41,7 @@ def overfitting(j: J) -> Iterator[Finding]:
 def too_small(j: J) -> Iterator[Finding]:
     """Few units, and a loss that stays where it is, the same on held-out data."""
     e, t = j.evidence, j.thresholds
-    H = _units(e)
+    H = units_of(e)
     if not H or not e.was_trained or not j.improvement < t.small_improvement:
         return
     if e.improvement - e.learned > t.generalization_gap / 2:
@@ -98,12 +95,6 @@ def _stalled(e: Evidence, plateau: float) -> bool:
     third = len(losses) // 3
     before, last = fmean(losses[third : 2 * third]), fmean(losses[-third:])
     return before - last < plateau * abs(before)
-
-
-def _units(e: Evidence) -> int:
-    """Return the hidden units of the widest recurrent layer."""
-    kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
-    return max((m.hidden_size for m in e.network.modules() if isinstance(m, kinds)), default=0)
 
 
 def nothing_learnt(j: J) -> Iterator[Finding]:

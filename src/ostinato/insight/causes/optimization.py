@@ -251,7 +251,7 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
         "clipping too strong",
         f"the usual gradient norm is {usual:.2g}, and clipping cuts it to {clip:g}: steps are "
         f"{usual / clip:.0f} times shorter than the learning rate says.",
-        {"factor": usual / clip},
+        {"factor": usual / clip, "clip": clip},
         [looser_clipping(usual)],
         p,
         weighed,
