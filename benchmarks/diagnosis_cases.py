@@ -6,8 +6,10 @@
 Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
 without one, trained for a second. None of them was used to set a threshold; `half` tells the kinds
 that may be looked at from those that are only counted. ``--check`` trains the mended copy of each
-as well: the fault has to hurt, and the copy must not be called by its name. Results go to
-benchmarks/results/diagnosis-cases.json.
+as well: the fault has to hurt, and the copy must not be called by its name. ``--try`` tries the
+first remedy of the first finding, and that which comes first once `diagnose` has tried them: by a
+short run, or, where only the user can apply it, by the mended copy if the fault was named. Results
+go to benchmarks/results/diagnosis-cases.json.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import inspect
 import io
 import json
+import math
 import re
 import tempfile
 import time
@@ -31,6 +34,7 @@ import torch
 
 import ostinato
 from ostinato.cli import main as command_line
+from ostinato.insight import Diagnosis
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis-cases.json"
 
@@ -121,14 +125,15 @@ class Outcome(NamedTuple):
         healthy: whether it was called healthy.
         error: of the network, 1 for the best constant; None if nothing was trained.
         text: what was printed.
-        gain: what trying the first remedy of the first finding brought; empty if it was not tried.
+        gains: what trying the first remedy of the first finding brought, that before any was tried
+            and that after; empty of one that only the user can apply.
     """
 
     names: list[str]
     healthy: bool
     error: float | None
     text: str
-    gain: str = ""
+    gains: tuple[str, ...] = ()
 
     def rank(self, kind: str) -> int | None:
         """Place of the right finding, from 1; None if it was not found."""
@@ -141,20 +146,31 @@ def refusal(error: object, trained: float | None) -> Outcome:
     return Outcome([REFUSED if finite else "refused"], False, trained, str(error))
 
 
+def gains(plain: list[tuple[str, str]], tried: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the gains of the first remedies, of each of which ``(why, gain)`` is given."""
+    return (dict(tried)[plain[0][0]], tried[0][1]) if plain and tried else ()
+
+
 def diagnosed(given: modules.Given, try_remedies: bool = False) -> Outcome:
     """Diagnose with all that this version of `diagnose` takes."""
     takes = inspect.signature(ostinato.diagnose).parameters
     more = {"history": given.history, "distance": given.distance, "loss": given.loss}
     more |= {"optimizer": given.optimizer, "held_out": given.held_out}
     more = {name: value for name, value in more.items() if name in takes and value is not None}
+
+    def remedies(found: Diagnosis) -> list[tuple[str, str]]:
+        return [(r.why, r.gain) for f in found.findings[:1] for r in f.remedies]
+
     try:
-        found = ostinato.diagnose(given.model, given.data, try_remedies=try_remedies, **more)
+        found = ostinato.diagnose(given.model, given.data, **more)
+        worth: tuple[str, ...] = ()
+        if try_remedies and found.findings:
+            tried = ostinato.diagnose(given.model, given.data, try_remedies=True, **more)
+            worth = gains(remedies(found), remedies(tried))
     except (ostinato.OstinatoError, RuntimeError, ValueError, TypeError) as error:
         return refusal(error, given.error)
     names = [str(f.issue) for f in found.findings]
-    remedies = found.findings[0].remedies if names else []
-    gain = remedies[0].gain if remedies else ""
-    return Outcome(names, found.healthy, given.error, str(found), gain)
+    return Outcome(names, found.healthy, given.error, str(found), worth)
 
 
 def typed(arguments: list[str]) -> tuple[int, str, str]:
@@ -177,31 +193,51 @@ def commanded(fit: fits.Fit, try_remedies: bool = False) -> Outcome:
         if status:
             return refusal(said, None)
         error = fit.judge(ostinato.load(commands.run))
-        status, printed, said = typed([*commands.diagnose, *["--try"] * try_remedies])
-        if status:
-            return refusal(said, error)
-        found = json.loads(printed)
+        remedies = list[list[tuple[str, str]]]()
+        found: dict[str, Any] = {}
+        for more in ([], ["--try"])[: 1 + try_remedies]:
+            status, printed, said = typed([*commands.diagnose, *more])
+            if status:
+                return refusal(said, error)
+            found = found or json.loads(printed)
+            first = json.loads(printed)["findings"][:1]
+            remedies.append([(r["why"], r["gain"]) for f in first for r in f["remedies"]])
         names = [f["issue"] for f in found["findings"]]
-        remedies = found["findings"][0]["remedies"] if names else []
-        gain = remedies[0]["gain"] if remedies else ""
-        return Outcome(names, found["healthy"], error, printed.strip(), gain)
+        worth = gains(remedies[0], remedies[-1]) if try_remedies else ()
+        return Outcome(names, found["healthy"], error, json.dumps(found), worth)
+
+
+def setup_of(case: Case, mended: bool) -> Any:
+    """The network or estimator of a case, its data and how it is trained."""
+    torch.manual_seed(case.seed)
+    source: Any = modules if case.form == "torch" else fits
+    if case.faulty:
+        return source.FAULTS[case.kind](case.seed, mended)
+    return source.HEALTHY[case.kind](case.seed)
+
+
+def trained(case: Case, mended: bool) -> modules.Given:
+    """Train a case in memory."""
+    setup = setup_of(case, mended)
+    return setup.run(case.seed) if case.form == "torch" else setup.run()
 
 
 def outcome(case: Case, mended: bool = False, try_remedies: bool = False) -> Outcome:
     """Train and diagnose a case."""
-    torch.manual_seed(case.seed)
-    source = modules if case.form == "torch" else fits
-    if case.faulty:
-        setup: Any = source.FAULTS[case.kind](case.seed, mended)
-    else:
-        setup = source.HEALTHY[case.kind](case.seed)
     if case.form == "command":
-        return commanded(setup, try_remedies)
+        return commanded(setup_of(case, mended), try_remedies)
     try:
-        given = setup.run(case.seed) if case.form == "torch" else setup.run()
+        given = trained(case, mended)
     except ostinato.OstinatoError as error:
         return refusal(error, None)
     return diagnosed(given, try_remedies)
+
+
+def improves(gain: str, rank: int | None, error: float | None, mended: float) -> bool:
+    """Whether a remedy improves a run by 3 % or more."""
+    if gain:
+        return ", helped: " in gain
+    return rank == 1 and (error is None or mended < 0.97 * error)
 
 
 def cases(seeds: range) -> Iterator[Case]:
@@ -236,10 +272,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         shares["called healthy, faulty"] = sum(row["healthy"] for row in faults) / len(faults)
     if sound:
         shares["called healthy, healthy"] = sum(row["healthy"] for row in sound) / len(sound)
-    tried = [row["gain"] for row in faults if row.get("gain")]
-    if tried:
-        shares["first remedies tried"] = len(tried)
-        shares["of these helped"] = sum(", helped: " in gain for gain in tried) / len(tried)
+    worth = [row["improves"] for row in faults if "improves" in row]
+    if worth:
+        shares["first remedy improves"] = sum(before for before, _ in worth) / len(worth)
+        shares["first of the tried improves"] = sum(after for _, after in worth) / len(worth)
     twins = [row for row in faults if "twin_rank" in row]
     if twins:
         shares["mended, not named first"] = sum(r["twin_rank"] != 1 for r in twins) / len(twins)
@@ -287,10 +323,17 @@ def main() -> None:
         start = time.perf_counter()
         found = outcome(case, try_remedies=arguments.try_remedies)
         row = {**case._asdict(), "half": half, "names": found.names, "healthy": found.healthy}
-        row |= {"error": found.error, "gain": found.gain}
+        row["error"] = found.error
         if case.faulty:
             row["rank"] = found.rank(case.kind)
             mark = {1: "1 ", 2: "2 "}.get(row["rank"] or 0, "- " if row["rank"] else "NO")
+            if arguments.try_remedies:
+                mended = math.nan
+                if "" in (found.gains or [""]) and row["rank"] == 1:
+                    mended = trained(case, True).error
+                row["gains"] = found.gains
+                told = found.gains or ("", "")
+                row["improves"] = [improves(g, row["rank"], found.error, mended) for g in told]
             if arguments.check:
                 twin = outcome(case, mended=True)
                 row |= {"twin_error": twin.error, "twin_rank": twin.rank(case.kind)}
@@ -314,6 +357,8 @@ def main() -> None:
             f"  ({shown}; {seconds:.1f} s)",
             flush=True,
         )
+        if arguments.try_remedies and case.faulty:
+            print(f"   improves: {row['improves']} {found.gains}", flush=True)
         if arguments.verbose:
             print("    " + found.text.replace("\n", "\n    "), flush=True)
         if arguments.update:  # a long run may be ended

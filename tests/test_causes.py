@@ -1,5 +1,7 @@
 """Each cause on networks that have it, of several kinds, and on near ones that do not."""
 
+import ast
+import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import ostinato
 from ostinato.insight import Observations, diagnose, free_checks
 from ostinato.insight.causes import CAUSES, by_name
 from ostinato.networks.seq2seq import Decoder, EncoderDecoder, RecurrentEncoder
-from ostinato.training.findings import Thresholds
+from ostinato.training.thresholds import Thresholds
 
 B, T = 64, 20
 FLAT = [1.4 + 0.01 * (-1) ** i for i in range(100)]
@@ -824,6 +826,22 @@ def test_a_module_that_is_given_the_truth_in_training_only():
     assert "teacher forcing gap" not in named(found(dropped, x, y))
 
 
+def test_a_roll_of_notes_held_and_struck_is_no_leak():
+    notes = (torch.rand(B, T + 1, 8) < 0.02).long()
+    notes[:, :, 0] = 1
+    x, y = notes[:, :-1], notes[:, 1:]
+
+    class Notes(Net):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    net = Notes(I=8, K=8, steps="all")
+    diagnosis = found(
+        net, x, y, lambda scores, y: F.binary_cross_entropy_with_logits(scores, y.float())
+    )
+    assert "leaky feature" not in named(diagnosis)
+
+
 def test_a_leak_counts_where_the_network_reads_it():
     x, y = waves()
     x = torch.cat([x, y[:, None, None].float().expand(-1, T, 1)], -1)
@@ -924,10 +942,31 @@ def test_nothing_of_the_user_is_changed():
     assert run["optimizer"].param_groups[0]["lr"] == rate
 
 
-def test_every_cause_names_limits_that_exist():
-    limits = set(Thresholds.__dataclass_fields__)
-    for cause in (cause for part in CAUSES for cause in part):
-        assert set(cause.limits) <= limits and cause.meaning.endswith(".")
+LIMITS = set(Thresholds.__dataclass_fields__)
+OF_ALL = {"low_improvement", "good_improvement", "high_improvement", "probable"}
+"""Limits of what was learned, which most judges use."""
+
+
+def limits_of(cause):
+    """The limits that a judge uses, and the functions of its module that it calls."""
+    used, todo, done = set(), [cause.judge], set()
+    while todo:
+        function = todo.pop()
+        done.add(function)
+        for node in ast.walk(ast.parse(inspect.getsource(function))):
+            if isinstance(node, ast.Attribute) and node.attr in LIMITS:
+                owner = getattr(node.value, "id", getattr(node.value, "attr", ""))
+                used |= {node.attr} if owner in ("t", "limits", "thresholds") else set()
+            called = vars(inspect.getmodule(function)).get(getattr(node, "id", ""))
+            if inspect.isfunction(called) and called not in done:
+                todo.append(called)
+    return used
+
+
+def test_every_limit_is_used_by_a_cause():
+    used = {limit for part in CAUSES for cause in part for limit in limits_of(cause)}
+    assert LIMITS - used == {"proven", "tried", "warned"}
+    assert all(cause.meaning.endswith(".") for part in CAUSES for cause in part)
     assert len(by_name()) >= 35
 
 
@@ -938,8 +977,9 @@ def table():
     """The causes as a table, from the registry."""
     rows = ["| cause | what it is | limits |", "|---|---|---|"]
     for name, causes in by_name().items():
-        limits = dict.fromkeys(limit for cause in causes for limit in cause.limits)
-        told = ", ".join(f"`{limit}` {getattr(Thresholds(), limit):g}" for limit in limits)
+        used = {limit for cause in causes for limit in limits_of(cause)} - OF_ALL
+        own = [limit for limit in Thresholds.__dataclass_fields__ if limit in used]
+        told = ", ".join(f"`{limit}` {getattr(Thresholds(), limit):g}" for limit in own)
         rows.append(f"| {name} | {causes[0].meaning} | {told or 'a test, without a limit'} |")
     return "\n".join(rows)
 

@@ -16,7 +16,7 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.training.callbacks import History
-from ostinato.training.findings import oscillation
+from ostinato.training.free_causes import oscillation
 
 T, B = 60, 16
 

@@ -1,6 +1,7 @@
 """The planted faults do harm, what is called healthy learns, and the counting is right."""
 
 import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_the_shares_are_counted(bench):
     rows = [
         row | {"rank": 1},
         row | {"rank": 2, "twin_rank": None, "twin_healthy": True},
-        row | {"rank": None, "twin_rank": 1, "twin_healthy": False, "gain": "tried, helped: 9 %"},
+        row | {"rank": None, "twin_rank": 1, "twin_healthy": False, "improves": [False, True]},
         row | {"rank": None, "names": [], "healthy": True},
         {"faulty": False, "healthy": True},
         {"faulty": False, "healthy": False},
@@ -114,8 +115,19 @@ def test_the_shares_are_counted(bench):
         "among the first two": 0.5,
         "called healthy, faulty": 0.25,
         "called healthy, healthy": 0.5,
-        "first remedies tried": 1,
-        "of these helped": 1.0,
+        "first remedy improves": 0.0,
+        "first of the tried improves": 1.0,
         "mended, not named first": 0.5,
         "mended, called healthy": 0.5,
     }
+
+
+def test_what_only_the_user_can_apply_is_judged_by_the_mended_copy(bench):
+    assert bench.gains([("a", ""), ("b", "")], [("b", "helped"), ("a", "not")]) == ("not", "helped")
+    assert bench.gains([], []) == ()
+    assert bench.improves("tried for 80 steps, helped: 9 %", None, 1.0, math.nan)
+    assert not bench.improves("tried for 80 steps, did not help: 0 %", 1, 1.0, 0.1)
+    assert bench.improves("", 1, 1.0, 0.96)
+    assert not bench.improves("", 1, 1.0, 0.98)
+    assert not bench.improves("", 2, 1.0, 0.1)
+    assert not bench.improves("", 1, 1.0, math.nan)

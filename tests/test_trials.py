@@ -20,7 +20,7 @@ from ostinato.insight.trials import (
     remove_dropout,
 )
 from ostinato.training.evaluation import Sample
-from ostinato.training.findings import Observations
+from ostinato.training.observations import Observations
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,35 @@ def test_a_stack_is_made_shallow_with_its_options(kind, both):
     assert single(x).shape == (64, 12, 4)
     assert e.network.rnn.num_layers == 6
     assert math.isfinite(e.trial(Change(layers=1)).share)
+
+
+@pytest.mark.parametrize(("cell", "kind", "gates"), [("lstm", nn.LSTM, 4), ("gru", nn.GRU, 3)])
+def test_plain_layers_are_replaced_by_gated_ones_with_their_options(cell, kind, gates):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.RNN(4, 8, 2, bias=False, batch_first=True, dropout=0.3)
+            self.gated = nn.GRU(8, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.gated(self.rnn(x)[0])[0]
+
+    e = evidence(Two(), *echo())
+    made = fresh(e.start, Change(cell=cell))
+    assert type(made.rnn) is kind and made.rnn.weight_hh_l1.shape == (8 * gates, 8)
+    assert (made.rnn.batch_first, made.rnn.bias, made.rnn.dropout) == (True, False, 0.3)
+    assert type(made.gated) is nn.GRU and type(e.network.rnn) is nn.RNN
+    assert math.isfinite(e.trial(Change(cell=cell)).share)
+
+
+def test_a_run_starts_from_fresh_weights_or_from_those_there_are():
+    network = Loop()
+    e = evidence(network, *echo())
+    own, kept, made = (net.state_dict() for net in (
+        network, fresh(e.start, Change(kept=True)), fresh(e.start, Change())
+    ))  # fmt: skip
+    assert all(torch.equal(own[name], kept[name]) for name in own)
+    assert not any(torch.equal(own[name], made[name]) for name in own)
 
 
 def test_held_out_rows_are_divided_into_those_to_learn_from_and_to_judge_on():

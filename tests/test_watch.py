@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 import ostinato
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.training.findings import Observations, free_checks
+from ostinato.training.free_causes import free_checks
+from ostinato.training.observations import Observations
 from ostinato.training.watch import WatchWarning, watch
 
 LIGHTNING = importlib.util.find_spec("lightning") or importlib.util.find_spec("pytorch_lightning")

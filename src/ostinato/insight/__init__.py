@@ -30,7 +30,7 @@ from ostinato.insight.pictures import plot_unit as plot_unit
 from ostinato.insight.report import write_report as write_report
 from ostinato.insight.trials import Change as Change
 from ostinato.insight.trials import Trial as Trial
-from ostinato.training.findings import Observations as Observations
-from ostinato.training.findings import free_checks as free_checks
+from ostinato.training.free_causes import free_checks as free_checks
+from ostinato.training.observations import Observations as Observations
 from ostinato.training.pictures import plot_curve as plot_curve
 from ostinato.training.pictures import save_picture as save_picture

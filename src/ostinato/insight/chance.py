@@ -17,9 +17,6 @@ from ostinato.insight.losses import aligned, call, main_output, output_kept
 from ostinato.insight.samples import Loss, mean_loss, row_lengths
 from ostinato.training.evaluation import Sample, eval_mode
 
-ABOVE_CHANCE = 3.0
-"""Standard deviations from which predictions are better than chance; one in 700 is by chance."""
-
 
 def output_of(network: nn.Module, sample: Sample, loss: Loss | None) -> Any:
     """Return what a module returns for some data; None if it is not called as a whole."""

@@ -24,19 +24,10 @@ from ostinato.tasks.base import Inspectable
 from ostinato.training.callbacks import read_metrics
 from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Finding as Finding
-from ostinato.training.findings import (
-    Judgement,
-    Observations,
-    Record,
-    Terms,
-    judge,
-    records_of,
-)
+from ostinato.training.findings import Judgement, Terms, judge
 from ostinato.training.findings import Remedy as Remedy
-from ostinato.training.findings import Thresholds as Thresholds
-
-PROVEN = 0.93
-"""Probability of a cause that a test or a short training run has shown."""
+from ostinato.training.observations import Observations, Record, records_of
+from ostinato.training.thresholds import Thresholds as Thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,11 +260,11 @@ def _judged(e: Evidence, records: Sequence[Record], terms: Terms, try_remedies: 
         if every and every[0].issue.startswith("not finite"):
             found = {every[0].issue: every[0]}  # no other measurement has a meaning
             break
-        e.may_train = not (every and every[0].probability >= PROVEN)
+        e.may_train = not (every and every[0].probability >= t.proven)
     top = max((finding.probability for finding in found.values()), default=0.0)
-    if top >= PROVEN:  # a cause that is proven explains what is only typical
+    if top >= t.proven:  # a cause that is proven explains what is only typical
         for name in ("vanishing over time", "saturated gates", "nothing learnt"):
-            if name in found and found[name].probability < PROVEN:
+            if name in found and found[name].probability < t.proven:
                 found[name] = replace(found[name], probability=0.45)
     told = [_usable(finding.in_terms(terms), e) for finding in found.values()]
     findings = [f for f in told if f.probability >= t.probable]

@@ -27,7 +27,8 @@ from ostinato.insight.trials import Change, Start, Trial, run_trial
 from ostinato.networks.tracing import Traced, tracing
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.evaluation import Sample, eval_mode
-from ostinato.training.findings import Observations, Thresholds
+from ostinato.training.observations import Observations
+from ostinato.training.thresholds import Thresholds
 
 SHUFFLES = 8
 """Times that inputs are shuffled against the targets, to see what loss chance gives."""

@@ -23,7 +23,7 @@ from ostinato.insight.samples import Loss, mean_loss
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
 from ostinato.training.evaluation import Sample, eval_mode
-from ostinato.training.findings import Observations
+from ostinato.training.observations import Observations
 from ostinato.training.optimization import clip_gradients, make_optimizer
 from ostinato.training.settings import TrainingSettings
 
@@ -41,6 +41,8 @@ MIN_STEPS = 20
 MIN_JUDGED = 24
 """Rows at least to learn from, and to judge on, where held-out rows are divided."""
 
+Init = Literal["", "orthogonal", "chrono", "identity"]
+
 
 @dataclass(frozen=True)
 class Change:
@@ -54,7 +56,9 @@ class Change:
         clip: largest gradient norm; -1 for as it is, 0 for no limit.
         thawed: whether all parameters learn.
         init: what the recurrent weights start from, if not from what the modules do.
+        kept: whether it starts from the weights as they are, and not from fresh ones.
         layers: layers of each stack of `torch.nn`; 0 for as many as it has.
+        cell: what each `nn.RNN` is replaced by, if anything.
         copies: copies of the network side by side, the scores added up; see `Copies`.
         detach: whether `detach` cuts gradients.
         settings: settings of an estimator, by name.
@@ -68,8 +72,10 @@ class Change:
     dropout: bool = True
     clip: float = -1.0
     thawed: bool = False
-    init: Literal["", "orthogonal", "chrono"] = ""
+    init: Init = ""
+    kept: bool = False
     layers: int = 0
+    cell: Literal["", "lstm", "gru"] = ""
     copies: int = 1
     detach: bool = True
     settings: tuple[tuple[str, Any], ...] = ()
@@ -248,19 +254,24 @@ def fresh(start: Start, change: Change) -> nn.Module:
             raise OstinatoError("a network that computes its own loss cannot be one of several")
         alone = replace(change, copies=1)
         return Copies([fresh(start, alone) for _ in range(change.copies)])
-    if start.rebuild is not None:
+    if start.rebuild is not None and not change.kept:
         network = start.rebuild(dict(change.settings))
     else:
         network = copied(start.network)
         for module in network.modules():
             own = list(module.parameters(recurse=False))
             learns = any(p.requires_grad for p in own) or change.thawed
-            if own and learns and callable(reset := getattr(module, "reset_parameters", None)):
+            if (
+                own
+                and learns
+                and not change.kept
+                and callable(reset := getattr(module, "reset_parameters", None))
+            ):
                 reset()
     if change.thawed:
         network.requires_grad_(True)
-    if change.layers:
-        shallow(network, change.layers)
+    if change.layers or change.cell:
+        replace_stacks(network, change.layers, change.cell)
     if not change.dropout:
         remove_dropout(network)
     if change.init:
@@ -271,20 +282,26 @@ def fresh(start: Start, change: Change) -> nn.Module:
     return network
 
 
-def shallow(network: nn.Module, layers: int) -> None:
-    """Replace stacks of `torch.nn` by fresh ones of fewer layers, in place."""
+def replace_stacks(network: nn.Module, layers: int, cell: Literal["", "lstm", "gru"] = "") -> None:
+    """Replace stacks of `torch.nn` by fresh ones of fewer layers or another cell, in place."""
     for module in list(network.modules()):
         for name, each in list(module.named_children()):
-            if isinstance(each, nn.RNNBase) and each.num_layers > layers:
-                options: dict[str, Any] = {"bias": each.bias, "batch_first": each.batch_first}
-                options["bidirectional"] = each.bidirectional
-                if isinstance(each, nn.RNN):
-                    options["nonlinearity"] = each.nonlinearity
-                if isinstance(each, nn.LSTM):
-                    options["proj_size"] = each.proj_size
-                kind: Any = type(each)
-                made = kind(each.input_size, each.hidden_size, layers, **options)
-                setattr(module, name, made.to(next(each.parameters())))
+            if not isinstance(each, nn.RNNBase):
+                continue
+            L = min(each.num_layers, layers or each.num_layers)
+            kind: Any = type(each)
+            if cell and isinstance(each, nn.RNN):
+                kind = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
+            if kind is type(each) and each.num_layers == L:
+                continue
+            options: dict[str, Any] = {"bias": each.bias, "batch_first": each.batch_first}
+            options |= {"bidirectional": each.bidirectional, "dropout": each.dropout * (L > 1)}
+            if kind is nn.RNN and isinstance(each, nn.RNN):
+                options["nonlinearity"] = each.nonlinearity
+            if isinstance(each, nn.LSTM):
+                options["proj_size"] = each.proj_size
+            made = kind(each.input_size, each.hidden_size, L, **options)
+            setattr(module, name, made.to(next(each.parameters())))
 
 
 def remove_dropout(network: nn.Module) -> None:
@@ -299,15 +316,17 @@ def remove_dropout(network: nn.Module) -> None:
                     object.__setattr__(cell, "rates", 0.0)
 
 
-def initialize(layer: nn.RNNBase, init: Literal["orthogonal", "chrono"], steps: int) -> None:
-    """Start recurrent weights from orthogonal ones, and gates open, as `Remedy.code` says."""
+def initialize(layer: nn.RNNBase, init: Init, steps: int) -> None:
+    """Start recurrent weights and gates as `Remedy.code` says."""
     H = layer.hidden_size
     with torch.no_grad():
         for name, weight in layer.named_parameters():
-            if name.startswith("weight_hh"):
+            if name.startswith("weight_hh") and init != "identity":
                 for block in torch.split(weight, H):
                     if block.shape[0] == block.shape[1]:
                         nn.init.orthogonal_(block)
+            elif name.startswith("bias_ih") and init == "identity":
+                weight.zero_()
             elif name.startswith("bias_ih") and isinstance(layer, nn.LSTM):
                 weight[H : 2 * H] = 1.0
                 if init == "chrono":

@@ -22,15 +22,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ostinato.errors import OstinatoError
-from ostinato.training.findings import (
-    Finding,
-    Observations,
-    Remedy,
-    clipping,
-    free_checks,
-    listed,
-)
+from ostinato.training.findings import Finding, Remedy, listed
+from ostinato.training.free_causes import clipping, free_checks
 from ostinato.training.health import Monitor, first_nonfinite
+from ostinato.training.observations import Observations
+from ostinato.training.thresholds import Thresholds
 
 Value = TypeVar("Value", Tensor, float)
 
@@ -39,9 +35,6 @@ CHECKS = {digit * 10**k for k in range(1, 9) for digit in (1, 3)} | {3}
 
 LOOK = 50, 500
 """First and last records that are judged before the end."""
-
-PROBABLE = 0.8
-"""Probability from which a finding is a warning."""
 
 MEASURED_EVERY = 20
 """Every so many steps, and at the first three, gradients are measured whatever it costs."""
@@ -323,8 +316,9 @@ class Watch:
         self.step += 1
         step = _Step(self.step, rate, self._losses, self._told)
         self._steps.append(step)
-        if not all(isinstance(loss, Tensor) or math.isfinite(loss) for loss in self._losses):
-            self._not_finite(step)  # before the weights are
+        for loss in step.losses:
+            if not isinstance(loss, Tensor) and not math.isfinite(loss):
+                self._not_finite(step)  # before the weights are
         self._losses, self._told = [], math.nan
         self._evaluating += not self.module.training
 
@@ -353,22 +347,22 @@ class Watch:
         for step in steps:
             record: dict[str, Any] = {"step": step.number, "learning_rate": float(step.rate)}
             self._history.append(record)
-            found: list[float] = []
-            for names, norms in ((each.names, each.values()) for each in step.norms):
-                self._reached.update(n for n, norm in zip(names, norms, strict=False) if norm)
+            found, total, loss = list[float](), 0.0, 0.0
+            for each in step.norms:
+                norms = each.values()
+                self._reached.update(n for n, norm in zip(each.names, norms, strict=False) if norm)
                 found += norms
-            total = math.hypot(*found)
             if found:
+                total = math.hypot(*found)
                 self._clipped_norms.append(total)
                 told = float(step.told)
                 record["gradient_norm"] = total if math.isnan(told) else told
-            losses = [float(loss) for loss in step.losses]
-            if losses:
-                loss = fmean(losses)
+            if step.losses:
+                loss = sum(map(float, step.losses)) / len(step.losses)
                 record["loss"] = loss if math.isfinite(loss) else None
-            if not math.isfinite(sum(losses) + total):
+            if not math.isfinite(loss + total):
                 self._not_finite(step)
-            elif losses and found:
+            elif step.losses and found:
                 for text in self._monitor.observe(step.number, loss, record["gradient_norm"]):
                     cause, _, rest = text.partition("exploding gradients: ")
                     self._report(Finding("exploding", rest) if rest else Finding(RATE, cause))
@@ -420,7 +414,12 @@ class Watch:
         for finding in chain(self._own_checks(at_end), free_checks(self._observed(records))):
             late = finding.issue not in AT_END or (at_end and self.step >= 100)
             own = finding.issue != RATE or self._rises()
-            if finding.probability >= PROBABLE and finding.issue not in INTENDED and late and own:
+            if (
+                finding.probability >= LIMITS.warned
+                and finding.issue not in INTENDED
+                and late
+                and own
+            ):
                 self._report(finding)
 
     def _rises(self) -> bool:
@@ -489,6 +488,8 @@ class Watch:
         text = "; ".join([f"{finding.issue}: {finding.message}", *map(str, finding.remedies[:2])])
         warnings.warn(text, WatchWarning, stacklevel=_level_of_caller())
 
+
+LIMITS = Thresholds()
 
 RATE = "learning rate too high"
 

@@ -1,6 +1,6 @@
 """Causes of trouble, each in one place: what it is, its limits, its judge and its remedies.
 
-Those that can be told from what training shows for free stand in `ostinato.training.findings`.
+Those that can be told from what training shows for free stand in `ostinato.training.free_causes`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from ostinato.insight.causes import data, generalization, optimization, recurrence, wiring
 from ostinato.insight.causes.common import J as J
 from ostinato.insight.evidence import Evidence
-from ostinato.training.findings import FREE_CAUSES, Cause
+from ostinato.training.findings import Cause
+from ostinato.training.free_causes import FREE_CAUSES
 
 CAUSES: tuple[tuple[Cause[Evidence], ...], ...] = (
     data.CAUSES[:1],  # data that are not finite

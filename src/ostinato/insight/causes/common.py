@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
+from torch import nn
+
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
+from ostinato.recurrence.layers import Recurrent
 from ostinato.training.findings import Judgement
 from ostinato.training.findings import unless_learned as unless_learned
 
@@ -59,3 +62,9 @@ def helped(
 def percent(share: float) -> str:
     """Return a share as a percentage, at least zero."""
     return f"{max(0.0, share):.0%}" if math.isfinite(share) else "nothing"
+
+
+def units_of(e: Evidence) -> int:
+    """Return the hidden units of the widest recurrent layer."""
+    kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
+    return max((m.hidden_size for m in e.network.modules() if isinstance(m, kinds)), default=0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
-from ostinato.insight.chance import ABOVE_CHANCE, above_chance
+from ostinato.insight.chance import above_chance
 from ostinato.insight.evidence import Evidence, Features, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
@@ -276,7 +276,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
         trained, held_out = e.improvement, e.held_out_improvement
         chance = above_chance(e.scores_of(e.held_out), e.held_out, e.kind)
         by_heart = trained > t.generalization_gap and held_out <= t.learned
-        if by_heart and not chance > ABOVE_CHANCE:
+        if by_heart and not chance > t.above_chance:
             p, weighed = _related(j, chance)
             yield Finding(
                 "labels unrelated to inputs",
@@ -315,9 +315,6 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
 FEW = 16
 """Rows that a network should be able to learn by heart in a short run."""
 
-MANY = 48
-"""Rows from which it is hardly for want of rows that nothing is learned that holds for others."""
-
 
 def _related(j: J, chance: float) -> tuple[float, list[str]]:
     """Weigh, where rows were learned by heart, whether labels are related to inputs at all.
@@ -326,7 +323,7 @@ def _related(j: J, chance: float) -> tuple[float, list[str]]:
     them: from as many rows as were given, and from all. Where the first suffice, these rows are
     labelled, and those given are not; where only all do, those given were too few.
     """
-    e = j.evidence
+    e, t = j.evidence, j.thresholds
     n = e.count
 
     def deviations(rows: int) -> float:
@@ -336,10 +333,10 @@ def _related(j: J, chance: float) -> tuple[float, list[str]]:
 
     every = deviations(0)
     if math.isnan(every):
-        return (0.85 if n >= MANY else 0.55), []
-    if every <= ABOVE_CHANCE:
+        return (0.85 if n >= t.enough_rows else 0.55), []
+    if every <= t.above_chance:
         told = f"+ nor does a short run on other rows: {every:.1f} standard deviations"
-        return (0.85 if n >= MANY else 0.7), [told]
+        return (0.85 if n >= t.enough_rows else 0.7), [told]
     same = deviations(n)
     told = f"other rows, as many, predict the rest by {same:.1f} standard deviations above chance"
     if same > max(0.0, chance) + 4:
@@ -358,7 +355,7 @@ def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
     by_heart = max((run.training for run in few if run is not None), default=0.0)
     chance = max((run.above_chance for run in whole if run is not None), default=math.nan)
     if shares and by_heart > 2 * t.helps and max(shares) < t.learned:
-        if chance > ABOVE_CHANCE:
+        if chance > t.above_chance:
             return
         yield Finding(
             "labels unrelated to inputs",
@@ -389,7 +386,7 @@ def leaky_feature(j: J) -> Iterator[Finding]:
         )
     ]  # fmt: skip
     if not x.is_floating_point():
-        if x.shape == y.shape and not y.is_floating_point():
+        if x.shape == y.shape and x.dim() == 2 and not y.is_floating_point():  # tokens
             inside = torch.arange(x.shape[1])[None] < e.ends[:, None]
             known = (inside.to(x.device) & (y >= 0)).cpu()
             same = _as_told_by(x.cpu()[known], y.cpu()[known])
@@ -503,34 +500,23 @@ def _association(values: Tensor, target: Tensor, kind: str) -> float:
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
+    Cause("not finite in the data", "Inputs or targets hold NaN or infinity.", not_finite),
+    Cause("leaky feature", "An input is the target itself, or tells it.", leaky_feature),
     Cause(
-        "not finite in the data", "Inputs or targets hold NaN or infinity.", (), not_finite,
+        "labels unrelated to inputs",
+        "Targets belong to other rows, or to chance.",
+        labels_unrelated,
     ),
     Cause(
-        "leaky feature", "An input is the target itself, or tells it.", ("leaky",), leaky_feature,
+        "class imbalance", "One class is so frequent that the others are ignored.", class_imbalance
     ),
+    Cause("inputs not scaled", "Inputs are far larger or smaller than 1.", inputs_not_scaled),
     Cause(
-        "labels unrelated to inputs", "Targets belong to other rows, or to chance.",
-        ("generalization_gap",), labels_unrelated,
+        "targets not scaled",
+        "Numbers to predict are far larger or smaller than 1.",
+        targets_not_scaled,
     ),
-    Cause(
-        "class imbalance", "One class is so frequent that the others are ignored.",
-        ("imbalance", "recall", "one_class"), class_imbalance,
-    ),
-    Cause(
-        "inputs not scaled", "Inputs are far larger or smaller than 1.", ("scale", "helps"),
-        inputs_not_scaled,
-    ),
-    Cause(
-        "targets not scaled", "Numbers to predict are far larger or smaller than 1.",
-        ("scale", "helps"), targets_not_scaled,
-    ),
-    Cause(
-        "outliers", "A few values are far from all others.", ("outlier", "outlier_share"), outliers,
-    ),
-    Cause("constant feature", "An input never changes.", ("constant",), constant_features),
-    Cause(
-        "duplicate features", "Two inputs are copies of each other.", ("duplicate",),
-        duplicate_features,
-    ),
-)  # fmt: skip
+    Cause("outliers", "A few values are far from all others.", outliers),
+    Cause("constant feature", "An input never changes.", constant_features),
+    Cause("duplicate features", "Two inputs are copies of each other.", duplicate_features),
+)

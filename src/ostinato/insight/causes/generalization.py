@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator
 from statistics import fmean
 
-from torch import nn
-
-from ostinato.insight.causes.common import J, percent
+from ostinato.insight.causes.common import J, percent, units_of
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change
-from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import FREE, Cause, Finding, Remedy, against_overfitting
+from ostinato.training.findings import Cause, Finding, Remedy
+from ostinato.training.free_causes import FREE, against_overfitting
 
 
 def overfitting(j: J) -> Iterator[Finding]:
@@ -34,21 +32,17 @@ def overfitting(j: J) -> Iterator[Finding]:
             f"held-out data {other:.0%}: a network of {weights:,} weights has learned "
             f"{e.count:,} rows by heart.",
             {"improvement": own, "held_out_improvement": other, "weights": float(weights)},
-            against_overfitting(max(16, _units(e) // 2)),
+            against_overfitting(max(16, units_of(e) // 2)),
             p,
             weighed,
         )
 
 
-BEST_OF_SMALL = 0.8
-"""Improvement from which a network is not called too small."""
-
-
 def too_small(j: J) -> Iterator[Finding]:
     """Few units, and a loss that stays where it is, the same on held-out data."""
     e, t = j.evidence, j.thresholds
-    H = _units(e)
-    if not H or not e.was_trained or not j.improvement < BEST_OF_SMALL:
+    H = units_of(e)
+    if not H or not e.was_trained or not j.improvement < t.small_improvement:
         return
     if e.improvement - e.learned > t.generalization_gap / 2:
         return
@@ -103,12 +97,6 @@ def _stalled(e: Evidence, plateau: float) -> bool:
     return before - last < plateau * abs(before)
 
 
-def _units(e: Evidence) -> int:
-    """Return the hidden units of the widest recurrent layer."""
-    kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
-    return max((m.hidden_size for m in e.network.modules() if isinstance(m, kinds)), default=0)
-
-
 def nothing_learnt(j: J) -> Iterator[Finding]:
     """The loss is that of a constant prediction, after training."""
     e, t = j.evidence, j.thresholds
@@ -137,10 +125,7 @@ def nothing_learnt(j: J) -> Iterator[Finding]:
 
 
 CAUSES: tuple[Cause[Evidence], ...] = (
-    Cause(
-        "network too small", "Too few units for what there is to learn.",
-        ("small", "plateau", "helps"), too_small,
-    ),
+    Cause("network too small", "Too few units for what there is to learn.", too_small),
     FREE["overfitting"].also(overfitting),
-    FREE["nothing learnt"].also(nothing_learnt, "learned", "clear"),
-)  # fmt: skip
+    FREE["nothing learnt"].also(nothing_learnt),
+)

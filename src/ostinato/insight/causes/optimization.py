@@ -15,18 +15,15 @@ from ostinato.insight.evidence import Evidence
 from ostinato.insight.trials import Change, Trial, best_rate
 from ostinato.recurrence.cells import ZoneoutCell
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import (
+from ostinato.training.findings import Cause, Finding, Remedy, listed
+from ostinato.training.free_causes import (
     FREE,
+    THAW,
     USUAL_UPDATE,
-    Cause,
-    Finding,
-    Remedy,
+    ZERO,
     less_decay,
-    listed,
+    looser_clipping,
 )
-
-WEIGHTS_BARELY_MOVED = 1.0
-"""Movement of all steps together (see `Thresholds.movement`) below which a rate may be too low."""
 
 
 def rates(j: J, factors: tuple[float, ...], **change: object) -> dict[float, Trial | None]:
@@ -89,7 +86,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
     """Ten or a hundred times the rate learns more in a short run than all of training did."""
     t, e = j.thresholds, j.evidence
     moved = e.movement
-    if not not_learned_well(j) or not e.was_trained or moved > WEIGHTS_BARELY_MOVED:
+    if not not_learned_well(j) or not e.was_trained or moved > t.barely_moved:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return
@@ -254,14 +251,11 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
         "clipping too strong",
         f"the usual gradient norm is {usual:.2g}, and clipping cuts it to {clip:g}: steps are "
         f"{usual / clip:.0f} times shorter than the learning rate says.",
-        {"factor": usual / clip},
-        [
-            Remedy("clip_norm", float(f"{2 * usual:.1g}"), "clip only unusually large gradients",
-                   f"torch.nn.utils.clip_grad_norm_(model.parameters(), {2 * usual:.1g})")
-        ],
+        {"factor": usual / clip, "clip": clip},
+        [looser_clipping(usual)],
         p,
         weighed,
-    )  # fmt: skip
+    )
 
 
 def _at_bound(network: nn.Module) -> bool:
@@ -297,12 +291,9 @@ def never_zeroed(j: J) -> Iterator[Finding]:
             f"{seen}, {last / one:.0f} times that of the data given ({one:.3g}), whichever the "
             "batch: backward() adds to the gradients of earlier steps.",
             {"held": last, "batch": one},
-            [
-                Remedy("", "", "begin each step from zero gradients",
-                       "optimizer.zero_grad()  # before loss.backward()")
-            ],
+            [ZERO],
             0.9,
-        )  # fmt: skip
+        )
 
 
 LAST = 20
@@ -334,7 +325,7 @@ def frozen_parameters(j: J) -> Iterator[Finding]:
                 "the same to the layers behind it.",
                 {"parameters": float(len(names)), "spread": spread},
                 [
-                    _THAW,
+                    THAW,
                     Remedy("", "", "see why the vectors were not found where they are read",
                            f"print(model.{name}.weight.std(0))  # 0: all rows are equal"),
                 ],
@@ -347,31 +338,20 @@ def frozen_parameters(j: J) -> Iterator[Finding]:
         f"{len(names)} of {e.observed.parameters} parameters are frozen (requires_grad is False) "
         f"and do not learn: {listed(names)}.",
         {"parameters": float(len(names))},
-        [_THAW],
+        [THAW],
         p,
         weighed,
     )
 
 
-_THAW = Remedy(
-    "", "", "let them learn", "model.requires_grad_(True)  # before the optimizer is made"
-)
-
-
 CAUSES: tuple[Cause[Evidence], ...] = (
     FREE["gradients never zeroed"].also(never_zeroed),
-    FREE["frozen parameters"].also(frozen_parameters, "helps"),
-    FREE["learning rate too high"].also(rate_too_high, "helps"),
-    FREE["learning rate too high"].also(grown_weights, "gain"),
-    FREE["learning rate too low"].also(rate_too_low, "helps"),
-    FREE["weight decay too strong"].also(weight_decay_too_strong, "helps"),
-    Cause(
-        "dropout too strong", "Too little is passed on in training.", ("dropout", "helps"),
-        dropout_too_strong,
-    ),
-    Cause(
-        "zoneout too strong", "Units hardly change in training.", ("dropout", "helps"),
-        zoneout_too_strong,
-    ),
-    FREE["clipping too strong"].also(clipping_too_strong, "helps"),
-)  # fmt: skip
+    FREE["frozen parameters"].also(frozen_parameters),
+    FREE["learning rate too high"].also(rate_too_high),
+    FREE["learning rate too high"].also(grown_weights),
+    FREE["learning rate too low"].also(rate_too_low),
+    FREE["weight decay too strong"].also(weight_decay_too_strong),
+    Cause("dropout too strong", "Too little is passed on in training.", dropout_too_strong),
+    Cause("zoneout too strong", "Units hardly change in training.", zoneout_too_strong),
+    FREE["clipping too strong"].also(clipping_too_strong),
+)

@@ -19,7 +19,8 @@ from ostinato.networks.arrangements import ManyToMany, ManyToOne
 from ostinato.networks.tracing import Traced, stacks_of
 from ostinato.recurrence.cells import RNNCell
 from ostinato.recurrence.layers import Recurrent
-from ostinato.training.findings import FREE, Cause, Finding, Remedy, clipping
+from ostinato.training.findings import Cause, Finding, Remedy
+from ostinato.training.free_causes import FREE, clipping
 
 _ORTHOGONAL = Remedy(
     "init", "orthogonal", "recurrent weights that preserve norms",
@@ -97,7 +98,7 @@ def identical_units(j: J) -> Iterator[Finding]:
         if float(h.abs().mean()) > j.thresholds.saturated:
             continue  # at an end of their range, where all look the same
         apart = float(h.std(1).mean() / h.square().mean().sqrt().clamp(min=1e-12))
-        if apart < SAME:
+        if apart < j.thresholds.identical:
             yield Finding(
                 "identical units",
                 f"{layer.name}: its {h.shape[1]} units have the same state at every step, within "
@@ -116,22 +117,15 @@ def identical_units(j: J) -> Iterator[Finding]:
             return
 
 
-SAME = 1e-3
-"""Deviation of the units' states from one another, in their size, below which they are the same."""
-
-
 def not_finite(j: J) -> Iterator[Finding]:
-    """Weights or loss that are NaN or infinite."""
+    """Weights, or the loss on the data, that are NaN or infinite."""
     e = j.evidence
     bad = [n for n, p in e.network.named_parameters() if not p.isfinite().all()]
-    o = j.observed
-    steps = [s for s, loss in zip(o.steps, o.losses, strict=False) if not math.isfinite(loss)]
-    if bad or steps or not math.isfinite(e.loss_now):
+    if bad or not math.isfinite(e.loss_now):
         where = f"weight {bad[0]}" if bad else "the loss"
-        first = f", first at step {steps[0]}" if steps else ""
         yield Finding(
             "not finite",
-            f"{where} is not finite{first}: gradients exploded, or the data hold NaN or infinity.",
+            f"{where} is not finite: gradients exploded, or the data hold NaN or infinity.",
             {"weights": float(len(bad))},
             against_explosion(j),
             0.95,
@@ -267,7 +261,7 @@ def vanishing_over_layers(j: J) -> Iterator[Finding]:
     share = sizes[0] / sizes[-1] if sizes[-1] else 0.0
     each = share ** (1 / (len(sizes) - 1))
     p, weighed = 0.78 if share < t.layer_vanished else 0.0, list[str]()
-    if depth >= DEEP and e.was_trained and not _learned_well(j):
+    if depth >= t.deep and e.was_trained and not _learned_well(j):
         change = Change(layers=1) if e.rebuild is None else Change(settings=(("num_layers", 1),))
         tried, weighed = helped(j, change, "a single layer", max(p, 0.5), fits=True)
         p = max(p, tried)
@@ -286,10 +280,6 @@ def vanishing_over_layers(j: J) -> Iterator[Finding]:
             p,
             weighed,
         )  # fmt: skip
-
-
-DEEP = 5
-"""Layers from which a single one is tried: deeper stacks have to be made to learn."""
 
 
 def _is_stack(module: nn.Module) -> TypeGuard[nn.RNNBase | Recurrent]:
@@ -404,30 +394,18 @@ def _chrono(steps: int, why: str) -> Remedy:
 
 CAUSES: tuple[Cause[Evidence], ...] = (
     FREE["not finite"].also(not_finite),
+    Cause("identical layers", "Two layers were initialised equal.", identical_layers),
+    Cause("identical units", "All units of a layer were initialised equal.", identical_units),
+    FREE["exploding"].also(exploding),
+    Cause("dead units", "ReLU units are always zero.", dead_units),
+    Cause("saturated gates", "Gates or units are at an end of their range.", saturated_gates),
     Cause(
-        "identical layers", "Two layers were initialised equal.", ("correlation",),
-        identical_layers,
+        "vanishing over layers",
+        "The lowest layers of a deep stack get no gradient.",
+        vanishing_over_layers,
     ),
     Cause(
-        "identical units", "All units of a layer were initialised equal.", ("saturated",),
-        identical_units,
+        "vanishing over time", "Little of the gradient reaches early steps.", vanishing_over_time
     ),
-    FREE["exploding"].also(exploding, "exploded", "growth"),
-    Cause("dead units", "ReLU units are always zero.", ("dead",), dead_units),
-    Cause(
-        "saturated gates", "Gates or units are at an end of their range.",
-        ("saturated", "closed", "forget_gate"), saturated_gates,
-    ),
-    Cause(
-        "vanishing over layers", "The lowest layers of a deep stack get no gradient.",
-        ("layer_vanished", "helps"), vanishing_over_layers,
-    ),
-    Cause(
-        "vanishing over time", "Little of the gradient reaches early steps.",
-        ("vanished", "improvement", "step_improvement"), vanishing_over_time,
-    ),
-    Cause(
-        "short memory", "Inputs as far back as the task needs have no effect.", ("influence",),
-        short_memory,
-    ),
-)  # fmt: skip
+    Cause("short memory", "Inputs as far back as the task needs have no effect.", short_memory),
+)

@@ -30,7 +30,8 @@ from ostinato.insight.samples import mean_loss
 from ostinato.insight.trials import Change, remove_dropout
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.training.evaluation import Sample, eval_mode
-from ostinato.training.findings import FREE, Cause, Finding, Remedy, listed
+from ostinato.training.findings import Cause, Finding, Remedy, listed
+from ostinato.training.free_causes import FREE
 
 MORE_PADDING = 3
 """Steps by which padding is extended, which must not change anything."""
@@ -285,7 +286,7 @@ def padding_read(j: J) -> Iterator[Finding]:
         p = 0.94 if e.sample.lengths is not None else 0.85
     else:  # after many steps of padding, more of it changes nothing
         beyond = max((layer.padding for layer in e.flow.layers), default=0.0)
-        if beyond < MOSTLY:
+        if beyond < j.thresholds.beyond:
             return
         told = f"{beyond:.0%} of the gradient of the loss goes to steps of it"
         values["beyond"] = beyond
@@ -308,10 +309,6 @@ def padding_read(j: J) -> Iterator[Finding]:
         ],
         unless_learned(j, p, proven=True),
     )  # fmt: skip
-
-
-MOSTLY = 0.5
-"""Share of the gradient beyond the lengths from which an output is read from padding."""
 
 
 def _changed_by_padding(e: Evidence) -> tuple[int, float]:
@@ -454,7 +451,7 @@ def _dropped_between_rows(j: J) -> Iterator[Finding]:
                 for s in (alone, with_past[:, T:])
             ]
         gain = 1 - losses[1] / losses[0] if losses[0] > 0 else 0.0
-        if gain > 0.05:
+        if gain > t.carried:
             yield Finding(
                 "state not carried",
                 f"each row continues the one before it, and given that the loss falls from "
@@ -576,16 +573,16 @@ def truncation_too_short(j: J) -> Iterator[Finding]:
 
 def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
     """Yield a finding where a network that carries its state uses far more than its window."""
-    e = j.evidence
+    e, matters = j.evidence, j.thresholds.matters
     if not e.settings.get("window") or not not_learned_well(j):
         return
     with suppress(OstinatoError, RuntimeError):
-        span = memory_span(e.copy, e.sample, loss=e.loss, share=MATTERS)
+        span = memory_span(e.copy, e.sample, loss=e.loss, share=matters)
         if span.given == window and span.distance >= 2 * window:
             until = span.distance if span.is_bounded else span.window
             yield Finding(
                 "truncation too short",
-                f"inputs {until} steps before still have {MATTERS:.0%} of the largest effect on "
+                f"inputs {until} steps before still have {matters:.0%} of the largest effect on "
                 f"the output, and gradients flow through {window} steps only.",
                 {"window": float(window), "distance": float(until)},
                 [Remedy("window", 4 * window, "sequences in which both ends lie")],
@@ -593,12 +590,8 @@ def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
             )
 
 
-MATTERS = 0.1
-"""Share of the largest effect from which an input far back matters."""
-
-
 def no_gradient(j: J) -> Iterator[Finding]:
-    """Gradients of the loss on the data do not reach parameters; see `findings.no_gradient`."""
+    """Gradients of the loss on the data do not reach parameters; see `free_causes.no_gradient`."""
     names = [name for name, g in j.evidence.gradients.items() if g is None]
     if not names:
         return
@@ -719,7 +712,7 @@ def _written_apart(j: J) -> Iterator[Finding]:
                 token = targets[:, t] if not own else written[-1]
                 token = token.masked_fill(token == network.decoder.end, 0)
             right.append(float((torch.stack(written, 1) == targets).cpu()[counts].double().mean()))
-    if right[0] > RIGHT and right[0] > j.thresholds.free_running * right[1]:
+    if right[0] > j.thresholds.right and right[0] > j.thresholds.free_running * right[1]:
         yield Finding(
             "teacher forcing gap",
             f"after true tokens {right[0]:.0%} of the next ones are right, after its own "
@@ -728,10 +721,6 @@ def _written_apart(j: J) -> Iterator[Finding]:
             [Remedy("sampled", 0.25, "its own tokens in some steps of training")],
             0.7,
         )
-
-
-RIGHT = 0.7
-"""Share of right tokens after true ones from which those after its own are looked at."""
 
 
 def _fed_back(e: Evidence, most: int = 16) -> float:
@@ -760,49 +749,45 @@ def _fed_back(e: Evidence, most: int = 16) -> float:
 
 CAUSES: tuple[Cause[Evidence], ...] = (
     Cause(
-        "softmax before cross-entropy", "Softmax is applied twice.", (),
-        softmax_before_cross_entropy,
+        "softmax before cross-entropy", "Softmax is applied twice.", softmax_before_cross_entropy
     ),
+    Cause("sigmoid before BCE with logits", "The sigmoid is applied twice.", sigmoid_before_logits),
     Cause(
-        "sigmoid before BCE with logits", "The sigmoid is applied twice.", (),
-        sigmoid_before_logits,
-    ),
-    Cause(
-        "shapes broadcast", "Output and target have shapes of which all pairs are compared.", (),
+        "shapes broadcast",
+        "Output and target have shapes of which all pairs are compared.",
         shapes_broadcast,
     ),
     Cause(
-        "batch and time swapped", "The recurrence runs over the rows of the batch.", ("changed",),
+        "batch and time swapped",
+        "The recurrence runs over the rows of the batch.",
         batch_and_time_swapped,
     ),
     Cause(
-        "state leaks between batches", "A row starts from the state of another row.", ("changed",),
-        state_leaks,
+        "state leaks between batches", "A row starts from the state of another row.", state_leaks
     ),
     FREE["no gradient"].also(no_gradient),
     FREE["parameters not in the optimizer"].also(unregistered),
+    Cause("padding read", "The last step is read from padding.", padding_read),
+    Cause("padding in the loss", "Padding counts in the loss.", padding_in_loss),
     Cause(
-        "padding read", "The last step is read from padding.", ("changed",), padding_read,
-    ),
-    Cause("padding in the loss", "Padding counts in the loss.", ("changed",), padding_in_loss),
-    Cause(
-        "future read", "The network reads what it is to predict, as a bidirectional one does.",
-        ("changed",), future_read,
-    ),
-    Cause(
-        "truncation too short", "Rows are shorter than the distance over which the task depends.",
-        (), truncation_too_short,
+        "future read",
+        "The network reads what it is to predict, as a bidirectional one does.",
+        future_read,
     ),
     Cause(
-        "state not carried", "Steps, or rows that continue each other, each start from zeros.", (),
+        "truncation too short",
+        "Rows are shorter than the distance over which the task depends.",
+        truncation_too_short,
+    ),
+    Cause(
+        "state not carried",
+        "Steps, or rows that continue each other, each start from zeros.",
         state_not_carried,
     ),
+    Cause("state detached", "No gradient goes from a step to the one before.", state_detached),
     Cause(
-        "state detached", "No gradient goes from a step to the one before.", ("helps",),
-        state_detached,
+        "teacher forcing gap",
+        "The network fails where it is fed with its own predictions.",
+        free_running_gap,
     ),
-    Cause(
-        "teacher forcing gap", "The network fails where it is fed with its own predictions.",
-        ("free_running",), free_running_gap,
-    ),
-)  # fmt: skip
+)
