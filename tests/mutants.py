@@ -31,7 +31,7 @@ FOLDERS = [
 LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
-    "distributions", "forecast_network", "windows", "grid", "forecast",
+    "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
     "tuning",
 ]  # fmt: skip
@@ -1042,8 +1042,20 @@ forecast: half a resolution is a rise
 + rounded = last
 
 forecast: a tie is a rise
-- share = (self.samples[:, :, 0] > last[:, None]).mean(1)
-+ share = (self.samples[:, :, 0] >= last[:, None]).mean(1)
+- share = (first > last[:, None]).mean(1)
++ share = (first >= last[:, None]).mean(1)
+
+forecast: a quantile of paths lies half a value too high
+- at = np.clip(np.asarray(levels) * V - 0.5, 0, V - 1)
++ at = np.clip(np.asarray(levels) * V, 0, V - 1)
+
+forecast: further values of paths stay where the network is
+- units.round(self.values + move[..., None])
++ units.round(self.values)
+
+predictor: further values repeat the shares of the first
+- further = (m * S // DRAWS + m / DRAWS) / S
++ further = (m * S // DRAWS) / S
 
 keras: gates of a GRU in Keras's order
 - order = (1, 0, 2) if kind == "GRU" else range(gates)

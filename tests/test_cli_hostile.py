@@ -104,7 +104,7 @@ REFUSED = {
     "train classify empty --out new": "empty: is empty",
     "train classify reviews.csv --separator '' --out new": "separator=''; expected a text",
     # Sizes
-    f"forecast forecast --horizon {HUGE}": "num_samples=128, 1 series needs at least ",
+    f"forecast forecast --horizon {HUGE}": "num_samples=64, 1 series needs at least ",
     f"forecast forecast --num-samples {HUGE}": "num_samples=1000000000, 1 series needs at least ",
     "forecast forecast --num-samples 0": "num_samples=0; expected 1 or more",
     "forecast forecast --horizon -1": "horizon=-1; expected 1 or more steps",

@@ -83,13 +83,13 @@ def test_held_out_steps_correct_intervals_and_chances_and_few_of_them_little():
     true = np.where(rng.random(N) < 1 / (1 + np.exp(-rose * true)), true, -true)  # so it is of them
     rises = rng.random((N, paths)) < 1 / (1 + np.exp(-(2 * true + 0.5)))[:, None]
     drawn = (last[:, None] + np.where(rises, 1, -1))[..., None]
-    first = Forecast(panel, cutoffs, SamplePaths(drawn), units)
+    first = Forecast(panel, cutoffs, SamplePaths.of(drawn), units)
     read = calibrate(narrow, first, N, spread=True)
     assert read.spread == pytest.approx(2, rel=0.05)
     assert (read.slope, read.intercept) == pytest.approx((0.5, -0.25), abs=0.07)
     few = [part[:5] for part in (p[0], *units, drawn)]
     narrow = Forecast(panel, cutoffs[:5], Marginals(gaussian, few[0][None]), Units(*few[1:5]))
-    first = Forecast(panel, cutoffs[:5], SamplePaths(few[5]), narrow.units)
+    first = Forecast(panel, cutoffs[:5], SamplePaths.of(few[5]), narrow.units)
     read = calibrate(narrow, first, 5, spread=True)
     assert 0.6 < read.spread < 1.4 and abs(read.slope - 1) < 0.3 and abs(read.intercept) < 0.3
     # Intervals twice too wide: of many horizons they are narrowed by half, of few hardly, and all
@@ -170,7 +170,7 @@ def test_a_blend_moves_centers_and_keeps_the_spread(paths):
     forecast = noise_forecast(lambda future, noise: noise)
     if paths:
         drawn = np.random.default_rng(0).normal(size=(300, 501, 2))
-        forecast = replace(forecast, predictive=SamplePaths(drawn))
+        forecast = replace(forecast, predictive=SamplePaths.of(drawn))
     levels = [0.1, 0.5, 0.9]
     moved = forecast.blended(Blend("naive", weight=0.25), 50)
     expected = 0.75 * forecast.median + 0.25 * forecast.last[:, None]
@@ -191,7 +191,7 @@ def test_a_tie_is_no_rise():
     panel = read_panel(y, SeriesSettings())
     units = Units(np.array([2.0]), np.array([1.5]), np.array([1.0]), np.array([-np.inf]))
     drawn = np.array([[[1.0], [2.0], [2.0], [3.0], [2.0]]])
-    found = Forecast(panel, [Cutoff(0, 6)], SamplePaths(drawn), units).rises()
+    found = Forecast(panel, [Cutoff(0, 6)], SamplePaths.of(drawn), units).rises()
     np.testing.assert_allclose(found, [0.2])
     rng = np.random.default_rng(0)
     for name, p in (("student", [0.1, 0.2, 1.0]), ("gaussian", [0.1, 0.2])):
@@ -227,9 +227,23 @@ def test_a_forecast_is_a_frame_with_times_and_cutoffs():
 def test_samples_of_paths_are_the_paths():
     panel = read_panel(np.arange(9.0), SeriesSettings())
     drawn = np.random.default_rng(0).normal(size=(1, 50, 3))
-    forecast = Forecast(panel, [Cutoff(0, 9)], SamplePaths(drawn), unrounded([0.0], [1.0]))
+    forecast = Forecast(panel, [Cutoff(0, 9)], SamplePaths.of(drawn), unrounded([0.0], [1.0]))
     np.testing.assert_allclose(np.sort(forecast.sample(50), 1), np.sort(drawn, 1))
     assert forecast.sample(80).shape == (1, 80, 3)
+
+
+def test_quantiles_of_paths_are_those_of_all_values_of_a_step():
+    rng = np.random.default_rng(0)
+    paths, levels = rng.normal(size=(3, 20, 4)), [0.001, 0.1, 0.31, 0.5, 0.975, 0.9999]
+    values = np.sort(np.concatenate([np.moveaxis(paths, 1, 2), rng.normal(size=(3, 4, 60))], -1))
+    for found, each in (
+        (SamplePaths(paths, values), values),
+        (SamplePaths.of(paths), np.moveaxis(paths, 1, 2)),
+        (SamplePaths.of(paths[:, :1]), paths[:, 0, :, None]),
+    ):
+        expected = np.moveaxis(np.quantile(each, levels, axis=-1, method="hazen"), 0, -1)
+        np.testing.assert_allclose(found.quantiles(unrounded(*np.zeros((2, 3))), levels), expected)
+        np.testing.assert_allclose(found.mean(unrounded(*np.zeros((2, 3)))), each.mean(-1))
 
 
 def test_naive_forecasts_skip_missing_values():
@@ -248,7 +262,7 @@ def forecast_of(N, A, cutoffs=1):
     units = unrounded(rng.normal(size=count), rng.uniform(1, 2, count))
     ends = [Cutoff(i, 29 - k) for i in range(N) for k in range(cutoffs)]
     calibration = Calibration(rng.uniform(1, 2, count), rng.normal(size=count), 1.5)
-    paths = SamplePaths(rng.normal(size=(count, 50, A)))
+    paths = SamplePaths.of(rng.normal(size=(count, 50, A)))
     p = Marginals(DISTRIBUTIONS["gaussian"], rng.normal(size=(2, count, A, 2)))
     return [Forecast(panel, ends, each, units, 1, calibration) for each in (p, paths)]
 

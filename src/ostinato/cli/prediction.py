@@ -118,7 +118,7 @@ def forecast(
     *files: Path,
     horizon: int | None = None,
     levels: str = "0.1,0.9",
-    num_samples: int = 128,
+    num_samples: int = 64,
     plot: Picture | None = None,
     csv: bool = False,
     json: bool = False,

@@ -65,9 +65,13 @@ class Units(NamedTuple):
     def round(self, values: Array) -> Array:
         """Round values ``(B, ...)`` to the resolution and clip them at the lower bound."""
         units = self.expand(values.ndim - self.location.ndim)
-        step = np.where(units.resolution > 0, units.resolution, 1.0)
-        rounded = np.where(units.resolution > 0, np.round(values / step) * step, values)
-        return np.maximum(rounded, units.lower_bound)
+        rounds = units.resolution > 0
+        step = np.where(rounds, units.resolution, 1.0)
+        found = np.round(values / step)
+        found *= step
+        if not rounds.all():
+            found = np.where(rounds, found, values)
+        return np.maximum(found, units.lower_bound)
 
 
 class Distribution(ABC):
@@ -112,7 +116,8 @@ class Distribution(ABC):
     def sample(self, p: Array, units: Units, u: Array) -> Array:
         """Return the value of each distribution below which a share ``u (...)`` lies.
 
-        Of uniform random shares they are samples, ``(...)``, before rounding.
+        Of uniform random shares they are samples, ``(...)``, before rounding. Distributions and
+        shares broadcast.
         """
 
 
@@ -232,7 +237,7 @@ class StudentT(LocationScale):
 
     def _standard_sample(self, p: Array, u: Array) -> Array:
         nu, x = self._freedom(p), special.ndtri(u)
-        at = np.stack([np.abs(x) * TABLE_STEPS, 2 / nu * (TABLE_SIZE - 1)])
+        at = np.broadcast_arrays(np.abs(x) * TABLE_STEPS, 2 / nu * (TABLE_SIZE - 1))
         r = ndimage.map_coordinates(_student_table(), at, order=1, mode="nearest")
         return np.asarray(np.copysign(np.sqrt(nu * np.expm1(r**2 / nu)), x))
 
@@ -345,7 +350,7 @@ class Quantiles(Distribution):
         """Quantiles at ``levels (..., L)``: linear between the network's levels and beyond them."""
         known, values = np.asarray(self.LEVELS), self._values(p)
         at = np.clip(np.searchsorted(known, levels) - 1, 0, self.size - 2)  # the level below
-        rows = np.broadcast_to(at, (*p.shape[:-1], at.shape[-1]))
+        rows = np.broadcast_to(at, np.broadcast_shapes(at.shape, (*p.shape[:-1], 1)))
         low, high = (np.take_along_axis(values, rows + k, -1) for k in (0, 1))
         return np.asarray(low + (high - low) * (levels - known[at]) / (known[at + 1] - known[at]))
 

@@ -161,42 +161,64 @@ class Marginals:
 
 @dataclass(frozen=True)
 class SamplePaths:
-    """Sample paths of each window, ``(N, num_samples, A)``, rounded."""
+    """Sample paths of each window, and values that were drawn of each step, all of them rounded.
 
-    samples: Array
+    Args:
+        paths: ``(N, num_samples, A)``.
+        values: ``(N, A, V)``, in ascending order.
+    """
+
+    paths: Array
+    values: Array
+
+    @classmethod
+    def of(cls, paths: Array) -> Self:
+        """Take the values of the steps of paths alone."""
+        return cls(paths, np.sort(np.moveaxis(paths, 1, 2)))
 
     def quantiles(self, units: Units, levels: Sequence[float]) -> Array:
-        """Return quantiles ``(N, A, levels)``."""
-        return np.moveaxis(np.quantile(self.samples, levels, axis=1), 0, -1)
+        """Return quantiles ``(N, A, levels)``; the i-th of V values is that at (i - 1/2) / V.
+
+        Between them lie straight lines (Hazen 1914).
+        """
+        V = self.values.shape[-1]
+        at = np.clip(np.asarray(levels) * V - 0.5, 0, V - 1)
+        low = np.minimum(at.astype(int), max(V - 2, 0))
+        below, above = self.values[..., low], self.values[..., np.minimum(low + 1, V - 1)]
+        return np.asarray(below + (at - low) * (above - below))
 
     def mean(self, units: Units) -> Array:
         """Return means ``(N, A)``."""
-        return np.asarray(self.samples.mean(1))
+        return np.asarray(self.values.mean(-1))
 
     def toward(self, values: Array, weight: float, units: Units) -> SamplePaths:
         """Move all paths by a share of the distance of their median to ``values (N, A)``."""
         move = weight * (values - self.quantiles(units, [0.5])[..., 0])
-        return SamplePaths(units.round(self.samples + move[:, None]))
+        return SamplePaths(
+            units.round(self.paths + move[:, None]), units.round(self.values + move[..., None])
+        )
 
     def rise_probability(self, units: Units, last: Array) -> Array:
         """Return probabilities that the first step is above ``last``, never 0 or 1, ``(N,)``."""
-        least = 0.5 / self.samples.shape[1]
-        share = (self.samples[:, :, 0] > last[:, None]).mean(1)
-        return np.asarray(np.clip(share, least, 1 - least))
+        first = self.values[:, 0]
+        lower_bound = 0.5 / first.shape[1]
+        share = (first > last[:, None]).mean(1)
+        return np.asarray(np.clip(share, lower_bound, 1 - lower_bound))
 
     def sample(self, units: Units, count: int, random: np.random.Generator) -> Array:
         """Draw samples ``(N, count, A)``, before rounding."""
-        S = self.samples.shape[1]
-        return self.samples[:, random.choice(S, count, replace=count > S)]
+        S = self.paths.shape[1]
+        return self.paths[:, random.choice(S, count, replace=count > S)]
 
     def take(self, windows: NDArray[np.int64]) -> SamplePaths:
         """Return those of some windows."""
-        return SamplePaths(self.samples[windows])
+        return SamplePaths(self.paths[windows], self.values[windows])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Join the windows of several."""
-        return cls(np.concatenate([part.samples for part in parts]))
+        paths, values = zip(*((part.paths, part.values) for part in parts), strict=True)
+        return cls(np.concatenate(paths), np.concatenate(values))
 
 
 @dataclass(repr=False)
@@ -272,7 +294,7 @@ class Forecast:
     def horizon(self) -> int:
         """Steps ahead, A."""
         whole = self.predictive
-        return int((whole.samples if isinstance(whole, SamplePaths) else whole.p).shape[2])
+        return int((whole.paths if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
     def by_rule(self, blend: Blend, context: int) -> Array:
         """Forecast by a simple rule, from the last ``context`` steps alone, ``(N, A)``."""
@@ -508,7 +530,7 @@ def fit_blend(
         seasons: of the series.
         steps: how many were held out.
     """
-    nothing = SamplePaths(np.zeros((len(past), 1, forecast.horizon)))
+    nothing = SamplePaths.of(np.zeros((len(past), 1, forecast.horizon)))
     whole = replace(forecast, cutoffs=past, predictive=nothing)
     rules = [Blend(rule) for rule in ("naive", "drift", "median")]
     rules += [

@@ -36,7 +36,7 @@ from ostinato.tasks.forecasting.panel import (
     training_cutoffs,
     validation_cutoffs,
 )
-from ostinato.tasks.forecasting.predictor import MAX_ROWS, ForecastStream, forecast
+from ostinato.tasks.forecasting.predictor import DRAWS, MAX_ROWS, ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.seasons import find_seasons
 from ostinato.tasks.forecasting.windows import (
@@ -371,7 +371,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         panel: Panel,
         cutoffs: Sequence[Cutoff],
         horizon: int | None = None,
-        num_samples: int = 128,
+        num_samples: int = 64,
         seed: int | None = 0,
     ) -> Forecast:
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
@@ -387,7 +387,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             features = self.inputs_.encoding.sizes(calendar).future_covariates
             paths = len(cutoffs) * num_samples  # all of them are kept, and some are being drawn
             drawn = max(num_samples, min(MAX_ROWS, paths))
-            size = 16 * paths * ahead + 4 * drawn * (context + ahead + features)
+            kept = 16 * (1 + DRAWS) * paths * ahead
+            size = kept + 4 * drawn * (context + ahead + features)
             call = f"Forecaster: horizon={ahead}, num_samples={num_samples}, {len(cutoffs)} series"
             check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
@@ -412,7 +413,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         X: Any = None,
         horizon: int | None = None,
         *,
-        num_samples: int = 128,
+        num_samples: int = 64,
         seed: int | None = 0,
     ) -> Forecast:
         """Forecast each series from its end.
@@ -421,7 +422,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             X: series, as in `fit`; if not given, here and below, those of the training data.
             horizon: steps ahead; as in training if not given. A direct model forecasts no more.
             num_samples: sample paths that are drawn, with ``method="autoregressive"``; they are
-                spread evenly, so that 128 tell as much as a thousand independent ones.
+                spread evenly, so that 64 tell as much as some hundred independent ones.
             seed: of these.
         """
         panel = self._panel(X)
@@ -472,7 +473,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         *,
         cutoffs: int = 1,
         stride: int | None = None,
-        num_samples: int = 128,
+        num_samples: int = 64,
     ) -> Forecast:
         """Forecast from several cutoffs of each series, each with the values before it.
 

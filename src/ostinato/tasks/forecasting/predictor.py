@@ -17,8 +17,11 @@ from ostinato.tasks.forecasting.network import Ensemble, ForecastNetwork, Window
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
 from ostinato.tasks.forecasting.windows import Windows
 
-MAX_ROWS = 8192
-"""Sample paths that are drawn simultaneously."""
+MAX_ROWS = 4096
+"""Sample paths that are drawn simultaneously: more leave the cache, fewer take more calls."""
+
+DRAWS = 4
+"""Values that are drawn of each step of a path: one that the path goes on from, and others."""
 
 MAX_WINDOWS = 512
 """Windows that a direct model forecasts simultaneously."""
@@ -60,8 +63,7 @@ def forecast(
                 predictive = Marginals(network.distribution, p)
             else:
                 randoms = [_generator(panel, cutoff, seed) for cutoff in some]
-                paths = sample_paths(network, window, units, num_samples, randoms)
-                predictive = SamplePaths(paths)
+                predictive = sample_paths(network, window, units, num_samples, randoms)
         parts.append(Forecast(panel, some, predictive, units, windows.season, calibration))
     return Forecast.concatenate(parts)
 
@@ -72,8 +74,8 @@ def sample_paths(
     units: Units,
     num_samples: int,
     randoms: Sequence[np.random.Generator],
-) -> NDArray[np.float64]:
-    """Draw sample paths ``(B, num_samples, A)``, as many from each member of an ensemble.
+) -> SamplePaths:
+    """Draw sample paths of each window, as many from each member of an ensemble.
 
     Each window has a random generator, so that its paths do not depend on the others. Every path is
     distributed as if it were drawn alone, but those of a window spread evenly, so that a few tell
@@ -81,6 +83,11 @@ def sample_paths(
     centers of what is predicted for them, and take shares of a lattice, shifted at random, in an
     order that is even along the sorted paths (L'Ecuyer, Lecot and Tuffin 2008, "A randomized
     quasi-Monte Carlo simulation method for Markov chains").
+
+    What follows a path costs the network most, so that of each of its steps `DRAWS` values are
+    drawn, at shares spread evenly, too. The path goes on from the first; all of them tell of the
+    distribution of the step (a kind of conditional Monte Carlo, Asmussen and Glynn 2007, section
+    V.4).
     """
     share, rest = divmod(num_samples, len(ensemble))
     counts = [share + (m < rest) for m in range(len(ensemble))]
@@ -89,7 +96,9 @@ def sample_paths(
         for member, count in zip(ensemble, counts, strict=True)
         if count
     ]
-    return np.concatenate(drawn, 1)
+    paths, values = (np.concatenate(each, 2) for each in zip(*drawn, strict=True))
+    values.sort(-1)
+    return SamplePaths(np.moveaxis(paths, 2, 1), values)
 
 
 def _member_paths(
@@ -98,8 +107,12 @@ def _member_paths(
     units: Units,
     num_samples: int,
     randoms: Sequence[np.random.Generator],
-) -> NDArray[np.float64]:
-    """Sample step by step: each step goes on from the values drawn before it."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sample step by step: each step goes on from the values drawn before it.
+
+    Returns:
+        paths ``(B, A, S)``, and all values that were drawn, ``(B, A, S * DRAWS)``.
+    """
     A, B, S = window.horizon, len(randoms), num_samples
     first, past, state = network.begin(window)
     rows = torch.arange(B, device=first.device).repeat_interleave(S)
@@ -111,21 +124,24 @@ def _member_paths(
     order = np.stack([random.permutation(S) for random in randoms])
     shifts = np.stack([random.random(A) for random in randoms])
     lattice = _even_order(S) / S
+    m = np.arange(DRAWS)
+    further = (m * S // DRAWS + m / DRAWS) / S  # far apart, and together a finer lattice
     outputs = np.repeat(first.double().cpu().numpy(), S, 1)  # (B, S, K)
-    found, u = np.empty((B, S, A)), np.empty((B, S))
+    found, u = np.empty((B, A, S, DRAWS)), np.empty((B, S))
     for k in range(A):
-        np.put_along_axis(u, order, (lattice + shifts[:, k, None]) % 1, 1)
-        drawn = network.distribution.sample(outputs, units.expand(), np.maximum(u, 1e-12))
-        found[:, :, k] = drawn = units.round(drawn)
+        np.put_along_axis(u, order, lattice + shifts[:, k, None], 1)
+        shares = np.maximum((u[..., None] + further) % 1, 1e-12)
+        drawn = network.distribution.sample(outputs[:, :, None], units.expand(2), shares)
+        found[:, k] = drawn = units.round(drawn)
         if k + 1 == A:
             break
-        z = (drawn - units.location[:, None]) / units.scale[:, None]
+        z = (drawn[..., 0] - units.location[:, None]) / units.scale[:, None]
         values[:, C + k] = torch.from_numpy(z).to(values).flatten()
         end = C + k + 1
         p, state = network.step(values[:, max(0, end - back) : end], fixed[:, k][rows], state)
         outputs = p.double().cpu().numpy().reshape(B, S, -1)
         order = outputs[..., 0].argsort(1, kind="stable")
-    return found
+    return found[..., 0], found.reshape(B, A, S * DRAWS)
 
 
 def _even_order(count: int) -> NDArray[np.int64]:
@@ -196,7 +212,7 @@ class ForecastStream:
         self._forecast, self._panel, self._context = forecast, panel, context
 
     def observe(
-        self, value: float | None = None, *, num_samples: int = 128, seed: int = 0
+        self, value: float | None = None, *, num_samples: int = 64, seed: int = 0
     ) -> Forecast:
         """Add one value, None for a missing one, and forecast what follows it."""
         try:

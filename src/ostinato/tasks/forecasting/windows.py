@@ -102,6 +102,12 @@ def _mean_and_scale(rows: Array) -> Array:
     return np.stack([mean, np.where(scale > 1e-9 * np.abs(mean), scale, 1.0)])
 
 
+def _standardized(rows: Array, mean: Array, scale: Array) -> Array:
+    """Columns less their means, over their scales; 0 where missing."""
+    found = (rows - mean) / scale
+    return np.asarray(np.nan_to_num(found)) if found.size else found  # which takes its time
+
+
 class _Encoded(NamedTuple):
     """A series as windows are cut from it."""
 
@@ -140,24 +146,25 @@ class Windows:
 
     def __post_init__(self) -> None:
         self.sizes = self.encoding.sizes(self.panel.grid.calendar_features if self.calendar else 0)
-        self._series = [self._encode(series) for series in self.panel.series]
+        each = [series.values for series in self.panel.series]
+        ends = np.cumsum([len(values) for values in each])
+        counted = np.split(decimals(np.concatenate(each)), ends[:-1])
+        self._series = [*map(self._encode, self.panel.series, counted)]
 
-    def _encode(self, series: Series) -> _Encoded:
+    def _encode(self, series: Series, decimals: NDArray[np.int64]) -> _Encoded:
         T = len(series.values) + self.horizon
         mean, scale = self.encoding.future
         future = np.full((T, len(mean)), np.nan)
         future[: len(series.future_covariates)] = series.future_covariates[:T]
-        features = [np.nan_to_num((future - mean) / scale)]
+        features = [_standardized(future, mean, scale)]
         if self.calendar:
             features.insert(0, self.panel.grid.calendar(series.start + np.arange(T)))
-        mean, scale = self.encoding.past
-        past = np.nan_to_num((series.past_covariates - mean) / scale)
         return _Encoded(
             series.values,
             np.fmin.accumulate(np.append(series.lowest, series.values)),
-            decimals(series.values),
+            decimals,
             np.concatenate(features, 1).astype("f4"),
-            past.astype("f4"),
+            _standardized(series.past_covariates, *self.encoding.past).astype("f4"),
             *self.encoding.encode_static(series.static_covariates),
         )
 
