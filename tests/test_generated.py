@@ -137,6 +137,18 @@ def test_kernels_equal_the_reference_in_float32(name):
     assert_same(on("generated", case), on("reference", case))
 
 
+@pytest.mark.parametrize("name", ["gru-d", "lstm-norm", "derived"])
+def test_an_input_may_need_no_gradient(name):
+    case = call(CELLS[name], 2, torch.tensor([4, 0, 2]))
+    needed = [*case.state, *(w for each in case.weights for w in each.values())]
+    found = {}
+    for path in ("generated", "reference"):
+        with use_backend(path):
+            y, _ = run(case.cell, case.weights, case.x.detach(), case.state, case.lengths)
+        found[path] = torch.autograd.grad(y.square().sum(), needed, materialize_grads=True)
+    assert_same(*found.values())
+
+
 def test_the_fastest_path_is_chosen_and_can_be_told():
     cell = CELLS["lstm-peephole"]
     assert choose(cell, torch.zeros(1, dtype=torch.float64)) == "generated"

@@ -305,9 +305,9 @@ class LiGRUCell(GatedCell):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return both matrices, and gain and bias of N."""
-        rows = 2 * self.hidden_size
-        shapes = {"weight_ih": (rows, self.input_size), "weight_hh": (rows, self.hidden_size)}
-        return shapes | {"gain_ih": (rows,)} | ({"bias_ih": (rows,)} if self.bias else {})
+        I, H = self.input_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (2 * H, I), "weight_hh": (2 * H, H)}
+        return shapes | {"gain_ih": (2 * H,)} | ({"bias_ih": (2 * H,)} if self.bias else {})
 
     def project(self, w: Weights, x: Tensor) -> Tensor:
         """N(W_ih x): (..., I) -> (..., 2H)."""
@@ -448,9 +448,10 @@ class SLSTMCell(GatedCell):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the matrix of the input, those of the heads below one another, and a bias."""
-        rows, I = 4 * self.hidden_size, self.input_size
-        shapes = {"weight_ih": (rows, I), "weight_hh": (rows, self.hidden_size // self.heads)}
-        return shapes | ({"bias_ih": (rows,)} if self.bias else {})
+        I, H = self.input_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, I)}
+        shapes |= {"weight_hh": (4 * H, H // self.heads)}
+        return shapes | ({"bias_ih": (4 * H,)} if self.bias else {})
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
         return self._gates(w, x_t, state)[0]
@@ -481,7 +482,7 @@ class SLSTMCell(GatedCell):
                 w["weight_ih"].normal_(std=math.sqrt(2 / (5 * self.input_size)))
                 w["weight_hh"].zero_()
             else:
-                for block in w["weight_hh"].split(d):
+                for block in torch.split(w["weight_hh"], d):
                     torch.nn.init.orthogonal_(block)
             if self.bias and how != "chrono":
                 w["bias_ih"].zero_()
