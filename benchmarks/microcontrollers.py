@@ -48,7 +48,7 @@ STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror"
 def random_network(rng: np.random.Generator, cell: CellName) -> torch.nn.Module:
     """Draw a network with a cell: sizes, layers, input, pooling and convolutions."""
     I, H, K = (int(rng.integers(1, n)) for n in (9, 40, 9))
-    H += -H % 4 if cell == "mlstm" else 0
+    H += -H % 4 if cell in ("mlstm", "slstm") else 0
     layers = int(rng.integers(1, 4))
     torch.manual_seed(int(rng.integers(1 << 30)))
     residual = bool(rng.integers(2)) and layers > 1

@@ -173,17 +173,18 @@ int threads_for(double operations, int threads) {
     return std::max(1, int(std::min(double(std::min(threads, most_threads)), operations / work_for_a_thread)));
 }
 
-// `times` the work of a forward pass.
+// For `times` the operations of a forward pass.
+int useful_threads(Sharing sharing, double operations, int times, int threads) {
+    if (sharing != Sharing::none) return threads_for(times * operations, threads);
+    // Threads that sleep until the gradients of the weights, half of it, are woken twice.
+    return times == 1 ? 1 : threads_for(times * operations / 8, threads);
+}
+
 template <class T> int useful_threads(const Sequence<T>& s, int times, int threads) {
     const Shape& shape = s.shape;
-    double operations = 2.0 * times * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
-                        double(shape.H) * double(shape.I + shape.P);
-    if (passes<T>(target()).sharing(s, threads) == Sharing::none) {
-        if (times == 1) return 1;
-        // Threads that sleep until the gradients of the weights, half of it, are woken twice.
-        operations /= 8;
-    }
-    return threads_for(operations, threads);
+    const double operations = 2.0 * s.directions * double(s.steps) * double(s.rows) * shape.gates() *
+                              double(shape.H) * double(shape.I + shape.P);
+    return useful_threads(passes<T>(target()).sharing(s, threads), operations, times, threads);
 }
 
 // Threads that wait for one another at each step lose most of their time where other programs run on their
@@ -203,7 +204,7 @@ private:
 Crowd crowd;
 
 template <class T> Sharing sharing(const Sequence<T>& s, int threads) { return passes<T>(target()).sharing(s, threads); }
-template <class T> Sharing sharing(const ProgramCall<T>&, int) { return Sharing::rows; }
+template <class T> Sharing sharing(const ProgramCall<T>& c, int) { return sharing_of(c); }
 
 // Runs a pass of a Sequence or a ProgramCall: `memory` for so many threads, then `run` on them.
 template <class Call, class Memory, class Run>
@@ -267,8 +268,8 @@ template void backward(const Sequence<double>&, const Gradients<double>&, int);
 
 template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads) {
     const Passes<T>& p = passes<T>(target());
-    const double operations = (backward ? 2 : 1) * call.program.work * double(call.steps) * double(call.rows);
-    run_pass(call, threads_for(operations, threads),
+    const double operations = call.program.work * double(call.steps) * double(call.rows);
+    run_pass(call, useful_threads(sharing_of(call), operations, backward ? 2 : 1, threads),
              [&](const ProgramCall<T>& c, int threads) { return p.program_memory(c, backward, threads); },
              [&](const ProgramCall<T>& c, char* block, const Member& me) {
                  (backward ? p.program_backward : p.program_forward)(c, block, me);

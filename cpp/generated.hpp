@@ -10,6 +10,9 @@
 namespace ostinato {
 namespace OSTINATO_TARGET {
 
+// Whether a member of a team, or one without, does what is not shared.
+inline bool leads(const Member* team) { return !team || team->index == 0; }
+
 // The weights as the operations read them.
 template <class T> struct ProgramWeights {
     Panels<T>* panels;
@@ -58,6 +61,7 @@ template <class T> struct ProgramRows {
     T** base[bases];
     const T** from;
     T* partial;
+    T* unread = nullptr;  // where a gradient of x goes that is not needed
 
     ProgramRows() = default;
     ProgramRows(int64_t rows, Arena& arena) {
@@ -67,25 +71,32 @@ template <class T> struct ProgramRows {
     }
     T** operator[](Base b) const { return base[int(b)]; }
 
-    void run(const Program& p, Phase phase, const ProgramWeights<T>& w, int64_t rows) const {
+    // A team works on the same rows: its first member runs the kernels, each has a share of every product, and
+    // all wait for one another where a product begins and ends.
+    void run(const Program& p, Phase phase, const ProgramWeights<T>& w, int64_t rows, const Member* team) const {
         if (rows <= 0) return;
+        bool waited = !team;
         for (const Operation *o = p.operations[int(phase)], *end = o + p.count[int(phase)]; o != end; ++o) {
             if (o->kernel) {
-                reinterpret_cast<Kernel<T>>(const_cast<void*>(o->kernel))(base, w.vectors, rows);
+                if (leads(team)) reinterpret_cast<Kernel<T>>(const_cast<void*>(o->kernel))(base, w.vectors, rows);
+                waited = !team;
                 continue;
             }
-            if (o->to.base == Base::dx && !(*this)[Base::dx][0]) continue;  // not needed
+            if (!waited) team->wait();
+            if (o->to.base == Base::dx && (*this)[Base::dx][0] == unread) continue;
             const Panels<T>& b = w.panels[o->matrix];
             const int64_t n = p.matrix[o->matrix].n;
             T* const* const to = (*this)[o->to.base];
             for (int64_t j = 0; j < rows; ++j) from[j] = (*this)[o->from.base][j] + o->from.at;
             const T* const start = o->start < 0 ? nullptr : w.vectors + o->start;
             const int64_t at = o->to.at;
-            multiply<T>(b, 0, b.count, from, rows, partial,
+            const Share mine(b.count, team ? team->index : 0, team ? team->count : 1);
+            multiply<T>(b, mine.begin, mine.end, from, rows, partial,
                         [=](int64_t, int64_t v) { return start && v * W<T> < n ? load(start + v * W<T>) : Vec<T>{}; },
                         [=](int64_t j, int64_t v, Vec<T> sum) {
                             if (v * W<T> < n) store_part(to[j] + at + v * W<T>, sum, n - v * W<T>);
                         });
+            if (team) team->wait(), waited = true;
         }
     }
 };
@@ -94,7 +105,7 @@ template <class T> struct ProgramRows {
 template <class T> struct ProgramScratch {
     int64_t chunk;  // steps that are run ahead at a time
     ProgramRows<T> rows, many;  // of one step; of several
-    T *initial, *ring, *ahead, *scratch, *temporary, *carry[2], *unread;
+    T *initial, *ring, *ahead, *scratch, *temporary, *carry[2];
     WeightScratch<T> sums;
 
     ProgramScratch() = default;
@@ -109,8 +120,8 @@ template <class T> struct ProgramScratch {
         scratch = arena.take<T>(most * p.scratch);
         temporary = arena.take<T>(p.temporary);
         for (T*& each : carry) each = arena.take<T>(backward ? n * p.state_length : 0);
-        unread = arena.take<T>(backward ? whole<T>(p.input) + W<T> : 0);
         if (!backward) return;
+        many.unread = arena.take<T>(whole<T>(p.input));
         int64_t height = 0, widest = 0;
         for (int64_t i = 0; i < p.sums; ++i) {
             if (p.sum[i].rows > height) height = p.sum[i].rows;
@@ -132,8 +143,9 @@ template <class T> void take_state(const ProgramCall<T>& c, int64_t row, T* to) 
 
 template <class T>
 void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m,
-                          const PartRows& part) {
+                          const PartRows& part, const Member* team) {
     const Program& p = c.program;
+    const bool leads = OSTINATO_TARGET::leads(team);
     const int64_t n = part.rows, slots = m.chunk + 1;
     if (n <= 0) return;
     const int64_t P = p.state_size[p.output], h = p.state_in_line + p.state_at[p.output];
@@ -141,7 +153,7 @@ void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, c
         return c.lines ? c.lines + (part.time(t, j) * c.rows + part.row(j)) * p.line
                        : m.ring + (t % slots * n + j) * p.line;
     };
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n && leads; ++j) {
         take_state(c, part.row(j), m.initial + j * p.state_length);
         m.rows[Base::before][j] = m.initial + j * p.state_length;
     }
@@ -151,6 +163,7 @@ void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, c
         const int64_t t1 = t0 + m.chunk < end ? t0 + m.chunk : end;
         int64_t count = 0;
         auto show = [&](const ProgramRows<T>& rows, int64_t at, int64_t t, int64_t j, int64_t place) {
+            if (!leads) return;
             rows[Base::x][at] = const_cast<T*>(c.x) + part.time(t, j) * c.x_t + part.row(j) * c.x_b;
             rows[Base::line][at] = line(t, j);
             rows[Base::ahead][at] = m.ahead + place * p.ahead;
@@ -161,19 +174,19 @@ void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, c
             rows = part.active(t, rows);
             for (int64_t j = 0; j < rows; ++j, ++count) show(m.many, count, t, j, (t - t0) * n + j);
         }
-        m.many.run(p, Phase::ahead, w, count);
+        m.many.run(p, Phase::ahead, w, count, team);
         for (int64_t t = t0; t < t1; ++t) {
             active = part.active(t, active);
             for (int64_t j = 0; j < active; ++j) show(m.rows, j, t, j, (t - t0) * n + j);
-            m.rows.run(p, Phase::step, w, active);
-            for (int64_t j = 0; j < active; ++j) {
+            m.rows.run(p, Phase::step, w, active, team);
+            for (int64_t j = 0; j < active && leads; ++j) {
                 T* const to = m.rows[Base::line][j];
                 m.rows[Base::before][j] = to + p.state_in_line;
                 std::memcpy(c.y + part.time(t, j) * c.y_t + part.row(j) * c.y_b, to + h, size_t(P) * sizeof(T));
             }
         }
     }
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n && leads; ++j) {
         const int64_t row = part.row(j);
         for (int64_t s = 0; s < p.states; ++s)
             std::memcpy(c.last[s] + row * p.state_size[s], m.rows[Base::before][j] + p.state_at[s],
@@ -200,8 +213,9 @@ void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* ini
 
 template <class T>
 void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m,
-                           const T* initial, T* backs, const PartRows& part) {
+                           const T* initial, T* backs, const PartRows& part, const Member* team) {
     const Program& p = c.program;
+    const bool leads = OSTINATO_TARGET::leads(team);
     const int64_t P = p.state_size[p.output], h = p.state_at[p.output];
     auto arrive = [&](int64_t j, T* to) {  // the gradient of the last state
         for (int64_t i = 0; i < p.state_length; ++i) to[i] = T(0);
@@ -212,11 +226,11 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
     };
     int64_t later = 0;
     T *now = m.carry[0], *next = m.carry[1];
-    for (int64_t i = 0; i < part.rows * p.state_length; ++i) now[i] = next[i] = T(0);
+    for (int64_t i = 0; i < part.rows * p.state_length && leads; ++i) now[i] = next[i] = T(0);
     for (int64_t t = part.steps() - 1; t >= 0; --t) {
         const int64_t active = part.active(t, part.rows);
-        for (int64_t j = later; j < active; ++j) arrive(j, now + j * p.state_length);
-        for (int64_t j = 0; j < active; ++j) {
+        for (int64_t j = later; j < active && leads; ++j) arrive(j, now + j * p.state_length);
+        for (int64_t j = 0; j < active && leads; ++j) {
             const int64_t time = part.time(t, j), row = part.row(j);
             show_back(c, m, initial, backs, m.rows, j, t, time, row);
             T* const d = now + j * p.state_length;
@@ -225,11 +239,12 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
             const T* const dy = c.dy + time * c.dy_t + row * c.dy_b;
             for (int64_t i = 0; i < P; ++i) d[h + i] += dy[i];
         }
-        m.rows.run(p, Phase::back, w, active);
+        m.rows.run(p, Phase::back, w, active, team);
         later = active;
         T* const swapped = now;
         now = next, next = swapped;
     }
+    if (!leads) return;
     for (int64_t j = later; j < part.rows; ++j) arrive(j, now + j * p.state_length);  // rows without a step
     for (int64_t j = 0; j < part.rows; ++j)
         for (int64_t s = 0; s < p.states; ++s)
@@ -253,10 +268,10 @@ void program_after(const ProgramCall<T>& c, const ProgramWeights<T>& w, const Pr
             continue;
         }
         show_back(c, m, initial, backs, m.many, n, c.reverse ? length - 1 - time : time, time, row);
-        m.many[Base::dx][n++] = dx;
-        if (n == chunk_rows) m.many.run(p, Phase::after, w, n), n = 0;
+        m.many[Base::dx][n++] = dx ? dx : m.many.unread;
+        if (n == chunk_rows) m.many.run(p, Phase::after, w, n, nullptr), n = 0;
     }
-    m.many.run(p, Phase::after, w, n);
+    m.many.run(p, Phase::after, w, n, nullptr);
 }
 
 // One share of a sum over all steps of all rows, in the order of backward.
@@ -300,14 +315,23 @@ void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>
 
 template <class T> struct ProgramPlan {
     ProgramWeights<T> w;
-    ProgramScratch<T> scratch;
+    ProgramScratch<T> scratch, first;  // of the member; of the first one
     T *initial, *backs;  // of all rows; what backward leaves of all steps: (steps, rows, back)
 
     ProgramPlan(const ProgramCall<T>& c, bool backward, int threads, int member, Arena& arena)
         : w(c.program, arena), initial(arena.take<T>(backward ? c.rows * c.program.state_length : 0)),
           backs(arena.take<T>(backward ? c.steps * c.rows * c.program.back : 0)) {
-        for (int i = 0; i <= member; ++i)
+        for (int i = 0; i <= member; ++i) {
             scratch = ProgramScratch<T>(c, (c.rows + threads - 1) / threads, backward, arena);
+            if (i == 0) first = scratch;
+        }
+    }
+    // The rows of the first, with what a member needs for its share of a product.
+    ProgramScratch<T> of_team() const {
+        ProgramScratch<T> found = first;
+        found.rows.from = scratch.rows.from, found.rows.partial = scratch.rows.partial;
+        found.many.from = scratch.many.from, found.many.partial = scratch.many.partial;
+        return found;
     }
 };
 
@@ -322,8 +346,11 @@ template <class T> void program_forward(const ProgramCall<T>& c, char* memory, c
     const ProgramPlan<T> plan(c, false, me.count, me.index, arena);
     plan.w.pack(c.program, c.tensors, 1u << int(Phase::ahead) | 1u << int(Phase::step), me.index, me.count);
     me.wait();
-    program_forward_part(c, plan.w, plan.scratch,
-                         PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, me.index, me.count));
+    const bool together = me.count > 1 && sharing_of(c) == Sharing::units;
+    program_forward_part(c, plan.w, together ? plan.of_team() : plan.scratch,
+                         PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, together ? 0 : me.index,
+                                  together ? 1 : me.count),
+                         together ? &me : nullptr);
 }
 
 template <class T> void program_backward(const ProgramCall<T>& c, char* memory, const Member& me) {
@@ -334,8 +361,11 @@ template <class T> void program_backward(const ProgramCall<T>& c, char* memory, 
     for (int64_t row = mine.begin; row < mine.end; ++row)
         take_state(c, row, plan.initial + row * c.program.state_length);
     me.wait();
-    program_backward_part(c, plan.w, plan.scratch, plan.initial, plan.backs,
-                          PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, me.index, me.count));
+    const bool together = me.count > 1 && sharing_of(c) == Sharing::units;
+    program_backward_part(c, plan.w, together ? plan.of_team() : plan.scratch, plan.initial, plan.backs,
+                          PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, together ? 0 : me.index,
+                                   together ? 1 : me.count),
+                          together ? &me : nullptr);
     me.wait();
     program_after(c, plan.w, plan.scratch, plan.initial, plan.backs, me);
     me.wait();
@@ -393,8 +423,8 @@ void program_step(const Program& p, char* model, char* state, int64_t n, int sid
         s.rows[Base::scratch][j] = s.scratch + j * p.scratch;
         s.rows[Base::temporary][j] = s.temporary;
     }
-    s.rows.run(p, Phase::ahead, w, n);
-    s.rows.run(p, Phase::step, w, n);
+    s.rows.run(p, Phase::ahead, w, n, nullptr);
+    s.rows.run(p, Phase::step, w, n, nullptr);
     const int64_t P = p.state_size[p.output], h = p.state_in_line + p.state_at[p.output];
     for (int64_t j = 0; j < n; ++j) std::memcpy(y + j * P, s.rows[Base::line][j] + h, size_t(P) * sizeof(T));
 }

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "sequence.hpp"
+
 namespace ostinato {
 
 // The memories in which a row has its numbers.
@@ -99,5 +101,18 @@ template <class T> struct ProgramCall {
     T* const* d_state;
     T* const* results;      // of the sums
 };
+
+// Threads have rows of their own; one row they follow together, where its weights are worth the waits.
+// Always inline: see target.cpp.
+template <class T> __attribute__((always_inline)) inline Sharing sharing_of(const ProgramCall<T>& c) {
+    if (c.rows > 1) return Sharing::rows;
+    const Program& p = c.program;
+    int64_t weights = 0;
+    for (int64_t i = 0; i < p.count[int(Phase::step)]; ++i) {
+        const Operation& o = p.operations[int(Phase::step)][i];
+        if (!o.kernel) weights += p.matrix[o.matrix].k * p.matrix[o.matrix].n * int64_t(sizeof(T));
+    }
+    return weights >= 48 * 1024 ? Sharing::units : Sharing::none;
+}
 
 }  // namespace ostinato

@@ -108,15 +108,55 @@ OSTINATO_INLINE Vec<float> at_most(Vec<float> x, float limit) {
 }
 
 // The first n of W lanes; the others are 0, or are left alone.
-template <class T> inline Vec<T> load_part(const T* p, int64_t n) {
-    if (n >= W<T>) return load(p);
+#if defined(__AVX512F__)
+OSTINATO_INLINE unsigned first_bits(int64_t n) { return n <= 0 ? 0 : (1u << n) - 1; }
+OSTINATO_INLINE Vec<float> load_some(const float* p, int64_t n) {
+    return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16(first_bits(n)), p);
+}
+OSTINATO_INLINE Vec<double> load_some(const double* p, int64_t n) {
+    return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8(first_bits(n)), p);
+}
+OSTINATO_INLINE void store_some(float* p, Vec<float> v, int64_t n) {
+    _mm512_mask_storeu_ps(p, __mmask16(first_bits(n)), (__m512)v);
+}
+OSTINATO_INLINE void store_some(double* p, Vec<double> v, int64_t n) {
+    _mm512_mask_storeu_pd(p, __mmask8(first_bits(n)), (__m512d)v);
+}
+#elif defined(__AVX2__)
+OSTINATO_INLINE __m256i mask_of_first(float, int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+OSTINATO_INLINE __m256i mask_of_first(double, int64_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+OSTINATO_INLINE Vec<float> load_some(const float* p, int64_t n) {
+    return (Vec<float>)_mm256_maskload_ps(p, mask_of_first(0.0f, n));
+}
+OSTINATO_INLINE Vec<double> load_some(const double* p, int64_t n) {
+    return (Vec<double>)_mm256_maskload_pd(p, mask_of_first(0.0, n));
+}
+OSTINATO_INLINE void store_some(float* p, Vec<float> v, int64_t n) {
+    _mm256_maskstore_ps(p, mask_of_first(0.0f, n), (__m256)v);
+}
+OSTINATO_INLINE void store_some(double* p, Vec<double> v, int64_t n) {
+    _mm256_maskstore_pd(p, mask_of_first(0.0, n), (__m256d)v);
+}
+#else
+template <class T> inline Vec<T> load_some(const T* p, int64_t n) {
     T lanes[W<T>] = {};
     for (int i = 0; i < n; ++i) lanes[i] = p[i];
     return load(lanes);
 }
-template <class T> inline void store_part(T* p, Vec<T> v, int64_t n) {
-    if (n >= W<T>) return store(p, v);
+template <class T> inline void store_some(T* p, Vec<T> v, int64_t n) {
     for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+#endif
+template <class T> inline Vec<T> load_part(const T* p, int64_t n) {
+    return n >= W<T> ? load(p) : load_some(p, n);
+}
+template <class T> inline void store_part(T* p, Vec<T> v, int64_t n) {
+    if (n >= W<T>) store(p, v);
+    else store_some(p, v, n);
 }
 
 // a0 b0 a1 b1 ... of the lower halves of a and b, and of the upper.

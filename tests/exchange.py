@@ -60,7 +60,7 @@ def cell(rng, I, H):
     if kind == "jordan":
         return JordanCell(I, H + 1, outputs=H, elman=rng.random() < 0.5)
     make, options = cell_named("gru" if kind == "zoneout" else kind)
-    options = {"heads": 1} if kind == "mlstm" else options
+    options = {"heads": 1} if kind in ("mlstm", "slstm") else options
     made = make(I, H, rng.random() < 0.85, **options)
     return ZoneoutCell(made, 0.2) if kind == "zoneout" else made
 

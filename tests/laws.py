@@ -14,11 +14,13 @@ import torch
 from ostinato.recurrence.cells import (
     CoupledLSTMCell,
     GRUCell,
+    GRUDCell,
     HigherOrderCell,
     IndRNNCell,
     JordanCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
+    LiGRUCell,
     LinearCell,
     LRUCell,
     LSTMCell,
@@ -31,6 +33,7 @@ from ostinato.recurrence.cells import (
     RGLRUCell,
     RNNCell,
     SelectiveCell,
+    SLSTMCell,
     SRUCell,
     ZoneoutCell,
 )
@@ -58,6 +61,12 @@ VARIANTS = {
     "gru-norm-biasless": LayerNormGRUCell(I, H, bias=False),
     "mgu": MGUCell(I, H),
     "mgu-biasless": MGUCell(I, H, bias=False),
+    "ligru": LiGRUCell(I, H),
+    "ligru-biasless": LiGRUCell(I, H, bias=False),
+    "gru-d": GRUDCell(I, H),
+    "gru-d-biasless": GRUDCell(I, H, bias=False),
+    "slstm": SLSTMCell(I, H, heads=2),
+    "slstm-biasless": SLSTMCell(I, H, bias=False, heads=1),
     "second-order": HigherOrderCell(I, H),
     "fourth-order": HigherOrderCell(I, H, bias=False, activation="relu", order=4),
     "jordan": JordanCell(I, H, outputs=P),
@@ -116,6 +125,9 @@ class Case:
         self.x = leaf(self.T, self.B, self.cell.input_size, seed=10)
         sizes = enumerate(self.cell.state_sizes)
         self.state = self.cell.state_type(*(leaf(self.B, size, seed=20 + k) for k, size in sizes))
+        if isinstance(self.cell, SLSTMCell):  # a normaliser is never below 1
+            with torch.no_grad():
+                self.state.n.abs_().add_(1)
 
     @property
     def inputs(self):
@@ -196,6 +208,44 @@ def step_of_mlstm(cell, w, x, state):
         h[here] = sigmoid(o[here]) * (C @ q[here]) / size
         c[square], m[head] = C.ravel(), now
     return [h, c, n, m]
+
+
+def step_of_slstm(cell, w, x, state):
+    """One step of one row, unit by unit; see `step_of_equations`."""
+    h, c, n, m = state
+    new = [part.copy() for part in state]
+    H, d = len(h), len(h) // cell.heads
+    a = w["weight_ih"] @ x + w.get("bias_ih", 0.0)
+    for u in range(H):
+        head, row = u // d, u % d
+        seen = h[head * d : (head + 1) * d]
+        i, f, g, o = (
+            a[gate * H + u] + w["weight_hh"][head * 4 * d + gate * d + row] @ seen
+            for gate in range(4)
+        )
+        kept = (m[u] if n[u].real > 0 else -1e30) - np.log(1 + np.exp(-f))
+        new[3][u] = larger(kept, i)
+        kept, taken = np.exp(kept - new[3][u]), np.exp(i - new[3][u])
+        new[1][u] = kept * c[u] + taken * np.tanh(g)
+        new[2][u] = kept * n[u] + taken
+        new[0][u] = sigmoid(o) * new[1][u] / new[2][u]
+    return new
+
+
+def step_of_grud(w, x, state):
+    """One step of one row with missing values; see `step_of_equations`."""
+    h, last, age = state
+    relu = FUNCTIONS["relu"]
+    known = np.array([not np.isnan(value.real) for value in x])
+    fading = np.exp(-relu(w["decay_x"] * age + w.get("bias_x", 0.0))) * last
+    x = np.where(known, x, 0)
+    h = np.exp(-relu(w["decay_h"] @ age + w.get("bias_h", 0.0))) * h
+    v = np.concatenate([np.where(known, x, fading), known])
+    r, z, n = np.split(w["weight_ih"] @ v + w.get("bias_ih", 0.0), 3)
+    U_r, U_z, U_n = np.split(w["weight_hh"], 3)
+    r, z = sigmoid(r + U_r @ h), sigmoid(z + U_z @ h)
+    n = np.tanh(n + U_n @ (r * h))
+    return [(1 - z) * n + z * h, np.where(known, x, last), np.where(known, 0, age + 1)]
 
 
 def step_of_linear(cell, w, x, state):
@@ -303,6 +353,14 @@ def step_of_variant(cell, w, x, state):
         f = sigmoid(W["f"] @ x + b["f"] + U["f"] @ h + d["f"])
         n = np.tanh(W["n"] @ x + b["n"] + U["n"] @ (f * h) + d["n"])
         return [(1 - f) * h + f * n]
+    if isinstance(cell, LiGRUCell):
+        a = normalized(w["weight_ih"] @ x, w["gain_ih"], bias[0])
+        z, n = np.split(a + w["weight_hh"] @ h, 2)
+        return [(1 - sigmoid(z)) * FUNCTIONS["relu"](n) + sigmoid(z) * h]
+    if isinstance(cell, GRUDCell):
+        return step_of_grud(w, x, state)
+    if isinstance(cell, SLSTMCell):
+        return step_of_slstm(cell, w, x, state)
     if isinstance(cell, MLSTMCell):
         return step_of_mlstm(cell, w, x, state)
     if isinstance(cell, LinearCell):

@@ -28,11 +28,13 @@ from ostinato.recurrence.cells import (
     CellName,
     CoupledLSTMCell,
     GRUCell,
+    GRUDCell,
     GRUState,
     HigherOrderCell,
     IndRNNCell,
     JordanCell,
     LayerNormGRUCell,
+    LiGRUCell,
     LSTMCell,
     LSTMState,
     MGUCell,
@@ -40,6 +42,7 @@ from ostinato.recurrence.cells import (
     MinLSTMCell,
     RNNCell,
     RNNState,
+    SLSTMCell,
     ZoneoutCell,
     cell_named,
 )
@@ -272,6 +275,7 @@ def test_identity_initialisation_is_refused_where_it_means_nothing(cell):
         (lambda: LayerNormGRUCell(3, 4, reset_after=False), "its reset gate acts after"),
         (lambda: ZoneoutCell(GRUCell(3, 4), 1.5), "ZoneoutCell: rates=1.5; expected 0 to 1"),
         (lambda: ZoneoutCell(GRUCell(3, 4), (0.1, 0.1)), "2 rates; GRUCell has 1 tensors"),
+        (lambda: SLSTMCell(3, 6), "SLSTMCell: heads=4, hidden_size=6; expected a number of heads"),
         (lambda: drawn(RNNCell(3, 4), "chrono"), "RNNCell: init='chrono' is for cells"),
         (lambda: drawn(GRUCell(3, 4), "he"), "GRUCell: init='he'; expected one of pyt"),
     ],
@@ -293,6 +297,9 @@ def test_an_unfinished_cell_cannot_be_made():
         (CoupledLSTMCell(I, 500), 0, None),
         (GRUCell(I, 500), 1, None),
         (MGUCell(I, 500), None, 0),
+        (LiGRUCell(I, 500), 0, None),
+        (GRUDCell(I, 500), 1, None),
+        (SLSTMCell(I, 500), 1, None),
         (MinGRUCell(I, 500), None, 0),
         (MinLSTMCell(I, 500), 0, 1),
     ],
@@ -326,12 +333,56 @@ def test_gains_start_at_one(name, how):
     assert all((gain == 1).all() for gain in gains)
 
 
+@pytest.mark.parametrize("make", [LiGRUCell, GRUDCell])
+@pytest.mark.parametrize("how", ["pytorch", "orthogonal"])
+def test_recurrent_weights_start_orthogonal_where_the_paper_has_them_so(make, how):
+    w = drawn(make(5, 30), how)
+    for gate in w["weight_hh"].split(30):
+        assert_same([gate @ gate.T], [torch.eye(30, dtype=torch.float64)])
+    assert 0.9 < w["weight_ih"].abs().max() / math.sqrt(6 / (30 + w["weight_ih"].shape[1])) <= 1
+    assert not w["bias_ih"].any()
+    if make is GRUDCell:
+        assert 0 < w["decay_x"].min() < w["decay_x"].max() <= 0.1
+        assert 0 < w["decay_h"].min() < w["decay_h"].max() <= 0.1 / 5
+
+
+def test_units_of_an_slstm_start_from_remembering_to_forgetting_in_each_head():
+    w = drawn(SLSTMCell(5, 40, heads=2), "pytorch")
+    assert not w["weight_hh"].any()
+    assert 0.9 < w["weight_ih"].std() / math.sqrt(2 / 25) < 1.1
+    i, f, g, o = w["bias_ih"].split(40)
+    assert not torch.cat([i, g, o]).any()
+    assert torch.equal(f[:20], f[20:])
+    assert (f[:20].diff() < 0).all()
+    assert_same([f[[0, 19]]], [torch.tensor([5.0, -7.0]).double()])
+    for block in drawn(SLSTMCell(5, 40, heads=2), "orthogonal")["weight_hh"].split(20):
+        assert_same([block @ block.T], [torch.eye(20, dtype=torch.float64)])
+
+
 def test_units_of_an_indrnn_start_by_what_they_remember():
     cell = IndRNNCell(I, 400)
     u = drawn(cell, "orthogonal")["weight_hh"]
     assert 0 <= u.min() < 0.02
     assert 0.98 < u.max() < 1
     assert (drawn(cell, "identity")["weight_hh"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("inner", "rates"),
+    [
+        (LSTMCell(I, H), (0.2, 0.2)),
+        (GRUDCell(I, H), (0.2, 0.0, 0.0)),
+        (SLSTMCell(I, H), (0.2, 0.0, 0.0, 0.0)),
+        (HigherOrderCell(I, H), (0.2, 0.0)),
+        (JordanCell(I, H, outputs=P, elman=True), (0.2, 0.2)),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_one_rate_of_zoneout_is_for_what_can_be_kept(inner, rates):
+    case = Case(inner, T=1)
+    x_t = inner.project(case.w, case.x)[0]
+    one, each = ZoneoutCell(inner, 0.2), ZoneoutCell(inner, rates)
+    assert_same(one.step(case.w, x_t, case.state), each.step(case.w, x_t, case.state))
 
 
 def test_zoneout_draws_in_training_and_takes_the_mean_otherwise():

@@ -316,6 +316,73 @@ def test_images_by_rows_by_pixels_and_at_once(image):
     assert hasattr(model.network_, "recurrent") == (image != "whole")
 
 
+# Missing values.
+
+
+def gappy(N=120, seed=0):
+    """Walks that go up or down, of which half of the values are missing, and one row all."""
+    random = np.random.default_rng(seed)
+    X = [random.normal(size=(random.integers(4, 12), 2)).cumsum(0) for _ in range(N)]
+    y = ["up" if x[-1, 0] > 0 else "down" for x in X]
+    for x in X:
+        x[random.random(x.shape) < 0.5] = np.nan
+    X[0][:] = np.nan
+    return X, y
+
+
+def test_a_cell_that_takes_missing_values_has_them_in_every_form(tmp_path):
+    X, y = gappy()
+    rows = [
+        f"{i},{','.join('' if np.isnan(v) else repr(float(v)) for v in step)},{label}"
+        for i, (x, label) in enumerate(zip(X, y, strict=True))
+        for step in x
+    ]
+    (tmp_path / "walks.csv").write_text("id,a,b,label\n" + "\n".join(rows))
+    how = {"cell": "gru-d", "hidden_size": 16, "epochs": 10, "batch_size": 8, "seed": 1}
+    model = SequenceClassifier(**how).fit(X, y, out=tmp_path / "run")
+    assert model.network_.convolutions is None and model.linear_ is None
+    assert model.score(X, y) > 0.8
+    of_files = SequenceClassifier(**how).fit(tmp_path / "walks.csv")
+    np.testing.assert_array_equal(of_files.predict_proba(X), model.predict_proba(X))
+    stored = load(tmp_path / "run")
+    np.testing.assert_array_equal(stored.predict_proba(X), model.predict_proba(X))
+    numbers = SequenceRegressor(**how).fit(X, np.arange(len(X)))
+    assert np.isfinite(numbers.predict(X)).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"cell": "gru"}, "is nan at step"),
+        ({"cell": "gru-d", "recurrent": False}, "is nan at step"),
+        ({"cell": "gru-d", "convolutions": True}, "several steps that are measurements, none miss"),
+    ],
+)
+def test_what_takes_no_missing_values_says_so(how, message):
+    with pytest.raises(OstinatoError, match=message):
+        SequenceClassifier(**{**QUICK, **how}).fit(*gappy(20))
+
+
+def test_infinity_is_no_missing_value():
+    X, y = gappy(20)
+    X[3][2, 1] = np.inf
+    with pytest.raises(DataError, match=r"X\[3\]: is inf at step 2, variable 1; fill it in\."):
+        SequenceClassifier(cell="gru-d", **QUICK).fit(X, y)
+
+
+def test_the_command_line_reads_missing_values_for_a_cell_that_takes_them(ostinato, tmp_path):
+    path = tmp_path / "walks.csv"
+    rows = [
+        f"{i},{'' if (i + t) % 3 else i % 2},{'ab'[i % 2]}" for i in range(30) for t in range(4)
+    ]
+    path.write_text("id,x,label\n" + "\n".join(rows))
+    command = f"train classify {path} --out {tmp_path / 'run'} --steps 3 --hidden-size 8"
+    assert "'x' is missing; fill it in" in ostinato(command).err
+    done = ostinato(f"{command} --cell gru-d")
+    assert done.status == 0, done
+    assert ostinato(f"predict {tmp_path / 'run'} {path}").status == 0
+
+
 # Mistakes.
 
 MISTAKES = {

@@ -212,6 +212,15 @@ def test_statistics_are_those_of_all_steps():
     )
 
 
+def test_statistics_are_those_of_known_values():
+    rows = [
+        np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]]),
+        np.array([[np.nan, 7.0, np.nan]]),
+    ]
+    mean, scale = mean_and_scale(Ragged.of(rows))
+    assert mean.tolist() == [2.0, 6.0, 0.0] and scale.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_a_variable_that_never_changes_is_left_at_zero():
     mean, scale = mean_and_scale(Ragged.of([np.full((5, 2), [0.1, 0.0])]))
     assert mean.tolist() == pytest.approx([0.1, 0.0]) and scale.tolist() == [1.0, 1.0]

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from ostinato.cells import (
     LSTMCell,
     LSTMState,
     MLSTMCell,
+    PeepholeLSTMCell,
     RNNCell,
     RNNState,
 )
@@ -135,6 +137,18 @@ def test_kernels_equal_the_reference_in_float32(name):
     assert_same(on("generated", case), on("reference", case))
 
 
+@pytest.mark.parametrize("name", ["gru-d", "lstm-norm", "derived"])
+def test_an_input_may_need_no_gradient(name):
+    case = call(CELLS[name], 2, torch.tensor([4, 0, 2]))
+    needed = [*case.state, *(w for each in case.weights for w in each.values())]
+    found = {}
+    for path in ("generated", "reference"):
+        with use_backend(path):
+            y, _ = run(case.cell, case.weights, case.x.detach(), case.state, case.lengths)
+        found[path] = torch.autograd.grad(y.square().sum(), needed, materialize_grads=True)
+    assert_same(*found.values())
+
+
 def test_the_fastest_path_is_chosen_and_can_be_told():
     cell = CELLS["lstm-peephole"]
     assert choose(cell, torch.zeros(1, dtype=torch.float64)) == "generated"
@@ -172,6 +186,28 @@ def test_bits_depend_on_no_other_row_on_no_cut_and_on_no_thread(name):
         assert all_equal(one, gradients())
 
 
+@pytest.mark.parametrize(("T", "lengths"), [(200, None), (200, [150]), (3, [0])], ids=str)
+@pytest.mark.parametrize("H", [8, 72])
+def test_one_row_has_the_same_bits_however_many_threads_share_its_products(T, lengths, H):
+    torch.manual_seed(1)
+    layer = Recurrent(PeepholeLSTMCell(3, H), bidirectional=True, dtype=torch.float64)
+    x = torch.randn(T, 1, 3, dtype=torch.float64, requires_grad=True)
+
+    def results():
+        y, last = layer(x, lengths=lengths)
+        outputs = [y, *leaves(last)]
+        total = sum(each.square().sum() for each in outputs)
+        return [*outputs, *torch.autograd.grad(total, [x, *layer.parameters()])]
+
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            found.append(results())
+    assert all(all_equal(found[0], other) for other in found[1:])
+    with use_backend("reference"):
+        assert_same(found[0], results())
+
+
 @pytest.mark.parametrize("lengths", [None, torch.tensor([6, 0, 2])], ids=["even", "ragged"])
 @pytest.mark.parametrize(("name", "path"), [("lstm-peephole", "generated"), ("rg-lru", "compiled")])
 def test_under_autocast_a_layer_computes_in_float32_and_is_rounded_once(name, path, lengths):
@@ -197,6 +233,14 @@ def test_padding_leaks_nowhere(fill):
     with torch.no_grad():
         case.x[2:, 2], case.x[:, 1] = fill, fill
     assert_same(on("generated", case), clean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_missing_values_are_missing_to_kernels(dtype):
+    case = call(CELLS["gru-d"], 2, torch.tensor([4, 0, 2]), dtype=dtype)
+    with torch.no_grad():
+        case.x[::2, :, 1], case.x[1], case.x[3, :, 2] = torch.nan, torch.nan, torch.nan
+    assert_same(on("generated", case), on("reference", case))
 
 
 class Functions(NamedTuple):
@@ -382,6 +426,27 @@ def test_what_was_compiled_is_kept_and_only_where_others_cannot_write(tmp_path, 
     folder.chmod(0o700)
     (folder / "away").symlink_to(kept)
     assert not compiler._is_private(folder / "away")
+
+
+@pytest.mark.parametrize(("patience", "lines"), [(0.01, 1), (600.0, 0)])
+def test_a_first_use_that_takes_long_says_what_it_does(patience, lines, monkeypatch):
+    class Fresh(LSTMCell):
+        pass
+
+    def slow(source, floats):
+        waiting = time.monotonic() + (10 if lines else 0)
+        while not said and time.monotonic() < waiting:
+            time.sleep(0.01)
+        return compiler.load(source, floats)
+
+    said = []
+    monkeypatch.setattr(generated, "PATIENCE", patience)
+    monkeypatch.setattr(generated, "load", slow)
+    monkeypatch.setattr(generated._log, "warning", lambda *args: said.append(args[0] % args[1:]))
+    assert generated.find(Fresh(I, H), torch.float64)
+    assert generated.find(Fresh(I, H), torch.float64)
+    assert len(said) == lines
+    assert all(line.startswith("compiling Fresh, once: its kernels are kept in ") for line in said)
 
 
 # Tasks.

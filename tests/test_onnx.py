@@ -93,6 +93,8 @@ def test_every_cell_has_a_form(tmp_path, name, bidirectional):
     lengths, L = torch.tensor([6, 0, 2]), len(cells)
     x = torch.randn(3, 6, cell.input_size)
     x[2, 2:] = torch.nan  # what is padding does not matter
+    if cell.takes_missing:
+        x[0, 1::2, 0], x[2, :2, 1] = torch.nan, torch.nan
     states = [c.state_type(*(torch.randn(D, 3, n) for n in c.state_sizes)) for c in cells]
     hidden = stack.join_state(states, False)
     with torch.no_grad():

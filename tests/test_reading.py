@@ -156,6 +156,9 @@ def test_ts_files(write):
     assert [x.tolist() for x in corpus.inputs] == [[[1, 4], [2, 5], [3, 6]], [[7, 8]]]
     assert list(corpus.targets) == ["a", "b"]
     assert [place.line for place in corpus.places] == [5, 6]
+    gaps = write("gaps.ts", TS.replace("2", "?").replace("5", "NaN"))
+    values = read_corpus([gaps], ReadingSettings(), missing=True).inputs[0]
+    assert np.isnan(values).tolist() == [[False, False], [True, True], [False, False]]
     bare = read(write("b.ts", "@classLabel false\n@data\n1,2\n3\n"), labelled=None)
     assert bare.targets is None and [len(x) for x in bare.inputs] == [2, 1]
 

@@ -22,11 +22,14 @@ from tolerances import TOLERANCES, assert_same
 
 from ostinato.recurrence.cells import (
     Cell,
+    GRUCell,
+    GRUDCell,
     LinearCell,
     MLSTMCell,
     RNNCell,
     RNNState,
     SelectiveCell,
+    SLSTMCell,
     ZoneoutCell,
 )
 from ostinato.recurrence.diagonal import mask_of, parallel_scan, sequential_scan
@@ -73,7 +76,8 @@ def test_scan_is_differentiable_twice(cell, lengths, reverse):
     if isinstance(cell, ZoneoutCell):
         cell = replace(cell, inner=replace(cell.inner, input_size=2, hidden_size=3))
     else:
-        cell = replace(cell, input_size=2, hidden_size=4 if isinstance(cell, MLSTMCell) else 3)
+        has_heads = isinstance(cell, MLSTMCell | SLSTMCell)
+        cell = replace(cell, input_size=2, hidden_size=4 if has_heads else 3)
     case = Case(cell, T=3, B=2)
     lengths = None if lengths is None else torch.tensor(lengths)
     states = len(case.state)
@@ -282,8 +286,51 @@ def test_truncated_bptt_with_a_window_of_the_whole_is_full_bptt(cell):
     assert_same(truncated_autograd(case, window=8), full)
     short = truncated_autograd(case, window=2)
     differ = [(a - b).abs().max() > 1e-3 for a, b in zip(short, full, strict=True)]
-    # Where h is no longer fed back, weights between the memory and h have no history.
-    assert differ[0] if isinstance(cell, LinearCell) else all(differ)
+    # Where h is no longer fed back, weights between the memory and h have no history; nor where
+    # no value is missing the decays.
+    assert differ[0] if isinstance(cell, LinearCell | GRUDCell) else all(differ)
+
+
+# Missing values.
+
+
+@BOTH_DIRECTIONS
+@pytest.mark.parametrize("name", ["gru-d", "gru-d-biasless"])
+def test_missing_values_decay_as_in_the_equations(name, reverse):
+    case = Case(VARIANTS[name], T=6, B=4)
+    with torch.no_grad():
+        case.x[random(6, 4, 3, seed=5) > 0] = torch.nan
+        case.x[:, 3] = torch.nan  # a row without any value
+        case.state.age.abs_()
+    lengths = [6, 4, 0, 5]
+    ours = with_gradients(run(case, torch.tensor(lengths), reverse), case.inputs)
+    assert_same(ours, equations_with_gradients(case, lengths, reverse))
+
+
+def test_without_missing_values_and_biases_of_decay_it_is_a_gru():
+    case = Case(VARIANTS["gru-d"])
+    w = {name: weight.detach() for name, weight in case.w.items()}
+    w["bias_x"], w["bias_h"] = (torch.zeros_like(w[name]) for name in ("bias_x", "bias_h"))
+    y, last = scan(case.cell, w, case.x)
+    ones = w["weight_ih"][:, 3:].sum(1)
+    gru = {"weight_ih": w["weight_ih"][:, :3], "weight_hh": w["weight_hh"]}
+    gru |= {"bias_ih": w["bias_ih"] + ones, "bias_hh": torch.zeros(12).double()}
+    theirs, _ = scan(GRUCell(3, 4, reset_after=False), gru, case.x)
+    assert_same([y, last.last], [theirs, case.x[-1]])
+    assert not last.age.any()
+
+
+# Exponential gates.
+
+
+def test_a_normaliser_is_never_below_1_and_large_gates_leave_numbers_finite():
+    case = Case(VARIANTS["slstm"], T=300, dtype=torch.float32)
+    with torch.no_grad():
+        case.w["weight_ih"].mul_(100)
+    y, last = scan(case.cell, case.w, case.x)
+    gradients = torch.autograd.grad(y.sum(), [*case.w.values(), case.x])
+    assert all(part.isfinite().all() for part in (y, *last, *gradients))
+    assert (last.n >= 1).all()
 
 
 # Cells whose state enters linearly.

@@ -46,7 +46,10 @@ def read(source: Source, paths: Sequence[Path], given: Mapping[str, Any]) -> Any
     match source:
         case "labels" | "steps":
             by_step = source == "steps"
-            return read_corpus(paths, settings(ReadingSettings), by_step=by_step)
+            cell = str(given.get("cell") or "")
+            missing = cell == "gru-d" or ":" in cell  # the network has the last word
+            how = settings(ReadingSettings)
+            return read_corpus(paths, how, by_step=by_step, missing=missing)
         case "pairs":
             return read_pairs(paths, settings(PairSettings))
         case "series":

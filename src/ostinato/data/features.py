@@ -401,21 +401,24 @@ def image_as_steps(
 def mean_and_scale(
     rows: Ragged, *, each: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of features over all steps; where that is 0, 1.
+    """Mean and standard deviation of features over all known steps; where that is 0, 1.
 
     Args:
-        rows: sequences ``(T, I)``.
+        rows: sequences ``(T, I)``, NaN where a value is missing.
         each: of each feature, ``(I,)``; otherwise of all together, ``(1,)``.
     """
-    total, squares = 0.0, 0.0
+    total, squares, count = 0.0, 0.0, 0
     centre: Any = None
     for begin in range(0, len(rows.values), 1 << 16):
         some = np.asarray(rows.values[begin : begin + (1 << 16)], dtype=np.float64)
         some = some if each else some.reshape(-1, 1)
-        centre = some.mean(0) if centre is None else centre  # so that squares stay exact
-        total = total + (some - centre).sum(0)
-        squares = squares + ((some - centre) ** 2).sum(0)
-    count = len(rows.values) if each else rows.values.size
+        known = ~np.isnan(some)
+        n = known.sum(0)
+        if centre is None:  # so that squares stay exact
+            centre = np.where(known, some, 0.0).sum(0) / np.maximum(n, 1)
+        apart = np.where(known, some - centre, 0.0)
+        total, squares, count = total + apart.sum(0), squares + (apart**2).sum(0), count + n
+    count = np.maximum(count, 1)
     mean = centre + total / count
     scale = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
     scale[scale <= 1e-7 * np.abs(mean)] = 1.0  # also where both are 0

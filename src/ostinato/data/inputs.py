@@ -101,6 +101,7 @@ class Inputs(SequenceInputs):
         variables: names of the features of a series.
         mean: of each feature in the training data; of all pixels of images.
         scale: standard deviation of the same.
+        missing: whether values of a series may be missing, NaN.
     """
 
     kind: Kind
@@ -112,6 +113,7 @@ class Inputs(SequenceInputs):
     variables: Sequence[str] = ()
     mean: Sequence[float] = ()
     scale: Sequence[float] = ()
+    missing: bool = False
 
     def __post_init__(self) -> None:
         nouns = {"text": "texts", "words": "sentences", "sound": "recordings", "image": "images"}
@@ -123,12 +125,18 @@ class Inputs(SequenceInputs):
 
     @classmethod
     def learn(
-        cls, corpus: Corpus, settings: InputSettings, *, causal: bool = False, affixes: bool = False
+        cls,
+        corpus: Corpus,
+        settings: InputSettings,
+        *,
+        causal: bool = False,
+        affixes: bool = False,
+        missing: bool = False,
     ) -> Self:
         """Learn vocabulary, sample rate or shape from training data.
 
         With ``causal`` a step must not know what comes after it; with ``affixes`` it knows the
-        affixes and shapes of words.
+        affixes and shapes of words; with ``missing`` values of series may be missing.
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
@@ -150,7 +158,8 @@ class Inputs(SequenceInputs):
             )
             features = image_as_steps(np.zeros(shape, np.uint8), settings.image, shape).shape[1]
             return cls("image", features, form=settings.image, shape=shape)
-        return cls("series", corpus.inputs[0].shape[1], variables=list(corpus.variables))
+        names = list(corpus.variables)
+        return cls("series", corpus.inputs[0].shape[1], variables=names, missing=missing)
 
     def scaled_by(self, rows: Ragged) -> Self:
         if self.lexicon is not None:
@@ -189,8 +198,13 @@ class Inputs(SequenceInputs):
             return image_as_steps(pixels, self.form, self.shape)
         with np.errstate(over="ignore"):
             array = np.asarray(item, dtype=np.float32)
-        if not np.isfinite(array).all():
+        if np.isinf(array).any():
             raise place.error("holds a number too large for 32 bits; divide the variable first.")
+        if not self.missing and np.isnan(array).any():
+            raise place.error(
+                "has missing values; fill them in, or train with a cell that takes them: "
+                "cell='gru-d'."
+            )
         return array
 
     def prepare(self, rows: Tensor, words: WordTable | None) -> Tensor | Words:

@@ -41,6 +41,7 @@ def read_corpus(
     *,
     by_step: bool = False,
     labelled: bool | None = True,
+    missing: bool = False,
 ) -> Corpus:
     """Read files.
 
@@ -49,6 +50,7 @@ def read_corpus(
         settings: see `ReadingSettings`.
         by_step: whether each step has a label, not each sequence.
         labelled: whether there must be labels; None reads them where they are.
+        missing: whether measurements may be missing, which become NaN.
 
     Raises:
         DataError: naming file and line.
@@ -57,20 +59,24 @@ def read_corpus(
         raise DataError("no files were named; name at least one.")
     listed = [Path(path) for path in paths]
     check_there(listed)
-    corpus = _read_all(listed, settings, by_step, labelled)
+    corpus = _read_all(listed, settings, by_step, labelled, missing)
     if not len(corpus):
         raise DataError("is empty; give some sequences.", path=", ".join(map(str, paths)))
     return corpus
 
 
 def _read_all(
-    listed: list[Path], settings: ReadingSettings, by_step: bool, labelled: bool | None
+    listed: list[Path],
+    settings: ReadingSettings,
+    by_step: bool,
+    labelled: bool | None,
+    missing: bool,
 ) -> Corpus:
     if idx := [path for path in listed if _is_idx(path)]:
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):
         return _of_files(files, settings, labelled)
-    parts = [_read_file(path, settings, by_step, labelled) for path in listed]
+    parts = [_read_file(path, settings, by_step, labelled, missing) for path in listed]
     kinds = [f"series of {len(p.variables)} variables" if p.kind == "series" else p.kind
              for p in parts]  # fmt: skip
     for path, kind in zip(listed, kinds, strict=True):
@@ -84,7 +90,7 @@ def _read_all(
 
 
 def _read_file(
-    path: Path, settings: ReadingSettings, by_step: bool, labelled: bool | None
+    path: Path, settings: ReadingSettings, by_step: bool, labelled: bool | None, missing: bool
 ) -> Corpus:
     if path.is_dir():
         raise DataError(
@@ -94,7 +100,7 @@ def _read_file(
     if kind == "lines":
         return _read_lines(path, by_step)
     if kind == "ts":
-        return _read_ts(path)
+        return _read_ts(path, missing)
     if kind in ("conll", "conllu"):
         if not by_step:
             raise DataError("has a label for every word, not for a whole text: tag.", path=path)
@@ -103,7 +109,7 @@ def _read_file(
     asked = (settings.label, settings.text, settings.id, settings.time,
              *(settings.variables or "").split(","))  # fmt: skip
     names = [name for name in asked if name and not name.strip("- ").isdecimal()]
-    return sequences_of(read_table(path, settings, names), settings, by_step, labelled)
+    return sequences_of(read_table(path, settings, names), settings, by_step, labelled, missing)
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
@@ -144,7 +150,7 @@ def _read_lines(path: Path, by_step: bool) -> Corpus:
 # Other files
 
 
-def _read_ts(path: Path) -> Corpus:
+def _read_ts(path: Path, missing: bool) -> Corpus:
     """The text format of the UEA and UCR archives: a case a line, ``:`` between variables."""
     has_target: bool | None = None
     inputs: list[NDArray[np.float64]] = []
@@ -168,7 +174,7 @@ def _read_ts(path: Path) -> Corpus:
         parts = line.split(":")
         if has_target and len(parts) < 2:
             raise place.error("has no label after a colon.")
-        rows = [_numbers(cell, place) for cell in (parts[:-1] if has_target else parts)]
+        rows = [_numbers(cell, place, missing) for cell in (parts[:-1] if has_target else parts)]
         steps = sorted({len(row) for row in rows})
         if len(steps) != 1:
             raise place.error(
@@ -186,16 +192,17 @@ def _read_ts(path: Path) -> Corpus:
     return Corpus("series", inputs, targets if has_target else None, places, names)
 
 
-def _numbers(cells: str, place: Place) -> NDArray[np.float64]:
+def _numbers(cells: str, place: Place, missing: bool) -> NDArray[np.float64]:
     values = []
     for cell in cells.split(","):
         try:
             values.append(float(cell))
         except ValueError:
             values.append(math.nan)
-        if not math.isfinite(values[-1]):
+        if not (math.isfinite(values[-1]) or (missing and is_missing(cell))):
             raise place.error(
-                f"{cell.strip()!r:.40} is no number; values that are missing must be filled in."
+                f"{cell.strip()!r:.40} is no number; values that are missing must be filled in, "
+                "but for cell='gru-d'."
             )
     return np.array(values)
 
@@ -410,6 +417,7 @@ def corpus_of(
     *,
     by_step: bool = False,
     labelled: bool | None = None,
+    missing: bool = False,
 ) -> Corpus:
     """Take sequences that are in memory already.
 
@@ -421,6 +429,7 @@ def corpus_of(
         settings: columns of a table; see `ReadingSettings`.
         by_step: whether each step has a label.
         labelled: whether a table must have labels; None reads them where they are.
+        missing: whether measurements may be missing, NaN.
 
     Raises:
         DataError: naming the sequence, or the row of a table.
@@ -429,10 +438,10 @@ def corpus_of(
     if has_columns(X) or isinstance(X, Mapping):
         table = table_of(X)
         if y is None:
-            return sequences_of(table, settings, by_step, labelled)
-        corpus = sequences_of(table, settings, False, False)
+            return sequences_of(table, settings, by_step, labelled, missing)
+        corpus = sequences_of(table, settings, False, False, missing)
     else:
-        corpus = _of_items(cells_of(X))
+        corpus = _of_items(cells_of(X), missing)
     if y is not None:
         corpus.targets = _targets(y, len(corpus))
     return corpus
@@ -451,7 +460,7 @@ def _targets(y: Any, count: int) -> list[Any]:
     return targets
 
 
-def _of_items(inputs: list[Any]) -> Corpus:
+def _of_items(inputs: list[Any], missing: bool) -> Corpus:
     places = [Place(f"X[{i}]") for i in range(len(inputs))]
     if not inputs:
         raise DataError("X is empty; give at least one sequence.")
@@ -488,9 +497,11 @@ def _of_items(inputs: list[Any]) -> Corpus:
             raise place.error(
                 f"has shape {array.shape}; expected (T, {arrays[0].shape[-1]}), as X[0] has."
             )
-        if not np.isfinite(array).all():
-            t, i = map(int, np.argwhere(~np.isfinite(array))[0])
-            raise place.error(f"is {array[t, i]} at step {t}, variable {i}; fill it in.")
+        wrong = np.isinf(array) if missing else ~np.isfinite(array)
+        if wrong.any():
+            t, i = map(int, np.argwhere(wrong)[0])
+            hint = "fill it in" if np.isinf(array[t, i]) else "fill it in, or use cell='gru-d'"
+            raise place.error(f"is {array[t, i]} at step {t}, variable {i}; {hint}.")
     return Corpus("series", arrays, None, places, names)
 
 

@@ -16,15 +16,19 @@ from ostinato.errors import DataError, OstinatoError
 
 
 def sequences_of(
-    table: Table, settings: ReadingSettings, by_step: bool, labelled: bool | None
+    table: Table,
+    settings: ReadingSettings,
+    by_step: bool,
+    labelled: bool | None,
+    missing: bool = False,
 ) -> Corpus:
     """Return the sequences of a table; arguments are as of `read_corpus`."""
     columns = (step_columns if by_step else sequence_columns)(table, settings, labelled)
     labels = None if columns.label is None else _labels(table, columns.label, settings)
     if by_step or columns.id is not None:
-        corpus = _grouped(table, columns, labels, by_step)
+        corpus = _grouped(table, columns, labels, by_step, missing)
     elif columns.text is None:
-        rows = table.numbers(columns.variables)
+        rows = table.numbers(columns.variables, missing=missing)
         corpus = Corpus("series", list(rows[:, :, None]), labels, table.places, ["value"])
     else:
         cells = table.filled(columns.text)
@@ -56,7 +60,9 @@ def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
     return [[part.strip() for part in some if part.strip()] for some in parts]
 
 
-def _grouped(table: Table, columns: Columns, labels: list[Any] | None, by_step: bool) -> Corpus:
+def _grouped(
+    table: Table, columns: Columns, labels: list[Any] | None, by_step: bool, missing: bool
+) -> Corpus:
     """Sequences of a table with a row for every step."""
     codes = _codes(table, columns)
     order, notes = np.argsort(codes, kind="stable"), []
@@ -79,7 +85,7 @@ def _grouped(table: Table, columns: Columns, labels: list[Any] | None, by_step: 
         cells = table.filled(columns.text)
         words = [[cells[row] for row in rows] for rows in groups]
         return Corpus("words", words, targets, places, (), lines, notes)
-    values = table.numbers(columns.variables)
+    values = table.numbers(columns.variables, missing=missing)
     names = [table.names[i] for i in columns.variables]
     inputs = [values[rows] for rows in groups]
     return Corpus("series", inputs, targets, places, names, lines, notes)

@@ -112,7 +112,8 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
     @property
     def _blends(self) -> bool:
         """Whether another classifier is fitted beside the network."""
-        by_shape = self.inputs_.kind == "series" and self.bidirectional and self.recurrent
+        whole = self.inputs_.kind == "series" and not self.inputs_.missing
+        by_shape = whole and self.bidirectional and self.recurrent
         alone = self.multilabel_ or len(self.classes_) < 2
         return self.blend and not alone and (by_shape or self.inputs_.lexicon is not None)
 

@@ -15,7 +15,7 @@ from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
-from ostinato.recurrence.cells import name_of
+from ostinato.recurrence.cells import name_of, takes_missing
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.networks import EncoderSettings, check_shares, check_sizes
 from ostinato.tasks.targets import SequenceTargets
@@ -68,13 +68,24 @@ class CorpusEstimator(
         if isinstance(X, Corpus):
             return X
         if y is None and (paths := paths_of(X)):
-            return read_corpus(paths, self, by_step=self.BY_STEP, labelled=labelled)
-        return corpus_of(X, y, self, by_step=self.BY_STEP, labelled=labelled)
+            return read_corpus(
+                paths, self, by_step=self.BY_STEP, labelled=labelled, missing=self._takes_missing
+            )
+        return corpus_of(
+            X, y, self, by_step=self.BY_STEP, labelled=labelled, missing=self._takes_missing
+        )
+
+    @property
+    def _takes_missing(self) -> bool:
+        """Whether values of series may be missing."""
+        return self.recurrent and takes_missing(self.cell)
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:
         targets = self._learn_targets(training)
         affixes, causal = self.affix_size > 0, not self.bidirectional
-        return Inputs.learn(training, self, causal=causal, affixes=affixes), targets
+        missing = self._takes_missing
+        inputs = Inputs.learn(training, self, causal=causal, affixes=affixes, missing=missing)
+        return inputs, targets
 
     def _network_title(self) -> str:
         title, network = super()._network_title(), self.network_

@@ -99,7 +99,7 @@ class PoolingSettings(EncoderSettings):
             attention (a mean weighted by relevance); if not given, mean with convolutions, and
             attention without.
         convolutions: whether layers of convolutions read the steps beside the recurrent layers; if
-            not given, where series of measurements are classified by all their steps.
+            not given, where series without missing values are classified by all their steps.
     """
 
     pooling: PoolingKind | None = None
@@ -108,12 +108,15 @@ class PoolingSettings(EncoderSettings):
     def convolves(self, inputs: Inputs) -> bool:
         """Return whether there are convolutions; an `OstinatoError` if there cannot be any."""
         if self.convolutions is None:
-            return inputs.kind == "series" and self.recurrent and self.pooling != "last"
+            whole = inputs.kind == "series" and not inputs.missing
+            return whole and self.recurrent and self.pooling != "last"
         alone = not self.recurrent or (inputs.kind == "image" and inputs.form == "whole")
-        if self.convolutions and (inputs.lexicon is not None or alone):
+        if self.convolutions and (inputs.lexicon is not None or alone or inputs.missing):
+            missing = ", some missing" if inputs.missing else ""
             raise OstinatoError(
                 f"{type(self).__name__}: convolutions=True; expected recurrent=True and several "
-                f"steps that are measurements, got recurrent={self.recurrent} and {inputs.kind}."
+                "steps that are measurements, none missing, got "
+                f"recurrent={self.recurrent} and {inputs.kind}{missing}."
             )
         return self.convolutions
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +32,14 @@ from ostinato.recurrence.backends.compiled import (
     is_transformed,
     kept,
 )
-from ostinato.recurrence.backends.compiler import NoCompiler, compiler, keep, load, recall
+from ostinato.recurrence.backends.compiler import (
+    NoCompiler,
+    cache_folder,
+    compiler,
+    keep,
+    load,
+    recall,
+)
 from ostinato.recurrence.backends.core import core
 from ostinato.recurrence.backends.programs import write_program
 from ostinato.recurrence.backends.programs.values import NotCompiled, Written
@@ -39,6 +47,9 @@ from ostinato.recurrence.cells import Cell, LinearCell, MLSTMCell, State, Trace,
 from ostinato.recurrence.scan import mask_of, run_directions, scan
 
 _log = logging.getLogger("ostinato.recurrence")
+
+PATIENCE = 1.0
+"""Seconds after which a user is told what is going on."""
 
 
 class CellNotCompiledWarning(UserWarning):
@@ -117,6 +128,14 @@ def find(cell: Cell, dtype: torch.dtype) -> Program | str:
 
 def _make(cell: Cell, dtype: torch.dtype) -> Program | str:
     start = time.perf_counter()
+
+    def say() -> None:  # a warning, so that it is seen on stderr where nobody set up logging
+        name = type(cell).__name__
+        _log.warning("compiling %s, once: its kernels are kept in %s", name, cache_folder())
+
+    telling = threading.Timer(PATIENCE, say)
+    telling.daemon = True
+    telling.start()
     try:
         compiler()
         written = write_program(cell, dtype, recall, keep)
@@ -126,8 +145,10 @@ def _make(cell: Cell, dtype: torch.dtype) -> Program | str:
     except NoCompiler as error:
         return str(error)
     except Exception as error:  # whatever the step does while it is traced
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        return f"its step cannot be traced: {said:.300}"
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"its step cannot be traced: {what:.300}"
+    finally:
+        telling.cancel()
 
     def address(number: int) -> int:
         return cast(int, ctypes.cast(getattr(library, f"k{number}"), ctypes.c_void_p).value)
@@ -143,8 +164,7 @@ def _make(cell: Cell, dtype: torch.dtype) -> Program | str:
     pieces = _pieces(cell, dtype, written)
     seconds = time.perf_counter() - start
     _programs.append(Program(cell, written, (made, library), len(_programs), pieces, seconds))
-    level = logging.INFO if seconds > 1 else logging.DEBUG
-    _log.log(level, "compiled %s in %.1f s; kept for the next time", cell, seconds)
+    _log.debug("compiled %s in %.1f s", cell, seconds)
     return _programs[-1]
 
 

@@ -73,8 +73,8 @@ class Cell(ABC):
     `step`, and perhaps `project`; ``state_type``, where the state is more than `RNNState`, and
     `state_sizes`, where not all of its tensors are ``(B, H)``. It may define more: ``gates_type``
     and `gates`, to have its gates observed; ``time_gates``, for ``init="chrono"``; ``forget_gate``,
-    for ``init="orthogonal"``; ``has_identity``; `in_training`; `standard_cell` and
-    `standard_weights`, to run on the compiled core; and the decorator `named`.
+    for ``init="orthogonal"``; ``has_identity``; ``takes_missing``; `in_training`; `standard_cell`
+    and `standard_weights`, to run on the compiled core; and the decorator `named`.
 
     Args:
         input_size: features of an input step, ``I``.
@@ -113,6 +113,8 @@ class Cell(ABC):
     """Block of the weights that is the gate which orthogonal initialisation opens."""
     has_identity: ClassVar[bool] = True
     """Whether the recurrent weights may be the identity."""
+    takes_missing: ClassVar[bool] = False
+    """Whether inputs may be NaN, a missing value."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
@@ -246,6 +248,15 @@ def cell_named(name: str) -> tuple[Callable[..., Cell], dict[str, Any]]:
         return found[-1], dict(json.loads(options or "{}"))
     except ValueError as error:
         raise OstinatoError(f"cell={name!r:.200}: its settings are no JSON.") from error
+
+
+def takes_missing(cell: str | type[Cell] | Cell) -> bool:
+    """Return whether inputs of a cell, such as a setting names it, may be NaN.
+
+    >>> takes_missing("gru"), takes_missing("gru-d")
+    (False, True)
+    """
+    return bool(getattr(cell_named(name_of(cell))[0], "takes_missing", False))
 
 
 def name_of(cell: str | type[Cell] | Cell) -> str:

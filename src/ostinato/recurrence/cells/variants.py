@@ -6,13 +6,14 @@ The compiled core runs those whose equations are a standard cell's with tied wei
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Literal, NamedTuple, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import layer_norm, linear, logsigmoid
 
 from ostinato.errors import OstinatoError, check_choice
 from ostinato.recurrence.cells.base import (
@@ -23,6 +24,7 @@ from ostinato.recurrence.cells.base import (
     named,
     register_state,
 )
+from ostinato.recurrence.cells.initialization import Initialization
 from ostinato.recurrence.cells.standard import (
     ACTIVATIONS,
     Activation,
@@ -39,7 +41,7 @@ from ostinato.recurrence.cells.standard import (
 CellName = Literal[
     "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
     "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
-    "qrnn", "sru", "rg-lru", "lru", "mamba", "mlstm",
+    "ligru", "gru-d", "slstm", "qrnn", "sru", "rg-lru", "lru", "mamba", "mlstm",
 ]  # fmt: skip
 """Names that `named` gives to cells; written out for type checkers and the command line."""
 
@@ -64,6 +66,38 @@ class JordanState(NamedTuple):
 
     h: Tensor
     s: Tensor
+
+
+@register_state
+class SLSTMState(NamedTuple):
+    """State of an `SLSTMCell`: ``h``, ``c``, the normaliser ``n``, the scale ``m``, all ``(B, H)``.
+
+    c and n are exp(m) times smaller than the paper's.
+    """
+
+    h: Tensor
+    c: Tensor
+    n: Tensor
+    m: Tensor
+
+
+@register_state
+class GRUDState(NamedTuple):
+    """State of a `GRUDCell`: ``h (B, H)``, and of each input its last known value and its age.
+
+    ``last (B, I)`` is 0 before the first; ``age (B, I)`` counts the steps without a value since.
+    """
+
+    h: Tensor
+    last: Tensor
+    age: Tensor
+
+
+class LiGRUGates(NamedTuple):
+    """Gates of one step, each ``(B, H)``: ``z`` in (0, 1), the candidate ``n`` from 0 on."""
+
+    z: Tensor
+    n: Tensor
 
 
 @named("lstm-peephole")
@@ -246,6 +280,216 @@ class MGUCell(GatedCell):
         return {name: torch.cat([t[:H], -t[:H], t[H:]]) for name, t in w.items()}
 
 
+@named("ligru")
+@dataclass(frozen=True)
+class LiGRUCell(GatedCell):
+    """Light GRU: no reset gate, candidates by relu, normalised sums of the input.
+
+    ::
+
+        z   = sigmoid(N(W_iz x_t) + W_hz h_(t-1))
+        n   = relu   (N(W_in x_t) + W_hn h_(t-1))
+        h_t = (1 - z) * n + z * h_(t-1)
+
+    Weights have two blocks, ``z n``. N as in `LayerNormLSTMCell`, over both blocks together: the
+    paper normalises over a batch, in which a row would depend on the others. M. Ravanelli,
+    P. Brakel, M. Omologo and Y. Bengio 2018, "Light gated recurrent units for speech recognition",
+    equations 8 to 10. Recurrent weights start orthogonal, others after Glorot, as in the paper.
+    """
+
+    state_type = GRUState
+    gates_type = LiGRUGates
+    gates_per_unit = 2
+    time_gates = {0: 1}  # noqa: RUF012
+    has_identity = False
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return both matrices, and gain and bias of N."""
+        I, H = self.input_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (2 * H, I), "weight_hh": (2 * H, H)}
+        return shapes | {"gain_ih": (2 * H,)} | ({"bias_ih": (2 * H,)} if self.bias else {})
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """N(W_ih x): (..., I) -> (..., 2H)."""
+        return _normalized(linear(x, w["weight_ih"]), w["gain_ih"], w.get("bias_ih"))
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> LiGRUGates:
+        z, n = (x_t + linear(state.h, w["weight_hh"])).chunk(2, dim=-1)
+        return LiGRUGates(z.sigmoid(), n.relu())
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> GRUState:
+        z, n = self.gates(w, x_t, state)
+        return GRUState((1 - z) * n + z * state.h)
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Initialise the weights as the paper does; by another recipe if one is named."""
+        super().initialize(w, "orthogonal" if how == "pytorch" else how, steps)
+
+
+@named("gru-d")
+@dataclass(frozen=True)
+class GRUDCell(GatedCell):
+    """GRU with decay, for inputs with missing values, which are NaN.
+
+    ::
+
+        d    = steps without a value since the last known one, before this step
+        x^   = x_t where it is known, else exp(-relu(w_x d + b_x)) * the last known value
+        h^   = exp(-relu(W_d d + b_d)) * h_(t-1)
+        r, z = sigmoid(W_i* [x^, known] + W_h* h^ + b_*)
+        n    = tanh(W_in [x^, known] + W_hn (r * h^) + b_n)
+        h_t  = (1 - z) * n + z * h^
+
+    A missing value goes from the last known one to 0, the mean of standardised inputs; what the
+    network remembers fades. ``weight_ih (3H, 2I)`` takes the values, then 1 for each that is known;
+    ``decay_x (I,)`` and ``decay_h (H, I)`` hold w_x and W_d. Z. Che et al. 2018, "Recurrent neural
+    networks for multivariate time series with missing values", equations 2 to 6, for equal steps:
+    the paper's times since a value are d + 1, which moves b_x and b_d alone, and its z is 1 - z.
+    Recurrent weights start orthogonal, others after Glorot, as in the authors' code; decays in 0 to
+    0.1 a step, since at 0 relu has no gradient. No gradient reaches a missing value.
+    """
+
+    state_type = GRUDState
+    gates_type = GRUGates
+    gates_per_unit = 3
+    time_gates = {1: 1}  # noqa: RUF012
+    has_identity = False
+    takes_missing = True
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of h, of the last values and of their age."""
+        return self.hidden_size, self.input_size, self.input_size
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return both matrices and their bias, and the decays and theirs."""
+        I, H = self.input_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (3 * H, 2 * I), "weight_hh": (3 * H, H)}
+        shapes |= {"decay_x": (I,), "decay_h": (H, I)}
+        biases = {"bias_ih": (3 * H,), "bias_x": (I,), "bias_h": (H,)}
+        return shapes | (biases if self.bias else {})
+
+    def project(self, w: Weights, x: Tensor) -> Tensor:
+        """Return x: what a step reads of it depends on the state."""
+        return x
+
+    def _decayed(self, w: Weights, x_t: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return h^, x^ and whether each input is known, 1 or 0."""
+        h, last, age = cast(GRUDState, state)
+        of_x = age * w["decay_x"] + w["bias_x"] if self.bias else age * w["decay_x"]
+        of_h = linear(age, w["decay_h"], w.get("bias_h"))
+        known = torch.where(x_t == x_t, torch.ones_like(x_t), 0.0)  # NaN equals nothing
+        x = torch.where(known > 0, x_t, (-of_x.relu()).exp() * last)
+        return (-of_h.relu()).exp() * h, x, known
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> GRUGates:
+        return self._gates(w, *self._decayed(w, x_t, state))
+
+    def _gates(self, w: Weights, h: Tensor, x: Tensor, known: Tensor) -> GRUGates:
+        H = 2 * self.hidden_size
+        a = linear(torch.cat([x, known], dim=-1), w["weight_ih"], w.get("bias_ih"))
+        r, z = (a[..., :H] + linear(h, w["weight_hh"][:H])).sigmoid().chunk(2, dim=-1)
+        return GRUGates(r, z, (a[..., H:] + linear(r * h, w["weight_hh"][H:])).tanh())
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> GRUDState:
+        h, x, known = self._decayed(w, x_t, state)
+        _, z, n = self._gates(w, h, x, known)
+        _, last, age = cast(GRUDState, state)
+        last = torch.where(known > 0, x_t, last)
+        return GRUDState((1 - z) * n + z * h, last, (1 - known) * (age + 1))
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Initialise the weights as the authors do; by another recipe if one is named."""
+        super().initialize(w, "orthogonal" if how == "pytorch" else how, steps)
+        with torch.no_grad():
+            w["decay_x"].uniform_(0, 0.1)
+            w["decay_h"].uniform_(0, 0.1 / self.input_size)
+
+
+@named("slstm")
+@dataclass(frozen=True)
+class SLSTMCell(GatedCell):
+    """sLSTM of xLSTM: exponential gates, a memory with a normaliser, heads.
+
+    ::
+
+        i, f, g, o = W_i* x_t + R_* h_(t-1) + b_*,    f = log(sigmoid(f))
+        m_t = max(f + m_(t-1), i),    m_0 = -inf, taken where n is 0
+        c_t = exp(f + m_(t-1) - m_t) * c_(t-1) + exp(i - m_t) * tanh(g)
+        n_t = exp(f + m_(t-1) - m_t) * n_(t-1) + exp(i - m_t)
+        h_t = sigmoid(o) * c_t / n_t
+
+    Args:
+        heads: groups of H / heads units, each of which reads the last outputs of its own alone.
+
+    The gates that are shown are exp(i - m_t) and exp(f + m_(t-1) - m_t). ``weight_hh (4H, H /
+    heads)`` holds, head by head, the rows of R for ``i f g o``. M. Beck et al. 2024, "xLSTM:
+    Extended long short-term memory", equations 8 to 17, with the sigmoid for f; m keeps
+    exponentials in range and does not change h. Recurrent weights start at 0, other matrices normal
+    with variance 2 / (5 I), the biases of f fall from 5 to -7 in each head, 5 - 12 u^0.3 for u from
+    0 to 1, as in the authors' code.
+    """
+
+    heads: int = 4
+
+    state_type = SLSTMState
+    gates_type = LSTMGates
+    gates_per_unit = 4
+    time_gates = {1: 1}  # noqa: RUF012
+    has_identity = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.heads, int) or self.heads < 1 or self.hidden_size % self.heads:
+            raise OstinatoError(
+                f"SLSTMCell: heads={self.heads!r}, hidden_size={self.hidden_size}; expected a "
+                "number of heads that divides the hidden size."
+            )
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the matrix of the input, those of the heads below one another, and a bias."""
+        I, H = self.input_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, I)}
+        shapes |= {"weight_hh": (4 * H, H // self.heads)}
+        return shapes | ({"bias_ih": (4 * H,)} if self.bias else {})
+
+    def gates(self, w: Weights, x_t: Tensor, state: State) -> LSTMGates:
+        return self._gates(w, x_t, state)[0]
+
+    def _gates(self, w: Weights, x_t: Tensor, state: State) -> tuple[LSTMGates, Tensor]:
+        """Return the gates and m_t."""
+        h, _, n, m = cast(SLSTMState, state)
+        pairs = zip(h.chunk(self.heads, -1), w["weight_hh"].chunk(self.heads), strict=True)
+        each = [linear(h_k, R_k).chunk(4, dim=-1) for h_k, R_k in pairs]  # (B, H / heads)
+        sums = x_t + torch.cat([head[gate] for gate in range(4) for head in each], dim=-1)
+        i, f, g, o = sums.chunk(4, dim=-1)
+        kept = logsigmoid(f) + torch.where(n > 0, m, -1e30)
+        m = torch.maximum(kept, i)
+        return LSTMGates((i - m).exp(), (kept - m).exp(), g.tanh(), o.sigmoid()), m
+
+    def step(self, w: Weights, x_t: Tensor, state: State) -> SLSTMState:
+        (i, f, g, o), m = self._gates(w, x_t, state)
+        _, c, n, _ = cast(SLSTMState, state)
+        c, n = f * c + i * g, f * n + i
+        return SLSTMState(o * c / n, c, n, m)
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Initialise the weights as the authors do; matrices by another recipe if one is named."""
+        super().initialize(w, how, steps)
+        H, d = self.hidden_size, self.hidden_size // self.heads
+        with torch.no_grad():
+            if how == "pytorch":
+                w["weight_ih"].normal_(std=math.sqrt(2 / (5 * self.input_size)))
+                w["weight_hh"].zero_()
+            else:
+                for block in torch.split(w["weight_hh"], d):
+                    torch.nn.init.orthogonal_(block)
+            if self.bias and how != "chrono":
+                w["bias_ih"].zero_()
+                falling = 5 - 12 * torch.linspace(0, 1, d) ** 0.3
+                w["bias_ih"][H : 2 * H].copy_(falling.repeat(self.heads))
+
+
 @dataclass(frozen=True)
 class HigherOrderCell(RNNCell):
     """Elman's network with its last k states as input.
@@ -371,7 +615,8 @@ class ZoneoutCell(Cell):
 
     Args:
         inner: the cell.
-        rates: probability of keeping, for each tensor of the state; or one for all.
+        rates: probability of keeping, for each tensor of the state; or one for h and for a memory
+            beside it, c or s, unless that has a scale of its own as in `SLSTMCell`.
         training: whether m is drawn; set by the layer.
 
     D. Krueger et al. 2017, "Zoneout: Regularizing RNNs by randomly preserving hidden activations",
@@ -394,14 +639,16 @@ class ZoneoutCell(Cell):
 
     def _rates(self) -> tuple[float, ...]:
         """The rate of each tensor of the state."""
-        n = len(self.state_sizes)
-        rates = self.rates if isinstance(self.rates, tuple) else (self.rates,) * n
-        if len(rates) != n:
+        names: tuple[str, ...] = getattr(self.inner.state_type, "_fields", ())
+        if not isinstance(self.rates, tuple):
+            kept = {"h", "s"} if "m" in names else {"h", "s", "c"}
+            return tuple(self.rates if name in kept else 0.0 for name in names)
+        if len(self.rates) != len(names):
             raise OstinatoError(
-                f"ZoneoutCell: {len(rates)} rates; {type(self.inner).__name__} has {n} "
-                "tensors of state."
+                f"ZoneoutCell: {len(self.rates)} rates; {type(self.inner).__name__} has "
+                f"{len(names)} tensors of state."
             )
-        return rates
+        return self.rates
 
     @property
     def state_sizes(self) -> tuple[int, ...]:

@@ -116,15 +116,22 @@ def _cut(whole: fx.GraphModule, rows: int) -> tuple[fx.GraphModule, fx.GraphModu
             in_front[n] = front.node_copy(n, lambda each: in_front[each])
     for n in whole.graph.nodes:
         if (n in later and n.op == "call_function") or n.op == "output":
-            uses += [(n, i) for i in n.all_input_nodes if i not in later]
+            uses += [(n, i) for i in n.all_input_nodes if i not in later and not _is_number(i)]
     tensors = {use: main.placeholder(f"w{i}") for i, use in enumerate(uses)}
     given = [in_front[i] for _, i in uses]
     for n in whole.graph.nodes:
         if (n in later and n.op == "call_function") or n.op == "output":
 
             def taken(each: fx.Node, of: fx.Node = n) -> fx.Node:
+                if _is_number(each):
+                    return main.node_copy(each)
                 return in_main[each] if each in later else tensors[of, each]
 
             in_main[n] = main.node_copy(n, taken)
     front.output(tuple(given))
     return fx.GraphModule(whole, main), fx.GraphModule(whole, front)
+
+
+def _is_number(n: fx.Node) -> bool:
+    """Tell whether a node makes a number of nothing, such as the 0.0 of a ``where``."""
+    return n.op == "call_function" and not n.all_input_nodes and n.meta["val"].dim() == 0

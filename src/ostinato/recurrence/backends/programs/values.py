@@ -52,7 +52,7 @@ DEAR = {
 ELEMENTWISE = CHEAP | DEAR
 REDUCTIONS = {"sum": "T(0)", "amax": "-std::numeric_limits<T>::infinity()"}
 """Folds over the numbers of a row, and what they start from."""
-VERSION = 5  # of what is written for a step: a program that was kept by another is none
+VERSION = 6  # of what is written for a step: a program that was kept by another is none
 MOST_PIECES = 128  # of one tensor, in which its numbers lie side by side
 X, LINE, BACK, AHEAD, SCRATCH, BEFORE, D_AFTER, D_BEFORE, DX, TEMPORARY = range(10)
 """`Base` of cpp/program.hpp."""

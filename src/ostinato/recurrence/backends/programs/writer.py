@@ -40,6 +40,7 @@ from ostinato.recurrence.backends.programs.values import (
     _parts_of,
     _Tables,
     _Tail,
+    _Targets,
     _Value,
     _within,
 )
@@ -354,13 +355,7 @@ class _Writer:
                     ([Run(i, 0, 1, nodes[i].n)], Place(BACK, self.tables.take(BACK, nodes[i].n)))
                 )
         # What backward reads of forward.
-        saved: dict[int, Place] = {}
-        for root, place in line_targets:
-            start = place.at
-            for r in root:
-                if r.step and r.at == 0 and r.n == nodes[r.node].n and not self._is_given(r.node):
-                    saved.setdefault(r.node, Place(LINE, start))
-                start += r.n
+        saved = self._whole(line_targets)
         keep: list[int] = []
 
         def frontier(i: int) -> set[int]:
@@ -405,12 +400,12 @@ class _Writer:
             (r.node for root, _ in targets for r in root),
             lambda i: nodes[i].kind == STATE and not self._is_given(i),
         )
-        ahead: dict[int, Place] = {}
+        early_saved, ahead = self._whole(early), dict[int, Place]()
         needed = {a.node for i in in_step for a in nodes[i].args} | {
             r.node for t in targets for r in t[0]
         }
         for i in sorted(needed):
-            if nodes[i].kind == INPUT and not self._is_given(i) and i not in saved:
+            if nodes[i].kind == INPUT and not self._is_given(i) and i not in early_saved:
                 ahead[i] = Place(AHEAD, self.tables.take(AHEAD, nodes[i].n))
                 early.append(([Run(i, 0, 1, nodes[i].n)], ahead[i]))
         weights = {i: Place(X, 0) for i, p in self.leaves.items() if p.base == X}
@@ -420,7 +415,6 @@ class _Writer:
             given = self._state_place(i)
             if given is not None and not self._is_given(i):
                 in_line.setdefault(i, given)
-        early_saved = {i: p for i, p in saved.items() if nodes[i].kind <= INPUT}
         self._phase(early, weights, True)
         self._phase(targets, states | ahead | early_saved, True)
         targets = [
@@ -429,14 +423,20 @@ class _Writer:
         self.tables.side_by_side = _parts_of(line_targets)
         self._phase(targets + back_targets, self.leaves | in_line, False)
         self.tables.side_by_side |= _parts_of(back_targets)
-        in_backs: dict[int, Place] = {}
-        for root, place in back_targets:
-            start = place.at
-            for r in root:
-                if r.step and r.at == 0 and r.n == nodes[r.node].n:
-                    in_backs.setdefault(r.node, Place(BACK, start))
-                start += r.n
+        in_backs = self._whole(back_targets)
         self._phase([(self.dx, Place(DX, 0)), *after_targets], states | in_line | in_backs, False)
+
+    def _whole(self, targets: _Targets) -> dict[int, Place]:
+        """Return where nodes lie that targets have as a whole, but for what a program is given."""
+        found: dict[int, Place] = {}
+        for root, place in targets:
+            at = place.at
+            for r in root:
+                is_whole = r.step and r.at == 0 and r.n == self.nodes[r.node].n
+                if is_whole and (place.base == BACK or not self._is_given(r.node)):
+                    found.setdefault(r.node, Place(place.base, at))
+                at += r.n
+        return found
 
     def _state_place(self, i: int) -> Place | None:
         """Return where a node lies as a state after the step, if it is one."""
