@@ -156,7 +156,7 @@ class Windows:
         mean, scale = self.encoding.future
         future = np.full((T, len(mean)), np.nan)
         future[: len(series.future_covariates)] = series.future_covariates[:T]
-        features = [_standardized(future, mean, scale)]
+        features: list[NDArray[Any]] = [_standardized(future, mean, scale)]
         if self.calendar:
             features.insert(0, self.panel.grid.calendar(series.start + np.arange(T)))
         return _Encoded(
