@@ -451,6 +451,92 @@ void run_scan_backward(bool is_complex, nb::handle a, nb::handle lengths, nb::ha
     scan_backward(s, g, threads);
 }
 
+// What the passes of a selective scan share. d, v (T, B, E), B, C (T, B, N), A (N, E); c of a row is N x E, flat.
+template <class T>
+Selection<T> selection_of(nb::handle d, nb::handle v, nb::handle A, nb::handle B, nb::handle C, nb::handle D,
+                          nb::handle lengths, nb::handle resets, nb::handle kept, Indices& indices) {
+    const View shown(d, "d"), rates(A, "A");
+    if (shown.shape.size() != 3) refuse("d", "has shape " + shape_text(shown.shape), "(T, B, E)");
+    if (rates.shape.size() != 2) refuse("A", "has shape " + shape_text(rates.shape), "(N, E)");
+    Selection<T> s{};
+    s.steps = shown.shape[0], s.rows = shown.shape[1], s.size = shown.shape[2], s.memory = rates.shape[0];
+    s.d = sequence<T>(d, "d", {s.steps, s.rows, s.size}, s.d_t, s.d_b);
+    s.v = sequence<T>(v, "v", {s.steps, s.rows, s.size}, s.v_t, s.v_b);
+    s.A = dense<T>(A, "A", {s.memory, s.size}, false);
+    s.B = sequence<T>(B, "B", {s.steps, s.rows, s.memory}, s.B_t, s.B_b);
+    s.C = sequence<T>(C, "C", {s.steps, s.rows, s.memory}, s.C_t, s.C_b);
+    s.D = dense<T>(D, "D", {s.size});
+    s.resets = dense<uint8_t>(resets, "resets", {s.steps, s.rows});
+    s.lengths = indices.copy_of(lengths, s.steps, s.rows);
+    const int64_t chunks = (s.steps + selection_chunk - 1) / selection_chunk;
+    s.kept = dense<T>(kept, "kept", {chunks, s.rows, s.memory * s.size});
+    return s;
+}
+
+template <class T>
+void run_selection_forward(nb::handle d, nb::handle v, nb::handle A, nb::handle B, nb::handle C, nb::handle D,
+                           nb::handle c0, nb::handle lengths, nb::handle resets, nb::handle y, nb::handle c_n, nb::handle kept, int threads) {
+    Indices indices;
+    Selection<T> s = selection_of<T>(d, v, A, B, C, D, lengths, resets, kept, indices);
+    s.c0 = dense<T>(c0, "c0", {s.rows, s.memory * s.size});
+    s.y = dense<T>(y, "y", {s.steps, s.rows, s.size}, false);
+    s.c_n = dense<T>(c_n, "c_n", {s.rows, s.memory * s.size}, false);
+    nb::gil_scoped_release release;
+    selection_forward(s, threads);
+}
+
+template <class T>
+void run_selection_backward(nb::handle d, nb::handle v, nb::handle A, nb::handle B, nb::handle C, nb::handle D,
+                            nb::handle lengths, nb::handle resets, nb::handle kept, nb::handle dy, nb::handle dc_n,
+                            nb::handle dd, nb::handle dv, nb::handle dA, nb::handle dB, nb::handle dC, nb::handle dD,
+                            nb::handle dc0, int threads) {
+    Indices indices;
+    const Selection<T> s = selection_of<T>(d, v, A, B, C, D, lengths, resets, kept, indices);
+    if (!s.kept) refuse("kept", "is None", "what forward left there");
+    SelectionGradients<T> g{};
+    const std::vector<int64_t> state{s.rows, s.memory * s.size}, sequences{s.steps, s.rows, s.size}, sums{s.tiles(), s.steps, s.rows, s.memory};
+    if (!dy.is_none()) g.dy = sequence<T>(dy, "dy", sequences, g.dy_t, g.dy_b);
+    g.dc_n = dense<T>(dc_n, "dc_n", state);
+    g.dd = dense<T>(dd, "dd", sequences, false), g.dv = dense<T>(dv, "dv", sequences, false);
+    g.dA = dense<T>(dA, "dA", state, false), g.dc0 = dense<T>(dc0, "dc0", state, false);
+    g.dD = dense<T>(dD, "dD", {s.rows, s.size}, !s.D);
+    g.dB = dense<T>(dB, "dB", sums, false), g.dC = dense<T>(dC, "dC", sums, false);
+    nb::gil_scoped_release release;
+    selection_backward(s, g, threads);
+}
+
+template <class T>
+void run_convolution(nb::handle x, nb::handle kernel, nb::handle bias, nb::handle y, int threads) {
+    const View in(x, "x"), weights(kernel, "kernel");
+    if (in.shape.size() != 3) refuse("x", "has shape " + shape_text(in.shape), "(T + k - 1, B, E)");
+    if (weights.shape.size() != 2 || weights.shape[0] < 1) refuse("kernel", "has shape " + shape_text(weights.shape), "(k, E)");
+    Convolution<T> c{};
+    c.rows = in.shape[1], c.size = in.shape[2], c.window = weights.shape[0], c.steps = in.shape[0] - c.window + 1;
+    if (c.steps < 0) refuse("x", "has " + std::to_string(in.shape[0]) + " steps", "k - 1 or more");
+    c.x = sequence<T>(x, "x", in.shape, c.x_t, c.x_b);
+    c.kernel = dense<T>(kernel, "kernel", {c.window, c.size}, false), c.bias = dense<T>(bias, "bias", {c.size});
+    c.y = dense<T>(y, "y", {c.steps, c.rows, c.size}, false);
+    if (c.steps * c.rows * c.size == 0) return;
+    nb::gil_scoped_release release;
+    convolution(c, threads);
+}
+
+template <class T>
+void run_convolution_backward(nb::handle x, nb::handle kernel, nb::handle dy, nb::handle dx, nb::handle dkernel,
+                              nb::handle dbias, int threads) {
+    const View in(x, "x"), weights(kernel, "kernel");
+    Convolution<T> c{};
+    if (in.shape.size() != 3 || weights.shape.size() != 2 || weights.shape[0] < 1 || in.shape[0] < weights.shape[0] - 1)
+        refuse("x", "has shape " + shape_text(in.shape), "that of forward");
+    c.rows = in.shape[1], c.size = in.shape[2], c.window = weights.shape[0], c.steps = in.shape[0] - c.window + 1;
+    c.x = sequence<T>(x, "x", in.shape, c.x_t, c.x_b);
+    c.kernel = dense<T>(kernel, "kernel", {c.window, c.size}, false);
+    c.dy = dense<T>(dy, "dy", {c.steps, c.rows, c.size}, false), c.dx = dense<T>(dx, "dx", in.shape, false);
+    c.dkernel = dense<T>(dkernel, "dkernel", {c.window, c.size}, false), c.dbias = dense<T>(dbias, "dbias", {c.size});
+    nb::gil_scoped_release release;
+    convolution(c, threads);
+}
+
 template <class T>
 void run_product(nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, int threads) {
     const View in(x, "x"), matrix(weight, "weight");
@@ -517,9 +603,10 @@ public:
     using Numbers = std::vector<int64_t>;
 
     // `sizes`: those of Program, from `input` to `output`, then from `state_length` to `vectors`; `states`: size
-    // and place of each tensor of the state; `operations`: seven numbers each, of each phase.
+    // and place of each tensor of the state; `operations`: seven numbers each, of each phase; `elements`: function,
+    // n, base and place of `to`, and base, place and step of each source.
     PyProgram(bool doubles, const Numbers& sizes, const Numbers& states, const std::vector<Numbers>& operations,
-              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work)
+              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work, const Numbers& elements)
         : doubles_(doubles) {
         if (sizes.size() != 11 || operations.size() != 4 || int64_t(states.size()) != 2 * sizes[1])
             refuse("sizes", "has " + std::to_string(sizes.size()) + " entries", "11");
@@ -532,10 +619,13 @@ public:
         for (size_t i = 0; i < vectors.size(); i += 3) vectors_.push_back({vectors[i], vectors[i + 1], vectors[i + 2]});
         for (const int64_t* n = sums.data(), *end = n + sums.size(); n < end; n += 13)
             sums_.push_back({{Base(n[0]), n[1]}, n[2], n[3], {{Base(n[4]), n[5]}, {Base(n[6]), n[7]}}, {n[8], n[9]}, {n[10], n[11]}, n[12]});
+        for (const int64_t* n = elements.data(), *end = n + elements.size(); n < end; n += 13)
+            elements_.push_back({ElementFunction(n[0]), n[1], {Base(n[2]), n[3]},
+                                 {{Base(n[4]), n[5]}, {Base(n[7]), n[8]}, {Base(n[10]), n[11]}}, {n[6], n[9], n[12]}});
         program_ = {sizes[0], sizes[1], sizes[2], state_size_.data(), state_at_.data(), sizes[3], sizes[4],
                     sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
                     {}, {}, matrices_.data(), int64_t(matrices_.size()), vectors_.data(), int64_t(vectors_.size()),
-                    sums_.data(), int64_t(sums_.size()), work};
+                    sums_.data(), int64_t(sums_.size()), work, elements_.data()};
         for (int phase = 0; phase < 4; ++phase) {
             program_.operations[phase] = operations_[phase].data();
             program_.count[phase] = int64_t(operations_[phase].size());
@@ -667,6 +757,7 @@ private:
     std::vector<Matrix> matrices_;
     std::vector<Vector> vectors_;
     std::vector<Sum> sums_;
+    std::vector<Element> elements_;
 };
 
 // What something with Python's buffer protocol shows, if it does.
@@ -1003,6 +1094,49 @@ NB_MODULE(_core, m) {
           nb::arg("is_complex"), nb::arg("a").none(), nb::arg("lengths").none(), nb::arg("resets").none(),
           nb::arg("h0").none(), nb::arg("h").none(), nb::arg("dh").none(), nb::arg("dh_n").none(), nb::arg("da").none(),
           nb::arg("db").none(), nb::arg("dh0").none(), nb::arg("threads").none(), "Its gradients, into da, db and dh0.");
+    m.def("convolution",
+          [](nb::handle x, nb::handle kernel, nb::handle bias, nb::handle y, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) { run_convolution<decltype(zero)>(x, kernel, bias, y, n); });
+          },
+          nb::arg("x").none(), nb::arg("kernel").none(), nb::arg("bias").none(), nb::arg("y").none(),
+          nb::arg("threads").none(), "A causal convolution of each feature, into y.");
+    m.def("convolution_backward",
+          [](nb::handle x, nb::handle kernel, nb::handle dy, nb::handle dx, nb::handle dkernel, nb::handle dbias,
+             nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(x, "x", [&](auto zero) {
+                  run_convolution_backward<decltype(zero)>(x, kernel, dy, dx, dkernel, dbias, n);
+              });
+          },
+          nb::arg("x").none(), nb::arg("kernel").none(), nb::arg("dy").none(), nb::arg("dx").none(),
+          nb::arg("dkernel").none(), nb::arg("dbias").none(), nb::arg("threads").none(), "Its gradients.");
+    m.attr("selection_chunk") = selection_chunk;
+    m.attr("selection_tile") = selection_tile;
+    m.def("selection_forward",
+          [](nb::handle d, nb::handle v, nb::handle A, nb::handle B, nb::handle C, nb::handle D, nb::handle c0,
+             nb::handle lengths, nb::handle resets, nb::handle y, nb::handle c_n, nb::handle kept, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(d, "d", [&](auto zero) {
+                  run_selection_forward<decltype(zero)>(d, v, A, B, C, D, c0, lengths, resets, y, c_n, kept, n);
+              });
+          },
+          nb::arg("d").none(), nb::arg("v").none(), nb::arg("A").none(), nb::arg("B").none(), nb::arg("C").none(),
+          nb::arg("D").none(), nb::arg("c0").none(), nb::arg("lengths").none(), nb::arg("resets").none(), nb::arg("y").none(),
+          nb::arg("c_n").none(), nb::arg("kept").none(), nb::arg("threads").none(), "A selective scan, into y, c_n and kept.");
+    m.def("selection_backward",
+          [](nb::handle d, nb::handle v, nb::handle A, nb::handle B, nb::handle C, nb::handle D, nb::handle lengths,
+             nb::handle resets, nb::handle kept, nb::handle dy, nb::handle dc_n, nb::handle dd, nb::handle dv, nb::handle dA,
+             nb::handle dB, nb::handle dC, nb::handle dD, nb::handle dc0, nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(d, "d", [&](auto zero) {
+                  run_selection_backward<decltype(zero)>(d, v, A, B, C, D, lengths, resets, kept, dy, dc_n, dd, dv, dA, dB, dC, dD, dc0, n);
+              });
+          },
+          nb::arg("d").none(), nb::arg("v").none(), nb::arg("A").none(), nb::arg("B").none(), nb::arg("C").none(),
+          nb::arg("D").none(), nb::arg("lengths").none(), nb::arg("resets").none(), nb::arg("kept").none(), nb::arg("dy").none(),
+          nb::arg("dc_n").none(), nb::arg("dd").none(), nb::arg("dv").none(), nb::arg("dA").none(), nb::arg("dB").none(),
+          nb::arg("dC").none(), nb::arg("dD").none(), nb::arg("dc0").none(), nb::arg("threads").none(), "Its gradients.");
     m.def("product",
           [](nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, nb::handle threads) {
               const int n = int(integer(threads, "threads", 1, 1 << 15));
@@ -1013,7 +1147,7 @@ NB_MODULE(_core, m) {
 
     m.def("map",
           [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {
-              const Function f = Function(integer(function, "function", 0, 3));
+              const Function f = Function(integer(function, "function", 0, 5));
               const int n = int(integer(threads, "threads", 1, 1 << 15));
               by_type(x, "x", [&](auto zero) { run_map<decltype(zero)>(f, x, y, dy, n); });
           },
@@ -1022,9 +1156,11 @@ NB_MODULE(_core, m) {
 
     nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
         .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,
-                      const PyProgram::Numbers&, const PyProgram::Numbers&, const PyProgram::Numbers&, double>(),
+                      const PyProgram::Numbers&, const PyProgram::Numbers&, const PyProgram::Numbers&, double,
+                      const PyProgram::Numbers&>(),
              nb::arg("doubles"), nb::arg("sizes"), nb::arg("states"), nb::arg("operations"), nb::arg("matrices"),
-             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"))
+             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"),
+             nb::arg("elements") = PyProgram::Numbers())
         .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
              nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))
         .def("backward", &PyProgram::backward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),

@@ -339,6 +339,39 @@ template <class T> void map(const Map<T>& m, int threads) {
 template void map(const Map<float>&, int);
 template void map(const Map<double>&, int);
 
+template <class T> void convolution(const Convolution<T>& c, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_for(work_of_a_number * double(c.steps) * double(c.rows) * double(c.size), threads),
+           [&](const Member& me) { p.convolution(c, me); });
+}
+template void convolution(const Convolution<float>&, int);
+template void convolution(const Convolution<double>&, int);
+
+namespace {
+
+template <class T> int threads_of(const Selection<T>& s, int threads) {
+    return threads_for(work_of_a_number * double(s.steps) * double(s.rows) * double(s.size) * double(s.memory), threads);
+}
+
+}  // namespace
+
+template <class T> void selection_forward(const Selection<T>& s, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    run_on(threads_of(s, threads), [&](const Member& me) { p.selection_forward(s, me); });
+}
+template void selection_forward(const Selection<float>&, int);
+template void selection_forward(const Selection<double>&, int);
+
+template <class T> void selection_backward(const Selection<T>& s, const SelectionGradients<T>& g, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    const int n = threads_of(s, threads);
+    char* block = workspace.get(p.selection_memory(s, n));
+    run_on(n, [&](const Member& me) { p.selection_backward(s, g, block, me); });
+    workspace.done();
+}
+template void selection_backward(const Selection<float>&, const SelectionGradients<float>&, int);
+template void selection_backward(const Selection<double>&, const SelectionGradients<double>&, int);
+
 namespace {
 
 bool cpu_has(DotFeature feature) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backward.hpp"
+#include "elements.hpp"
 #include "program.hpp"
 
 namespace ostinato {
@@ -34,7 +35,7 @@ template <class T> struct ProgramWeights {
         for (int phase = 0; phase < 4; ++phase)
             for (int64_t i = 0; i < p.count[phase]; ++i) {
                 const Operation& o = p.operations[phase][i];
-                if (o.kernel || !(which >> phase & 1)) continue;
+                if (o.kernel || o.matrix < 0 || !(which >> phase & 1)) continue;
                 const Matrix& m = p.matrix[o.matrix];
                 const Panels<T>& b = panels[o.matrix];
                 const T* from = tensors[m.tensor] + m.offset;
@@ -79,6 +80,11 @@ template <class T> struct ProgramRows {
         for (const Operation *o = p.operations[int(phase)], *end = o + p.count[int(phase)]; o != end; ++o) {
             if (o->kernel) {
                 if (leads(team)) reinterpret_cast<Kernel<T>>(const_cast<void*>(o->kernel))(base, w.vectors, rows);
+                waited = !team;
+                continue;
+            }
+            if (o->matrix < 0) {
+                if (leads(team)) element<T>(p.element[-1 - o->matrix], base, w.vectors, rows);
                 waited = !team;
                 continue;
             }

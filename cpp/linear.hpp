@@ -37,6 +37,54 @@ template <class T> struct RecurrenceGradients {
     T *da, *db;              // (steps, rows, width), contiguous; zeros past a row's length
 };
 
+// A selective scan: numbers c of a state, `memory` for each of `size` features, of which feature e puts out
+//   c_t[n][e] = exp(d_t[e] A[n][e]) c_(t-1)[n][e] + d_t[e] v_t[e] B_t[n]
+//   y_t[e] = D[e] v_t[e] + the sum over n of C_t[n] c_t[n][e]
+// so that c, a and b are never written out: only c before each `selection_chunk` steps, which backward starts from.
+constexpr int64_t selection_chunk = 16;
+constexpr int64_t selection_tile = 512;  // bytes of features that one thread takes; sums over more are by the caller
+template <class T> struct Selection {
+    int64_t steps, rows, size, memory;
+    const T *d, *v, *B, *C;     // at t * (their _t) + row * (their _b) + e, or n
+    int64_t d_t, d_b, v_t, v_b, B_t, B_b, C_t, C_b;
+    const T* A;                 // (memory, size), contiguous, as is c of a row
+    const T* D;                 // (size); null for zeros
+    const T* c0;                // (rows, memory, size), contiguous; null for zeros
+    const int64_t* lengths;     // as above
+    const uint8_t* resets;
+    T* y;                       // (steps, rows, size), contiguous; zeros past a row's length
+    T* c_n;                     // (rows, memory, size): c of each row's last step
+    T* kept;                    // (chunks, rows, memory, size); null where backward does not follow
+
+    __attribute__((always_inline)) int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
+    __attribute__((always_inline)) int64_t tiles() const {
+        return (size * int64_t(sizeof(T)) + selection_tile - 1) / selection_tile;
+    }
+};
+template <class T> struct SelectionGradients {
+    const T* dy;      // at t * dy_t + row * dy_b + e; null for zeros
+    int64_t dy_t, dy_b;
+    const T* dc_n;    // (rows, memory, size); null for zeros
+    T *dd, *dv;       // (steps, rows, size); zeros past a row's length, as are the next two
+    T *dB, *dC;       // (tiles, steps, rows, memory): what the features of each tile add
+    T* dA;            // (rows, memory, size)
+    T* dD;            // (rows, size); not needed where D is null
+    T* dc0;           // (rows, memory, size)
+};
+
+// A causal convolution, feature by feature: y_t = bias + the sum over j of kernel[j] x_(t+j), where x has window - 1
+// steps more than y, before it.
+template <class T> struct Convolution {
+    int64_t steps, rows, size, window;  // `steps` of y
+    const T* x;                         // at t * x_t + row * x_b + e
+    int64_t x_t, x_b;
+    const T *kernel, *bias;             // (window, size); (size), null for zeros
+    T* y;                               // (steps, rows, size); null in backward
+    // Null in forward; then the gradients, contiguous too: of y and x, and of the others, summed.
+    const T* dy;
+    T *dx, *dkernel, *dbias;
+};
+
 // y = x W^T + bias for `rows` rows: x (rows, k), weight (columns, k), bias (columns) or null, y (rows,
 // columns), all contiguous. A row's bits do not depend on the rows beside it.
 template <class T> struct Product {
@@ -45,7 +93,7 @@ template <class T> struct Product {
     T* y;
 };
 
-enum class Function : int { sigmoid, tanh, exp, softplus };
+enum class Function : int { sigmoid, tanh, exp, softplus, silu, sqrt };
 
 // y = f(x), number by number: x (rows, columns), its rows x_row apart, y contiguous. A number's bits do not
 // depend on where it stands.
@@ -55,7 +103,7 @@ template <class T> struct Map {
     const T* x;
     T* y;
     // Null, or the gradient of y, (rows, columns), contiguous: y takes that of x then, and x is what f gave,
-    // but of softplus what it was given.
+    // but of softplus and silu what it was given.
     const T* dy;
 };
 

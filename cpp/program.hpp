@@ -1,5 +1,5 @@
-// A cell whose equations the core does not have, as a program: kernels compiled elsewhere, between products
-// that the core does. src/ostinato/recurrence/backends/programs.py writes it.
+// A cell whose equations the core does not have, as a program: kernels compiled elsewhere, or elements, between
+// products that the core does. backends/programs and backends/elements.py of src/ostinato/recurrence write it.
 //
 // Plain data, shared by every instruction set; `steps`, `rows` and layouts as in sequence.hpp.
 #pragma once
@@ -35,7 +35,18 @@ struct Place {
 // has none. `vectors` holds the weights that are not matrices.
 template <class T> using Kernel = void (*)(T* const* const* base, const T* vectors, int64_t rows);
 
-// A kernel; or, where that is null, to = start + from * matrix.
+// What the core computes itself, number by number: to = f(from[0], from[1], from[2]), for n numbers.
+enum class ElementFunction : int {
+    copy, add, subtract, multiply, divide, fma, fnma, maximum, sqrt, negate, sigmoid, tanh, exp, softplus, silu
+};
+struct Element {
+    ElementFunction function;  // fma is from[0] * from[1] + from[2], fnma the same of -from[0]
+    int64_t n;
+    Place to, from[3];         // the base `count` is `vectors`
+    int64_t step[3];           // 1; or 0 for one number in all places
+};
+
+// A kernel; where that is null, element -1 - matrix, if matrix is negative, or to = start + from * matrix.
 struct Operation {
     const void* kernel;
     int64_t matrix;
@@ -77,6 +88,7 @@ struct Program {
     const Sum* sum;
     int64_t sums;
     double work;  // floating-point operations of a step of a row, forward
+    const Element* element;
 };
 
 template <class T> struct ProgramCall {
@@ -110,7 +122,7 @@ template <class T> __attribute__((always_inline)) inline Sharing sharing_of(cons
     int64_t weights = 0;
     for (int64_t i = 0; i < p.count[int(Phase::step)]; ++i) {
         const Operation& o = p.operations[int(Phase::step)][i];
-        if (!o.kernel) weights += p.matrix[o.matrix].k * p.matrix[o.matrix].n * int64_t(sizeof(T));
+        if (!o.kernel && o.matrix >= 0) weights += p.matrix[o.matrix].k * p.matrix[o.matrix].n * int64_t(sizeof(T));
     }
     return weights >= 48 * 1024 ? Sharing::units : Sharing::none;
 }

@@ -1,5 +1,6 @@
 // Compiled once for each instruction set, as target.cpp is, and under its hazard.
 #include "scan.hpp"
+#include "selection.hpp"
 
 #include "target.hpp"
 
@@ -7,7 +8,9 @@ namespace ostinato {
 namespace OSTINATO_TARGET {
 
 template <class T>
-constexpr ScanPasses<T> all_passes = {scan_forward<T>, scan_backward<T>, product_memory<T>, product<T>, map<T>};
+constexpr ScanPasses<T> all_passes = {
+    scan_forward<T>, scan_backward<T>,     product_memory<T>,   product<T>,           map<T>,
+    convolution<T>,  selection_forward<T>, selection_memory<T>, selection_backward<T>};
 
 extern const Scans scans;
 const Scans scans = {OSTINATO_TARGET_NAME, all_passes<float>, all_passes<double>};

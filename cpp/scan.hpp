@@ -1,7 +1,7 @@
 // The passes of linear.hpp.
 #pragma once
 
-#include "activations.hpp"
+#include "elements.hpp"
 #include "gemm.hpp"
 #include "linear.hpp"
 #include "lines.hpp"
@@ -164,32 +164,18 @@ template <class T> void scan_backward(const Recurrence<T>& s, const RecurrenceGr
     s.is_complex ? scan_backward_of<T, true>(s, g, me) : scan_backward_of<T, false>(s, g, me);
 }
 
-// log(1 + e^x). With s = u / (2 + u), log(1 + u) = 2 artanh(s), and s is 1/3 at most.
-template <class T> inline Vec<T> softplus(Vec<T> x) {
-    const Vec<T> size = x < T(0) ? x : -x, u = exp_plus(size, T(0)), s = u / (T(2) + u), q = s * s;
-    Vec<T> p = splat(T(1) / 37);
-#pragma GCC unroll 18
-    for (int n = 35; n > 1; n -= 2) p = fma(p, q, splat(T(1) / T(n)));
-    const Vec<T> positive = x < T(0) ? Vec<T>{} : x;
-    return fma(T(2) * s, fma(p, q, splat(T(1))), positive);
-}
-
-template <class T> OSTINATO_INLINE Vec<T> apply(Function f, Vec<T> x) {
-    switch (f) {
-        case Function::sigmoid: return sigmoid<T>(x);
-        case Function::tanh: return tanh(x);
-        case Function::exp: return exp_plus(x, T(0));
-        default: return softplus<T>(x);
-    }
-}
-
-// The gradient of x, given f(x), or x of softplus.
+// The gradient of x, given f(x), or x of softplus and silu.
 template <class T> OSTINATO_INLINE Vec<T> slope(Function f, Vec<T> x, Vec<T> dy) {
     switch (f) {
         case Function::sigmoid: return dy * (x * (T(1) - x));
         case Function::tanh: return dy * one_minus_square(x);
         case Function::exp: return dy * x;
-        default: return dy * sigmoid<T>(x);
+        case Function::softplus: return dy * sigmoid<T>(x);
+        case Function::silu: {
+            const Vec<T> s = sigmoid<T>(x);
+            return dy * (s * fma(x, T(1) - s, splat(T(1))));
+        }
+        default: return dy * (T(0.5) / x);
     }
 }
 
@@ -201,6 +187,45 @@ template <class T> void map(const Map<T>& m, const Member& me) {
         const Vec<T> x = load_part(m.x + row * m.x_row + column, left);
         const int64_t to = row * m.columns + column;
         store_part(m.y + to, m.dy ? slope<T>(m.function, x, load_part(m.dy + to, left)) : apply<T>(m.function, x), left);
+    }
+}
+
+// y, or dx, by shares of steps and rows; sums over them by shares of features.
+template <class T> void convolution(const Convolution<T>& c, const Member& me) {
+    constexpr int64_t tile = 512 / int64_t(sizeof(T));
+    const bool forward = c.y != nullptr;
+    const Share lines((forward ? c.steps : c.steps + c.window - 1) * c.rows, me.index, me.count);
+    for (int64_t at = lines.begin; at < lines.end; ++at) {
+        const int64_t t = at / c.rows, row = at % c.rows;
+        // Steps that a step of y has seen lie ahead in x; those that have seen a step of x, behind in y.
+        const int64_t first = forward || t < c.steps ? 0 : t - c.steps + 1, last = forward || t >= c.window - 1 ? c.window : t + 1;
+        for (int64_t e = 0; e < c.size; e += W<T>) {
+            const int64_t left = c.size - e;
+            Vec<T> sum = forward && c.bias ? load_part(c.bias + e, left) : Vec<T>{};
+            for (int64_t j = first; j < last; ++j) {
+                const T* from = forward ? c.x + (t + j) * c.x_t + row * c.x_b : c.dy + ((t - j) * c.rows + row) * c.size;
+                sum = fma(load_part(c.kernel + j * c.size + e, left), load_part(from + e, left), sum);
+            }
+            store_part((forward ? c.y : c.dx) + at * c.size + e, sum, left);
+        }
+    }
+    if (forward) return;
+    const Share tiles((c.size + tile - 1) / tile, me.index, me.count);
+    for (int64_t from = tiles.begin * tile, end = tiles.end * tile; from < end; from += tile) {
+        const int64_t to = from + tile < c.size ? from + tile : c.size;
+        const size_t bytes = size_t(to - from) * sizeof(T);
+        for (int64_t j = 0; j < c.window; ++j) std::memset(c.dkernel + j * c.size + from, 0, bytes);
+        if (c.dbias) std::memset(c.dbias + from, 0, bytes);
+        for (int64_t at = 0; at < c.steps * c.rows; ++at)
+            for (int64_t e = from; e < to; e += W<T>) {
+                const int64_t t = at / c.rows, row = at % c.rows, left = to - e;
+                const Vec<T> dy = load_part(c.dy + at * c.size + e, left);
+                for (int64_t j = 0; j < c.window; ++j) {
+                    T* const sum = c.dkernel + j * c.size + e;
+                    store_part(sum, fma(dy, load_part(c.x + (t + j) * c.x_t + row * c.x_b + e, left), load_part(sum, left)), left);
+                }
+                if (c.dbias) store_part(c.dbias + e, dy + load_part(c.dbias + e, left), left);
+            }
     }
 }
 

@@ -70,6 +70,10 @@ template <class T> struct ScanPasses {
     int64_t (*product_memory)(const Product<T>&, int threads);
     void (*product)(const Product<T>&, char* memory, const Member&);
     void (*map)(const Map<T>&, const Member&);
+    void (*convolution)(const Convolution<T>&, const Member&);
+    void (*selection_forward)(const Selection<T>&, const Member&);
+    int64_t (*selection_memory)(const Selection<T>&, int threads);
+    void (*selection_backward)(const Selection<T>&, const SelectionGradients<T>&, char* memory, const Member&);
 };
 
 struct Scans {

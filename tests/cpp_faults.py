@@ -327,7 +327,7 @@ scan.hpp: the gradient of a shared a is that of the first step
 - sum[place] = N::multiply_add(d, past, sum[place]);
 + sum[place] = N::multiply_add(d, past, N{});
 
-scan.hpp: softplus: the series is too short
+elements.hpp: softplus: the series is too short
 - splat(T(1) / T(n)));
 + splat(n > 9 ? T(0) : T(1) / T(n)));
 
@@ -345,6 +345,98 @@ scan.hpp: a product: the last columns have no bias
 
 scan.hpp: a product: nobody waits for the packed weights
 - me.wait();
++ ;
+
+selection.hpp: a selective scan: the states that fill no block are left out
+- for (; n < memory; ++n) f(
++ for (; n + 1 < memory; ++n) f(
+
+selection.hpp: a selective scan: a reset lets c through
+- for (Vec<T>& each : c) each = Vec<T>{};
++ for (Vec<T>& each : c) each = each;
+
+selection.hpp: a selective scan: y begins anew with each block of states
+- Vec<T> sum = n0 ? load_part(y, f.left) : f.direct() * f.v(t);
++ Vec<T> sum = f.direct() * f.v(t);
+
+selection.hpp: a selective scan: c is kept of the first chunk only
+- kept + at, s.c_n + at
++ s.kept + at, s.c_n + at
+
+selection.hpp: a selective scan: padding of y is not zeroed
+- std::memset(s.y + (t * s.rows + row) * s.size + first, 0, size_t(bytes));
++ ;
+
+selection.hpp: a selective scan: a sum over features leaves a lane out
+- for (int l = 0; l < half; ++l) sums[l] += sums[l + half];
++ for (int l = 0; l + (half > 1) < half; ++l) sums[l] += sums[l + half];
+
+selection.hpp: a selective scan: backward: a reset lets c through
+- starts ? Vec<T>{} : c[i][n], x
++ c[i][n], x
+
+selection.hpp: a selective scan: backward: a reset lets the gradient through
+- carry[n] = starts ? Vec<T>{} : past;
++ carry[n] = past;
+
+selection.hpp: a selective scan: backward: the exponent's gradient takes the c after
+- past * c[i][n];
++ past * c[i + 1][n];
+
+selection.hpp: a selective scan: the gradient of C takes the c before
+- fma(dy, c[i + 1][n],
++ fma(dy, c[i][n],
+
+selection.hpp: a selective scan: the gradient of d forgets its input
+- own = fma(dx, v, own), dx
++ dx
+
+selection.hpp: a selective scan: the gradient of v has nothing of what leads past the state
+- dx = fma(dy, D, dx * d),
++ dx = dx * d,
+
+scan.hpp: a convolution: the last step of a kernel is left out at the end
+- t >= c.window - 1 ? c.window : t + 1;
++ t > c.window - 1 ? c.window : t;
+
+scan.hpp: a convolution: the gradient of a kernel is that of its first step
+- load_part(c.x + (t + j) * c.x_t + row * c.x_b + e, left), load_part(sum
++ load_part(c.x + t * c.x_t + row * c.x_b + e, left), load_part(sum
+
+scan.hpp: a convolution: y has no bias
+- forward && c.bias ? load_part
++ !forward && c.bias ? load_part
+
+scan.hpp: a function: the gradient of silu is that of a sigmoid's value
+- return dy * (s * fma(x, T(1) - s, splat(T(1))));
++ return dy * s;
+
+selection.hpp: a selective scan: all features of a tile add to the lanes of the first
+- f.e % lanes<T>;
++ 0;
+
+selection.hpp: a selective scan: the sums of a chunk keep those of the one before
+- std::memset(p, 0, size_t(selection_chunk * s.memory + W<T>) * 64);
++ (void)p;
+
+elements.hpp: an element: one number in all places is read as many
+- return e.step[k] ? load_part
++ return true ? load_part
+
+elements.hpp: an element: of several rows the first is read
+- base[int(p.base)][row]) + p.at;
++ base[int(p.base)][0]) + p.at;
+
+elements.hpp: an element: fnma does not negate
+- fma(-x(0), x(1), x(2));
++ fma(x(0), x(1), x(2));
+
+elements.hpp: an element: the smaller number
+- ((a > b) | (a != a)) ? a : b;
++ ((a < b) | (a != a)) ? a : b;
+
+generated.hpp: elements are not run
+- element<T>(p.element[-1 - o->matrix], base, w.vectors, rows);
 + ;
 """
 # Harmless on x86 but for what a compiler may do with it: what ThreadSanitizer is there for.

@@ -32,6 +32,7 @@ from ostinato.recurrence.cells import (
     QRNNCell,
     RGLRUCell,
     RNNCell,
+    S5Cell,
     SelectiveCell,
     SLSTMCell,
     SRUCell,
@@ -88,6 +89,8 @@ LINEAR = {
     "rg-lru-biasless": RGLRUCell(I, H, bias=False),
     "lru": LRUCell(I, H),
     "lru-biasless": LRUCell(I, H, bias=False),
+    "s5": S5Cell(I, H),
+    "s5-blocks": S5Cell(I, H, bias=False, memory=6, blocks=3),
     "mamba": SelectiveCell(I, H, memory=2),
     "mamba-biasless": SelectiveCell(I, 2, bias=False, memory=3, kernel_size=2),
 }
@@ -248,6 +251,11 @@ def step_of_grud(w, x, state):
     return [(1 - z) * n + z * h, np.where(known, x, last), np.where(known, 0, age + 1)]
 
 
+def gated(w, y):
+    g = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
+    return g * sigmoid(w["weight_gate"] @ g + w.get("bias_gate", 0.0))
+
+
 def step_of_linear(cell, w, x, state):
     """One step of one row of a cell whose state enters linearly; see `step_of_equations`."""
     h, bias = state[0], w.get("bias_ih", 0.0)
@@ -282,8 +290,20 @@ def step_of_linear(cell, w, x, state):
             real * q + imaginary * p + scale * (B_imaginary @ x),
         )
         y = C_real @ p + C_imaginary @ q + D @ x
-        g = y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))) / 2
-        return [g * sigmoid(w["weight_gate"] @ g + w.get("bias_gate", 0.0)), np.concatenate([p, q])]
+        return [gated(w, y), np.concatenate([p, q])]
+    if isinstance(cell, S5Cell):
+        p, q = np.split(state[1], 2)
+        B_real, B_imaginary, D = np.split(w["weight_ih"], [len(p), 2 * len(p)])
+        C_real, C_imaginary = np.split(w["weight_ch"], 2, axis=1)
+        re, im, dt = -np.exp(w["decay"]), w["frequency"], np.exp(w["step"])
+        a_real, a_imaginary = np.exp(re * dt) * np.cos(im * dt), np.exp(re * dt) * np.sin(im * dt)
+        # b (re + i im) = (a - 1) B x, solved for b by the adjugate.
+        u, v = B_real @ x, B_imaginary @ x
+        u, v = (a_real - 1) * u - a_imaginary * v, (a_real - 1) * v + a_imaginary * u
+        u, v = (u * re + v * im) / (re**2 + im**2), (v * re - u * im) / (re**2 + im**2)
+        p, q = a_real * p - a_imaginary * q + u, a_real * q + a_imaginary * p + v
+        y = 2 * (C_real @ p + C_imaginary @ q) + D @ x
+        return [gated(w, y), np.concatenate([p, q])]
     assert isinstance(cell, SelectiveCell)
     E, N, R = 2 * len(h), cell.memory, -(-len(h) // 16)
     u, z = np.split(w["weight_ih"] @ x, 2)

@@ -42,6 +42,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
     "backends/diagonal": ["diagonal"],
+    "selection": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
@@ -278,20 +279,44 @@ backends/diagonal: the gradient of a shared factor is the first row's
 + else da[0]), db, dh0
 
 backends/diagonal: a product's gradient by the wrong matrix
-- dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight.t(), None)
-+ dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight, None)
+- dx = dy @ weight if by_formula(dy) else _multiply(dy, weight.t(), None)
++ dx = dy @ weight if by_formula(dy) else _multiply(dy, weight, None)
 
 backends/diagonal: the bias has the gradient of one row
 - return dx, dw, dy.sum(0) if needs_bias else None
 + return dx, dw, dy[0] if needs_bias else None
 
 backends/diagonal: the slope of softplus is that of a sigmoid
-- return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
-+ return (y * (1 - y), 1 - y * y, y, y * (1 - y))[number]
+- y, s, s * (1 + y * (1 - s)), 0.5 / y)[number]
++ y, y * (1 - y), s * (1 + y * (1 - s)), 0.5 / y)[number]
 
 backends/diagonal: h of the last step does not take part in the gradient
 - found = _gradients_operator(a, h0, h, dh, dh_n, *ctx.options)
 + found = _gradients_operator(a, h0, h, dh, None, *ctx.options)
+
+selection: the gradient of A is that of one row
+- dA.sum(0).view
++ dA[0].view
+
+selection: B and C have the gradient of the first tile of features
+- t[0] if tiles == 1 else t.sum(0)
++ t[0]
+
+selection: lengths are ignored in second derivatives
+- y = plain_selection(*given, *ctx.rest)
++ y = plain_selection(*given, None, None)
+
+cells/diagonal S5Cell: the input is not scaled by the time step
+- (p - 1) * re + q * im
++ p * re + q * im
+
+cells/diagonal S5Cell: of a pair of states one counts
+- return _gated(2 * f.linear
++ return _gated(f.linear
+
+cells/diagonal SelectiveCell: A is not negative
+- -w["A"].exp().t()
++ w["A"].exp().t()
 
 variants: zoneout: keeps the new
 - mixed.append(m * s + (1 - m) * n)

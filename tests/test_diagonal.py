@@ -10,7 +10,7 @@ from laws import LINEAR, Case, leaves, random, with_gradients
 from layer_cases import threads
 from tolerances import TOLERANCES, assert_same
 
-from ostinato import SequenceClassifier, load
+from ostinato import Forecaster, SequenceClassifier, load
 from ostinato.errors import ShapeError
 from ostinato.insight import gates, gradient_flow
 from ostinato.networks.arrangements import ManyToOne, recurrent_layers
@@ -19,11 +19,21 @@ from ostinato.recurrence.backends import choose, run, use_backend
 from ostinato.recurrence.backends.diagonal import (
     COMPILED,
     compiled_recurrence,
+    convolve,
     linear_recurrence,
     product,
 )
-from ostinato.recurrence.cells import PLAIN, LRUCell, RGLRUCell, SelectiveCell, SRUCell
-from ostinato.recurrence.diagonal import plain_recurrence, recurrence_gradients
+from ostinato.recurrence.backends.selection import compiled_selection, selective_scan
+from ostinato.recurrence.cells import (
+    PLAIN,
+    LRUCell,
+    RGLRUCell,
+    S5Cell,
+    SelectiveCell,
+    SRUCell,
+    Window,
+)
+from ostinato.recurrence.diagonal import plain_recurrence, plain_selection, recurrence_gradients
 from ostinato.recurrence.layers import Recurrent
 
 KINDS = pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
@@ -178,6 +188,161 @@ def test_a_reset_lets_nothing_through_not_even_nan():
     assert (h[2] == 1).all()
 
 
+class Selected:
+    """The arguments of a selective scan, drawn at random."""
+
+    def __init__(self, T, B, E, N, dtype=torch.float64, seed=0):
+        def leaf(*shape, seed, scale=1.0):
+            return random(*shape, seed=seed, dtype=dtype, scale=scale).requires_grad_()
+
+        self.d = leaf(T, B, E, seed=seed + 1, scale=0.5)
+        self.v, self.A = leaf(T, B, E, seed=seed + 2), leaf(N, E, seed=seed + 3, scale=0.5)
+        self.B, self.C = leaf(T, B, N, seed=seed + 4), leaf(T, B, N, seed=seed + 5)
+        self.D, self.c0 = leaf(E, seed=seed + 7), leaf(B, N * E, seed=seed + 6)
+        drawn = Numbers(T, B, 2, True, seed=seed)
+        self.lengths, self.resets = drawn.lengths, drawn.resets
+
+    @property
+    def inputs(self):
+        return [self.d, self.v, self.A, self.B, self.C, self.D, self.c0]
+
+
+def selected_by_loop(n, lengths, resets):
+    """A selective scan, one row, one step and one number of state at a time."""
+    (T, B, E), N = n.d.shape, len(n.A)
+    rows, last = [], []
+    for row in range(B):
+        c = [*n.c0[row].view(N, E).unbind()]
+        outputs = []
+        for t in range(T if lengths is None else int(lengths[row])):
+            y = n.D * n.v[t, row]
+            for k in range(N):
+                if resets is not None and resets[t, row]:
+                    c[k] = torch.zeros_like(c[k])
+                c[k] = torch.exp(n.d[t, row] * n.A[k]) * c[k]
+                c[k] = c[k] + n.d[t, row] * n.B[t, row, k] * n.v[t, row]
+                y = y + n.C[t, row, k] * c[k]
+            outputs.append(y)
+        last.append(torch.cat(c))
+        outputs += [torch.zeros(E, dtype=n.d.dtype)] * (T - len(outputs))
+        rows.append(torch.stack(outputs))
+    return torch.stack(rows, dim=1), torch.stack(last)
+
+
+@pytest.mark.parametrize("which", ["compiled", "plain"])
+@pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
+@pytest.mark.parametrize("resets", [False, True], ids=["", "resets"])
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (19, 2, 5, 2), (4, 3, 70, 9)], ids=str)
+def test_a_selective_scan_is_the_loop_in_values_and_gradients(size, resets, ragged, which):
+    n = Selected(*size)
+    given = n.lengths if ragged else None, n.resets if resets else None
+    path = compiled_selection if which == "compiled" else plain_selection
+    assert_same(
+        with_gradients(path(*n.inputs, *given), n.inputs),
+        with_gradients(selected_by_loop(n, *given), n.inputs),
+    )
+
+
+# Within and across a chunk of 16 steps, a tile of 512 bytes of features, and blocks of states.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(16, 3, 16, 8), (17, 2, 33, 17), (50, 3, 260, 16)], ids=str)
+def test_the_selective_kernel_is_the_plain_scan_at_every_size(size, dtype):
+    n = Selected(*size, dtype, seed=9)
+    ours = with_gradients(compiled_selection(*n.inputs, n.lengths, n.resets), n.inputs)
+    theirs = with_gradients(plain_selection(*n.inputs, n.lengths, n.resets), n.inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        near = 4 * TOLERANCES[dtype] * max(1.0, float(b.detach().abs().max()))
+        assert (a - b).abs().max() <= near
+
+
+def test_threads_chunks_rows_and_strides_of_a_selective_scan_give_the_same_bits():
+    n = Selected(90, 5, 260, 9, torch.float32, seed=5)
+    given = n.lengths, n.resets
+    whole = with_gradients(compiled_selection(*n.inputs, *given), n.inputs)
+    for count in (2, 3, 5):
+        with threads(count):
+            ours = with_gradients(compiled_selection(*n.inputs, *given), n.inputs)
+        assert all(map(torch.equal, ours, whole))
+    y, last = whole[:2]
+    with torch.no_grad():
+        now, parts = n.c0, []
+        for t in range(0, 90, 37):
+            cut, left = slice(t, t + 37), (n.lengths - t).clamp(0, min(37, 90 - t))
+            d, v, B, C = (x[cut] for x in (n.d, n.v, n.B, n.C))
+            part, now = compiled_selection(d, v, n.A, B, C, n.D, now, left, n.resets[cut])
+            parts.append(part)
+        assert torch.equal(torch.cat(parts), y)
+        assert torch.equal(now, last)
+        one = slice(3, 4)
+        d, v, B, C = (x[:, one] for x in (n.d, n.v, n.B, n.C))
+        alone, _ = compiled_selection(
+            d, v, n.A, B, C, n.D, n.c0[one], n.lengths[one], n.resets[:, one]
+        )
+        assert torch.equal(alone, y[:, one])
+        d, v, B, C = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (n.d, n.v, n.B, n.C))
+        assert torch.equal(compiled_selection(d, v, n.A, B, C, n.D, n.c0, *given)[0], y)
+
+
+def test_a_selective_scan_is_differentiable_twice_and_its_padding_is_not_read():
+    n = Selected(4, 3, 2, 2, seed=2)
+    given = n.lengths, n.resets
+    assert torch.autograd.gradgradcheck(lambda *x: compiled_selection(*x, *given), n.inputs)
+    foul = [t.detach().clone() for t in (n.d, n.v, n.B, n.C)]
+    for x in foul:
+        for row, end in enumerate(n.lengths.tolist()):
+            x[end:, row] = torch.nan
+    d, v, B, C = (t.requires_grad_() for t in foul)
+    inputs = [d, v, n.A, B, C, n.D, n.c0]
+    expected = with_gradients(plain_selection(*n.inputs, *given), n.inputs)
+    for path in (compiled_selection, plain_selection):
+        assert_same(with_gradients(path(*inputs, *given), inputs), expected)
+
+
+def test_without_d_nothing_leads_past_the_state():
+    n = Selected(5, 2, 3, 2)
+    zeros = [*n.inputs[:5], torch.zeros_like(n.D), n.c0]
+    without = [*n.inputs[:5], None, n.c0]
+    inputs = [*n.inputs[:5], n.c0]
+    expected = with_gradients(compiled_selection(*zeros), inputs)
+    for path in (compiled_selection, plain_selection):
+        assert_same(with_gradients(path(*without), inputs), expected)
+    d, v, A, B, C = n.inputs[:5]
+    y, last = selective_scan(d, v, A, B, C, c0=n.c0)
+    assert_same([y, last], expected[:2])
+    assert torch.equal(selective_scan(d, v, A, B, C)[1], selective_scan(d, v, A, B, C, n.D)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (7, 3, 5, 2), (3, 2, 150, 4)], ids=str)
+def test_a_causal_convolution_is_that_of_pytorch(sizes, dtype):
+    T, B, E, k = sizes
+    given = [random(T + k - 1, B, E, seed=1, dtype=dtype), random(k, E, seed=2, dtype=dtype)]
+    x, kernel, bias = (t.requires_grad_() for t in (*given, random(E, seed=3, dtype=dtype)))
+
+    def ours(x, kernel, bias):
+        return convolve(Window(x, x[len(kernel) - 1 :], x[:0]), kernel, bias)
+
+    for b in (bias, None):
+        inputs = [x, kernel] if b is None else [x, kernel, b]
+        found = with_gradients(ours(x, kernel, b), inputs)
+        rows = torch.nn.functional.conv1d(x.permute(1, 2, 0), kernel.t()[:, None], b, groups=E)
+        expected = with_gradients(rows.permute(2, 0, 1), inputs)
+        for mine, theirs in zip(found, expected, strict=True):
+            near = TOLERANCES[dtype] * max(1.0, float(theirs.detach().abs().max()))
+            assert (mine - theirs).abs().max() <= near
+        with threads(3):
+            assert all(map(torch.equal, with_gradients(ours(x, kernel, b), inputs), found))
+    small = [random(*s, seed=4).requires_grad_() for s in ((4, 2, 2), (2, 2), (2,))]
+    assert torch.autograd.gradgradcheck(ours, small)
+
+
+def test_a_selective_scan_keeps_one_state_in_sixteen_steps():
+    n = Selected(33, 1, 5, 4)
+    y, _ = compiled_selection(*n.inputs)
+    kept = [t for t in y.grad_fn.saved_tensors if t.dim() == 3 and t.shape[-1] == 20]
+    assert [tuple(t.shape) for t in kept] == [(3, 1, 20)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 3, 7), (97, 33, 70), (200, 600, 20)], ids=str)
 def test_a_product_is_that_of_pytorch_and_each_row_has_its_own_bits(sizes, dtype):
@@ -201,7 +366,7 @@ def test_a_product_is_that_of_pytorch_and_each_row_has_its_own_bits(sizes, dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "exp", "softplus"])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "exp", "softplus", "silu"])
 def test_functions_are_those_of_pytorch_and_each_number_has_its_own_bits(name, dtype):
     x = (8 * random(7, 3, 100, seed=1, dtype=dtype)).requires_grad_()
     x.data[0, 0, :5] = torch.tensor([0.0, -1e-6, 80.0, -80.0, torch.nan])
@@ -237,6 +402,26 @@ def test_errors_name_the_argument(wrong, message):
     given = {"a": torch.ones(4, 2, 3), "b": torch.ones(4, 2, 3)}
     with pytest.raises(ShapeError, match=message):
         linear_recurrence(**given | wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"d": torch.ones(4, 2)}, r"d is .*\(4, 2\); expected \(T, B, E\) floating"),
+        ({"v": torch.ones(4, 2, 2)}, r"v is .*; expected torch.float32 of shape \(4, 2, 3\)"),
+        ({"A": torch.ones(3)}, r"A is .*\(3,\); expected \(N, 3\)"),
+        ({"B": torch.ones(4, 2, 3)}, r"B is .*; expected torch.float32 of shape \(4, 2, 5\)"),
+        ({"C": torch.ones(4, 2, 5).double()}, "C is torch.float64"),
+        ({"D": torch.ones(5)}, r"D is .*; expected torch.float32 of shape \(3,\)"),
+        ({"c0": torch.ones(2, 5, 3)}, r"c0 is .*; expected torch.float32 of shape \(2, 15\)"),
+        ({"lengths": torch.tensor([1, 5])}, "lengths has 5 for row 1; expected 0 to 4"),
+    ],
+)
+def test_errors_of_a_selective_scan_name_the_argument(wrong, message):
+    given = {"d": torch.ones(4, 2, 3), "v": torch.ones(4, 2, 3), "A": torch.ones(5, 3)}
+    given |= {"B": torch.ones(4, 2, 5), "C": torch.ones(4, 2, 5)}
+    with pytest.raises(ShapeError, match=message):
+        selective_scan(**given | wrong)
 
 
 # The cells.
@@ -314,7 +499,7 @@ def test_steps_parts_and_rows_alone_have_the_bits_of_the_whole(name, dtype):
         assert torch.equal(layer(padded, lengths=[23] * 3)[0][:23], y)
 
 
-@pytest.mark.parametrize("name", ["qrnn", "lru"])
+@pytest.mark.parametrize("name", ["qrnn", "lru", "mamba"])
 def test_a_layer_compiles_whole_with_lengths_and_gradients(name):
     torch.manual_seed(0)
     layer = Recurrent(LINEAR[name], 2, bidirectional=True).double()
@@ -368,6 +553,26 @@ def test_an_lru_starts_on_a_ring_and_keeps_the_variance_of_its_input():
     assert abs(c[1000:].square().mean() - 0.5) < 0.02  # of either part
 
 
+def test_an_s5_layer_starts_from_the_eigenvalues_of_hippo():
+    cell = S5Cell(6, 8, memory=8, blocks=2)
+    w = drawn(cell)
+    n = 8
+    root = np.sqrt(np.arange(n) + 0.5)
+    legs = np.tril(-2 * np.outer(root, root), -1) - np.diag(np.arange(n) + 1.0)
+    normal = legs + np.outer(root, root)  # HiPPO-LegS and its low-rank part: HiPPO-N
+    known = np.linalg.eigvals(normal)
+    known = np.sort(known[known.imag > 0].imag)
+    np.testing.assert_allclose(np.linalg.eigvals(normal).real, -0.5, atol=1e-9)
+    np.testing.assert_allclose(w["frequency"], np.tile(known, 2), rtol=1e-9)
+    np.testing.assert_allclose(w["decay"].exp(), 0.5)
+    assert w["step"].min() >= math.log(0.001)
+    assert w["step"].max() <= math.log(0.1)
+    # Turned into the basis of half of the eigenvectors, B and C keep half of their squares.
+    wide = drawn(S5Cell(400, 400, memory=20))
+    assert abs(wide["weight_ih"][:40].square().sum() - 20) < 1
+    assert abs(wide["weight_ch"].square().sum() - 200) < 10
+
+
 def test_the_decay_of_an_rg_lru_starts_uniform():
     w = drawn(RGLRUCell(16, 4000))
     a = torch.sigmoid(w["decay"]) ** 8
@@ -397,7 +602,7 @@ def test_an_sru_starts_uniform():
 # In networks and tasks.
 
 
-@pytest.mark.parametrize("cell", ["min-lstm", "qrnn", "sru", "rg-lru", "lru", "mamba"])
+@pytest.mark.parametrize("cell", ["min-lstm", "qrnn", "sru", "rg-lru", "lru", "s5", "mamba"])
 def test_a_network_of_linear_recurrences_is_diagnosed(cell):
     torch.manual_seed(0)
     layers = recurrent_layers(cell, 3, 4, 2)
@@ -408,10 +613,10 @@ def test_a_network_of_linear_recurrences_is_diagnosed(cell):
         assert 0 < layer.growth().factor < 1.2
     found = gates(network, torch.randn(9, 3))
     assert found.layers[1].states["h"].shape == (9, 4)
-    assert (cell in ("lru", "mamba")) == (not found.layers[0].gates)
+    assert (cell in ("lru", "s5", "mamba")) == (not found.layers[0].gates)
 
 
-@pytest.mark.parametrize("cell", ["qrnn", "lru", "mamba"])
+@pytest.mark.parametrize("cell", ["qrnn", "lru", "s5", "mamba"])
 def test_a_classifier_of_linear_recurrences_is_trained_and_stored(cell, tmp_path):
     generator = np.random.default_rng(0)
     X = [generator.normal(size=(generator.integers(3, 9), 2)) for _ in range(24)]
@@ -421,6 +626,18 @@ def test_a_classifier_of_linear_recurrences_is_trained_and_stored(cell, tmp_path
     again = load(tmp_path / "run")
     assert again.cell == cell
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("cell", ["rg-lru", "mamba"])
+def test_a_stream_of_a_task_forecasts_as_the_whole_series_does(cell):
+    y = np.sin(np.arange(60) / 3) + 0.1 * np.cos(np.arange(60))
+    model = Forecaster(
+        horizon=2, season=1, epochs=1, hidden_size=8, ensemble_size=1, context=12, cell=cell
+    )
+    stream = model.fit(y).stream(y[:55])
+    for t in range(55, 60):
+        found = stream.observe(y[t])
+        np.testing.assert_array_equal(found.median, model.forecast(y[: t + 1]).median)
 
 
 def test_the_gradient_of_a_shared_factor_is_a_sum_over_steps_and_rows():

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +13,25 @@ from laws import COMPILED_VARIANTS, VARIANTS, leaves, random
 
 from ostinato import _core
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, RNNState
+from ostinato.recurrence.cells import (
+    PLAIN,
+    Cell,
+    GRUCell,
+    LinearCell,
+    LRUCell,
+    LSTMCell,
+    LSTMState,
+    MinGRUCell,
+    MinLSTMCell,
+    QRNNCell,
+    RGLRUCell,
+    RNNCell,
+    RNNState,
+    S5Cell,
+    SelectiveCell,
+    SRUCell,
+    Steps,
+)
 from ostinato.recurrence.dropin import GRU, LSTM, RNN
 from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.streams import SlowQuantizationWarning, Stream
@@ -32,11 +51,23 @@ LAYERS = {
     "gru-reset-before": lambda dtype: GRU(3, 19, 2, reset_after=False, dtype=dtype),
     "mixed": lambda dtype: Recurrent([LSTMCell(4, 6), GRUCell(6, 5), RNNCell(5, 3)], dtype=dtype),
 }
+LINEAR = {
+    "min-gru": lambda dtype: Recurrent(MinGRUCell(5, 21), 2, dtype=dtype),
+    "min-lstm": lambda dtype: Recurrent(MinLSTMCell(5, 21), dtype=dtype),
+    "qrnn": lambda dtype: Recurrent(QRNNCell(3, 18, kernel_size=3), 2, dtype=dtype),
+    "sru": lambda dtype: Recurrent(SRUCell(7, 16), 2, dtype=dtype),
+    "rg-lru": lambda dtype: Recurrent(RGLRUCell(1, 33, bias=False), dtype=dtype),
+    "lru": lambda dtype: Recurrent(LRUCell(3, 19), 2, dtype=dtype),
+    "s5": lambda dtype: Recurrent(S5Cell(3, 19, memory=6, blocks=2), dtype=dtype),
+    "mamba": lambda dtype: Recurrent(SelectiveCell(5, 19, memory=9), 2, dtype=dtype),
+    "linear-mixed": lambda dtype: Recurrent([LRUCell(4, 6), SRUCell(6, 5)], dtype=dtype),
+}
+EVERY = LAYERS | LINEAR
 
 
 def case(name, dtype, B):
     """A layer with an input and the state that it comes upon."""
-    layer = LAYERS[name](dtype)
+    layer = EVERY[name](dtype)
     with torch.no_grad():
         for k, weight in enumerate(layer.parameters()):
             weight.copy_(random(*weight.shape, seed=k, dtype=dtype, scale=weight.shape[-1] ** -0.5))
@@ -53,7 +84,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("B", [None, 1, 3, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_step_by_step_gives_the_bits_of_the_whole_sequence(name, dtype, B):
     layer, x, state = case(name, dtype, B)
     with torch.no_grad():
@@ -70,7 +101,7 @@ def test_step_by_step_gives_the_bits_of_the_whole_sequence(name, dtype, B):
     assert equal(stream.state, last)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_state_is_saved_set_reset_and_forked(name):
     layer, x, state = case(name, torch.float32, 2)
     stream = Stream(layer, 2)
@@ -90,6 +121,33 @@ def test_state_is_saved_set_reset_and_forked(name):
     assert all(t.any() for t in leaves(stream.state)), "a fork has a state of its own"
     stream.state = None
     assert all(not t.any() for t in leaves(stream.state))
+
+
+@dataclass(frozen=True)
+class Own(LinearCell):
+    """A linear cell of one's own, with what others do not compute."""
+
+    root: str = "sqrt"
+
+    def weight_shapes(self):
+        return {"weight_ih": (2 * self.hidden_size, self.input_size)}
+
+    def steps(self, w, seen, f=PLAIN):
+        n, r = seen[-1].chunk(2, dim=-1)
+        root = f.sqrt if self.root == "sqrt" else torch.sin
+        a = (1 / (1 + root(n.square()))).clamp_min(0.25)
+        return Steps(a / 2, -(n - 1) * w["weight_ih"].sum() + r.flip(-1))
+
+
+def test_a_linear_cell_of_ones_own_streams():
+    layer = Recurrent(Own(3, 4), dtype=torch.float64)
+    x = random(T, 3, seed=1)
+    with torch.no_grad():
+        assert torch.equal(Stream(layer).run(x), layer(x)[0])
+    with pytest.raises(OstinatoError, match=r"Own.* computes with sin; a linear cell"):
+        Stream(Recurrent(Own(3, 4, root="sin")))
+    with pytest.raises(OstinatoError, match="8-bit weights are for RNN, LSTM and GRU"):
+        Stream(Recurrent(MinGRUCell(3, 4)), quantize="int8")
 
 
 def test_a_saved_state_does_not_change_with_the_stream():
@@ -247,7 +305,7 @@ class Leaky(Cell):
         (lambda: Stream(GRU(3, 4), threads=1000), "threads=1000; expected 1 to"),
         (lambda: Stream(GRU(3, 4), quantize="int4"), "quantize='int4'; expected None or 'int8'"),
         (lambda: Stream(GRU(3, 4).double(), quantize="int8"), r"layer\.float\(\)"),
-        (lambda: Stream(GRU(3, 4).half()), "it is for float32 and float64 on a CPU"),
+        (lambda: Stream(GRU(3, 4).half()), "it computes in float32 and float64 on a CPU"),
         (lambda: Stream(Recurrent(Leaky(3, 4))), "OSTINATO_COMPILER is none"),
     ],
 )

@@ -18,6 +18,7 @@
 
 #include "callers.hpp"
 #include "recurrences.hpp"
+#include "selections.hpp"
 #include "sequences.hpp"
 #include "streams.hpp"
 
@@ -38,6 +39,7 @@ const Check checks[] = {
     {"sequences", check_sequences, false},
     {"streams", check_streams, false},
     {"recurrences", check_recurrences, false},
+    {"selections", check_selections, false},
     {"callers", check_callers, true},
 };
 

@@ -230,11 +230,11 @@ template <class T> void check_product(const std::string& name, Random r) {
 // A function of numbers that lie in rows, whole or with gaps between them, of any length.
 template <class T> void check_map(const std::string& name, Random r) {
     const int64_t rows = r.from(1, 9), columns = r.from(1, 70);
-    const Function f = Function(r.from(0, 3));
+    const Function f = Function(r.from(0, 5));
     now(name + "a function " + std::to_string(int(f)) + " of " + std::to_string(rows) + " x " + std::to_string(columns));
     Tensor<T> x(1, rows, columns, {false, r.from(0, 3), r.one_in(2) ? 0 : r.from(1, 9), 0}), y(1, rows, columns);
     const double size = r.one_in(3) ? 85 : r.one_in(2) ? 1e-3 : 5;
-    x.each([&](int64_t, int64_t, int64_t, T& v) { v = T(size * r.real()); });
+    x.each([&](int64_t, int64_t, int64_t, T& v) { v = T(f == Function::sqrt ? 1e-3 + std::abs(size * r.real()) : size * r.real()); });
     struct Context {
         Map<T> m;
     } context{{f, rows, columns, x.stride_m, x.data(), y.data(), nullptr}};
@@ -245,7 +245,7 @@ template <class T> void check_map(const std::string& name, Random r) {
     y.each([&](int64_t, int64_t i, int64_t j, T& v) {
         const long double a = x.row(0, i)[j], e = std::exp(a);
         const long double expected = f == Function::sigmoid ? 1 / (1 + std::exp(-a)) : f == Function::tanh ? std::tanh(a)
-                                   : f == Function::exp ? e : std::log1p(e);
+                                   : f == Function::exp ? e : f == Function::softplus ? std::log1p(e) : f == Function::silu ? a / (1 + std::exp(-a)) : std::sqrt(a);
         const long double scale = std::max(std::abs(expected), 1e-37L), near = sizeof(T) == 4 ? 1e-6L : 3e-15L;
         if (!(std::abs(v - expected) <= near * scale)) fail("a function is off at " + std::to_string(double(a)));
         T alone;
@@ -255,12 +255,13 @@ template <class T> void check_map(const std::string& name, Random r) {
     digest_of(y);
     Tensor<T> dx(1, rows, columns), dy(1, rows, columns);
     dy.each([&](int64_t, int64_t, int64_t, T& v) { v = T(r.real()); });
-    const bool given = f == Function::softplus;
+    const bool given = f == Function::softplus || f == Function::silu;
     map<T>({f, rows, columns, given ? x.stride_m : columns, given ? x.data() : y.data(), dx.data(), dy.data()}, most_threads);
     dx.each([&](int64_t, int64_t i, int64_t j, T& v) {
         const long double value = y.row(0, i)[j], d = dy.row(0, i)[j];
+        const long double a = x.row(0, i)[j], s = 1 / (1 + std::exp(-a));
         const long double slope = f == Function::sigmoid ? value * (1 - value) : f == Function::tanh ? 1 - value * value
-                                : f == Function::exp ? value : 1 / (1 + std::exp(-static_cast<long double>(x.row(0, i)[j])));
+                                : f == Function::exp ? value : f == Function::softplus ? s : f == Function::silu ? s * (1 + a * (1 - s)) : 0.5L / value;
         const long double scale = std::max(std::abs(d * slope), f == Function::exp ? 1e-37L : 1e-1L);
         const long double zero = std::numeric_limits<T>::min();  // subnormal numbers count as zero
         if (!(std::abs(v - d * slope) <= (sizeof(T) == 4 ? 1e-6L : 3e-15L) * scale + zero))

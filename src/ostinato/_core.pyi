@@ -183,12 +183,106 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, threads: 
         ShapeError: naming the argument that does not fit.
     """
 
+def convolution(x: Tensor, kernel: Tensor, bias: Tensor | None, y: Tensor, threads: int) -> None:
+    """Convolve each feature of ``x (T + k - 1, B, E)`` with ``kernel (k, E)`` into ``y (T, B, E)``.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def convolution_backward(
+    x: Tensor,
+    kernel: Tensor,
+    dy: Tensor,
+    dx: Tensor,
+    dkernel: Tensor,
+    dbias: Tensor | None,
+    threads: int,
+) -> None:
+    """Find the gradients of a convolution.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+selection_chunk: int
+"""Steps that backward of a selective scan computes again together."""
+selection_tile: int
+"""Bytes of features over which it sums by itself."""
+
+def selection_forward(
+    d: Tensor,
+    v: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    c0: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    y: Tensor,
+    c_n: Tensor,
+    kept: Tensor | None,
+    threads: int,
+) -> None:
+    """Compute a selective scan, see cpp/linear.hpp, into ``y (T, B, E)`` and ``c_n (B, N E)``.
+
+    Args:
+        d: ``(T, B, E)``, as ``v``.
+        v: the input.
+        A: ``(N, E)``.
+        B: ``(T, B, N)``, as ``C``.
+        C: what reads the state.
+        D: what leads past it, ``(E,)``; zeros when None.
+        c0: the state before the first step, ``(B, N E)``; zeros when None.
+        lengths: steps of each row.
+        resets: steps that start from zeros, ``(T, B)``.
+        y: takes the output.
+        c_n: takes the state after each row's last step.
+        kept: takes what backward needs, ``(chunks, B, N E)``, the state before each
+            `selection_chunk` steps; None where it does not follow.
+        threads: the most to use.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
+def selection_backward(
+    d: Tensor,
+    v: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    kept: Tensor,
+    dy: Tensor | None,
+    dc_n: Tensor | None,
+    dd: Tensor,
+    dv: Tensor,
+    dA: Tensor,
+    dB: Tensor,
+    dC: Tensor,
+    dD: Tensor | None,
+    dc0: Tensor,
+    threads: int,
+) -> None:
+    """Find the gradients of a selective scan; None stands for zeros.
+
+    ``dA (B, N E)`` and ``dD (B, E)`` are of each row, ``dB`` and ``dC (tiles, T, B, N)`` of each
+    `selection_tile`: all still to be summed over their first axis.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
 def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = None) -> None:
     """Compute a function of each number of ``x (N, features)`` into ``y``.
 
-    0 sigmoid, 1 tanh, 2 exp, 3 softplus. The bits of a number do not depend on where it stands.
+    0 sigmoid, 1 tanh, 2 exp, 3 softplus, 4 silu, 5 sqrt. A number's bits depend on itself alone.
     With ``dy``, the gradient of the function's value, ``y`` takes that of its argument; ``x`` is
-    then the value, but of softplus the argument.
+    then the value, but of softplus and silu the argument.
 
     Raises:
         ShapeError: naming the argument that does not fit.
@@ -207,6 +301,7 @@ class Program:
         vectors: Sequence[int],
         sums: Sequence[int],
         work: float,
+        elements: Sequence[int] = (),
     ) -> None: ...
     def forward(
         self,

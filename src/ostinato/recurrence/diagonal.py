@@ -11,9 +11,11 @@ from ostinato.recurrence.cells import (
     PLAIN,
     Functions,
     LinearCell,
+    Selection,
     State,
     Trace,
     Weights,
+    Window,
     conjugate,
     times,
 )
@@ -32,6 +34,24 @@ class Recurrence(Protocol):
         is_complex: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return h of every step, 0 past a row's length, and h after each row's last step."""
+
+
+class SelectiveScan(Protocol):
+    """A way to compute `plain_selection`."""
+
+    def __call__(
+        self,
+        d: Tensor,
+        v: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        c0: Tensor,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return y of every step, 0 past a row's length, and c after each row's last step."""
 
 
 def plain_recurrence(
@@ -62,6 +82,39 @@ def plain_recurrence(
     a = torch.where(running, a, _one(a, is_complex))
     y = _recurrence(a, b.masked_fill(~running, 0.0), h0, is_complex)
     return torch.where(running, y, 0.0), y[-1] if len(y) else h0
+
+
+def plain_selection(
+    d: Tensor,
+    v: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    c0: Tensor,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute c_t = exp(d A) c_(t-1) + B (d v), y_t = C c_t + D v, differentiable at will.
+
+    Args:
+        d: ``(T, B, E)``.
+        v: ``(T, B, E)``.
+        A: ``(N, E)``.
+        B: ``(T, B, N)``.
+        C: ``(T, B, N)``.
+        D: ``(E,)``; zeros when None.
+        c0: ``(B, N E)``.
+        lengths: steps of each row, ``(B,)``.
+        resets: steps that start from 0, booleans ``(T, B)``.
+    """
+    each = d, v, B, C
+    if lengths is not None:
+        running = mask_of(lengths, len(d))
+        each = tuple(torch.where(running, t, 0.0) for t in each)
+    steps = Selection(*each[:2], A, *each[2:], D)
+    c, c_n = plain_recurrence(*steps.factors(), c0, lengths, resets)
+    return steps.output(c), c_n
 
 
 def recurrence_gradients(
@@ -173,6 +226,7 @@ def scan_linear(
     state: State,
     lengths: Tensor | None,
     recurrence: Recurrence = plain_recurrence,
+    selection: SelectiveScan = plain_selection,
     f: Functions = PLAIN,
     traces: list[Trace] | None = None,
 ) -> tuple[Tensor, State]:
@@ -185,18 +239,21 @@ def scan_linear(
         state: the state before the first step.
         lengths: steps of each row.
         recurrence: computes c.
+        selection: computes what a `Selection` puts out.
         f: computes products with weights, and functions.
         traces: a list to which the gates and states of every step are added.
     """
     T, rows = len(x), torch.arange(x.shape[1], device=x.device)
     c0, past = cell.parts(state)
     u = cell.project(w, x, f)
-    seen, whole = [u], u
-    if past:  # steps t - k + 1 to t of a window are views of one tensor
-        whole = torch.cat([torch.stack(past), u[..., : cell.window_size]])
-        seen = [*(whole[k : k + T] for k in range(len(past))), u]
-    steps = cell.steps(w, seen, f)
-    c, c_n = recurrence(steps.a, steps.b, c0, lengths, is_complex=cell.is_complex)
+    size = cell.window_size if past else u.shape[-1]
+    own, rest = u.split([size, u.shape[-1] - size], dim=-1)
+    whole = torch.cat([torch.stack(past), own]) if past else u
+    steps = cell.steps(w, Window(whole, u, rest), f)
+    if isinstance(steps, Selection):
+        c, c_n = selection(*steps[:6], c0, lengths)
+    else:
+        c, c_n = recurrence(steps.a, steps.b, c0, lengths, is_complex=cell.is_complex)
     h = cell.read(w, c, steps, f)
     running = None if lengths is None else mask_of(lengths, T)
     if running is not None and not cell.h_is_c:
@@ -209,6 +266,8 @@ def scan_linear(
     ends = T if lengths is None else lengths
     last = [whole[k + ends] if lengths is None else whole[k + ends, rows] for k in range(len(past))]
     if traces is not None:
+        if isinstance(steps, Selection):
+            c, _ = recurrence(*steps.factors(f), c0, lengths)
         each = [whole[k : k + T] for k in range(1, len(past) + 1)]
         kinds = [*(steps.gates or ()), *cell.state_of(h, c, each)]
         kept = [t.detach() if running is None else torch.where(running, t, 0.0) for t in kinds]

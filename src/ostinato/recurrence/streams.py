@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.recurrence.backends import compiled, generated
+from ostinato.recurrence.backends import compiled, diagonal, elements, generated
 from ostinato.recurrence.backends.core import MISSING, CoreStream, core
+from ostinato.recurrence.cells import Cell, LinearCell, Weights
 from ostinato.recurrence.layers import Hidden, Recurrent, is_dense
 
 Quantization = Literal["int8"]
@@ -65,8 +66,9 @@ class Stream(CoreStream):
     shares the weights. It can be pickled if its layer can.
 
     Args:
-        layer: an `RNN`, `LSTM`, `GRU`, or `Recurrent` of any cell whose kernels can be made, in one
-            direction, with float32 or float64 weights on the CPU. Dropout is ignored.
+        layer: an `RNN`, `LSTM`, `GRU`, or `Recurrent` of linear cells, or of others whose kernels
+            can be made, in one direction, with float32 or float64 weights on the CPU. Dropout is
+            ignored.
         batch_size: streams that run side by side, ``B``; None for one, without a batch axis.
         quantize: ``"int8"`` keeps 8 bits of every float32 weight, with a scale for each row, and
             rounds inputs and states to 8 bits for each product: faster but for small layers, at
@@ -134,7 +136,8 @@ class Stream(CoreStream):
         like = next(iter(weights[0].values()))
         lacks = "its layers are residual" if layer.residual else compiled.lacks(layer.cells, like)
         if lacks and not layer.residual:
-            lacks = generated.lacks(layer.cells, like)
+            others = tuple(cell for cell in layer.cells if not isinstance(cell, LinearCell))
+            lacks = diagonal.lacks((), like) or (generated.lacks(others, like) if others else "")
             if quantize and not lacks:
                 lacks = "8-bit weights are for RNN, LSTM and GRU"
         if lacks:
@@ -167,7 +170,8 @@ class Stream(CoreStream):
         self._weights, self._precision, self._threads = weights, precision, threads
         self._like = next(iter(weights[0].values())).new_empty(0)
         if compiled.lacks(layer.cells, self._like):
-            programs, tensors = generated.for_stream(layer.cells, weights)
+            each = [_program(cell, w) for cell, w in zip(layer.cells, weights, strict=True)]
+            programs, tensors = zip(*each, strict=True)
             super().__init__(programs, tensors, batch_size or 1, *self._output())
             self.reset()
             return
@@ -261,6 +265,14 @@ class Stream(CoreStream):
 
     def __repr__(self) -> str:
         return f"Stream({self._layer}, batch_size={self._batch_size})"
+
+
+def _program(cell: Cell, w: Weights) -> elements.CellProgram:
+    """Return a step of a cell as the core runs it, and the tensors that it reads."""
+    if isinstance(cell, LinearCell):
+        return elements.program_of(cell, w)
+    (program,), (tensors,) = generated.for_stream([cell], [w])
+    return elements.CellProgram(program, tensors)
 
 
 def _restored(

@@ -13,10 +13,27 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ostinato.errors import ShapeError
 from ostinato.recurrence.backends import compiled
+from ostinato.recurrence.backends.arguments import (
+    Context,
+    by_formula,
+    check,
+    dense,
+    in_rows,
+    refuse,
+)
 from ostinato.recurrence.backends.core import core
-from ostinato.recurrence.cells import Cell, Functions, LinearCell, State, Trace, Weights
+from ostinato.recurrence.backends.selection import compiled_selection
+from ostinato.recurrence.cells import (
+    PLAIN,
+    Cell,
+    Functions,
+    LinearCell,
+    State,
+    Trace,
+    Weights,
+    Window,
+)
 from ostinato.recurrence.diagonal import (
     mask_of,
     plain_recurrence,
@@ -67,35 +84,20 @@ def linear_recurrence(
         >>> h.flatten().tolist(), last.item()
         ([1.0, 1.5, 1.75], 1.75)
     """
-    _check(a, b, h0, lengths, resets, is_complex)
+    if b.dim() != 3 or not b.is_floating_point() or (is_complex and b.shape[2] % 2):
+        kind = "(T, B, 2H), pairs" if is_complex else "(T, B, H) floating-point numbers"
+        refuse("linear_recurrence", "b", b, kind)
+    T, B, H = b.shape
+    check(
+        "linear_recurrence",
+        b,
+        {"a": (a, (H,) if a.dim() == 1 else (T, B, H)), "h0": (h0, (B, H))},
+        lengths,
+        resets,
+    )
     h0 = b.new_zeros(b.shape[1:]) if h0 is None else h0
     run = plain_recurrence if compiled.lacks((), b) else compiled_recurrence
     return run(a, b, h0, lengths, resets, is_complex)
-
-
-def _check(
-    a: Tensor,
-    b: Tensor,
-    h0: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    is_complex: bool,
-) -> None:
-    def refuse(name: str, tensor: Tensor, expected: str) -> None:
-        got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-        raise ShapeError(f"linear_recurrence: {name} is {got}; expected {expected}.")
-
-    if b.dim() != 3 or not b.is_floating_point() or (is_complex and b.shape[2] % 2):
-        refuse("b", b, "(T, B, 2H), pairs" if is_complex else "(T, B, H) floating-point numbers")
-    T, B, H = b.shape
-    if a.shape not in (b.shape, (H,)) or a.dtype != b.dtype:
-        refuse("a", a, f"{b.dtype} of shape {(T, B, H)} or {(H,)}")
-    if h0 is not None and (h0.shape != (B, H) or h0.dtype != b.dtype):
-        refuse("h0", h0, f"{b.dtype} of shape {(B, H)}")
-    if lengths is not None and (lengths.shape != (B,) or lengths.dtype != torch.int64):
-        refuse("lengths", lengths, f"torch.int64 of shape {(B,)}")
-    if resets is not None and (resets.shape != (T, B) or resets.dtype != torch.bool):
-        refuse("resets", resets, f"torch.bool of shape {(T, B)}")
 
 
 def run(
@@ -126,7 +128,9 @@ def _run_direction(
     if reverse:
         x = reverse_rows(x, lengths)
     own: list[Trace] | None = None if traces is None else []
-    y, last = scan_linear(cell, w, x, state, lengths, compiled_recurrence, COMPILED, own)
+    y, last = scan_linear(
+        cell, w, x, state, lengths, compiled_recurrence, compiled_selection, COMPILED, own
+    )
     if traces is not None and own:
         (found,) = own
         if reverse:
@@ -176,7 +180,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     h, h_n = torch.empty_like(b, memory_format=torch.contiguous_format), h0.new_empty(h0.shape)
     core.scan_forward(
-        is_complex, _rows(a), _rows(b), _dense(lengths), _dense(resets), _dense(h0), h, h_n,
+        is_complex, in_rows(a), in_rows(b), dense(lengths), dense(resets), dense(h0), h, h_n,
         torch.get_num_threads(),
     )  # fmt: skip
     return h, h_n
@@ -196,44 +200,21 @@ def _backward(
     db, dh0 = torch.empty_like(h), torch.empty_like(h0, memory_format=torch.contiguous_format)
     da = h.new_empty(h.shape if a.dim() > 1 else h0.shape) if needs_a else None
     core.scan_backward(
-        is_complex, _rows(a), _dense(lengths), _dense(resets), _dense(h0), h,
-        None if dh is None else _rows(dh), None if dh_n is None else _dense(dh_n), da, db, dh0,
+        is_complex, in_rows(a), dense(lengths), dense(resets), dense(h0), h,
+        None if dh is None else in_rows(dh), None if dh_n is None else dense(dh_n), da, db, dh0,
         torch.get_num_threads(),
     )  # fmt: skip
     return (da if a.dim() > 1 or da is None else da.sum(0)), db, dh0
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return x with the numbers of a step side by side."""
-    x = x.resolve_neg()
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.resolve_neg().contiguous()
-
-
-class _Context(Protocol):
-    """Context that autograd passes from forward to backward."""
-
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
+class _RecurrenceContext(Context, Protocol):
     options: _Options
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
-    def set_materialize_grads(self, value: bool) -> None: ...
-
-
-def _by_formula(*gradients: Tensor | None) -> bool:
-    """Whether the gradients are to be differentiable themselves, or come in a batch."""
-    batched = any(map(compiled.is_batched, gradients))
-    return torch.is_grad_enabled() or compiled.is_transformed() or batched
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, a: Tensor, b: Tensor, h0: Tensor, options: _Options
+        ctx: _RecurrenceContext, a: Tensor, b: Tensor, h0: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         h, h_n = _forward(a, b, h0, *options)
         ctx.save_for_backward(a, h0, h)
@@ -243,10 +224,10 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: _Context, dh: Tensor | None, dh_n: Tensor | None
+        ctx: _RecurrenceContext, dh: Tensor | None, dh_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         a, h0, h = ctx.saved_tensors
-        if _by_formula(dh, dh_n):
+        if by_formula(dh, dh_n):
             return *recurrence_gradients(a, h0, h, dh, dh_n, *ctx.options), None
         needs_a = ctx.needs_input_grad[0]
         return *_backward(a, h0, h, dh, dh_n, *ctx.options, needs_a=needs_a), None
@@ -266,15 +247,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = x.new_empty(len(x), len(weight))
-    core.product(_whole(x), _whole(weight), _dense(bias), y, torch.get_num_threads())
+    core.product(dense(x), dense(weight), dense(bias), y, torch.get_num_threads())
     return y
 
 
-def _whole(x: Tensor) -> Tensor:
-    return x.resolve_neg().contiguous()
-
-
-class _ProductContext(_Context, Protocol):
+class _ProductContext(Context, Protocol):
     has_bias: bool
 
 
@@ -290,13 +267,15 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         dx = None
         if needs_x:
-            dx = dy @ weight if _by_formula(dy) else _multiply(dy, weight.t(), None)
+            dx = dy @ weight if by_formula(dy) else _multiply(dy, weight.t(), None)
         dw = dy.t() @ x if needs_weight else None
         return dx, dw, dy.sum(0) if needs_bias else None
 
 
-_FUNCTIONS = ("sigmoid", "tanh", "exp", "softplus")
+_FUNCTIONS = ("sigmoid", "tanh", "exp", "softplus", "silu", "sqrt")
 """As the core numbers them."""
+_OF_ARGUMENT = (3, 4)
+"""Those with gradients that follow from the argument, not from the value."""
 
 
 def _function(number: int, x: Tensor) -> Tensor:
@@ -313,24 +292,24 @@ def _function(number: int, x: Tensor) -> Tensor:
 
 def _map(x: Tensor, number: int) -> Tensor:
     y = x.new_empty(x.shape)
-    core.map(number, _rows(x), y, torch.get_num_threads())
+    core.map(number, in_rows(x), y, torch.get_num_threads())
     return y
 
 
 def _map_gradient(kept: Tensor, dy: Tensor, number: int) -> Tensor:
-    """Return the gradient of the argument, given the value, but of softplus the argument."""
+    """Return the gradient of the argument, given the value, or for `_OF_ARGUMENT` the argument."""
     dx = dy.new_empty(dy.shape)
-    core.map(number, _rows(kept), dx, torch.get_num_threads(), _dense(dy))
+    core.map(number, in_rows(kept), dx, torch.get_num_threads(), dense(dy))
     return dx
 
 
 def _slope(number: int, kept: Tensor) -> Tensor:
     """Return the derivative, from what `_map_gradient` is given."""
-    y = kept
-    return (y * (1 - y), 1 - y * y, y, torch.sigmoid(y))[number]
+    y, s = kept, torch.sigmoid(kept)
+    return (y * (1 - y), 1 - y * y, y, s, s * (1 + y * (1 - s)), 0.5 / y)[number]
 
 
-class _MapContext(_Context, Protocol):
+class _MapContext(Context, Protocol):
     number: int
 
 
@@ -338,19 +317,76 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _MapContext, x: Tensor, number: int) -> Tensor:
         y = _map(x, number)
-        ctx.save_for_backward(x if number == 3 else y)
+        ctx.save_for_backward(x if number in _OF_ARGUMENT else y)
         ctx.number = number
         return y
 
     @staticmethod
     def backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
-        if _by_formula(dy):
+        if by_formula(dy):
             return dy * _slope(ctx.number, kept), None
         return _map_gradient(kept, dy, ctx.number), None
 
 
-COMPILED = Functions(product, *(partial(_function, k) for k in range(len(_FUNCTIONS))))
+def convolve(seen: Sequence[Tensor], kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute a causal convolution of each feature on the core."""
+    assert isinstance(seen, Window)  # as `scan_linear` makes it
+    x = seen.whole[..., : kernel.shape[1]]
+    if compiled.in_graph(x):
+        y: Tensor = _convolution_operator(x, kernel, bias)
+    elif torch.is_grad_enabled():
+        y = _Convolution.apply(x, kernel, bias)  # type: ignore[no-untyped-call]
+    else:
+        y = _convolve(x, kernel, bias)
+    return y
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    y = _convolved_shape(x, kernel, bias)
+    core.convolution(in_rows(x), dense(kernel), dense(bias), y, torch.get_num_threads())
+    return y
+
+
+def _convolved_shape(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0] - kernel.shape[0] + 1, *x.shape[1:])
+
+
+def _convolution_gradients(x: Tensor, kernel: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, the kernel and the bias."""
+    dx, dkernel, dbias = (
+        x.new_empty(x.shape),
+        kernel.new_empty(kernel.shape),
+        dy.new_empty(dy.shape[2]),
+    )
+    core.convolution_backward(
+        in_rows(x), dense(kernel), dense(dy), dx, dkernel, dbias, torch.get_num_threads()
+    )
+    return dx, dkernel, dbias
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _ProductContext, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.has_bias = bias is not None
+        return _convolve(x, kernel, bias)
+
+    @staticmethod
+    def backward(ctx: _ProductContext, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, kernel = ctx.saved_tensors
+        if not by_formula(dy):
+            dx, dkernel, dbias = _convolution_gradients(x, kernel, dy)
+        else:
+            k, T = len(kernel), len(dy)
+            late = torch.nn.functional.pad(dy, (0, 0, 0, 0, k - 1, k - 1))
+            dx = PLAIN.convolve([late[j : j + T + k - 1] for j in range(k)], kernel.flip(0), None)
+            dkernel = torch.stack([(dy * x[j : j + T]).sum((0, 1)) for j in range(k)])
+            dbias = dy.sum((0, 1))
+        return dx, dkernel, dbias if ctx.has_bias else None
+
+
+COMPILED = Functions(product, *(partial(_function, k) for k in range(len(_FUNCTIONS))), convolve)
 """Those of the core."""
 
 
@@ -381,7 +417,7 @@ def _gradient_shapes(
     return a.new_empty(a.shape), h.new_empty(h.shape), h0.new_empty(h0.shape)
 
 
-def _remember(ctx: _Context, inputs: tuple[object, ...], output: _Found) -> None:
+def _remember(ctx: _RecurrenceContext, inputs: tuple[object, ...], output: _Found) -> None:
     a, _, h0, *options = inputs
     ctx.save_for_backward(a, h0, output[0])  # type: ignore[arg-type]
     ctx.set_materialize_grads(False)
@@ -389,7 +425,7 @@ def _remember(ctx: _Context, inputs: tuple[object, ...], output: _Found) -> None
 
 
 def _operator_backward(
-    ctx: _Context, dh: Tensor | None, dh_n: Tensor | None
+    ctx: _RecurrenceContext, dh: Tensor | None, dh_n: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     a, h0, h = ctx.saved_tensors
     found = _gradients_operator(a, h0, h, dh, dh_n, *ctx.options)
@@ -422,14 +458,43 @@ _gradients_operator = torch.library.custom_op(
     "ostinato::linear_recurrence_gradients", _gradients, mutates_args=()
 )
 _gradients_operator.register_fake(_gradient_shapes)
+
+
 _product_operator = torch.library.custom_op("ostinato::product", _multiply, mutates_args=())
 _product_operator.register_fake(_product_shape)
 _product_operator.register_autograd(_product_backward, setup_context=_remember_product)
 
 
+def _remember_convolution(
+    ctx: _ProductContext, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
+) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.has_bias = inputs[2] is not None
+
+
+def _convolution_backward(ctx: _ProductContext, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dkernel, dbias = _convolution_gradients_operator(*ctx.saved_tensors, dy)
+    return dx, dkernel, dbias if ctx.has_bias else None
+
+
+_convolution_operator = torch.library.custom_op("ostinato::convolution", _convolve, mutates_args=())
+_convolution_operator.register_fake(_convolved_shape)
+_convolution_operator.register_autograd(_convolution_backward, setup_context=_remember_convolution)
+_convolution_gradients_operator = torch.library.custom_op(
+    "ostinato::convolution_gradients", _convolution_gradients, mutates_args=()
+)
+_convolution_gradients_operator.register_fake(
+    lambda x, kernel, dy: (
+        x.new_empty(x.shape),
+        kernel.new_empty(kernel.shape),
+        dy.new_empty(dy.shape[2]),
+    )
+)
+
+
 def _remember_map(ctx: _MapContext, inputs: tuple[Tensor, int], output: Tensor) -> None:
     x, ctx.number = inputs
-    ctx.save_for_backward(x if ctx.number == 3 else output)
+    ctx.save_for_backward(x if ctx.number in _OF_ARGUMENT else output)
 
 
 def _map_backward(ctx: _MapContext, dy: Tensor) -> tuple[Tensor | None, ...]:

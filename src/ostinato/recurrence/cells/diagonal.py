@@ -11,12 +11,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, NamedTuple, Protocol, cast
+from functools import lru_cache, partial
+from typing import ClassVar, NamedTuple, Protocol, cast, overload
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, logsigmoid, softplus
+from torch.nn.functional import linear, logsigmoid, silu, softplus
 
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells.base import (
@@ -55,8 +55,45 @@ class Product(Protocol):
         """Compute x W^T + b."""
 
 
+@dataclass(frozen=True)
+class Window(Sequence[Tensor]):
+    """The projected inputs that each step of a sequence sees, oldest first: views of one tensor."""
+
+    whole: Tensor  # (k - 1 + T, B, features of a window): those before the sequence, and its own
+    now: Tensor  # (T, B, features)
+    rest: Tensor  # (T, B, ...): those that no window holds
+
+    def __len__(self) -> int:
+        return len(self.whole) - len(self.now) + 1
+
+    @overload
+    def __getitem__(self, k: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[Tensor]: ...
+    def __getitem__(self, k: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        k = range(len(self))[k]
+        return self.now if k == len(self) - 1 else self.whole[k : k + len(self.now)]
+
+
+class Convolution(Protocol):
+    """A causal convolution of each feature by itself."""
+
+    def __call__(self, seen: Sequence[Tensor], kernel: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the sum of kernel (k, E) times the first E features of a window, plus bias."""
+
+
+def _convolve(seen: Sequence[Tensor], kernel: Tensor, bias: Tensor | None) -> Tensor:
+    E = kernel.shape[1]
+    y = torch.zeros_like(kernel[0]) if bias is None else bias
+    for kernel_j, x_j in zip(kernel, seen, strict=True):
+        y = y + kernel_j * x_j[..., :E]
+    return y
+
+
 class Functions(NamedTuple):
-    """What a `LinearCell` computes with, beside +, -, *, / and roots, which are exact anywhere.
+    """What a `LinearCell` computes with, beside +, -, *, / and maxima, which are exact anywhere.
 
     The core has its own, of which a number's bits do not depend on the numbers beside it.
     """
@@ -66,6 +103,9 @@ class Functions(NamedTuple):
     tanh: Callable[[Tensor], Tensor]
     exp: Callable[[Tensor], Tensor]
     softplus: Callable[[Tensor], Tensor]
+    silu: Callable[[Tensor], Tensor]
+    sqrt: Callable[[Tensor], Tensor]
+    convolve: Convolution
 
 
 PLAIN = Functions(
@@ -74,6 +114,9 @@ PLAIN = Functions(
     torch.tanh,
     torch.exp,
     partial(softplus, threshold=40.0),
+    silu,
+    torch.sqrt,
+    _convolve,
 )
 """Those of PyTorch."""
 
@@ -89,6 +132,48 @@ class Steps(NamedTuple):
     b: Tensor
     gates: Tensors | None = None
     more: tuple[Tensor, ...] = ()
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return a and b."""
+        return self.a, self.b
+
+    def output(self, c: Tensor) -> Tensor:
+        """Return what `LinearCell.read` is given of c: all of it."""
+        return c
+
+
+class Selection(NamedTuple):
+    """Steps of E features with N numbers of state each, where a and b are outer products.
+
+    ::
+
+        a = exp(d A)          (..., N, E), kept flat
+        b = B (d * v)
+        y = C c + D * v       (..., E): what `LinearCell.read` is given
+
+    A backend computes them step by step in registers and never writes c out: `selective_scan`.
+    ``d`` and ``v`` are ``(..., E)``, ``A`` is ``(N, E)``, ``B`` and ``C`` are ``(..., N)``,
+    ``D`` is ``(E,)``, or None for zeros.
+    """
+
+    d: Tensor
+    v: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None = None
+    gates: Tensors | None = None
+    more: tuple[Tensor, ...] = ()
+
+    def factors(self, f: Functions = PLAIN) -> tuple[Tensor, Tensor]:
+        """Return a and b, ``(..., N E)``."""
+        b = (self.d * self.v)[..., None, :] * self.B[..., None]
+        return f.exp((self.d[..., None, :] * self.A).flatten(-2)), b.flatten(-2)
+
+    def output(self, c: Tensor) -> Tensor:
+        """Return y."""
+        y = (c.unflatten(-1, self.A.shape) * self.C[..., None]).sum(-2)
+        return y if self.D is None else y + self.D * self.v
 
 
 @dataclass(frozen=True)
@@ -138,22 +223,23 @@ class LinearCell(Cell):
         return f.linear(x, w["weight_ih"], w.get("bias_ih"))
 
     @abstractmethod
-    def steps(self, w: Weights, seen: Sequence[Tensor], f: Functions = PLAIN) -> Steps:
+    def steps(self, w: Weights, seen: Sequence[Tensor], f: Functions = PLAIN) -> Steps | Selection:
         """Return a, b and the gates; ``seen`` are the projected inputs of a window, oldest first.
 
         They are ``(..., features)``, for each step that of the same place in the window; all but
         the last have their first ``window_size`` features only.
         """
 
-    def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
-        """Return h, ``(..., H)``."""
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
+        """Return h, ``(..., H)``; c is y where ``steps`` are a `Selection`."""
         return c
 
     def step(self, w: Weights, x_t: Tensor, state: State) -> State:
         c, past = self.parts(state)
         steps = self.steps(w, [*past, x_t])
-        c = times(steps.a, c, self.is_complex) + steps.b
-        return self.state_of(self.read(w, c, steps), c, [*past, x_t][1:])
+        a, b = steps.factors()
+        c = times(a, c, self.is_complex) + b
+        return self.state_of(self.read(w, steps.output(c), steps), c, [*past, x_t][1:])
 
     def gates(self, w: Weights, x_t: Tensor, state: State) -> Tensors:
         if self.gates_type is None:
@@ -343,7 +429,7 @@ class QRNNCell(LinearCell):
         gates = QRNNGates(f.tanh(n), f.sigmoid(forget), f.sigmoid(o))
         return Steps(gates.f, f.sigmoid(-forget) * gates.n, gates)
 
-    def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
         return cast(QRNNGates, steps.gates).o * c
 
 
@@ -383,7 +469,7 @@ class SRUCell(LinearCell):
         gates = SRUGates(n, f.sigmoid(forget), f.sigmoid(r))
         return Steps(gates.f, f.sigmoid(-forget) * n, gates, (s,))
 
-    def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
         r = cast(SRUGates, steps.gates).r
         return r * f.tanh(c) + (1 - r) * steps.more[0]
 
@@ -425,7 +511,7 @@ class RGLRUCell(LinearCell):
         a = f.exp(log_a)
         square = f.tanh(-log_a) * (1 + a * a)  # 1 - a^2, and exact where a is nearly 1
         # At a = 1 the root has no slope.
-        return Steps(a, square.clamp_min(1e-12).sqrt() * (gates.i * n), gates)
+        return Steps(a, f.sqrt(square.clamp_min(1e-12)) * (gates.i * n), gates)
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
         """Initialise the weights as the paper does; matrices by another recipe if one is named."""
@@ -497,10 +583,8 @@ class LRUCell(LinearCell):
         scale = w["gamma"].exp().repeat(2)
         return Steps(a, scale * seen[-1][..., : 2 * H], None, (seen[-1][..., 2 * H :],))
 
-    def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
-        y = f.linear(c, w["weight_ch"]) + steps.more[0]
-        g = 0.5 * y * (1 + f.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)))
-        return g * f.sigmoid(f.linear(g, w["weight_gate"], w.get("bias_gate")))
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
+        return _gated(f.linear(c, w["weight_ch"]) + steps.more[0], w, f)
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
         """Initialise the weights as the paper does; matrices by another recipe if one is named."""
@@ -516,6 +600,115 @@ class LRUCell(LinearCell):
             w["nu"].copy_((-0.5 * square.log()).log())
             w["theta"].uniform_(0, 1).clamp_min_(1e-6).mul_(self.max_phase).log_()
             w["gamma"].copy_(0.5 * (1 - square).log())
+
+
+@named("s5")
+@dataclass(frozen=True)
+class S5Cell(LinearCell):
+    """Simplified state space layer (S5): a continuous system, sampled at a rate for each state.
+
+    ::
+
+        L   = -exp(decay) + i frequency
+        a   = exp(L exp(step))                        zero-order hold
+        c_t = a * c_(t-1) + (a - 1) / L * (B x_t)
+        g   = gelu(2 Re(C c_t) + D x_t)               gelu with tanh, as in the authors' JAX
+        h_t = g * sigmoid(W_g g + b_g)
+
+    Args:
+        memory: P, complex numbers of state; each stands for itself and its conjugate. 0 for H.
+        blocks: of the matrix whose eigenvalues L starts from; divides P.
+
+    ``c (2P)`` are pairs, the real parts first; ``weight_ih (2P + H, I)`` and ``weight_ch (H, 2P)``
+    are laid out as those of `LRUCell`. J. Smith, A. Warrington and S. Linderman 2023, "Simplified
+    state space layers for sequence modeling", equations 3 to 6, section 3.3 and appendices B and G:
+    L starts at the eigenvalues of HiPPO-N, one of each conjugate pair; B and C are drawn after
+    LeCun and turned into the basis of its eigenvectors; exp(step) is log-uniform in 0.001 to 0.1.
+    Ours: D is a matrix, so that I may differ from H, and the real part of L is kept below 0.
+    """
+
+    memory: int = 0
+    blocks: int = 1
+
+    state_type = LinearState
+    is_complex = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.memory, int) or self.memory < 0:
+            raise OstinatoError(f"S5Cell: memory={self.memory!r}; expected 1 or more, or 0 for H.")
+        if not isinstance(self.blocks, int) or self.blocks < 1 or self._states % self.blocks:
+            raise OstinatoError(
+                f"S5Cell: blocks={self.blocks!r}; expected a divisor of {self._states}."
+            )
+
+    @property
+    def _states(self) -> int:
+        return self.memory or self.hidden_size
+
+    @property
+    def memory_size(self) -> int:
+        """P pairs."""
+        return 2 * self._states
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return B and D, the diagonal and its time steps, C and the gate of the output."""
+        H, P = self.hidden_size, self._states
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (2 * P + H, self.input_size)}
+        shapes |= {"decay": (P,), "frequency": (P,), "step": (P,)}
+        shapes |= {"weight_ch": (H, 2 * P), "weight_gate": (H, H)}
+        return shapes | ({"bias_gate": (H,)} if self.bias else {})
+
+    def steps(self, w: Weights, seen: Sequence[Tensor], f: Functions = PLAIN) -> Steps:
+        re, im, step = -w["decay"].exp(), w["frequency"], w["step"].exp()
+        size, angle = (re * step).exp(), im * step
+        p, q = size * angle.cos(), size * angle.sin()
+        square = re * re + im * im  # 1 / L = (re - i im) / square
+        scale = ((p - 1) * re + q * im) / square, (q * re - (p - 1) * im) / square
+        r, s, direct = seen[-1].split([len(re), len(re), self.hidden_size], dim=-1)
+        b = torch.cat([scale[0] * r - scale[1] * s, scale[0] * s + scale[1] * r], dim=-1)
+        return Steps(torch.cat([p, q]), b, None, (direct,))
+
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
+        return _gated(2 * f.linear(c, w["weight_ch"]) + steps.more[0], w, f)
+
+    def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
+        """Initialise the weights as the paper does; matrices by another recipe if one is named."""
+        super().initialize(w, how, steps)
+        P, H = self._states, self.hidden_size
+        eigenvalues, V = _hippo(2 * P // self.blocks)
+        with torch.no_grad():
+            w["decay"].fill_(math.log(0.5))
+            w["frequency"].copy_(eigenvalues.repeat(self.blocks))
+            w["step"].uniform_(math.log(0.001), math.log(0.1))
+            if how != "pytorch":
+                return
+            _fill({k: t for k, t in w.items() if k.endswith("gate")}, normal=H**-0.5)
+            w["weight_ih"].normal_(std=self.input_size**-0.5)
+            V = torch.block_diag(*[V] * self.blocks)  # (2P, P)
+            B = V.mH @ torch.randn(2 * P, self.input_size, dtype=V.dtype.to_real()).to(V)
+            C = torch.randn(H, 2 * P, dtype=V.dtype.to_real()).to(V) @ V * (2 * P) ** -0.5
+            w["weight_ih"][: 2 * P] = torch.cat([B.real, B.imag]) * self.input_size**-0.5
+            w["weight_ch"].copy_(torch.cat([C.real, -C.imag], dim=1))
+
+
+@lru_cache(maxsize=8)
+def _hippo(n: int) -> tuple[Tensor, Tensor]:
+    """Return the positive imaginary parts of the eigenvalues of HiPPO-N, and eigenvectors.
+
+    HiPPO-N is -1/2 and a skew-symmetric matrix S: A. Gu et al. 2022, "On the parameterization and
+    initialization of diagonal state space models". -iS is Hermitian.
+    """
+    root = (torch.arange(n, dtype=torch.float64) + 0.5).sqrt()
+    S = torch.triu(root[:, None] * root, 1)
+    values, vectors = torch.linalg.eigh(-1j * (S - S.t()))
+    return values[n // 2 :], vectors[:, n // 2 :]
+
+
+def _gated(y: Tensor, w: Weights, f: Functions) -> Tensor:
+    """Return g * sigmoid(W_g g + b_g) with g = gelu(y)."""
+    g = 0.5 * y * (1 + f.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)))
+    return g * f.sigmoid(f.linear(g, w["weight_gate"], w.get("bias_gate")))
 
 
 @named("mamba")
@@ -582,23 +775,17 @@ class SelectiveCell(LinearCell):
         shapes |= {"weight_v": (R + 2 * N, E), "weight_d": (E, R), "d": (E,)}
         return shapes | {"A": (E, N), "D": (E,), "weight_o": (self.hidden_size, E)}
 
-    def steps(self, w: Weights, seen: Sequence[Tensor], f: Functions = PLAIN) -> Steps:
+    def steps(self, w: Weights, seen: Sequence[Tensor], f: Functions = PLAIN) -> Selection:
         R, N = self._rank, self.memory
-        u, z = seen[-1].chunk(2, dim=-1)
-        v = w.get("bias_kernel", torch.zeros_like(w["d"]))
-        for k, each in zip(w["kernel"].unbind(1), [*seen[:-1], u], strict=True):
-            v = v + k * each
-        v = v * f.sigmoid(v)
+        v = f.silu(f.convolve(seen, w["kernel"].t(), w.get("bias_kernel")))
         d, B, C = torch.split(f.linear(v, w["weight_v"]), [R, N, N], dim=-1)
         d = f.softplus(f.linear(d, w["weight_d"], w["d"]))
-        a = f.exp((-d[..., None, :] * w["A"].exp().t()).flatten(-2))
-        b = ((d * v)[..., None, :] * B[..., None]).flatten(-2)
-        return Steps(a, b, None, (v, z, C))
+        z = seen.rest if isinstance(seen, Window) else seen[-1][..., self.window_size :]
+        return Selection(d, v, -w["A"].exp().t(), B, C, w["D"], None, (z,))
 
-    def read(self, w: Weights, c: Tensor, steps: Steps, f: Functions = PLAIN) -> Tensor:
-        v, z, C = steps.more
-        y = (c.reshape(*c.shape[:-1], self.memory, -1) * C[..., None]).sum(-2) + w["D"] * v
-        return f.linear(y * (z * f.sigmoid(z)), w["weight_o"])
+    def read(self, w: Weights, c: Tensor, steps: Steps | Selection, f: Functions = PLAIN) -> Tensor:
+        (z,) = steps.more
+        return f.linear(c * f.silu(z), w["weight_o"])
 
     def initialize(self, w: Weights, how: Initialization = "pytorch", steps: int = 100) -> None:
         """Initialise the weights as the paper does; matrices by another recipe if one is named."""

@@ -41,7 +41,7 @@ from ostinato.recurrence.cells.standard import (
 CellName = Literal[
     "lstm", "gru", "gru-reset-before", "rnn", "rnn-relu", "lstm-peephole", "lstm-coupled",
     "lstm-norm", "gru-norm", "mgu", "indrnn", "min-gru", "min-lstm",
-    "ligru", "gru-d", "slstm", "qrnn", "sru", "rg-lru", "lru", "mamba", "mlstm",
+    "ligru", "gru-d", "slstm", "qrnn", "sru", "rg-lru", "lru", "s5", "mamba", "mlstm",
 ]  # fmt: skip
 """Names that `named` gives to cells; written out for type checkers and the command line."""
 
