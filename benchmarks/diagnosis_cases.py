@@ -235,7 +235,7 @@ def outcome(case: Case, mended: bool = False, try_remedies: bool = False) -> Out
 
 def improves(gain: str, rank: int | None, error: float | None, mended: float) -> bool:
     """Whether a remedy improves a run by 3 % or more."""
-    if gain:
+    if ", helped: " in gain or ", did not help: " in gain:
         return ", helped: " in gain
     return rank == 1 and (error is None or mended < 0.97 * error)
 
@@ -329,7 +329,7 @@ def main() -> None:
             mark = {1: "1 ", 2: "2 "}.get(row["rank"] or 0, "- " if row["rank"] else "NO")
             if arguments.try_remedies:
                 mended = math.nan
-                if "" in (found.gains or [""]) and row["rank"] == 1:
+                if row["rank"] == 1 and any("help" not in gain for gain in found.gains):
                     mended = trained(case, True).error
                 row["gains"] = found.gains
                 told = found.gains or ("", "")

@@ -303,6 +303,8 @@ def test_truncation_shorter_than_the_distance():
     x, y = waves()
     assert found(Net(), x, y, distance=39).first == "truncation too short"
     assert "truncation too short" not in named(found(Net(), x, y, distance=T - 1))
+    assert "truncation too short" not in named(found(Net(), x, y, distance=T))
+    assert "truncation too short" in named(found(Net(), x, y, distance=T + 1))
 
 
 def test_state_that_should_be_carried():
@@ -840,6 +842,9 @@ def test_a_roll_of_notes_held_and_struck_is_no_leak():
         net, x, y, lambda scores, y: F.binary_cross_entropy_with_logits(scores, y.float())
     )
     assert "leaky feature" not in named(diagnosis)
+    for same in (x, x.float()):
+        diagnosis = found(net, same, same, lambda scores, y: F.mse_loss(scores, y.float()))
+        assert diagnosis.first == "leaky feature"
 
 
 def test_a_leak_counts_where_the_network_reads_it():

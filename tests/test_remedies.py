@@ -7,13 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ostinato.insight.causes.recurrence import exploding
 from ostinato.insight.evidence import Evidence
 from ostinato.insight.losses import as_loss
 from ostinato.insight.remedies import change_of, tried
-from ostinato.insight.trials import Change
+from ostinato.insight.trials import Change, Trial
 from ostinato.training.evaluation import Sample
-from ostinato.training.findings import Finding, Remedy
+from ostinato.training.findings import Finding, Judgement, Remedy
 from ostinato.training.observations import Observations
+from ostinato.training.thresholds import Thresholds
 
 
 class Net(nn.Module):
@@ -25,11 +27,11 @@ class Net(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
-def evidence(network=None, rates=(0.1, 0.01), **more):
+def evidence(network=None, rates=(0.1, 0.01), steps=6, **more):
     """Of a network that tells which symbol came last but one."""
     torch.manual_seed(0)
     network = network or Net()
-    x = F.one_hot(torch.randint(4, (128, 6)), 4).float()
+    x = F.one_hot(torch.randint(4, (128, steps)), 4).float()
     history = [{"loss": 1.4, "learning_rate": rate} for rate in rates for _ in range(20)]
     optimizer = more.pop("optimizer", torch.optim.Adam(network.parameters(), rates[-1]))
     observed = Observations.of(history, network, optimizer)
@@ -98,3 +100,43 @@ def test_only_the_first_of_the_remedies_that_are_no_settings_is_tried():
     first, second = tried(Finding("frozen parameters", "", {}, remedies), e).remedies
     assert first.why == "let them learn" and ", helped: " in first.gain
     assert second.gain == ""
+
+
+@pytest.mark.parametrize(
+    ("with_it", "told"),
+    [(0.5, "tried for 320 steps, helped"), (0.01, "too short to tell")],
+)
+def test_a_run_in_which_nothing_is_learned_is_made_longer(monkeypatch, with_it, told):
+    e = evidence()
+
+    def trial(change):
+        share = with_it if change.times > 1 and change.decay is False else 0.0
+        return Trial(share, share, 80 * change.times, [])
+
+    monkeypatch.setattr(e, "trial", trial)
+    remedies = [Remedy("weight_decay", 0.0, "less"), Remedy("", "", "more rows")]
+    first, second = tried(Finding("weight decay too strong", "", {}, remedies), e).remedies
+    assert told in first.gain and second.gain == ""
+
+
+def test_what_did_not_help_comes_last(monkeypatch):
+    e = evidence()
+    shares = {Change(decay=False): 0.3, Change(clip=1.0): 0.6}
+    monkeypatch.setattr(e, "trial", lambda c: Trial(shares.get(c, 0.4), 0.4, 80, []))
+    remedies = [Remedy("weight_decay", 0.0, "a"), Remedy("", "", "b"), Remedy("clip_norm", 1, "c")]
+    ordered = tried(Finding("x", "", {}, remedies), e).remedies
+    assert [r.why for r in ordered] == ["c", "b", "a"]
+    assert [", helped: " in r.gain for r in ordered] == [True, False, False]
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.5, "init"), (0.05, "clip_norm")])
+def test_where_fresh_weights_learn_those_that_explode_are_made_anew_first(
+    monkeypatch, share, first
+):
+    network = Net(nn.RNN, H=32)
+    nn.init.normal_(network.rnn.weight_hh_l0, 0, 1.0)
+    e = evidence(network, steps=30)
+    monkeypatch.setattr(e, "trial", lambda change=None: Trial(share, share, 80, []))
+    found = next(exploding(Judgement(e, e.observed, Thresholds(), 0.0)))
+    assert found.remedies[0].setting == first
+    assert {r.setting for r in found.remedies} == {"init", "clip_norm", "cell", "learning_rate"}

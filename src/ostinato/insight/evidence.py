@@ -101,6 +101,7 @@ class Evidence:
         free_running: loss of the network fed with its own predictions, if known.
         may_train: whether short training runs may be made.
         more: a sample of more rows, for these; None for the data.
+        spent: seconds that they took so far.
     """
 
     network: nn.Module
@@ -116,7 +117,7 @@ class Evidence:
     free_running: float = math.nan
     may_train: bool = True
     more: Sample | None = None
-    _spent: float = 0.0
+    spent: float = 0.0
 
     # Losses
 
@@ -559,11 +560,11 @@ class Evidence:
         if not self.may_train:
             return None
         if change not in self._trials:
-            if self._spent > TRIAL_SECONDS:
+            if self.spent > TRIAL_SECONDS:
                 return None
             begin = time.thread_time()
             self._trials[change] = run_trial(self.start, change, self.judged_constant)
-            self._spent += time.thread_time() - begin
+            self.spent += time.thread_time() - begin
         return self._trials[change]
 
     @cached_property

@@ -13,6 +13,9 @@ from ostinato.training.findings import Finding, Remedy
 TRIED = 4
 """Remedies that are tried at most."""
 
+LONGER = 4
+"""Times as long as others are runs of a remedy where those learn hardly anything."""
+
 MOST_COPIES = 8
 """Copies of a network at most that stand for a wider one."""
 
@@ -71,28 +74,41 @@ def as_it_is(remedy: Remedy, finding: Finding) -> Change:
 
 def tried(finding: Finding, e: Evidence) -> Finding:
     """Return a finding whose first remedies were tried: those that helped first, by how much."""
+    least, e.spent = e.thresholds.tried, 0.0
     results: list[tuple[float, Remedy]] = []
     for number, remedy in enumerate(finding.remedies):
         can_be = number == 0 or (remedy.setting and number < TRIED)
         change = change_of(remedy, finding.issue, e) if can_be else None
-        trial = None if change is None else e.trial(change)
-        base = None if trial is None else e.trial(as_it_is(remedy, finding))
-        gain = 0.0
-        if trial is not None and base is not None:
-            gain = _gain(trial, base)
-            how = "helped" if gain > e.thresholds.tried else "did not help"
+        runs = None if change is None else _runs(change, as_it_is(remedy, finding), e)
+        order = 1.0
+        if runs is not None:
+            trial, base = runs
+            gain = trial.share - max(base.share, -1.0)
+            how, order = ("helped", -gain) if gain > least else ("did not help", 2.0)
+            if not _learns(runs, e) and -math.inf < gain <= least:
+                how, order = "too short to tell", 1.0
             told = (
                 f"tried for {trial.steps} steps, {how}: the loss falls {percent(trial.share)} "
                 f"below a constant prediction's, {percent(base.share)} without"
             )
             remedy = remedy._replace(gain=told)
-        order = 0.0 if gain > e.thresholds.tried else 1.0 if not remedy.gain else 2.0
-        results.append((order - min(0.99, max(0.0, gain)) * (order == 0.0), remedy))
-    ranked = sorted(range(len(results)), key=lambda k: results[k][0])
-    return replace(finding, remedies=[results[k][1] for k in ranked])
+        results.append((order, remedy))
+    return replace(finding, remedies=[r for _, r in sorted(results, key=lambda each: each[0])])
 
 
-def _gain(trial: Trial, base: Trial) -> float:
-    if not math.isfinite(trial.share):
-        return -math.inf
-    return trial.share - max(base.share, -1.0)
+def _runs(change: Change, beside: Change, e: Evidence) -> tuple[Trial, Trial] | None:
+    """Return runs with a remedy and without, longer ones where short ones learn hardly anything."""
+    found = None
+    for times in (1, LONGER):
+        pair = [e.trial(replace(each, times=times)) for each in (change, beside)]
+        if pair[0] is None or pair[1] is None:
+            break
+        found = pair[0], pair[1]
+        if _learns(found, e):
+            break
+    return found
+
+
+def _learns(runs: tuple[Trial, Trial], e: Evidence) -> bool:
+    """Return whether anything is learned, with a remedy or without it."""
+    return any(run.share > e.thresholds.helps for run in runs)

@@ -64,6 +64,7 @@ class Change:
         settings: settings of an estimator, by name.
         rows: rows to train on; 0 for all.
         held_out: whether it learns from half of the rows that others are judged on.
+        times: how many times as long it is.
     """
 
     rate: float = 1.0
@@ -81,6 +82,7 @@ class Change:
     settings: tuple[tuple[str, Any], ...] = ()
     rows: int = 0
     held_out: bool = False
+    times: int = 1
 
 
 class Trial(NamedTuple):
@@ -176,7 +178,7 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
         count = change.rows
         training = start.taken(training, torch.arange(count))
     order = torch.randperm(count, generator=random)
-    for _ in range(start.steps):
+    for _ in range(start.steps * change.times):
         if len(order) < min(BATCH, count):
             order = torch.cat([order, torch.randperm(count, generator=random)])
         rows, order = order[:BATCH].sort().values, order[BATCH:]

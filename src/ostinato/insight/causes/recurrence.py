@@ -235,17 +235,22 @@ def _saturated_units(j: J, layer: Traced) -> Iterator[Finding]:
 
 def exploding(j: J) -> Iterator[Finding]:
     """Gradients that grow on their way back through time."""
-    t = j.thresholds
-    for layer in j.evidence.flow.layers:
+    e, t = j.evidence, j.thresholds
+    for layer in e.flow.layers:
         growth = layer.growth()
         gain = 0.0 if layer.gains is None else float(np.nanmax(layer.gains))
         if growth.low > 1 and growth.factor > t.growth and gain > t.exploded:
+            remedies = against_explosion(j)
+            base = e.trial() if e.was_trained and not _learned_well(j) else None
+            if base is not None and base.share > max(0.0, j.improvement) + t.helps:
+                # Fresh weights learn: those that it started from are at fault.
+                remedies = [_ORTHOGONAL, *(r for r in remedies if r is not _ORTHOGONAL)]
             yield Finding(
                 "exploding",
                 f"{layer.name}: going back in time, the gradient {growth}, {gain:.2g} times over "
                 "the sequence.",
                 {"growth": growth.factor, "low": growth.low, "gain": gain},
-                against_explosion(j),
+                remedies,
                 0.89,
             )
 

@@ -556,7 +556,7 @@ def truncation_too_short(j: J) -> Iterator[Finding]:
     if e.distance is None:
         yield from _truncated_before_memory_ends(j, window)
         return
-    if window > e.distance:
+    if window >= e.distance:  # the first step of a row is said to be as far as the row is long
         return
     yield Finding(
         "truncation too short",
