@@ -1,10 +1,14 @@
-"""Cells of one's own, compiled, beside the built-in core, the reference loop and ``torch.compile``.
+"""Cells of one's own, compiled, beside the built-in core, the eager loop and ``torch.compile``.
 
-    python benchmarks/custom_cells.py [--sizes 32 128] [--turns 7] [--inductor]
+    python benchmarks/custom_cells.py [--only core eager] [--sizes 32 128] [--turns 9] [--json FILE]
 
-Training steps of 100 steps x 32 rows, I = H, in turns; ratios of medians. ``--inductor`` adds
-``torch.compile`` of the step of one cell and size. First use and cache are timed in processes of
-their own. Prints one JSON object.
+Training steps of 100 steps x 32 rows, I = H. Two works are timed in pairs, one directly after the
+other, and a ratio is the median over the pairs, which says most on a machine that others use, too;
+with ``OMP_NUM_THREADS=1`` it is of the time of the processor.
+Parts: ``core``, the cells of the core as cells of one's own; ``eager``, other cells against the
+reference loop, and what part of both times the products take; ``compile``, ``torch.compile`` of the
+step (minutes); ``streams``; ``first``, the first use in a process of its own. Each result is added
+to the file as it comes, so that a run can be continued with what is left.
 """
 
 from __future__ import annotations
@@ -19,20 +23,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from limits import in_turns
 from speed import machine
 from torch import Tensor
-from torch.nn.functional import gelu, linear, logsigmoid, softplus
+from torch.nn.functional import gelu, linear, softplus
 
 import ostinato
-from ostinato.cells import CoupledLSTMCell, GRUCell, LayerNormLSTMCell, LSTMCell, LSTMState
+from ostinato.cells import (
+    Cell,
+    CoupledLSTMCell,
+    GRUCell,
+    LayerNormLSTMCell,
+    LSTMCell,
+    LSTMState,
+    RNNState,
+    SLSTMCell,
+)
 from ostinato.recurrence.backends import run, use_backend
 
 T, B = 100, 32
+Work = Callable[[], object]
 
 
 class Unusual(LSTMCell):
@@ -44,34 +58,70 @@ class Unusual(LSTMCell):
         return LSTMState(torch.erf(c) * o.sigmoid(), c)
 
 
-class ExponentialState(NamedTuple):
-    """State of `SLSTM`, each ``(B, H)``."""
+@dataclass(frozen=True)
+class Products(Cell):
+    """The products of a cell with so many gates, and next to nothing else."""
 
-    h: Tensor
-    c: Tensor
-    n: Tensor
-    m: Tensor
+    gates_per_unit: int = 4
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        rows = self.gates_per_unit * self.hidden_size
+        return {"weight_ih": (rows, self.input_size), "weight_hh": (rows, self.hidden_size)}
 
-class SLSTM(LSTMCell):
-    """xLSTM's cell with scalar memory (M. Beck et al. 2024, "xLSTM", equations 8 to 18)."""
+    def project(self, w: Any, x: Tensor) -> Tensor:
+        return linear(x, w["weight_ih"])
 
-    state_type = ExponentialState
-
-    @property
-    def state_sizes(self) -> tuple[int, ...]:
-        return (self.hidden_size,) * 4
-
-    def step(self, w: Any, x_t: Tensor, state: Any) -> Any:
-        z, i, f, o = (x_t + linear(state.h, w["weight_hh"], w.get("bias_hh"))).chunk(4, -1)
-        f = logsigmoid(f) + state.m
-        m = torch.maximum(f, i)
-        keep, let_in = torch.exp(f - m), torch.exp(i - m)
-        c, n = keep * state.c + let_in * z.tanh(), keep * state.n + let_in
-        return ExponentialState(o.sigmoid() * c / n.clamp(min=1e-6), c, n, m)
+    def step(self, w: Any, x_t: Tensor, state: Any) -> RNNState:
+        gates = (x_t + linear(state.h, w["weight_hh"])).chunk(self.gates_per_unit, -1)
+        return RNNState(sum((0.1 * k * gate for k, gate in enumerate(gates, 1)), 0 * state.h))
 
 
-def training_step(cell: Any, path: str) -> Callable[[], object]:
+class OwnLSTM(LSTMCell):
+    """The built-in equations, which the core does not recognise."""
+
+
+def cells(H: int) -> dict[str, Cell]:
+    """Those that are compared with the eager loop."""
+    named = {
+        "lstm-coupled": CoupledLSTMCell(H, H),
+        "slstm": SLSTMCell(H, H),
+        "lstm-norm": LayerNormLSTMCell(H, H),
+    }
+    return named | {"unusual": Unusual(H, H)}
+
+
+class Pair(NamedTuple):
+    """Median milliseconds of two works, and the median of the ratios of the first to the second."""
+
+    first: float
+    second: float
+    ratio: float
+    spread: tuple[float, float]
+    """Quartiles of the ratios."""
+
+
+def pairs(first: Work, second: Work, turns: int) -> dict[str, Any]:
+    """Time two works in turns, which begin by each in turn; two do not count.
+
+    On one thread it is the processor's time, which others on the machine take little from.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: list[tuple[float, float]] = []
+    for turn in range(turns + 2):
+        found = {}
+        for work in (first, second) if turn % 2 else (second, first):
+            start = clock()
+            work()
+            found[work] = clock() - start
+        if turn >= 2:
+            times.append((found[first], found[second]))
+    ratios = [a / b for a, b in times]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    a, b = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
+    return Pair(a, b, middle, (low, high))._asdict()
+
+
+def training_step(cell: Cell, path: str) -> Work:
     """Return a training step by a path."""
     w = {
         name: torch.empty(shape).uniform_(-0.1, 0.1).requires_grad_()
@@ -87,68 +137,109 @@ def training_step(cell: Any, path: str) -> Callable[[], object]:
     return work
 
 
-def against_the_core(sizes: list[int], turns: int) -> dict[str, dict[int, float]]:
-    """Time of the cell as a cell of one's own, over that of the built-in one."""
-    found: dict[str, dict[int, float]] = {"lstm": {}, "gru": {}}
-    for H in sizes:
-        for name, cell in (("lstm", LSTMCell(H, H)), ("gru", GRUCell(H, H))):
-            paths = ("generated", "compiled")
-            times = in_turns({p: training_step(cell, p) for p in paths}, turns)
-            found[name][H] = times["generated"] / times["compiled"]
+def products_in_pytorch(H: int, gates: int) -> Work:
+    """Return the products of a training step of a loop, as autograd does them."""
+    x, h, a = torch.randn(T, B, H), torch.randn(B, H), torch.randn(T, B, gates * H)
+    w_ih, w_hh = torch.randn(gates * H, H), torch.randn(gates * H, H)
+
+    def work() -> None:
+        linear(x, w_ih)
+        for _ in range(T):
+            linear(h, w_hh)
+        total = torch.zeros_like(w_hh)
+        for t in range(T):
+            a[t] @ w_hh
+            total += a[t].T @ h
+        a.view(T * B, -1) @ w_ih
+        a.view(T * B, -1).T @ x.view(T * B, -1)
+
+    return work
+
+
+def core(H: int, turns: int) -> dict[str, Any]:
+    """An LSTM and a GRU as cells of one's own, over the built-in."""
+    each = {"lstm": LSTMCell(H, H), "gru": GRUCell(H, H)}
+    return {
+        name: pairs(training_step(cell, "generated"), training_step(cell, "compiled"), turns)
+        for name, cell in each.items()
+    }
+
+
+def eager(H: int, turns: int) -> dict[str, Any]:
+    """The eager loop over the kernels, and the products of four gates alone in both."""
+    found: dict[str, Any] = {
+        name: pairs(training_step(cell, "reference"), training_step(cell, "generated"), turns)
+        for name, cell in cells(H).items()
+    }
+    found["geometric mean"] = math.exp(
+        statistics.fmean(math.log(each["ratio"]) for each in found.values())
+    )
+    own = training_step(Products(H, H), "generated")
+    found["products of 4 gates"] = pairs(products_in_pytorch(H, 4), own, turns)
     return found
 
 
-def against_the_reference(H: int, turns: int) -> dict[str, float]:
-    """Time of the reference loop over that of the kernels."""
-    cells = (CoupledLSTMCell(H, H), SLSTM(H, H), LayerNormLSTMCell(H, H), Unusual(H, H))
-    found = {}
-    for cell in cells:
-        paths = ("generated", "reference")
-        times = in_turns({p: training_step(cell, p) for p in paths}, max(2, turns // 2))
-        found[type(cell).__name__] = times["reference"] / times["generated"]
-    found["geometric mean"] = math.exp(statistics.fmean(map(math.log, found.values())))
-    return found
+def compiled_step(H: int, turns: int) -> dict[str, Any]:
+    """A loop over the step by ``torch.compile``, over the kernels."""
+    return {name: _against_inductor(cell, turns) for name, cell in cells(H).items()}
 
 
-def streams() -> dict[int, dict[str, float]]:
-    """Microseconds of a step."""
-    found = {}
-    for H in (32, 64, 128):
-        own = ostinato.Recurrent(OwnLSTM(H, H))
-        each = {"own": ostinato.Stream(own), "built-in": ostinato.Stream(ostinato.LSTM(H, H))}
-        x, y = torch.randn(H).numpy(), torch.empty(H).numpy()
+def _against_inductor(cell: Cell, turns: int) -> dict[str, Any]:
+    w = {
+        n: torch.empty(s).uniform_(-0.1, 0.1).requires_grad_()
+        for n, s in cell.weight_shapes().items()
+    }
+    x = torch.randn(T, B, cell.input_size, requires_grad=True)
 
-        def many(stream: Any, x: Any = x, y: Any = y) -> Callable[[], object]:
-            def work() -> None:
-                for _ in range(1000):
-                    stream.step(x, out=y)
+    def step(x_t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(cell.step(w, x_t, cell.state_type(*state)))
 
-            return work
+    compiled = torch.compile(step, fullgraph=True)
 
-        times = in_turns({name: many(s) for name, s in each.items()}, 5)
-        found[H] = {name: 1e3 * seconds for name, seconds in times.items()}
-    return found
+    def work() -> None:
+        state = tuple(cell.zero_state(B, x))
+        outputs = []
+        for x_t in cell.project(w, x):
+            state = compiled(x_t, *state)
+            outputs.append(state[0])
+        torch.autograd.grad(torch.stack(outputs).sum(), [x, *w.values()])
+
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    return pairs(work, training_step(cell, "generated"), turns) | {"seconds to compile": seconds}
 
 
-class OwnLSTM(LSTMCell):
-    """The built-in equations, which the core does not recognise."""
+def streams(H: int, turns: int) -> dict[str, Any]:
+    """Microseconds of a step of a stream: a cell of one's own, and the built-in one."""
+    each = ostinato.Stream(ostinato.Recurrent(OwnLSTM(H, H))), ostinato.Stream(ostinato.LSTM(H, H))
+    x, y = torch.randn(H).numpy(), torch.empty(H).numpy()
+
+    def many(stream: Any) -> Work:
+        def work() -> None:
+            for _ in range(1000):
+                stream.step(x, out=y)
+
+        return work
+
+    return pairs(*map(many, each), turns)
 
 
 FIRST = """
 import sys, time, torch
 sys.path.insert(0, {here!r})
 import ostinato
-from custom_cells import SLSTM
+from ostinato.cells import SLSTMCell
 from ostinato.recurrence.backends import generated
 import torch.fx.experimental.proxy_tensor, torch._decomp
 torch.func.functionalize(lambda x: x + 1)(torch.ones(1))
-start = time.perf_counter()
-assert not isinstance(generated.find(SLSTM(64, 64), torch.float32), str)
-print(time.perf_counter() - start)
+start, work = time.perf_counter(), time.process_time()
+assert not isinstance(generated.find(SLSTMCell(64, 64), torch.float32), str)
+print(time.perf_counter() - start, time.process_time() - work)
 """
 
 
-def first_use() -> dict[str, float]:
+def first(H: int, turns: int) -> dict[str, Any]:
     """Seconds until a cell can run: at first, and from the cache, in a new process each."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -159,54 +250,33 @@ def first_use() -> dict[str, float]:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=True
             )
-            found[name] = float(done.stdout)
+            found[name], found[f"{name}, of the processor"] = map(float, done.stdout.split())
     return found
 
 
-def against_inductor(H: int, turns: int) -> dict[str, float]:
-    """Time of a loop over the step, by ``torch.compile``, over that of the kernels."""
-    cell = Unusual(H, H)
-    w = {
-        n: torch.empty(s).uniform_(-0.1, 0.1).requires_grad_()
-        for n, s in cell.weight_shapes().items()
-    }
-    x = torch.randn(T, B, H, requires_grad=True)
-
-    def step(x_t: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(cell.step(w, x_t, LSTMState(h, c)))
-
-    compiled = torch.compile(step, fullgraph=True)
-
-    def work() -> None:
-        h = c = torch.zeros(B, H)
-        outputs = []
-        for x_t in cell.project(w, x):
-            h, c = compiled(x_t, h, c)
-            outputs.append(h)
-        torch.autograd.grad(torch.stack(outputs).sum(), [x, *w.values()])
-
-    start = time.perf_counter()
-    work()
-    compiling = time.perf_counter() - start
-    times = in_turns({"inductor": work, "own": training_step(cell, "generated")}, turns)
-    return {"ratio": times["inductor"] / times["own"], "seconds of compiling": compiling}
+PARTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
+    "core": core, "eager": eager, "compile": compiled_step, "streams": streams, "first": first,
+}  # fmt: skip
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=[*PARTS])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128, 256, 512])
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--inductor", action="store_true")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found: dict[str, object] = {"machine": machine()}
-    found["own over built-in"] = against_the_core(options.sizes, options.turns)
-    found["reference over own, H = 128"] = against_the_reference(128, options.turns)
-    found["microseconds of a stream's step"] = streams()
-    found["seconds until a cell runs"] = first_use()
-    if options.inductor:
-        found["torch.compile over own, H = 128"] = against_inductor(128, options.turns)
-    print(json.dumps(found, indent=1))
+    facts = machine(torch.get_num_threads())
+    results = Path(__file__).parent / "results" / f"custom_cells-{facts['isa']}.json"
+    path = options.json or results
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for part in options.only:
+        for H in options.sizes if part != "first" else options.sizes[:1]:
+            found["machine"] = facts
+            found.setdefault(part, {})[str(H)] = PARTS[part](H, options.turns)
+            print(part, H, json.dumps(found[part][str(H)]), flush=True)
+            path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -604,9 +604,12 @@ public:
 
     // `sizes`: those of Program, from `input` to `output`, then from `state_length` to `vectors`; `states`: size
     // and place of each tensor of the state; `operations`: seven numbers each, of each phase; `elements`: function,
-    // n, base and place of `to`, and base, place and step of each source.
+    // n, base and place of `to`, and base, place and step of each source. `pieces`: of each tensor, and of each
+    // result, which of those given has it, where it begins and how long it is; or nothing, where they are given
+    // themselves.
     PyProgram(bool doubles, const Numbers& sizes, const Numbers& states, const std::vector<Numbers>& operations,
-              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work, const Numbers& elements)
+              const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work,
+              const std::vector<Numbers>& pieces, const Numbers& elements)
         : doubles_(doubles) {
         if (sizes.size() != 11 || operations.size() != 4 || int64_t(states.size()) != 2 * sizes[1])
             refuse("sizes", "has " + std::to_string(sizes.size()) + " entries", "11");
@@ -622,6 +625,9 @@ public:
         for (const int64_t* n = elements.data(), *end = n + elements.size(); n < end; n += 13)
             elements_.push_back({ElementFunction(n[0]), n[1], {Base(n[2]), n[3]},
                                  {{Base(n[4]), n[5]}, {Base(n[7]), n[8]}, {Base(n[10]), n[11]}}, {n[6], n[9], n[12]}});
+        for (size_t k = 0; k < pieces.size() && k < 2; ++k)
+            for (size_t i = 0; i < pieces[k].size(); i += 3)
+                pieces_[k].push_back({pieces[k][i], pieces[k][i + 1], pieces[k][i + 2]});
         program_ = {sizes[0], sizes[1], sizes[2], state_size_.data(), state_at_.data(), sizes[3], sizes[4],
                     sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
                     {}, {}, matrices_.data(), int64_t(matrices_.size()), vectors_.data(), int64_t(vectors_.size()),
@@ -638,21 +644,16 @@ public:
 
     // The numbers of the tensors that the program reads, which must be as many as it expects.
     template <class T> std::vector<const T*> places(nb::handle tensors) const {
-        std::vector<const T*> found;
-        std::vector<int64_t> numbers;
-        for (nb::handle each : tuple_of(tensors, "tensors", 0)) {
-            const View view(each, "tensors");
-            if (view.dtype != dtype_of<T>() || !view.contiguous())
-                refuse("tensors", "has another dtype or layout", "contiguous tensors like x");
-            found.push_back(static_cast<const T*>(view.data)), numbers.push_back(view.size());
-        }
+        const std::vector<Span<T>> spans = spans_of<T>(tensors, "tensors", pieces_[0]);
         auto reaches = [&](int64_t tensor, int64_t n) {
-            if (tensor < 0 || tensor >= int64_t(numbers.size()) || n > numbers[size_t(tensor)])
+            if (tensor < 0 || tensor >= int64_t(spans.size()) || n > spans[size_t(tensor)].n)
                 refuse("tensors", "has too few numbers", "those of the program");
         };
         for (const Matrix& m : matrices_)
             reaches(m.tensor, m.offset + (m.k - 1) * m.k_stride + (m.n - 1) * m.n_stride + 1);
         for (const Vector& v : vectors_) reaches(v.tensor, v.n);
+        std::vector<const T*> found;
+        for (const Span<T>& each : spans) found.push_back(each.data);
         return found;
     }
 
@@ -691,10 +692,11 @@ public:
                 for (int64_t s = 0; s < sum.sources; ++s) needs(sum.to[s], sum.rows * sum.columns[s]);
                 needs(sum.sum_to, sum.rows);
             }
-            const nb::tuple all = tuple_of(results, "results", needed.size());
+            const std::vector<Span<T>> spans = spans_of<T>(results, "results", pieces_[1]);
             std::vector<T*> places;
-            for (size_t i = 0; i < nb::len(all); ++i) {
-                places.push_back(dense<T>(all[i], "results", {needed[i]}, false));
+            for (size_t i = 0; i < needed.size(); ++i) {
+                if (i >= spans.size() || spans[i].n != needed[i]) refuse("results", "are others", "those of the program");
+                places.push_back(spans[i].data);
             }
             c.results = places.data();
             run(c, true, threads);
@@ -702,6 +704,35 @@ public:
     }
 
 private:
+    struct Piece {
+        int64_t of, at, n;
+    };
+    template <class T> struct Span {
+        T* data;
+        int64_t n;
+    };
+    // The numbers of contiguous tensors, or of pieces of them; None has none.
+    template <class T>
+    static std::vector<Span<T>> spans_of(nb::handle tensors, const char* name, const std::vector<Piece>& pieces) {
+        std::vector<Span<T>> whole, found;
+        for (nb::handle each : tuple_of(tensors, name, 0)) {
+            if (each.is_none()) {
+                whole.push_back({nullptr, 0});
+                continue;
+            }
+            const View view(each, name);
+            if (view.dtype != dtype_of<T>() || !view.contiguous())
+                refuse(name, "has another dtype or layout", "contiguous tensors like x");
+            whole.push_back({static_cast<T*>(view.data), view.size()});
+        }
+        if (pieces.empty()) return whole;
+        for (const Piece& p : pieces) {
+            if (p.of < 0 || p.of >= int64_t(whole.size()) || p.at < 0 || p.at + p.n > whole[size_t(p.of)].n)
+                refuse(name, "has too few numbers", "those of the program");
+            found.push_back({whole[size_t(p.of)].data + p.at, p.n});
+        }
+        return found;
+    }
     template <class T> static T* aligned(nb::handle tensor, const char* name, const Sizes& shape) {
         T* const p = dense<T>(tensor, name, shape);
         if (uintptr_t(p) % 64 != 0) refuse(name, "does not begin at a multiple of 64 bytes", "aligned memory");
@@ -758,6 +789,7 @@ private:
     std::vector<Vector> vectors_;
     std::vector<Sum> sums_;
     std::vector<Element> elements_;
+    std::vector<Piece> pieces_[2];  // of tensors, of results
 };
 
 // What something with Python's buffer protocol shows, if it does.
@@ -1157,9 +1189,9 @@ NB_MODULE(_core, m) {
     nb::class_<PyProgram>(m, "Program", "A cell as kernels and products; see program.hpp.")
         .def(nb::init<bool, const PyProgram::Numbers&, const PyProgram::Numbers&, const std::vector<PyProgram::Numbers>&,
                       const PyProgram::Numbers&, const PyProgram::Numbers&, const PyProgram::Numbers&, double,
-                      const PyProgram::Numbers&>(),
+                      const std::vector<PyProgram::Numbers>&, const PyProgram::Numbers&>(),
              nb::arg("doubles"), nb::arg("sizes"), nb::arg("states"), nb::arg("operations"), nb::arg("matrices"),
-             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"),
+             nb::arg("vectors"), nb::arg("sums"), nb::arg("work"), nb::arg("pieces"),
              nb::arg("elements") = PyProgram::Numbers())
         .def("forward", &PyProgram::forward, nb::arg("x"), nb::arg("lengths").none(), nb::arg("tensors"), nb::arg("state"),
              nb::arg("reverse"), nb::arg("y"), nb::arg("last"), nb::arg("lines").none(), nb::arg("threads"))

@@ -116,32 +116,19 @@ template <class T> inline Vec<T> first_lanes(Vec<T> v, int64_t n, T others) {
     for (int l = 0; l < W<T>; ++l) lane[l] = l;
     return lane < int(n < W<T> ? n : W<T>) ? v : splat(others);
 }
-// Lane l takes what lane l + n has, the last ones anything.
-template <class T> OSTINATO_INLINE Vec<T> moved_down(Vec<T> v, int n) {
-#if defined(__clang__)
-    Vec<T> to = v;
-    for (int l = 0; l + n < W<T>; ++l) to[l] = v[l + n];
-    return to;
-#else
-    decltype(v < v) from{};  // integers as wide as T
-    for (int l = 0; l < W<T>; ++l) from[l] = (l + n) % W<T>;
-    return __builtin_shuffle(v, from);
-#endif
-}
-// Lane l with lane l + n / 2 of n, then of half as many, down to one.
-template <class T, class F> OSTINATO_INLINE T fold(const Vec<T> (&of)[turns], F&& f) {
-    Vec<T> v[turns];
-    for (int u = 0; u < turns; ++u) v[u] = of[u];
-    for (int half = turns / 2; half > 0; half /= 2)
-        for (int u = 0; u < half; ++u) v[u] = f(v[u], v[u + half]);
-#pragma GCC unroll 8
-    for (int half = W<T> / 2; half > 0; half /= 2) v[0] = f(v[0], moved_down<T>(v[0], half));
-    return v[0][0];
+template <class T, class F> inline T fold(const Vec<T> (&of)[turns], F&& f) {
+    T lanes[turns * W<T>];
+    for (int u = 0; u < turns; ++u) store(lanes + u * W<T>, of[u]);
+    for (int half = turns * W<T> / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lanes[l] = f(lanes[l], lanes[l + half]);
+    return lanes[0];
 }
 template <class T> inline T sum_of(const Vec<T> (&of)[turns]) {
-    return fold<T>(of, [](Vec<T> a, Vec<T> b) { return a + b; });
+    return fold<T>(of, [](T a, T b) { return a + b; });
 }
-template <class T> inline T maximum_of(const Vec<T> (&of)[turns]) { return fold<T>(of, maximum<T>); }
+template <class T> inline T maximum_of(const Vec<T> (&of)[turns]) {
+    return fold<T>(of, [](T a, T b) { return a > b || a != a ? a : b; });
+}
 
 }  // namespace OSTINATO_TARGET
 }  // namespace ostinato

@@ -301,6 +301,7 @@ class Program:
         vectors: Sequence[int],
         sums: Sequence[int],
         work: float,
+        pieces: Sequence[Sequence[int]],
         elements: Sequence[int] = (),
     ) -> None: ...
     def forward(

@@ -82,7 +82,7 @@ def program_of(cell: LinearCell, w: Weights) -> CellProgram:
     states = [n for pair in zip(sizes, places, strict=True) for n in pair]
     program = core.Program(
         tape.dtype == torch.float64, table, states, [[], tape.operations, [], []], tape.matrices,
-        tape.copies, [], 0.0, tape.elements,
+        tape.copies, [], 0.0, [], tape.elements,
     )  # fmt: skip
     return CellProgram(program, tuple(tape.tensors))
 

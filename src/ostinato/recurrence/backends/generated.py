@@ -157,11 +157,12 @@ def _make(cell: Cell, dtype: torch.dtype) -> Program | str:
         [n for op in phase for n in ([address(op[0]), *op[1:]] if op[0] else op)]
         for phase in written.operations
     ]
+    pieces = _pieces(cell, dtype, written)
     made = core.Program(
         dtype == torch.float64, written.sizes, written.states, operations, written.matrices,
         written.vectors, written.sums, written.work,
+        [] if pieces is None else [[n for piece in each for n in piece] for each in pieces],
     )  # fmt: skip
-    pieces = _pieces(cell, dtype, written)
     seconds = time.perf_counter() - start
     _programs.append(Program(cell, written, (made, library), len(_programs), pieces, seconds))
     _log.debug("compiled %s in %.1f s", cell, seconds)
@@ -202,10 +203,6 @@ def _pieces(cell: Cell, dtype: torch.dtype, written: Written) -> _Pieces | None:
             return None
     whole = all(n == (0 if g is None else g.numel()) for n, g in zip(covered, found, strict=True))
     return _Pieces(tensors, places_of) if whole else None
-
-
-def _piece(w: Tensor, at: int, n: int) -> Tensor:
-    return w if n == w.numel() else w.view(-1)[at : at + n]
 
 
 def _weight_gradients(
@@ -338,11 +335,10 @@ def _prepared(program: Program, weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _tensors(program: Program, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return what the program reads of the weights, as it lies in memory."""
+    """Return what has the numbers that the program reads of the weights, as they lie in memory."""
     if program.pieces is None:
         return _flat(program, _prepared(program, weights))
-    dense = [w.resolve_neg().contiguous() for w in weights]
-    return tuple([_piece(dense[i], at, n) for i, at, n in program.pieces.tensors])
+    return tuple([w.resolve_neg().contiguous() for w in weights])
 
 
 def _flat(program: Program, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -407,27 +403,27 @@ def _backward(
         for s, need in zip(state, needs[1 : 1 + S] if n else [False] * S, strict=True)
     ]
     found: list[Tensor | None]
+    places: Sequence[Tensor | None]
     if program.pieces is not None:
         with torch.no_grad():
             tensors = _tensors(program, weights)
-        found = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights]
-        results = [
-            _piece(cast(Tensor, found[i]), *at).view(-1) for i, *at in program.pieces.results
+        owners = {i for i, *_ in program.pieces.results}
+        places = found = [
+            torch.empty_like(w, memory_format=torch.contiguous_format) if i in owners else None
+            for i, w in enumerate(weights)
         ]
-        missing = {*range(len(weights))} - {i for i, *_ in program.pieces.results}
-        found = [None if i in missing else g for i, g in enumerate(found)]
     else:
         with torch.enable_grad():
             each = zip(weights, needs[1 + n :], strict=True)
             leaves = [w.detach().requires_grad_(need) for w, need in each]
             prepared = _prepared(program, leaves)
         tensors = _flat(program, prepared)
-        results = [x.new_empty(size) for size in _result_sizes(written)]
+        places = results = [x.new_empty(size) for size in _result_sizes(written)]
     if lines.data_ptr() % 64 or not lines.is_contiguous():  # hooks on saved tensors may move them
         lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     made.backward(
         x, call.lengths, tensors, tuple(map(_dense, state)), call.reverse, lines,
-        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), tuple(results), torch.get_num_threads(),
+        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), tuple(places), torch.get_num_threads(),
     )  # fmt: skip
     if program.pieces is None:
         found = _weight_gradients(written, leaves, prepared, results)
