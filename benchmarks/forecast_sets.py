@@ -161,7 +161,7 @@ class Division(NamedTuple):
             at = learned.__array_interface__["data"][0]
             if at not in errors:
                 errors[at] = _errors(rule, learned, horizon)
-            found.append(rule.predict(past, horizon)[:, None] + errors[at])
+            found.append(rule.predict([past], horizon)[0][:, None] + errors[at])
         return np.stack(found)
 
 
@@ -173,7 +173,7 @@ def _errors(rule: Blend, past: Array, horizon: int) -> Array:
     errors = np.full((len(cutoffs), horizon), np.nan)
     for row, now in zip(errors, cutoffs, strict=True):
         future = past[now : now + horizon]
-        row[: len(future)] = future - rule.predict(past[:now], horizon)[: len(future)]
+        row[: len(future)] = future - rule.predict([past[:now]], horizon)[0, : len(future)]
     last = np.flatnonzero((~np.isnan(errors)).sum(0) >= min(5, len(cutoffs)))[-1]
     errors[:, last + 1 :] = errors[:, last : last + 1]  # too few so far ahead
     quantiles = np.nanquantile(errors, LEVELS, axis=0).T

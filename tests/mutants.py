@@ -32,7 +32,7 @@ LAWS = [
     "cells", "scan", "diagonal", "kernels", "checkpoint_every", "layers", "functional", "outputs",
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
-    "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket",
+    "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
@@ -1053,6 +1053,22 @@ forecast: centers move away from the rule
 forecast: a rule that does not help is blended
 - weights[(mean - unsure).argmax()]
 + weights[(mean - unsure).argmin()]
+
+forecast: theta is added to the rule, not averaged with it
+- return (found + theta(pasts, horizon, self.theta)) / 2 if
++ return (found + theta(pasts, horizon, self.theta)) if
+
+theta: the whole trend is followed
+- slope / 2 * ahead
++ slope * ahead
+
+theta: seasons begin a step late
+- pattern[n:], positive)
++ pattern[n - 1 : -1], positive)
+
+theta: a series is smoothed from the first value of the longest
+- row[len(row) - len(each) :] = each - each[0]
++ row[: len(each)] = each - each[0]
 
 network ForecastNetwork: a longer season is a step off in the shortcut
 - far = [_span(values, t - m, t - m + steps)

@@ -23,6 +23,7 @@ from ostinato.tasks.forecasting.forecast import (
 )
 from ostinato.tasks.forecasting.panel import Cutoff
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.theta import theta
 
 
 def unrounded(location, scale):
@@ -128,7 +129,15 @@ NAN = np.nan
     ],
 )
 def test_simple_rules_are_their_definitions(blend, past, expected):
-    np.testing.assert_array_equal(blend.predict(np.array(past), 3), expected)
+    np.testing.assert_array_equal(blend.predict([np.array(past)], 3), [expected])
+
+
+def test_a_blend_is_the_mean_of_a_rule_and_theta():
+    pasts = [np.random.default_rng(n).normal(size=n).cumsum() for n in (40, 12)]
+    blend = Blend("seasonal drift", 6, 0.3, theta=4)
+    expected = (Blend("seasonal drift", 6).predict(pasts, 5) + theta(pasts, 5, 4)) / 2
+    np.testing.assert_array_equal(blend.predict(pasts, 5), expected)
+    assert str(blend) == "theta and seasonal drift, a season of 6"
 
 
 def noise_forecast(network, N=300, A=2, seed=0):
@@ -147,7 +156,7 @@ def noise_forecast(network, N=300, A=2, seed=0):
 def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_by_both_errors():
     perfect = noise_forecast(lambda future, noise: future)
     blend, scores = fit_blend(perfect, perfect.cutoffs, 4000, [7], 10_000)
-    assert blend.rule == "median" and blend.weight == 0 and scores["network"] == 0
+    assert blend[:3] == ("median", 1, 0) and blend.theta == 7 and scores["network"] == 0
     assert scores["median"] < scores["naive"] and scores["median"] < scores["drift"]
     useless = noise_forecast(lambda future, noise: noise)
     blend, scores = fit_blend(useless, useless.cutoffs, 4000, [7], 10_000)
@@ -160,7 +169,7 @@ def test_a_rule_weighs_as_much_as_it_helps_and_on_few_steps_by_both_errors():
     weights = [
         fit_blend(useless, useless.cutoffs, 4000, [], steps)[0].weight for steps in (0, 2, 8, 200)
     ]
-    squared = scores["network"] ** 2, scores["median"] ** 2
+    squared = scores["network"] ** 2, scores["theta and median"] ** 2
     assert weights[0] == pytest.approx(squared[0] / sum(squared), abs=0.001)
     assert (np.diff(weights) > 0).all()
 

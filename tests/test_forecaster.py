@@ -227,6 +227,11 @@ def test_the_end_says_where_simple_rules_are_as_good():
         "seasonal naive, a season of 12); seasonal naive, a season of 12 0.90, naive 1.20; no "
         "better than the simplest rules"
     )
+    both = {**scores, "theta and drift": 0.8}
+    assert _summary(0.7, both, Blend("drift", 1, 0.4, theta=12)) == (
+        "MASE 0.70 on held-out steps (the network alone 1.10; 40 % of the forecast is the rules "
+        "theta and drift); theta and drift 0.80, naive 1.20, seasonal naive, a season of 12 0.90"
+    )
     assert _summary(0.5, scores, blend._replace(weight=0.0)) == (
         "MASE 0.50 on held-out steps; seasonal naive, a season of 12 0.90, naive 1.20"
     )

@@ -16,6 +16,7 @@ from ostinato.data.lazy import pd
 from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.distributions import Distribution, Units
 from ostinato.tasks.forecasting.panel import Cutoff, Panel
+from ostinato.tasks.forecasting.theta import theta
 from ostinato.training.pictures import COLOURS, new_axes, save_picture
 
 Array = NDArray[np.float64]
@@ -68,29 +69,36 @@ class Calibration(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """How far the centers of a network's forecasts are moved to those of a simple rule.
+    """How far the centers of a network's forecasts are moved to those of simple rules.
 
-    The mean of two forecasts is often better than either (Bates and Granger 1969), and where a
-    network is no better than the rule, most of it is the rule.
+    The mean of forecasts is often better than each (Bates and Granger 1969), and where a network is
+    no better than the rules, most of it is these.
 
     Attributes:
         rule: naive, the last value; seasonal naive, that of a season ago; drift, the line through
             the first and the last; seasonal drift, the value of a season ago and, for each season
             ahead, the mean change in a season; or median, of all.
         season: steps of the season.
-        weight: of the rule, from 0, the network alone, to 1.
+        weight: of the rules, from 0, the network alone, to 1.
+        theta: steps of a season; forecasts are the mean of the rule's and those of the theta
+            method. 0 for the rule alone.
     """
 
     rule: Rule = "naive"
     season: int = 1
     weight: float = 0.0
+    theta: int = 0
 
     def __str__(self) -> str:
         season = f", a season of {self.season}" if self.rule.startswith("seasonal") else ""
-        return f"{self.rule}{season}"
+        return f"{'theta and ' if self.theta else ''}{self.rule}{season}"
 
-    def predict(self, past: Array, horizon: int) -> Array:
-        """Forecast by the rule, ``(horizon,)``; NaN where no value is known."""
+    def predict(self, pasts: Sequence[Array], horizon: int) -> Array:
+        """Forecast series by the rules, ``(N, horizon)``; NaN where no value is known."""
+        found = np.stack([self._by_rule(past, horizon) for past in pasts])
+        return (found + theta(pasts, horizon, self.theta)) / 2 if self.theta else found
+
+    def _by_rule(self, past: Array, horizon: int) -> Array:
         seen = np.flatnonzero(~np.isnan(past))
         if self.rule == "median" and len(seen):
             return np.full(horizon, np.median(past[seen]))
@@ -296,16 +304,16 @@ class Forecast:
         whole = self.predictive
         return int((whole.paths if isinstance(whole, SamplePaths) else whole.p).shape[2])
 
-    def by_rule(self, blend: Blend, context: int) -> Array:
-        """Forecast by a simple rule, from the last ``context`` steps alone, ``(N, A)``."""
-        return np.stack([blend.predict(past[-context:], self.horizon) for past in self._pasts()])
+    def by_rule(self, blend: Blend, reach: int) -> Array:
+        """Forecast by simple rules, from the last ``reach`` steps alone, ``(N, A)``."""
+        return blend.predict([past[-reach:] for past in self._pasts()], self.horizon)
 
-    def blended(self, blend: Blend, context: int) -> Forecast:
-        """Return the forecast moved to that of a rule."""
+    def blended(self, blend: Blend, reach: int) -> Forecast:
+        """Return the forecast moved to that of simple rules."""
         if not blend.weight:
             return self
         center = self.predictive.quantiles(self.units, [0.5])[..., 0]
-        rule = self.by_rule(blend, context)
+        rule = self.by_rule(blend, reach)
         values = np.where(np.isnan(rule), center, rule)
         return replace(self, predictive=self.predictive.toward(values, blend.weight, self.units))
 
@@ -512,12 +520,12 @@ class Forecast:
 
 
 def fit_blend(
-    forecast: Forecast, past: Sequence[Cutoff], context: int, seasons: Sequence[int], steps: int
+    forecast: Forecast, past: Sequence[Cutoff], reach: int, seasons: Sequence[int], steps: int
 ) -> tuple[Blend, dict[str, float]]:
-    """Find the best simple rule, and its weight beside the network on held-out steps.
+    """Find the best simple rule, and the weight of it and theta beside the network.
 
     Held-out steps have chosen the network's weights, and flatter it: a blend counts for how much it
-    is better than the rule alone, less a standard error of that, over blocks of windows. And the
+    is better than the rules alone, less a standard error of that, over blocks of windows. And the
     fewer steps were held out, the more the weight is drawn towards that of weights inverse to
     squared errors (Bates and Granger 1969), which varies less.
 
@@ -526,7 +534,7 @@ def fit_blend(
     Args:
         forecast: of the held-out steps, by the network alone.
         past: cutoffs by which the rule is chosen, held out or not: it is not trained.
-        context: steps that a rule sees.
+        reach: steps that rules see.
         seasons: of the series.
         steps: how many were held out.
     """
@@ -539,9 +547,10 @@ def fit_blend(
         for season in seasons
         if season > 1
     ]
-    best = rules[int(np.argmin([whole.mase(whole.by_rule(rule, context)) for rule in rules]))]
+    best = rules[int(np.argmin([whole.mase(whole.by_rule(rule, reach)) for rule in rules]))]
+    best = best._replace(theta=max([1, *seasons]))
     median = forecast.median
-    toward = np.nan_to_num(forecast.by_rule(best, context) - median)
+    toward = np.nan_to_num(forecast.by_rule(best, reach) - median)
     weights = np.linspace(0, 1, 21)
     moved = median + weights[:, None, None] * toward  # (weights, N, A)
     error = np.abs(forecast.observed() - moved) / forecast.naive_errors()
@@ -549,7 +558,7 @@ def fit_blend(
     blocks = np.array([(i, length // forecast.horizon) for i, length in forecast.cutoffs])[good]
     errors = np.nanmean(error[:, good], 2)
     weight = _weight(weights, errors, blocks, steps / forecast.horizon) if good.any() else 0.0
-    scores = {str(rule): forecast.mase(forecast.by_rule(rule, context)) for rule in rules}
+    scores = {str(rule): forecast.mase(forecast.by_rule(rule, reach)) for rule in [*rules, best]}
     scores["network"] = forecast.mase(median)
     return best._replace(weight=round(weight, 3)), scores
 

@@ -60,6 +60,9 @@ EPOCH_WINDOWS = 20_000
 MAX_CALIBRATION = 400
 """Held-out windows that forecasts are blended and calibrated on, at most."""
 
+RULE_SEASONS, RULE_STEPS = 10, 100
+"""Seasons, and steps, of the past that simple rules see, at least."""
+
 
 @dataclass
 class SeriesInputs:
@@ -281,6 +284,12 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Steps before the context that seasons reach back to; none where there is but one."""
         return max(self._seasons) if len(self._seasons) > 1 else 0
 
+    @property
+    def _reach(self) -> int:
+        """Steps of the past that a forecast depends on, by the network or by simple rules."""
+        context: int = self._history + self.resolved("context")
+        return max(context, RULE_STEPS, RULE_SEASONS * max([1, *self._seasons]))
+
     def _build(self, inputs: SeriesInputs, targets: NextValues) -> Ensemble:
         how = self.architecture(self.resolved_)
         calendar = inputs.panel.grid.calendar_features if self.calendar else 0
@@ -341,8 +350,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         )
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
-        """Blend with a simple rule and calibrate, on the held-out steps."""
-        panel, context = self.panel_, self._history + self.resolved("context")
+        """Blend with simple rules and calibrate, on the held-out steps."""
+        panel = self.panel_
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
@@ -351,11 +360,11 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         past = training_cutoffs(panel, [0] * len(panel), some.horizon, self.resolved("season"))
         past = [now for now in past if 2 * now.length >= len(panel.series[now.series].values)]
         past = past[:: -(-len(past) // MAX_CALIBRATION)]
-        blend, scores = fit_blend(some, past, context, self._seasons, steps)
+        blend, scores = fit_blend(some, past, self._reach, self._seasons, steps)
         if not centered:
             blend = blend._replace(weight=0.0)
-        blended = some.blended(blend, context)
-        next_step = self._forecast(panel, validation, 1).blended(blend, context)
+        blended = some.blended(blend, self._reach)
+        next_step = self._forecast(panel, validation, 1).blended(blend, self._reach)
         found = calibrate(blended, next_step, steps, spread=centered)
         facts: dict[str, Any] = {"blend": blend._asdict(), "calibration": found._asdict()}
         mase = blended.scores()["mase"]
@@ -376,10 +385,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     ) -> Forecast:
         if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
             raise OstinatoError(f"Forecaster: horizon={horizon!r}; expected 1 or more steps.")
-        ahead, context = (
-            horizon or self.resolved("horizon"),
-            self._history + self.resolved("context"),
-        )
+        ahead, context = horizon or self.resolved("horizon"), self.resolved("context")
         if not isinstance(num_samples, int) or num_samples < 1:
             raise OstinatoError(f"Forecaster: num_samples={num_samples!r}; expected 1 or more.")
         if not self.network_.direct:
@@ -388,13 +394,13 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             paths = len(cutoffs) * num_samples  # all of them are kept, and some are being drawn
             drawn = max(num_samples, min(MAX_ROWS, paths))
             kept = 16 * (1 + DRAWS) * paths * ahead
-            size = kept + 4 * drawn * (context + ahead + features)
+            size = kept + 4 * drawn * (self._history + context + ahead + features)
             call = f"Forecaster: horizon={ahead}, num_samples={num_samples}, {len(cutoffs)} series"
             check_memory(call, size + 12 * ahead * features, "choose fewer of them")
         windows = self._windows(panel, None if self.network_.direct else horizon)
         calibration = Calibration(**self.training_.get("calibration", {}))
         found = forecast(self.network_, windows, cutoffs, ahead, num_samples, seed, calibration)
-        return found.blended(Blend(**self.training_.get("blend", {})), context)
+        return found.blended(Blend(**self.training_.get("blend", {})), self._reach)
 
     def _panel(self, X: Any) -> Panel:
         """Return the series to forecast: those of the training data, or others like them."""
@@ -461,9 +467,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         Its past ``X`` ends at the last value that is known; a missing one after it is
         ``observe(None)``.
         """
-        return ForecastStream(
-            self._forecast, self._panel(X), self._history + self.resolved("context")
-        )
+        return ForecastStream(self._forecast, self._panel(X), self._reach)
 
     # Evaluation
 
@@ -600,7 +604,7 @@ def _summary(mase: float, scores: Mapping[str, float], blend: Blend) -> str:
     if blend.weight:
         how = (
             f" (the network alone {scores['network']:.2f}; {100 * blend.weight:.0f} % of the "
-            f"forecast is the rule {blend})"
+            f"forecast is the rule{'s' * bool(blend.theta)} {blend})"
         )
     shown = dict.fromkeys([str(blend), *(name for name in scores if "naive" in name)])
     rules = ", ".join(f"{name} {scores[name]:.2f}" for name in shown)

@@ -183,12 +183,12 @@ class ForecastStream:
     """Forecasts of one series, one for each observation, in constant time.
 
     They equal those that `Forecaster.forecast` makes of the series so far, to the bit. As many
-    values are kept as the network reads.
+    values are kept as the network and the simple rules beside it read.
 
     Args:
         forecast: called with series, cutoffs, horizon, number of samples and seed.
         panel: the past of one series, without covariates other than the calendar.
-        context: steps of the past that the network looks back to.
+        reach: steps of the past that a forecast depends on.
 
     Example:
         >>> from ostinato import Forecaster
@@ -201,7 +201,7 @@ class ForecastStream:
         True
     """
 
-    def __init__(self, forecast: Callable[..., Forecast], panel: Panel, context: int) -> None:
+    def __init__(self, forecast: Callable[..., Forecast], panel: Panel, reach: int) -> None:
         if panel.columns.future_covariates or panel.columns.past_covariates:
             raise OstinatoError(
                 "Forecaster.stream: the model reads covariates beside the series; give forecast() "
@@ -209,7 +209,7 @@ class ForecastStream:
             )
         if len(panel) != 1:
             raise OstinatoError(f"Forecaster.stream: X holds {len(panel)} series; expected one.")
-        self._forecast, self._panel, self._context = forecast, panel, context
+        self._forecast, self._panel, self._reach = forecast, panel, reach
 
     def observe(
         self, value: float | None = None, *, num_samples: int = 64, seed: int = 0
@@ -226,6 +226,6 @@ class ForecastStream:
         series = series._replace(
             values=np.append(series.values, new), future_covariates=nothing, past_covariates=nothing
         )
-        self._panel = self._panel.with_series([series.between(max(0, T - self._context))])
-        now = Cutoff(0, min(T, self._context))
+        self._panel = self._panel.with_series([series.between(max(0, T - self._reach))])
+        now = Cutoff(0, min(T, self._reach))
         return self._forecast(self._panel, [now], None, num_samples, seed)

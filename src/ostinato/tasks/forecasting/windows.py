@@ -156,14 +156,13 @@ class Windows:
         mean, scale = self.encoding.future
         future = np.full((T, len(mean)), np.nan)
         future[: len(series.future_covariates)] = series.future_covariates[:T]
-        features: list[NDArray[Any]] = [_standardized(future, mean, scale)]
-        if self.calendar:
-            features.insert(0, self.panel.grid.calendar(series.start + np.arange(T)))
+        steps = series.start + np.arange(T)
+        calendar = self.panel.grid.calendar(steps) if self.calendar else np.zeros((T, 0))
         return _Encoded(
             series.values,
             np.fmin.accumulate(np.append(series.lowest, series.values)),
             decimals,
-            np.concatenate(features, 1).astype("f4"),
+            np.concatenate([calendar, _standardized(future, mean, scale)], 1).astype("f4"),
             _standardized(series.past_covariates, *self.encoding.past).astype("f4"),
             *self.encoding.encode_static(series.static_covariates),
         )
