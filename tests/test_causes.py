@@ -847,6 +847,23 @@ def test_a_roll_of_notes_held_and_struck_is_no_leak():
         assert diagnosis.first == "leaky feature"
 
 
+def test_an_autoencoder_has_no_leak():
+    class Coded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reads = nn.GRU(2, 16, batch_first=True)
+            self.writes = nn.GRU(16, 16, batch_first=True)
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x):
+            code = self.reads(x)[0][:, -1:]
+            return self.head(self.writes(code.expand(-1, x.shape[1], -1))[0])
+
+    x = torch.randn(B, 8, 2)
+    assert "leaky feature" not in named(found(Coded(), x, x, nn.MSELoss()))
+    assert "leaky feature" in named(found(Net(I=2, K=2, steps="all"), x, x, nn.MSELoss()))
+
+
 def test_a_leak_counts_where_the_network_reads_it():
     x, y = waves()
     x = torch.cat([x, y[:, None, None].float().expand(-1, T, 1)], -1)

@@ -186,6 +186,23 @@ class Evidence:
         return max(changes)
 
     @cached_property
+    def later_change(self) -> float:
+        """Largest relative change of scores of the first half of the steps with others after it.
+
+        NaN if scores are not of every step.
+        """
+        x, scores = self.sample.inputs, self.scores
+        if scores is None or self.row_axis or x.dim() < 2 or x.shape[1] < 4:
+            return math.nan
+        cut, later = x.shape[1] // 2, x.clone()
+        later[:, cut:] = later[:, cut:].roll(1, 0).flip(1)
+        new = self.scores_of(self.sample._replace(inputs=later))
+        if scores.shape[:2] != x.shape[:2] or new is None or new.shape != scores.shape:
+            return math.nan
+        change = relative_change(new[:, :cut], scores[:, :cut]).nan_to_num(0, 0, 0)
+        return float(change.max()) if change.numel() else math.nan
+
+    @cached_property
     def constant(self) -> float:
         """Loss of the best constant output on the data; NaN if unknown."""
         output = self.output if self.more is None else self.output_of(self.wide)

@@ -392,7 +392,7 @@ def leaky_feature(j: J) -> Iterator[Finding]:
         same = _as_told_by(x.cpu()[known], y.cpu()[known])
     elif x.shape == y.shape and x.dim() > 2 and x.shape[-1] > 1:
         same = _equal_where_it_changes(x.cpu(), y.cpu(), inside)
-    if same >= t.leaky:
+    if same >= t.leaky and not e.later_change > t.changed:  # as that of an autoencoder does
         yield Finding(
             "leaky feature",
             f"{same:.1%} of the targets are the input of the same step: there is nothing to "
