@@ -279,6 +279,12 @@ def classifier(**settings):
         (lambda: GRU(3, 4, bidirectional=True), "bidirectional=False"),
         (lambda: classifier(), "bidirectional=False"),
         (lambda: classifier(recurrent=False), "no recurrent layers"),
+        (
+            lambda: SequenceClassifier(hidden_size=4, epochs=1).fit(
+                ["a good one", "so bad"] * 20, ["good", "bad"] * 20
+            ),
+            "--no-bidirectional --spelling-size 0 --affix-size 0 --no-blend",
+        ),
         (lambda: SequenceTagger(**HOW).fit([["a"]] * 20, [["X"], ["Y"]] * 10), "spelling_size=0"),
         (lambda: nn.Linear(2, 3), "Linear has no form in C"),
     ],

@@ -143,6 +143,10 @@ def test_what_is_no_network_of_a_task_says_why(tmp_path):
     torch.save(nn.Embedding(3, 2).state_dict(), tmp_path / "b.pt")
     with pytest.raises(DataError, match="no weights of recurrent layers"):
         read_layers(tmp_path / "b.pt")
+    odd = {"state_dict": {**both.state_dict(), "d.weight": tmp_path}}
+    torch.save(odd, tmp_path / "odd.ckpt")
+    with pytest.raises(DataError, match=r"holds a pathlib\.\w+, which is not read"):
+        read_layers(tmp_path / "odd.ckpt")
     torch.save(both, tmp_path / "whole.pt")
     with pytest.raises(DataError, match=r"holds a torch.nn.modules.*store the state_dict alone"):
         read_layers(tmp_path / "whole.pt")

@@ -331,12 +331,8 @@ def _corpus_program(
             f"export: this {name} has no recurrent layers (recurrent=False, or an image as one "
             "step); train it with them."
         )
+    _check_settings(model, network)
     parts, more = _network_parts(network), None
-    if isinstance(model, SequenceClassifier) and model.linear_ is not None:
-        raise OstinatoError(
-            "export: the classifier's scores are blended with those of a linear classifier, which "
-            "has no form in C; train it with blend=False (--no-blend)."
-        )
     steps = _steps(network)
     size = parts[-1].size
     if isinstance(model, SequenceRegressor):
@@ -410,6 +406,27 @@ def _corpus_program(
         parts, "vector", inputs.features, reference, _normal(inputs.features, mean, scale),
         f"{inputs.features} numbers as they were trained on{rows}", words, labels, more, steps,
     )  # fmt: skip
+
+
+def _check_settings(
+    model: SequenceClassifier | SequenceRegressor | SequenceTagger, network: ManyToMany | ManyToOne
+) -> None:
+    """Refuse what was trained in ways that have no form in C, all of them in one error."""
+    encode, found = network.encode, []
+    if network.recurrent.bidirectional:
+        found.append(("reads in both directions", "bidirectional=False", "--no-bidirectional"))
+    if isinstance(encode, WordEncoder) and (encode.characters or encode.affixes) is not None:
+        settings = "spelling_size=0, affix_size=0", "--spelling-size 0 --affix-size 0"
+        found.append(("reads the letters of words", *settings))
+    if isinstance(model, SequenceClassifier) and model.linear_ is not None:
+        why = "is blended with a linear classifier"
+        found.append((why, "blend=False", "--no-blend"))
+    if found:
+        why, settings, flags = (list(each) for each in zip(*found, strict=True))
+        raise OstinatoError(
+            f"export: the network {', '.join(why)}, which has no form in C; train it with "
+            f"{', '.join(settings)} ({' '.join(flags)})."
+        )
 
 
 def _text_program(model: TextGenerator) -> Program:

@@ -70,7 +70,8 @@ def _unpickled(path: Path) -> Any:
             torch.serialization.safe_globals([(_Unread, name) for name in names]),
         ):
             document = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(document, dict) and isinstance(document.get("state_dict"), dict):
+            weights = document.get("state_dict") if isinstance(document, dict) else None
+            if isinstance(weights, dict) and _Unread not in map(type, weights.values()):
                 return document
         raise DataError(
             f"holds a {found[1]:.80}, which is not read; store the state_dict alone: "

@@ -141,7 +141,10 @@ class Stream(CoreStream):
             if quantize and not lacks:
                 lacks = "8-bit weights are for RNN, LSTM and GRU"
         if lacks:
-            raise OstinatoError(f"Stream: {layer} cannot stream on the compiled core: {lacks}.")
+            raise OstinatoError(
+                f"Stream: {layer} cannot stream on the compiled core: {lacks}. "
+                "layer.step takes single steps on any path."
+            )
         if quantize and like.dtype != torch.float32:
             raise OstinatoError(
                 f"Stream: quantize='int8' is for float32 weights, these are {like.dtype}; "
