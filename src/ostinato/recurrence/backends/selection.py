@@ -63,8 +63,8 @@ def selective_scan(
     """
     if d.dim() != 3 or not d.is_floating_point():
         refuse("selective_scan", "d", d, "(T, B, E) floating-point numbers")
-    if A.dim() != 2:
-        refuse("selective_scan", "A", A, f"(N, {d.shape[2]})")
+    if A.dim() != 2 or not len(A):
+        refuse("selective_scan", "A", A, f"(N, {d.shape[2]}), N 1 or more")
     T, rows, E, N = *d.shape, len(A)
     given = {
         "v": (v, (T, rows, E)), "A": (A, (N, E)), "B": (B, (T, rows, N)), "C": (C, (T, rows, N)),
