@@ -303,8 +303,8 @@ selection: B and C have the gradient of the first tile of features
 + t[0]
 
 selection: lengths are ignored in second derivatives
-- y = plain_selection(*given, *ctx.rest)
-+ y = plain_selection(*given, None, None)
+- y = plain_selection(d, v, A, B, C, D, c0, *ctx.rest)
++ y = plain_selection(d, v, A, B, C, D, c0)
 
 cells/diagonal S5Cell: the input is not scaled by the time step
 - (p - 1) * re + q * im

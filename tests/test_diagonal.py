@@ -410,6 +410,7 @@ def test_errors_name_the_argument(wrong, message):
         ({"d": torch.ones(4, 2)}, r"d is .*\(4, 2\); expected \(T, B, E\) floating"),
         ({"v": torch.ones(4, 2, 2)}, r"v is .*; expected torch.float32 of shape \(4, 2, 3\)"),
         ({"A": torch.ones(3)}, r"A is .*\(3,\); expected \(N, 3\)"),
+        ({"A": torch.ones(0, 3)}, r"A is .*\(0, 3\); expected \(N, 3\), N 1 or more"),
         ({"B": torch.ones(4, 2, 3)}, r"B is .*; expected torch.float32 of shape \(4, 2, 5\)"),
         ({"C": torch.ones(4, 2, 5).double()}, "C is torch.float64"),
         ({"D": torch.ones(5)}, r"D is .*; expected torch.float32 of shape \(3,\)"),

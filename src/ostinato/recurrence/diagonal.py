@@ -108,11 +108,10 @@ def plain_selection(
         lengths: steps of each row, ``(B,)``.
         resets: steps that start from 0, booleans ``(T, B)``.
     """
-    each = d, v, B, C
     if lengths is not None:
         running = mask_of(lengths, len(d))
-        each = tuple(torch.where(running, t, 0.0) for t in each)
-    steps = Selection(*each[:2], A, *each[2:], D)
+        d, v, B, C = (torch.where(running, t, 0.0) for t in (d, v, B, C))
+    steps = Selection(d, v, A, B, C, D)
     c, c_n = plain_recurrence(*steps.factors(), c0, lengths, resets)
     return steps.output(c), c_n
 
@@ -247,7 +246,7 @@ def scan_linear(
     c0, past = cell.parts(state)
     u = cell.project(w, x, f)
     size = cell.window_size if past else u.shape[-1]
-    own, rest = u.split([size, u.shape[-1] - size], dim=-1)
+    own, rest = torch.split(u, [size, u.shape[-1] - size], dim=-1)
     whole = torch.cat([torch.stack(past), own]) if past else u
     steps = cell.steps(w, Window(whole, u, rest), f)
     if isinstance(steps, Selection):

@@ -386,7 +386,11 @@ class _Convolution(torch.autograd.Function):
         return dx, dkernel, dbias if ctx.has_bias else None
 
 
-COMPILED = Functions(product, *(partial(_function, k) for k in range(len(_FUNCTIONS))), convolve)
+COMPILED = Functions(
+    linear=product,
+    convolve=convolve,
+    **{name: partial(_function, number) for number, name in enumerate(_FUNCTIONS)},
+)
 """Those of the core."""
 
 

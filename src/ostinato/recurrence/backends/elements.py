@@ -173,7 +173,8 @@ class _Tape:
 
     def write(self, function: str, args: Sequence[Any], to: Tensor | None = None) -> _Numbers:
         """Compute a function, into new memory if no other is given."""
-        sources = torch.broadcast_tensors(*map(self.addresses, args))
+        given = map(self.addresses, args)
+        sources = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
         to = self._room(sources[0].shape) if to is None else to
         flat = np.stack([t.reshape(-1).numpy() for t in (to, *sources)])
         for first, last in _runs(flat):

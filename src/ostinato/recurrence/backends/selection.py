@@ -63,8 +63,8 @@ def selective_scan(
     """
     if d.dim() != 3 or not d.is_floating_point():
         refuse("selective_scan", "d", d, "(T, B, E) floating-point numbers")
-    if A.dim() != 2:
-        refuse("selective_scan", "A", A, f"(N, {d.shape[2]})")
+    if A.dim() != 2 or not len(A):
+        refuse("selective_scan", "A", A, f"(N, {d.shape[2]}), N 1 or more")
     T, rows, E, N = *d.shape, len(A)
     given = {
         "v": (v, (T, rows, E)), "A": (A, (N, E)), "B": (B, (T, rows, N)), "C": (C, (T, rows, N)),
@@ -162,10 +162,11 @@ class _Selection(torch.autograd.Function):
     def backward(
         ctx: _SelectionContext, dy: Tensor | None, dc_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        *given, c0, kept = ctx.saved_tensors
+        d, v, A, B, C, D, c0, kept = ctx.saved_tensors
         if by_formula(dy, dc_n):
-            return *_selection_by_formula(ctx, [*given, c0], dy, dc_n), None, None
-        return *_found(ctx, _selection_gradients(*given, *ctx.rest, kept, dy, dc_n)), None, None
+            return *_selection_by_formula(ctx, [d, v, A, B, C, D, c0], dy, dc_n), None, None
+        found = _selection_gradients(d, v, A, B, C, D, *ctx.rest, kept, dy, dc_n)
+        return *_found(ctx, found), None, None
 
 
 def _found(ctx: _SelectionContext, gradients: Sequence[Tensor]) -> list[Tensor | None]:
@@ -179,7 +180,8 @@ def _selection_by_formula(
 ) -> list[Tensor | None]:
     """Return the gradients as differentiable functions, by plain PyTorch."""
     with torch.enable_grad():
-        y = plain_selection(*given, *ctx.rest)
+        d, v, A, B, C, D, c0 = given
+        y = plain_selection(d, v, A, B, C, D, c0, *ctx.rest)
         pairs = [(o, g) for o, g in zip(y, (dy, dc_n), strict=True) if g is not None]
         needed = [t for t, need in zip(given, ctx.needs_input_grad, strict=False) if need]
         outputs, known = zip(*pairs, strict=True)

@@ -172,7 +172,7 @@ class Selection(NamedTuple):
 
     def output(self, c: Tensor) -> Tensor:
         """Return y."""
-        y = (c.unflatten(-1, self.A.shape) * self.C[..., None]).sum(-2)
+        y = (torch.unflatten(c, -1, self.A.shape) * self.C[..., None]).sum(-2)
         return y if self.D is None else y + self.D * self.v
 
 
@@ -665,7 +665,7 @@ class S5Cell(LinearCell):
         p, q = size * angle.cos(), size * angle.sin()
         square = re * re + im * im  # 1 / L = (re - i im) / square
         scale = ((p - 1) * re + q * im) / square, (q * re - (p - 1) * im) / square
-        r, s, direct = seen[-1].split([len(re), len(re), self.hidden_size], dim=-1)
+        r, s, direct = torch.split(seen[-1], [len(re), len(re), self.hidden_size], dim=-1)
         b = torch.cat([scale[0] * r - scale[1] * s, scale[0] * s + scale[1] * r], dim=-1)
         return Steps(torch.cat([p, q]), b, None, (direct,))
 
@@ -685,7 +685,7 @@ class S5Cell(LinearCell):
                 return
             _fill({k: t for k, t in w.items() if k.endswith("gate")}, normal=H**-0.5)
             w["weight_ih"].normal_(std=self.input_size**-0.5)
-            V = torch.block_diag(*[V] * self.blocks)  # (2P, P)
+            V = torch.block_diag(*[V] * self.blocks)  # type: ignore[no-untyped-call]  # (2P, P)
             B = V.mH @ torch.randn(2 * P, self.input_size, dtype=V.dtype.to_real()).to(V)
             C = torch.randn(H, 2 * P, dtype=V.dtype.to_real()).to(V) @ V * (2 * P) ** -0.5
             w["weight_ih"][: 2 * P] = torch.cat([B.real, B.imag]) * self.input_size**-0.5
