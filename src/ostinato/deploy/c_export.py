@@ -416,15 +416,15 @@ def _check_settings(
     if network.recurrent.bidirectional:
         found.append(("reads in both directions", "bidirectional=False", "--no-bidirectional"))
     if isinstance(encode, WordEncoder) and (encode.characters or encode.affixes) is not None:
-        settings = "spelling_size=0, affix_size=0", "--spelling-size 0 --affix-size 0"
-        found.append(("reads the letters of words", *settings))
+        smaller = "spelling_size=0, affix_size=0", "--spelling-size 0 --affix-size 0"
+        found.append(("reads the letters of words", *smaller))
     if isinstance(model, SequenceClassifier) and model.linear_ is not None:
         why = "is blended with a linear classifier"
         found.append((why, "blend=False", "--no-blend"))
     if found:
-        why, settings, flags = (list(each) for each in zip(*found, strict=True))
+        whys, settings, flags = zip(*found, strict=True)
         raise OstinatoError(
-            f"export: the network {', '.join(why)}, which has no form in C; train it with "
+            f"export: the network {', '.join(whys)}, which has no form in C; train it with "
             f"{', '.join(settings)} ({' '.join(flags)})."
         )
 
