@@ -172,8 +172,8 @@ template <class T> OSTINATO_INLINE Vec<T> slope(Function f, Vec<T> x, Vec<T> dy)
         case Function::exp: return dy * x;
         case Function::softplus: return dy * sigmoid<T>(x);
         case Function::silu: {
-            const Vec<T> s = sigmoid<T>(x);
-            return dy * (s * fma(x, T(1) - s, splat(T(1))));
+            const Vec<T> rest = sigmoid<T>(-x);  // 1 - s is not, where s rounds to 1 and x is large
+            return dy * (sigmoid<T>(x) * fma(x, rest, splat(T(1))));
         }
         default: return dy * (T(0.5) / x);
     }
