@@ -412,19 +412,19 @@ def _check_settings(
     model: SequenceClassifier | SequenceRegressor | SequenceTagger, network: ManyToMany | ManyToOne
 ) -> None:
     """Refuse what was trained in ways that have no form in C, all of them in one error."""
-    encode, found = network.encode, []
+    encode = network.encode
+    found: list[tuple[str, str, str]] = []
     if network.recurrent.bidirectional:
         found.append(("reads in both directions", "bidirectional=False", "--no-bidirectional"))
     if isinstance(encode, WordEncoder) and (encode.characters or encode.affixes) is not None:
-        smaller = "spelling_size=0, affix_size=0", "--spelling-size 0 --affix-size 0"
-        found.append(("reads the letters of words", *smaller))
+        zero = "spelling_size=0, affix_size=0", "--spelling-size 0 --affix-size 0"
+        found.append(("reads the letters of words", *zero))
     if isinstance(model, SequenceClassifier) and model.linear_ is not None:
-        why = "is blended with a linear classifier"
-        found.append((why, "blend=False", "--no-blend"))
+        found.append(("is blended with a linear classifier", "blend=False", "--no-blend"))
     if found:
-        whys, settings, flags = zip(*found, strict=True)
+        reasons, settings, flags = zip(*found, strict=True)
         raise OstinatoError(
-            f"export: the network {', '.join(whys)}, which has no form in C; train it with "
+            f"export: the network {', '.join(reasons)}, which has no form in C; train it with "
             f"{', '.join(settings)} ({' '.join(flags)})."
         )
 
