@@ -207,6 +207,7 @@ class Program:
         vectors: Sequence[int],
         sums: Sequence[int],
         work: float,
+        pieces: Sequence[Sequence[int]],
     ) -> None: ...
     def forward(
         self,
@@ -234,7 +235,7 @@ class Program:
         d_last: tuple[Tensor | None, ...],
         dx: Tensor | None,
         d_state: tuple[Tensor | None, ...],
-        results: tuple[Tensor, ...],
+        results: tuple[Tensor | None, ...],
         threads: int,
     ) -> None:
         """Find the gradients, into dx, d_state and the sums."""
