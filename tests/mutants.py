@@ -33,17 +33,22 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
-    "tuning",
+    "tuning", "generated",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
-    "variants": ["cells"],
+    "variants": ["cells", "scan"],
     "cells/diagonal": ["cells", "diagonal"],
     "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
     "backends/diagonal": ["diagonal"],
     "selection": ["diagonal"],
     "cells/base": ["cells", "layers"],
+    "programs/interpreter": ["generated"],
+    "programs/kernels": ["generated"],
+    "programs/tracing": ["generated"],
+    "programs/writer": ["generated"],
+    "compiler": ["generated"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
     "dispatch": ["kernels"],
@@ -165,6 +170,42 @@ variants: layer norm: the cell is not normalised
 variants: layer norm: one mean for gates and candidate of the GRU
 - return torch.cat([first, second], dim=-1)
 + return _normalized(a, gain, bias)
+
+variants: light GRU: candidates may be negative
+- return LiGRUGates(z.sigmoid(), n.relu())
++ return LiGRUGates(z.sigmoid(), n)
+
+variants GRUDCell: a missing value stays what it was
+- (-of_x.relu()).exp() * last)
++ last)
+
+variants GRUDCell: a state does not fade
+- return (-of_h.relu()).exp() * h, x, known
++ return h, x, known
+
+variants GRUDCell: the age of a value counts the steps of the sequence
+- (1 - known) * (age + 1)
++ age + 1
+
+variants GRUDCell: gates do not see what is known
+- torch.cat([x, known], dim=-1)
++ torch.cat([x, 0 * known], dim=-1)
+
+variants SLSTMCell: a head reads another one
+- h.chunk(self.heads, -1)
++ h.chunk(self.heads, -1)[::-1]
+
+variants SLSTMCell: the scale is that of the input alone
+- m = torch.maximum(kept, i)
++ m = i
+
+variants SLSTMCell: nothing before counts as something
+- torch.where(n > 0, m, -1e30)
++ m
+
+variants SLSTMCell: all units forget alike
+- 5 - 12 * torch.linspace(0, 1, d) ** 0.3
++ 5 - 0 * torch.linspace(0, 1, d) ** 0.3
 
 initialization: layer norm: gains start anywhere
 - weight.fill_(1.0)
@@ -1193,6 +1234,54 @@ study: training on all data takes no more steps
 space: what is set is searched all the same
 - given[name] = entry
 + given[name], space[name] = entry, (entry,)
+
+programs/writer: a slice begins one number too late
+- moved(Run(r.node, r.at + a * r.step, r.step, b - a))[0] for r in node.args
++ moved(Run(r.node, r.at + (a + 1) * r.step, r.step, b - a))[0] for r in node.args
+
+programs/interpreter: a sum over a few numbers is the first of them
+- (run.node << _BITS) + run.at if run.n == 1 else
++ (run.node << _BITS) + run.at if run.n <= 4 else
+
+programs/writer: the gradient of a weight turned round
+- jobs.append((pair[turned], pair[not turned]))
++ jobs.append((pair[not turned], pair[turned]))
+
+programs/writer: what the input decides is where only a step would put it
+- not self._is_given(i) and i not in early_saved:
++ not self._is_given(i) and i not in saved:
+
+programs/kernels: a product begins without its bias
+- begin = -1 if start is None else
++ begin = -1 if True else
+
+programs/kernels: what lies behind the last number counts in a sum
+- if n % self.line == 0
++ if True
+
+programs/tracing: a step is not cut where weights end
+- if n not in later:
++ if True:
+
+generated: the gradient of a state is lost
+- return [dx, *d_state[:n], *found]
++ return [dx, *map(torch.zeros_like, d_state[:n]), *found]
+
+generated: a layer reads forward in both directions
+- reverse, lengths, state is not None), in_graph(x)
++ False, lengths, state is not None), in_graph(x)
+
+generated: computed weights have twice their gradient
+- for t, g in zip(prepared, grads, strict=True) if g is not None and t.requires_grad
++ for t, g in zip(prepared, [2 * g for g in grads], strict=True) if t.requires_grad
+
+compiler: a folder that others may write is used
+- if _is_private(folder) and os.access(
++ if os.access(
+
+compiler: a damaged library is loaded
+- if not (_is_private(file) and _is_whole(file)):
++ if not _is_private(file):
 
 c_graph: the parts of a whole lie over each other
 - begin += part.shape[dim]

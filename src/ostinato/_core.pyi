@@ -330,7 +330,7 @@ class Program:
         d_last: tuple[Tensor | None, ...],
         dx: Tensor | None,
         d_state: tuple[Tensor | None, ...],
-        results: tuple[Tensor, ...],
+        results: tuple[Tensor | None, ...],
         threads: int,
     ) -> None:
         """Find the gradients, into dx, d_state and the sums."""
