@@ -95,6 +95,12 @@ def _run(tokens: list[str]) -> int | None:
     if words == 2 and name not in COMMANDS and any(map(os.path.exists, tokens[1:])):
         name, rest = "train", tokens[1:]
     if name not in COMMANDS:
+        if words == 2 and tokens[1][0:1] != "-" and os.path.splitext(tokens[1])[1]:
+            folder, file = os.path.split(tokens[1])
+            there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+            close = get_close_matches(file, there, n=1, cutoff=0.8)
+            hint = f"; did you mean {os.path.join(folder, close[0])}?" if close else "."
+            raise OstinatoError(f"{tokens[1]}: no such file{hint}")
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
