@@ -120,7 +120,8 @@ def test_the_command_prints_commands_that_can_be_pasted(data, ostinato):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("train nothing.csv", "unknown command 'train nothing.csv'"),
+        ("train nothing.csv", "nothing.csv: no such file."),
+        ("train revuews.csv", "revuews.csv: no such file; did you mean reviews.csv?"),
         ("train clasify", "did you mean 'train classify'?"),
         ("train recordings nothing", "nothing: no such file or folder"),
         ("train empty", "is an empty folder"),

@@ -98,6 +98,12 @@ def _run(tokens: list[str]) -> int | None:
     if words == 2 and name not in COMMANDS and any(there) and (there[0] or not close):
         name, rest = tokens[0], tokens[1:]
     if name not in COMMANDS:
+        if words == 2 and tokens[1][0:1] != "-" and os.path.splitext(tokens[1])[1]:
+            folder, file = os.path.split(tokens[1])
+            files = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+            like = get_close_matches(file, files, n=1, cutoff=0.8)
+            hint = f"; did you mean {os.path.join(folder, like[0])}?" if like else "."
+            raise OstinatoError(f"{tokens[1]}: no such file{hint}")
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
     command = COMMANDS[name]
