@@ -184,8 +184,8 @@ cells/diagonal: minimal GRU: keeps what it lets in
 + return Steps(gates.z, gates.z * n, gates)
 
 cells/diagonal: the oldest step of a window stays
-- self.read(w, c, steps), c, [*past, x_t][1:])
-+ self.read(w, c, steps), c, [*past, x_t][:-1])
+- self.read(w, steps.output(c), steps), c, [*past, x_t][1:])
++ self.read(w, steps.output(c), steps), c, [*past, x_t][:-1])
 
 cells/diagonal: a complex product without the product of the imaginary parts
 - torch.cat([p * r - q * s, p * s + q * r], dim=-1)
@@ -200,7 +200,7 @@ cells/diagonal: SRU: the highway passes the candidate
 + gates, (n,))
 
 cells/diagonal: RG-LRU: the input keeps its size whatever a is
-- return Steps(a, square.clamp_min(1e-12).sqrt() * (gates.i * n), gates)
+- return Steps(a, f.sqrt(square.clamp_min(1e-12)) * (gates.i * n), gates)
 + return Steps(a, gates.i * n, gates)
 
 cells/diagonal: RG-LRU: the decay starts as its eighth power
@@ -216,8 +216,8 @@ cells/diagonal: LRU: the input has any variance
 + w["gamma"].copy_((1 - square).log())
 
 cells/diagonal: selective: D skips the gate
-- + w["D"] * v
-+ + v
+- y + self.D * self.v
++ y + self.v
 
 cells/diagonal: selective: steps start at one size
 - .uniform_(math.log(0.001), math.log(0.1)).exp_()
