@@ -408,8 +408,8 @@ scan.hpp: a convolution: y has no bias
 + !forward && c.bias ? load_part
 
 scan.hpp: a function: the gradient of silu is that of a sigmoid's value
-- return dy * (s * fma(x, T(1) - s, splat(T(1))));
-+ return dy * s;
+- return dy * (sigmoid<T>(x) * fma(x, rest, splat(T(1))));
++ return dy * sigmoid<T>(x);
 
 selection.hpp: a selective scan: all features of a tile add to the lanes of the first
 - f.e % lanes<T>;

@@ -32,7 +32,9 @@ def results(layer, x, lengths=None, **more):
     outputs = [y, *(hx if isinstance(hx, tuple) else [hx])]
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(o.shape, generator=generator, dtype=o.dtype) for o in outputs]
-    found = torch.autograd.grad(outputs, [leaf, *layer.parameters()], weights)
+    pairs = zip(outputs, weights, strict=True)  # an age has no gradient
+    scored, weights = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+    found = torch.autograd.grad(scored, [leaf, *layer.parameters()], weights)
     return [*(o.detach() for o in outputs), *found]
 
 

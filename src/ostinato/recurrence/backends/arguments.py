@@ -56,8 +56,11 @@ class Context(Protocol):
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
 
-    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
-    def set_materialize_grads(self, value: bool) -> None: ...
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors for backward."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Say whether gradients that are missing come as zeros."""
 
 
 def by_formula(*gradients: Tensor | None) -> bool:
