@@ -1454,8 +1454,9 @@ class Outcome(NamedTuple):
 
 def outcome(mutant, status, report):
     """What a child's status and report say."""
-    lines = [line for line in report.splitlines() if line.startswith("FAILED ")]
-    failed = [line.removeprefix("FAILED ").split(" - ")[0] for line in lines]
+    # An error is of what several laws share, such as programs that do not compile.
+    lines = [line for line in report.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    failed = [line.partition(" ")[2].split(" - ")[0] for line in lines]
     if mutant is None:
         return Outcome(mutant, status == 0, failed[0] if failed else "these laws hold", report)
     if status == 1 and failed:  # any other status says nothing about the laws
