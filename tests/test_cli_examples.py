@@ -61,7 +61,7 @@ def test_a_shell_is_told_commands_options_and_choices():
         flags = complete([*name.split(), "--"]) if name not in ("train", "tune") else []
         own = [o.flag for o in command.options() if o.form == "keyword"]
         assert name in ("train", "tune") or {*own, "--help"} <= {*flags}, name
-    assert complete(["train", "text", "--cell", "gr"]) == ["gru", "gru-reset-before", "gru-norm"]
+    assert complete(["train", "text", "--cell", "gru-r"]) == ["gru-reset-before"]
     assert complete(["train", "text", "book"]) == []  # files
     assert "--no-health" in complete(["train", "text", "--no"])
     assert complete(["nothing", "--x"]) == []
