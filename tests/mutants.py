@@ -1212,7 +1212,7 @@ study: the worst trial is kept
 + return max(self._trials("COMPLETE"), key=lambda trial: trial.value, default=None)
 
 study: a trial that was cut off begins anew
-- if begun and self._claim(each.number, claims):
+- if ours and self._claim(each.number, claims):
 + if False:
 
 study: proposals depend on what was proposed in this process

@@ -93,9 +93,9 @@ def _run(tokens: list[str]) -> int | None:
     if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens in (["train"], ["tune"]):
         print(_overview(tokens[0] if tokens else ""))
         return 0
-    close = get_close_matches(name, COMMANDS, n=1)
-    there = [os.path.exists(token) for token in tokens[1:]]
-    if words == 2 and name not in COMMANDS and any(there) and (there[0] or not close):
+    close = [] if name in COMMANDS else get_close_matches(name, COMMANDS, n=1)
+    there = [os.path.exists(token) for token in tokens[1:]] if words == 2 else []
+    if name not in COMMANDS and any(there) and (there[0] or not close):
         name, rest = tokens[0], tokens[1:]
     if name not in COMMANDS:
         if words == 2 and tokens[1][0:1] != "-" and os.path.splitext(tokens[1])[1]:

@@ -36,7 +36,7 @@ class TrialLines:
         self._moves = mode == "auto" and sys.stderr.isatty()
         self._name, self._since = "", 0.0
 
-    def begun(self, name: str) -> TrialLines:
+    def started(self, name: str) -> TrialLines:
         """A trial begins, or is continued."""
         self._name, self._since = name, time.monotonic()
         self._move(f"{name:<10} training")

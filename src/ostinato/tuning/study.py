@@ -274,8 +274,8 @@ class _Search:
         with ExitStack() as claims:
             found = None
             for each in self._trials("RUNNING"):
-                begun = self._claim_of(each.number).exists()
-                if begun and self._claim(each.number, claims):
+                ours = self._claim_of(each.number).exists()
+                if ours and self._claim(each.number, claims):
                     state = self.study.get_trials(False)[each.number].state
                     found = None if state.is_finished() else each
                 if found:
@@ -309,7 +309,7 @@ class _Search:
         with ExitStack() as claims:
             if self._facts() is not None or not self._claim(DEFAULTS, claims):
                 return ""
-            watch = _Watch(None, set(), stop_at, self.lines.begun(DEFAULTS))
+            watch = _Watch(None, set(), stop_at, self.lines.started(DEFAULTS))
             ended, model = self._fit(DEFAULTS, {}, watch)
             if not ended:
                 run, seconds = watch.run, model.training_["seconds"]
@@ -330,7 +330,7 @@ class _Search:
         kinds, name = self.optuna.trial.TrialState, f"trial {trial.number}"
         settings = {n: _suggested(trial, n, where) for n, where in self.space.items()}
         reported = {*self.study.get_trials(False)[trial.number].intermediate_values}
-        watch = _Watch(trial, reported, stop_at, self.lines.begun(name))
+        watch = _Watch(trial, reported, stop_at, self.lines.started(name))
         try:
             ended, model = self._fit(trial.number, settings, watch)
         except NonFiniteError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Protocol, overload
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -39,15 +39,6 @@ def in_rows(x: Tensor) -> Tensor:
     """Return x with the numbers of a step side by side."""
     x = x.resolve_neg()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-@overload
-def dense(x: Tensor) -> Tensor: ...
-@overload
-def dense(x: Tensor | None) -> Tensor | None: ...
-def dense(x: Tensor | None) -> Tensor | None:
-    """Return x with all numbers side by side."""
-    return None if x is None else x.resolve_neg().contiguous()
 
 
 class Context(Protocol):

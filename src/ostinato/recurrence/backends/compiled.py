@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import compress
-from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def _forward(
     T, B, *_ = steps.shape
     D = len(given) // len(_WEIGHTS)
     if not core.are_readable(x, *given):
-        x, given = _rowwise(x), [*map(_dense, given)]
+        x, given = _rowwise(x), [*map(dense, given)]
     y = _empty_sequence(x, D * shape[4], steps)
     h = x.new_empty(D, B, shape[4])
     c = x.new_empty(D, B, shape[3]) if shape[0] == 1 else None
@@ -241,7 +241,7 @@ def _backward(
     """Return the needed gradients of x and what is given; overwrites the workspace."""
     dy, dh, dc = gradients
     if not core.are_readable(x, *given, dh, dc):
-        x, given, dh, dc = _rowwise(x), [*map(_dense, given)], _dense(dh), _dense(dc)
+        x, given, dh, dc = _rowwise(x), [*map(dense, given)], dense(dh), dense(dc)
     if dy is not None and not core.are_readable(dy):
         dy = _rowwise(dy)
     dx = None
@@ -286,7 +286,12 @@ def _copied(x: Tensor) -> Tensor:
     return copy
 
 
-def _dense(x: Tensor | None) -> Tensor | None:
+@overload
+def dense(x: Tensor) -> Tensor: ...
+@overload
+def dense(x: Tensor | None) -> Tensor | None: ...
+def dense(x: Tensor | None) -> Tensor | None:
+    """Return x with all numbers side by side."""
     return None if x is None else x.resolve_neg().contiguous()
 
 

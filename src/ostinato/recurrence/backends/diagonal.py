@@ -18,10 +18,10 @@ from ostinato.recurrence.backends.arguments import (
     Context,
     by_formula,
     check,
-    dense,
     in_rows,
     refuse,
 )
+from ostinato.recurrence.backends.compiled import dense
 from ostinato.recurrence.backends.core import core
 from ostinato.recurrence.backends.selection import compiled_selection
 from ostinato.recurrence.cells import (

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ostinato.recurrence.backends.compiled import (
     _any_requires_grad,
-    _dense,
     _empty_sequence,
     _rowwise,
     constant_in_graphs,
+    dense,
     in_graph,
     is_batched,
     is_transformed,
@@ -368,7 +368,7 @@ def _forward(
     last = [x.new_empty(B, n) for n in cell.state_sizes]
     lines = x.new_empty(T, B, program.written.line) if keeps else None
     made.forward(
-        x, call.lengths, tensors, tuple(map(_dense, state)), call.reverse, y, tuple(last), lines,
+        x, call.lengths, tensors, tuple(map(dense, state)), call.reverse, y, tuple(last), lines,
         torch.get_num_threads(),
     )  # fmt: skip
     return y, last, lines
@@ -422,8 +422,8 @@ def _backward(
     if lines.data_ptr() % 64 or not lines.is_contiguous():  # hooks on saved tensors may move them
         lines = torch.empty_like(lines, memory_format=torch.contiguous_format).copy_(lines)
     made.backward(
-        x, call.lengths, tensors, tuple(map(_dense, state)), call.reverse, lines,
-        dy, tuple(map(_dense, d_last)), dx, tuple(d_state), tuple(places), torch.get_num_threads(),
+        x, call.lengths, tensors, tuple(map(dense, state)), call.reverse, lines,
+        dy, tuple(map(dense, d_last)), dx, tuple(d_state), tuple(places), torch.get_num_threads(),
     )  # fmt: skip
     if program.pieces is None:
         found = _weight_gradients(written, leaves, prepared, results)

@@ -13,10 +13,10 @@ from ostinato.recurrence.backends.arguments import (
     Context,
     by_formula,
     check,
-    dense,
     in_rows,
     refuse,
 )
+from ostinato.recurrence.backends.compiled import dense
 from ostinato.recurrence.backends.core import core
 from ostinato.recurrence.diagonal import plain_selection
 
@@ -105,7 +105,7 @@ def _select(
     d: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, c0: Tensor,
     lengths: Tensor | None, resets: Tensor | None, keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return y, the last c, and if wanted every 16th c for backward."""
+    """Return y, the last c, and every 16th c, if backward needs them."""
     y, c_n, kept = _selection_shapes(d, v, A, B, C, D, c0, lengths, resets, keeps)
     core.selection_forward(
         in_rows(d), in_rows(v), dense(A), in_rows(B), in_rows(C), dense(D), dense(c0),
