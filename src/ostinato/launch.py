@@ -39,10 +39,11 @@ def launch() -> Launch:
     needed = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     if not needed <= os.environ.keys():
         return Launch()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
-    usual = (0, 1, os.environ["RANK"], os.environ["WORLD_SIZE"], 0)
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    names = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RESTART_COUNT": "0"}
+    given = [rank, size, *(os.environ.get(name, usual) for name, usual in names.items())]
     try:
-        found = Launch(*(int(os.environ.get(n, u)) for n, u in zip(names, usual, strict=True)))
+        found = Launch(*map(int, given))
     except ValueError as error:
         raise OstinatoError(f"RANK, WORLD_SIZE and the like: {error}; expected numbers.") from None
     if not 0 <= found.rank < found.size:

@@ -45,7 +45,7 @@ class Epochs:
         found._part, found._parts = part, parts
         return found
 
-    def _own(self, rows: Sequence[T]) -> tuple[Sequence[T], bool]:
+    def _share(self, rows: Sequence[T]) -> tuple[Sequence[T], bool]:
         """Return the rows of a batch that are ours; or else one that is not, and True."""
         own = rows[self._part :: self._parts]
         return (own, False) if len(own) else (rows[:1], True)
@@ -185,7 +185,7 @@ class ContiguousBatches(Epochs):
 
     def _batch(self, epoch: int, window: int) -> SequenceBatch:
         steps = slice(window * self.window, (window + 1) * self.window)
-        rows, idle = self._own(range(self.batch_size))
+        rows, idle = self._share(range(self.batch_size))
         inputs, targets = (
             torch.from_numpy(streams[rows.start : rows.stop : rows.step, steps].astype(np.int64))
             for streams in self._streams
@@ -320,12 +320,12 @@ class SequenceBatches(Epochs):
         if self._order[0] != self._epoch:
             self._order = (self._epoch, self._arranged(self._epoch))
         pieces = self._order[1][self._next]
-        own, idle = self._own(pieces)
+        own, idle = self._share(pieces)
         batch = self._batch(own, self._epoch)._replace(idle=idle)
         if self.shift and isinstance(batch.inputs, Tensor):
             random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
             shifts = random.integers(-self.shift, self.shift + 1, len(pieces)).tolist()
-            shifts, _ = self._own(shifts)
+            shifts, _ = self._share(shifts)
             _move(batch.inputs, shifts)
             if batch.targets.shape == batch.inputs.shape:
                 _move(batch.targets, shifts)
