@@ -27,6 +27,7 @@ from torch import Tensor, distributed
 from torch.utils import _pytree
 
 import ostinato
+from ostinato.errors import OstinatoError
 from ostinato.training.callbacks import Callback, Run, read_metrics
 
 
@@ -173,24 +174,24 @@ TASKS = {
 
 
 class Doubled:
-    """An objective whose batches are in float64."""
+    """An objective whose batches are in float64; may do something with a loss, by step."""
 
-    def __init__(self, objective: Any) -> None:
-        self._objective = objective
+    def __init__(self, objective: Any, change: dict[int, Callable[[Tensor], Tensor]]) -> None:
+        self._objective, self._change = objective, change
+        self._calls = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)
 
     def loss(self, network: Any, batch: Any, state: Any) -> Any:
-        return self._objective.loss(network, doubled(batch), state)
+        loss, state = self._objective.loss(network, doubled(batch), state)
+        if network.training:
+            self._calls += 1
+            loss = self._change.get(self._calls, lambda loss: loss)(loss)
+        return loss, state
 
     def metrics(self, network: Any, batch: Any, state: Any) -> Any:
-        if "metrics" in vars(type(self._objective)) or type(self._objective).metrics.__module__ != (
-            "ostinato.training.evaluation"
-        ):
-            return self._objective.metrics(network, doubled(batch), state)
-        loss, state = self.loss(network, batch, state)
-        return {"loss": float(loss)}, state
+        return self._objective.metrics(network, doubled(batch), state)
 
 
 def doubled(batch: Any) -> Any:
@@ -234,9 +235,19 @@ def trained(
     *,
     resume: bool = False,
     stop_at: int | None = None,
+    change: dict[int, Callable[[Tensor], Tensor]] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train a task in float64, on as many ranks as there are; return records and weights."""
+    """Train a task in float64, on as many ranks as there are; return records and weights.
+
+    Args:
+        task: of `TASKS`.
+        out: the run's folder.
+        resume: whether to go on with it.
+        stop_at: the step after which the first rank asks for an end.
+        change: what becomes of this rank's losses, by the number of the batch.
+        settings: other settings than the usual ones.
+    """
     model, data = TASKS[task]()
     model.set_params(**settings)
     kind = type(model)
@@ -244,7 +255,7 @@ def trained(
 
     def doubled_problem(self: Any, *given: Any) -> Any:
         found = problem(self, *given)
-        return found._replace(objective=Doubled(found.objective))
+        return found._replace(objective=Doubled(found.objective, change or {}))
 
     # In a process of its own, which ends after it.
     kind._build = lambda self, *given: built(self, *given).double()
@@ -279,7 +290,7 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, flo
 
 def compare(task: str, count: int, **settings: Any) -> dict[str, Any]:
     """Compare a task on some ranks with one process that has the joined batch."""
-    (alone,) = on_ranks(1, lambda: trained(task))
+    alone, *_ = on_ranks(1, lambda: trained(task))
     ranks = on_ranks(count, lambda: trained(task, **settings))
     across = max(difference(each, ranks[0])["weights"] for each in ranks)
     return {"across": across, **difference(ranks[0], alone)}
@@ -295,6 +306,59 @@ def resume(folder: Path, before: int, after: int, **settings: Any) -> dict[str, 
     joined = {**rest, "records": stopped["records"] + rest["records"]}
     last = stopped["records"][-1]["step"]
     return {"step": last, "notes": rest["notes"], **difference(joined, whole)}
+
+
+def rank() -> int:
+    return int(os.environ["RANK"])
+
+
+def told(work: Callable[[], Any]) -> str:
+    """Return the error of some work, or how a training ended."""
+    try:
+        return str(work()["ended"])
+    except OstinatoError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def nonfinite(remedy: str) -> dict[str, Any]:
+    """Let the loss of the last of three ranks alone be no number in the third batch."""
+
+    def work() -> Any:
+        change = {3: lambda loss: loss * float("nan")} if rank() == 2 else {}
+        return told(lambda: trained("text", change=change, on_nonfinite=remedy))
+
+    return {"told": on_ranks(3, work)}
+
+
+def fails() -> dict[str, Any]:
+    """Let a rank fail by itself, in the third batch; and the first one, at its data."""
+
+    def problem(loss: Tensor) -> Tensor:
+        raise OstinatoError("a problem of rank 1")
+
+    def work() -> Any:
+        return told(lambda: trained("text", change={3: problem} if rank() == 1 else {}))
+
+    def unreadable() -> Any:
+        TASKS["text"] = lambda: (ostinato.TextGenerator(**USUAL), ("a",))
+        return told(lambda: trained("text"))
+
+    return {"step": on_ranks(3, work), "data": on_ranks(3, unreadable)}
+
+
+def interrupted() -> dict[str, Any]:
+    """Interrupt the last rank alone."""
+
+    def work() -> Any:
+        def interrupt(loss: Tensor) -> Tensor:
+            os.kill(os.getpid(), signal.SIGINT)
+            return loss
+
+        change = {4: interrupt} if rank() == 1 else {}
+        found = trained("text", change=change)
+        return found["ended"], found["records"][-1]["step"]
+
+    return {"told": on_ranks(2, work)}
 
 
 # Killed
@@ -316,13 +380,13 @@ def kill(out: Path, count: int, rank: int, after: float) -> dict[str, Any]:
         os.kill(pids[rank], signal.SIGKILL)
         at = time.monotonic()
 
-    told: dict[str, Any] = {"ranks": count, "killed": rank, "after": round(after, 3)}
+    found: dict[str, Any] = {"ranks": count, "killed": rank, "after": round(after, 3)}
     try:
         on_ranks(count, lambda: trained("text", out, **MANY), watch=shoot)
     except Failed as error:
-        told |= {"exits": error.args[0], "ended_in": round(time.monotonic() - at, 2)}
+        found |= {"exits": error.args[0], "ended_in": round(time.monotonic() - at, 2)}
         on_ranks(count, lambda: trained("text", out, **MANY), restarts=1)
-    return told
+    return found
 
 
 def folder_result(out: Path) -> Any:
@@ -343,25 +407,44 @@ def kills(folder: Path, trials: int) -> None:
             wholes[count] = folder_result(whole), time.monotonic() - begun
         expected, seconds = wholes[count]
         out = folder / f"killed {trial}"
-        told = kill(out, count, int(draw.integers(count)), float(draw.uniform(0.1, seconds)))
+        found = kill(out, count, int(draw.integers(count)), float(draw.uniform(0.1, seconds)))
         same = folder_result(out) == expected
-        print(json.dumps({"trial": trial, **told, "same": same}), flush=True)
+        print(json.dumps({"trial": trial, **found, "same": same}), flush=True)
+
+
+def case(name: str, folder: Path) -> dict[str, Any]:
+    """Run a case such as ``tag:2``, ``accumulate:3`` or ``resume:2:1``."""
+    match name.split(":"):
+        case ["resume", before, after]:
+            equal = {"dropout": 0.2} if before == after else {}  # random masks are of each rank
+            return resume(folder / name, int(before), int(after), steps=12, **equal)
+        case ["nonfinite", remedy]:
+            return nonfinite(remedy)
+        case ["fails"]:
+            return fails()
+        case ["interrupted"]:
+            return interrupted()
+        case [task, count, accumulate]:
+            return compare(task, int(count), accumulate=int(accumulate))
+        case [task, count]:
+            return compare(task, int(count))
+    raise ValueError(name)
 
 
 def main(folder: Path, *asked: str) -> None:
-    """Run ``kill 20``, ``again 50 tag:2``, or cases such as ``tag:2``, and print them."""
+    """Run ``kill 20``, ``again 50 tag:2``, or some cases, and print them."""
     torch.set_num_threads(1)
     if asked[:1] == ("kill",):
         return kills(folder, int(asked[1]))
-    cases = asked or [f"{task}:{count}" for task in TASKS for count in (2, 4)]
+    cases = asked or tuple(f"{task}:{count}" for task in TASKS for count in (2, 4))
     if asked[:1] == ("again",):
         cases = asked[2:] * int(asked[1])
-    for case in cases:
-        task, count = case.split(":")
+    for name in cases:
         begun = time.monotonic()
-        found = compare(task, int(count))
+        found = case(name, folder)
         seconds = round(time.monotonic() - begun, 1)
-        print(json.dumps({"case": case, **found, "seconds": seconds}), flush=True)
+        print(json.dumps({"case": name, **found, "seconds": seconds}), flush=True)
+    return None
 
 
 if __name__ == "__main__":

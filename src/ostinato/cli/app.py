@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _limit_spinning()
     place = launch()
     if place.rank:  # the first one prints
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 open to the end
+        sys.stdout = io.StringIO()
     warnings.showwarning = _show_warning
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 who called closes it
     for stream in (sys.stdout, sys.stderr):
