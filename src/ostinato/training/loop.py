@@ -407,6 +407,8 @@ class Trainer:
         remedy = self.settings.on_nonfinite
         what = "gradient" if math.isfinite(loss) else "loss"
         otherwise = "the norm of the gradients" if what == "gradient" else "the loss"
+        if what == "loss":
+            self.optimizer.zero_grad()  # which is not finite because the loss is not
         tensor = first_nonfinite(
             self.network,
             lambda: self.compute.losses(batch, before),
