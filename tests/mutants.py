@@ -49,6 +49,9 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "programs/tracing": ["generated"],
     "programs/writer": ["generated"],
     "compiler": ["generated"],
+    "keras": ["convert"],
+    "weights": ["convert"],
+    "onnx_layers": ["convert"],
     "initialization": ["cells"],
     "scan": ["scan", "kernels", "checkpoint_every"],
     "dispatch": ["kernels"],
@@ -1310,6 +1313,22 @@ c_forecast: what a season ago was is that of a step later
 c_export: probabilities are not calibrated
 - parts.append(Activation(size, output.kind, temperature))
 + parts.append(Activation(size, output.kind))
+
+keras: of weights alone a GRU has one bias
+- "reset_after": sides[0][-1].ndim == 2}
++ "reset_after": False}
+
+keras: of weights alone the backward direction comes first
+- yield name, [sides[side] for side in sorted(sides)]
++ yield name, [sides[side] for side in sorted(sides, reverse=True)]
+
+weights: cells are no layers
+- if _CELL_WEIGHT.fullmatch(last):
++ if False:
+
+onnx_layers: parts of a weight are joined along the first axis
+- attributes.get("axis", 0))
++ 0)[::-1]
 """
 
 
