@@ -248,7 +248,9 @@ class SequenceBatches(Epochs):
         own_lengths: whether targets are sequences with lengths of their own.
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
-        seed: of the order and of the shifts.
+        seed: of the order, of the shifts and of what ``augment`` draws.
+        augment: varies the features ``(T, I)`` of a sequence by numbers drawn from a generator, such
+            as `Augmentation`; it may change T. Only for training, and where targets are not of steps.
         transform: makes a batch ready for the network, such as on its device.
 
     Attributes:
@@ -268,6 +270,7 @@ class SequenceBatches(Epochs):
     seed: int = 0
     _: KW_ONLY
     own_lengths: bool = False
+    augment: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
     transform: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
 
     def __post_init__(self) -> None:
@@ -278,6 +281,8 @@ class SequenceBatches(Epochs):
         if window is not None and not isinstance(targets, Ragged):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
         self._lengths = lengths
+        if self.augment and isinstance(targets, Ragged) and not self.own_lengths:
+            raise OstinatoError(f"{call}: sequences with a target at each step cannot be augmented.")
         # Steps of targets that are sequences of their own; pieces are sorted by them, too.
         self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
         self._further = np.zeros_like(lengths) if self._own is None else self._own
@@ -292,9 +297,9 @@ class SequenceBatches(Epochs):
         """The next batch of the endless succession of epochs."""
         if self._order[0] != self._epoch:
             self._order = (self._epoch, self._arranged(self._epoch))
-        batch = self._batch(self._order[1][self._next], self._epoch)
+        random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
+        batch = self._batch(self._order[1][self._next], self._epoch, random)
         if self.shift and isinstance(batch.inputs, Tensor):
-            random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
             shifts = random.integers(-self.shift, self.shift + 1, len(batch.lengths)).tolist()
             _move(batch.inputs, shifts)
             if batch.targets.shape == batch.inputs.shape:
@@ -332,10 +337,16 @@ class SequenceBatches(Epochs):
             batches += [some[i : i + size] for i in range(0, len(some), size)]
         return [batches[i] for i in random.permutation(len(batches))]
 
-    def _batch(self, pieces: list[_Piece], epoch: int) -> SequenceBatch:
+    def _batch(
+        self, pieces: list[_Piece], epoch: int, random: np.random.Generator | None = None
+    ) -> SequenceBatch:
         rows, begins, steps = map(list, zip(*pieces, strict=True))
         longest = max(steps)
-        inputs = self.examples.inputs.padded(rows, begins, longest)
+        if self.augment is None or random is None:
+            inputs = self.examples.inputs.padded(rows, begins, longest)
+        else:
+            varied = Ragged.of(self.augment(self.examples.inputs[row], random) for row in rows)
+            inputs, steps = varied.padded(range(len(rows))), varied.lengths.tolist()
         targets, own = self.examples.targets, None
         if not isinstance(targets, Ragged):
             chosen = targets[rows]
