@@ -249,8 +249,9 @@ class SequenceBatches(Epochs):
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
         seed: of the order, of the shifts and of what ``augment`` draws.
-        augment: varies the features ``(T, I)`` of a sequence by numbers drawn from a generator, such
-            as `Augmentation`; it may change T. Only for training, and where targets are not of steps.
+        augment: varies the features ``(T, I)`` of a sequence by numbers drawn from a generator,
+            such as `Augmentation`; it may change T. Only where no step has a target; not in
+            evaluation.
         transform: makes a batch ready for the network, such as on its device.
 
     Attributes:
@@ -282,7 +283,9 @@ class SequenceBatches(Epochs):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
         self._lengths = lengths
         if self.augment and isinstance(targets, Ragged) and not self.own_lengths:
-            raise OstinatoError(f"{call}: sequences with a target at each step cannot be augmented.")
+            raise OstinatoError(
+                f"{call}: sequences with a target at each step cannot be augmented."
+            )
         # Steps of targets that are sequences of their own; pieces are sorted by them, too.
         self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
         self._further = np.zeros_like(lengths) if self._own is None else self._own

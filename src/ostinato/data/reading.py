@@ -360,8 +360,9 @@ def _groups_of(
         return _fields_of(files, pattern, field, labelled or None)
     if settings.group is not None and labelled:
         raise OstinatoError(
-            f"group={field!r}: expected a field {{{field}}} in the pattern of the files' names, as "
-            f"in pattern='{{label}}_{{{field}}}{files[0].suffix}', got pattern={settings.pattern!r}."
+            f"group={field!r}: expected a field {{{field}}} in the pattern of the files' names, "
+            f"as in pattern='{{label}}_{{{field}}}{files[0].suffix}', got "
+            f"pattern={settings.pattern!r}."
         )
     return None
 

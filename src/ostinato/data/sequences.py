@@ -156,11 +156,11 @@ def _one_label(table: Table, rows: NDArray[np.int64], labels: list[Any]) -> Any:
 
 
 def _one_group(table: Table, rows: NDArray[np.int64], cells: list[str]) -> str:
-    for row in rows:
-        if cells[row] != cells[rows[0]]:
-            first = table.place(int(rows[0])).line
-            raise table.place(int(row)).error(
+    group, first = cells[rows[0]], table.place(int(rows[0])).line
+    for row in rows.tolist():
+        if cells[row] != group:
+            raise table.place(row).error(
                 f"is of the group {cells[row]!r}, and line {first} of the same sequence of "
-                f"{cells[rows[0]]!r}; a sequence is of one group."
+                f"{group!r}; a sequence is of one group."
             )
-    return cells[rows[0]]
+    return group

@@ -1,4 +1,4 @@
-"""Where tokens and phrases stand in the output of CTC: forced alignment, and search for a phrase."""
+"""Where tokens and phrases stand in the output of CTC: forced alignment, search for a phrase."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ctc_align(log_p: NDArray[np.float64], tokens: Sequence[int]) -> list[Span]:
         return []
     ids = np.asarray(tokens)
     needed = N + int((ids[1:] == ids[:-1]).sum())
-    if T < needed:
+    if needed > T:
         raise OstinatoError(
             f"ctc_align: {T} steps for {N} tokens; expected {needed} or more, a blank between "
             "equal ones included."
@@ -116,7 +116,9 @@ def ctc_find(
         same[t] = True
         share = left[same] / left[same].sum()
         begin, end = float(share @ begins[same]), float(share @ lasts[same])
-        spans.append(Span(round(begin, 6), round(end, 6), round(min(1.0, float(left[same].sum())), 15)))
+        spans.append(
+            Span(round(begin, 6), round(end, 6), round(min(1.0, float(left[same].sum())), 15))
+        )
         left[same] = 0.0
     return sorted(spans, key=lambda span: -span.probability)
 

@@ -285,9 +285,7 @@ class Estimator(
                 self._train(run.data, run.document, run, progress, tensorboard, callbacks)
         return self
 
-    def plan(
-        self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None
-    ) -> Plan:
+    def plan(self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None) -> Plan:
         """Say what `fit` would do with such data: what it reads, what it chooses, its time.
 
         Some steps of training are tried, to measure the time; nothing is kept.

@@ -86,8 +86,8 @@ def split_groups(
     names, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise DataError(
-            f"{call}: all {len(data):,} sequences are of the group {names[0]!r}; expected two or "
-            "more, some of which are held out for validation. Or use validation_fraction=0."
+            f"{call}: all {len(data):,} sequences are of the group {str(names[0])!r}; expected two "
+            "or more, some of which are held out for validation. Or use validation_fraction=0."
         )
     share = (0.2 if len(data) < 1000 else 0.1) if fraction is None else fraction
     order = np.random.default_rng(seed % 2**32).permutation(len(names))

@@ -252,7 +252,7 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
         found = []
         scores = self._log_probs(self._sequences().batches(self._sequences().unlabelled(corpus)))
         for log_p, text, place in zip(scores, written, corpus.places, strict=True):
-            tokens = vocabulary.encode(" ".join(text.split())).tolist()
+            tokens = self._tokens(" ".join(text.split()))
             try:
                 spans = ctc_align(log_p, tokens)
             except OstinatoError as error:
@@ -277,9 +277,7 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
 
         return predict(self.network_, batches, decode)
 
-    def find(
-        self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5
-    ) -> list[Hit]:
+    def find(self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5) -> list[Hit]:
         """Search recordings for phrases: where each may be said, and how probable that is.
 
         The probability that the model writes the phrase there, whatever stands before and after it,
@@ -322,10 +320,25 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
     def _forms(self, phrase: str, space: int | None) -> list[list[int]]:
         """Return the tokens of a phrase; where they hold spaces, also those within a text."""
         text = " ".join(phrase.split())
-        forms = [self.vocabulary_.encode(text).tolist()]
+        forms = [self._tokens(text)]
         if self.vocabulary_.level != "char":
-            forms.append(self.vocabulary_.encode(f" {text}").tolist())
+            forms.append(self._tokens(f" {text}"))
         return [forms[i] for i in range(len(forms)) if forms[i] not in forms[:i]]
+
+    def _tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text; a `DataError` if it has some that the model cannot write."""
+        vocabulary = self.vocabulary_
+        tokens: list[int] = vocabulary.encode(text).tolist()
+        if vocabulary.unk_id in tokens:
+            pieces = text if vocabulary.level == "char" else text.split()
+            wrong = next(p for p in pieces if vocabulary.unk_id in vocabulary.encode(p).tolist())
+            known = vocabulary.decode(i for i in range(len(vocabulary)) if i != vocabulary.unk_id)
+            known = known.replace("\n", "")
+            raise DataError(
+                f"Transcriber: {text!r:.60}: the model cannot write {wrong!r}; it knows "
+                f"{known!r:.60}."
+            )
+        return tokens
 
     def calibrate(
         self,
@@ -339,8 +352,9 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
 
         Args:
             phrases: as in `find`.
-            X, y: recordings and what they say, which the model was not trained on; if not given,
-                the validation data of the run that the model is from.
+            X: recordings that the model was not trained on; if not given, the validation data of
+                the run that the model is from.
+            y: what they say.
             false_alarms_per_hour: hits an hour of all phrases together that may be wrong. Much less
                 than one in all the data cannot be measured: the threshold is then just above the
                 highest score of a wrong hit.
@@ -389,7 +403,8 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
         """Measure transcripts by known texts; see `error_rates`, and `compare` for each of them.
 
         Args:
-            X, y: as in `fit`.
+            X: as in `fit`.
+            y: the true texts.
             how: ``groups`` and ``allow_shared_groups`` as of `SequenceClassifier.evaluate`; others
                 as in `transcribe`.
 

@@ -81,7 +81,9 @@ def aligned(reference: Sequence[T], hypothesis: Sequence[T]) -> list[tuple[T | N
     pairs: list[tuple[T | None, T | None]] = []
     i, j = N, M
     while i or j:
-        both = i and j and cost[i, j] == cost[i - 1, j - 1] + (reference[i - 1] != hypothesis[j - 1])
+        both = (
+            i and j and cost[i, j] == cost[i - 1, j - 1] + (reference[i - 1] != hypothesis[j - 1])
+        )
         if both:
             i, j = i - 1, j - 1
             pairs.append((reference[i], hypothesis[j]))
@@ -139,7 +141,9 @@ class Comparison(NamedTuple):
         for column in [*columns, None]:
             used = sum(len(cells[0]) + 2 for cells in some)
             if some and (column is None or 7 + used + len(column[0]) > width):
-                for head, cells in zip(("REF:", "HYP:", "Eval:"), zip(*some, strict=True), strict=True):
+                for head, cells in zip(
+                    ("REF:", "HYP:", "Eval:"), zip(*some, strict=True), strict=True
+                ):
                     lines.append(f"{head:<7}{'  '.join(cells)}".rstrip())
                 some = []
             if column is not None:
