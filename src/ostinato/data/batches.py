@@ -275,7 +275,10 @@ class SequenceBatches(Epochs):
         own_lengths: whether targets are sequences with lengths of their own.
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
-        seed: of the order and of the shifts.
+        seed: of the order, of the shifts and of what ``augment`` draws.
+        augment: varies the features ``(T, I)`` of a sequence by numbers drawn from a generator,
+            such as `Augmentation`; it may change T. Only where no step has a target; not in
+            evaluation.
         transform: makes a batch ready for the network, such as on its device.
 
     Attributes:
@@ -295,6 +298,7 @@ class SequenceBatches(Epochs):
     seed: int = 0
     _: KW_ONLY
     own_lengths: bool = False
+    augment: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
     transform: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
 
     def __post_init__(self) -> None:
@@ -305,6 +309,10 @@ class SequenceBatches(Epochs):
         if window is not None and not isinstance(targets, Ragged):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
         self._lengths = lengths
+        if self.augment and isinstance(targets, Ragged) and not self.own_lengths:
+            raise OstinatoError(
+                f"{call}: sequences with a target at each step cannot be augmented."
+            )
         # Steps of targets that are sequences of their own; pieces are sorted by them, too.
         self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
         self._further = np.zeros_like(lengths) if self._own is None else self._own
@@ -321,7 +329,8 @@ class SequenceBatches(Epochs):
             self._order = (self._epoch, self._arranged(self._epoch))
         pieces = self._order[1][self._next]
         own, idle = self._share(pieces)
-        batch = self._batch(own, self._epoch)._replace(idle=idle)
+        places, _ = self._share(range(len(pieces)))
+        batch = self._batch(own, self._epoch, places)._replace(idle=idle)
         if self.shift and isinstance(batch.inputs, Tensor):
             random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
             shifts = random.integers(-self.shift, self.shift + 1, len(pieces)).tolist()
@@ -362,10 +371,21 @@ class SequenceBatches(Epochs):
             batches += [some[i : i + size] for i in range(0, len(some), size)]
         return [batches[i] for i in random.permutation(len(batches))]
 
-    def _batch(self, pieces: Sequence[_Piece], epoch: int) -> SequenceBatch:
+    def _batch(
+        self, pieces: Sequence[_Piece], epoch: int, places: Sequence[int] = ()
+    ) -> SequenceBatch:
+        """Return some pieces as a batch; they are varied where their places in it are given."""
         rows, begins, steps = map(list, zip(*pieces, strict=True))
         longest = max(steps)
-        inputs = self.examples.inputs.padded(rows, begins, longest)
+        if self.augment is None or not places:
+            inputs = self.examples.inputs.padded(rows, begins, longest)
+        else:  # every row by numbers of its own, which do not depend on how a batch is split
+            key = [self.seed % 2**32, self._epoch, self._next]
+            varied = Ragged.of(
+                self.augment(self.examples.inputs[row], np.random.default_rng([*key, place]))
+                for row, place in zip(rows, places, strict=True)
+            )
+            inputs, steps = varied.padded(range(len(rows))), varied.lengths.tolist()
         targets, own = self.examples.targets, None
         if not isinstance(targets, Ragged):
             chosen = targets[rows]

@@ -103,7 +103,7 @@ class Composer(Protocol):
 
 @runtime_checkable
 class SpeechTranscriber(Protocol):
-    """Transcribes recordings: ``ostinato transcribe``."""
+    """Transcribes recordings, and searches them: ``ostinato transcribe``, ``ostinato find``."""
 
     def recordings(self, X: Any) -> Corpus:
         """Read recordings from memory, files or folders."""
@@ -111,8 +111,22 @@ class SpeechTranscriber(Protocol):
     def transcribe(self, X: Any, **search: Any) -> list[str]:
         """Return the text of each recording."""
 
-    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
+    def choose(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
         """Return which of some texts is spoken in each recording, and its probability."""
+
+    def align(self, X: Any, texts: Sequence[str] | None = None, **search: Any) -> list[Any]:
+        """Return the `TimedWord` of each recording."""
+
+    def find(self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5) -> list[Any]:
+        """Return each `Hit` of some phrases in recordings."""
+
+    def calibrate(
+        self, phrases: Sequence[str] | Path, X: Any = None, *, false_alarms_per_hour: float = 1.0
+    ) -> Any:
+        """Return the `Calibration` of `find`."""
+
+    def compare(self, X: Any, y: Any = None, **how: Any) -> list[Any]:
+        """Return the `Comparison` of each recording."""
 
     def stream(self) -> Any:
         """Return an object that transcribes sound as it comes."""

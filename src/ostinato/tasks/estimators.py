@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast, get_args
 
@@ -24,6 +24,7 @@ from torch import nn
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
+from ostinato.data.tables import cells_of
 from ostinato.errors import OstinatoError, check_choice
 from ostinato.files import RUN_FILE, temporary_folder
 from ostinato.launch import launch
@@ -31,7 +32,15 @@ from ostinato.memory import check_memory
 from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
-from ostinato.tasks.sequences import Sequences, prepare, resolve, split
+from ostinato.tasks.sequences import (
+    Sequences,
+    check_groups,
+    group_digests,
+    prepare,
+    resolve,
+    split,
+    split_groups,
+)
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, History, TrainingResult
@@ -224,7 +233,7 @@ class Estimator(
         """
         raise NotImplementedError
 
-    def _batching(self) -> dict[str, int]:
+    def _batching(self) -> dict[str, Any]:
         """Return further arguments of the training batches; see `SequenceBatches`."""
         return {}
 
@@ -252,6 +261,7 @@ class Estimator(
         X: Any,
         y: Any = None,
         *,
+        groups: Any = None,
         validation: Any = None,
         out: str | os.PathLike[str] | None = None,
         progress: ProgressMode = "quiet",
@@ -263,6 +273,8 @@ class Estimator(
         Args:
             X: the data in memory; or files and folders, one or several `pathlib.Path` and no ``y``.
             y: the target of each sequence.
+            groups: the group of each sequence, such as its speaker, where data in memory have any.
+                Validation data that are held out share no group with those trained on.
             validation: data to validate on, ``(X, y)`` or files as for ``X``; if not given, a share
                 of the training data is held out.
             out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
@@ -277,6 +289,7 @@ class Estimator(
         world = join()
         device_of(world.local_device(self.device))
         check_choice(f"{type(self).__name__}.fit: progress", progress, get_args(ProgressMode))
+        X, y = self._grouped(X, y, groups)
 
         def document(data: Path) -> dict[str, Any]:
             task = {"task": type(self).__name__, "parameters": self.get_params()}
@@ -310,7 +323,7 @@ class Estimator(
         held.enter_context(run.trained_by_one())
         return Begun(run.path, run.data, run.document, resumes=True)
 
-    def plan(self, X: Any, y: Any = None, *, validation: Any = None) -> Plan:
+    def plan(self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None) -> Plan:
         """Say what `fit` would do with such data: what it reads, what it chooses, its time.
 
         Some steps of training are tried, to measure the time; nothing is kept.
@@ -318,6 +331,7 @@ class Estimator(
         self.check_settings()
         device_of(self.device)
         model = type(self)(**self.get_params())
+        X, y = self._grouped(X, y, groups)
         with temporary_folder() as data, torch.random.fork_rng():
             documents, model.resolved_, facts = model._prepare(data, X, y, validation)
             model.inputs_, model.targets_ = model._restore(documents)
@@ -333,6 +347,8 @@ class Estimator(
         if held_out is not None:
             parts["validation"] = self._examples(held_out, "validation")
         scaled, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
+        if seen := [group for part in parts.values() for group in part.groups or []]:
+            facts["groups"] = group_digests(seen)
         pieces = self._pieces(scaled, lengths)
         usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
         resolved = usual | self._defaults(training, pieces, usual)
@@ -348,8 +364,42 @@ class Estimator(
                     f"{type(self).__name__}.fit: validation is {validation!r:.40}; expected "
                     "(X, y), as for training."
                 )
-            return training, self._labelled(*pair)
-        return (training, None) if self.validation_fraction == 0 else self._split(training)
+            held_out = self._labelled(*pair)
+            digests, call = group_digests(training.groups or []), f"{type(self).__name__}.fit"
+            check_groups(held_out, digests, f"{call}: validation", "leave these out.")
+            return training, held_out
+        if self.validation_fraction == 0:
+            return training, None
+        if training.groups is not None:
+            fraction, call = self.validation_fraction, type(self).__name__
+            return split_groups(training, fraction, self.seed, call=call)
+        return self._split(training)
+
+    def _grouped(self, X: Any, y: Any, groups: Any) -> tuple[Any, Any]:
+        """Return ``X`` and ``y``; as one corpus where groups are given."""
+        if groups is None:
+            return X, y
+        name = type(self).__name__
+        if type(self)._read is Estimator._read:
+            raise OstinatoError(f"{name}: groups are for sequences with a target each.")
+        corpus, given = self._labelled(X, y), cells_of(groups)
+        if len(given) != len(corpus):
+            raise OstinatoError(
+                f"{name}: X has {len(corpus):,} sequences, and groups {len(given):,}; expected the "
+                "group of each."
+            )
+        return replace(corpus, groups=[str(group) for group in given]), None
+
+    def _tested(
+        self, X: Any, y: Any = None, groups: Any = None, allow_shared_groups: bool = False
+    ) -> Corpus:
+        """Return labelled data to measure predictions by; a `DataError` at groups known already."""
+        corpus = self._labelled(*self._grouped(X, y, groups))
+        if not allow_shared_groups:
+            remedy = "leave these out, or use allow_shared_groups=True (--allow-shared-groups)."
+            seen = self.training_.get("groups", ())
+            check_groups(corpus, seen, f"{type(self).__name__}.evaluate", remedy)
+        return corpus
 
     @classmethod
     def resume(
