@@ -41,6 +41,7 @@ def on_ranks(
     *,
     seconds: float = 60,
     restarts: int = 0,
+    agent: bool = False,
     watch: Callable[[list[int]], None] | None = None,
 ) -> list[Any]:
     """Return what some work returns on each of some ranks, which are processes of their own.
@@ -50,6 +51,7 @@ def on_ranks(
         work: what each does.
         seconds: within which all must end; they are killed after that.
         restarts: how often they are said to have been launched again.
+        agent: whether the others are asked to end by SIGTERM when one has failed, as torchrun does.
         watch: called with their process ids meanwhile.
     """
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -78,27 +80,36 @@ def on_ranks(
     if watch is not None:
         watch(pids)
     end, ended = time.monotonic() + seconds, dict[int, int]()
-    found: dict[int, bytes] = {}
-    # A pipe holds no more than 64 kB: read while they run.
-    for rank, (reading, _) in enumerate(pipes):
-        with os.fdopen(reading, "rb") as pipe:
-            os.set_blocking(pipe.fileno(), False)
-            parts: list[bytes] = []
-            while rank not in ended:
-                pid, status = os.waitpid(pids[rank], os.WNOHANG)
-                if pid:
-                    ended[rank] = status
-                elif time.monotonic() > end:
-                    for each in set(range(count)) - {*ended}:
-                        os.kill(pids[each], signal.SIGKILL)
-                    end = float("inf")
-                else:
-                    time.sleep(0.002)
-                parts.append(pipe.read() or b"")
-            found[rank] = b"".join(parts)
+    found = [bytearray() for _ in pids]
+    for reading, _ in pipes:
+        os.set_blocking(reading, False)
+    while len(ended) < count:
+        for rank, (reading, _) in enumerate(pipes):
+            if rank in ended:
+                continue
+            pid, status = os.waitpid(pids[rank], os.WNOHANG)
+            while part := _read(reading):  # a pipe holds no more than 64 kB
+                found[rank] += part
+            if pid:
+                ended[rank] = status
+                for other in {*range(count)} - {*ended} if status and agent else ():
+                    os.kill(pids[other], signal.SIGTERM)
+        if time.monotonic() > end:
+            for rank in {*range(count)} - {*ended}:
+                os.kill(pids[rank], signal.SIGKILL)
+        time.sleep(0.002)
+    for reading, _ in pipes:
+        os.close(reading)
     if any(ended.values()):
         raise Failed([os.waitstatus_to_exitcode(ended[rank]) for rank in range(count)])
-    return [pickle.loads(found[rank]) for rank in range(count)]
+    return [pickle.loads(each) for each in found]
+
+
+def _read(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, 2**16)
+    except BlockingIOError:
+        return b""
 
 
 # Six tasks and more, in float64, without random masks
@@ -363,7 +374,7 @@ def interrupted() -> dict[str, Any]:
 
 # Killed
 
-MANY: dict[str, Any] = {"dropout": 0.2, "steps": 60, "checkpoint_minutes": 1e-9}
+MANY: dict[str, Any] = {"dropout": 0.2, "steps": 30, "checkpoint_minutes": 1e-9}
 
 
 def kill(out: Path, count: int, rank: int, after: float) -> dict[str, Any]:
@@ -374,6 +385,9 @@ def kill(out: Path, count: int, rank: int, after: float) -> dict[str, Any]:
     """
     at = 0.0
 
+    def work() -> dict[str, Any]:
+        return trained("text", out, **MANY)
+
     def shoot(pids: list[int]) -> None:
         nonlocal at
         time.sleep(after)
@@ -382,10 +396,10 @@ def kill(out: Path, count: int, rank: int, after: float) -> dict[str, Any]:
 
     found: dict[str, Any] = {"ranks": count, "killed": rank, "after": round(after, 3)}
     try:
-        on_ranks(count, lambda: trained("text", out, **MANY), watch=shoot)
+        on_ranks(count, work, watch=shoot, agent=True, seconds=300)
     except Failed as error:
         found |= {"exits": error.args[0], "ended_in": round(time.monotonic() - at, 2)}
-        on_ranks(count, lambda: trained("text", out, **MANY), restarts=1)
+        on_ranks(count, work, restarts=1, seconds=300)
     return found
 
 
@@ -403,7 +417,7 @@ def kills(folder: Path, trials: int) -> None:
         count = (2, 4)[trial % 2]
         if count not in wholes:
             begun, whole = time.monotonic(), folder / f"whole {count}"
-            on_ranks(count, lambda n=whole: trained("text", n, **MANY))
+            on_ranks(count, lambda n=whole: trained("text", n, **MANY), seconds=300)
             wholes[count] = folder_result(whole), time.monotonic() - begun
         expected, seconds = wholes[count]
         out = folder / f"killed {trial}"
@@ -434,6 +448,7 @@ def case(name: str, folder: Path) -> dict[str, Any]:
 def main(folder: Path, *asked: str) -> None:
     """Run ``kill 20``, ``again 50 tag:2``, or some cases, and print them."""
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # nothing here loses power
     if asked[:1] == ("kill",):
         return kills(folder, int(asked[1]))
     cases = asked or tuple(f"{task}:{count}" for task in TASKS for count in (2, 4))
