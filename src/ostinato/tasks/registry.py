@@ -15,15 +15,17 @@ if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type che
     from ostinato.tasks.generation import TextGenerator as TextGenerator
     from ostinato.tasks.music import MusicModel as MusicModel
     from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
+    from ostinato.tasks.speaking import Speaker as Speaker
     from ostinato.tasks.summarization import Summarizer as Summarizer
     from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
     from ostinato.tasks.transcription import Transcriber as Transcriber
     from ostinato.tasks.translation import Translator as Translator
 
 
-Source = Literal["labels", "steps", "pairs", "series", "files"]
+Source = Literal["labels", "steps", "pairs", "speech", "series", "files"]
 """How the data of a task are read: sequences with a label each, or a label for every step; pairs of
-texts; time series; or files that the estimator reads itself."""
+texts; recordings with their texts and speakers; time series; or files that the estimator reads
+itself."""
 
 
 class Task(NamedTuple):
@@ -164,6 +166,23 @@ TASKS: Sequence[Task] = (
         """,
         "ostinato transcribe {run} FILES   (or evaluate, with texts)",
         "labels",
+    ),
+    Task(
+        "Speaker",
+        "ostinato.tasks.speaking",
+        "speak",
+        ("SpeechSynthesizer", "Evaluator", "Inspectable"),
+        """Train a text-to-speech model.
+
+        From the same files as transcribe; several speakers by a column (--speaker) or a field of
+        the names. Shows attention and writes sound at every evaluation.
+
+        Examples:
+            ostinato train speak recordings/ --pattern "{label}_{speaker}_{take}.wav" --out voice
+            ostinato train speak clips.tsv --text path --label sentence --out voice
+        """,
+        "ostinato speak {run} TEXT --out hello.wav   (or evaluate, with recordings)",
+        "speech",
     ),
     Task(
         "Captioner",

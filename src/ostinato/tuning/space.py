@@ -66,6 +66,7 @@ _OWN: Mapping[str, Space] = {
     "translate": {**_BATCH, **_WRITER, "attention": ("multiplicative", "additive")},
     "summarize": {**_BATCH, **_WRITER},
     "transcribe": {**_BATCH, "stacked": (2, 3, 4)},
+    "speak": {"batch_size": (16, 32, 64), "frames_per_step": (2, 3, 4, 5)},
     "caption": {**_BATCH, **_WRITER},
     "forecast": {
         **_BATCH,
