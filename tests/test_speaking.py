@@ -149,9 +149,11 @@ def test_evaluation_counts_faults(model, folder):
     assert found["texts"] == 64 and 0 < found["decibels"] < 15
     shares = [found[name] for name in ("no_stop", "skips", "repeats")]
     assert all(0 <= share <= 1 for share in shares)
-    assert model.score(folder) == found["without_fault"] >= 1 - sum(shares) - found[
-        "the_attention_does_not_move"
-    ]
+    assert (
+        model.score(folder)
+        == found["without_fault"]
+        >= 1 - sum(shares) - found["the_attention_does_not_move"]
+    )
 
 
 def test_a_fault_is_a_warning_with_a_remedy(model, monkeypatch):
@@ -190,7 +192,9 @@ def test_speakers_come_from_names_tables_and_pairs(folder, tmp_path):
     named = read_speech([folder], SpeechSettings(pattern="{label}_{speaker}_{take}.wav"))
     assert named.targets[0] == ("ab", "high") and len(named) == 64
     lines = ["file\tsentence\twho"]
-    lines += [f"{path}\tA  {t}\t{w}" for path, (t, w) in zip(named.inputs, named.targets, strict=True)]
+    lines += [
+        f"{path}\tA  {t}\t{w}" for path, (t, w) in zip(named.inputs, named.targets, strict=True)
+    ]
     (tmp_path / "clips.tsv").write_text("\n".join(lines))
     table = read_speech([tmp_path / "clips.tsv"], SpeechSettings(speaker="who", label="sentence"))
     assert table.targets[0] == ("A ab", "high") and table.inputs == named.inputs
@@ -243,7 +247,9 @@ def test_what_cannot_be_spoken_is_one_error(model, folder):
         model.speak("a", speaker="x")
     with pytest.raises(OstinatoError, match="the text is empty"):
         model.stream(" ")
-    unknown = Corpus("sound", [next(folder.iterdir())], [("a", "nobody")], model._read(folder).places)
+    unknown = Corpus(
+        "sound", [next(folder.iterdir())], [("a", "nobody")], model._read(folder).places
+    )
     with pytest.raises(DataError, match="spoken by 'nobody'"):
         model.evaluate(unknown)
     with pytest.raises(DataError, match="expected recordings"):
@@ -261,7 +267,8 @@ def test_letters_that_are_unknown_are_spoken_as_something(model):
 
 
 needs_espeak = pytest.mark.skipif(
-    shutil.which("espeak-ng") is None, reason="espeak-ng is not installed: apt-get install espeak-ng"
+    shutil.which("espeak-ng") is None,
+    reason="espeak-ng is not installed: apt-get install espeak-ng",
 )
 
 
@@ -314,7 +321,7 @@ def test_the_command_speaks(folder, tmp_path, ostinato, monkeypatch):
     from ostinato import cli
 
     with pytest.raises(SystemExit):
-        cli.main("speak voice ab --live --seed 1 --speaker low".split())
+        cli.main(["speak", "voice", "ab", "--live", "--seed", "1", "--speaker", "low"])
     assert len(raw.getvalue()) == 2 * len(load("voice").speak("ab", speaker="low", seed=1).samples)
 
 

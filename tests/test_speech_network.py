@@ -1,5 +1,6 @@
 """Text to frames: the attention equals its equations; known steps equal those one by one."""
 
+import itertools
 import math
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_attention_goes_on_and_never_back():
     for _ in range(20):
         weights = attend(torch.zeros(1, 3), weights, mask).detach()
         places.append(float((weights * torch.arange(40)).sum()))
-    assert all(b > a for a, b in zip(places, places[1:], strict=False))
+    assert all(b > a for a, b in itertools.pairwise(places))
     assert 15 < places[-1] < 25, "one position a step on average"
 
 

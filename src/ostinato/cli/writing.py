@@ -13,12 +13,11 @@ import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
 from ostinato.cli.options import MidiFile, Picture, SoundFile
 from ostinato.data.lazy import Lazy
-from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
 if TYPE_CHECKING:
-    from ostinato.data import synthesis
+    from ostinato.data import synthesis, textfiles
     from ostinato.tasks.base import (
         Composer,
         Speech,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
         TextWriter,
     )
 else:
-    synthesis = Lazy("ostinato.data.synthesis")
+    synthesis, textfiles = Lazy("ostinato.data.synthesis"), Lazy("ostinato.data.textfiles")
 
 
 @command(USE, protocol="TextSampler", settings=("TextGenerator", "stream"))
@@ -235,7 +234,7 @@ def speak(
     """
     words = " ".join(text)
     if words == "-":
-        words = " ".join(line for _, line in numbered_lines(Path("-")))
+        words = " ".join(line for _, line in textfiles.numbered_lines(Path("-")))
     if not words.strip():
         raise OstinatoError("speak: TEXT is required: what to say, or - for standard input.")
     if live == (out is not None):

@@ -260,7 +260,7 @@ def write_sound(path: str | os.PathLike[str], samples: Samples, rate: int) -> No
 
 
 def pcm(samples: Samples) -> bytes:
-    """Return samples from -1 to 1 as 16-bit little-endian numbers.
+    r"""Return samples from -1 to 1 as 16-bit little-endian numbers.
 
     >>> pcm(np.array([0.0, 1.0, -2.0]))
     b'\\x00\\x00\\xff\\x7f\\x01\\x80'

@@ -58,7 +58,7 @@ def faults_of(weights: NDArray[np.floating], pieces: Sequence[str], stopped: boo
     T, S = weights.shape
     found: list[Fault] = []
     place = weights @ np.arange(S)  # expected position at each step
-    reached = int(round(float(place.max(initial=0.0))))
+    reached = round(float(place.max(initial=0.0)))
     if T and S > 2 and reached < min(S - 2, 0.75 * (S - 1)):
         quoted = repr("".join(pieces[max(0, reached - 15) : reached + 1]))
         found.append(Fault("the attention does not move", f"after {quoted}"))

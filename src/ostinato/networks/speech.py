@@ -199,9 +199,10 @@ class SpeechNetwork(nn.Module):
         y_t  = W [d_t; c_t],  r frames;   stop_t = sigmoid(w [d_t; c_t])
         y'_t = y_t + V refining(y_t)                      over frames, in one direction
 
-    Of a known recording only ``h`` and ``a`` are computed step by step, from ``U m``, which is small;
-    all that comes after them runs over all steps in one call. Shen et al. 2018, "Natural TTS synthesis by conditioning WaveNet on
-    mel spectrogram predictions"; several frames a step from Wang et al. 2017, "Tacotron".
+    Of a known recording only ``h`` and ``a`` are computed step by step, from ``U m``, which is
+    small; all that comes after them runs over all steps in one call. Shen et al. 2018, "Natural TTS
+    synthesis by conditioning WaveNet on mel spectrogram predictions"; several frames a step from
+    Wang et al. 2017, "Tacotron: towards end-to-end speech synthesis".
 
     Args:
         tokens: numbers of tokens, the end of a text among them.
@@ -346,7 +347,7 @@ class SpeechNetwork(nn.Module):
         """Compute what the loss is made of; arguments are as of `loss`."""
         B, N, K = targets.shape
         r = self.frames_per_step
-        if N % r or K != self.bands:
+        if N % r or self.bands != K:
             raise ShapeError(
                 f"SpeechNetwork.loss: targets have shape {tuple(targets.shape)}; expected "
                 f"(B, T * {r}, {self.bands})."
@@ -394,8 +395,8 @@ class SpeechNetwork(nn.Module):
             targets: frames ``(B, T * r, K)``.
             lengths: of each text, the speaker included, ``(B,)``.
             target_lengths: frames of each recording, multiples of r, ``(B,)``.
-            guided: weight of guided attention: of what is far from the diagonal (Tachibana, Uenoyama
-                and Aihara 2018, "Efficiently trainable text-to-speech system", section 4.1).
+            guided: weight of guided attention: of what is far from the diagonal (Tachibana,
+                Uenoyama and Aihara 2018, "Efficiently trainable text-to-speech system", section 4.1).
             generator: draws what the prenet drops; None for PyTorch's.
         """
         found = self.terms(

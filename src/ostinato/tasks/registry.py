@@ -178,7 +178,7 @@ TASKS: Sequence[Task] = (
         the names. Shows attention and writes sound at every evaluation.
 
         Examples:
-            ostinato train speak recordings/ --pattern "{label}_{speaker}_{take}.wav" --out voice
+            ostinato train speak words/ --pattern "{label}_{speaker}.wav" --out voice
             ostinato train speak clips.tsv --text path --label sentence --out voice
         """,
         "ostinato speak {run} TEXT --out hello.wav   (or evaluate, with recordings)",

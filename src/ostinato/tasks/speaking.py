@@ -465,7 +465,9 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         found: dict[int, Speech] = {}
         for begin in range(0, len(order), batch_size):
             some = order[begin : begin + batch_size]
-            for i, each in zip(some, self._uttered([rows[i] for i in some], generator), strict=True):
+            for i, each in zip(
+                some, self._uttered([rows[i] for i in some], generator), strict=True
+            ):
                 found[i] = each._replace(text=texts[i], samples=self._sound(each.mel, vocoder))
         result = [found[i] for i in range(len(rows))]
         for each in result:
@@ -507,7 +509,9 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
                         held.clear()
             rest = [make.feed(np.concatenate(held))] if held else []
             yield np.concatenate([*rest, make.finish()])
-            _warn(text, faults_of(np.stack(weights), self.inputs_.pieces(row[1:].tolist()), stopped))
+            _warn(
+                text, faults_of(np.stack(weights), self.inputs_.pieces(row[1:].tolist()), stopped)
+            )
 
         return chunks()
 
