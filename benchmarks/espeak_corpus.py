@@ -5,7 +5,7 @@
 Two voices say the sentences in turn. Sentences are taken in their order as long as they have 3 to
 25 words of letters alone, so that what is written is what is spoken: no digits, addresses or
 symbols. OUT gets WAV files of 16,000 samples a second and ``clips.tsv`` (file, text, speaker),
-which `ostinato train speak` and `transcribe` read. The training part is made of the sentences of the training file,
+which `ostinato train speak` reads. The training part is made of the sentences of the training file,
 ``--part test`` of those of the test file. The corpus is not committed.
 """
 

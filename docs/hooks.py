@@ -60,6 +60,7 @@ RESULTS = {
     "Speaker": ["base.Speech", "speaking.SpeechWarning"],
     "Transcriber": ["transcription.TranscriptionStream"],
     "Translator": ["base.Text"],
+    "Vocoder": ["vocoding.VocoderStream"],
 }
 """What methods of an estimator return, below `ostinato.tasks`."""
 

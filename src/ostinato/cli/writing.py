@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ostinato.data import synthesis, textfiles
     from ostinato.tasks.base import (
         Composer,
+        SoundSynthesizer,
         Speech,
         SpeechSynthesizer,
         SpeechTranscriber,
@@ -265,3 +266,24 @@ def speak(
     else:
         who = f", {spoken.speaker}" if spoken.speaker else ""
         print(f"{out}: {seconds:.2f} s at {spoken.rate:,} samples a second{who}")
+
+
+@command(USE, protocol="SoundSynthesizer")
+def vocode(run: Path, recording: Path, /, *, out: SoundFile, seed: int = 0) -> None:
+    """Make a recording's sound again with a vocoder, to hear what it costs.
+
+    Args:
+        run: folder of a model of train vocode.
+        recording: sound file.
+        out: WAV file to write.
+        seed: random seed.
+
+    Examples:
+        ostinato vocode vocoder recording.wav --out again.wav
+        ostinato vocode vocoder recording.wav --seed 2 --out other.wav
+    """
+    model: SoundSynthesizer = ostinato.load(run)
+    samples = model.resynthesize(recording, seed=seed)
+    synthesis.write_sound(out, samples, model.frames_.rate)
+    seconds = len(samples) / model.frames_.rate
+    print(f"{out}: {seconds:.2f} s at {model.frames_.rate:,} samples a second")

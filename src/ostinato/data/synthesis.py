@@ -26,6 +26,9 @@ PEAK = 0.7
 FLOOR = 1e-7
 """Energy that is silence: 70 dB below that of a tone of full scale."""
 
+ORDER = 16
+"""Samples from which linear prediction computes the next."""
+
 Samples = NDArray[np.float32]
 
 
@@ -138,6 +141,29 @@ def _inverse(frames: SoundFrames) -> tuple[Tensor, Tensor, Tensor]:
     bands = mel_bands(frames.rate, frames.spectrogram.fft, frames.bands).double()
     spread = bands / (bands.sum(0) + 1e-3) / (bands.sum(1, keepdim=True) + 1e-9)
     return bands, spread + 1e-8, bands.T @ bands
+
+
+def linear_prediction(
+    frames: SoundFrames, mel: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what log-mel frames ``(T, K)`` tell of a sample from those before it.
+
+    The energies of a frame give the autocorrelation, and this the coefficients that predict a
+    sample best (Makhoul 1975, "Linear prediction: a tutorial review").
+
+    Returns:
+        coefficients ``(T, ORDER)`` of the last samples, the latest first; and the standard
+        deviation of what they leave, ``(T,)``.
+    """
+    how = frames.spectrogram
+    energy = magnitudes(frames, mel).double().square()  # (T, F)
+    window = torch.hann_window(how.size).double().square().sum()
+    r = torch.fft.irfft(energy / window, how.fft)[:, : ORDER + 1]  # (T, ORDER + 1)
+    r[:, 0] = r[:, 0] * 1.0001 + 1e-8
+    lag = torch.arange(ORDER)
+    a = torch.linalg.solve(r[:, (lag[:, None] - lag).abs()], r[:, 1:])
+    left = (r[:, 0] - (a * r[:, 1:]).sum(1)).clamp(min=1e-6).sqrt()
+    return a.float().numpy(), left.float().numpy()
 
 
 def griffin_lim(

@@ -92,7 +92,8 @@ class DynamicConvolutionAttention(nn.Module):
         seen = around @ torch.cat([fixed, made], 2)  # (B, S, 1 + 2 filters)
         prior = seen[..., 0].clamp(min=1e-6).log()
         e = self.score(self.combine(seen[..., 1:]).tanh())[..., 0] + prior
-        return e.masked_fill(~mask, -torch.inf).softmax(-1)
+        after: Tensor = e.masked_fill(~mask, -torch.inf).softmax(-1)
+        return after
 
 
 FARTHEST = 10
@@ -305,7 +306,7 @@ class SpeechNetwork(nn.Module):
         state = self.start(encoded) if state is None else state
         glance, weights, hidden = state.glance, state.weights, state.attending
         heard, every = [], []
-        for p_t in self._prenet(previous, generator).split(1, dim=1):
+        for p_t in torch.split(self._prenet(previous, generator), 1, dim=1):
             h, hidden = self.attending(torch.cat([p_t, glance[:, None]], -1), hidden)
             weights = self.attention(h[:, 0], weights, encoded.mask)
             glance = (weights[:, None] @ encoded.glances)[:, 0]
@@ -396,7 +397,8 @@ class SpeechNetwork(nn.Module):
             lengths: of each text, the speaker included, ``(B,)``.
             target_lengths: frames of each recording, multiples of r, ``(B,)``.
             guided: weight of guided attention: of what is far from the diagonal (Tachibana,
-                Uenoyama and Aihara 2018, "Efficiently trainable text-to-speech system", section 4.1).
+                Uenoyama and Aihara 2018, "Efficiently trainable text-to-speech system based on deep
+                convolutional networks with guided attention", section 4).
             generator: draws what the prenet drops; None for PyTorch's.
         """
         found = self.terms(

@@ -168,6 +168,9 @@ class SoundSynthesizer(Protocol):
     def stream(self) -> Any:
         """Return an object that makes sound of frames as they come."""
 
+    def resynthesize(self, recording: Path, *, seed: int | None = 0) -> Samples:
+        """Return the samples of a recording as made of its frames."""
+
 
 @runtime_checkable
 class SpeechSynthesizer(Protocol):

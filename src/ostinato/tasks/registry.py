@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type che
     from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
     from ostinato.tasks.transcription import Transcriber as Transcriber
     from ostinato.tasks.translation import Translator as Translator
+    from ostinato.tasks.vocoding import Vocoder as Vocoder
 
 
 Source = Literal["labels", "steps", "pairs", "speech", "series", "files"]
@@ -183,6 +184,22 @@ TASKS: Sequence[Task] = (
         """,
         "ostinato speak {run} TEXT --out hello.wav   (or evaluate, with recordings)",
         "speech",
+    ),
+    Task(
+        "Vocoder",
+        "ostinato.tasks.vocoding",
+        "vocode",
+        ("SoundSynthesizer", "Evaluator", "Inspectable"),
+        """Train a vocoder: the sound of a text-to-speech model.
+
+        From recordings alone, such as those of train speak. Without one, speak finds the sound by
+        the algorithm of Griffin and Lim.
+
+        Examples:
+            ostinato train vocode recordings/ --minutes 60 --out vocoder
+            ostinato train vocode clips/ --samples-per-step 1 --rate 16000 --out vocoder
+        """,
+        "ostinato vocode {run} recording.wav --out again.wav   (or speak --vocoder)",
     ),
     Task(
         "Captioner",

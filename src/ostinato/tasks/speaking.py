@@ -187,13 +187,16 @@ class RecordedFrames(SequenceTargets[SpeechNetwork]):
         return np.pad(mel, ((0, missing), (0, 0)), constant_values=self.frames.silence)
 
     def encode(self, corpus: Corpus) -> Iterator[NDArray[np.float32]]:
-        mean, scale = np.float32(self.mean), np.float32(self.scale)
+        mean, scale = self._statistics()
         return ((self.frames_of(corpus, i) - mean) / scale for i in range(len(corpus)))
 
     def decode(self, frames: Tensor) -> NDArray[np.float32]:
         """Return log-mel frames of what the network computes, ``(T, K)``."""
-        found = frames.detach().float().cpu().numpy() * np.float32(self.scale)
-        return np.asarray(found + np.float32(self.mean), dtype=np.float32)
+        mean, scale = self._statistics()
+        return np.asarray(frames.detach().float().cpu().numpy() * scale + mean, dtype=np.float32)
+
+    def _statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.asarray(self.mean, dtype=np.float32), np.asarray(self.scale, dtype=np.float32)
 
     def most(self, tokens: int) -> int:
         """Return the steps after which a text of so many tokens must have ended."""
