@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
 from ostinato.cli.options import MidiFile, Picture
-from ostinato.data.textfiles import numbered_lines
+from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
 if TYPE_CHECKING:
+    from ostinato.data import textfiles
     from ostinato.tasks.base import Composer, SpeechTranscriber, TextSampler, TextWriter
+else:
+    textfiles = Lazy("ostinato.data.textfiles")
 
 
 @command(USE, protocol="TextSampler", settings=("TextGenerator", "stream"))
@@ -219,7 +222,7 @@ def find(
     model: SpeechTranscriber = ostinato.load(run)
     sought = list(phrase)
     if phrases is not None:
-        sought += [line for _, line in numbered_lines(phrases) if line.strip()]
+        sought += [line for _, line in textfiles.numbered_lines(phrases) if line.strip()]
     read = model.recordings(list(recordings))
     if false_alarms is not None:
         known = list(validation) or None
