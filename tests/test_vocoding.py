@@ -1,4 +1,4 @@
-"""A vocoder: its loss equals its equations, its stream draws what it learnt, chunks are the whole."""
+"""A vocoder: its loss equals its equations, its stream draws from what it learnt."""
 
 import math
 
@@ -88,7 +88,9 @@ def test_the_loss_equals_its_equations_step_by_step(m):
 
             def predicted(k, b=b, s=s):
                 a = x[b, k // 6, 5:9]
-                return sum(a[j] * s[k - 1 - j] for j in range(4) if k - 1 - j >= 0) + torch.zeros(())
+                return sum(a[j] * s[k - 1 - j] for j in range(4) if k - 1 - j >= 0) + torch.zeros(
+                    ()
+                )
 
             before = range(i * m - m, i * m)
             known = [u[k].clamp(-8, 8) / 4 if k >= 0 else torch.zeros(()) for k in before]

@@ -132,9 +132,7 @@ class VocoderNetwork(nn.Module):
         h, _ = self.recurrent(v)
         return self.output(h).view(B, -1, m, 2), found
 
-    def loss(
-        self, x: Tensor, targets: Tensor, *, lengths: Lengths = None
-    ) -> tuple[Tensor, None]:
+    def loss(self, x: Tensor, targets: Tensor, *, lengths: Lengths = None) -> tuple[Tensor, None]:
         """Compute the mean negative log-likelihood of a sample, in nats; and None as the state.
 
         It is that of ``u``. The first frame, before which nothing is known, and the last, of which

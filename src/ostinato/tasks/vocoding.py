@@ -337,4 +337,3 @@ class VocoderStream:
                 k += 1
         self._past = sound[hop:]
         return sound[ORDER:].astype(np.float32)
-
