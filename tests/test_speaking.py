@@ -18,7 +18,7 @@ from ostinato import Speaker, load
 from ostinato.data.corpus import Corpus
 from ostinato.data.speech import SpeechSettings, phonemes, read_speech, speech_of
 from ostinato.errors import DataError, OstinatoError
-from ostinato.networks.alignment import Fault
+from ostinato.networks.attention_faults import Fault
 from ostinato.tasks import speaking
 from ostinato.tasks.speaking import SpeechWarning
 

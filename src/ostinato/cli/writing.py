@@ -13,6 +13,7 @@ import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
 from ostinato.cli.options import MidiFile, Picture, SoundFile
 from ostinato.data.lazy import Lazy
+from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
@@ -112,7 +113,8 @@ def transcribe(
     /,
     *recordings: Path,
     beam: int = 16,
-    find: Path | None = None,
+    timestamps: bool = False,
+    choose: Path | None = None,
     language: Path | None = None,
     weight: float = 0.5,
     live: bool = False,
@@ -128,38 +130,120 @@ def transcribe(
         run: folder of a model of train transcribe.
         recordings: WAV or FLAC files, or folders of them.
         beam: hypotheses kept at each step; 1 is the fastest.
-        find: file of phrases, one per line; print which of them is spoken, and its probability.
+        timestamps: print when each word begins and ends, in seconds, a word per line.
+        choose: file of texts, one per line; print which of them is spoken, and its probability.
         language: folder of a model of train text --level char that scores the text.
         weight: weight of the score of --language.
         live: transcribe standard input as it arrives.
         json: print one JSON object per line.
 
     Examples:
-        ostinato transcribe ears recordings/ --beam 32
+        ostinato transcribe ears recordings/ --timestamps
         arecord -t raw -f S16_LE -r 8000 | ostinato transcribe ears --live
     """
     if not recordings and not live:
         raise OstinatoError("transcribe: RECORDINGS is required: files, or folders of them.")
-    if language is not None and not can(language, "TextSampler"):
-        raise OstinatoError(f"transcribe --language {language}: expected a model of train text.")
+    if timestamps and choose is not None:
+        raise OstinatoError("transcribe: --timestamps and --choose exclude each other; give one.")
+    scorer = language_model("transcribe", language)
     model: SpeechTranscriber = ostinato.load(run)
     if live:
-        if recordings or find or language or json or (beam, weight) != (16, 0.5):
+        others = recordings or timestamps or choose or language or json
+        if others or (beam, weight) != (16, 0.5):
             raise OstinatoError("transcribe --live takes no files and none of the other options.")
         _transcribe_live(model)
         return
     read = model.recordings(list(recordings))
-    if find is not None:
-        found = [{"text": t, "probability": round(p, 4)} for t, p in model.find(read, find)]
+    if choose is not None:
+        found = [{"text": t, "probability": round(p, 4)} for t, p in model.choose(read, choose)]
     else:
-        scorer = None if language is None else ostinato.load(language)
         texts = model.transcribe(read, beam=beam, language=scorer, weight=weight)
         found = [{"text": text} for text in texts]
-    for place, facts in zip(read.places, found, strict=True):
+    timed = model.align(read, texts) if timestamps else [None] * len(found)
+    for place, facts, words in zip(read.places, found, timed, strict=True):
         if json:
-            print_json({"place": str(place), **facts})
+            more = {} if words is None else {"words": [rounded(each) for each in words]}
+            print_json({"place": str(place), **facts, **more})
+        elif words is not None:
+            for each in words:
+                print(f"{each.start:.2f}\t{each.end:.2f}\t{each.text}\t{place}")
         else:
             print("\t".join([*map(str, facts.values()), str(place)]))
+
+
+def language_model(asked: str, run: Path | None) -> TextSampler | None:
+    """Return the language model in a folder, that a command is given; None if it is given none."""
+    if run is None:
+        return None
+    if not can(run, "TextSampler"):
+        raise OstinatoError(f"{asked} --language {run}: expected a model of train text.")
+    model: TextSampler = ostinato.load(run)
+    return model
+
+
+def rounded(found: Any) -> dict[str, Any]:
+    """Return a named tuple as JSON, its numbers with four significant digits."""
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in found._asdict().items()
+    }
+
+
+@command(USE, protocol="SpeechTranscriber")
+def find(
+    run: Path,
+    /,
+    *recordings: Path,
+    phrase: list[str] = [],  # noqa: B006  # is not changed
+    phrases: Path | None = None,
+    threshold: float = 0.5,
+    false_alarms: float | None = None,
+    validation: list[Path] = [],  # noqa: B006
+    json: bool = False,
+) -> None:
+    """Search recordings for phrases.
+
+    Prints one line per hit: start and end in seconds, the score, the phrase and the recording. The
+    score is the probability that the model writes the phrase there. With --false-alarms, the lowest
+    score that counts is chosen by validation data.
+
+    Args:
+        run: folder of a model of train transcribe.
+        recordings: WAV or FLAC files, or folders of them.
+        phrase: words to search for; repeat it for several phrases.
+        phrases: file of phrases, one per line.
+        threshold: lowest score of a hit.
+        false_alarms: wrong hits an hour that are allowed; chooses the threshold.
+        validation: recordings with texts, as in training, to choose it by; repeat it for several.
+            If not given, the validation data of training.
+        json: print one JSON object per line.
+
+    Examples:
+        ostinato find ears meetings/ --phrase budget --phrase "next year"
+        ostinato find ears calls/ --phrases words.txt --false-alarms 0.5
+    """
+    if not recordings:
+        raise OstinatoError("find: RECORDINGS is required: files, or folders of them.")
+    if not phrase and phrases is None:
+        raise OstinatoError("find: --phrase TEXT is required, or --phrases PATH.")
+    if validation and false_alarms is None:
+        raise OstinatoError("find: --validation needs --false-alarms.")
+    model: SpeechTranscriber = ostinato.load(run)
+    sought = list(phrase)
+    if phrases is not None:
+        sought += [line for _, line in numbered_lines(phrases) if line.strip()]
+    read = model.recordings(list(recordings))
+    if false_alarms is not None:
+        known = list(validation) or None
+        chosen = model.calibrate(sought, known, false_alarms_per_hour=false_alarms)
+        print(chosen, file=sys.stderr)
+        threshold = chosen.threshold
+    for hit in model.find(read, sought, threshold=threshold):
+        if json:
+            facts = rounded(hit)
+            print_json({"place": str(facts.pop("place")), **facts})
+        else:
+            print(f"{hit.start:.2f}\t{hit.end:.2f}\t{hit.score:.3g}\t{hit.phrase}\t{hit.place}")
 
 
 def _transcribe_live(model: SpeechTranscriber) -> None:

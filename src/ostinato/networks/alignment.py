@@ -1,101 +1,163 @@
-"""What an attention that should go once along a text did: where it stuck, skipped, repeated."""
+"""Where tokens and phrases stand in the output of CTC: forced alignment, search for a phrase."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-SHADES = " .:-=+*#"
-"""Characters for weights of attention, the lightest first."""
+from ostinato.errors import OstinatoError
 
-REMEDIES = {
-    "the attention does not move": (
-        "train longer; check that each text is what is spoken in its recording; raise guided_epochs"
-    ),
-    "no stop": "train longer; check that recordings end with their text, trim cuts what follows it",
-    "skips": "train longer, or on more recordings; lower frames_per_step",
-    "repeats": "train longer, or on more recordings; raise guided_epochs",
-}
-"""What to do about each fault of an alignment."""
-
-SEEN = 0.3
-"""Sum of the attention that a run of tokens gets at least, unless it is skipped."""
-
-RUN = 4
-"""Tokens of the shortest run that is called skipped, or repeated."""
+LEAST = 1e-9
+"""Probability below which a phrase is not said to be anywhere."""
 
 
-class Fault(NamedTuple):
-    """A fault of an alignment: its name, a key of `REMEDIES`, and where it is."""
+class Span(NamedTuple):
+    """Steps that a token, or a phrase, takes.
 
-    name: str
-    where: str
+    Attributes:
+        begin: the first of its steps.
+        end: the first step after it.
+        probability: of a token, the highest that it has in a step; of a phrase, that it is there.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.name}{f' {self.where}' if self.where else ''}"
+    begin: float
+    end: float
+    probability: float
 
 
-def faults_of(weights: NDArray[np.floating], pieces: Sequence[str], stopped: bool) -> list[Fault]:
-    """Return the faults of attention ``(T, S)`` over tokens, the last of which is the end.
+def ctc_align(log_p: NDArray[np.float64], tokens: Sequence[int]) -> list[Span]:
+    """Return the steps of each token in the likeliest alignment of a text (Viterbi).
 
     Args:
-        weights: attention of each step.
-        pieces: the tokens, ``S``.
-        stopped: whether the decoder stopped by itself.
+        log_p: log-probabilities of tokens and, last, the blank, ``(T, V + 1)``.
+        tokens: numbers of the tokens.
 
-    Example:
-        >>> good = np.eye(8)
-        >>> faults_of(good, "abcdefg.", True)
-        []
-        >>> [str(fault) for fault in faults_of(good[[0, 1, 6, 7]], "abcdefg.", True)]
-        ["skips 'cdef'"]
-        >>> [str(fault) for fault in faults_of(good[[0] * 9], "abcdefg.", False)]
-        ["the attention does not move after 'a'", 'no stop']
+    Raises:
+        OstinatoError: there are too few steps for the tokens.
+
+    >>> log_p = np.log([[0.8, 0.1, 0.1], [0.7, 0.1, 0.2], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]])
+    >>> [(span.begin, span.end) for span in ctc_align(log_p, [0, 1])]
+    [(0, 2), (3, 4)]
     """
-    T, S = weights.shape
-    found: list[Fault] = []
-    place = weights @ np.arange(S)  # expected position at each step
-    reached = round(float(place.max(initial=0.0)))
-    if T and S > 2 and reached < min(S - 2, 0.75 * (S - 1)):
-        quoted = repr("".join(pieces[max(0, reached - 15) : reached + 1]))
-        found.append(Fault("the attention does not move", f"after {quoted}"))
-    elif run := _skipped(weights.sum(0)):
-        found.append(Fault("skips", repr("".join(pieces[slice(*run)]))))
-    back = np.maximum.accumulate(place) - place if T else place
-    if T and back.max() > RUN:
-        at = int(back.argmax())
-        begin, end = round(float(place[at])), round(float(place[: at + 1].max()))
-        found.append(Fault("repeats", repr("".join(pieces[begin : end + 1]))))
-    if not stopped:
-        found.append(Fault("no stop", ""))
-    return found
+    T, N = len(log_p), len(tokens)
+    if not N:
+        return []
+    ids = np.asarray(tokens)
+    needed = N + int((ids[1:] == ids[:-1]).sum())
+    if needed > T:
+        raise OstinatoError(
+            f"ctc_align: {T} steps for {N} tokens; expected {needed} or more, a blank between "
+            "equal ones included."
+        )
+    blank = log_p.shape[1] - 1
+    states = np.full(2 * N + 1, blank)  # blank, token, blank, token, ..., blank
+    states[1::2] = ids
+    skips = np.zeros(2 * N + 1, dtype=bool)  # whether the blank before may be left out
+    skips[3::2] = ids[1:] != ids[:-1]
+    best = np.full(2 * N + 1, -np.inf)
+    best[:2] = log_p[0, states[:2]]
+    steps = np.zeros((T, 2 * N + 1), dtype=np.int8)
+    for t in range(1, T):
+        before = np.stack([
+            best,
+            np.append(-np.inf, best[:-1]),
+            np.where(skips, np.append([-np.inf, -np.inf], best[:-2]), -np.inf),
+        ])  # fmt: skip
+        steps[t] = before.argmax(0)
+        best = before.max(0) + log_p[t, states]
+    state = 2 * N - int(best[-2] >= best[-1])
+    path = np.empty(T, dtype=np.int64)
+    for t in range(T - 1, -1, -1):
+        path[t] = state
+        state -= int(steps[t, state])
+    spans = []
+    for n, token in enumerate(tokens):
+        of = np.flatnonzero(path == 2 * n + 1)
+        probability = float(np.exp(log_p[of, token].max()))
+        spans.append(Span(int(of[0]), int(of[-1]) + 1, probability))
+    return spans
 
 
-def _skipped(seen: NDArray[np.floating]) -> tuple[int, int] | None:
-    """Return the first run of tokens that get hardly any attention, without the last token."""
-    begin = 0
-    for s, total in enumerate([*(seen[:-1] >= SEEN / RUN), True]):
-        if total:
-            if s - begin >= RUN and seen[begin:s].sum() < SEEN:
-                return begin, s
-            begin = s + 1
-    return None
+def ctc_find(
+    p: NDArray[np.float64],
+    tokens: Sequence[int],
+    *,
+    boundary: int | None = None,
+    least: float = LEAST,
+) -> list[Span]:
+    """Return where a phrase may stand in a longer text, the likeliest first; none twice in a place.
 
+    The probability of a place is that of all alignments of all texts that have the phrase there,
+    exactly: given the sound, the steps of CTC are independent of each other, so that a recursion
+    over the tokens of the phrase, as of the forward algorithm, leaves the rest of the text free.
 
-def shaded(weights: NDArray[np.floating], width: int = 64, height: int = 12) -> list[str]:
-    """Return attention ``(T, S)`` as lines of characters: the text downward, time to the right.
+    Args:
+        p: probabilities of tokens and, last, the blank, ``(T, V + 1)``.
+        tokens: numbers of the tokens of the phrase.
+        boundary: the token that must stand on either side of the phrase, if the text does not begin
+            or end there: the space, for whole words.
+        least: probability below which a place is left out.
 
-    >>> shaded(np.eye(3))
-    ['#  ', ' # ', '  #']
+    >>> p = np.array([[0.0, 0.1, 0.9], [0.8, 0.1, 0.1], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]])
+    >>> ctc_find(p, [0, 1])
+    [Span(begin=1.0, end=3.0, probability=0.72)]
     """
-    picture = np.asarray(weights).T
-    for axis, most in enumerate((height, width)):
-        n = picture.shape[axis]
-        if n > most:
-            edges = np.linspace(0, n, most + 1).astype(int)[:-1]
-            picture = np.maximum.reduceat(picture, edges, axis=axis)
-    levels = np.clip((picture * len(SHADES)).astype(int), 0, len(SHADES) - 1)
-    return ["".join(SHADES[level] for level in row) for row in levels]
+    if not len(tokens):
+        raise OstinatoError("ctc_find: tokens is empty; expected a phrase.")
+    ends, begins, lasts = _occurrences(p, np.asarray(tokens), boundary)
+    spans: list[Span] = []
+    left = ends.copy()
+    while left.max(initial=0.0) > least:
+        t = int(left.argmax())
+        same = (left > 0) & (begins < lasts[t]) & (lasts > begins[t])
+        same[t] = True
+        share = left[same] / left[same].sum()
+        begin, end = float(share @ begins[same]), float(share @ lasts[same])
+        spans.append(
+            Span(round(begin, 6), round(end, 6), round(min(1.0, float(left[same].sum())), 15))
+        )
+        left[same] = 0.0
+    return sorted(spans, key=lambda span: -span.probability)
+
+
+def _occurrences(
+    p: NDArray[np.float64], ids: NDArray[np.int64], boundary: int | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return for each step the probability that a phrase is complete there, and its mean span.
+
+    Of a phrase between boundaries it is complete at the boundary after it, or at step T.
+    """
+    T, n = len(p), len(ids)
+    blank = p.shape[1] - 1
+    fresh = np.append(True, ids[1:] != ids[:-1])  # whether no blank is needed before the token
+    # Probabilities that the last k tokens are the first k of the phrase, and that the step is the
+    # last of them, or a blank; and these times the step of the first token, and that after the last
+    # step of the last token.
+    token, gap = np.zeros((3, n)), np.zeros((3, n))
+    outside = np.array([0.0, 1.0])  # the last token is the boundary: in it, or in a blank after it
+    found = np.zeros((3, T + 1))
+    for t in range(T):
+        if boundary is not None:
+            found[:, t] = p[t, boundary] * (token[:, -1] + gap[:, -1])
+            enter = outside.sum()
+        else:
+            enter = 1.0 - (p[t - 1, ids[0]] if t else 0.0)
+        arrive = np.zeros((3, n))
+        arrive[:, 1:] = gap[:, :-1] + fresh[1:] * token[:, :-1]
+        arrive[:2, 0] = enter, enter * t
+        if boundary is None:
+            found[:, t] = p[t, ids[-1]] * arrive[:, -1]
+            found[2, t] = found[0, t] * (t + 1)
+        gap = p[t, blank] * (token + gap)
+        token = p[t, ids] * (token + arrive)
+        token[2] = token[0] * (t + 1)
+        if boundary is not None:
+            outside = np.array([p[t, boundary], p[t, blank] * outside.sum()])
+    if boundary is not None:
+        found[:, T] = token[:, -1] + gap[:, -1]
+    ends = found[0]
+    sums = np.where(ends > 0, ends, 1.0)
+    return ends, found[1] / sums, found[2] / sums

@@ -15,8 +15,8 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.midi import Roll
 from ostinato.data.places import Place
 from ostinato.data.synthesis import Samples, SoundFrames, write_sound
-from ostinato.networks.alignment import Fault
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+from ostinato.networks.attention_faults import Fault
 from ostinato.training.evaluation import Sample
 from ostinato.training.pictures import draw_speech
 
@@ -139,7 +139,7 @@ class Composer(Protocol):
 
 @runtime_checkable
 class SpeechTranscriber(Protocol):
-    """Transcribes recordings: ``ostinato transcribe``."""
+    """Transcribes recordings, and searches them: ``ostinato transcribe``, ``ostinato find``."""
 
     def recordings(self, X: Any) -> Corpus:
         """Read recordings from memory, files or folders."""
@@ -147,8 +147,22 @@ class SpeechTranscriber(Protocol):
     def transcribe(self, X: Any, **search: Any) -> list[str]:
         """Return the text of each recording."""
 
-    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
+    def choose(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
         """Return which of some texts is spoken in each recording, and its probability."""
+
+    def align(self, X: Any, texts: Sequence[str] | None = None, **search: Any) -> list[Any]:
+        """Return the `TimedWord` of each recording."""
+
+    def find(self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5) -> list[Any]:
+        """Return each `Hit` of some phrases in recordings."""
+
+    def calibrate(
+        self, phrases: Sequence[str] | Path, X: Any = None, *, false_alarms_per_hour: float = 1.0
+    ) -> Any:
+        """Return the `Calibration` of `find`."""
+
+    def compare(self, X: Any, y: Any = None, **how: Any) -> list[Any]:
+        """Return the `Comparison` of each recording."""
 
     def stream(self) -> Any:
         """Return an object that transcribes sound as it comes."""

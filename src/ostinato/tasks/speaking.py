@@ -28,7 +28,7 @@ from ostinato.data.speech import SpeechSettings, phonemes, read_speech, speech_o
 from ostinato.data.synthesis import GriffinLimStream, Samples, SoundFrames, griffin_lim
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.errors import MissingExtra, OstinatoError
-from ostinato.networks.alignment import REMEDIES, Fault, faults_of, shaded
+from ostinato.networks.attention_faults import REMEDIES, Fault, faults_of, shaded
 from ostinato.networks.speech import SpeechNetwork
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import SoundSynthesizer, Speech
