@@ -33,7 +33,7 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
-    "tuning", "generated", "distributed",
+    "tuning", "generated", "distributed", "alignment", "transcripts",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -1033,7 +1033,7 @@ evaluation: evaluated as in training
 + pass
 
 loop: a resumed run begins again
-- self.checkpoints.load() if resume else None
+- self.world.first(self.checkpoints.load) if resume else None
 + None
 
 sequences: validation data are trained on too
@@ -1339,6 +1339,30 @@ gradients Joined: each part starts from the state of the first
 distributed: rows of a carried state are divided in one piece
 - rows = torch.arange(_rows(state))[part::parts]
 + rows = torch.arange(_rows(state))[part : part + 1]
+
+sequences: a group is in both parts
+- out = np.isin(numbers, order[:count])
++ out = np.arange(len(data)) < held[count - 1]
+
+sequences: groups that were trained on are not noticed
+- shared = sorted(g for g in set(data.groups or []) if group_digests([g])[0] in known)
++ shared = sorted(g for g in set(data.groups or []) if g in known)
+
+alignment: a blank may be left out between equal tokens
+- skips[3::2] = ids[1:] != ids[:-1]
++ skips[3::2] = True
+
+alignment: a phrase goes on without the blank between equal tokens
+- fresh = np.append(True, ids[1:] != ids[:-1])
++ fresh = np.ones(n, dtype=bool)
+
+alignment: a blank before the phrase ends what is outside it
+- outside = np.array([p[t, boundary], p[t, blank] * outside.sum()])
++ outside = np.array([p[t, boundary], p[t, blank] * outside[1]])
+
+transcripts: a false alarm too many
+- bound = wrong[allowed] if len(wrong) > allowed else 0.0
++ bound = wrong[allowed + 1] if len(wrong) > allowed + 1 else 0.0
 """
 
 

@@ -1,4 +1,4 @@
-"""Commands that write: text, translations, summaries, transcripts, music."""
+"""Commands that write: text, translations, summaries, transcripts, music, speech."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
-from ostinato.cli.options import MidiFile, Picture
-from ostinato.data.textfiles import numbered_lines
+from ostinato.cli.options import MidiFile, Picture, SoundFile
+from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import Composer, SpeechTranscriber, TextSampler, TextWriter
+    from ostinato.data import synthesis, textfiles
+    from ostinato.tasks.base import (
+        Composer,
+        SoundSynthesizer,
+        Speech,
+        SpeechSynthesizer,
+        SpeechTranscriber,
+        TextSampler,
+        TextWriter,
+    )
+else:
+    synthesis, textfiles = Lazy("ostinato.data.synthesis"), Lazy("ostinato.data.textfiles")
 
 
 @command(USE, protocol="TextSampler", settings=("TextGenerator", "stream"))
@@ -219,7 +230,7 @@ def find(
     model: SpeechTranscriber = ostinato.load(run)
     sought = list(phrase)
     if phrases is not None:
-        sought += [line for _, line in numbered_lines(phrases) if line.strip()]
+        sought += [line for _, line in textfiles.numbered_lines(phrases) if line.strip()]
     read = model.recordings(list(recordings))
     if false_alarms is not None:
         known = list(validation) or None
@@ -270,3 +281,92 @@ def compose(run: Path, prompt: Path | None = None, /, *, out: MidiFile, **contro
     roll = model.compose(() if prompt is None else prompt, out=out, **controls)
     density = roll.sum(1).mean()
     print(f"{out}: {len(roll)} steps, {density:.1f} notes per step on average")
+
+
+@command(USE, protocol="SpeechSynthesizer")
+def speak(
+    run: Path,
+    /,
+    *text: str,
+    out: SoundFile | None = None,
+    speaker: str | None = None,
+    seed: int | None = None,
+    vocoder: Path | None = None,
+    plot: Picture | None = None,
+    live: bool = False,
+    json: bool = False,
+) -> None:
+    """Speak a text with a trained model, as a WAV file.
+
+    With --live, writes raw sound to standard output as it is computed: 16-bit little-endian samples
+    of one channel.
+
+    Args:
+        run: folder of a model of train speak.
+        text: what to say; - reads it from standard input.
+        out: WAV file to write.
+        speaker: who says it, where there are several; the first if not given.
+        seed: random seed; the same one says it the same way.
+        vocoder: folder of a model of train vocode that makes the sound.
+        plot: PNG to write: the spectrogram, and the attention on the text.
+        live: write sound to standard output as it is computed.
+        json: print one JSON object.
+
+    Examples:
+        ostinato speak voice "seven" --speaker theo --out seven.wav
+        ostinato speak voice "nine" --live | aplay -r 8000 -f S16_LE
+    """
+    words = " ".join(text)
+    if words == "-":
+        words = " ".join(line for _, line in textfiles.numbered_lines(Path("-")))
+    if not words.strip():
+        raise OstinatoError("speak: TEXT is required: what to say, or - for standard input.")
+    if live == (out is not None):
+        raise OstinatoError("speak: expected --out FILE, or --live.")
+    if live and (plot is not None or json):
+        raise OstinatoError("speak --live takes neither --plot nor --json.")
+    if vocoder is not None and not can(vocoder, "SoundSynthesizer"):
+        raise OstinatoError(f"speak --vocoder {vocoder}: expected a model of train vocode.")
+    model: SpeechSynthesizer = ostinato.load(run)
+    voice: dict[str, Any] = {"speaker": speaker, "seed": seed}
+    if vocoder is not None:
+        voice["vocoder"] = ostinato.load(vocoder)
+    if live:
+        for samples in model.stream(words, **voice):
+            sys.stdout.buffer.write(synthesis.pcm(samples))
+            sys.stdout.buffer.flush()
+        return
+    assert out is not None
+    spoken: Speech = model.speak(words, **voice)
+    spoken.save(out)
+    if plot is not None:
+        spoken.plot(plot)
+    seconds = round(len(spoken.samples) / spoken.rate, 3)
+    if json:
+        faults = [str(fault) for fault in spoken.faults]
+        facts = {"speaker": spoken.speaker, "rate": spoken.rate, "seconds": seconds}
+        print_json({"file": str(out), "text": spoken.text, **facts, "faults": faults})
+    else:
+        who = f", {spoken.speaker}" if spoken.speaker else ""
+        print(f"{out}: {seconds:.2f} s at {spoken.rate:,} samples a second{who}")
+
+
+@command(USE, protocol="SoundSynthesizer")
+def vocode(run: Path, recording: Path, /, *, out: SoundFile, seed: int = 0) -> None:
+    """Make a recording's sound again with a vocoder, to hear what it costs.
+
+    Args:
+        run: folder of a model of train vocode.
+        recording: sound file.
+        out: WAV file to write.
+        seed: random seed.
+
+    Examples:
+        ostinato vocode vocoder recording.wav --out again.wav
+        ostinato vocode vocoder recording.wav --seed 2 --out other.wav
+    """
+    model: SoundSynthesizer = ostinato.load(run)
+    samples = model.resynthesize(recording, seed=seed)
+    synthesis.write_sound(out, samples, model.frames_.rate)
+    seconds = len(samples) / model.frames_.rate
+    print(f"{out}: {seconds:.2f} s at {model.frames_.rate:,} samples a second")
