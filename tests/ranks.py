@@ -17,6 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def on_ranks(
     count: int,
     work: Callable[[], Any],
     *,
-    seconds: float = 60,
+    seconds: float = 300,
     restarts: int = 0,
     agent: bool = False,
     watch: Callable[[list[int]], None] | None = None,
@@ -299,9 +300,15 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, flo
     return {"records": max(gaps), "weights": float(max(weights))}
 
 
+@cache
+def trained_alone(task: str) -> dict[str, Any]:
+    alone, *_ = on_ranks(1, lambda: trained(task))
+    return alone
+
+
 def compare(task: str, count: int, **settings: Any) -> dict[str, Any]:
     """Compare a task on some ranks with one process that has the joined batch."""
-    alone, *_ = on_ranks(1, lambda: trained(task))
+    alone = trained_alone(task)
     ranks = on_ranks(count, lambda: trained(task, **settings))
     across = max(difference(each, ranks[0])["weights"] for each in ranks)
     return {"across": across, **difference(ranks[0], alone)}

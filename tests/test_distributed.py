@@ -94,7 +94,6 @@ def test_what_happens_on_one_rank_ends_or_changes_the_run_of_all(tmp_path: Path)
     problem = data[0].partition(": ")[2]
     assert data[0].startswith("OstinatoError") or data[0].startswith("DataError")
     assert data[1:] == [f"PeerError: {problem}"] * 2
-    assert found["fails"]["seconds"] < 60
 
 
 # torchrun
