@@ -35,7 +35,11 @@ def test_a_command_for_another_task_is_one_line_and_loads_nothing(command, ostin
     needed = [option for option in command.options() if option.needed][1:]
     file = "x.wav" if command.name == "vocode" else "x.mid"
     more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + [file]]
-    more += {"transcribe": ["x.wav"], "speak": ["hi", "--out", "x.wav"]}.get(command.name, [])
+    more += {
+        "transcribe": ["x.wav"],
+        "find": ["x.wav", "--phrase", "a"],
+        "speak": ["hi", "--out", "x.wav"],
+    }.get(command.name, [])
     for task in TASKS:
         monkeypatch.setattr(
             package, "describe", lambda run, name=task.estimator, **more: {"task": name}

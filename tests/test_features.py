@@ -149,6 +149,26 @@ def test_loudness_does_not_matter_and_rates_hardly():
     assert np.abs(found - spectrum(chirp, 8000))[loud].max() < 0.3
 
 
+@pytest.mark.parametrize("normalization", ["band", "level"])
+def test_silence_begins_below_the_loudest_and_a_mean_is_taken_away(normalization):
+    noise = np.random.default_rng(0).normal(size=2000).astype("f4")
+    samples = np.concatenate([noise, 0.01 * noise])  # 40 dB less
+    absolute, near, far = (
+        Spectrogram(8000, dynamic_range=dB, normalization=normalization)(samples, 8000)
+        for dB in (100.0, 20.0, 80.0)
+    )
+    np.testing.assert_allclose(absolute, far, atol=1e-4)
+    axis = 0 if normalization == "band" else None
+    assert np.abs(near.mean(axis)).max() < 1e-5 < near.std()
+    assert near.max() - near.min() <= (np.log(100) + 1e-4 if axis is None else np.inf)
+    clipped = np.maximum(absolute, absolute.max() - np.float32(np.log(100)))
+    if axis is None:
+        np.testing.assert_allclose(near, clipped - clipped.mean(), atol=1e-4)
+    for wrong in (0.0, 101.0):
+        with pytest.raises(OstinatoError, match="100 dB of dynamic range"):
+            Spectrogram(8000, dynamic_range=wrong)
+
+
 def test_silence_and_a_single_sample_have_features():
     assert np.isfinite(Spectrogram(8000)(np.zeros(800, "f4"), 8000)).all()
     assert np.isfinite(Spectrogram(8000)(np.ones(1, "f4"), 8000)).all()

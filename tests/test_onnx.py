@@ -450,9 +450,10 @@ def test_a_forecaster_reads_a_window(tmp_path, method):
     np.testing.assert_allclose(p, reference, atol=2e-5)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_features_of_sound(causal):
-    how = Spectrogram(8000, causal=causal)
+@pytest.mark.parametrize(("causal", "normalization"), [(0, "band"), (0, "level"), (1, "band")])
+def test_features_of_sound(causal, normalization):
+    range_ = 80.0 if normalization == "band" else 6.0  # less than there is
+    how = Spectrogram(8000, causal=bool(causal), dynamic_range=range_, normalization=normalization)
     piece = spectrogram_piece(onnx, how)
     running = session(runtime, piece.graph.model("features", {}).SerializeToString())
     sound = (0.1 * np.random.default_rng(0).normal(size=4000)).astype("f4")

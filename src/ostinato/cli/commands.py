@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ostinato
 from ostinato.cli.options import REQUIRED, Option, options_of
 from ostinato.errors import OstinatoError
 from ostinato.files import finite
 from ostinato.tasks.registry import task_of
+
+if TYPE_CHECKING:
+    from ostinato.tasks.base import TextSampler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -111,6 +114,16 @@ def refuse_wrong_task(asked: Command, run: Path) -> None:
         raise OstinatoError(
             f"{asked.name}: {run} holds a {task.estimator}; commands for it: {', '.join(able)}."
         )
+
+
+def language_model(asked: str, run: Path | None) -> TextSampler | None:
+    """Return the language model in a folder, that a command is given; None if it is given none."""
+    if run is None:
+        return None
+    if not can(run, "TextSampler"):
+        raise OstinatoError(f"{asked} --language {run}: expected a model of train text.")
+    model: TextSampler = ostinato.load(run)
+    return model
 
 
 def print_json(document: Any) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ostinato
-from ostinato.cli.commands import USE, can, command, print_json, shown
+from ostinato.cli.commands import USE, can, command, language_model, print_json, shown
 from ostinato.cli.options import Picture
-from ostinato.cli.writing import language_model
 from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import ostinato
-from ostinato.cli.commands import USE, can, command, print_json
+from ostinato.cli.commands import USE, can, command, language_model, print_json
 from ostinato.cli.options import MidiFile, Picture, SoundFile
 from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
@@ -168,16 +168,6 @@ def transcribe(
                 print(f"{each.start:.2f}\t{each.end:.2f}\t{each.text}\t{place}")
         else:
             print("\t".join([*map(str, facts.values()), str(place)]))
-
-
-def language_model(asked: str, run: Path | None) -> TextSampler | None:
-    """Return the language model in a folder, that a command is given; None if it is given none."""
-    if run is None:
-        return None
-    if not can(run, "TextSampler"):
-        raise OstinatoError(f"{asked} --language {run}: expected a model of train text.")
-    model: TextSampler = ostinato.load(run)
-    return model
 
 
 def rounded(found: Any) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from ostinato.errors import DataError, OstinatoError, require
 
 ImageForm = Literal["rows", "pixels", "whole"]
 
+Normalization = Literal["band", "level"]
+
 MAX_PIXELS = 1 << 26
 """Pixels of an image, at most."""
 
@@ -175,9 +177,9 @@ class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
     Each recording is normalised, so that loudness, the microphone's colour and the noise of a room
-    matter less: what is far below its loudest row is silence, and each band has its mean over the
-    recording taken away. But not where rows must not know what comes after them: a mean of the
-    little heard so far would move with the speech.
+    matter less: what is far below its loudest row is silence, and the mean over the recording is
+    taken away. But not where rows must not know what comes after them: a mean of the little heard
+    so far would move with the speech.
 
     Args:
         rate: samples a second that it works on; others are converted.
@@ -187,6 +189,7 @@ class Spectrogram:
         causal: whether a row knows no more than the sound up to the end of its window; see
             `SpectrogramStream`.
         dynamic_range: how far below the loudest of a recording silence begins, in dB.
+        normalization: whether the mean of each band is taken away, or that of all bands, the level.
 
     >>> t = np.arange(8000) / 8000
     >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
@@ -200,6 +203,7 @@ class Spectrogram:
     hop: float = 0.01
     causal: bool = False
     dynamic_range: float = 80.0
+    normalization: Normalization = "band"
 
     def __post_init__(self) -> None:
         shares = (self.rate / MAX_RATE, self.bands / MAX_BANDS, self.window, self.hop)
@@ -228,7 +232,10 @@ class Spectrogram:
 
     def normalized(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the log-mel rows of a whole recording, ``(T, bands)``, normalised."""
-        return mel if self.causal or not len(mel) else np.asarray(mel - mel.mean(0))
+        if self.causal or not len(mel):
+            return mel
+        mean = mel.mean(0) if self.normalization == "band" else mel.mean()
+        return np.asarray(mel - mean)
 
     @property
     def size(self) -> int:

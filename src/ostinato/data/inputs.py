@@ -19,6 +19,7 @@ from ostinato.data.features import (
     MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
+    Normalization,
     Spectrogram,
     image_as_steps,
     image_shape,
@@ -49,6 +50,9 @@ class InputSettings:
         dynamic_range: how far below the loudest of a recording silence begins, in dB; the less,
             the less the noise of rooms and microphones matters. Not of models that read in one
             direction, which do not know what is loudest.
+        normalization: which mean over a recording is taken away by models that read in both
+            directions: level, of all bands, against loudness; or band, of each, which also takes
+            the microphone's colour away, and that of what is said.
         image: rows of an image as steps, its pixels as steps, or the whole as one step.
     """
 
@@ -57,6 +61,7 @@ class InputSettings:
     lowercase: bool = True
     bands: int = 40
     dynamic_range: float = 35.0
+    normalization: Normalization = "level"
     image: ImageForm = "rows"
 
 
@@ -153,9 +158,8 @@ class Inputs(SequenceInputs):
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
             rate = mode(map(sound_rate, corpus.inputs))
-            spectrogram = Spectrogram(
-                rate, settings.bands, causal=causal, dynamic_range=settings.dynamic_range
-            )
+            how = (settings.dynamic_range, settings.normalization)
+            spectrogram = Spectrogram(rate, settings.bands, 0.025, 0.01, causal, *how)
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
             shape = mode(

@@ -58,7 +58,11 @@ def spectrogram_piece(onnx: Any, how: Spectrogram) -> Piece:
         least = g.add("Max", least, g.constant(1e-10, np.float64))
         mel = g.add("Where", mask, g.add("Log", g.add("Max", energy, least)), nothing)
         whole = g.add("Unsqueeze", g.add("Cast", rows, to=11), g.ints(1, 2))
-        mean = g.add("Div", g.add("ReduceSum", mel, g.ints(1), keepdims=1), whole)
+        over = (1,) if how.normalization == "band" else (1, 2)
+        total = g.add("ReduceSum", mel, g.ints(*over), keepdims=1)
+        if len(over) == 2:
+            whole = g.add("Mul", whole, g.constant(float(how.bands), np.float64))
+        mean = g.add("Div", total, whole)
         mel = g.add("Where", mask, g.add("Sub", mel, mean), nothing)
         port = Port("x_lengths", ("B",), "rows of each recording", "lengths", "T")
         piece.give(port, rows)
@@ -90,7 +94,8 @@ def _exact(how: Spectrogram, feeds: Feeds) -> dict[str, Tensor]:
             continue
         least = energy.max() * 10 ** (-how.dynamic_range / 10)
         mel = np.log(np.maximum(energy, max(1e-10, least)))
-        found.append(torch.from_numpy(mel - mel.mean(0)))
+        mean = mel.mean(0 if how.normalization == "band" else None)
+        found.append(torch.from_numpy(mel - mean))
     x = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
     if how.causal:
         return {"x": x}
