@@ -529,14 +529,18 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         """Return the sound of each text, samples ``(n,)`` at `rate_`."""
         return [each.samples for each in self.speak(list(X), seed=0)]
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
         """Measure speech by recordings; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
 
         Returns:
             decibels, the mean error of a band of a frame that follows true ones; without_fault, the
             share of texts that are spoken without any; the share with each fault; texts.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         sequences = self._sequences()
         measured = evaluate(
             self.network_, self.targets_, sequences.batches(sequences.labelled(corpus), 16)
