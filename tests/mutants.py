@@ -33,7 +33,8 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
-    "tuning", "generated", "distributed", "alignment", "transcripts",
+    "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
+    "attention_faults", "vocoding",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -66,6 +67,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "weights": ["convert"],
     "space": ["tuning"],
     "study": ["tuning"],
+    "speech": ["speech_network"],
+    "vocoder": ["vocoding"],
     **{
         f"c_{name}": ["c_export"]
         for name in ("runtime", "source", "layers", "graph", "parts", "forecast")
@@ -1363,6 +1366,30 @@ alignment: a blank before the phrase ends what is outside it
 transcripts: a false alarm too many
 - bound = wrong[allowed] if len(wrong) > allowed else 0.0
 + bound = wrong[allowed + 1] if len(wrong) > allowed + 1 else 0.0
+
+speech: attention goes back instead of on
+- prior[taps // 2 - k] = p
++ prior[taps // 2 + k] = p
+
+speech: the stop is a step early
+- last = (ends.to(device)[:, None] - 1) // r  # (B, 1)
++ last = (ends.to(device)[:, None] - 1) // r - 1
+
+speech: the first frame of a step is fed back
+- before = F.pad(targets[:, r - 1 : -1 : r], (0, 0, 1, 0))  # (B, T, K)
++ before = F.pad(targets[:, 0 : -r : r], (0, 0, 1, 0))
+
+attention_faults: what is left out at the end is no fault
+- reached < min(S - 2, 0.75 * (S - 1))
++ reached < 0
+
+vocoder: the earliest sample is taken for the latest
+- past = padded.unfold(1, self.order, 1).flip(-1).view(
++ past = padded.unfold(1, self.order, 1).view(
+
+vocoder: the sample to be drawn is known
+- [F.pad(before[:, :-1], (0, 0, 1, 0)), companded(p[..., :1]), self.features(x)], -1
++ [before, companded(p[..., :1]), self.features(x)], -1
 """
 
 

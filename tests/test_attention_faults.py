@@ -43,6 +43,11 @@ def test_faults_have_names_and_places(places, stopped, expected):
         assert all(each.name in REMEDIES for each in found)
 
 
+def test_attention_on_no_token_in_particular_is_a_fault():
+    found = faults_of(along(np.linspace(0, 13, 20), 3.0), TEXT, True)
+    assert [str(each) for each in found] == ["the attention is diffuse"]
+
+
 def test_no_steps_and_short_texts_have_no_faults_but_the_stop():
     assert faults_of(np.zeros((0, 5)), "abcd.", False)[-1].name == "no stop"
     assert faults_of(np.ones((3, 2)) / 2, "a.", True) == []

@@ -198,7 +198,7 @@ def test_speakers_come_from_names_tables_and_pairs(folder, tmp_path):
     (tmp_path / "clips.tsv").write_text("\n".join(lines))
     table = read_speech([tmp_path / "clips.tsv"], SpeechSettings(speaker="who", label="sentence"))
     assert table.targets[0] == ("A ab", "high") and table.inputs == named.inputs
-    assert "speakers: who" in table.notes
+    assert table.notes == ["recordings: file; texts: sentence; speakers: who"]
     alone = read_speech([folder], SpeechSettings(pattern="{label}_{who}_{take}.wav"))
     assert {who for _, who in alone.targets} == {""}
     other = SpeechSettings(pattern="{label}_{who}_{take}.wav", speaker="who")

@@ -136,8 +136,9 @@ def test_the_loss_is_of_frames_and_of_the_stop():
     found, _ = net.loss(X, targets, generator=draw(), **more)
     torch.testing.assert_close(found, expected)
     guided, _ = net.loss(X, targets, generator=draw(), guided=0.5, **more)
+    weights = y.weights.detach()
     far = sum(
-        float(y.weights[row, t, s]) * (1 - math.exp(-((s / n - t / T) ** 2) / 0.08))
+        float(weights[row, t, s]) * (1 - math.exp(-((s / n - t / T) ** 2) / 0.08))
         for row, (n, T) in enumerate([(4, 4), (3, 2)])
         for t in range(T)
         for s in range(n)

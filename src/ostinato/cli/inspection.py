@@ -159,7 +159,7 @@ def gates(
     """
     insight = ostinato.insight
     model: Inspectable = ostinato.load(run)
-    text = can(run, "TextSampler") or can(run, "TextWriter")
+    text = any(can(run, each) for each in ("TextSampler", "TextWriter", "SpeechSynthesizer"))
     found = insight.gates(model, data if text and not os.path.exists(data) else Path(data))
     report: dict[str, Any] = {"steps": len(found.steps), "layers": found.to_json()}
     ranked = [] if label is None else found.rank(insight.labels_of(label, found.steps))

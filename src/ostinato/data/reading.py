@@ -337,7 +337,7 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
 def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
     """The labels of files, by their names or folders; None if they have and need none."""
     if pattern is not None:
-        return _fields_of(files, pattern, "label", labelled)
+        return fields_of(files, pattern, "label", labelled)
     labels = [file.resolve().parent.name for file in files]
     if len(set(labels)) > 1:
         return labels
@@ -357,7 +357,7 @@ def _groups_of(
     """The groups of files, by their names; None if there are none, or none are needed."""
     pattern, field = settings.pattern or "", settings.group or "group"
     if f"{{{field}}}" in pattern:
-        return _fields_of(files, pattern, field, labelled or None)
+        return fields_of(files, pattern, field, labelled or None)
     if settings.group is not None and labelled:
         raise OstinatoError(
             f"group={field!r}: expected a field {{{field}}} in the pattern of the files' names, "
@@ -367,7 +367,7 @@ def _groups_of(
     return None
 
 
-def _fields_of(
+def fields_of(
     files: list[Path], pattern: str, field: str, labelled: bool | None
 ) -> list[str] | None:
     """What the names of files hold in place of a field of their pattern."""

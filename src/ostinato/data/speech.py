@@ -15,10 +15,10 @@ from typing import Any
 from ostinato.data.columns import LABELS
 from ostinato.data.corpus import Corpus, ReadingSettings, media_kind
 from ostinato.data.formats import is_table, read_table
-from ostinato.data.reading import corpus_of, read_corpus
+from ostinato.data.reading import corpus_of, fields_of, read_corpus
 from ostinato.data.sequences import sequences_of
 from ostinato.data.tables import Table
-from ostinato.errors import DataError, OstinatoError
+from ostinato.errors import OstinatoError
 from ostinato.files import check_there
 
 SPEAKERS = {"speaker", "speaker_id", "speakers", "voice", "client_id"}
@@ -54,7 +54,7 @@ def read_speech(paths: Sequence[str | os.PathLike[str]], settings: SpeechSetting
     field = settings.speaker or "speaker"
     speakers = [""] * len(texts)
     if f"{{{field}}}" in pattern:
-        speakers = [_field(Path(file), pattern, field) for file in corpus.inputs]
+        speakers = fields_of(list(corpus.inputs), pattern, field, True) or speakers
     elif settings.speaker is not None:
         raise OstinatoError(
             f"speaker={field!r}: expected a field {{{field}}} in the pattern of the files' names, "
@@ -82,7 +82,8 @@ def _of_table(table: Table, settings: SpeechSettings) -> Corpus:
     who = table.called(SPEAKERS, everything)[:1]
     if settings.speaker is not None:
         who = [table.column(settings.speaker, "the speakers")]
-    rest = [i for i in everything if i not in who]
+    apart = who if settings.group is None else [*who, table.column(settings.group, "the groups")]
+    rest = [i for i in everything if i not in apart]
     sounds = [
         i for i in rest if media_kind([str(c) for c in table.texts(i)[:100].tolist()]) == "sound"
     ]
@@ -100,8 +101,10 @@ def _of_table(table: Table, settings: SpeechSettings) -> Corpus:
     corpus = sequences_of(table, named, False, True)
     _check_kind(corpus)
     speakers = [cell.strip() for cell in table.filled(who[0])] if who else [""] * len(table)
-    if who:
-        corpus.notes = [*corpus.notes, f"speakers: {table.names[who[0]]}"]
+    roles = {"recordings": [sound], "texts": [text], "speakers": who}
+    roles["not used"] = [i for i in everything if i not in (sound, text, *apart)]
+    names = {role: ", ".join(table.names[i] for i in some) for role, some in roles.items() if some}
+    corpus.notes = ["; ".join(f"{role}: {name}" for role, name in names.items())]
     return _spoken(corpus, corpus.targets or [], speakers)
 
 
@@ -119,18 +122,6 @@ def _spoken(corpus: Corpus, texts: Sequence[Any], speakers: Sequence[str]) -> Co
 def _check_kind(corpus: Corpus) -> None:
     if corpus.kind != "sound":
         raise corpus.places[0].error(f"holds {corpus.kind}; expected recordings.")
-
-
-def _field(file: Path, pattern: str, field: str) -> str:
-    """Return what the name of a file has in place of a field of its pattern."""
-    asked = f"{{{field}}}"
-    parts = re.split(r"(\{\w*\})", pattern)
-    wild = {part: "(.+?)" if part == asked else ".*?" for part in parts[1::2]}
-    form = "".join(wild.get(part) or re.escape(part).replace(r"\*", ".*") for part in parts)
-    match = re.fullmatch(form, file.name) or re.fullmatch(form, file.stem)
-    if match is None:
-        raise DataError(f"its name does not match {pattern!r}.", path=file)
-    return match[1]
 
 
 def espeak() -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from ostinato.errors import OstinatoError
 from ostinato.insight.samples import Model, estimator_of
 from ostinato.networks.seq2seq import EncoderDecoder
+from ostinato.networks.speech import SpeechNetwork
 from ostinato.networks.tracing import tracing
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.evaluation import eval_mode
@@ -164,10 +165,18 @@ def overlay(found: Gates, unit: Unit, width: int = 80) -> str:
     return "\n".join([*lines, above, below])
 
 
+def _reader(network: nn.Module) -> Callable[[Any], object]:
+    """Return what reads the input of a network: all of it, or its encoder."""
+    if isinstance(network, EncoderDecoder):
+        return network.encoder
+    return network.encode if isinstance(network, SpeechNetwork) else network
+
+
 def gates(model: Model, sequence: Any) -> Gates:
     """Compute every gate and state by step and unit while a network reads one sequence.
 
-    Runs on the usual path of the network, at its speed; for an `EncoderDecoder`, only the encoder.
+    Runs on the usual path of the network, at its speed; for an `EncoderDecoder` and a
+    `SpeechNetwork`, only the encoder.
 
     Args:
         model: an estimator, or any module with recurrent layers of Ostinato or `torch.nn`.
@@ -194,7 +203,7 @@ def gates(model: Model, sequence: Any) -> Gates:
     else:
         network, x = cast(nn.Module, model), sequence[None]
     with eval_mode(network), torch.no_grad(), tracing(network) as traced:
-        (network.encoder if isinstance(network, EncoderDecoder) else network)(x)
+        _reader(network)(x)
     if not traced:
         raise OstinatoError(f"gates: {type(network).__name__} has no recurrent layers.")
     layers = [LayerGates(each.name, *map(_arrays, each.trace)) for each in traced]

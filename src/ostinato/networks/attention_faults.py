@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 SHADES = " .:-=+*#"
 """Characters for weights of attention, the lightest first."""
 
+DIFFUSE = 0.3
+"""Mean of the largest weight of each step below which attention is on no token in particular."""
+
 REMEDIES = {
     "the attention does not move": (
         "train longer; check that each text is what is spoken in its recording; raise guided_epochs"
     ),
+    "the attention is diffuse": "train longer; raise guided_epochs; give more recordings",
     "no stop": "train longer; check that recordings end with their text, trim cuts what follows it",
     "skips": "train longer, or on more recordings; lower frames_per_step",
     "repeats": "train longer, or on more recordings; raise guided_epochs",
@@ -64,6 +68,8 @@ def faults_of(weights: NDArray[np.floating], pieces: Sequence[str], stopped: boo
         found.append(Fault("the attention does not move", f"after {quoted}"))
     elif run := _skipped(weights.sum(0)):
         found.append(Fault("skips", repr("".join(pieces[slice(*run)]))))
+    if T and weights.max(1).mean() < DIFFUSE:
+        found.append(Fault("the attention is diffuse", ""))
     back = np.maximum.accumulate(place) - place if T else place
     if T and back.max() > RUN:
         at = int(back.argmax())
@@ -97,5 +103,5 @@ def shaded(weights: NDArray[np.floating], width: int = 64, height: int = 12) -> 
         if n > most:
             edges = np.linspace(0, n, most + 1).astype(int)[:-1]
             picture = np.maximum.reduceat(picture, edges, axis=axis)
-    levels = np.clip((picture * len(SHADES)).astype(int), 0, len(SHADES) - 1)
+    levels = np.clip((np.sqrt(picture) * len(SHADES)).astype(int), 0, len(SHADES) - 1)
     return ["".join(SHADES[level] for level in row) for row in levels]

@@ -111,11 +111,14 @@ class VocoderNetwork(nn.Module):
         p = (past @ a[..., None])[..., 0]
         return Excitation(p, (samples - p) / g)
 
-    def forward(self, x: Tensor, samples: Tensor) -> tuple[Tensor, Excitation]:
+    def forward(self, x: Tensor, samples: Tensor | None = None) -> tuple[Tensor, Excitation]:
         """Return mean and logarithm of the scale of what each sample has beside its prediction.
 
-        ``(B, N * hop / m, m, 2)``, given the samples before each step; and what they truly have.
+        ``(B, N * hop / m, m, 2)``, given the samples ``(B, N, hop)`` before each step, None for
+        silence; and what they truly have.
         """
+        if samples is None:
+            samples = x.new_zeros(*x.shape[:2], self.hop)
         if samples.dim() != 3 or samples.shape[-1] != self.hop or x.shape[:2] != samples.shape[:2]:
             raise ShapeError(
                 f"VocoderNetwork: samples have shape {tuple(samples.shape)} for frames "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from ostinato.data.places import paths_of
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.speech import SpeechSettings, phonemes, read_speech, speech_of
 from ostinato.data.synthesis import GriffinLimStream, Samples, SoundFrames, griffin_lim
+from ostinato.data.text import read_text
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.networks.attention_faults import REMEDIES, Fault, faults_of, shaded
@@ -110,8 +112,7 @@ class SpokenTexts(SequenceInputs):
                 )
 
     def step_names(self, corpus: Corpus) -> list[str]:
-        who, *ids = self.encode_text(*pair_of(corpus, 0)).tolist()
-        return [self.speakers[who] or "speaker", *self.pieces(ids)]
+        return self.pieces(self.encode_text(*pair_of(corpus, 0))[1:].tolist())
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON document."""
@@ -356,10 +357,10 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         inputs = SpokenTexts.from_json(documents["inputs.json"])
         return inputs, RecordedFrames.from_json(documents["targets.json"])
 
-    def encode(self, sequence: str) -> tuple[Tensor, list[str]]:
-        """Encode a text, spoken by the first speaker, as the network takes it; see `Estimator`."""
-        ids = self.inputs_.encode_text(sequence)
-        names = [self.speakers_[0] or "speaker", *self.inputs_.pieces(ids[1:].tolist())]
+    def encode(self, sequence: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
+        """Encode a text, or that of a file, for the first speaker; see `Estimator`."""
+        ids = self.inputs_.encode_text(read_text(sequence))
+        names = self.inputs_.pieces(ids[1:].tolist())
         return torch.from_numpy(ids)[None].to(self._device()), names
 
     # While it trains
@@ -529,14 +530,18 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         """Return the sound of each text, samples ``(n,)`` at `rate_`."""
         return [each.samples for each in self.speak(list(X), seed=0)]
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
         """Measure speech by recordings; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
 
         Returns:
             decibels, the mean error of a band of a frame that follows true ones; without_fault, the
             share of texts that are spoken without any; the share with each fault; texts.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         sequences = self._sequences()
         measured = evaluate(
             self.network_, self.targets_, sequences.batches(sequences.labelled(corpus), 16)

@@ -162,13 +162,15 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
         return self.inputs_.frames
 
     def _read(self, X: Any, y: Any = None, *, labelled: bool | None = None) -> Corpus:
-        if not isinstance(X, Corpus):
-            paths = paths_of(X)
-            X = read_corpus(paths, self, labelled=False) if paths else corpus_of(X, None, self)
-        if X.kind != "sound":
-            raise X.places[0].error(f"holds {X.kind}; expected recordings.")
-        found: Corpus = replace(X, targets=[""] * len(X))
-        return found
+        if isinstance(X, Corpus):
+            corpus = X
+        elif paths := paths_of(X):
+            corpus = read_corpus(paths, self, labelled=False)
+        else:
+            corpus = corpus_of(X, None, self)
+        if corpus.kind != "sound":
+            raise corpus.places[0].error(f"holds {corpus.kind}; expected recordings.")
+        return replace(corpus, targets=[""] * len(corpus))
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         call = type(self).__name__
@@ -227,14 +229,19 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
         """Return each recording's sound as made of its frames."""
         return [self.resynthesize(path) for path in self._read(X).inputs]
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
         """Measure sound that is made of the frames of recordings; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
 
         Returns:
             nll_per_sample, of what linear prediction leaves; decibels, the mean difference of a
             band of a frame from that of the recording; recordings.
         """
-        corpus, sequences = self._read(X), self._sequences()
+        corpus = self._tested(X, y, groups, allow_shared_groups)
+        sequences = self._sequences()
         batches = sequences.batches(sequences.labelled(corpus), 4)
         loss = evaluate(self.network_, self.targets_, batches)["loss"]
         apart: list[float] = []
