@@ -47,6 +47,7 @@ from ostinato.tasks.minirocket import MiniRocket
 from ostinato.tasks.music import MusicModel
 from ostinato.tasks.regression import SequenceRegressor
 from ostinato.tasks.tagging import SequenceTagger
+from ostinato.networks.transducer import Transducer
 from ostinato.tasks.transcription import Transcriber
 from ostinato.tasks.writing import WritingEstimator
 from ostinato.training.storage import to_json
@@ -222,6 +223,11 @@ def plan_of(model: Any) -> Plan:
             facts = {"how": MUSIC, "steps_per_beat": model.steps_per_beat}
             return Plan(network, (head,), {"lengths": False}, task | facts)
         case Transcriber():
+            if isinstance(network, Transducer):
+                raise OstinatoError(
+                    "export: an RNN transducer has no ONNX form; train with criterion='ctc' "
+                    "(--criterion ctc)."
+                )
             vocabulary = {"vocabulary": model.vocabulary_.to_json(), "decode": BLANKS}
             plan = Plan(network, (LOG_P,), {}, vocabulary)
         case Captioner():
