@@ -20,7 +20,7 @@ from ostinato.recurrence.backends.arguments import Context, by_formula
 from ostinato.recurrence.backends.compiled import dense
 from ostinato.recurrence.backends.core import core
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Numbers of the joiner that are in memory together, about."""
 
 
