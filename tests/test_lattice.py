@@ -24,7 +24,7 @@ PATHS = pytest.mark.parametrize(
 
 
 def by_enumeration(log_p, T, U):
-    """Minus the log of the sum over the paths of one row: where the U labels stand among T blanks."""
+    """Minus the log of the sum over paths of one row: where the labels stand among the blanks."""
     paths = []
     for chosen in combinations(range(T + U - 1), U):  # the last step is a blank
         t = u = 0
@@ -70,8 +70,9 @@ def test_the_core_equals_pytorch_whatever_the_vectors(U):
 def test_long_rows_in_float32_keep_their_digits():
     log_p = (some(2, 300, 80, torch.float64) * 3).float().requires_grad_()
     exact = log_p.detach().double().requires_grad_()
-    ours, theirs = transducer_loss(log_p), plain_transducer_loss(
-        exact, torch.tensor([300, 300]), torch.tensor([80, 80])
+    ours, theirs = (
+        transducer_loss(log_p),
+        plain_transducer_loss(exact, torch.tensor([300, 300]), torch.tensor([80, 80])),
     )
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=0)
     (found,), (expected,) = grad(ours.sum(), log_p), grad(theirs.sum(), exact)

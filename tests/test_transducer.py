@@ -34,9 +34,7 @@ def share(net, encoded, text):
     predicted = [net.begin(1)]
     for token in text:
         predicted.append(net.predict(torch.tensor([token]), predicted[-1]))
-    p = [
-        [net.scores(e[None], after.vector).softmax(-1)[0] for after in predicted] for e in encoded
-    ]
+    p = [[net.scores(e[None], after.vector).softmax(-1)[0] for after in predicted] for e in encoded]
     for chosen in combinations(range(T + U - 1), U):
         t = u = 0
         path = 1.0

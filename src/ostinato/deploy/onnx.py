@@ -38,6 +38,7 @@ from ostinato.deploy.verify import check, difference, expected, session, trials
 from ostinato.errors import OstinatoError, require
 from ostinato.files import atomic_file
 from ostinato.networks.outputs import CRFOutput
+from ostinato.networks.transducer import Transducer
 from ostinato.tasks.captioning import Captioner
 from ostinato.tasks.classification import SequenceClassifier
 from ostinato.tasks.forecasting.forecaster import Forecaster
@@ -47,7 +48,6 @@ from ostinato.tasks.minirocket import MiniRocket
 from ostinato.tasks.music import MusicModel
 from ostinato.tasks.regression import SequenceRegressor
 from ostinato.tasks.tagging import SequenceTagger
-from ostinato.networks.transducer import Transducer
 from ostinato.tasks.transcription import Transcriber
 from ostinato.tasks.writing import WritingEstimator
 from ostinato.training.storage import to_json

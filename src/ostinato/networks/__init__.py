@@ -13,9 +13,9 @@ from ostinato.networks.transducer import Lookahead, Transducer, TransducerStream
 
 __all__ = [
     "CTC",
-    "CTCStream",
     "Attention",
     "CRFOutput",
+    "CTCStream",
     "Decoder",
     "EncoderDecoder",
     "ImageEncoder",

@@ -169,7 +169,8 @@ class CTCStream:
         >>> x = torch.randn(9, 3)
         >>> stream = CTCStream(network)
         >>> parts = [stream.feed(x[:4]), stream.feed(x[4:], final=True)]
-        >>> [token for p in parts for token in p.tokens] == network.greedy(network(x[None])[0])[0].tokens
+        >>> (whole,) = network.greedy(network(x[None])[0])
+        >>> [token for part in parts for token in part.tokens] == whole.tokens
         True
     """
 

@@ -1,7 +1,7 @@
 """The loss of an RNN transducer: the sum over all paths through its lattice.
 
-Letters: ``T`` frames and ``U`` labels of a row, ``J`` features of the joiner, ``V`` labels to choose
-from; the blank is number ``V``.
+Letters: ``T`` frames and ``U`` labels of a row, ``J`` features of the joiner, ``V`` labels to
+choose from; the blank is number ``V``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ def transducer_loss(
         >>> transducer_loss(log_p).neg().exp()
         tensor([0.2500])
     """
-    if log_p.dim() != 4 or log_p.shape[2] < 1 or log_p.shape[3] != 2 or not log_p.is_floating_point():
+    if (
+        log_p.dim() != 4
+        or log_p.shape[2] < 1
+        or log_p.shape[3] != 2
+        or not log_p.is_floating_point()
+    ):
         raise ShapeError(
             f"transducer_loss: log_p is {log_p.dtype} of shape {tuple(log_p.shape)}; expected "
             "floating-point numbers (B, T, U + 1, 2)."
@@ -221,7 +226,9 @@ def plain_joint_log_probs(
     T, columns = encoded.shape[1], predicted.shape[1]
     device = encoded.device
     t, u = torch.arange(T, device=device)[:, None], torch.arange(columns, device=device)
-    inside = (t < lengths.to(device)[:, None, None]) & (u <= target_lengths.to(device)[:, None, None])
+    inside = (t < lengths.to(device)[:, None, None]) & (
+        u <= target_lengths.to(device)[:, None, None]
+    )
     z = torch.where(inside[..., None], encoded[:, :, None] + predicted[:, None], 0.0).tanh()
     log_p = F.linear(z, weight, bias).log_softmax(-1)  # (B, T, U + 1, V + 1)
     has_label = inside & (u < target_lengths.to(device)[:, None, None])
@@ -265,7 +272,7 @@ class _Joint(torch.autograd.Function):
     def backward(ctx: _JointContext, d: Tensor) -> tuple[Tensor | None, ...]:
         encoded, predicted, weight, bias, targets = ctx.saved_tensors
         if by_formula(d):
-            given, needs = ctx.saved_tensors[:4], ctx.needs_input_grad
+            given, needs = (encoded, predicted, weight, bias), ctx.needs_input_grad
             with torch.enable_grad():
                 log_p = plain_joint_log_probs(*given, targets, *ctx.lengths)
                 needed = [t for t, need in zip(given, needs, strict=False) if need]

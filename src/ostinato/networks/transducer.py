@@ -249,18 +249,18 @@ class Transducer(nn.Module):
         """
         return -self._losses(encoded.expand(len(texts), -1, -1), texts, None, counts)
 
-    def _losses(
-        self, encoded: Tensor, targets: Tensor, ends: Lengths, counts: Lengths
-    ) -> Tensor:
+    def _losses(self, encoded: Tensor, targets: Tensor, ends: Lengths, counts: Lengths) -> Tensor:
         inputs = F.pad(targets, (1, 0), value=self.blank)  # (B, U + 1)
         v = drop(self.embedding(inputs), self.dropout, self.training)
         h, _ = self.prediction(v)
         p = self._linear(drop(h, self.dropout, self.training), self.from_prediction)
         # In 16 bits a sum over a lattice would mean nothing.
         with torch.autocast(encoded.device.type, enabled=False):
-            parts = encoded, p, self.output.weight, self.output.bias
-            full = (t if t.dtype == torch.float64 else t.float() for t in parts)
-            log_p = joint_log_probs(*full, targets, ends, counts)
+            e, p, W, b = (
+                t if t.dtype == torch.float64 else t.float()
+                for t in (encoded, p, self.output.weight, self.output.bias)
+            )
+            log_p = joint_log_probs(e, p, W, b, targets, ends, counts)
             return transducer_loss(log_p, ends, counts)
 
     # Decoding: an encoder's step and a prediction give scores, whatever the rows beside them.
@@ -366,7 +366,9 @@ class Transducer(nn.Module):
             last = torch.tensor([text.tokens[-1] for text in best], device=before.vector.device)
             after = self.predict(last, before)
             rows = torch.arange(len(best), device=after.vector.device)[:, None]
-            return [t._replace(prediction=after.rows(row)) for t, row in zip(best, rows, strict=True)]
+            return [
+                t._replace(prediction=after.rows(row)) for t, row in zip(best, rows, strict=True)
+            ]
 
         for step in encoded:
             ended: dict[Tokens, _Text] = {}
