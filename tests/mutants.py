@@ -831,7 +831,7 @@ ctc CTC: the state is dropped
 - h, state = self.recurrent(v, state, lengths=ends)
 + h, state = self.recurrent(v, None, lengths=ends)
 
-ctc CTCStream: a stream forgets what it wrote last
+ctc: a stream forgets what it wrote last
 - found = self.network._written(best, self._last)
 + found = self.network._written(best)
 
