@@ -13,6 +13,7 @@ RANKS = {
     "_core": 0,
     "errors": 0,
     "files": 0.5,
+    "launch": 0.5,
     "memory": 0.5,
     "recurrence": 1,
     "networks": 2,
@@ -33,7 +34,7 @@ RECURRENCE = ["cells", "diagonal", "scan", "backends", "layers", "dropin", "stre
 # What all tasks may import; every other module of `tasks` is one of them.
 SHARED_BY_TASKS = {
     "base", "corpora", "estimators", "linear", "minirocket", "networks", "registry", "sequences",
-    "targets", "writing",
+    "targets", "transcripts", "writing",
 }  # fmt: skip
 
 

@@ -174,8 +174,9 @@ class Lexicon:
 class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
-    Each band has its mean over the recording taken away, so that loudness and the microphone's
-    colour do not matter; but not where rows must not know what comes after them: a mean of the
+    Each recording is normalised, so that loudness, the microphone's colour and the noise of a room
+    matter less: what is far below its loudest row is silence, and each band has its mean over the
+    recording taken away. But not where rows must not know what comes after them: a mean of the
     little heard so far would move with the speech.
 
     Args:
@@ -185,6 +186,7 @@ class Spectrogram:
         hop: from row to row, in seconds.
         causal: whether a row knows no more than the sound up to the end of its window; see
             `SpectrogramStream`.
+        dynamic_range: how far below the loudest of a recording silence begins, in dB.
 
     >>> t = np.arange(8000) / 8000
     >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
@@ -197,13 +199,14 @@ class Spectrogram:
     window: float = 0.025
     hop: float = 0.01
     causal: bool = False
+    dynamic_range: float = 80.0
 
     def __post_init__(self) -> None:
         shares = (self.rate / MAX_RATE, self.bands / MAX_BANDS, self.window, self.hop)
-        if not all(0 < share <= 1 for share in shares):
+        if not all(0 < share <= 1 for share in (*shares, self.dynamic_range / 100)):
             raise OstinatoError(
-                f"{self}: expected up to {MAX_RATE:,} samples a second, {MAX_BANDS:,} bands, and "
-                "one second for window and hop."
+                f"{self}: expected up to {MAX_RATE:,} samples a second, {MAX_BANDS:,} bands, "
+                "one second for window and hop, and 100 dB of dynamic range."
             )
 
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -219,9 +222,13 @@ class Spectrogram:
             return np.concatenate([stream.feed(samples), stream.finish()])
         around = np.zeros(self.fft // 2, dtype=np.float32)
         energy = self.energy(np.concatenate([around, samples, around]))
-        # Energy 80 dB below the loudest is silence.
-        mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
-        return np.asarray(mel - mel.mean(0))
+        least = max(1e-10, float(energy.max()) * 10 ** (-self.dynamic_range / 10))
+        mel = np.log(np.maximum(energy, least))
+        return self.normalized(mel)
+
+    def normalized(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the log-mel rows of a whole recording, ``(T, bands)``, normalised."""
+        return mel if self.causal or not len(mel) else np.asarray(mel - mel.mean(0))
 
     @property
     def size(self) -> int:
@@ -299,8 +306,7 @@ def _window(size: int) -> Tensor:
 @lru_cache(maxsize=8)
 def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
-    highest = 2595 * np.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    edges = _mel_edges(rate, bands)
     f = np.linspace(0, rate / 2, fft // 2 + 1)
     rising = (f - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - f) / np.diff(edges)[1:, None]
@@ -310,6 +316,18 @@ def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     nearest = np.abs(f[None] - edges[1:-1, None]).argmin(1)
     triangles[empty, nearest[empty]] = 1.0
     return torch.from_numpy(triangles.astype(np.float32))
+
+
+def _mel_edges(rate: int, bands: int) -> NDArray[np.float64]:
+    """Where bands begin and end: each from the centre of the one before to that of the next."""
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    return np.asarray(700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1))
+
+
+@lru_cache(maxsize=8)
+def mel_centres(rate: int, bands: int) -> NDArray[np.float64]:
+    """Frequencies in the middle of the bands, ``(bands,)``."""
+    return _mel_edges(rate, bands)[1:-1]
 
 
 def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:

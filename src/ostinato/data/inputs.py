@@ -46,6 +46,9 @@ class InputSettings:
         min_count: words rarer than this are unknown, and read by their letters alone.
         lowercase: whether words are looked up without regard to upper case.
         bands: bands of the mel scale that sound is cut into.
+        dynamic_range: how far below the loudest of a recording silence begins, in dB; the less,
+            the less the noise of rooms and microphones matters. Not of models that read in one
+            direction, which do not know what is loudest.
         image: rows of an image as steps, its pixels as steps, or the whole as one step.
     """
 
@@ -53,6 +56,7 @@ class InputSettings:
     min_count: int = 2
     lowercase: bool = True
     bands: int = 40
+    dynamic_range: float = 35.0
     image: ImageForm = "rows"
 
 
@@ -149,7 +153,9 @@ class Inputs(SequenceInputs):
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
             rate = mode(map(sound_rate, corpus.inputs))
-            spectrogram = Spectrogram(rate, settings.bands, causal=causal)
+            spectrogram = Spectrogram(
+                rate, settings.bands, causal=causal, dynamic_range=settings.dynamic_range
+            )
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
             shape = mode(

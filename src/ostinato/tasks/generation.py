@@ -22,6 +22,7 @@ from ostinato.data.batches import ContiguousBatches, SequenceBatch, open_tokens,
 from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
+from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
@@ -151,7 +152,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         ``pattern`` says which files of a folder are read; ``y`` is ignored.
         """
         self.check_settings()
-        source = _source_of(text, pattern)
+        source = None if launch().rank else _source_of(text, pattern)  # the first rank reads it
         return super().fit(
             source, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
         )
