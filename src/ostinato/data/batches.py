@@ -187,7 +187,7 @@ class ContiguousBatches(Epochs):
         steps = slice(window * self.window, (window + 1) * self.window)
         rows, idle = self._share(range(self.batch_size))
         inputs, targets = (
-            torch.from_numpy(streams[rows.start : rows.stop : rows.step, steps].astype(np.int64))
+            torch.from_numpy(streams[np.asarray(rows), steps].astype(np.int64))
             for streams in self._streams
         )
         lengths = torch.full((len(rows),), inputs.shape[1])
