@@ -268,14 +268,14 @@ Shape shape_of(nb::handle object) {
 struct Indices {
     std::vector<int64_t> lengths, tokens;
 
-    const int64_t* copy_of(nb::handle given, int64_t steps, int64_t rows) {
+    const int64_t* copy_of(nb::handle given, int64_t steps, int64_t rows, const char* name = "lengths") {
         if (given.is_none()) return nullptr;
-        const int64_t* from = dense<int64_t>(given, "lengths", {rows}, false);
+        const int64_t* from = dense<int64_t>(given, name, {rows}, false);
         lengths.assign(from, from + rows);
         lengths.push_back(0);  // never null
         for (int64_t b = 0; b < rows; ++b)
             if (lengths[size_t(b)] < 0 || lengths[size_t(b)] > steps)
-                refuse("lengths", "has " + std::to_string(lengths[size_t(b)]) + " for row " + std::to_string(b),
+                refuse(name, "has " + std::to_string(lengths[size_t(b)]) + " for row " + std::to_string(b),
                        "0 to " + std::to_string(steps));
         return lengths.data();
     }
@@ -503,6 +503,24 @@ void run_selection_backward(nb::handle d, nb::handle v, nb::handle A, nb::handle
     g.dB = dense<T>(dB, "dB", sums, false), g.dC = dense<T>(dC, "dC", sums, false);
     nb::gil_scoped_release release;
     selection_backward(s, g, threads);
+}
+
+template <class T>
+void run_lattice(nb::handle log_p, nb::handle lengths, nb::handle label_lengths, nb::handle losses, nb::handle gradients,
+                 int threads) {
+    const View shown(log_p, "log_p");
+    if (shown.shape.size() != 4 || shown.shape[2] < 1 || shown.shape[3] != 2)
+        refuse("log_p", "has shape " + shape_text(shown.shape), "(B, T, U + 1, 2)");
+    Indices frames, labels;
+    Lattice<T> l{};
+    l.rows = shown.shape[0], l.frames = shown.shape[1], l.labels = shown.shape[2] - 1;
+    l.log_p = dense<T>(log_p, "log_p", shown.shape, false);
+    l.lengths = frames.copy_of(lengths, l.frames, l.rows);
+    l.label_lengths = labels.copy_of(label_lengths, l.labels, l.rows, "label_lengths");
+    l.losses = dense<T>(losses, "losses", {l.rows}, false);
+    l.gradients = dense<T>(gradients, "gradients", shown.shape);
+    nb::gil_scoped_release release;
+    lattice(l, threads);
 }
 
 template <class T>
@@ -1169,6 +1187,16 @@ NB_MODULE(_core, m) {
           nb::arg("D").none(), nb::arg("lengths").none(), nb::arg("resets").none(), nb::arg("kept").none(), nb::arg("dy").none(),
           nb::arg("dc_n").none(), nb::arg("dd").none(), nb::arg("dv").none(), nb::arg("dA").none(), nb::arg("dB").none(),
           nb::arg("dC").none(), nb::arg("dD").none(), nb::arg("dc0").none(), nb::arg("threads").none(), "Its gradients.");
+    m.def("transducer_loss",
+          [](nb::handle log_p, nb::handle lengths, nb::handle label_lengths, nb::handle losses, nb::handle gradients,
+             nb::handle threads) {
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(log_p, "log_p", [&](auto zero) {
+                  run_lattice<decltype(zero)>(log_p, lengths, label_lengths, losses, gradients, n);
+              });
+          },
+          nb::arg("log_p").none(), nb::arg("lengths").none(), nb::arg("label_lengths").none(), nb::arg("losses").none(),
+          nb::arg("gradients").none(), nb::arg("threads").none(), "The loss of an RNN transducer, and its gradients.");
     m.def("product",
           [](nb::handle x, nb::handle weight, nb::handle bias, nb::handle y, nb::handle threads) {
               const int n = int(integer(threads, "threads", 1, 1 << 15));

@@ -372,6 +372,17 @@ template <class T> void selection_backward(const Selection<T>& s, const Selectio
 template void selection_backward(const Selection<float>&, const SelectionGradients<float>&, int);
 template void selection_backward(const Selection<double>&, const SelectionGradients<double>&, int);
 
+template <class T> void lattice(const Lattice<T>& l, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    const double work = work_of_a_number * double(l.rows) * double(l.frames) * double(l.labels + 1);
+    const int n = std::min(threads_for(work, threads), int(std::max(int64_t(1), std::min(l.rows, int64_t(most_threads)))));
+    char* block = workspace.get(p.lattice_memory(l, n));
+    run_on(n, [&](const Member& me) { p.lattice(l, block, me); });
+    workspace.done();
+}
+template void lattice(const Lattice<float>&, int);
+template void lattice(const Lattice<double>&, int);
+
 namespace {
 
 bool cpu_has(DotFeature feature) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "lattice.hpp"
 #include "linear.hpp"
 #include "program.hpp"
 #include "sequence.hpp"
@@ -44,6 +45,8 @@ template <class T> void map(const Map<T>& map, int threads);
 template <class T> void convolution(const Convolution<T>& convolution, int threads);
 template <class T> void selection_forward(const Selection<T>& selection, int threads);
 template <class T> void selection_backward(const Selection<T>& selection, const SelectionGradients<T>& gradients, int threads);
+// That of lattice.hpp. Throws std::bad_alloc before anything is written.
+template <class T> void lattice(const Lattice<T>& lattice, int threads);
 
 // The same for a program; `order` is worked out.
 template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads);

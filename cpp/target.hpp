@@ -1,6 +1,7 @@
 // What the core can do with one instruction set: the table that core.cpp chooses once.
 #pragma once
 
+#include "lattice.hpp"
 #include "linear.hpp"
 #include "program.hpp"
 #include "sequence.hpp"
@@ -63,7 +64,7 @@ struct Target {
     double (*multiply_adds)(int64_t rounds);  // see peak_flops()
 };
 
-// The same for what linear.hpp describes: a table of its own, which is compiled apart.
+// The same for what linear.hpp and lattice.hpp describe: a table of its own, which is compiled apart.
 template <class T> struct ScanPasses {
     void (*forward)(const Recurrence<T>&, const Member&);
     void (*backward)(const Recurrence<T>&, const RecurrenceGradients<T>&, const Member&);
@@ -74,6 +75,8 @@ template <class T> struct ScanPasses {
     void (*selection_forward)(const Selection<T>&, const Member&);
     int64_t (*selection_memory)(const Selection<T>&, int threads);
     void (*selection_backward)(const Selection<T>&, const SelectionGradients<T>&, char* memory, const Member&);
+    int64_t (*lattice_memory)(const Lattice<T>&, int threads);
+    void (*lattice)(const Lattice<T>&, char* memory, const Member&);
 };
 
 struct Scans {

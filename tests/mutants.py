@@ -34,7 +34,7 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding",
+    "attention_faults", "vocoding", "lattice", "transducer",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -834,6 +834,62 @@ ctc CTC: the blank is the first token
 ctc CTC: the state is dropped
 - h, state = self.recurrent(v, state, lengths=ends)
 + h, state = self.recurrent(v, None, lengths=ends)
+
+ctc: a stream forgets what it wrote last
+- found = self.network._written(best, self._last)
++ found = self.network._written(best)
+
+lattice: a label is written at the next step's node
+- by_label = F.pad(alpha[:, :-1] + label[:, i, :-1], (1, 0), value=-torch.inf)
++ by_label = F.pad(alpha[:, :-1] + label[:, i, 1:], (1, 0), value=-torch.inf)
+
+lattice: gradients of the loss forget whose they are
+- return gradients * d[:, None, None, None], None, None
++ return gradients, None, None
+
+lattice: chunks leave out their last label's gradient
+- d_scores[:, :-1].scatter_add_(-1, label, of_label[:, :-1, None])
++ d_scores[:, :-2].scatter_add_(-1, label[:, :-1], of_label[:, :-2, None])
+
+lattice: the gradient of the prediction is that of the last chunk
+- d_predicted[row, :n] += dz.sum(0)
++ d_predicted[row, :n] = dz.sum(0)
+
+transducer Lookahead: steps before, not after
+- y = y + h[:, j : j + T] * self.weight[j]
++ y = y + h[:, :T] * self.weight[j]
+
+transducer Transducer: too few steps of the last frames
+- return (lengths + self.stacked - 1) // self.stacked
++ return lengths // self.stacked
+
+transducer Transducer: padding is stacked with frames
+- v, ends = zero_padding(v, lengths),
++ v, ends = v,
+
+transducer Transducer: a stream forgets the steps that wait
+- h = torch.cat([state.recent, h], 1)
++ h = torch.cat([0 * state.recent, h], 1)
+
+transducer Transducer: the prediction begins with a token
+- inputs = F.pad(targets, (1, 0), value=self.blank)
++ inputs = F.pad(targets, (1, 0), value=0)
+
+transducer Transducer: rows without a path count
+- possible = losses.masked_fill(losses == torch.inf, 0)
++ possible = losses
+
+transducer Transducer: alignments of a text are not added up
+- now = float(np.logaddexp(now, ended[text.tokens].log_p))
++ now = max(now, ended[text.tokens].log_p)
+
+transducer: a token leaves the prediction as it was
+- self._write(rows[writes], best[writes])
++ pass
+
+transducer: a step writes without end
+- (written[rows] < self.symbols)
++ (written[rows] < 3 * self.symbols)
 
 distributions StudentT: a degree of freedom too few
 - return 2 + _positive(p[..., 2])

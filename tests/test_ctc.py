@@ -11,7 +11,8 @@ from tolerances import assert_same
 from torch import nn
 
 from ostinato.errors import OstinatoError, ShapeError
-from ostinato.networks.ctc import CTC
+from ostinato.networks.ctc import CTC, CTCStream
+from ostinato.networks.decoding import ctc_greedy
 from ostinato.recurrence.dropin import GRU
 
 V, I = 2, 3
@@ -71,6 +72,35 @@ def test_a_stream_of_frames_says_the_same():
         y, state = net(x[:, begin : begin + 4], state)
         parts.append(y)
     assert_same([torch.cat(parts, 1)], [whole])
+
+
+def test_a_stream_writes_what_the_whole_does_in_any_chunks():
+    net = network(2).eval()
+    with torch.no_grad():
+        net.output.weight *= 20  # so that what it writes depends on what it hears
+    x = random(81, I, seed=5, scale=3.0)
+    with torch.no_grad():
+        (whole,) = net.greedy(net(x[None])[0])
+    assert len(whole.tokens) > 4
+    assert whole.tokens == ctc_greedy(net(x[None])[0][0].detach().numpy()).tokens
+    for n in (2, 4, 6):
+        stream, tokens, steps = CTCStream(net), [], []
+        for begin in range(0, 81, n):
+            found = stream.feed(x[begin : begin + n], final=begin + n >= 81)
+            tokens += found.tokens
+            steps += found.steps
+        assert (tokens, steps) == whole
+    with pytest.raises(OstinatoError, match="CTCStream: the network reads in both directions"):
+        CTCStream(network(bidirectional=True))
+
+
+def test_likelihoods_of_texts_are_those_of_rows():
+    net = network(2).eval()
+    x, texts = random(1, 9, I, seed=6), torch.tensor([[0, 1], [1, 1], [1, 0]])
+    with torch.no_grad():
+        ours = net.likelihoods_of(net(x)[0][0], texts, torch.tensor([2, 2, 1]))
+        theirs = net.likelihoods(x.expand(3, -1, -1), texts, target_lengths=torch.tensor([2, 2, 1]))
+    assert_same([ours], [theirs])
 
 
 def test_a_target_that_cannot_be_spelled_takes_no_part():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from ostinato import TextGenerator, Transcriber, load
+from ostinato import TextGenerator, Transcriber, export, load
 from ostinato.data.ragged import Examples
 from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.tasks.transcripts import error_rates
+from ostinato.training.callbacks import Callback
 
 SHAPES = {"a": [3.0, 0.0], "b": [0.0, 3.0], "c": [-3.0, 0.0], " ": [0.0, -3.0]}
 
@@ -145,6 +146,117 @@ def test_data_that_cannot_be_are_refused():
         Transcriber(recurrent=False).fit(X, ["ab", "b"])
 
 
+@pytest.fixture(scope="module")
+def transducer():
+    rng = np.random.default_rng(0)
+    y = ["".join(rng.choice(list("abc"), rng.integers(1, 5))) for _ in range(240)]
+    X = [spoken(text, seed) for seed, text in enumerate(y)]
+    settings = {"hidden_size": 24, "stacked": 2, "epochs": 16, "learning_rate": 0.02}
+    how = {"criterion": "transducer", "bidirectional": False, "lookahead": 2, "dropout": 0.1}
+    return Transcriber(**how, **settings).fit(X, y)
+
+
+def test_a_transducer_writes_new_recordings_down(transducer, tmp_path):
+    y = ["acb", "ba", "cabc", "bb", "aac"]
+    X = [spoken(text, 1000 + seed) for seed, text in enumerate(y)]
+    assert transducer.evaluate(X, y, beam=4)["cer"] < 0.15
+    assert transducer.evaluate(X, y, beam=1)["cer"] < 0.15
+    found = transducer.choose(X, y)
+    assert [text for text, _ in found] == y and all(0.5 < share <= 1 for _, share in found)
+    transducer.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.predict(X) == transducer.predict(X)
+    assert again.criterion == "transducer" and again.lookahead == 2
+
+
+def test_a_transducer_streams_what_it_writes_of_the_whole(transducer):
+    rng = np.random.default_rng(1)
+    for seed in range(6):
+        x = spoken("cabbac"[: seed + 1], 2000 + seed)
+        stream, parts, begin = transducer.stream(), [], 0
+        while begin < len(x):
+            n = int(rng.integers(1, 8))
+            parts.append(stream.feed(x[begin : begin + n]))
+            begin += n
+        early = "".join(parts)
+        assert early + stream.finish() == transducer.transcribe([x], beam=1)[0]
+    assert early  # something is written before the end
+
+
+def test_a_transducer_resumes_as_if_it_had_not_stopped(tmp_path):
+    y = ["ab", "ba", "a", "b"] * 10
+    X = [spoken(text, seed) for seed, text in enumerate(y)]
+    settings = {"hidden_size": 8, "epochs": 2, "evaluations": 2, "criterion": "transducer"}
+    whole = Transcriber(**settings).fit(X, y, out=tmp_path / "whole")
+
+    class Interrupt(Callback):
+        count = 0
+
+        def on_checkpoint(self):
+            self.count += 1
+            if self.count == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Transcriber(**settings).fit(X, y, out=tmp_path / "cut", callbacks=[Interrupt()])
+    resumed = Transcriber.resume(tmp_path / "cut")
+    for ours, theirs in zip(
+        resumed.network_.parameters(), whole.network_.parameters(), strict=True
+    ):
+        assert ours.equal(theirs)
+
+
+def test_word_pieces_are_written_and_come_whole_from_a_stream():
+    pytest.importorskip("tokenizers")
+    rng = np.random.default_rng(2)
+    words = ["ab", "ca", "b"]
+    y = [" ".join(rng.choice(words, rng.integers(1, 4))) for _ in range(150)]
+    X = [spoken(text, seed) for seed, text in enumerate(y)]
+    settings = {"hidden_size": 24, "stacked": 2, "learning_rate": 0.02, "batch_size": 8}
+    for criterion, epochs, most in (("ctc", 30, 0.2), ("transducer", 2, np.inf)):
+        how = {"criterion": criterion, "level": "bpe", "vocabulary_size": 264, "dropout": 0.1}
+        model = Transcriber(bidirectional=False, epochs=epochs, **how, **settings).fit(X, y)
+        assert 256 < len(model.vocabulary_) <= 264
+        assert model.evaluate(X[:20], y[:20], beam=1)["cer"] < most
+        stream = model.stream()
+        text = "".join(stream.feed(X[0][i : i + 5]) for i in range(0, len(X[0]), 5))
+        assert text + stream.finish() == model.transcribe(X[:1], beam=1)[0]
+
+
+def test_latency_is_what_a_stream_waits_for(tones):
+    model, folder = tones
+    rate, late = model.stream().rate, model.latency  # three frames of 10 ms, and half of 32 ms
+    assert late == model.stream().latency == 46
+    sound, _ = soundfile.read(folder / "3.wav", dtype="float32")
+    stream, steps = model.stream(), 0
+    counted = model.network_.recurrent.register_forward_hook(lambda *_: seen.append(1))
+    for begin in range(0, len(sound), 8):  # a millisecond
+        seen = []
+        stream.feed(sound[begin : begin + 8])
+        if seen:  # a step was decoded: what it begins with came so long ago, or less
+            start = steps * model.network_.stacked * model.inputs_.spectrogram.step
+            assert begin + 8 - start <= late * rate / 1000 + 8
+            steps += 1
+    counted.remove()
+    assert steps > 5
+
+
+def test_settings_that_do_not_fit_a_transducer_are_refused():
+    X, y = [spoken("ab"), spoken("b")] * 5, ["ab", "b"] * 5
+    for more in ({}, {"criterion": "transducer"}, {"bidirectional": False}):
+        with pytest.raises(OstinatoError, match="lookahead=2 with criterion=.*--no-bidirectional"):
+            Transcriber(lookahead=2, **more).fit(X, y)
+    with pytest.raises(OstinatoError, match="criterion='rnnt'; expected"):
+        Transcriber(criterion="rnnt").fit(X, y)
+    small = {"hidden_size": 4, "epochs": 0.1, "criterion": "transducer"}
+    model = Transcriber(**small).fit(X, y)
+    with pytest.raises(OstinatoError, match="an RNN transducer has no ONNX form; train with"):
+        export(model, "model.onnx")
+    for use in (lambda: model.align(X), lambda: model.find(X, ["a"])):
+        with pytest.raises(OstinatoError, match="align, find and calibrate need the prob"):
+            use()
+
+
 def test_words_are_timed_as_they_are_said(model):
     parts = ["ab", "c", "ba"]
     X = [spoken(" ".join(parts), 4000)]
@@ -180,7 +292,7 @@ def test_phrases_are_found_in_longer_recordings(model):
         model.find(X, [])
     with pytest.raises(DataError, match="'xyz': the model cannot write 'x'; it knows ' abc'"):
         model.find(X, ["xyz"])
-    with pytest.raises(DataError, match="'a\\?': the model cannot write"):
+    with pytest.raises(DataError, match=r"'a\?': the model cannot write"):
         model.align(X[:1], ["a?"])
 
 

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "callers.hpp"
+#include "lattices.hpp"
 #include "recurrences.hpp"
 #include "selections.hpp"
 #include "sequences.hpp"
@@ -40,6 +41,7 @@ const Check checks[] = {
     {"streams", check_streams, false},
     {"recurrences", check_recurrences, false},
     {"selections", check_selections, false},
+    {"lattices", check_lattices, false},
     {"callers", check_callers, true},
 };
 

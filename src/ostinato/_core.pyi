@@ -277,6 +277,28 @@ def selection_backward(
         ShapeError: naming the argument that does not fit.
     """
 
+def transducer_loss(
+    log_p: Tensor,
+    lengths: Tensor | None,
+    label_lengths: Tensor | None,
+    losses: Tensor,
+    gradients: Tensor | None,
+    threads: int,
+) -> None:
+    """Compute the loss of an RNN transducer, and its gradients.
+
+    Args:
+        log_p: log-probabilities of the blank and of the next label, ``(B, T, U + 1, 2)``.
+        lengths: frames of each row, ``(B,)`` from 0 to ``T``; ``T`` when None.
+        label_lengths: labels of each row, ``(B,)`` from 0 to ``U``; ``U`` when None.
+        losses: takes the losses, ``(B,)``.
+        gradients: takes their gradients, of the shape of ``log_p``; None where not needed.
+        threads: the most to use.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
 def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = None) -> None:
     """Compute a function of each number of ``x (N, features)`` into ``y``.
 

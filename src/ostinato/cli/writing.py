@@ -239,7 +239,8 @@ def _transcribe_live(model: SpeechTranscriber) -> None:
     stream = model.stream()
     if stream.rate is None:
         raise OstinatoError("transcribe --live: the model reads series, not sound.")
-    print(f"listening: {stream.rate:,} samples per second", file=sys.stderr)
+    latency = f"{stream.rate:,} samples per second, latency {stream.latency:.0f} ms"
+    print(f"listening: {latency}", file=sys.stderr)
     if sys.stdin is None:
         raise OstinatoError("transcribe --live: <standard input>: is closed.")
     odd = b""

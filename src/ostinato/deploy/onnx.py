@@ -38,6 +38,7 @@ from ostinato.deploy.verify import check, difference, expected, session, trials
 from ostinato.errors import OstinatoError, require
 from ostinato.files import atomic_file
 from ostinato.networks.outputs import CRFOutput
+from ostinato.networks.transducer import Transducer
 from ostinato.tasks.captioning import Captioner
 from ostinato.tasks.classification import SequenceClassifier
 from ostinato.tasks.forecasting.forecaster import Forecaster
@@ -222,6 +223,11 @@ def plan_of(model: Any) -> Plan:
             facts = {"how": MUSIC, "steps_per_beat": model.steps_per_beat}
             return Plan(network, (head,), {"lengths": False}, task | facts)
         case Transcriber():
+            if isinstance(network, Transducer):
+                raise OstinatoError(
+                    "export: an RNN transducer has no ONNX form; train with criterion='ctc' "
+                    "(--criterion ctc)."
+                )
             vocabulary = {"vocabulary": model.vocabulary_.to_json(), "decode": BLANKS}
             plan = Plan(network, (LOG_P,), {}, vocabulary)
         case Captioner():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ostinato.errors import OstinatoError
+from ostinato.networks.decoding import Alignment, Hypothesis, ctc_beam
 from ostinato.networks.functional import Lengths, check_tokens, drop, drop_features, zero_padding
 from ostinato.recurrence.layers import Hidden, Recurrent
 
@@ -106,6 +108,41 @@ class CTC(nn.Module):
         y, _ = self(x, lengths=lengths)
         return -self._losses(y, targets, lengths, target_lengths, zero_infinity=False)[0]
 
+    def likelihoods_of(self, y: Tensor, texts: Tensor, counts: Lengths) -> Tensor:
+        """Compute the natural log of the probability of texts ``(N, U)``, ``(N,)``.
+
+        Of the scores ``(T, V + 1)`` of one input.
+        """
+        frames = y.double().expand(len(texts), -1, -1)
+        ends = torch.full((len(texts),), len(y) * self.stacked)
+        return -self._losses(frames, texts, ends, counts, zero_infinity=False)[0]
+
+    def greedy(self, y: Tensor, ends: Lengths = None) -> list[Alignment]:
+        """Return the likeliest alignment of scores ``(B, T, V + 1)``, see `ctc_greedy`.
+
+        Of as many steps of each row as ``ends (B,)`` say.
+        """
+        counts = torch.full((len(y),), y.shape[1]) if ends is None else torch.as_tensor(ends)
+        best = y.argmax(-1).tolist()
+        return [self._written(row[:n]) for row, n in zip(best, counts.tolist(), strict=True)]
+
+    def beam_search(self, y: Tensor, beam: int = 16, **options: Any) -> list[Hypothesis]:
+        """Return the likeliest texts of scores ``(T, V + 1)``; ``options`` are of `ctc_beam`."""
+        return ctc_beam(y.double().log_softmax(-1).cpu().numpy(), beam, **options)
+
+    def stream(self) -> CTCStream:
+        """Write as frames come; for layers in one direction."""
+        return CTCStream(self)
+
+    def _written(self, best: list[int], last: int | None = None) -> Alignment:
+        """Return what the likeliest numbers write after ``last``."""
+        found = Alignment([], [])
+        for step, (before, token) in enumerate(pairwise([last, *best])):
+            if token not in (before, self.blank):
+                found.tokens.append(cast(int, token))
+                found.steps.append(step)
+        return found
+
     def _losses(
         self, y: Tensor, targets: Tensor, lengths: Lengths, target_lengths: Lengths, **more: bool
     ) -> tuple[Tensor, Tensor]:
@@ -118,3 +155,44 @@ class CTC(nn.Module):
             reduction="none", **more,
         )  # fmt: skip
         return losses, counts.to(losses.device)
+
+
+class CTCStream:
+    """What a `CTC` writes as frames come, by the likeliest alignment, in constant memory.
+
+    Args:
+        network: the network, in eval mode, with layers in one direction.
+
+    Example:
+        >>> from ostinato.recurrence.dropin import GRU
+        >>> network = CTC(nn.Identity(), GRU(6, 8, batch_first=True), 5, stacked=2).eval()
+        >>> x = torch.randn(9, 3)
+        >>> stream = CTCStream(network)
+        >>> parts = [stream.feed(x[:4]), stream.feed(x[4:], final=True)]
+        >>> (whole,) = network.greedy(network(x[None])[0])
+        >>> [token for part in parts for token in part.tokens] == whole.tokens
+        True
+    """
+
+    def __init__(self, network: CTC) -> None:
+        if network.recurrent.bidirectional:
+            raise OstinatoError(
+                "CTCStream: the network reads in both directions and needs the future; build it "
+                "with layers in one direction."
+            )
+        self.network = network
+        self._state: Hidden = None
+        self._last: int | None = None
+        self._step = 0
+
+    @torch.inference_mode()
+    def feed(self, frames: Tensor, final: bool = False) -> Alignment:
+        """Return what frames ``(T, ...)`` add, a multiple of ``stacked`` but for the final ones."""
+        if not len(frames):
+            return Alignment([], [])
+        y, self._state = self.network(frames[None], self._state)
+        best = y[0].argmax(-1).tolist()
+        found = self.network._written(best, self._last)
+        steps = [self._step + step for step in found.steps]
+        self._last, self._step = best[-1], self._step + len(best)
+        return Alignment(found.tokens, steps)

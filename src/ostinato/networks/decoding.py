@@ -35,6 +35,18 @@ class Hypothesis(NamedTuple):
     attention: NDArray[np.float32] | None = None
 
 
+class Alignment(NamedTuple):
+    """Tokens of a monotone alignment, and the steps at which they are written.
+
+    Attributes:
+        tokens: numbers of the tokens.
+        steps: number of the step at which each begins.
+    """
+
+    tokens: list[int]
+    steps: list[int]
+
+
 @dataclass(frozen=True)
 class Search:
     """Settings of `beam_search` and `sample`.

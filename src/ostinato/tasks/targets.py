@@ -487,6 +487,15 @@ def vocabulary_of(
     return build_vocabulary(level, source, size=size, min_count=min_count, unknown=unknown)
 
 
+def usual_vocabulary(letters: int) -> int:
+    """Return the number of subwords for texts of so many letters in all.
+
+    >>> usual_vocabulary(1_000_000)
+    2500
+    """
+    return int(min(8000, max(400, letters // 400)))
+
+
 def calibrate(
     scores: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> float | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -24,13 +25,15 @@ from ostinato.data.textfiles import numbered_lines
 from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
 from ostinato.networks.alignment import ctc_align, ctc_find
+from ostinato.networks.arrangements import recurrent_layers
 from ostinato.networks.ctc import CTC
-from ostinato.networks.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
+from ostinato.networks.decoding import LanguageModel, edit_distance
+from ostinato.networks.transducer import Transducer
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Prediction, TextSampler
 from ostinato.tasks.corpora import SoundEstimator
 from ostinato.tasks.networks import encoder
-from ostinato.tasks.targets import TokenSequence
+from ostinato.tasks.targets import TokenSequence, usual_vocabulary
 from ostinato.tasks.transcripts import (
     Calibration,
     Comparison,
@@ -46,8 +49,12 @@ from ostinato.training.settings import check_setting, check_value
 LETTER_UNKNOWN = -20.0
 """Natural log of the probability of a letter that a language model does not know."""
 
+Criterion: TypeAlias = Literal["ctc", "transducer"]
 
-class Transcripts(TokenSequence[CTC]):
+SpeechNetwork: TypeAlias = CTC | Transducer
+
+
+class Transcripts(TokenSequence[SpeechNetwork]):
     """The text of each recording."""
 
     judge = "error_rate"
@@ -65,18 +72,16 @@ class Transcripts(TokenSequence[CTC]):
         return [text]
 
     def metrics(
-        self, network: CTC, batch: SequenceBatch, state: Hidden
+        self, network: SpeechNetwork, batch: SequenceBatch, state: Hidden
     ) -> tuple[dict[str, float], None]:
         """Return the mean loss and the errors a token, by the likeliest alignment."""
         found, _ = super().metrics(network, batch, state)
-        scores, _ = network(batch.inputs, lengths=batch.unequal)
-        log_p = scores.double().log_softmax(-1).cpu().numpy()
-        ends = network.steps(batch.lengths).tolist()
+        y, _ = network(batch.inputs, lengths=batch.unequal)
         assert batch.target_lengths is not None
         wrong = tokens = 0
-        for row, (n, m) in enumerate(zip(ends, batch.target_lengths.tolist(), strict=True)):
-            guess = ctc_greedy(log_p[row, :n]).tokens
-            wrong += edit_distance(guess, batch.targets[row, :m].tolist())
+        guesses = network.greedy(y, network.steps(batch.lengths))
+        for row, (guess, m) in enumerate(zip(guesses, batch.target_lengths.tolist(), strict=True)):
+            wrong += edit_distance(guess.tokens, batch.targets[row, :m].tolist())
             tokens += m
         return {**found, "error_rate": wrong / max(1, tokens)}, None
 
@@ -86,20 +91,26 @@ class Transcripts(TokenSequence[CTC]):
         return int(batch.target_lengths.sum())
 
     def describe(self) -> str:
-        unit = "letters" if self.vocabulary.level == "char" else "words"
+        unit = {"char": "letters", "bpe": "word pieces"}.get(self.vocabulary.level, "words")
         return f"{len(self.vocabulary):,} {unit}"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Transcriber(SoundEstimator[Transcripts, CTC]):
-    """A recurrent network that transcribes, by connectionist temporal classification.
+class Transcriber(SoundEstimator[Transcripts, SpeechNetwork]):
+    """A recurrent network that transcribes, by CTC or as an RNN transducer.
 
     It reads recordings, or series of measurements such as handwriting, and needs no alignment.
 
     Args:
-        level: tokens that are written: char, or word.
+        criterion: ctc, connectionist temporal classification, whose tokens do not depend on each
+            other; or transducer, an RNN transducer, which knows what it has written.
+        level: tokens that are written: char, word, or bpe (word pieces learned from the texts).
+        vocabulary_size: most tokens of levels word and bpe; of bpe, by the size of the data if not
+            given.
         stacked: frames of a hundredth of a second that are read in one step.
         bidirectional: as in `EncoderSettings`; False can follow a stream, see `stream`.
+        lookahead: steps that a transducer waits for before a step is decoded, where
+            bidirectional=False; see `latency`.
 
     Further settings and attributes are those of `CorpusEstimator`.
 
@@ -114,14 +125,24 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
         ['ab', 'ba', 'a']
     """
 
+    criterion: Criterion = "ctc"
     level: Level = "char"
     stacked: int = 3
+    lookahead: int = 0
 
     TARGETS = Transcripts
 
     def check_settings(self) -> None:
         super().check_settings()
-        check_setting(self, "level", ("char", "word"))
+        check_setting(self, "criterion", get_args(Criterion))
+        check_setting(self, "level", ("char", "word", "bpe"))
+        check_value(self, "lookahead", lambda n: 0 <= n <= 1000, "a number of steps, 0 to 1000")
+        if self.lookahead and (self.criterion == "ctc" or self.bidirectional):
+            raise OstinatoError(
+                f"Transcriber: lookahead={self.lookahead} with criterion={self.criterion!r}, "
+                f"bidirectional={self.bidirectional}; expected criterion='transducer' and "
+                "bidirectional=False (--criterion transducer --no-bidirectional)."
+            )
         check_value(self, "stacked", lambda n: 0 < n <= 100, "a number of frames, 1 to 100")
         if not self.recurrent:
             raise OstinatoError("Transcriber: recurrent=False; it has no form without recurrence.")
@@ -134,13 +155,23 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
     def _learn_targets(self, training: Corpus) -> Transcripts:
         if training.kind in ("text", "words"):
             raise DataError("Transcriber: the inputs are texts; expected recordings or series.")
-        return Transcripts.learn(training, self.level)
+        size = self.vocabulary_size
+        if size is None and self.level == "bpe":
+            letters = (len(Transcripts.texts(training, i)[0]) for i in range(len(training)))
+            size = usual_vocabulary(sum(letters))
+        return Transcripts.learn(training, self.level, None if self.level == "char" else size)
 
-    def _build(self, inputs: Inputs, targets: Transcripts) -> CTC:
+    def _build(self, inputs: Inputs, targets: Transcripts) -> SpeechNetwork:
         how = self.architecture(self.resolved_)
         encode, features = encoder(inputs, self)
         layers = how.layers(self.stacked * features, bidirectional=self.bidirectional)
-        return CTC(encode, layers, len(targets.vocabulary), self.stacked, how.dropout)
+        V, H = len(targets.vocabulary), how.hidden_size
+        if self.criterion == "ctc":
+            return CTC(encode, layers, V, self.stacked, how.dropout)
+        prediction = recurrent_layers("gru", max(8, H // 4), H)
+        return Transducer(
+            encode, layers, prediction, V, H, self.stacked, self.lookahead, how.dropout
+        )
 
     def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
         return {"dropout": min(0.3, usual["dropout"])}
@@ -173,27 +204,59 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
         if isinstance(language, TextSampler):
             language = self._token_model(language)
 
-        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[str]:
-            log_p = scores.double().log_softmax(-1).cpu().numpy()
-            for row, n in zip(log_p, self.network_.steps(batch.lengths).tolist(), strict=True):
-                if beam == 1:
-                    found = ctc_greedy(row[:n])
-                else:
-                    (found,) = ctc_beam(row[:n], beam, language=language, weight=weight)
+        network = self.network_
+
+        def decode(y: Tensor, batch: SequenceBatch) -> Iterator[str]:
+            ends = network.steps(batch.lengths)
+            if beam == 1:
+                for written in network.greedy(y, ends):
+                    yield self.vocabulary_.decode(written.tokens)
+                return
+            for row, n in zip(y, ends.tolist(), strict=True):
+                (found,) = network.beam_search(row[:n], beam, language=language, weight=weight)
                 yield self.vocabulary_.decode(found.tokens)
 
-        return self._sequences().predict(self.network_, self._read(X), decode)
+        return self._sequences().predict(network, self._read(X), decode)
 
     def _token_model(self, model: TextSampler) -> LanguageModel:
         """Return the log-probabilities of our tokens by a model of characters."""
-        letters = [self.vocabulary_.decode([i]) for i in range(len(self.vocabulary_))]
+        tokens = [self.vocabulary_.decode([i]) for i in range(len(self.vocabulary_))]
+        following = lru_cache(maxsize=100_000)(model.next_log_probs)
 
-        @lru_cache(maxsize=100_000)
-        def after(tokens: tuple[int, ...]) -> NDArray[np.float64]:
-            known = model.next_log_probs(self.vocabulary_.decode(tokens))
-            return np.array([known.get(letter, LETTER_UNKNOWN) for letter in letters])
+        class After(Mapping[int, float]):
+            """Those after a text, each worked out when it is asked for."""
 
-        return after
+            def __init__(self, text: str) -> None:
+                self.text = text
+
+            def __getitem__(self, token: int) -> float:
+                text, total = self.text, 0.0
+                for letter in tokens[token]:
+                    total += following(text).get(letter, LETTER_UNKNOWN)
+                    text += letter
+                return total
+
+            def __iter__(self) -> Iterator[int]:
+                return iter(range(len(tokens)))
+
+            def __len__(self) -> int:
+                return len(tokens)
+
+        return lambda written: After(self.vocabulary_.decode(written))
+
+    @property
+    def latency(self) -> float | None:
+        """Milliseconds from a moment of sound to when the step that it begins can be decoded.
+
+        Those of the step itself, of its lookahead, and of half the window of the spectrogram: what
+        `stream` waits for. None with ``bidirectional=True``, which waits for the end, and for
+        series, which have no clock.
+        """
+        sound = self.inputs_.spectrogram
+        if self.bidirectional or sound is None:
+            return None
+        frames = self.stacked * (self.lookahead + 1)
+        return 1000 * (frames * sound.step + sound.fft // 2) / sound.rate
 
     def stream(self) -> TranscriptionStream:
         """Transcribe sound as it comes; for a model with ``bidirectional=False``."""
@@ -215,17 +278,14 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
         texts = _lines_of(texts, "choose: texts")
         ids = [torch.from_numpy(self.vocabulary_.encode(text)) for text in texts]
         network = self.network_
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        counts = torch.tensor([len(i) for i in ids])
 
-        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[tuple[str, float]]:
-            log_p, ends = scores.double().log_softmax(-1).cpu(), network.steps(batch.lengths)
-            for row, n in zip(log_p, ends.tolist(), strict=True):
-                frames = row[:n, None].expand(-1, len(ids), -1)
-                losses = torch.nn.functional.ctc_loss(
-                    frames, torch.cat(ids), torch.full((len(ids),), n),
-                    torch.tensor([len(i) for i in ids]), network.blank, reduction="none",
-                )  # fmt: skip
-                shares = (-losses).softmax(0)
-                best = int(losses.argmin())
+        def decode(y: Tensor, batch: SequenceBatch) -> Iterator[tuple[str, float]]:
+            for row, n in zip(y, network.steps(batch.lengths).tolist(), strict=True):
+                log_p = network.likelihoods_of(row[:n], padded.to(row.device), counts)
+                shares = log_p.softmax(0)
+                best = int(log_p.argmax())
                 yield texts[best], float(torch.nan_to_num(shares)[best])
 
         return self._sequences().predict(network, self._read(X), decode)
@@ -269,6 +329,11 @@ class Transcriber(SoundEstimator[Transcripts, CTC]):
 
     def _log_probs(self, batches: SequenceBatches) -> list[NDArray[np.float64]]:
         """Return the log-probabilities of tokens and blank in each step, ``(T, V + 1)`` each."""
+        if isinstance(self.network_, Transducer):
+            raise OstinatoError(
+                "Transcriber: align, find and calibrate need the probabilities of each step by "
+                "itself, which a transducer has not; train with criterion='ctc' (--criterion ctc)."
+            )
 
         def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.float64]]:
             log_p = scores.double().log_softmax(-1).cpu().numpy()
@@ -457,14 +522,17 @@ class TranscriptionStream:
                 "train it with bidirectional=False (--no-bidirectional)."
             )
         self._network = model.network_.eval()
-        self._decode = model.vocabulary_.decode
+        self._written = self._network.stream()
+        self._vocabulary = model.vocabulary_
+        # A token may end within a character.
+        self._decoder = getincrementaldecoder("utf-8")("replace")
         spectrogram = model.inputs_.spectrogram
         self._sound = None if spectrogram is None else SpectrogramStream(spectrogram)
         self.rate = None if spectrogram is None else spectrogram.rate
         """Samples a second that `feed` takes; None where it takes rows of measurements."""
+        self.latency = model.latency
+        """Milliseconds as of `Transcriber.latency`."""
         self._rows = np.zeros((0, model.inputs_.features), dtype=np.float32)
-        self._state: Hidden = None
-        self._last = self._network.blank
 
     def feed(self, x: NDArray[Any]) -> str:
         """Return the text that some more sound adds: samples ``(n,)`` from -1 to 1, at `rate`.
@@ -489,15 +557,7 @@ class TranscriptionStream:
         rows = np.concatenate([self._rows, rows])
         whole = len(rows) if last else len(rows) - len(rows) % self._network.stacked
         self._rows = rows[whole:]
-        if not whole:
-            return ""
-        weight = self._network.output.weight
-        x = torch.from_numpy(rows[None, :whole]).to(weight)
-        with torch.inference_mode():
-            y, self._state = self._network(x, self._state)
-        tokens = []
-        for token in y[0].argmax(-1).tolist():
-            if token != self._last and token != self._network.blank:
-                tokens.append(token)
-            self._last = token
-        return self._decode(tokens)
+        x = torch.from_numpy(rows[:whole]).to(self._network.output.weight)
+        found = self._written.feed(x, final=last)
+        letters = b"".join(map(self._vocabulary.bytes_of, found.tokens))
+        return self._decoder.decode(letters, final=last)

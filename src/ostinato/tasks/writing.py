@@ -34,7 +34,7 @@ from ostinato.tasks.base import Text
 from ostinato.tasks.estimators import Estimator, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
 from ostinato.tasks.sequences import split
-from ostinato.tasks.targets import TokenSequence, vocabulary_of
+from ostinato.tasks.targets import TokenSequence, usual_vocabulary, vocabulary_of
 from ostinato.training.pictures import draw_attention
 
 
@@ -189,7 +189,7 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
         if self.vocabulary_size is not None or self.level != "bpe":
             return self.vocabulary_size
         letters = sum(map(len, [*_first_texts(training), *training.inputs]))
-        return int(min(8000, max(400, letters // 400)))
+        return usual_vocabulary(letters)
 
     def _build(self, inputs: TokenInputs, targets: TargetTexts) -> EncoderDecoder:
         how = self.architecture(self.resolved_)
