@@ -72,11 +72,11 @@ def _read_all(
     labelled: bool | None,
     missing: bool,
 ) -> Corpus:
-    if idx := [path for path in listed if _is_idx(path)]:
+    if idx := [path for path in listed if is_idx(path)]:
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):
         return _of_files(files, settings, labelled)
-    parts = [_read_file(path, settings, by_step, labelled, missing) for path in listed]
+    parts = [read_file(path, settings, by_step, labelled, missing) for path in listed]
     kinds = [f"series of {len(p.variables)} variables" if p.kind == "series" else p.kind
              for p in parts]  # fmt: skip
     for path, kind in zip(listed, kinds, strict=True):
@@ -89,9 +89,17 @@ def _read_all(
     return Corpus.joined(parts)
 
 
-def _read_file(
+def asked_columns(settings: ReadingSettings) -> list[str]:
+    """Return the names by which columns are asked for."""
+    asked = (settings.label, settings.text, settings.id, settings.time,
+             *(settings.variables or "").split(","))  # fmt: skip
+    return [name for name in asked if name and not name.strip("- ").isdecimal()]
+
+
+def read_file(
     path: Path, settings: ReadingSettings, by_step: bool, labelled: bool | None, missing: bool
 ) -> Corpus:
+    """Read one file; arguments are those of `read_corpus`."""
     if path.is_dir():
         raise DataError(
             "holds no recordings, images or texts; name files of another kind.", path=path
@@ -106,10 +114,8 @@ def _read_file(
             raise DataError("has a label for every word, not for a whole text: tag.", path=path)
         sentences = (_conll if kind == "conll" else _conllu)(path, settings, labelled)
         return _read_tagged(path, sentences, labelled)
-    asked = (settings.label, settings.text, settings.id, settings.time,
-             *(settings.variables or "").split(","))  # fmt: skip
-    names = [name for name in asked if name and not name.strip("- ").isdecimal()]
-    return sequences_of(read_table(path, settings, names), settings, by_step, labelled, missing)
+    table = read_table(path, settings, asked_columns(settings))
+    return sequences_of(table, settings, by_step, labelled, missing)
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
@@ -317,12 +323,12 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
     inputs: list[Any] = list(files)
     if kind == "text":
         inputs = ["\n".join(line for _, line in numbered_lines(file)) for file in files]
-    labels = None if labelled is False else _labels_of(files, settings.pattern, labelled)
+    labels = None if labelled is False else labels_of(files, settings.pattern, labelled)
     return Corpus(kind, inputs, labels, places)
 
 
-def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
-    """The labels of files, by their names or folders; None if they have and need none."""
+def labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
+    """Return labels of files, by their names or folders; None if they have and need none."""
     if pattern is None:
         labels = [file.resolve().parent.name for file in files]
         if len(set(labels)) > 1:
@@ -353,7 +359,8 @@ def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) ->
     raise DataError(problem, path=path)
 
 
-def _is_idx(path: Path) -> bool:
+def is_idx(path: Path) -> bool:
+    """Tell whether a file begins as one in the format of MNIST."""
     head = b""
     if path.is_file():
         with contextlib.suppress(DataError), opened(path) as file:

@@ -7,6 +7,7 @@ methods of `Estimator` that begin with an underscore and raise are the hooks of 
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,14 +23,21 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ostinato.data.chunks import is_large
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
+from ostinato.data.places import paths_of
+from ostinato.data.prefetch import ahead, closing
+from ostinato.data.ragged import Examples
+from ostinato.data.reading import is_idx
+from ostinato.data.shards import Work, checked_files
 from ostinato.errors import OstinatoError, check_choice
 from ostinato.files import temporary_folder
 from ostinato.memory import check_memory
 from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
+from ostinato.tasks.prepared import PreparedFolder, prepare_folder
 from ostinato.tasks.sequences import Sequences, prepare, resolve, split
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
@@ -37,7 +45,7 @@ from ostinato.training.callbacks import Callback, History, TrainingResult
 from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Pace, Trainer, device_of
 from ostinato.training.optimization import updates_of
-from ostinato.training.progress import ProgressMode, duration, make_progress
+from ostinato.training.progress import ProgressMode, Stages, duration, make_progress
 from ostinato.training.runs import RunFolder, checked_data
 from ostinato.training.settings import TrainingSettings, check_value
 
@@ -172,9 +180,26 @@ class Estimator(
         """Return the number of sequences, or of windows of them, that are trained on."""
         return len(lengths)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, training: Corpus) -> dict[str, Any]:
+        """Return further facts of training data, which settings depend on."""
+        return {}
+
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return settings that were not given, other than the usual ones of so many pieces."""
         return {}
+
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:
+        """Return data of files in bounded memory, however large: in a folder, while it is there."""
+        raise NotImplementedError
+
+    def _data_settings(self) -> Sequence[str]:
+        """Return names of the settings that shape encoded data."""
+        return ["validation_fraction"]
+
+    def _check_inputs(self, inputs: InputsT, folder: Path) -> None:
+        """Raise an `OstinatoError` if inputs were prepared for a network of another kind."""
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split into training and validation data."""
@@ -261,7 +286,7 @@ class Estimator(
 
         def document(data: Path) -> dict[str, Any]:
             task = {"task": type(self).__name__, "parameters": self.get_params()}
-            return task | self._prepare(data, X, y, validation)._asdict()
+            return task | self._prepared(data, X, y, validation)._asdict()
 
         if out is None:
             with temporary_folder() as data:
@@ -281,24 +306,142 @@ class Estimator(
         device_of(self.device)
         model = type(self)(**self.get_params())
         with temporary_folder() as data, torch.random.fork_rng():
-            documents, model.resolved_, facts = model._prepare(data, X, y, validation)
+            documents, model.resolved_, facts = model._prepared(data, X, y, validation)
             model.inputs_, model.targets_ = model._restore(documents)
             torch.manual_seed(self.seed)
-            return Plan.of(model._trainer(data, facts)[0])
+            trainer, _ = model._trainer(data, facts)
+            with closing(trainer.batches):
+                return Plan.of(trainer)
 
-    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        """Write the data into the folder of a run, as the network takes them."""
+    def prepare(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        validation: Any = None,
+        out: str | os.PathLike[str],
+        progress: ProgressMode = "quiet",
+    ) -> Path:
+        """Prepare data in a folder, from which `fit` trains any number of times.
+
+        Data of files are read a chunk at a time and may be larger than memory. A call that was
+        interrupted goes on when it is repeated; data that have not changed, by the size and the
+        time of each file, are not prepared again.
+
+        Args:
+            X: the data, as in `fit`; also folders of tables, and tar archives of samples.
+            y: as in `fit`.
+            validation: as in `fit`.
+            out: the folder, which `fit` then takes as ``X``.
+            progress: as in `fit`.
+
+        Returns:
+            the folder.
+
+        Raises:
+            OstinatoError: on data that cannot be used, or a folder that holds something else.
+        """
+        if not self._reads_chunks:
+            raise OstinatoError(
+                f"{type(self).__name__}.prepare: this task reads all of its data into memory, and "
+                "prepares none; train from the files themselves, fewer or shorter if need be."
+            )
+        paths = paths_of(X) if y is None else []
+        if paths and validation is not None:
+            paths += paths_of(validation)
+        return self._prepare_in(
+            Path(out),
+            paths,
+            progress,
+            lambda model, data, work: model._prepare_chunks(data, X, y, validation, work),
+        )
+
+    def _prepare_in(
+        self,
+        out: Path,
+        paths: Sequence[Path],
+        progress: ProgressMode,
+        make: Callable[[Self, Path, Work], Prepared],
+    ) -> Path:
+        """Prepare data in a folder, by an equal estimator; the paths are those of their files."""
+        self.check_settings()
+        check_choice(f"{type(self).__name__}.prepare: progress", progress, get_args(ProgressMode))
+        model = type(self)(**self.get_params())
+
+        def write(data: Path, work: Work) -> tuple[dict[str, Any], dict[str, Any]]:
+            documents, _, facts = make(model, data, work)
+            return documents, facts
+
+        settings = {name: getattr(self, name) for name in self._data_settings()}
+        with Stages(progress) as stages:
+            name = type(self).__name__
+            prepare_folder(out, name, settings, paths, write, stages.tell, stages.say)
+        return out
+
+    def _prepare_chunks(self, data: Path, X: Any, y: Any, validation: Any, work: Work) -> Prepared:
+        """Write data into a folder in shards; those of files are read in bounded memory."""
+
+        def chunked(X: Any, y: Any, work: Work) -> Any:
+            paths = paths_of(X) if y is None else []
+            return X if not paths or any(map(is_idx, paths)) else self._read_chunks(paths, work)
+
+        if validation is not None:
+            validation = chunked(validation, None, Work(work.folder / "validation", work.tell))
+        return self._prepare(data, chunked(X, y, work), y, validation, work)
+
+    def _prepared(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """Put the data into the folder of a run, as the network takes them."""
+        folder = PreparedFolder.of(X) if y is None else None
+        if folder is None:
+            paths = paths_of(X) if y is None else []
+            if not paths or not self._reads_chunks or not is_large(paths):
+                return self._prepare(data, X, y, validation)
+            work = Work(data / "work")
+            found = self._prepare_chunks(data, X, y, validation, work)
+            work.write_checksums(data)
+            shutil.rmtree(work.folder)
+            return found
+        if validation is not None:
+            raise OstinatoError(
+                f"{type(self).__name__}: {folder.path} is prepared, with its validation data; give "
+                "no others, or prepare both together."
+            )
+        folder.check(
+            type(self).__name__, {name: getattr(self, name) for name in self._data_settings()}
+        )
+        folder.link(data)
+        model = type(self)(**self.get_params())
+        model.resolved_ = {}
+        with storage.parts_of(folder.path):
+            inputs, _ = model._restore(folder.documents)
+        self._check_inputs(inputs, folder.path)
+        return Prepared(folder.documents, self._resolve(inputs, data, folder.facts), folder.facts)
+
+    _reads_chunks = True
+    """Whether data larger than memory are read a chunk at a time."""
+
+    def _resolve(self, inputs: InputsT, data: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings that were not given, by encoded data."""
+        training = Examples.open(data, "training")
+        assert training is not None
+        lengths = training.inputs.lengths
+        pieces = self._pieces(inputs, lengths)
+        usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
+        return usual | self._defaults(facts, pieces, usual)
+
+    def _prepare(
+        self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        """Write data into a folder, as the network takes them; with ``work`` in shards."""
         training, held_out = self._parts(X, y, validation)
         inputs, targets = self._learn(training)
         assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
         parts = {"training": self._examples(training, "training")}
         if held_out is not None:
             parts["validation"] = self._examples(held_out, "validation")
-        scaled, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
-        pieces = self._pieces(scaled, lengths)
-        usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
-        resolved = usual | self._defaults(training, pieces, usual)
-        return Prepared(self._documents(scaled, targets), resolved, facts)
+        scaled, _, facts = prepare(data, parts, inputs, targets, training.notes, work)
+        facts |= self._facts(training)
+        return Prepared(self._documents(scaled, targets), self._resolve(scaled, data, facts), facts)
 
     def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
         """Return training and validation data, as `fit` is given them."""
@@ -379,7 +522,8 @@ class Estimator(
                 folder = None if run is None else run.checkpoints
                 every += callbacks
                 trainer, problem = self._trainer(data, facts, every, keep_best, folder)
-            result = trainer.run(resume=resume)
+            with closing(trainer.batches):
+                result = trainer.run(resume=resume)
             self.history_ = history.records
             note(result)
             if result.ended != "interrupt":
@@ -411,7 +555,7 @@ class Estimator(
         names = [field.name for field in fields(TrainingSettings)]
         trainer = Trainer(
             self.network_,
-            problem.batches,
+            ahead(problem.batches) if checked_files(data) else problem.batches,
             problem.objective,
             TrainingSettings(**{name: self.resolved(name) for name in names}),
             callbacks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,7 +129,9 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         layers = how.layers(self.stacked * features, bidirectional=self.bidirectional)
         return CTC(encode, layers, len(targets.vocabulary), self.stacked, how.dropout)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         return {"dropout": min(0.3, usual["dropout"])}
 
     def recordings(self, X: Any) -> Corpus:

@@ -161,6 +161,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     ensemble_size: int | None = None
     learning_rate: float = 0.001
 
+    _reads_chunks = False
+
     def check_settings(self) -> None:
         super().check_settings()
         expected = "a number of steps, 1 or more"
