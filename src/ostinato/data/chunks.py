@@ -189,7 +189,7 @@ def _tables(
                 corpus = sequences_by(whole, how, settings, by_step, missing)
                 corpus.notes = [*notes, *corpus.notes]
                 yield corpus
-        if (whole := steps.rest()) is not None:
+        if (whole := steps.rest(how)) is not None:
             yield sequences_by(whole, how, settings, by_step, missing)
 
 
@@ -211,19 +211,28 @@ class _Steps:
         codes = codes_of(table, columns)
         kept = int(np.flatnonzero(codes != codes[-1])[-1]) + 1 if (codes != codes[-1]).any() else 0
         if (codes[:kept] == codes[-1]).any():
-            self._apart(table, columns, int(np.flatnonzero(codes[:kept] == codes[-1])[0]))
+            self._apart(table, columns, kept)
         self._table = _rows(table, kept, len(table))
-        if not kept:
-            return None
-        if columns.id is not None:
-            begins = np.flatnonzero(np.diff(codes[:kept], prepend=codes[0] - 1))
+        return _rows(table, 0, kept) if self._notes(table, columns, codes[:kept]) else None
+
+    def rest(self, columns: Columns) -> Table | None:
+        """Return the rows of the last sequence."""
+        table, self._table = self._table, None
+        if table is not None:
+            self._notes(table, columns, codes_of(table, columns))
+        return table
+
+    def _notes(self, table: Table, columns: Columns, codes: NDArray[np.int64]) -> bool:
+        """Note which sequences there were; return whether there are any."""
+        if columns.id is not None and len(codes):
+            begins = np.flatnonzero(np.diff(codes, prepend=codes[0] - 1))
             ids = table.texts(columns.id)
             for row in begins.tolist():
                 name = hash(ids[row])
                 if ids[row].strip() and name in self._seen:
                     self._apart(table, columns, row)
                 self._seen.add(name)
-        return _rows(table, 0, kept)
+        return len(codes) > 0
 
     def _apart(self, table: Table, columns: Columns, row: int) -> None:
         assert columns.id is not None
@@ -231,11 +240,6 @@ class _Steps:
             f"rows of {table.cell(row, columns.id)!r:.40} are apart; sort the file by "
             f"{table.names[columns.id]!r}: data larger than memory are read from beginning to end."
         )
-
-    def rest(self) -> Table | None:
-        """Return the rows of the last sequence."""
-        table, self._table = self._table, None
-        return table
 
 
 def _rows(table: Table, begin: int, end: int) -> Table:
