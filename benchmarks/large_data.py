@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -46,7 +47,7 @@ def write_text(path: Path, size: int) -> None:
             lines = ("".join(f"{word} " for word in line) for line in some.reshape(-1, 16))
             block = "\n".join(lines).encode() + b"\n"
             # A block stands some times, each time from another place on.
-            for begin in random.integers(0, len(block), 16).tolist():
+            for begin in random.integers(0, len(block), 64).tolist():
                 data = (block[begin:] + block[:begin])[: size - written]
                 file.write(data)
                 written += len(data)
@@ -75,6 +76,8 @@ def run(*words: str) -> dict[str, float]:
     """Run a command of ostinato; return its time, and its highest memory in MB by kind."""
     code = "import sys; from ostinato.cli import main; main(sys.argv[1:])"
     start, most, first = time.monotonic(), dict[str, float](), 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = used.ru_utime + used.ru_stime
     command = [sys.executable, "-c", code, *words]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
     metrics = Path(words[words.index("--out") + 1], "metrics.jsonl")
@@ -90,7 +93,9 @@ def run(*words: str) -> dict[str, float]:
         time.sleep(0.05)
     if child.wait():
         sys.exit(f"{' '.join(words)}: status {child.returncode}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = {"seconds": time.monotonic() - start, **most}
+    found["cpu_seconds"] = used.ru_utime + used.ru_stime - before
     found |= {"first_step": first} if first else {}
     return {name: round(value, 1) for name, value in found.items()}
 

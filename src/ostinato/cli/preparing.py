@@ -118,11 +118,11 @@ for _task in TASKS:
     Data are read a chunk at a time, encoded into memory-mapped shards with checksums, and may be
     larger than memory: also folders of tables (Parquet, CSV, JSON lines), and tar archives of
     samples. After Ctrl-C or a kill the same command goes on; data that have not changed are not
-    prepared again. Train from the folder as often as you like.
+    prepared again. Then: ostinato train {_task.command} prepared --out run, as often as you like.
 
     Examples:
         ostinato prepare {_task.command} FILES --out prepared
-        ostinato train {_task.command} prepared --out run
+        ostinato prepare {_task.command} FILES --out prepared --validation-fraction 0.05
     """
     COMMANDS[_name] = Command(
         _name, partial(prepare, _task), _text, PREPARE, partial(_options, _task)

@@ -1,6 +1,6 @@
 """Arrays larger than memory: written shard by shard, mapped, and checked when they are first read.
 
-A file is an ordinary ``.npy`` array; a shard is a stretch of about 16 MB of it that ends with an
+A file is an ordinary ``.npy`` array; a shard is a stretch of about 4 MB of it that ends with an
 item and has a checksum of its own, listed in ``shards.json`` beside it. Who was killed while it was
 written goes on after its last whole shard.
 """
@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from ostinato.errors import DataError
 from ostinato.files import atomic_file
 
-SHARD = 1 << 24
+SHARD = 1 << 22
 """Bytes of a shard: the first item that ends at so many or more is its last."""
+
+TOGETHER = 32
+"""Shards that are brought to the disk together: so much work, at most, is done again."""
 
 MAPPED = 1 << 26
 """Bytes that are read from a mapped file before its pages are given back."""
@@ -80,8 +83,9 @@ class Work:
         self.begun = whole > 0
 
     def _take(self, document: dict[str, Any]) -> None:
-        if "shard" in document:
-            self._shards.setdefault(document["file"], []).append(Shard(*document["shard"]))
+        if "shards" in document:
+            some = [Shard(*each) for each in document["shards"]]
+            self._shards.setdefault(document["file"], []).extend(some)
         else:
             self._facts[document["fact"]] = document["value"]
 
@@ -106,9 +110,9 @@ class Work:
         """Return the whole shards of a file."""
         return self._shards.get(name, [])
 
-    def add_shard(self, name: str, shard: Shard) -> None:
-        """Keep that a shard is on the disk."""
-        self._write({"file": name, "shard": shard})
+    def add_shards(self, name: str, shards: Sequence[Shard]) -> None:
+        """Keep that shards are on the disk."""
+        self._write({"file": name, "shards": shards})
 
     def write_checksums(self, folder: Path) -> None:
         """Write the shards of all files into the folder where these are."""
@@ -158,21 +162,30 @@ def write_shards(
         lengths.truncate(8 * arrays)
         file.truncate(begin + end)
         file.seek(begin + end)
-        begun, digest, some = end, hashlib.sha256(), array("q")
+        begun, digest, some, whole = end, hashlib.sha256(), array("q"), list[Shard]()
+
+        def end_shard() -> None:
+            nonlocal begun, digest, arrays
+            if end == begun and len(some) == (arrays - before):
+                return
+            arrays = before + len(some)
+            whole.append(Shard(end, count, arrays, digest.hexdigest()))
+            begun, digest = end, hashlib.sha256()
+            work.tell(stage, count, total)
 
         def commit() -> None:
-            nonlocal begun, digest, some, arrays
-            if end == begun and not some:
+            nonlocal before, some
+            if not whole:
                 return
-            arrays += len(some)
             lengths.write(some.tobytes())
             for each in (lengths, file):
                 each.flush()
                 os.fsync(each.fileno())
-            work.add_shard(name, Shard(end, count, arrays, digest.hexdigest()))
-            begun, digest, some = end, hashlib.sha256(), array("q")
-            work.tell(stage, count, total)
+            work.add_shards(name, whole)
+            whole.clear()
+            before, some = arrays, array("q")
 
+        before = arrays
         while first is not None:
             n, row = first
             assert (row.shape[1:], row.dtype) == (tail, dtype), "of one kind"
@@ -182,14 +195,18 @@ def write_shards(
             end, count = end + len(data), count + n
             some.append(len(row))
             if end - begun >= SHARD:
+                end_shard()
+            if len(whole) == TOGETHER:
                 commit()
             first = next(stream, None)
+        end_shard()
         commit()
         each = int(np.prod(tail, dtype=np.int64)) * dtype.itemsize
         length = np.fromfile(beside, np.int64)
-        whole = int(length.sum())
-        assert whole * each == end, "as many rows as bytes"
-        assert _write_header(file, (whole, *tail), dtype) == begin, "numpy leaves room to grow"
+        rows = int(length.sum())
+        assert rows * each == end, "as many rows as bytes"
+        again = _write_header(file, (rows, *tail), dtype)
+        assert again == begin, "numpy leaves room for the length to grow"
         file.flush()
         os.fsync(file.fileno())
     return length
