@@ -101,6 +101,7 @@ def run(*words: str) -> dict[str, float]:
 
 
 def main() -> None:
+    """Make the data, prepare them and train, small and large."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=["text", "recordings"])
     parser.add_argument("--gigabytes", type=float, default=20.0)

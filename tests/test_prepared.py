@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -110,6 +111,11 @@ def test_runs_share_the_data(data):
 # Interrupted
 
 
+def watch(encoded, write, path, items, *rest):
+    """Write shards, and note from which item on."""
+    return write(path, lambda n: (encoded.append(n), items(n))[1], *rest)
+
+
 def test_preparing_goes_on_after_a_kill(data, small, capsys):
     code = """
 import os, sys
@@ -142,10 +148,7 @@ dict(r=SequenceRegressor, t=TextGenerator)[kind](**settings).prepare(file, out=P
         before = len(Work(work).shards("training.inputs.npy" if kind == "r" else "training.npy"))
         assert before == 3
         encoded = []
-        shards_written = shards.write_shards
-
-        def watched(path, items, *rest):
-            return shards_written(path, lambda n: (encoded.append(n), items(n))[1], *rest)
+        watched = partial(watch, encoded, shards.write_shards)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ostinato.data.ragged.write_shards", watched)
@@ -411,7 +414,9 @@ def test_texts_of_tables_train_a_language_model(data):
     rows = [{"text": f"line {i} of many", "n": i} for i in range(200)]
     (data / "lines.jsonl").write_text("\n".join(map(json.dumps, rows)))
     model = package.TextGenerator(window=8, **QUICK).fit(data / "lines.jsonl")
-    assert "".join(model.vocabulary_.characters) == "".join(sorted(set("line of many 0123456789\n")))
+    assert "".join(model.vocabulary_.characters) == "".join(
+        sorted(set("line of many 0123456789\n"))
+    )
 
 
 # Batches

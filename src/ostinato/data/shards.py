@@ -162,6 +162,7 @@ def write_shards(
         lengths.truncate(8 * arrays)
         file.truncate(begin + end)
         file.seek(begin + end)
+        before = arrays
         begun, digest, some, whole = end, hashlib.sha256(), array("q"), list[Shard]()
 
         def end_shard() -> None:
@@ -185,7 +186,6 @@ def write_shards(
             whole.clear()
             before, some = arrays, array("q")
 
-        before = arrays
         while first is not None:
             n, row = first
             assert (row.shape[1:], row.dtype) == (tail, dtype), "of one kind"

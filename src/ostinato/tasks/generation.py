@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -258,14 +259,9 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
             if work is None:
                 written = write_tokens(vocabulary.encode_pieces(part), path, len(vocabulary))
             else:
-                written = write_token_shards(
-                    lambda done, part=part: vocabulary.encode_counted(part.slice(done)),
-                    path,
-                    len(vocabulary),
-                    work,
-                    f"encoding {name}",
-                    size,
-                )
+                V, stage = len(vocabulary), f"encoding {name}"
+                ids_from = partial(_ids_from, vocabulary, part)
+                written = write_token_shards(ids_from, path, V, work, stage, size)
             tokens[name] = len(written)
             if tokens[name] < 2:
                 raise DataError(
@@ -625,6 +621,13 @@ def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 def _several(text: Any) -> Sequence[Any]:
     return [] if isinstance(text, os.PathLike) else text
+
+
+def _ids_from(
+    vocabulary: Vocabulary, text: TextSource, done: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield token ids from a character on, with the characters that they stand for."""
+    return vocabulary.encode_counted(text.slice(done))
 
 
 def _data_of(text: TextData, pattern: str) -> Any:

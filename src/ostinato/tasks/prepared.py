@@ -156,8 +156,8 @@ def prepare_folder(
             same = False
         if not same:
             shutil.rmtree(path / "work", ignore_errors=True)
-            for file in data.iterdir():
-                file.unlink()
+            for each in data.iterdir():
+                each.unlink()
         work = Work(path / "work", tell)
         if not same:
             _write_sources(path / "work" / SOURCES, _stats(walk(paths)))

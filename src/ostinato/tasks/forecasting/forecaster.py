@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch import Tensor
 
+from ostinato.data.shards import Work
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
@@ -196,7 +197,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             X, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
         )
 
-    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+    def _prepare(
+        self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        assert work is None, "as _reads_chunks says"
         panel = read_panel(X, self)
         season, long_season = self._find_seasons(panel)
         if self.output == "negative-binomial":
