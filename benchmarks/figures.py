@@ -42,6 +42,7 @@ PAGES = {
     "guides/music.md": "piece.png",
     "guides/captions.md": "captions.png",
     "guides/speech.md": "letters.png",
+    "guides/speaking.md": "speech.png",
     "guides/streaming.md": "live.png",
     "tagging.md": "labels.png",
     "guides/summarization.md": "copied.png",

@@ -57,8 +57,10 @@ NOTEBOOKS = Path(__file__).parent / "notebooks"
 RESULTS = {
     "Forecaster": ["forecasting.forecast.Forecast", "forecasting.predictor.ForecastStream"],
     "TextGenerator": ["generation.Score", "generation.DegenerateTextWarning"],
+    "Speaker": ["base.Speech", "speaking.SpeechWarning"],
     "Transcriber": ["transcription.TranscriptionStream"],
     "Translator": ["base.Text"],
+    "Vocoder": ["vocoding.VocoderStream"],
 }
 """What methods of an estimator return, below `ostinato.tasks`."""
 

@@ -154,3 +154,19 @@ def write_h5(rng):
                     group[names[-1]] = array
             group.attrs["weight_names"] = names
     return out.getvalue(), made, I
+
+
+def weights_alone(data):
+    """What ``save_weights`` stores of the network in these bytes, and the suffix of its file."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as whole:
+            return whole.read("model.weights.h5"), ".weights.h5"
+    out = io.BytesIO()
+    with h5py.File(io.BytesIO(data), "r") as file, h5py.File(out, "w") as alone:
+        layers = json.loads(file.attrs["model_config"])["config"]["layers"]
+        names = [layer["config"]["name"] for layer in layers]
+        alone.attrs["layer_names"] = np.array(names, "S")
+        alone.attrs["keras_version"] = np.bytes_("2.2.0")
+        for name in names:
+            file.copy(f"model_weights/{name}", alone)
+    return out.getvalue(), ".h5"

@@ -33,8 +33,9 @@ def test_a_command_for_another_task_is_one_line_and_loads_nothing(command, ostin
     loaded = []
     monkeypatch.setattr(package, "load", lambda run: loaded.append(run) or 1 / 0)
     needed = [option for option in command.options() if option.needed][1:]
-    more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + ["x.mid"]]
-    more += ["x.wav"] if command.name == "transcribe" else []
+    file = "x.wav" if command.name == "vocode" else "x.mid"
+    more = [word for o in needed for word in ([o.flag] if o.form == "keyword" else []) + [file]]
+    more += {"transcribe": ["x.wav"], "speak": ["hi", "--out", "x.wav"]}.get(command.name, [])
     for task in TASKS:
         monkeypatch.setattr(
             package, "describe", lambda run, name=task.estimator, **more: {"task": name}
@@ -66,6 +67,8 @@ DATA = {
     "translate": "train.en train.de",
     "summarize": "papers.jsonl",
     "transcribe": "recordings",
+    "speak": "recordings",
+    "vocode": "recordings",
     "caption": "captions.csv",
     "forecast": "sales.csv --horizon 6",
     "music": "chorales",
@@ -104,7 +107,9 @@ def test_every_command_does_its_work_or_ends_in_a_line(task, runs, ostinato, mon
     for command in ASKING:
         if command.protocol not in task_of(task).protocols:
             continue
-        more = {"compose": "--out x.mid", "generate": "--length 3"}.get(command.name, "")
+        more = {"generate": "--length 3", "compose": "--out x.mid"}
+        more |= dict.fromkeys(("speak", "vocode"), "--out x.wav")
+        more = more.get(command.name, "")
         for data in ["", own, *OTHERS, f"{own} --plot x.png", f"{own} --json", "--live"]:
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one two\n")))
             words = f"{command.name} {task} {data} {more}"

@@ -140,12 +140,52 @@ def test_documents_are_summarised_and_recordings_written_down(data, ostinato):
     assert "lead rougeL" in ostinato("evaluate short papers.jsonl").out
     assert ostinato(f"train transcribe recordings --out ears {small}").status == 0
     assert ostinato("transcribe ears recordings").out.count("\n") == 16
-    found = ostinato("transcribe ears recordings --find commands.txt").out.splitlines()
+    found = ostinato("transcribe ears recordings --choose commands.txt").out.splitlines()
     assert {line.split("\t")[0] for line in found} <= {"yes", "no"}
     assert "cer" in ostinato("evaluate ears recordings").out
     assert_refused(ostinato("transcribe ears --live"), "needs the future")
     assert ostinato("train text book.txt --out letters --steps 5 --hidden-size 8").status == 0
     assert ostinato("transcribe ears recordings --language letters --beam 2").status == 0
+
+
+def test_recordings_are_searched_timed_and_compared(data, ostinato):
+    lines = ["file\ttext\twho"]
+    for i, file in enumerate(sorted((data / "recordings").glob("**/*.wav"))):
+        lines.append(f"{file}\t{file.parent.name}\tspeaker {i % 4}")
+    (data / "texts.tsv").write_text("\n".join(lines))
+    how = "--label text --text file --group who --epochs 3 --hidden-size 8"
+    result = ostinato(f"train transcribe texts.tsv --out ears {how}")
+    assert result.status == 0 and "4 groups, of which 1 for validation alone: sp" in result.out
+    assert_refused(ostinato("evaluate ears texts.tsv --show 2"), "16 of 16 sequences are of groups")
+    shown = ostinato("evaluate ears texts.tsv --show 2 --allow-shared-groups").out
+    assert shown.count("REF:") == shown.count("HYP:") == 2 and "substitutions" in shown
+    facts = json.loads(
+        ostinato("evaluate ears texts.tsv --show 1 --allow-shared-groups --json").out
+    )
+    assert facts["words"] == 16 and len(facts["worst"]) == 1
+    assert facts["worst"][0]["words"][0][0] == facts["worst"][0]["reference"]
+    timed = ostinato("transcribe ears recordings --timestamps").out.splitlines()
+    for line in timed:
+        start, end, *_ = line.split("\t")
+        assert 0 <= float(start) < float(end)
+    machine = ostinato("transcribe ears recordings --timestamps --json").out.splitlines()
+    assert sum(len(json.loads(line)["words"]) for line in machine) == len(timed)
+    hits = ostinato("find ears recordings --phrase yes --threshold 1e-8").out.splitlines()
+    assert hits and all(line.split("\t")[3] == "yes" for line in hits)
+    found = ostinato("find ears recordings --phrases commands.txt --false-alarms 60 --json")
+    assert found.err.startswith("threshold ") and "missed" in found.err
+    assert all(json.loads(line)["score"] > 0 for line in found.out.splitlines())
+    known = "find ears recordings --phrase no --false-alarms 1 --validation texts.tsv"
+    assert ostinato(known).status == 0
+    for command, message in (
+        ("find ears --phrase yes", "RECORDINGS is required"),
+        ("find ears recordings", "--phrase TEXT is required"),
+        ("find ears recordings --phrase a --validation texts.tsv", "needs --false-alarms"),
+        ("find ears recordings --phrase 7", "the model cannot write '7'"),
+        ("transcribe ears recordings --timestamps --choose commands.txt", "exclude each other"),
+        ("evaluate ears texts.tsv --language ears", "expected a model of train text"),
+    ):
+        assert_refused(ostinato(command), message)
 
 
 def test_sound_is_written_down_live(data, ostinato, monkeypatch):

@@ -19,9 +19,10 @@ from ostinato.errors import DataError, OstinatoError
 pytest.importorskip("onnx", reason="ostinato[onnx] is not installed")
 pytest.importorskip("h5py", reason="ostinato[keras] is not installed")
 
+import h5py
 import onnx
 from exchange import hostile, node_cases, run_node
-from keras_files import expected, write_h5, write_keras
+from keras_files import expected, weights_alone, write_h5, write_keras
 
 from ostinato import networks
 from ostinato.deploy.graph import Graph
@@ -121,6 +122,28 @@ def test_a_network_of_pytorch_becomes_a_run(tmp_path, ostinato, suffix, kind):
     assert model.classes_.tolist() == ["a", "m", "z"]
     result = ostinato(*words)
     assert result.status == 2 and "not an empty folder" in result.err
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_cells_of_pytorch_become_layers(tmp_path, kind):
+    theirs = nn.ModuleDict({"step": kind(3, 4), "head": nn.Linear(4, 2)})
+    torch.save(theirs.state_dict(), tmp_path / "a.pt")
+    (layer,) = read_layers(tmp_path / "a.pt").layers
+    x, state = torch.randn(2, 5, 3), None
+    for t in range(5):
+        state = theirs["step"](x[:, t], state)
+        h = state[0] if kind is nn.LSTMCell else state
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0][:, -1], h, atol=1e-6, rtol=1e-5)
+
+
+def test_a_file_of_pytorch_before_1_6_says_how_to_store_it_once_more(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(nn.LSTM(3, 4).state_dict(), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match="before 1.6"):
+        read_layers(path)
+    torch.save(torch.load(path, weights_only=True), path)
+    assert read_layers(path).layers[0].hidden_size == 4
 
 
 def test_what_is_no_network_of_a_task_says_why(tmp_path):
@@ -236,6 +259,53 @@ def test_a_network_of_keras_computes_what_its_equations_say(tmp_path, seed, suff
     assert found.output is not None and found.activation == layers[-1][1]["activation"]
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("write", [write_keras, write_h5])
+def test_weights_alone_of_keras_are_layers_by_their_names(tmp_path, seed, write):
+    whole, made, _ = write(random.Random(seed))
+    data, suffix = weights_alone(whole)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    recurrent = [layer for layer in made if layer[0] != "Dense"]
+    if any(kind == "GRU" and len(sides[0]) == 2 for kind, _, sides in recurrent):
+        with pytest.raises(DataError, match="has no bias, which would tell its reset_after"):
+            read_layers(path)
+        return
+    found = read_layers(path)
+    assert any("hard_sigmoid" in note for note in found.notes) == (write is write_h5)
+    by_name = sorted(recurrent, key=lambda layer: layer[0]) if write is write_keras else recurrent
+    if write is write_keras and len({len(sides) for *_, sides in recurrent}) > 1:
+        by_name = sorted(by_name, key=lambda layer: -len(layer[2]))  # bidirectional comes first
+    for layer, (kind, options, sides) in zip(found.layers, by_name, strict=True):
+        x = np.random.default_rng(seed).normal(size=(2, 5, layer.input_size)).astype("f4")
+        told = {**options, "activation": "tanh", "return_sequences": True}
+        with torch.no_grad():
+            y, _ = layer(torch.from_numpy(x))
+        np.testing.assert_allclose(y, expected([(kind, told, sides)], x), atol=2e-6)
+    kernel, bias = made[-1][2][0]
+    linear = list(found.module.children())[
+        [type(each).__name__ for each in found.module.children()].index("Dense")
+    ]
+    torch.testing.assert_close(linear.weight, torch.from_numpy(kernel.T.copy()))
+    torch.testing.assert_close(linear.bias, torch.from_numpy(bias))
+
+
+def test_weights_of_cudnn_layers_are_refused_by_name(tmp_path):
+    data, suffix = weights_alone(write_h5(random.Random(0))[0])
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    with h5py.File(path, "a") as file:
+        name = next(iter(file.attrs["layer_names"])).decode()
+        kernel, recurrent, bias = (np.zeros(s, "f4") for s in ((3, 16), (4, 16), (32,)))
+        del file[name]
+        group = file.create_group(name)
+        for each, array in zip("abc", (kernel, recurrent, bias), strict=True):
+            group[each] = array
+        group.attrs["weight_names"] = ["a", "b", "c"]
+    with pytest.raises(DataError, match="CuDNNLSTM"):
+        read_layers(path)
+
+
 def test_a_run_of_a_network_of_keras(tmp_path):
     rng = random.Random(0)
     gru = {
@@ -333,6 +403,55 @@ def test_attributes_of_a_node_are_mapped(tmp_path, more):
     np.testing.assert_allclose(y, running.run(["y"], {"x": x})[0], atol=1e-6)
     kind = CoupledLSTMCell if "input_forget" in more else LSTMCell
     assert type(found.layers[0].cells[0]) is kind
+
+
+def test_weights_that_are_put_together_of_parts_are_read(tmp_path):
+    """Of an LSTMCell PyTorch writes slices of its weights, gates in ONNX's order."""
+    from onnx import helper, numpy_helper
+
+    model = lstm()
+    graph = model.graph
+    reference = numpy_helper.to_array(graph.initializer[0])
+    W = reference[0]
+    ours = np.concatenate([W[:4], W[8:12], W[12:], W[4:8]])  # i f g o of i o f g
+    del graph.initializer[0]
+    numbers = {"axis": [0], "one": [1], "a": [0], "b": [4], "c": [8], "d": [12], "e": [1 << 62]}
+    graph.initializer.extend(
+        [numpy_helper.from_array(ours, "whole")]
+        + [numpy_helper.from_array(np.array(v, "i8"), k) for k, v in numbers.items()]
+    )
+    cuts = [("a", "b"), ("d", "e"), ("b", "d")]  # i; o; f, g
+    nodes = [
+        helper.make_node("Slice", ["whole", *cut, "axis", "one"], [f"part{k}"])
+        for k, cut in enumerate(cuts)
+    ]
+    nodes.append(helper.make_node("Concat", ["part0", "part1", "part2"], ["joined"], axis=0))
+    nodes.append(helper.make_node("Unsqueeze", ["joined", "axis"], ["W"]))
+    last = graph.node[0]
+    del graph.node[:]
+    graph.node.extend([*nodes, last])
+    for name, model_ in (("a", model), ("b", lstm())):
+        (tmp_path / f"{name}.onnx").write_bytes(model_.SerializeToString())
+    (found,), (expected_,) = (read_layers(tmp_path / f"{n}.onnx").layers for n in "ab")
+    for own, other in zip(found.parameters(), expected_.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_nodes_within_a_branch_are_not_read_and_said(tmp_path):
+    from onnx import TensorProto, helper
+
+    inside = lstm()
+    graph = inside.graph
+    branch = helper.make_graph(
+        list(graph.node), "branch", [], list(graph.output), graph.initializer
+    )
+    node = helper.make_node("If", ["told"], ["y"], then_branch=branch, else_branch=branch)
+    told = helper.make_tensor_value_info("told", TensorProto.BOOL, [])
+    whole = helper.make_graph([node], "g", [told, *graph.input], list(graph.output))
+    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="no RNN, GRU or LSTM node outside the graphs within If"):
+        read_layers(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ RANKS = {
     "_core": 0,
     "errors": 0,
     "files": 0.5,
+    "launch": 0.5,
     "memory": 0.5,
     "recurrence": 1,
     "networks": 2,

@@ -1,5 +1,7 @@
 """From data as they were read to batches: split, encoded, sampled."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,15 @@ from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import Place
 from ostinato.errors import DataError
-from ostinato.tasks.sequences import Sequences, prepare, resolve, split
+from ostinato.tasks.sequences import (
+    Sequences,
+    check_groups,
+    group_digests,
+    prepare,
+    resolve,
+    split,
+    split_groups,
+)
 from ostinato.tasks.targets import Classes, StepLabels
 from ostinato.training.settings import TrainingSettings
 
@@ -108,3 +118,39 @@ def test_empty_sequences_and_folders_without_data_are_refused(tmp_path):
         prepare(tmp_path, {"training": data}, inputs, targets)
     with pytest.raises(DataError, match="holds no data of a run"):
         Sequences(inputs, targets).sample_of_run(tmp_path / "nowhere", 1, None)
+
+
+def of_groups(groups, seed=0):
+    return replace(series(["x"] * len(groups), seed), groups=groups)
+
+
+@pytest.mark.parametrize("fraction", [None, 0.5, 0.001, 0.999])
+def test_groups_are_in_one_part_each(fraction):
+    data = of_groups([f"speaker {i % 7}" for i in range(100)])
+    kept, out = split_groups(data, fraction, seed=1)
+    assert sorted(places(kept) + places(out)) == sorted(places(data))
+    assert set(kept.groups) and set(out.groups) and not set(kept.groups) & set(out.groups)
+    assert {len(set(part.groups)) for part in (kept, out)} == {
+        None: {6, 1}, 0.5: {4, 3}, 0.001: {6, 1}, 0.999: {1, 6},
+    }[fraction]  # fmt: skip
+    named = ", ".join(sorted(set(out.groups)))
+    assert (
+        kept.notes[-1] == f"7 groups, of which {len(set(out.groups))} for validation alone: {named}"
+    )
+    assert places(split_groups(data, fraction, seed=1)[1]) == places(out)
+    chosen = {tuple(set(split_groups(data, 0.1, seed=seed)[1].groups)) for seed in range(8)}
+    assert len(chosen) > 2
+
+
+def test_a_single_group_cannot_be_split():
+    with pytest.raises(DataError, match="Who: all 4 sequences are of the group 'a'; expected two"):
+        split_groups(of_groups(["a"] * 4), None, 0, call="Who")
+
+
+def test_known_groups_are_refused_by_name():
+    seen = group_digests(["a", "b"])
+    assert len(set(seen)) == 2 and "a" not in seen
+    check_groups(of_groups(["c", "d"]), seen, "Who", "leave")
+    check_groups(series(["x"]), seen, "Who", "leave")
+    with pytest.raises(DataError, match="Who: 2 of 3 sequences are of groups .*: 'a', 'b'; leave"):
+        check_groups(of_groups(["c", "b", "a"]), seen, "Who", "leave")

@@ -7,7 +7,9 @@ import pytest
 import soundfile
 
 from ostinato import TextGenerator, Transcriber, load
-from ostinato.errors import OstinatoError, ShapeError
+from ostinato.data.ragged import Examples
+from ostinato.errors import DataError, OstinatoError, ShapeError
+from ostinato.tasks.transcripts import error_rates
 
 SHAPES = {"a": [3.0, 0.0], "b": [0.0, 3.0], "c": [-3.0, 0.0], " ": [0.0, -3.0]}
 
@@ -38,14 +40,14 @@ def test_new_recordings_are_written_down(model):
     assert model.transcribe(X, beam=1)[0] == "acb"
 
 
-def test_a_text_is_found_among_others(model):
+def test_a_text_is_chosen_among_others(model):
     wanted = ["abc", "b c a", "cc"]
     X = [spoken(text, 2000 + seed) for seed, text in enumerate(wanted)]
-    found = model.find(X, TEXTS)
+    found = model.choose(X, TEXTS)
     assert [text for text, _ in found] == wanted
     assert all(0.9 < share <= 1 for _, share in found)
-    with pytest.raises(OstinatoError, match="texts is empty"):
-        model.find(X, [])
+    with pytest.raises(OstinatoError, match="choose: texts is empty"):
+        model.choose(X, [])
 
 
 def test_a_language_model_settles_what_is_heard_badly(model):
@@ -141,3 +143,80 @@ def test_data_that_cannot_be_are_refused():
         Transcriber(validation_fraction=0).fit(["some text", "more"], ["a", "b"])
     with pytest.raises(OstinatoError, match="it has no form without recurrence"):
         Transcriber(recurrent=False).fit(X, ["ab", "b"])
+
+
+def test_words_are_timed_as_they_are_said(model):
+    parts = ["ab", "c", "ba"]
+    X = [spoken(" ".join(parts), 4000)]
+    (words,) = model.align(X, [" ".join(parts)])
+    assert [word.text for word in words] == parts
+    assert all(0 < word.probability <= 1 and word.start < word.end for word in words)
+    # A letter takes two to four rows, and one or two of silence: here by the true ones.
+    rng = np.random.default_rng(4000)
+    rows = [int(rng.integers(2, 5)) + int(rng.integers(1, 3)) for _ in " ".join(parts)]
+    begins = np.cumsum([0, *rows])[[0, 3, 5]]
+    assert np.abs(np.array([word.start for word in words]) - begins).max() <= 3
+    assert model.align(X)[0] == model.align(X, model.transcribe(X))[0]
+    with pytest.raises(OstinatoError, match="X has 1 recordings, and texts 2"):
+        model.align(X, ["a", "b"])
+    with pytest.raises(OstinatoError, match=r"X\[0\]: is too short for 'abcabcabc': ctc_align"):
+        model.align([X[0][:4]], ["abcabcabc"])
+
+
+def test_phrases_are_found_in_longer_recordings(model):
+    texts = ["abc cab", "b a bab cab", "ca c", "cab"]
+    X = [spoken(text, 5000 + seed) for seed, text in enumerate(texts)]
+    hits = model.find(X, ["cab", "c"], threshold=0.3)
+    assert [(hit.phrase, hit.recording) for hit in hits] == [
+        ("cab", 0), ("cab", 1), ("c", 2), ("cab", 3),
+    ]  # fmt: skip
+    assert all(
+        0.3 <= hit.score <= 1 and hit.start < hit.end <= len(X[hit.recording]) for hit in hits
+    )
+    (word,) = [w for w in model.align(X, texts)[1] if w.text == "cab"]
+    assert abs(word.start - hits[1].start) < 3 and str(hits[1].place) == "X[1]"
+    assert model.find(X, ["bb"], threshold=0.9) == []
+    with pytest.raises(OstinatoError, match="find: phrases is empty"):
+        model.find(X, [])
+    with pytest.raises(DataError, match="'xyz': the model cannot write 'x'; it knows ' abc'"):
+        model.find(X, ["xyz"])
+    with pytest.raises(DataError, match="'a?': the model cannot write"):
+        model.align(X[:1], ["a?"])
+
+
+def test_a_threshold_is_chosen_on_validation_data(model, tmp_path):
+    texts = TEXTS * 2
+    X = [spoken(text, 6000 + seed) for seed, text in enumerate(texts)]
+    with pytest.raises(OstinatoError, match="is from no run with data; give X and y"):
+        model.calibrate(["cab"])
+    hours = sum(map(len, X)) / 3600
+    found = model.calibrate(["cab", "a"], X, texts, false_alarms_per_hour=0)
+    assert found.false_alarms == 0 and found.said == 6 and found.hours == pytest.approx(hours)
+    some = model.find(X, ["cab", "a"], threshold=found.threshold)
+    assert len(some) == found.said - found.missed
+    assert all(hit.phrase in texts[hit.recording].split() for hit in some)
+    more = model.calibrate(["cab", "a"], X, texts, false_alarms_per_hour=1e6)
+    assert more.threshold <= found.threshold and more.missed <= found.missed
+    run = Transcriber(hidden_size=8, stacked=1, epochs=1).fit(X, texts, out=tmp_path / "run")
+    assert run.calibrate(["cab"]).said == sum(
+        text.split().count("cab")
+        for text in held_out_texts(run)
+    )  # fmt: skip
+    bare = Transcriber(hidden_size=8, epochs=1, validation_fraction=0)
+    bare.fit(X, texts, out=tmp_path / "bare")
+    with pytest.raises(OstinatoError, match="the run has no validation data; give X and y"):
+        bare.calibrate(["cab"])
+
+
+def held_out_texts(run):
+    rows = Examples.open(run.folder_ / "data", "validation").targets
+    return [run.vocabulary_.decode(row.tolist()) for row in rows]
+
+
+def test_transcripts_are_compared_with_their_texts(model):
+    y = ["acb", "b a", "cab c", "bb"]
+    X = [spoken(text, 1000 + seed) for seed, text in enumerate(y)]
+    compared = model.compare(X, y, beam=2)
+    assert [each.reference for each in compared] == y
+    assert [each.hypothesis for each in compared] == model.transcribe(X, beam=2)
+    assert model.evaluate(X, y, beam=2) == error_rates(compared)

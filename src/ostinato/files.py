@@ -37,6 +37,9 @@ PREPARED_FILE = "prepared.json"
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
+SOUND = (".wav",)
+"""Suffixes of sound files that can be written."""
+
 _PATIENCE = 2.0
 """Seconds to wait for readers of a file to be replaced."""
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -28,6 +29,7 @@ from ostinato.cli.commands import COMMANDS, GROUPS, PREPARE, TRAIN, TUNE, listed
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
+from ostinato.launch import Launch, PeerError, launch
 from ostinato.memory import available_memory
 
 OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
@@ -39,6 +41,9 @@ take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their
 TWO = ["train"], ["tune"], ["prepare"]
 """Commands of two words: the second is a task."""
 
+SAME = 1.0
+"""Seconds in which another rank than the first waits whether that says the same."""
+
 LONGEST = 2000
 """Letters of an error, at most: an argument that it quotes may be very long."""
 
@@ -46,6 +51,9 @@ LONGEST = 2000
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     _limit_spinning()
+    place = launch()
+    if place.rank:  # the first one prints
+        sys.stdout = io.StringIO()
     warnings.showwarning = _show_warning
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 who called closes it
     for stream in (sys.stdout, sys.stderr):
@@ -54,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             if sys.platform == "win32":  # which writes files in an encoding of the country
                 stream.reconfigure(encoding="utf-8")
     try:
-        status = _run(sys.argv[1:] if argv is None else list(argv))
+        status = _run(sys.argv[1:] if argv is None else list(argv), place)
         print(end="", flush=True)  # while a broken pipe can still be dealt with
     except OstinatoError as error:
-        _fail(str(error))
+        _fail(str(error), place, isinstance(error, PeerError))
     except OSError as error:
         name, reason = error.filename, error.strerror or error
         if error.errno in (errno.EPIPE, errno.ENOSPC, errno.EFBIG) and name is None:
@@ -82,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(status or 0)
 
 
-def _run(tokens: list[str]) -> int | None:
+def _run(tokens: list[str], place: Launch) -> int | None:
     if tokens == ["--version"]:
         print(f"ostinato {ostinato.__version__}")
         return 0
@@ -110,6 +118,11 @@ def _run(tokens: list[str]) -> int | None:
             raise OstinatoError(f"{tokens[1]}: no such file{hint}")
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
+    if place.size > 1 and not name.startswith("train "):
+        raise OstinatoError(
+            f"{name}: torchrun launched {place.size} processes; expected ostinato train TASK, the "
+            "only command that they share the work of."
+        )
     command = COMMANDS[name]
     options = command.options()
     rest = _import_cell(rest, any(option.name == "cell" for option in options))
@@ -166,7 +179,13 @@ def _limit_spinning() -> None:
         os.environ.update(OPENMP)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, place: Launch | None = None, peer: bool = False) -> NoReturn:
+    place = launch() if place is None else place
+    if place.rank:
+        if peer:  # which has said it
+            sys.exit(2)
+        time.sleep(SAME)  # what all say the first one says, and torchrun ends the others
+        message = f"rank {place.rank}: {message}"
     line = " ".join(message.split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     print(f"ostinato: {line}", file=sys.stderr)

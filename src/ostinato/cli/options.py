@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 from ostinato.errors import OstinatoError, require
-from ostinato.files import EXPORTS, MIDI, PICTURES, check_new_file
+from ostinato.files import EXPORTS, MIDI, PICTURES, SOUND, check_new_file
 
 SOURCES = Path(__file__).parents[2]
 REQUIRED = object()
@@ -37,6 +37,8 @@ Picture: TypeAlias = Path
 """A picture to be written."""
 MidiFile: TypeAlias = Path
 """A MIDI file to be written."""
+SoundFile: TypeAlias = Path
+"""A sound file to be written."""
 ExportFile: TypeAlias = Path
 """A model to be exported."""
 WIDTH = 80
@@ -84,6 +86,7 @@ TYPES = {each.__name__: Kind(each) for each in (int, float, str, bool, Path)}
 TYPES["ImportPath"] = Kind(str, paths=True)
 TYPES["Picture"] = Kind(Path, check=_check_picture)
 TYPES["MidiFile"] = Kind(Path, check=partial(check_new_file, suffixes=MIDI))
+TYPES["SoundFile"] = Kind(Path, check=partial(check_new_file, suffixes=SOUND))
 TYPES["ExportFile"] = Kind(Path, check=partial(check_new_file, suffixes=EXPORTS))
 
 

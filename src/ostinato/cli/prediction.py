@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 import ostinato
 from ostinato.cli.commands import USE, can, command, print_json, shown
 from ostinato.cli.options import Picture
+from ostinato.cli.writing import language_model
+from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 
 if TYPE_CHECKING:
-    from ostinato.tasks.base import Evaluator, Predictor, SeriesForecaster
+    from ostinato.tasks import transcripts
+    from ostinato.tasks.base import Evaluator, Predictor, SeriesForecaster, SpeechTranscriber
     from ostinato.tasks.classification import SequenceClassifier
     from ostinato.tasks.forecasting.forecast import Forecast
+    from ostinato.tasks.transcripts import Comparison
+else:
+    transcripts = Lazy("ostinato.tasks.transcripts")
 
 
 @command(USE, protocol="Predictor")
@@ -47,7 +53,17 @@ def predict(run: Path, /, *files: Path, probabilities: bool = False, json: bool 
 
 @command(USE, protocol="Evaluator")
 def evaluate(
-    run: Path, /, *files: Path, plot: Picture | None = None, cutoffs: int = 1, json: bool = False
+    run: Path,
+    /,
+    *files: Path,
+    plot: Picture | None = None,
+    cutoffs: int = 1,
+    show: int = 0,
+    beam: int | None = None,
+    language: Path | None = None,
+    weight: float | None = None,
+    allow_shared_groups: bool = False,
+    json: bool = False,
 ) -> None:
     """Evaluate a model on labelled files.
 
@@ -59,13 +75,25 @@ def evaluate(
         files: files or folders with labels, as in training.
         plot: PNG to write: the confusion matrix, or forecasts beside the observed values.
         cutoffs: forecasts of each series, one horizon apart.
+        show: transcripts to show beside their true texts, those with the most errors first.
+        beam: hypotheses that a transcriber keeps at each step.
+        language: folder of a model of train text --level char that scores transcripts.
+        weight: weight of the score of --language.
+        allow_shared_groups: evaluate on groups, such as speakers, that were trained on, too.
         json: print one JSON object.
 
     Examples:
         ostinato evaluate sentiment test.csv --plot confusion.png
-        ostinato evaluate sales --cutoffs 3 --json
+        ostinato evaluate ears test/ --show 5
     """
     forecasts_series = can(run, "SeriesForecaster")
+    search = {"beam": beam, "language": language_model("evaluate", language), "weight": weight}
+    how: dict[str, Any] = {name: given for name, given in search.items() if given is not None}
+    if (show or how) and not can(run, "SpeechTranscriber"):
+        raise OstinatoError(
+            f"evaluate: {run} holds no transcriber; --show, --beam, --language and --weight are "
+            "for one."
+        )
     if cutoffs != 1 and not forecasts_series:
         raise OstinatoError(f"evaluate --cutoffs: {run} holds no forecaster.")
     model = ostinato.load(run)
@@ -80,8 +108,22 @@ def evaluate(
     elif not files:
         raise OstinatoError("evaluate: FILES is required: files with labels.")
     else:
-        evaluator: Evaluator = model
-        found = evaluator.evaluate(list(files))
+        if allow_shared_groups:
+            if "groups" not in model.training_:
+                raise OstinatoError(
+                    f"evaluate --allow-shared-groups: {run} was trained without groups (--group)."
+                )
+            how["allow_shared_groups"] = True
+        if show:
+            transcriber: SpeechTranscriber = model
+            compared = transcriber.compare(list(files), **how)
+            found = transcripts.error_rates(compared)
+            worst = sorted(compared, key=lambda each: -each.errors)
+            shown_texts = [each for each in worst[:show] if each.errors]
+        else:
+            evaluator: Evaluator = model
+            found = evaluator.evaluate(list(files), **how)
+            shown_texts = []
         if plot is not None and "confusion" not in found:
             name = type(model).__name__
             raise OstinatoError(f"evaluate: {name} has no confusion matrix to plot.")
@@ -89,13 +131,24 @@ def evaluate(
             classifier: SequenceClassifier = model
             classifier.plot_confusion(found["confusion"], plot)
     if json:
-        print_json(found)
+        print_json(found | ({"worst": list(map(_compared, shown_texts))} if show else {}))
         return
+    for each in shown_texts if show else ():
+        print(f"{each.headline}\n" + "\n".join(each.lines(_columns())) + "\n")
     for name, value in found.items():
         if name == "confusion":
             _print_confusion(model.classes_.tolist(), value)
         else:
             print(f"{name.replace('_', ' '):<21}{shown(value)}")
+
+
+def _compared(each: Comparison) -> dict[str, Any]:
+    facts = {"place": str(each.place), "errors": each.errors, "words": each.words}
+    return facts | {"reference": each.reference, "hypothesis": each.hypothesis}
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
@@ -104,7 +157,7 @@ def _print_confusion(classes: list[Any], confusion: list[list[int]]) -> None:
     cells = [names, *([f"{n:,}" if n else "·" for n in row] for row in confusion)]
     width = 2 + max(len(cell) for row in cells for cell in row)
     room = max(map(len, names)) + 8
-    if room + width * len(names) > shutil.get_terminal_size((80, 24)).columns:
+    if room + width * len(names) > _columns():
         return
     print("\ntrue  \\ predicted".ljust(room) + "".join(name.rjust(width) for name in names))
     for name, row in zip(names, cells[1:], strict=True):

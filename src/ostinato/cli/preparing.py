@@ -41,6 +41,10 @@ SHAPING = {
 """Other settings that do, by name."""
 
 
+IN_MEMORY = {"forecast", "speak", "vocode"}
+"""Tasks that read all of their data into memory."""
+
+
 def prepare(
     task: Task,
     /,
@@ -110,7 +114,7 @@ def suggest(*files: Path) -> None:
 
 
 for _task in TASKS:
-    if _task.source == "series":
+    if _task.command in IN_MEMORY:
         continue
     _name = f"prepare {_task.command}"
     _text = f"""Prepare data for train {_task.command}.

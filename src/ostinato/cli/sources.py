@@ -18,6 +18,7 @@ from ostinato.data.formats import is_table, read_table
 from ostinato.data.midi import read_music
 from ostinato.data.pairs import PairSettings, read_pairs
 from ostinato.data.reading import READERS, read_corpus
+from ostinato.data.speech import SpeechSettings, read_speech
 from ostinato.data.tables import NUMBER_LIKE, Table
 from ostinato.data.text import TextSource
 from ostinato.errors import DataError, OstinatoError
@@ -25,7 +26,7 @@ from ostinato.files import MIDI, check_there, is_prepared
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.registry import TASKS, Source
 
-Settings = TypeVar("Settings", ReadingSettings, PairSettings, SeriesSettings)
+Settings = TypeVar("Settings", ReadingSettings, PairSettings, SeriesSettings, SpeechSettings)
 
 PLAIN = {".txt", ".text", ".md", ".rst", ".gz", ".xz", ".bz2", ".zst", ""}
 """Suffixes of files that may hold running text."""
@@ -58,6 +59,8 @@ def read(source: Source, paths: Sequence[Path], given: Mapping[str, Any]) -> Any
             return read_corpus(paths, how, by_step=by_step, missing=missing)
         case "pairs":
             return read_pairs(paths, settings(PairSettings))
+        case "speech":
+            return read_speech(paths, settings(SpeechSettings))
         case "series":
             return read_panel(list(paths), settings(SeriesSettings))
     return list(paths)

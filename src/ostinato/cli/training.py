@@ -25,11 +25,13 @@ from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
 from ostinato.files import (
     PREPARED_FILE,
+    RUN_FILE,
     check_new_folder,
     check_there,
     is_prepared,
     refuse_to_overwrite,
 )
+from ostinato.launch import launch
 from ostinato.memory import peak_memory
 from ostinato.tasks.registry import TASKS, Task, task_of
 
@@ -71,7 +73,11 @@ def train(
         raise OstinatoError(f"train {task.command}: FILES is required; - reads standard input.")
     how = {o.name: settings.pop(o.name) for o in fit_options(task) if o.name in settings}
     out = Path("run") if out is None else out
-    if not resume:  # said before PyTorch is imported, which takes seconds
+    place, data = launch(), None
+    if dry_run and place.rank:
+        return 0
+    resume = resume or (place.restarts > 0 and (out / RUN_FILE).exists())
+    if not resume and place.rank == 0:  # said before PyTorch is imported, which takes seconds
         if not dry_run:
             refuse_to_overwrite(out)
             check_new_folder(out)
@@ -90,13 +96,14 @@ def train(
             else:
                 print(plan)
             return 0
-        if resume:
+        if resume and place.rank == 0:
             found = task_of(ostinato.describe(out, weights=False)["task"])
             if found not in (task, None):
                 raise OstinatoError(
                     f"train {task.command}: {out} is a run of {found.estimator}; to continue it: "
                     f"ostinato train {found.command} --resume --out {folder}"
                 )
+        if resume:
             model = estimator.resume(out, **shown_by, tensorboard=tensorboard, **settings)
         else:
             model = estimator(**settings)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ STRETCHES = 16
 
 _ROWS = 1 << 14  # sequences of a stretch, at most
 
+T = TypeVar("T")
+
 _Piece: TypeAlias = tuple[int, int, int]
 """A sequence's number, the step at which to begin in it, and steps."""
 
@@ -41,6 +44,22 @@ class Epochs:
 
     windows: int
     _epoch, _next = 0, 0
+    _part, _parts = 0, 1
+
+    def split(self, part: int, parts: int) -> Self:
+        """Return a copy whose batches are a part of these: rows part, part + parts, and so on.
+
+        Rows are sorted by length where lengths differ, so that all parts take about as much work. A
+        part without rows of its own gets a row that is not `SequenceBatch.idle` in another.
+        """
+        found = copy.copy(self)
+        found._part, found._parts = part, parts
+        return found
+
+    def _share(self, rows: Sequence[T]) -> tuple[Sequence[T], bool]:
+        """Return the rows of a batch that are ours; or else one that is not, and True."""
+        own = rows[self._part :: self._parts]
+        return (own, False) if len(own) else (rows[:1], True)
 
     def _advance(self) -> None:
         self._next += 1
@@ -90,6 +109,7 @@ class SequenceBatch(NamedTuple):
         fresh: whether the carried state must be reset; otherwise each row continues the same row
             of the batch before.
         target_lengths: steps of each target, int64 ``(B,)``, where they are of their own.
+        idle: whether the rows count nothing: they are those of another part, see `Epochs.split`.
     """
 
     inputs: Tensor | Words
@@ -98,6 +118,7 @@ class SequenceBatch(NamedTuple):
     epoch: int
     fresh: bool = True
     target_lengths: Tensor | None = None
+    idle: bool = False
 
     @property
     def steps(self) -> int:
@@ -170,19 +191,25 @@ class ContiguousBatches(Epochs):
         return batch
 
     def __iter__(self) -> Iterator[SequenceBatch]:
-        """One whole epoch, called epoch 0, for evaluation; leaves `next_batch` where it was."""
-        return (self._batch(0, window) for window in range(self.windows))
+        """One whole epoch, called epoch 0, for evaluation; leaves `next_batch` where it was.
+
+        Of a part without streams, see `split`, nothing.
+        """
+        windows = range(0 if self._part >= self.batch_size else self.windows)
+        return (self._batch(0, window) for window in windows)
 
     def _batch(self, epoch: int, window: int) -> SequenceBatch:
         steps = slice(window * self.window, min((window + 1) * self.window, self._n))
-        for begin in range(0, self.predictions if self._reader else 0, self._n):
-            assert self._reader is not None
-            self._reader.touch(begin + steps.start, begin + steps.stop + 1)
+        rows, idle = self._share(range(self.batch_size))
+        if self._reader is not None:
+            for row in rows:
+                self._reader.touch(row * self._n + steps.start, row * self._n + steps.stop + 1)
         inputs, targets = (
-            torch.from_numpy(streams[:, steps].astype(np.int64)) for streams in self._streams
+            torch.from_numpy(streams[rows.start : rows.stop : rows.step, steps].astype(np.int64))
+            for streams in self._streams
         )
-        lengths = torch.full((self.batch_size,), inputs.shape[1])
-        return SequenceBatch(inputs, lengths, targets, epoch, fresh=window == 0)
+        lengths = torch.full((len(rows),), inputs.shape[1])
+        return SequenceBatch(inputs, lengths, targets, epoch, fresh=window == 0, idle=idle)
 
     def _layout(self) -> dict[str, int]:
         return {"tokens": self._length, "batch_size": self.batch_size, "window": self.window}
@@ -326,7 +353,10 @@ class SequenceBatches(Epochs):
         own_lengths: whether targets are sequences with lengths of their own.
         shift: features of each sequence are moved up or down by so many places at most, such as the
             keys of a piano, another number every time; so are targets of as many features.
-        seed: of the order and of the shifts.
+        seed: of the order, of the shifts and of what ``augment`` draws.
+        augment: varies the features ``(T, I)`` of a sequence by numbers drawn from a generator,
+            such as `Augmentation`; it may change T. Only where no step has a target; not in
+            evaluation.
         transform: makes a batch ready for the network, such as on its device.
 
     Attributes:
@@ -346,6 +376,7 @@ class SequenceBatches(Epochs):
     seed: int = 0
     _: KW_ONLY
     own_lengths: bool = False
+    augment: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None
     transform: Callable[[SequenceBatch], SequenceBatch] = lambda batch: batch
 
     def __post_init__(self) -> None:
@@ -356,6 +387,10 @@ class SequenceBatches(Epochs):
         if window is not None and not isinstance(targets, Ragged):
             raise OstinatoError(f"{call}: a sequence with one target cannot be cut into windows.")
         self._lengths = lengths
+        if self.augment and isinstance(targets, Ragged) and not self.own_lengths:
+            raise OstinatoError(
+                f"{call}: sequences with a target at each step cannot be augmented."
+            )
         # Steps of targets that are sequences of their own; pieces are sorted by them, too.
         self._own = targets.lengths if self.own_lengths and isinstance(targets, Ragged) else None
         self._further = np.zeros_like(lengths) if self._own is None else self._own
@@ -375,10 +410,14 @@ class SequenceBatches(Epochs):
         while self._next >= plan.begin + len(plan.batches):
             plan = self._arranged(plan)
         self._plan = plan
-        batch = self._batch(plan.batches[self._next - plan.begin], self._epoch)
+        pieces = plan.batches[self._next - plan.begin]
+        own, idle = self._share(pieces)
+        places, _ = self._share(range(len(pieces)))
+        batch = self._batch(own, self._epoch, places)._replace(idle=idle)
         if self.shift and isinstance(batch.inputs, Tensor):
             random = np.random.default_rng([self.seed % 2**32, self._epoch, self._next])
-            shifts = random.integers(-self.shift, self.shift + 1, len(batch.lengths)).tolist()
+            shifts = random.integers(-self.shift, self.shift + 1, len(pieces)).tolist()
+            shifts, _ = self._share(shifts)
             _move(batch.inputs, shifts)
             if batch.targets.shape == batch.inputs.shape:
                 _move(batch.targets, shifts)
@@ -386,13 +425,13 @@ class SequenceBatches(Epochs):
         return self.transform(batch)
 
     def __iter__(self) -> Iterator[SequenceBatch]:
-        """All whole sequences once, by length: for evaluation."""
+        """All whole sequences once, by length: for evaluation. Of a part some of the batches."""
         return (batch for _, batch in self.in_order())
 
     def in_order(self) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
         """All whole sequences once, by length, with their numbers: for evaluation."""
         order = np.argsort(self._lengths + self._further, kind="stable")
-        for begin in range(0, len(order), self.batch_size):
+        for begin in range(0, len(order), self.batch_size)[self._part :: self._parts]:
             rows = order[begin : begin + self.batch_size]
             ends = zip(rows.tolist(), self._lengths[rows].tolist(), strict=True)
             yield rows, self.transform(self._batch([(row, 0, end) for row, end in ends], 0))
@@ -433,10 +472,21 @@ class SequenceBatches(Epochs):
         batches = [batches[i] for i in random.permutation(len(batches))]
         return _Plan(epoch, group, before.begin + len(before.batches), batches, left)
 
-    def _batch(self, pieces: list[_Piece], epoch: int) -> SequenceBatch:
+    def _batch(
+        self, pieces: Sequence[_Piece], epoch: int, places: Sequence[int] = ()
+    ) -> SequenceBatch:
+        """Return some pieces as a batch; they are varied where their places in it are given."""
         rows, begins, steps = map(list, zip(*pieces, strict=True))
         longest = max(steps)
-        inputs = self.examples.inputs.padded(rows, begins, longest)
+        if self.augment is None or not places:
+            inputs = self.examples.inputs.padded(rows, begins, longest)
+        else:  # every row by numbers of its own, which do not depend on how a batch is split
+            key = [self.seed % 2**32, self._epoch, self._next]
+            varied = Ragged.of(
+                self.augment(self.examples.inputs[row], np.random.default_rng([*key, place]))
+                for row, place in zip(rows, places, strict=True)
+            )
+            inputs, steps = varied.padded(range(len(rows))), varied.lengths.tolist()
         targets, own = self.examples.targets, None
         if not isinstance(targets, Ragged):
             chosen = targets[rows]

@@ -32,7 +32,7 @@ from ostinato.data.formats import is_table, table_chunks
 from ostinato.data.lazy import pd
 from ostinato.data.pairs import PairSettings, pairs_of_lines, pairs_of_table
 from ostinato.data.places import Place
-from ostinato.data.reading import READERS, asked_columns, labels_of, read_file
+from ostinato.data.reading import READERS, asked_columns, groups_of, labels_of, read_file
 from ostinato.data.sequences import codes_of, sequences_by
 from ostinato.data.tables import Table, TableSettings
 from ostinato.data.text import TextSource
@@ -103,6 +103,8 @@ def corpus_chunks(
     if archives:
         if by_step:
             raise DataError("is a tar archive, in which steps have no labels.", path=archives[0])
+        if settings.group is not None:
+            raise DataError("is a tar archive, whose samples have no groups.", path=archives[0])
         return archive_chunks(archives, settings, labelled)
     media = [path for path in paths if path.is_dir() or path.suffix.lower() in SOUNDS | IMAGES]
     if media and suffixes & (SOUNDS | IMAGES):
@@ -139,7 +141,8 @@ def _media(
             labels = [_folder(file) for file in some]
         elif labelled is not False:
             labels = labels_of(some, settings.pattern, labelled)
-        yield Corpus(kind, inputs, labels, [Place(str(file)) for file in some])
+        places, groups = [Place(str(file)) for file in some], groups_of(some, settings, labelled)
+        yield Corpus(kind, inputs, labels, places, groups=groups)
 
 
 def _weight(file: Path) -> int:
@@ -264,11 +267,16 @@ def pair_chunks(paths: Sequence[Path], settings: PairSettings) -> Iterator[Corpu
     check_there(paths)
     files = [file for file in walk(paths) if file in paths or is_table(file)]
     if settings.format is not None or (files and all(is_table(file) for file in files)):
-        names = {settings.source, settings.target, *SOURCES, *TARGETS}
+        names = {settings.source, settings.target, settings.group, *SOURCES, *TARGETS}
         for file in files:
             for table in table_chunks(file, settings, names):
                 yield pairs_of_table(table, settings)
         return
+    if settings.group is not None:
+        raise DataError(
+            f"group={settings.group!r}: parallel files have no columns; expected a table.",
+            path=paths[0],
+        )
     if len(files) != 2:
         raise DataError(
             f"{', '.join(map(str, paths))}: expected two parallel files, first the sources, then "

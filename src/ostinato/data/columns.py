@@ -87,6 +87,7 @@ class Columns(NamedTuple):
         text: texts, words or names of files.
         variables: measurements.
         label: the target to predict.
+        group: what must not be both in training and in test data.
     """
 
     id: int | None = None
@@ -95,6 +96,7 @@ class Columns(NamedTuple):
     text: int | None = None
     variables: tuple[int, ...] = ()
     label: int | None = None
+    group: int | None = None
 
     def described(self, table: Table) -> str:
         """Return what each column is read as, in one line.
@@ -123,18 +125,20 @@ def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | N
     The table has texts, files, rows of steps with an id, or a series a row; ``labelled`` is as of
     `read_corpus`.
     """
-    label = _label(table, settings, labelled)
-    rest = [i for i in range(len(table.names)) if i != label]
+    group = group_column(table, settings.group, labelled)
+    label = _label(table, settings, labelled, group)
+    rest = [i for i in range(len(table.names)) if i not in (label, group)]
     if not rest:
         raise DataError("has a single column, and no labels beside it.", path=table.path)
     key = _id(table, settings, rest, label)
     if key is not None:
         time = _time(table, settings, [i for i in rest if i != key])
         rest = [i for i in rest if i not in (key, time)]
-        return Columns(key, time, variables=_variables(table, settings, rest), label=label)
+        variables = _variables(table, settings, rest)
+        return Columns(key, time, variables=variables, label=label, group=group)
     text = _text(table, settings, rest)
     if text is not None:
-        return Columns(text=text, label=label)
+        return Columns(text=text, label=label, group=group)
     stamps = table.called(TIMES, rest)
     if stamps and settings.variables is None:
         raise table.error(
@@ -144,13 +148,14 @@ def sequence_columns(table: Table, settings: ReadingSettings, labelled: bool | N
     variables = _variables(table, settings, rest)
     if settings.variables is None:
         _ask_about_order(table, variables, label)
-    return Columns(variables=variables, label=label)
+    return Columns(variables=variables, label=label, group=group)
 
 
 def step_columns(table: Table, settings: ReadingSettings, labelled: bool | None) -> Columns:
     """Return the columns of a table with a row, and a label, for each step."""
-    label = _label(table, settings, labelled)
-    rest = [i for i in range(len(table.names)) if i != label]
+    group = group_column(table, settings.group, labelled)
+    label = _label(table, settings, labelled, group)
+    rest = [i for i in range(len(table.names)) if i not in (label, group)]
     words = table.called(WORDS, rest)
     text = None if settings.text is None else table.column(settings.text, "the texts")
     free = [i for i in rest if i != text and i not in words]
@@ -167,14 +172,26 @@ def step_columns(table: Table, settings: ReadingSettings, labelled: bool | None)
     variables = () if text is not None else _variables(table, settings, rest)
     if key is None and position is None and (text is not None or settings.variables is None):
         _ask_about_order(table, variables or [i for i in rest if i != text], None)
-    return Columns(key, time, position, text, variables, label)
+    return Columns(key, time, position, text, variables, label, group)
+
+
+def group_column(table: Table, name: str | None, labelled: bool | None) -> int | None:
+    """Return the column of groups; None where it is not asked for, or not needed and not there."""
+    if name is None or (not labelled and table.find(name) is None):
+        return None
+    return table.column(name, "the groups")
 
 
 def pair_columns(
-    table: Table, source: str | None, target: str | None, *, alone: bool = False
+    table: Table,
+    source: str | None,
+    target: str | None,
+    *,
+    alone: bool = False,
+    group: int | None = None,
 ) -> tuple[int, int | None]:
     """Return the columns of sources and of targets; None for these where sources are ``alone``."""
-    rest = [i for i in range(len(table.names)) if not numbers_rows(table, i)]
+    rest = [i for i in range(len(table.names)) if i != group and not numbers_rows(table, i)]
     one = _pair_column(table, source, "source", rest, SOURCES, 0)
     rest = [i for i in rest if i != one]
     return one, None if alone else _pair_column(table, target, "target", rest, TARGETS, -1)
@@ -282,12 +299,14 @@ def _ask_about_order(table: Table, among: Iterable[int], label: int | None) -> N
 # The columns one by one
 
 
-def _label(table: Table, settings: ReadingSettings, labelled: bool | None) -> int | None:
+def _label(
+    table: Table, settings: ReadingSettings, labelled: bool | None, group: int | None
+) -> int | None:
     if settings.label is not None:
         if not labelled and table.find(settings.label) is None:
             return None  # of a table that is to be predicted
         return table.column(settings.label, "the labels")
-    everything = range(len(table.names))
+    everything = [i for i in range(len(table.names)) if i != group]
     for usual in (LABELS, WEAK_LABELS):
         named = table.called(usual, everything)
         if len(named) == 1:

@@ -34,6 +34,8 @@ class ReadingSettings(TableSettings):
         pattern: what file names look like, as in {label}_{speaker}_{take}.wav; if not given, the
             folder that a file lies in is its label.
         separator: what separates several labels of one sequence from each other.
+        group: column, or field of the pattern, of what must not be both in training and in
+            validation or test data, such as the speaker; a field {group} needs no other name.
     """
 
     label: str | None = None
@@ -43,6 +45,7 @@ class ReadingSettings(TableSettings):
     variables: str | None = None
     pattern: str | None = None
     separator: str | None = None
+    group: str | None = None
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Corpus:
         variables: names of the features of a series.
         step_lines: lines of the steps of each sequence, where each has one.
         notes: what a reader should know, such as which column was read as what.
+        groups: the group of each sequence, such as its speaker; None where there are none.
     """
 
     kind: Kind
@@ -68,6 +72,7 @@ class Corpus:
     variables: Sequence[str] = ()
     step_lines: Sequence[Sequence[int]] = ()
     notes: Sequence[str] = ()
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -76,6 +81,7 @@ class Corpus:
     def joined(cls, parts: Sequence[Corpus]) -> Corpus:
         """Join corpora of one kind; without targets where one has none."""
         first, targets = parts[0], [part.targets for part in parts]
+        groups = [part.groups for part in parts]
         if len(parts) == 1:
             return first
         return cls(
@@ -86,12 +92,13 @@ class Corpus:
             first.variables,
             [each for part in parts for each in part.step_lines],
             list(dict.fromkeys(note for part in parts for note in part.notes)),
+            None if None in groups else [g for some in groups for g in some or []],
         )
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Corpus:
         """Some of the sequences."""
         taken: dict[str, Any] = {}
-        for name in ("inputs", "targets", "places", "step_lines"):
+        for name in ("inputs", "targets", "places", "step_lines", "groups"):
             items = getattr(self, name)
             if isinstance(items, list | tuple) and len(items):
                 taken[name] = [items[row] for row in np.asarray(rows, dtype=np.int64).tolist()]

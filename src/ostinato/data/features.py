@@ -27,6 +27,8 @@ from ostinato.errors import DataError, OstinatoError, require
 
 ImageForm = Literal["rows", "pixels", "whole"]
 
+Normalization = Literal["mean", "variance", "level", "none"]
+
 MAX_PIXELS = 1 << 26
 """Pixels of an image, at most."""
 
@@ -193,9 +195,9 @@ class Lexicon:
 class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
-    Each band has its mean over the recording taken away, so that loudness and the microphone's
-    colour do not matter; but not where rows must not know what comes after them: a mean of the
-    little heard so far would move with the speech.
+    Each recording is normalised, so that loudness, and the microphone's colour, do not matter; but
+    not where rows must not know what comes after them: a mean of the little heard so far would move
+    with the speech.
 
     Args:
         rate: samples a second that it works on; others are converted.
@@ -204,6 +206,8 @@ class Spectrogram:
         hop: from row to row, in seconds.
         causal: whether a row knows no more than the sound up to the end of its window; see
             `SpectrogramStream`.
+        normalization: what is taken away of each recording: its mean in each band; with variance,
+            each band is divided by its standard deviation, too; level, the mean of all bands; none.
 
     >>> t = np.arange(8000) / 8000
     >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
@@ -216,6 +220,7 @@ class Spectrogram:
     window: float = 0.025
     hop: float = 0.01
     causal: bool = False
+    normalization: Normalization = "mean"
 
     def __post_init__(self) -> None:
         shares = (self.rate / MAX_RATE, self.bands / MAX_BANDS, self.window, self.hop)
@@ -240,7 +245,16 @@ class Spectrogram:
         energy = self.energy(np.concatenate([around, samples, around]))
         # Energy 80 dB below the loudest is silence.
         mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
-        return np.asarray(mel - mel.mean(0))
+        return self.normalized(mel)
+
+    def normalized(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the log-mel rows of a whole recording, ``(T, bands)``, normalised."""
+        if self.causal or self.normalization == "none" or not len(mel):
+            return mel
+        if self.normalization == "level":
+            return np.asarray(mel - mel.mean())
+        mel = mel - mel.mean(0)
+        return mel if self.normalization == "mean" else np.asarray(mel / (mel.std(0) + 0.1))
 
     @property
     def size(self) -> int:
@@ -318,8 +332,7 @@ def _window(size: int) -> Tensor:
 @lru_cache(maxsize=8)
 def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     """Triangles of equal width in mel = 2595 log10(1 + f / 700), ``(bands, fft / 2 + 1)``."""
-    highest = 2595 * np.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    edges = _mel_edges(rate, bands)
     f = np.linspace(0, rate / 2, fft // 2 + 1)
     rising = (f - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - f) / np.diff(edges)[1:, None]
@@ -329,6 +342,18 @@ def mel_bands(rate: int, fft: int, bands: int) -> Tensor:
     nearest = np.abs(f[None] - edges[1:-1, None]).argmin(1)
     triangles[empty, nearest[empty]] = 1.0
     return torch.from_numpy(triangles.astype(np.float32))
+
+
+def _mel_edges(rate: int, bands: int) -> NDArray[np.float64]:
+    """Where bands begin and end: each from the centre of the one before to that of the next."""
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    return np.asarray(700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1))
+
+
+@lru_cache(maxsize=8)
+def mel_centres(rate: int, bands: int) -> NDArray[np.float64]:
+    """Frequencies in the middle of the bands, ``(bands,)``."""
+    return _mel_edges(rate, bands)[1:-1]
 
 
 Source = str | os.PathLike[str] | Member

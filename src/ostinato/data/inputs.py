@@ -19,6 +19,7 @@ from ostinato.data.features import (
     MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
+    Normalization,
     Spectrogram,
     image_as_steps,
     image_shape,
@@ -46,6 +47,9 @@ class InputSettings:
         min_count: words rarer than this are unknown, and read by their letters alone.
         lowercase: whether words are looked up without regard to upper case.
         bands: bands of the mel scale that sound is cut into.
+        normalization: what is taken away of each recording, where a step may know the future: its
+            mean in each band; with variance, bands are divided by their standard deviation, too;
+            level, the mean of all bands, so that loudness alone does not matter; or none.
         image: rows of an image as steps, its pixels as steps, or the whole as one step.
     """
 
@@ -53,6 +57,7 @@ class InputSettings:
     min_count: int = 2
     lowercase: bool = True
     bands: int = 40
+    normalization: Normalization = "mean"
     image: ImageForm = "rows"
 
 
@@ -149,7 +154,8 @@ class Inputs(SequenceInputs):
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
             rate = mode(map(sound_rate, corpus.inputs))
-            spectrogram = Spectrogram(rate, settings.bands, causal=causal)
+            how = "none" if causal else settings.normalization
+            spectrogram = Spectrogram(rate, settings.bands, causal=causal, normalization=how)
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
             shape = mode(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ostinato.data.columns import SOURCES, TARGETS, pair_columns
+from ostinato.data.columns import SOURCES, TARGETS, group_column, pair_columns
 from ostinato.data.corpus import Corpus
 from ostinato.data.formats import is_table, read_table
 from ostinato.data.places import Place
@@ -24,10 +24,13 @@ class PairSettings(TableSettings):
         source: column of the sources, by name or by number from 1; inferred where there is one
             choice. Files without columns are parallel: first the sources, then the targets.
         target: column of the targets.
+        group: column of what must not be both in training and in validation or test data, such as
+            the document that a pair is from.
     """
 
     source: str | None = None
     target: str | None = None
+    group: str | None = None
 
 
 def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Corpus:
@@ -62,6 +65,11 @@ def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
         raise DataError(
             f"{', '.join(map(str, paths))}: expected two parallel files, first the sources, then "
             "the targets; or tables (CSV, TSV, JSON lines, ...) with a column of each."
+        )
+    if settings.group is not None:
+        raise DataError(
+            f"group={settings.group!r}: parallel files have no columns; expected a table.",
+            path=paths[0],
         )
     sources, targets = (_lines(path) for path in paths)
     # Empty lines belong to their partners; those at the end of one file, which many editors leave
@@ -105,7 +113,8 @@ def read_sources(paths: Sequence[Path], settings: PairSettings) -> Corpus:
     for path in paths:
         if is_table(path) or (settings.format is not None and str(path) != "-"):
             table = _read(path, settings)
-            column, _ = pair_columns(table, settings.source, None, alone=True)
+            group = group_column(table, settings.group, None)
+            column, _ = pair_columns(table, settings.source, None, alone=True, group=group)
             sources += _texts(table, column)
             places += table.places
         else:
@@ -116,7 +125,8 @@ def read_sources(paths: Sequence[Path], settings: PairSettings) -> Corpus:
 
 
 def _read(path: Path, settings: PairSettings) -> Table:
-    return read_table(path, settings, {settings.source, settings.target, *SOURCES, *TARGETS})
+    asked = {settings.source, settings.target, settings.group, *SOURCES, *TARGETS}
+    return read_table(path, settings, asked)
 
 
 def _lines(path: Path) -> list[str]:
@@ -128,14 +138,17 @@ def _lines(path: Path) -> list[str]:
 
 def pairs_of_table(table: Table, settings: PairSettings) -> Corpus:
     """Return the pairs of a table."""
-    source, target = pair_columns(table, settings.source, settings.target)
+    group = group_column(table, settings.group, True)
+    source, target = pair_columns(table, settings.source, settings.target, group=group)
     assert target is not None
+    groups = None if group is None else [cell.strip() for cell in table.filled(group)]
     return Corpus(
         "text",
         _texts(table, source),
         [_several(cell, table.place(row)) for row, cell in enumerate(table.series(target))],
         table.places,
         notes=[f"source: {table.names[source]}; target: {table.names[target]}"],
+        groups=groups,
     )
 
 

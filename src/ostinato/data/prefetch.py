@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ostinato.data.batches import Epochs, SequenceBatches
 
@@ -87,6 +87,10 @@ class Prefetched:
         self._batches.load_state_dict(state)
         self._state = self._batches.state_dict()
 
+    def split(self, part: int, parts: int) -> Prefetched:
+        """Return a part of the batches, read ahead by a thread of its own; see `Epochs.split`."""
+        return Prefetched(self._batches.split(part, parts), self._ready, self._depth)
+
     def close(self) -> None:
         """End the thread; the next batch is the one after those that were taken."""
         if self._thread is None:
@@ -104,11 +108,19 @@ def ahead(batches: Any) -> Any:
     return Prefetched(batches) if isinstance(batches, Epochs) else batches
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """Batches that a thread reads, which is to be ended."""
+
+    def close(self) -> None:
+        """End the thread."""
+
+
 @contextmanager
 def closing(batches: Any) -> Iterator[None]:
     """End the thread that reads batches ahead, if there is one, after the block."""
     try:
         yield
     finally:
-        if isinstance(batches, Prefetched):
+        if isinstance(batches, Closable):
             batches.close()

@@ -73,6 +73,7 @@ def _read_all(
     missing: bool,
 ) -> Corpus:
     if idx := [path for path in listed if is_idx(path)]:
+        _refuse_group(settings, labelled, idx[0])
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):
         return _of_files(files, settings, labelled)
@@ -91,7 +92,7 @@ def _read_all(
 
 def asked_columns(settings: ReadingSettings) -> list[str]:
     """Return the names by which columns are asked for."""
-    asked = (settings.label, settings.text, settings.id, settings.time,
+    asked = (settings.label, settings.text, settings.id, settings.time, settings.group,
              *(settings.variables or "").split(","))  # fmt: skip
     return [name for name in asked if name and not name.strip("- ").isdecimal()]
 
@@ -105,6 +106,8 @@ def read_file(
             "holds no recordings, images or texts; name files of another kind.", path=path
         )
     kind = settings.format or _kind_of(path, by_step, labelled)
+    if kind in ("lines", "ts", "conll", "conllu"):
+        _refuse_group(settings, labelled, path)
     if kind == "lines":
         return _read_lines(path, by_step)
     if kind == "ts":
@@ -116,6 +119,16 @@ def read_file(
         return _read_tagged(path, sentences, labelled)
     table = read_table(path, settings, asked_columns(settings))
     return sequences_of(table, settings, by_step, labelled, missing)
+
+
+def _refuse_group(settings: ReadingSettings, labelled: bool | None, path: Path) -> None:
+    """Raise a `DataError` where groups are asked for and the format has none."""
+    if settings.group is not None and labelled:
+        raise DataError(
+            f"has no column {settings.group!r} for the groups; expected a table, or recordings or "
+            "images whose names hold it.",
+            path=path,
+        )
 
 
 def _kind_of(path: Path, by_step: bool, labelled: bool | None) -> str:
@@ -324,39 +337,62 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
     if kind == "text":
         inputs = ["\n".join(line for _, line in numbered_lines(file)) for file in files]
     labels = None if labelled is False else labels_of(files, settings.pattern, labelled)
-    return Corpus(kind, inputs, labels, places)
+    return Corpus(kind, inputs, labels, places, groups=groups_of(files, settings, labelled))
 
 
 def labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
     """Return labels of files, by their names or folders; None if they have and need none."""
-    if pattern is None:
-        labels = [file.resolve().parent.name for file in files]
-        if len(set(labels)) > 1:
-            return labels
-        path = files[0].parent
-        problem = (
-            f"all {len(files)} files lie in one folder, {labels[0]!r}, whose name would be their "
-            "only label; name a folder with a folder for each label in it, or say what the files' "
-            f"names look like, as in pattern='{{label}}_{{speaker}}{files[0].suffix}'."
-        )
-    else:
-        parts = re.split(r"(\{\w*\})", pattern)
-        if parts.count("{label}") != 1:
-            raise OstinatoError(
-                f"pattern={pattern!r}: expected {{label}} once, as in {{label}}_{{speaker}}.wav."
-            )
-        wild = {part: "(.+?)" if part == "{label}" else ".*?" for part in parts[1::2]}
-        form = re.compile("".join(
-            wild.get(part) or re.escape(part).replace(r"\*", ".*") for part in parts
-        ))  # fmt: skip
-        matches = [form.fullmatch(file.name) or form.fullmatch(file.stem) for file in files]
-        labels = [match[1] for match in matches if match is not None]
-        if len(labels) == len(files):
-            return labels
-        path, problem = files[matches.index(None)], f"its name does not match {pattern!r}."
+    if pattern is not None:
+        return _fields_of(files, pattern, "label", labelled)
+    labels = [file.resolve().parent.name for file in files]
+    if len(set(labels)) > 1:
+        return labels
     if labelled is None:
         return None
-    raise DataError(problem, path=path)
+    raise DataError(
+        f"all {len(files)} files lie in one folder, {labels[0]!r}, whose name would be their only "
+        "label; name a folder with a folder for each label in it, or say what the files' names "
+        f"look like, as in pattern='{{label}}_{{speaker}}{files[0].suffix}'.",
+        path=files[0].parent,
+    )
+
+
+def groups_of(
+    files: list[Path], settings: ReadingSettings, labelled: bool | None
+) -> list[str] | None:
+    """The groups of files, by their names; None if there are none, or none are needed."""
+    pattern, field = settings.pattern or "", settings.group or "group"
+    if f"{{{field}}}" in pattern:
+        return _fields_of(files, pattern, field, labelled or None)
+    if settings.group is not None and labelled:
+        raise OstinatoError(
+            f"group={field!r}: expected a field {{{field}}} in the pattern of the files' names, "
+            f"as in pattern='{{label}}_{{{field}}}{files[0].suffix}', got "
+            f"pattern={settings.pattern!r}."
+        )
+    return None
+
+
+def _fields_of(
+    files: list[Path], pattern: str, field: str, labelled: bool | None
+) -> list[str] | None:
+    """What the names of files hold in place of a field of their pattern."""
+    parts, asked = re.split(r"(\{\w*\})", pattern), f"{{{field}}}"
+    if parts.count(asked) != 1:
+        raise OstinatoError(
+            f"pattern={pattern!r}: expected {asked} once, as in {{label}}_{{speaker}}.wav."
+        )
+    wild = {part: "(.+?)" if part == asked else ".*?" for part in parts[1::2]}
+    form = re.compile("".join(
+        wild.get(part) or re.escape(part).replace(r"\*", ".*") for part in parts
+    ))  # fmt: skip
+    matches = [form.fullmatch(file.name) or form.fullmatch(file.stem) for file in files]
+    found = [match[1] for match in matches if match is not None]
+    if len(found) == len(files):
+        return found
+    if labelled is None:
+        return None
+    raise DataError(f"its name does not match {pattern!r}.", path=files[matches.index(None)])
 
 
 def is_idx(path: Path) -> bool:

@@ -48,6 +48,8 @@ def sequences_by(
             corpus = Corpus(kind, files, labels, table.places)
         else:
             corpus = Corpus("text", cells, labels, table.places)
+    if columns.group is not None and corpus.groups is None:
+        corpus.groups = [cell.strip() for cell in table.filled(columns.group)]
     return corpus
 
 
@@ -108,14 +110,18 @@ def _grouped(
         targets = [[labels[row] for row in rows] for rows in groups]
     elif labels is not None:
         targets = [_one_label(table, rows, labels) for rows in groups]
+    of_groups = None
+    if columns.group is not None:
+        cells = [cell.strip() for cell in table.filled(columns.group)]
+        of_groups = [_one_group(table, rows, cells) for rows in groups]
     if columns.text is not None:
         cells = table.filled(columns.text)
         words = [[cells[row] for row in rows] for rows in groups]
-        return Corpus("words", words, targets, places, (), lines, notes)
+        return Corpus("words", words, targets, places, (), lines, notes, of_groups)
     values = table.numbers(columns.variables, missing=missing)
     names = [table.names[i] for i in columns.variables]
     inputs = [values[rows] for rows in groups]
-    return Corpus("series", inputs, targets, places, names, lines, notes)
+    return Corpus("series", inputs, targets, places, names, lines, notes, of_groups)
 
 
 def _by_time(table: Table, column: int, codes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -155,3 +161,14 @@ def _one_label(table: Table, rows: NDArray[np.int64], labels: list[Any]) -> Any:
                 "tag.)"
             )
     return first
+
+
+def _one_group(table: Table, rows: NDArray[np.int64], cells: list[str]) -> str:
+    group, first = cells[rows[0]], table.place(int(rows[0])).line
+    for row in rows.tolist():
+        if cells[row] != group:
+            raise table.place(row).error(
+                f"is of the group {cells[row]!r}, and line {first} of the same sequence of "
+                f"{group!r}; a sequence is of one group."
+            )
+    return group

@@ -88,6 +88,7 @@ def write_chunks(chunks: Iterable[Corpus], work: Work, stage: str = "reading") -
             "counts": counts,
             "kind": first.kind,
             "labelled": first.targets is not None,
+            "grouped": first.groups is not None,
             "variables": list(first.variables),
             "notes": list(first.notes),
         }
@@ -102,7 +103,7 @@ def open_chunks(work: Work) -> Corpus:
     load = lru_cache(_BOTH)(partial(_read_chunk, work.folder, known["kind"]))
     parts = {
         name: Chunked(partial(_part, load, name), starts)
-        for name in ("inputs", "targets", "places")
+        for name in ("inputs", "targets", "places", "groups")
     }
     return Corpus(
         known["kind"],
@@ -112,6 +113,7 @@ def open_chunks(work: Work) -> Corpus:
         known["variables"],
         (),
         known["notes"],
+        parts["groups"] if known["grouped"] else None,
     )
 
 
@@ -123,6 +125,7 @@ def _part(load: Any, name: str, chunk: int) -> Sequence[Any]:
 def _kind(corpus: Corpus) -> str:
     series = f"series of {len(corpus.variables)} variables"
     labels = "" if corpus.targets is not None else " without labels"
+    labels += "" if corpus.groups is None else " with groups"
     return (series if corpus.kind == "series" else corpus.kind) + labels
 
 
@@ -138,6 +141,8 @@ def _write_chunk(path: Path, corpus: Corpus) -> None:
         arrays["inputs"] = _json([_plain(each) for each in corpus.inputs])
     if corpus.targets is not None:
         arrays["targets"] = _json([_plain(each) for each in corpus.targets])
+    if corpus.groups is not None:
+        arrays["groups"] = _json(list(corpus.groups))
     arrays["places"] = _json([list(place) for place in corpus.places])
     with atomic_file(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # of names that are its own
@@ -161,10 +166,8 @@ def _read_chunk(folder: Path, kind: Kind, number: int) -> dict[str, Sequence[Any
     try:
         with np.load(path, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
-        found = {
-            name: json.loads(held[name].tobytes()) for name in ("inputs", "targets", "places")
-            if name in held
-        }  # fmt: skip
+        names = {"inputs", "targets", "places", "groups"} & held.keys()
+        found = {name: json.loads(held[name].tobytes()) for name in names}
     except Exception as error:  # of NumPy, at bytes that it did not write
         raise DataError(f"is damaged, or missing: {error}", path=path) from error
     if kind == "series":

@@ -39,6 +39,7 @@ LAYERS = (
 )
 """Layers that are read."""
 
+_GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 _RNN_ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
 
 
@@ -74,11 +75,10 @@ def read_keras(path: Path) -> Imported:
                 return _network(config, _Zipped(h5py, file, len(weights), path), path)
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
+            if text is None:
+                return _weights_alone(_Stored(h5py, file, path.stat().st_size, path))
             if not isinstance(text, str | bytes) or len(text) > LARGEST_CONFIG:
-                raise DataError(
-                    "holds no model_config; store the whole model, not its weights alone.",
-                    path=path,
-                )
+                raise DataError("its model_config is no text, or too long.", path=path)
             stored = _Legacy(h5py, file, path.stat().st_size, path)
             return _network(json.loads(text), stored, path)
 
@@ -129,6 +129,12 @@ class _Stored:
         """Return the weights of layer ``k`` in their order; ``inner`` is of a wrapped layer."""
         raise NotImplementedError
 
+    def listed(self, at: str) -> list[str]:
+        """Return the names of a layer's weights, as files before version 3 list them."""
+        group = self.group(at)
+        names = [] if group is None else list(group.attrs.get("weight_names", []))[:64]
+        return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+
 
 class _Zipped(_Stored):
     """Version 3: ``layers/<class>_<n>/<inner>/cell/vars/0``."""
@@ -166,9 +172,7 @@ class _Legacy(_Stored):
         return ""
 
     def weights(self, k: int, kind: str, name: str, inner: str) -> list[Array]:
-        at = self.group("model_weights", name)
-        names = [] if at is None else list(at.attrs.get("weight_names", []))[:64]
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+        names = self.listed(f"model_weights/{name}")
         side = {"forward_layer": 0, "backward_layer": 1}.get(inner)
         if side is not None:
             half = len(names) // 2
@@ -177,6 +181,99 @@ class _Legacy(_Stored):
         if not found:
             raise DataError(f"{name:.80}: no weights at model_weights.", path=self.path)
         return found
+
+
+def _weights_alone(stored: _Stored) -> Imported:
+    """Return the layers of ``save_weights``, which tells neither options nor their order.
+
+    Cells follow from the shapes; a GRU with two biases is one with ``reset_after``.
+    """
+    found = Imported(nn.Module())
+    dense: list[Dense] = []
+    rest = []
+
+    def refuse(why: str) -> DataError:
+        return DataError(f"{why}.", path=stored.path)
+
+    for name, sides in _layers_alone(stored):
+        shapes = [[w.shape for w in arrays] for arrays in sides]
+        kinds = [_kind_alone(arrays) for arrays in sides]
+        if kinds[0] in _GATES and {*kinds} == {kinds[0]} and len(sides) <= 2:
+            if kinds[0] == "GRU" and len(sides[0]) == 2:
+                raise refuse(f"GRU {name:.80} has no bias, which would tell its reset_after")
+            if sides[0][-1].shape == (2 * sides[0][0].shape[1],):
+                raise refuse(f"CuDNN{kinds[0]} {name:.80} has weights in a layout that is not read")
+            options = {"use_bias": len(sides[0]) == 3, "reset_after": sides[0][-1].ndim == 2}
+            cells = [_cell(kinds[0], name, options, arrays, refuse) for arrays in sides]
+            if cells[0][0] != cells[-1][0]:
+                raise refuse(f"{name:.80} has directions that differ: {shapes}")
+            layer: nn.Module = loaded(
+                stack_of([cells[0][0]], len(sides) == 2), [[weights for _, weights in cells]]
+            )
+            found.layers.append(cast(Any, layer))
+        elif kinds == ["Dense"]:
+            dense.append(_dense(sides[0], {}, f"Dense {name}"[:80], refuse))
+            layer = dense[-1]
+        else:
+            rest.append(name)
+            continue
+        found.module.add_module(name.replace(".", "_").replace("/", "_"), layer)
+    if not found.layers:
+        raise refuse("holds no weights of an LSTM, a GRU or a SimpleRNN")
+    if len(dense) == 1 and dense[0].in_features == found.layers[-1].output_size:
+        found.output = dense[0]
+    if len(found.layers) > 1:
+        found.obstacles.append("there are several recurrent layers, in an order that is not told")
+    if rest or len(dense) > 1:
+        others = ", ".join([*rest, *(["Dense"] * (len(dense) > 1))])
+        found.obstacles.append(f"there are weights of other layers: {others:.99}")
+    note = "the file holds weights alone: activations are taken for tanh and sigmoid"
+    version = stored.file.attrs.get("keras_version", "")
+    version = version.decode() if isinstance(version, bytes) else str(version)
+    if re.match(r"(1|2\.[0-2])\.[\d.]*$", version):
+        note += f"; Keras {version[:20]} took hard_sigmoid where nothing was said"
+    found.notes.append(note)
+    return found
+
+
+def _layers_alone(stored: _Stored) -> Iterator[tuple[str, list[list[Array]]]]:
+    """Yield each layer's name, and the weights of each of its directions."""
+    names = stored.file.attrs.get("layer_names")
+    if names is not None:  # before version 3
+        for each in list(names)[:MAX_LAYERS]:
+            name = each.decode() if isinstance(each, bytes) else str(each)
+            listed = stored.listed(name)
+            sides: dict[bool, list[Array]] = {}
+            for part in listed:
+                array = stored.array(stored.group(name, part), part)
+                sides.setdefault("/backward" in part, []).append(array)
+            if sides:
+                yield name, [sides[side] for side in sorted(sides)]
+        return
+    root = stored.group("layers")
+    if not isinstance(root, stored.h5py.Group):
+        raise DataError("holds neither a model_config nor weights of layers.", path=stored.path)
+    for name in sorted(root)[:MAX_LAYERS]:
+        found = []
+        for inner in ("", "forward_layer/", "backward_layer/"):
+            for last in ("cell/vars", "vars"):
+                at = f"layers/{name}/{inner}{last}"
+                group = stored.group(at)
+                if isinstance(group, stored.h5py.Group) and 0 < len(group) <= 8:
+                    parts = [f"{at}/{i}" for i in range(len(group))]
+                    found.append([stored.array(stored.group(part), part) for part in parts])
+        if found:
+            yield name, found
+
+
+def _kind_alone(arrays: Sequence[Array]) -> str:
+    """Return what layer has weights of these shapes; nothing if none that is known."""
+    if len(arrays) == 2 and (arrays[0].ndim, arrays[1].ndim) == (2, 1):
+        return "Dense"
+    if len(arrays) in (2, 3) and arrays[0].ndim == arrays[1].ndim == 2 and arrays[1].shape[0]:
+        gates = arrays[1].shape[1] / arrays[1].shape[0]
+        return next((kind for kind, n in _GATES.items() if n == gates), "")
+    return ""
 
 
 def _network(config: Any, stored: _Zipped | _Legacy, path: Path) -> Imported:
@@ -339,7 +436,7 @@ def _cell(
 ) -> tuple[Cell, dict[str, Array]]:
     """Return the cell of a layer, and its weights by our names."""
     what = f"{kind} {name}"[:80]
-    gates = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}.get(kind)
+    gates = _GATES.get(kind)
     if gates is None:
         raise refuse(f"{what} has no layer of ours; expected LSTM, GRU or SimpleRNN")
     for option in ("return_state", "time_major"):

@@ -109,7 +109,10 @@ def from_onnx(
         elif any(each.type in (5, 10) for each in node.attribute):
             found.obstacles.append(f"{node.op_type} has a graph of its own")
     if not found.layers:
-        raise DataError("has no RNN, GRU or LSTM node.", path=path)
+        branches = ""
+        if found.obstacles:
+            branches = f" outside the graphs within {found.obstacles[0].split()[0]} nodes, not read"
+        raise DataError(f"has no RNN, GRU or LSTM node{branches}.", path=path)
     _find_output(onnx, model.graph, values, found)
     return found
 
@@ -121,6 +124,7 @@ class _Constants:
         self, onnx: Any, graph: Any, path: Path | None, given: Mapping[str, Array]
     ) -> None:
         self.onnx, self.path, self.given = onnx, path, given
+        self.largest = 2 * graph.ByteSize()
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
             for each in node.attribute if node.op_type == "Constant" else ():
@@ -151,6 +155,19 @@ class _Constants:
             return np.transpose(first, attributes.get("perm"))
         if node.op_type in ("Reshape", "Unsqueeze", "Squeeze", "Mul"):
             return self._shaped(node.op_type, first, others)
+        if node.op_type == "Concat" and first.ndim:
+            parts = [first, *others]
+            if sum(each.nbytes for each in parts) > self.largest:
+                return None
+            return np.concatenate(parts, attributes.get("axis", 0))
+        if node.op_type == "Slice" and 2 <= len(others) <= 4:
+            starts, ends, *more = [[int(n) for n in each.reshape(-1)[:8]] for each in others]
+            axes = more[0] if more else range(len(starts))
+            steps = more[1] if len(more) > 1 else [1] * len(starts)
+            chosen = [slice(None)] * first.ndim
+            for axis, *cut in zip(axes, starts, ends, steps, strict=True):
+                chosen[axis] = slice(*cut)
+            return first[tuple(chosen)]
         return None
 
     @staticmethod

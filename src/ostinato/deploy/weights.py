@@ -21,12 +21,23 @@ from ostinato.recurrence.cells import Cell, GRUCell, LSTMCell, RNNCell
 from ostinato.recurrence.layers import MAX_LAYERS, is_dense
 
 _WEIGHT = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(\d{1,5})(_reverse)?")
+_OLD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""The number by which files of PyTorch before 1.6 begin, behind two bytes."""
+_CELL_WEIGHT = re.compile(r"(weight|bias)_(ih|hh)")
 _GATES: Mapping[int, type[Cell]] = {1: RNNCell, 3: GRUCell, 4: LSTMCell}
 
 
 def read_torch(path: Path) -> Imported:
     """Read a ``state_dict``, or a checkpoint that holds one; nothing in the file is run."""
     with damage(path, "a file of torch.save"):
+        with path.open("rb") as start:
+            old = start.read(14)[2:] == _OLD
+        if old:
+            raise DataError(
+                "was stored by PyTorch before 1.6; store it once more: "
+                "torch.save(torch.load(path, weights_only=True), path).",
+                path=path,
+            )
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
         packed = [each for each in members if each.compress_type != zipfile.ZIP_STORED]
@@ -119,6 +130,8 @@ def from_weights(tensors: Any, path: Path) -> Imported:
         if value.numel() * value.element_size() > min(size, MAX_BYTES):
             raise DataError(f"{name:.80} is larger than the file.", path=path)
         owner, _, last = name.rpartition(".")
+        if _CELL_WEIGHT.fullmatch(last):
+            last += "_l0"  # of an LSTMCell, GRUCell or RNNCell
         (groups if _WEIGHT.fullmatch(last) else others).setdefault(owner, {})[last] = value
     if not groups:
         raise DataError("holds no weights of recurrent layers (weight_ih_l0, ...).", path=path)

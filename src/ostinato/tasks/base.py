@@ -7,14 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.midi import Roll
 from ostinato.data.places import Place
+from ostinato.data.synthesis import Samples, SoundFrames, write_sound
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
+from ostinato.networks.attention_faults import Fault
 from ostinato.training.evaluation import Sample
+from ostinato.training.pictures import draw_speech
 
 
 class Prediction(NamedTuple):
@@ -47,6 +51,38 @@ class Text(NamedTuple):
     log_p: float
     pieces: list[str]
     attention: NDArray[Any] | None
+
+
+class Speech(NamedTuple):
+    """A text that a model spoke.
+
+    Attributes:
+        text: what was said.
+        speaker: who says it.
+        samples: the sound, from -1 to 1, ``(n,)``.
+        rate: samples a second.
+        mel: its log-mel frames, ``(T, K)``.
+        attention: of each step of the decoder on the tokens of the text, ``(steps, S)``.
+        pieces: the tokens, the last of which is the end.
+        faults: what went wrong, see `faults_of`; empty if nothing did.
+    """
+
+    text: str
+    speaker: str
+    samples: Samples
+    rate: int
+    mel: NDArray[Any]
+    attention: NDArray[Any]
+    pieces: list[str]
+    faults: list[Fault]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the sound as a WAV file."""
+        write_sound(path, self.samples, self.rate)
+
+    def plot(self, picture: str | os.PathLike[str]) -> None:
+        """Draw the frames and the attention; needs ``ostinato[plots]``."""
+        draw_speech(self.mel, self.attention, self.pieces, picture)
 
 
 @runtime_checkable
@@ -103,7 +139,7 @@ class Composer(Protocol):
 
 @runtime_checkable
 class SpeechTranscriber(Protocol):
-    """Transcribes recordings: ``ostinato transcribe``."""
+    """Transcribes recordings, and searches them: ``ostinato transcribe``, ``ostinato find``."""
 
     def recordings(self, X: Any) -> Corpus:
         """Read recordings from memory, files or folders."""
@@ -111,11 +147,54 @@ class SpeechTranscriber(Protocol):
     def transcribe(self, X: Any, **search: Any) -> list[str]:
         """Return the text of each recording."""
 
-    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
+    def choose(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
         """Return which of some texts is spoken in each recording, and its probability."""
+
+    def align(self, X: Any, texts: Sequence[str] | None = None, **search: Any) -> list[Any]:
+        """Return the `TimedWord` of each recording."""
+
+    def find(self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5) -> list[Any]:
+        """Return each `Hit` of some phrases in recordings."""
+
+    def calibrate(
+        self, phrases: Sequence[str] | Path, X: Any = None, *, false_alarms_per_hour: float = 1.0
+    ) -> Any:
+        """Return the `Calibration` of `find`."""
+
+    def compare(self, X: Any, y: Any = None, **how: Any) -> list[Any]:
+        """Return the `Comparison` of each recording."""
 
     def stream(self) -> Any:
         """Return an object that transcribes sound as it comes."""
+
+
+@runtime_checkable
+class SoundSynthesizer(Protocol):
+    """Makes sound of log-mel frames: ``ostinato vocode``."""
+
+    @property
+    def frames_(self) -> SoundFrames:
+        """How sound becomes the frames."""
+
+    def synthesize(self, mel: NDArray[np.float32]) -> Samples:
+        """Return the samples ``(n,)`` of frames ``(T, K)``."""
+
+    def stream(self) -> Any:
+        """Return an object that makes sound of frames as they come."""
+
+    def resynthesize(self, recording: Path, *, seed: int | None = 0) -> Samples:
+        """Return the samples of a recording as made of its frames."""
+
+
+@runtime_checkable
+class SpeechSynthesizer(Protocol):
+    """Speaks texts: ``ostinato speak``."""
+
+    def speak(self, text: str, **voice: Any) -> Any:
+        """Return a `Speech`."""
+
+    def stream(self, text: str, **voice: Any) -> Iterator[Samples]:
+        """Yield the sound as it is computed."""
 
 
 @runtime_checkable

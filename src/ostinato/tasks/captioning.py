@@ -183,7 +183,15 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         for place, text in zip(corpus.places, self.predict(corpus), strict=True):
             yield Prediction(place, f"{text}\t{place}", {"caption": text})
 
-    def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
+    def evaluate(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        allow_shared_groups: bool = False,
+        **search: Any,
+    ) -> dict[str, Any]:
         """Measure captions by known ones; data are as in `fit`, ``search`` as in `caption`.
 
         Needs ``ostinato[translation]``.
@@ -191,7 +199,7 @@ class Captioner(CorpusEstimator[Captions, EncoderDecoder]):
         Returns:
             bleu by sacrebleu, its signature, and images.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         references = [Captions.texts(corpus, i) for i in range(len(corpus))]
 
         def write() -> list[str]:

@@ -20,7 +20,7 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
-from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.corpora import SoundEstimator
 from ostinato.tasks.linear import LinearClassifier, fit_blend
 from ostinato.tasks.minirocket import MiniRocket
 from ostinato.tasks.networks import PoolingSettings, pooled_network
@@ -39,7 +39,7 @@ LARGEST_BLEND = 1 << 30
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | OneToOne]):
+class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | OneToOne]):
     """A recurrent network that predicts the class of a sequence, or its labels.
 
     Sequences are texts, measurements, recordings or images, in memory or in files; see `fit`. Where
@@ -223,15 +223,19 @@ class SequenceClassifier(PoolingSettings, CorpusEstimator[Classes, ManyToOne | O
                 words = [" ".join(f"{name}={q:.3f}" for name, q in each.items())]
             yield Prediction(place, "\t".join([*words, str(place)]), facts)
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
         """Measure the predictions by known labels; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
 
         Returns:
             accuracy, macro_f1 (the mean over classes of the harmonic mean of precision and recall),
             log_loss (nats a sequence), sequences; and confusion, ``[true][predicted]`` counts, or
             micro_f1 where there are several labels.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         self.targets_.check(corpus)
         return self.targets_.measure(self.targets_.encode(corpus), self.predict_proba(corpus))
 

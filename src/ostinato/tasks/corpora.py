@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
+from ostinato.data.augmentation import Augmentation, AugmentationSettings
 from ostinato.data.chunks import corpus_chunks
 from ostinato.data.corpus import Corpus, ReadingSettings
 from ostinato.data.features import MAX_BANDS
@@ -128,3 +129,31 @@ class CorpusEstimator(
     def _restore(self, documents: Mapping[str, Any]) -> tuple[Inputs, TargetsT]:
         targets = self.TARGETS.from_json(documents["targets.json"])
         return Inputs.from_json(documents["inputs.json"]), targets
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SoundEstimator(AugmentationSettings, CorpusEstimator[TargetsT, NetworkT]):
+    """An estimator with one target for each sequence, which varies recordings while training."""
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        share = "a share from 0 to 0.5"
+        check_value(self, "speed pitch", lambda v: 0 <= v <= 0.5, share)
+        check_value(self, "snr", lambda v: -10 <= v <= 100, "dB from -10 to 100")
+        check_value(self, "gain", lambda v: 0 <= v <= 60, "dB from 0 to 60")
+        check_value(self, "masks", lambda n: 0 <= n <= 20, "a number of masks, 0 to 20")
+
+    def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:
+        if self.augment and training.kind != "sound":
+            raise OstinatoError(
+                f"{type(self).__name__}: augment=True, and the inputs are {training.kind}; "
+                "expected recordings."
+            )
+        return super()._learn(training)
+
+    def _batching(self) -> dict[str, Any]:
+        spectrogram = self.inputs_.spectrogram
+        if spectrogram is None or self.augment is False:
+            return super()._batching()
+        how = (self.speed, self.pitch, self.snr, self.gain, self.masks)
+        return super()._batching() | {"augment": Augmentation(spectrogram, *how)}

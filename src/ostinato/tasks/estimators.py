@@ -7,11 +7,10 @@ methods of `Estimator` that begin with an underscore and raise are the hooks of 
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast, get_args
 
@@ -23,29 +22,37 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ostinato.data.chunks import is_large
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
-from ostinato.data.places import paths_of
 from ostinato.data.prefetch import ahead, closing
 from ostinato.data.ragged import Examples
-from ostinato.data.reading import is_idx
 from ostinato.data.shards import Work, checked_files
+from ostinato.data.tables import cells_of
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.files import temporary_folder
+from ostinato.files import RUN_FILE, temporary_folder
+from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
-from ostinato.tasks.prepared import PreparedFolder, prepare_folder
-from ostinato.tasks.sequences import Sequences, prepare, resolve, split
+from ostinato.tasks.prepared import Prepared, Preparing
+from ostinato.tasks.sequences import (
+    Sequences,
+    check_groups,
+    group_digests,
+    prepare,
+    resolve,
+    split,
+    split_groups,
+)
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training import storage
 from ostinato.training.callbacks import Callback, History, TrainingResult
+from ostinato.training.distributed import ALONE, World, check_all, join
 from ostinato.training.evaluation import Problem, Sample, evaluate
 from ostinato.training.loop import Pace, Trainer, device_of
 from ostinato.training.optimization import updates_of
-from ostinato.training.progress import ProgressMode, Stages, duration, make_progress
+from ostinato.training.progress import ProgressMode, duration, make_progress
 from ostinato.training.runs import RunFolder, checked_data
 from ostinato.training.settings import TrainingSettings, check_value
 
@@ -99,20 +106,28 @@ class Plan(NamedTuple):
         return cls(trainer.title, whole, steps, evaluations, pace, patience)
 
 
-class Prepared(NamedTuple):
-    """What preparing data leaves for training, all of it JSON.
+class Begun(NamedTuple):
+    """A run that has begun: what it is to be trained on.
 
-    Inputs and targets by file name, as a stored model keeps them; settings that were not given; and
-    facts of the data.
+    Attributes:
+        folder: of the run; None if all is in memory.
+        data: folder of the prepared data.
+        document: task, settings and what `Prepared` has.
+        resumes: whether it is an earlier run, which goes on.
     """
 
-    documents: dict[str, Any]
-    resolved: dict[str, Any]
-    facts: dict[str, Any]
+    folder: Path | None
+    data: Path
+    document: Mapping[str, Any]
+    resumes: bool = False
 
 
 class Estimator(
-    NetworkSettings, TrainingSettings, BaseEstimator, Generic[InputsT, TargetsT, NetworkT]
+    NetworkSettings,
+    TrainingSettings,
+    BaseEstimator,
+    Preparing,
+    Generic[InputsT, TargetsT, NetworkT],
 ):
     """An estimator whose model is a network: runs, resuming, storing, loading.
 
@@ -190,17 +205,6 @@ class Estimator(
         """Return settings that were not given, other than the usual ones of so many pieces."""
         return {}
 
-    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:
-        """Return data of files in bounded memory, however large: in a folder, while it is there."""
-        raise NotImplementedError
-
-    def _data_settings(self) -> Sequence[str]:
-        """Return names of the settings that shape encoded data."""
-        return ["validation_fraction"]
-
-    def _check_inputs(self, inputs: InputsT, folder: Path) -> None:
-        """Raise an `OstinatoError` if inputs were prepared for a network of another kind."""
-
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split into training and validation data."""
         return split(corpus, self.validation_fraction, self.seed, call=type(self).__name__)
@@ -231,7 +235,7 @@ class Estimator(
         """
         raise NotImplementedError
 
-    def _batching(self) -> dict[str, int]:
+    def _batching(self) -> dict[str, Any]:
         """Return further arguments of the training batches; see `SequenceBatches`."""
         return {}
 
@@ -259,6 +263,7 @@ class Estimator(
         X: Any,
         y: Any = None,
         *,
+        groups: Any = None,
         validation: Any = None,
         out: str | os.PathLike[str] | None = None,
         progress: ProgressMode = "quiet",
@@ -270,6 +275,8 @@ class Estimator(
         Args:
             X: the data in memory; or files and folders, one or several `pathlib.Path` and no ``y``.
             y: the target of each sequence.
+            groups: the group of each sequence, such as its speaker, where data in memory have any.
+                Validation data that are held out share no group with those trained on.
             validation: data to validate on, ``(X, y)`` or files as for ``X``; if not given, a share
                 of the training data is held out.
             out: new folder for model, checkpoints, metrics and curve; None keeps all in memory.
@@ -281,23 +288,44 @@ class Estimator(
             OstinatoError: on settings or data that cannot be used. Nothing is left behind.
         """
         self.check_settings()
-        device_of(self.device)
+        world = join()
+        device_of(world.local_device(self.device))
         check_choice(f"{type(self).__name__}.fit: progress", progress, get_args(ProgressMode))
+        X, y = self._grouped(X, y, groups)
 
         def document(data: Path) -> dict[str, Any]:
             task = {"task": type(self).__name__, "parameters": self.get_params()}
             return task | self._prepared(data, X, y, validation)._asdict()
 
-        if out is None:
-            with temporary_folder() as data:
-                self._train(data, document(data), None, progress, callbacks=callbacks)
-        else:
-            run = RunFolder.create(Path(out), document)
-            with run.trained_by_one(), run.removed_on_early_failure():
-                self._train(run.data, run.document, run, progress, tensorboard, callbacks)
+        with ExitStack() as held:
+
+            def begin() -> Begun:
+                if out is None:
+                    data = held.enter_context(temporary_folder())
+                    return Begun(None, data, document(data))
+                if launch().restarts and (Path(out) / RUN_FILE).exists():
+                    return self._reopened(world.path(Path(out)), held, self.get_params())
+                run = RunFolder.create(world.path(Path(out)), document)
+                held.enter_context(run.trained_by_one())
+                held.enter_context(run.removed_on_early_failure())
+                return Begun(run.path, run.data, run.document)
+
+            begun = world.first(begin)
+            self._train(begun, progress, tensorboard, callbacks, world)
         return self
 
-    def plan(self, X: Any, y: Any = None, *, validation: Any = None) -> Plan:
+    @classmethod
+    def _reopened(cls, path: Path, held: ExitStack, settings: Mapping[str, Any]) -> Begun:
+        """Return an earlier run, which nobody else trains while something is held."""
+        run = RunFolder.reopen(path)
+        run.refuse_other(cls.__name__, settings)
+        run.check_data()
+        with storage.parts_of(run.path):
+            cls._checked(run.document["parameters"], run.document["resolved"])
+        held.enter_context(run.trained_by_one())
+        return Begun(run.path, run.data, run.document, resumes=True)
+
+    def plan(self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None) -> Plan:
         """Say what `fit` would do with such data: what it reads, what it chooses, its time.
 
         Some steps of training are tried, to measure the time; nothing is kept.
@@ -305,6 +333,7 @@ class Estimator(
         self.check_settings()
         device_of(self.device)
         model = type(self)(**self.get_params())
+        X, y = self._grouped(X, y, groups)
         with temporary_folder() as data, torch.random.fork_rng():
             documents, model.resolved_, facts = model._prepared(data, X, y, validation)
             model.inputs_, model.targets_ = model._restore(documents)
@@ -312,113 +341,6 @@ class Estimator(
             trainer, _ = model._trainer(data, facts)
             with closing(trainer.batches):
                 return Plan.of(trainer)
-
-    def prepare(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        validation: Any = None,
-        out: str | os.PathLike[str],
-        progress: ProgressMode = "quiet",
-    ) -> Path:
-        """Prepare data in a folder, from which `fit` trains any number of times.
-
-        Data of files are read a chunk at a time and may be larger than memory. A call that was
-        interrupted goes on when it is repeated; data that have not changed, by the size and the
-        time of each file, are not prepared again.
-
-        Args:
-            X: the data, as in `fit`; also folders of tables, and tar archives of samples.
-            y: as in `fit`.
-            validation: as in `fit`.
-            out: the folder, which `fit` then takes as ``X``.
-            progress: as in `fit`.
-
-        Returns:
-            the folder.
-
-        Raises:
-            OstinatoError: on data that cannot be used, or a folder that holds something else.
-        """
-        if not self._reads_chunks:
-            raise OstinatoError(
-                f"{type(self).__name__}.prepare: this task reads all of its data into memory, and "
-                "prepares none; train from the files themselves, fewer or shorter if need be."
-            )
-        paths = paths_of(X) if y is None else []
-        if paths and validation is not None:
-            paths += paths_of(validation)
-        return self._prepare_in(
-            Path(out),
-            paths,
-            progress,
-            lambda model, data, work: model._prepare_chunks(data, X, y, validation, work),
-        )
-
-    def _prepare_in(
-        self,
-        out: Path,
-        paths: Sequence[Path],
-        progress: ProgressMode,
-        make: Callable[[Self, Path, Work], Prepared],
-    ) -> Path:
-        """Prepare data in a folder, by an equal estimator; the paths are those of their files."""
-        self.check_settings()
-        check_choice(f"{type(self).__name__}.prepare: progress", progress, get_args(ProgressMode))
-        model = type(self)(**self.get_params())
-
-        def write(data: Path, work: Work) -> tuple[dict[str, Any], dict[str, Any]]:
-            documents, _, facts = make(model, data, work)
-            return documents, facts
-
-        settings = {name: getattr(self, name) for name in self._data_settings()}
-        with Stages(progress) as stages:
-            name = type(self).__name__
-            prepare_folder(out, name, settings, paths, write, stages.tell, stages.say)
-        return out
-
-    def _prepare_chunks(self, data: Path, X: Any, y: Any, validation: Any, work: Work) -> Prepared:
-        """Write data into a folder in shards; those of files are read in bounded memory."""
-
-        def chunked(X: Any, y: Any, work: Work) -> Any:
-            paths = paths_of(X) if y is None else []
-            return X if not paths or any(map(is_idx, paths)) else self._read_chunks(paths, work)
-
-        if validation is not None:
-            validation = chunked(validation, None, Work(work.folder / "validation", work.tell))
-        return self._prepare(data, chunked(X, y, work), y, validation, work)
-
-    def _prepared(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        """Put the data into the folder of a run, as the network takes them."""
-        folder = PreparedFolder.of(X) if y is None else None
-        if folder is None:
-            paths = paths_of(X) if y is None else []
-            if not paths or not self._reads_chunks or not is_large(paths):
-                return self._prepare(data, X, y, validation)
-            work = Work(data / "work")
-            found = self._prepare_chunks(data, X, y, validation, work)
-            work.write_checksums(data)
-            shutil.rmtree(work.folder)
-            return found
-        if validation is not None:
-            raise OstinatoError(
-                f"{type(self).__name__}: {folder.path} is prepared, with its validation data; give "
-                "no others, or prepare both together."
-            )
-        folder.check(
-            type(self).__name__, {name: getattr(self, name) for name in self._data_settings()}
-        )
-        folder.link(data)
-        model = type(self)(**self.get_params())
-        model.resolved_ = {}
-        with storage.parts_of(folder.path):
-            inputs, _ = model._restore(folder.documents)
-        self._check_inputs(inputs, folder.path)
-        return Prepared(folder.documents, self._resolve(inputs, data, folder.facts), folder.facts)
-
-    _reads_chunks = True
-    """Whether data larger than memory are read a chunk at a time."""
 
     def _resolve(self, inputs: InputsT, data: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings that were not given, by encoded data."""
@@ -440,6 +362,8 @@ class Estimator(
         if held_out is not None:
             parts["validation"] = self._examples(held_out, "validation")
         scaled, _, facts = prepare(data, parts, inputs, targets, training.notes, work)
+        if seen := {group for part in parts.values() for group in part.groups or []}:
+            facts["groups"] = group_digests(seen)
         facts |= self._facts(training)
         return Prepared(self._documents(scaled, targets), self._resolve(scaled, data, facts), facts)
 
@@ -453,8 +377,42 @@ class Estimator(
                     f"{type(self).__name__}.fit: validation is {validation!r:.40}; expected "
                     "(X, y), as for training."
                 )
-            return training, self._labelled(*pair)
-        return (training, None) if self.validation_fraction == 0 else self._split(training)
+            held_out = self._labelled(*pair)
+            digests, call = group_digests(training.groups or []), f"{type(self).__name__}.fit"
+            check_groups(held_out, digests, f"{call}: validation", "leave these out.")
+            return training, held_out
+        if self.validation_fraction == 0:
+            return training, None
+        if training.groups is not None:
+            fraction, call = self.validation_fraction, type(self).__name__
+            return split_groups(training, fraction, self.seed, call=call)
+        return self._split(training)
+
+    def _grouped(self, X: Any, y: Any, groups: Any) -> tuple[Any, Any]:
+        """Return ``X`` and ``y``; as one corpus where groups are given."""
+        if groups is None:
+            return X, y
+        name = type(self).__name__
+        if type(self)._read is Estimator._read:
+            raise OstinatoError(f"{name}: groups are for sequences with a target each.")
+        corpus, given = self._labelled(X, y), cells_of(groups)
+        if len(given) != len(corpus):
+            raise OstinatoError(
+                f"{name}: X has {len(corpus):,} sequences, and groups {len(given):,}; expected the "
+                "group of each."
+            )
+        return replace(corpus, groups=[str(group) for group in given]), None
+
+    def _tested(
+        self, X: Any, y: Any = None, groups: Any = None, allow_shared_groups: bool = False
+    ) -> Corpus:
+        """Return labelled data to measure predictions by; a `DataError` at groups known already."""
+        corpus = self._labelled(*self._grouped(X, y, groups))
+        if not allow_shared_groups:
+            remedy = "leave these out, or use allow_shared_groups=True (--allow-shared-groups)."
+            seen = self.training_.get("groups", ())
+            check_groups(corpus, seen, f"{type(self).__name__}.evaluate", remedy)
+        return corpus
 
     @classmethod
     def resume(
@@ -471,32 +429,29 @@ class Estimator(
         Arguments are as in `fit`; settings may repeat those of the run, and must then equal them. A
         folder without a run, or with one of another task, is refused.
         """
-        run = RunFolder.reopen(Path(out))
-        run.refuse_other(cls.__name__, settings)
-        run.check_data()
-        parameters = run.document["parameters"]
-        with storage.parts_of(run.path):
-            cls._checked(parameters, run.document["resolved"])
-            model = cls(**parameters)
-        with run.trained_by_one():
-            model._train(run.data, run.document, run, progress, tensorboard, callbacks, resume=True)
+        world = join()
+        with ExitStack() as held:
+            begun = world.first(lambda: cls._reopened(world.path(Path(out)), held, settings))
+            model = cls(**begun.document["parameters"])
+            model._train(begun, progress, tensorboard, callbacks, world)
         return model
 
     def _train(
         self,
-        data: Path,
-        document: Mapping[str, Any],
-        run: RunFolder | None,
+        begun: Begun,
         progress: ProgressMode,
-        tensorboard: bool = False,
-        callbacks: Sequence[Callback] = (),
-        *,
-        resume: bool = False,
+        tensorboard: bool,
+        callbacks: Sequence[Callback],
+        world: World,
     ) -> None:
         """Train on prepared data; a run records it, and keeps the best model."""
+        folder, data, document, resume = begun
+        missing = f"there is no {data}: expected a folder that all machines see (out, --out)."
+        check_all(world, data.is_dir(), missing)
         facts: dict[str, Any] = document["facts"]
         history = History()
-        self.folder_ = None if run is None else run.path
+        run = None if folder is None or world.rank else RunFolder(folder, dict(document))
+        self.folder_ = folder
         self.resolved_ = document["resolved"]
 
         def whole(*clear: type[Exception]) -> AbstractContextManager[None]:
@@ -517,11 +472,13 @@ class Estimator(
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             with whole(OstinatoError):
-                every = [make_progress(progress), history]
-                every += run.callbacks(tensorboard) if run else []
-                folder = None if run is None else run.checkpoints
-                every += callbacks
-                trainer, problem = self._trainer(data, facts, every, keep_best, folder)
+                every: list[Callback] = [history]
+                if world.rank == 0:
+                    every = [make_progress(progress), history]
+                    every += run.callbacks(tensorboard) if run else []
+                    every += callbacks
+                checkpoints = None if run is None else run.checkpoints
+                trainer, problem = self._trainer(data, facts, every, keep_best, checkpoints, world)
             with closing(trainer.batches):
                 result = trainer.run(resume=resume)
             self.history_ = history.records
@@ -534,8 +491,9 @@ class Estimator(
         if run is not None:
             if result.ended != "interrupt":
                 self.save(run.path)
-            if missing := run.draw(problem.objective.loss_unit):
-                warnings.warn(missing, stacklevel=3)
+            if reason := run.draw(problem.objective.loss_unit):
+                warnings.warn(reason, stacklevel=3)
+        world.sum()  # the others wait for what the first one saves
 
     def _trainer(
         self,
@@ -544,13 +502,15 @@ class Estimator(
         callbacks: Sequence[Callback] = (),
         on_best: Callable[[TrainingResult], None] | None = None,
         folder: Path | None = None,
+        world: World = ALONE,
     ) -> tuple[Trainer, Problem]:
         """Return what trains a new network on prepared data, and the problem of these."""
-        device = device_of(self.device)
+        device = device_of(world.local_device(self.device))
         self._check_weights(device)
         self.network_ = self._build(self.inputs_, self.targets_).to(device)
         threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-        weights = f"{_weights(self.network_):,} weights; {device.type}{threads}"
+        ranks = f", {world.size} processes" if world.size > 1 else ""
+        weights = f"{_weights(self.network_):,} weights; {device.type}{threads}{ranks}"
         problem = self._problem(data, facts, device)
         names = [field.name for field in fields(TrainingSettings)]
         trainer = Trainer(
@@ -564,6 +524,7 @@ class Estimator(
             on_best=on_best,
             title=f"{problem.title}; {self._network_title()}, {weights}{problem.notes}",
             folder=folder,
+            world=world,
         )
         return trainer, problem
 

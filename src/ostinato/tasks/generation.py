@@ -33,12 +33,14 @@ from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import is_prepared
+from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Plan, Prepared, random_generator
+from ostinato.tasks.estimators import Estimator, Plan, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
+from ostinato.tasks.prepared import Prepared
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
@@ -162,12 +164,9 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         ``pattern`` says which files of a folder are read; ``y`` is ignored.
         """
         self.check_settings()
+        source = None if launch().rank else _data_of(text, pattern)  # the first rank reads it
         return super().fit(
-            _data_of(text, pattern),
-            out=out,
-            progress=progress,
-            tensorboard=tensorboard,
-            callbacks=callbacks,
+            source, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
         )
 
     def plan(  # type: ignore[override]  # as fit

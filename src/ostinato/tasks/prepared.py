@@ -16,17 +16,31 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, get_args
 
-from ostinato.data.chunks import walk
+from ostinato.data.chunks import is_large, walk
 from ostinato.data.places import paths_of
+from ostinato.data.reading import is_idx
 from ostinato.data.shards import CHECKSUMS, Tell, Work
 from ostinato.data.spool import open_chunks
-from ostinato.errors import DataError, OstinatoError
+from ostinato.errors import DataError, OstinatoError, check_choice
 from ostinato.files import PREPARED_FILE, atomic_file, check_new_folder, is_prepared, sole_writer
 from ostinato.training import storage
+from ostinato.training.progress import ProgressMode, Stages
 
 SOURCES = "sources.jsonl"
+
+
+class Prepared(NamedTuple):
+    """What preparing data leaves for training, all of it JSON.
+
+    Inputs and targets by file name, as a stored model keeps them; settings that were not given; and
+    facts of the data.
+    """
+
+    documents: dict[str, Any]
+    resolved: dict[str, Any]
+    facts: dict[str, Any]
 
 
 class PreparedFolder(NamedTuple):
@@ -181,6 +195,155 @@ def prepare_folder(
         storage.write_files(path, {PREPARED_FILE: storage.to_json(document)})
         shutil.rmtree(path / "work", ignore_errors=True)
     return PreparedFolder.open(path)
+
+
+class Preparing:
+    """What of an estimator prepares data, in a folder of their own or in that of a run.
+
+    The methods of `Estimator` that raise here are used.
+    """
+
+    resolved_: dict[str, Any]
+
+    _reads_chunks = True
+    """Whether data larger than memory are read a chunk at a time."""
+
+    def prepare(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        validation: Any = None,
+        out: str | os.PathLike[str],
+        progress: ProgressMode = "quiet",
+    ) -> Path:
+        """Prepare data in a folder, from which `fit` trains any number of times.
+
+        Data of files are read a chunk at a time and may be larger than memory. A call that was
+        interrupted goes on when it is repeated; data that have not changed, by the size and the
+        time of each file, are not prepared again.
+
+        Args:
+            X: the data, as in `fit`; also folders of tables, and tar archives of samples.
+            y: as in `fit`.
+            validation: as in `fit`.
+            out: the folder, which `fit` then takes as ``X``.
+            progress: as in `fit`.
+
+        Returns:
+            the folder.
+
+        Raises:
+            OstinatoError: on data that cannot be used, or a folder that holds something else.
+        """
+        if not self._reads_chunks:
+            raise OstinatoError(
+                f"{type(self).__name__}.prepare: this task reads all of its data into memory, and "
+                "prepares none; train from the files themselves, fewer or shorter if need be."
+            )
+        paths = paths_of(X) if y is None else []
+        if paths and validation is not None:
+            paths += paths_of(validation)
+        return self._prepare_in(
+            Path(out),
+            paths,
+            progress,
+            lambda model, data, work: model._prepare_chunks(data, X, y, validation, work),
+        )
+
+    def _prepare_in(
+        self,
+        out: Path,
+        paths: Sequence[Path],
+        progress: ProgressMode,
+        make: Callable[[Self, Path, Work], Prepared],
+    ) -> Path:
+        """Prepare data in a folder, by an equal estimator; the paths are those of their files."""
+        self.check_settings()
+        check_choice(f"{type(self).__name__}.prepare: progress", progress, get_args(ProgressMode))
+        model = type(self)(**self.get_params())
+
+        def write(data: Path, work: Work) -> tuple[dict[str, Any], dict[str, Any]]:
+            documents, _, facts = make(model, data, work)
+            return documents, facts
+
+        settings = {name: getattr(self, name) for name in self._data_settings()}
+        with Stages(progress) as stages:
+            name = type(self).__name__
+            prepare_folder(out, name, settings, paths, write, stages.tell, stages.say)
+        return out
+
+    def _prepare_chunks(self, data: Path, X: Any, y: Any, validation: Any, work: Work) -> Prepared:
+        """Write data into a folder in shards; those of files are read in bounded memory."""
+
+        def chunked(X: Any, y: Any, work: Work) -> Any:
+            paths = paths_of(X) if y is None else []
+            return X if not paths or any(map(is_idx, paths)) else self._read_chunks(paths, work)
+
+        if validation is not None:
+            validation = chunked(validation, None, Work(work.folder / "validation", work.tell))
+        return self._prepare(data, chunked(X, y, work), y, validation, work)
+
+    def _prepared(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """Put the data into the folder of a run, as the network takes them."""
+        folder = PreparedFolder.of(X) if y is None else None
+        if folder is None:
+            paths = paths_of(X) if y is None else []
+            if not paths or not self._reads_chunks or not is_large(paths):
+                return self._prepare(data, X, y, validation)
+            work = Work(data / "work")
+            found = self._prepare_chunks(data, X, y, validation, work)
+            work.write_checksums(data)
+            shutil.rmtree(work.folder)
+            return found
+        if validation is not None:
+            raise OstinatoError(
+                f"{type(self).__name__}: {folder.path} is prepared, with its validation data; give "
+                "no others, or prepare both together."
+            )
+        folder.check(
+            type(self).__name__, {name: getattr(self, name) for name in self._data_settings()}
+        )
+        folder.link(data)
+        model = type(self)(**self.get_params())
+        model.resolved_ = {}
+        with storage.parts_of(folder.path):
+            inputs, _ = model._restore(folder.documents)
+        self._check_inputs(inputs, folder.path)
+        return Prepared(folder.documents, self._resolve(inputs, data, folder.facts), folder.facts)
+
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:
+        """Return data of files in bounded memory, however large: in a folder, while it is there."""
+        raise NotImplementedError
+
+    def _data_settings(self) -> Sequence[str]:
+        """Return names of the settings that shape encoded data."""
+        return ["validation_fraction"]
+
+    def _check_inputs(self, inputs: Any, folder: Path) -> None:
+        """Raise an `OstinatoError` if inputs were prepared for a network of another kind."""
+
+    def check_settings(self) -> None:
+        """Raise an `OstinatoError` that names a setting out of range."""
+        raise NotImplementedError
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the settings by name."""
+        raise NotImplementedError
+
+    def _prepare(
+        self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        """Write data into a folder, as the network takes them; with ``work`` in shards."""
+        raise NotImplementedError
+
+    def _restore(self, documents: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return inputs and targets of their documents."""
+        raise NotImplementedError
+
+    def _resolve(self, inputs: Any, data: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings that were not given, by encoded data."""
+        raise NotImplementedError
 
 
 def _json(document: Any) -> bytes:

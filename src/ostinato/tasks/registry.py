@@ -15,15 +15,18 @@ if TYPE_CHECKING:  # what `ostinato` imports when it is first used, for type che
     from ostinato.tasks.generation import TextGenerator as TextGenerator
     from ostinato.tasks.music import MusicModel as MusicModel
     from ostinato.tasks.regression import SequenceRegressor as SequenceRegressor
+    from ostinato.tasks.speaking import Speaker as Speaker
     from ostinato.tasks.summarization import Summarizer as Summarizer
     from ostinato.tasks.tagging import SequenceTagger as SequenceTagger
     from ostinato.tasks.transcription import Transcriber as Transcriber
     from ostinato.tasks.translation import Translator as Translator
+    from ostinato.tasks.vocoding import Vocoder as Vocoder
 
 
-Source = Literal["labels", "steps", "pairs", "series", "files"]
+Source = Literal["labels", "steps", "pairs", "speech", "series", "files"]
 """How the data of a task are read: sequences with a label each, or a label for every step; pairs of
-texts; time series; or files that the estimator reads itself."""
+texts; recordings with their texts and speakers; time series; or files that the estimator reads
+itself."""
 
 
 class Task(NamedTuple):
@@ -164,6 +167,39 @@ TASKS: Sequence[Task] = (
         """,
         "ostinato transcribe {run} FILES   (or evaluate, with texts)",
         "labels",
+    ),
+    Task(
+        "Speaker",
+        "ostinato.tasks.speaking",
+        "speak",
+        ("SpeechSynthesizer", "Evaluator", "Inspectable"),
+        """Train a text-to-speech model.
+
+        From the same files as transcribe; several speakers by a column (--speaker) or a field of
+        the names. Shows attention and writes sound at every evaluation.
+
+        Examples:
+            ostinato train speak words/ --pattern "{label}_{speaker}.wav" --out voice
+            ostinato train speak clips.tsv --text path --label sentence --out voice
+        """,
+        "ostinato speak {run} TEXT --out hello.wav   (or evaluate, with recordings)",
+        "speech",
+    ),
+    Task(
+        "Vocoder",
+        "ostinato.tasks.vocoding",
+        "vocode",
+        ("SoundSynthesizer", "Evaluator", "Inspectable"),
+        """Train a vocoder: the sound of a text-to-speech model.
+
+        From recordings alone, such as those of train speak. Without one, speak finds the sound by
+        the algorithm of Griffin and Lim.
+
+        Examples:
+            ostinato train vocode recordings/ --minutes 60 --out vocoder
+            ostinato train vocode clips/ --samples-per-step 1 --rate 16000 --out vocoder
+        """,
+        "ostinato vocode {run} recording.wav --out again.wav   (or speak --vocoder)",
     ),
     Task(
         "Captioner",

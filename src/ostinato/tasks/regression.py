@@ -13,13 +13,13 @@ from sklearn import metrics
 from ostinato.data.inputs import Inputs
 from ostinato.networks.arrangements import ManyToOne, OneToOne
 from ostinato.tasks.base import Prediction
-from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.corpora import SoundEstimator
 from ostinato.tasks.networks import PoolingSettings, pooled_network
 from ostinato.tasks.targets import Numbers
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SequenceRegressor(PoolingSettings, CorpusEstimator[Numbers, ManyToOne | OneToOne]):
+class SequenceRegressor(PoolingSettings, SoundEstimator[Numbers, ManyToOne | OneToOne]):
     """A recurrent network that predicts a number, or several, for a sequence.
 
     Sequences and settings are as of `SequenceClassifier`.
@@ -54,13 +54,17 @@ class SequenceRegressor(PoolingSettings, CorpusEstimator[Numbers, ManyToOne | On
             facts = {"number": numbers[0]} if self.targets_.single else {"numbers": numbers}
             yield Prediction(place, f"{text}\t{place}", facts)
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
         """Measure the predictions by known numbers; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
 
         Returns:
             mae (mean absolute error), rmse (root of the mean squared error), r2, sequences.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         truth = self.targets_.numbers(corpus)
         guess = self.predict(corpus).reshape(truth.shape)
         r2 = float(metrics.r2_score(truth, guess)) if len(truth) > 1 else float("nan")

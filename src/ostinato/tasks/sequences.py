@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -72,6 +74,59 @@ def split(
     return data.take(kept), data.take(out)
 
 
+def split_groups(
+    data: Corpus, fraction: float | None, seed: int, *, call: str = "split_groups"
+) -> tuple[Corpus, Corpus]:
+    """Split data into a training and a validation part that share no group, such as a speaker.
+
+    Groups are drawn at random until they hold about the share of `split`; one at least, and not
+    all. The training part has a note that names them.
+
+    Raises:
+        DataError: there is a single group.
+    """
+    groups = np.asarray(data.groups)
+    names, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise DataError(
+            f"{call}: all {len(data):,} sequences are of the group {str(names[0])!r}; expected two "
+            "or more, some of which are held out for validation. Or use validation_fraction=0."
+        )
+    share = (0.2 if len(data) < 1000 else 0.1) if fraction is None else fraction
+    order = np.random.default_rng(seed % 2**32).permutation(len(names))
+    held = np.cumsum(counts[order])
+    # As many as come nearest to the share.
+    count = min(1 + int(np.abs(held - share * len(data)).argmin()), len(names) - 1)
+    out = np.isin(numbers, order[:count])
+    kept, chosen = np.flatnonzero(~out), sorted(names[order[:count]].tolist())
+    training, held_out = data.take(kept.tolist()), data.take(np.flatnonzero(out).tolist())
+    some = ", ".join(chosen[:8]) + (", ..." if count > 8 else "")
+    note = f"{len(names):,} groups, of which {count:,} for validation alone: {some}"
+    return replace(training, notes=[*training.notes, note]), held_out
+
+
+def group_digests(groups: Iterable[str]) -> list[str]:
+    """Return a digest of each group, by which a model knows it without keeping its name.
+
+    >>> group_digests(["theo", "theo"])
+    ['9d8ab2bd9ea4e8ee']
+    """
+    return sorted({sha256(group.encode()).hexdigest()[:16] for group in groups})
+
+
+def check_groups(data: Corpus, seen: Collection[str], call: str, remedy: str) -> None:
+    """Raise a `DataError` if a group of the data is among those with these digests."""
+    known = set(seen)
+    shared = sorted(g for g in set(data.groups or []) if group_digests([g])[0] in known)
+    if shared:
+        count = sum(group in shared for group in data.groups or [])
+        names = ", ".join(map(repr, shared[:5])) + (", ..." if len(shared) > 5 else "")
+        raise DataError(
+            f"{call}: {count:,} of {len(data):,} sequences are of groups that were trained or "
+            f"validated on: {names}; {remedy}"
+        )
+
+
 def resolve(
     settings: TrainingSettings, pieces: int, init_steps: int | None = None
 ) -> dict[str, Any]:
@@ -132,7 +187,7 @@ class Sequences(NamedTuple):
         self.inputs.check(data)
         return self.inputs.encode(data)
 
-    def batches(self, examples: Examples, batch_size: int = 64, **more: int) -> SequenceBatches:
+    def batches(self, examples: Examples, batch_size: int = 64, **more: Any) -> SequenceBatches:
         """Return batches as the network takes them; ``more`` as in `SequenceBatches`."""
 
         def ready(batch: SequenceBatch) -> SequenceBatch:
@@ -153,7 +208,7 @@ class Sequences(NamedTuple):
         return self.inputs.prepare(rows, words).to(self.device)
 
     def problem(
-        self, data: Path, facts: Mapping[str, Any], batch_size: int, notes: str, **more: int
+        self, data: Path, facts: Mapping[str, Any], batch_size: int, notes: str, **more: Any
     ) -> Problem:
         """Return the training problem of the data, and their facts, that `prepare` left behind.
 

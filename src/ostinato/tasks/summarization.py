@@ -30,7 +30,15 @@ class Summarizer(WritingEstimator):
     coverage: bool = True
     copying: bool = True
 
-    def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
+    def evaluate(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        allow_shared_groups: bool = False,
+        **search: Any,
+    ) -> dict[str, Any]:
         """Measure summaries by known ones, beside the document's first sentence.
 
         Data are as in `fit`, of several summaries the one that agrees best counts; ``search`` is as
@@ -41,7 +49,7 @@ class Summarizer(WritingEstimator):
             subsequence (Lin 2004), 0 to 100; the same of the document's first sentence, as
             lead_rouge1, ...; documents.
         """
-        pairs = self._labelled(X, y)
+        pairs = self._tested(X, y, groups, allow_shared_groups)
         references = pairs.targets or []
         written = self.predict(pairs.inputs, **{"no_repeat": 3, **search})
         lead = [first_sentence(source) for source in pairs.inputs]

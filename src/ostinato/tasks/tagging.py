@@ -138,9 +138,14 @@ class SequenceTagger(CorpusEstimator[StepLabels, ManyToMany | OneToOne]):
                 lines = [f"{line}\t{q:.3f}" for line, q in zip(lines, p.max(1), strict=True)]
             yield Prediction(place, "\n".join([*lines, ""]), facts)
 
-    def evaluate(self, X: Any, y: Any = None) -> dict[str, Any]:
-        """Measure the predictions by known labels, see `measure`; data are as in `fit`."""
-        corpus = self._labelled(X, y)
+    def evaluate(
+        self, X: Any, y: Any = None, *, groups: Any = None, allow_shared_groups: bool = False
+    ) -> dict[str, Any]:
+        """Measure the predictions by known labels, see `measure`; data are as in `fit`.
+
+        Groups that were trained or validated on are a `DataError`, unless ``allow_shared_groups``.
+        """
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         self.targets_.check(corpus)
         truth = [[str(label) for label in labels] for labels in corpus.targets or []]
         return measure(truth, self.predict(corpus), has_entities=self.targets_.has_entities)

@@ -14,20 +14,33 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ostinato.data.batches import SequenceBatch
+from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.features import SpectrogramStream
 from ostinato.data.inputs import Inputs
+from ostinato.data.places import Place
+from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.textfiles import numbered_lines
 from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import DataError, OstinatoError, ShapeError
+from ostinato.networks.alignment import ctc_align, ctc_find
 from ostinato.networks.ctc import CTC
 from ostinato.networks.decoding import LanguageModel, ctc_beam, ctc_greedy, edit_distance
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.base import Prediction, TextSampler
-from ostinato.tasks.corpora import CorpusEstimator
+from ostinato.tasks.corpora import SoundEstimator
 from ostinato.tasks.networks import encoder
 from ostinato.tasks.targets import TokenSequence
+from ostinato.tasks.transcripts import (
+    Calibration,
+    Comparison,
+    Hit,
+    TimedWord,
+    error_rates,
+    timed_words,
+)
+from ostinato.training.evaluation import predict
+from ostinato.training.runs import checked_data
 from ostinato.training.settings import check_setting, check_value
 
 LETTER_UNKNOWN = -20.0
@@ -78,7 +91,7 @@ class Transcripts(TokenSequence[CTC]):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Transcriber(CorpusEstimator[Transcripts, CTC]):
+class Transcriber(SoundEstimator[Transcripts, CTC]):
     """A recurrent network that transcribes, by connectionist temporal classification.
 
     It reads recordings, or series of measurements such as handwriting, and needs no alignment.
@@ -195,16 +208,13 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
         for place, text in zip(corpus.places, self.predict(corpus), strict=True):
             yield Prediction(place, f"{text}\t{place}", {"text": text})
 
-    def find(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
-        """Find which of some texts is spoken in each recording, and its probability among them.
+    def choose(self, X: Any, texts: Sequence[str] | Path) -> list[tuple[str, float]]:
+        """Choose which of some texts each recording says, and its probability among them.
 
-        For spoken commands and search by voice: other texts cannot be found. A path is that of a
+        For spoken commands: each recording says one of them, and nothing else. A path is that of a
         file with a text in each line.
         """
-        if isinstance(texts, Path):
-            texts = [line for _, line in numbered_lines(texts) if line.strip()]
-        if not texts:
-            raise OstinatoError("Transcriber.find: texts is empty; give some to find.")
+        texts = _lines_of(texts, "choose: texts")
         ids = [torch.from_numpy(self.vocabulary_.encode(text)) for text in texts]
         network = self.network_
 
@@ -222,31 +232,204 @@ class Transcriber(CorpusEstimator[Transcripts, CTC]):
 
         return self._sequences().predict(network, self._read(X), decode)
 
-    def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
-        """Measure transcripts by known texts; data are as in `fit`, ``search`` as in `transcribe`.
+    def align(
+        self, X: Any, texts: Sequence[str] | None = None, **search: Any
+    ) -> list[list[TimedWord]]:
+        """Return the words of each recording, and when each is said.
+
+        Args:
+            X: as in `fit`.
+            texts: what each says, if it is known (forced alignment); else it is transcribed.
+            search: as in `transcribe`.
+
+        Raises:
+            DataError: a recording is too short for its text, or the text has an unknown character.
+        """
+        corpus, vocabulary = self._read(X), self.vocabulary_
+        written = self.transcribe(corpus, **search) if texts is None else list(texts)
+        if len(written) != len(corpus):
+            raise OstinatoError(
+                f"Transcriber.align: X has {len(corpus)} recordings, and texts {len(written)}."
+            )
+        found = []
+        scores = self._log_probs(self._sequences().batches(self._sequences().unlabelled(corpus)))
+        for log_p, text, place in zip(scores, written, corpus.places, strict=True):
+            tokens = self._tokens(" ".join(text.split()))
+            try:
+                spans = ctc_align(log_p, tokens)
+            except OstinatoError as error:
+                raise place.error(f"is too short for {text!r:.60}: {error}") from None
+            found.append(timed_words(vocabulary, tokens, spans, self._step))
+        return found
+
+    @property
+    def _step(self) -> float:
+        """Seconds of a step of the network; of series that are not sound, rows."""
+        spectrogram = self.inputs_.spectrogram
+        unit = 1.0 if spectrogram is None else spectrogram.step / spectrogram.rate
+        return self.network_.stacked * unit
+
+    def _log_probs(self, batches: SequenceBatches) -> list[NDArray[np.float64]]:
+        """Return the log-probabilities of tokens and blank in each step, ``(T, V + 1)`` each."""
+
+        def decode(scores: Tensor, batch: SequenceBatch) -> Iterator[NDArray[np.float64]]:
+            log_p = scores.double().log_softmax(-1).cpu().numpy()
+            for row, n in zip(log_p, self.network_.steps(batch.lengths).tolist(), strict=True):
+                yield row[:n]
+
+        return predict(self.network_, batches, decode)
+
+    def find(self, X: Any, phrases: Sequence[str] | Path, *, threshold: float = 0.5) -> list[Hit]:
+        """Search recordings for phrases: where each may be said, and how probable that is.
+
+        The probability that the model writes the phrase there, whatever stands before and after it,
+        as whole words; see `ctc_find`. How far it can be trusted, `calibrate` measures.
+
+        Args:
+            X: as in `fit`; recordings of any length.
+            phrases: words, or several after each other; a path is that of a file with one a line.
+            threshold: lowest score of a hit; see `calibrate`.
 
         Returns:
-            cer, wer: errors a character and a word (insertions, deletions and replacements over
-            the length of the true text); exact, the share without any; recordings.
+            the hits by recording and time.
+
+        Raises:
+            DataError: a phrase has a character that the model cannot write.
         """
-        corpus = self._labelled(X, y)
+        corpus = self._read(X)
+        batches = self._sequences().batches(self._sequences().unlabelled(corpus))
+        hits = self._hits(batches, _lines_of(phrases, "find: phrases"), corpus.places)
+        return [hit for hit in hits if hit.score >= threshold]
+
+    def _hits(
+        self, batches: SequenceBatches, phrases: Sequence[str], places: Sequence[Place]
+    ) -> list[Hit]:
+        """Return all places of phrases, however improbable, by recording and time."""
+        vocabulary, hits = self.vocabulary_, list[Hit]()
+        space = None
+        if vocabulary.level == "char" and " " in vocabulary.decode(range(len(vocabulary))):
+            space = int(vocabulary.encode(" ")[0])
+        forms = [(phrase, self._forms(phrase, space)) for phrase in phrases]
+        for i, log_p in enumerate(self._log_probs(batches)):
+            p = np.exp(log_p)
+            for phrase, several in forms:
+                spans = [span for ids in several for span in ctc_find(p, ids, boundary=space)]
+                for begin, end, score in spans:
+                    start, stop = round(begin * self._step, 4), round(end * self._step, 4)
+                    hits.append(Hit(phrase, i, places[i], start, stop, score))
+        return sorted(hits, key=lambda hit: (hit.recording, hit.start))
+
+    def _forms(self, phrase: str, space: int | None) -> list[list[int]]:
+        """Return the tokens of a phrase; where they hold spaces, also those within a text."""
+        text = " ".join(phrase.split())
+        forms = [self._tokens(text)]
+        if self.vocabulary_.level != "char":
+            forms.append(self._tokens(f" {text}"))
+        return [forms[i] for i in range(len(forms)) if forms[i] not in forms[:i]]
+
+    def _tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text; a `DataError` if it has some that the model cannot write."""
+        vocabulary = self.vocabulary_
+        tokens: list[int] = vocabulary.encode(text).tolist()
+        if vocabulary.unk_id in tokens:
+            pieces = text if vocabulary.level == "char" else text.split()
+            wrong = next(p for p in pieces if vocabulary.unk_id in vocabulary.encode(p).tolist())
+            known = vocabulary.decode(i for i in range(len(vocabulary)) if i != vocabulary.unk_id)
+            known = known.replace("\n", "")
+            raise DataError(
+                f"Transcriber: {text!r:.60}: the model cannot write {wrong!r}; it knows "
+                f"{known!r:.60}."
+            )
+        return tokens
+
+    def calibrate(
+        self,
+        phrases: Sequence[str] | Path,
+        X: Any = None,
+        y: Any = None,
+        *,
+        false_alarms_per_hour: float = 1.0,
+    ) -> Calibration:
+        """Choose the threshold of `find` for a rate of false alarms, by validation data.
+
+        Args:
+            phrases: as in `find`.
+            X: recordings that the model was not trained on; if not given, the validation data of
+                the run that the model is from.
+            y: what they say.
+            false_alarms_per_hour: hits an hour of all phrases together that may be wrong. Much less
+                than one in all the data cannot be measured: the threshold is then just above the
+                highest score of a wrong hit.
+
+        Returns:
+            the threshold, with the false alarms and misses that it makes on these data.
+        """
+        phrases = _lines_of(phrases, "calibrate: phrases")
+        if X is not None:
+            corpus = self._labelled(X, y)
+            examples, places = self._sequences().labelled(corpus), corpus.places
+        else:
+            if self.folder_ is None or not (self.folder_ / "data").is_dir():
+                raise OstinatoError(
+                    "Transcriber.calibrate: the model is from no run with data; give X and y."
+                )
+            known = Examples.open(checked_data(self.folder_ / "data"), "validation")
+            if known is None:
+                raise OstinatoError(
+                    "Transcriber.calibrate: the run has no validation data; give X and y."
+                )
+            examples = known
+            places = [Place(f"validation[{i}]") for i in range(len(known.inputs))]
+        assert isinstance(examples.targets, Ragged)
+        texts = [self.vocabulary_.decode(row.tolist()) for row in examples.targets]
+        hits = self._hits(self._sequences().batches(examples), phrases, places)
+        hours = float(examples.inputs.lengths.sum()) * self._step / self.network_.stacked / 3600
+        return Calibration.of(phrases, hits, texts, hours, false_alarms_per_hour)
+
+    def compare(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        allow_shared_groups: bool = False,
+        **search: Any,
+    ) -> list[Comparison]:
+        """Return the transcript of each recording beside its true text; arguments as `evaluate`."""
+        corpus = self._tested(X, y, groups, allow_shared_groups)
         truth = [Transcripts.texts(corpus, i)[0] for i in range(len(corpus))]
         guess = self.transcribe(corpus, **search)
-        pairs = list(zip(guess, truth, strict=True))
-        return {
-            "cer": _rate([(g, t) for g, t in pairs]),
-            "wer": _rate([(g.split(), t.split()) for g, t in pairs]),
-            "exact": float(np.mean([g == t for g, t in pairs])),
-            "recordings": len(pairs),
-        }
+        return list(map(Comparison, corpus.places, truth, guess))
+
+    def evaluate(self, X: Any, y: Any = None, **how: Any) -> dict[str, Any]:
+        """Measure transcripts by known texts; see `error_rates`, and `compare` for each of them.
+
+        Args:
+            X: as in `fit`.
+            y: the true texts.
+            how: ``groups`` and ``allow_shared_groups`` as of `SequenceClassifier.evaluate`; others
+                as in `transcribe`.
+
+        Returns:
+            cer, wer: errors a character and a word (substitutions, deletions and insertions over
+            the length of the true texts); how many of each kind there are among how many words;
+            exact, the share of recordings without any; recordings.
+        """
+        return error_rates(self.compare(X, y, **how))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return 1 less the errors a character."""
         return 1.0 - float(self.evaluate(X, y)["cer"])
 
 
-def _rate(pairs: Sequence[tuple[Any, Any]]) -> float:
-    return sum(edit_distance(g, t) for g, t in pairs) / max(1, sum(len(t) for _, t in pairs))
+def _lines_of(texts: Sequence[str] | Path, what: str) -> list[str]:
+    """Return texts that are given, or the lines of a file; an `OstinatoError` if there are none."""
+    if isinstance(texts, Path):
+        texts = [line for _, line in numbered_lines(texts)]
+    some = [text for text in ([texts] if isinstance(texts, str) else texts) if text.strip()]
+    if not some:
+        raise OstinatoError(f"Transcriber.{what} is empty; expected a text or more.")
+    return some
 
 
 class TranscriptionStream:

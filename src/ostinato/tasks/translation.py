@@ -27,7 +27,15 @@ class Translator(WritingEstimator):
         """Return the best translation of each text; further arguments are those of `write`."""
         return self.predict(X, **search)
 
-    def evaluate(self, X: Any, y: Any = None, **search: Any) -> dict[str, Any]:
+    def evaluate(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        allow_shared_groups: bool = False,
+        **search: Any,
+    ) -> dict[str, Any]:
         """Measure translations by known ones; data are as in `fit`, ``search`` as in `write`.
 
         Needs ``ostinato[translation]``.
@@ -36,7 +44,7 @@ class Translator(WritingEstimator):
             bleu (Papineni et al. 2002) and chrf (Popović 2015) by sacrebleu, their signatures, and
             sentences.
         """
-        pairs = self._labelled(X, y)
+        pairs = self._tested(X, y, groups, allow_shared_groups)
         several = pairs.targets or []
         found = sacrebleu_scores(
             lambda: self.translate(pairs.inputs, **search), several, "BLEU", "CHRF"

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.networks.inputs import Words
 from ostinato.recurrence.layers import Hidden
+from ostinato.training.distributed import ALONE, World
 
 NetworkInput: TypeAlias = Tensor | Words
 
@@ -100,9 +101,15 @@ def evaluate(
 
 
 def measure(
-    network: NetworkT, objective: Objective[NetworkT, BatchT], batches: Iterable[BatchT]
+    network: NetworkT,
+    objective: Objective[NetworkT, BatchT],
+    batches: Iterable[BatchT],
+    world: World = ALONE,
 ) -> tuple[dict[str, float], int]:
-    """Return the metrics as `evaluate` does, and the number of items that the judge rests on."""
+    """Return the metrics as `evaluate` does, and the number of items that the judge rests on.
+
+    Where ranks have some of the batches each, the metrics are those of all.
+    """
     sums: dict[str, float] = defaultdict(float)
     count, state = 0, None
     with eval_mode(network), torch.no_grad():
@@ -112,6 +119,12 @@ def measure(
             for name, value in measured.items():
                 sums[name] += weight * value
             count += weight
+    if world.size > 1:
+        all_ranks, sums = world.gather((dict(sums), count)), defaultdict(float)
+        for part, _ in all_ranks:
+            for name, value in part.items():
+                sums[name] += value
+        count = sum(each for _, each in all_ranks)
     means = {name: total / max(1, count) for name, total in sums.items()}
     items = objective.items(means, count)
     return objective.summarize(means), items
@@ -154,16 +167,16 @@ class MovingStatistics:
 
     def __init__(self, network: nn.Module) -> None:
         norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
-        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers()]
 
     def keep(self) -> None:
         """Remember the statistics."""
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._kept = [buffer.clone() for buffer in self.buffers]
 
     def restore(self) -> None:
         """Put back those that were remembered."""
         with torch.no_grad():
-            for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            for buffer, kept in zip(self.buffers, self._kept, strict=True):
                 buffer.copy_(kept)
 
     def __enter__(self) -> None:

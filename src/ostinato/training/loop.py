@@ -20,6 +20,7 @@ from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import Tensors
 from ostinato.training.callbacks import Callback, Ending, TrainingResult
 from ostinato.training.checkpoints import Checkpoints
+from ostinato.training.distributed import ALONE, World, seed_of_rank
 from ostinato.training.evaluation import (
     Batches,
     MovingStatistics,
@@ -27,6 +28,7 @@ from ostinato.training.evaluation import (
     eval_mode,
     measure,
 )
+from ostinato.training.gradients import Divisible, Joined, PartedBatch, Parts, Whole
 from ostinato.training.health import (
     GradientHealth,
     Monitor,
@@ -101,6 +103,8 @@ class Trainer:
         on_best: called with the result so far when the weights are the best so far.
         title: a one-line description of the run.
         folder: folder of checkpoints; None keeps the newest in memory.
+        world: the ranks that train together. Each has a trainer with the same arguments; callbacks
+            are those of the first.
 
     Example:
         >>> import numpy as np
@@ -129,17 +133,22 @@ class Trainer:
     on_best: Callable[[TrainingResult], None] | None = None
     title: str = ""
     folder: Path | None = None
+    world: World = ALONE
 
     def __post_init__(self) -> None:
         settings = self.settings
         settings.check_settings()
-        if settings.health:
+        if settings.health and self.world.rank == 0:
             self.callbacks = [*self.callbacks, GradientHealth()]
         self.checkpoints = Checkpoints(self.folder)
         self.optimizer = make_optimizer(self.network, settings)
         self.schedule = Schedule(settings)
         self.monitor = Monitor(clip_norm=settings.clip_norm)
         self.statistics = MovingStatistics(self.network)
+        self.compute: Whole | Joined = Whole(self.network, self.objective)
+        if self.world.size > 1 or settings.accumulate > 1:
+            self.batches = Parts(self.batches, self.world, settings.accumulate)
+            self.compute = Joined(self.network, self.objective, self.world, settings.accumulate)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.batch: Any = None
         self.state: Any = None
@@ -161,7 +170,7 @@ class Trainer:
         self.evaluation_seconds = self.planned_at = 0.0
         self._measured: list[float] = []
         self._suspicions: list[str] = []
-        self._interrupted = False
+        self._interrupted = self._ends = False
 
     # The run
 
@@ -174,18 +183,27 @@ class Trainer:
         Raises:
             NonFiniteError: see ``settings.on_nonfinite``.
         """
-        self._interrupted = False
+        self._interrupted = self._ends = False
         with ExitStack() as closing:
             for callback in self.callbacks:
                 closing.callback(callback.close)
-            checkpoint = self.checkpoints.load() if resume else None
+            checkpoint = self.world.first(self.checkpoints.load) if resume else None
+            notes: list[str] = []
             if checkpoint is not None:
                 with parts_of(self.folder or Path()):
-                    self.restore(checkpoint)
-            self._start = self._last_save = time.perf_counter()
+                    notes += self.restore(checkpoint)
+            else:
+                if self.world.rank:  # whose random masks are others than those of the first
+                    torch.manual_seed(seed_of_rank(self.settings.seed, self.world.rank))
+                if self.statistics.buffers and isinstance(self.compute, Joined):
+                    notes.append("batch normalisation: by the rows of each part of a batch alone")
+            self.world.sum()  # from here on all have the same clock
+            self._start = self._last_save = self.world.now()
             self._seconds_before = self.seconds
             for callback in self.callbacks:
                 callback.on_begin(self)
+                for note in notes:
+                    callback.note(note)
             if checkpoint is None:
                 self.save()
             with self._catching_interrupts():
@@ -220,20 +238,20 @@ class Trainer:
         self.network.train()
         ended: Ending = "budget"
         while self.total is None or self.step < self.total:
-            if self._interrupted:
+            if self._ends or (self._interrupted and self.world.size == 1):
                 ended = "interrupt"
                 break
             if 0 < (self.settings.patience or 0) <= self.stale_evaluations and not self._anneal():
                 ended = "patience"
                 break
-            start = time.perf_counter()
+            start = self.world.now()
             self.train_step()
             if self.time_limit is not None:
-                self._measured.append(time.perf_counter() - start)
+                self._measured.append(self.world.now() - start)
                 self._plan(self.time_limit)
             if self._is_evaluation_due():
                 self.evaluate()
-            if time.perf_counter() - self._last_save > 60 * self.settings.checkpoint_minutes:
+            if self.world.now() - self._last_save > 60 * self.settings.checkpoint_minutes:
                 self.save()
         if ended == "budget" and self.schedule.anneals:
             ended = "patience"
@@ -258,19 +276,18 @@ class Trainer:
         """Run one batch forward and backward, and one step of the optimizer."""
         settings = self.settings
         with updates_of(self.network):
-            self.batch = batch = self.batches.next_batch()
+            batch = self.batches.next_batch()
+            self.batch = batch.parts[0] if isinstance(batch, PartedBatch) else batch
             before = None if batch.fresh else self.state
             self.statistics.keep()
-            loss, after = self.objective.loss(self.network, batch, before)
-            value = loss.item()
             self.optimizer.zero_grad()
-            norm = math.nan
-            if math.isfinite(value):
-                torch.autograd.backward(loss)
+            found = self.compute.gradients(batch, before, self._interrupted)
+            self._ends, norm = found.stop, math.nan
+            if math.isfinite(found.loss):
                 norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
             if not math.isfinite(norm):
                 self.statistics.restore()
-                self.treat_nonfinite(batch, before, value)
+                self.treat_nonfinite(batch, before, found.loss)
                 return
             self.skips = 0
             self.step += 1
@@ -278,14 +295,14 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-            self.state = detach(after)
-            if not is_finite(self.state):
-                self.state = None
+            self.world.broadcast(self.statistics.buffers)
+            self.state = detach(found.state) if found.carries else None
+            if not found.carries:
                 self.log("the carried state is not finite; the next batch starts from zeros")
-            self.last_loss = value
-            self.tokens += batch.steps
+            self.last_loss = found.loss
+            self.tokens += found.steps
         self._clock()
-        self.record(value, norm, rate)
+        self.record(found.loss, norm, rate)
 
     def record(self, loss: float, norm: float, rate: float) -> None:
         """Call the callbacks after a step."""
@@ -305,17 +322,17 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Compute the validation metrics and a sample; keep the best weights."""
-        start = time.perf_counter()
+        start = self.world.now()
         metrics, score, judge = {"loss": self.last_loss}, self.last_loss, self.objective.judge
         flawless = False
         if self.validation is not None:
-            metrics, items = measure(self.network, self.objective, self.validation)
+            metrics, items = self._measure(self.validation)
             score = self._score(metrics, items)
             flawless = metrics[judge] == self.objective.flawless
         loss = metrics.pop("loss")
         is_finite = math.isfinite(loss) and math.isfinite(score) and self._is_finite()
         sample = None
-        if self.sample is not None and is_finite:
+        if self.sample is not None and is_finite and self.world.rank == 0:
             with eval_mode(self.network), torch.no_grad():
                 sample = self.sample(self.step)
         if not math.isfinite(loss):
@@ -343,8 +360,9 @@ class Trainer:
         for message in () if improves else self._suspicions:
             self.log(message)
         self._suspicions.clear()
+        self.world.sum()  # the clock goes on
         self._clock()
-        self.evaluation_seconds = time.perf_counter() - start
+        self.evaluation_seconds = self.world.now() - start
         self.evaluated_parts = self._parts_done()
         record = {
             "step": self.step,
@@ -356,6 +374,13 @@ class Trainer:
         }
         for callback in self.callbacks:
             callback.on_validation(record, sample)
+
+    def _measure(self, validation: Iterable[Any]) -> tuple[dict[str, float], int]:
+        """Compute the validation metrics, each rank of its part of the batches."""
+        if isinstance(validation, Divisible):
+            validation = validation.split(self.world.rank, self.world.size)
+            return measure(self.network, self.objective, validation, self.world)
+        return self.world.first(lambda: measure(self.network, self.objective, validation))
 
     def _score(self, metrics: dict[str, float], items: int) -> float:
         """Return what the best weights have least of: the loss, or the metric that judges."""
@@ -381,11 +406,15 @@ class Trainer:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
         remedy = self.settings.on_nonfinite
         what = "gradient" if math.isfinite(loss) else "loss"
+        otherwise = "the norm of the gradients" if what == "gradient" else "the loss"
+        if what == "loss":
+            self.optimizer.zero_grad()  # which is not finite because the loss is not
         tensor = first_nonfinite(
             self.network,
-            lambda: self.objective.loss(self.network, batch, before)[0],
-            "the norm of the gradients" if what == "gradient" else "the loss",
+            lambda: self.compute.losses(batch, before),
+            otherwise,
         )
+        tensor = next((t for t in self.world.gather(tensor) if t != otherwise), otherwise)
         self.optimizer.zero_grad()
         problem = f"{what} not finite; first non-finite tensor: {tensor}"
         if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
@@ -394,7 +423,7 @@ class Trainer:
             self.log(f"{problem}; the step is skipped")
             return
         can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
-        checkpoint = self.checkpoints.load() if can_go_back else None
+        checkpoint = self.world.first(self.checkpoints.load) if can_go_back else None
         if checkpoint is None:
             raise self._failure(problem, tensor)
         at, rollbacks, scale = self.step + 1, self.rollbacks + 1, self.schedule.scale / 2
@@ -426,7 +455,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save a checkpoint, unless the weights are not finite."""
-        self._last_save = time.perf_counter()
+        self._last_save = self.world.now()
         if not self._is_finite():
             self.log("the weights are not finite; the last good checkpoint is kept instead")
             return
@@ -434,18 +463,30 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_checkpoint()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        own = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        carried, random = detach(self.state), own
+        if isinstance(self.compute, Joined):
+            carried = self.compute.joined_state(carried)
+        if self.world.size > 1:
+            random = own | {"ranks": self.world.gather(own)}
+        if self.world.rank:
+            return
         with updates_of(self.network):
             self.checkpoints.save(
                 {
                     **{name: getattr(self, name) for name in _SAVED},
                     **{name: getattr(self, name).state_dict() for name in _STATEFUL},
-                    "carried": detach(self.state),
-                    "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                    "carried": carried,
+                    "random": random,
                 }
             )
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the run from a checkpoint; the inverse of `save`."""
+    def restore(self, checkpoint: dict[str, Any]) -> list[str]:
+        """Restore the run from a checkpoint; the inverse of `save`.
+
+        Returns:
+            what the user should know of it.
+        """
         device = next(iter(self.network.state_dict().values())).device
         with updates_of(self.network):
             for name in _STATEFUL:
@@ -458,12 +499,26 @@ class Trainer:
             setattr(self, name, value)
         carried = detach(checkpoint["carried"], device)
         self.state = carried if is_finite(carried) else None
-        torch.set_rng_state(checkpoint["random"]["cpu"])
-        if checkpoint["random"]["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(checkpoint["random"]["cuda"])
+        if isinstance(self.compute, Joined):
+            self.state = self.compute.own_state(self.state)
+        world, random, notes = self.world, checkpoint["random"], []
+        ranks = random.get("ranks", [random])
+        if world.rank < len(ranks):
+            random = ranks[world.rank]
+            torch.set_rng_state(random["cpu"])
+            if random["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(random["cuda"])
+        else:
+            torch.manual_seed(seed_of_rank(self.settings.seed, world.rank, self.step))
+        if len(ranks) != world.size:
+            notes.append(
+                f"the checkpoint of step {self.step} is of {_processes(len(ranks))}, and this is a "
+                f"run of {world.size}: rows of batches, and carried states, are divided again"
+            )
         # A checkpoint is written after its step's evaluation.
         self._evaluated_at = self.step
         self.evaluated_parts = max(self.evaluated_parts, self._parts_done())
+        return notes
 
     @contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
@@ -473,7 +528,8 @@ class Trainer:
             return
 
         def note(number: int, frame: Any) -> None:
-            if self._interrupted and number == signal.SIGINT:
+            # torchrun hands on what a terminal has told us already: no second one.
+            if self._interrupted and number == signal.SIGINT and self.world.size == 1:
                 raise KeyboardInterrupt
             self._interrupted = True
 
@@ -550,7 +606,11 @@ class Trainer:
         return 0 if self.total is None else self.step * self.evaluations // max(1, self.total)
 
     def _clock(self) -> None:
-        self.seconds = self._seconds_before + time.perf_counter() - self._start
+        self.seconds = self._seconds_before + self.world.now() - self._start
+
+
+def _processes(count: int) -> str:
+    return "one process" if count == 1 else f"{count} processes"
 
 
 def detach(state: Any, device: Any = None) -> Any:

@@ -127,3 +127,23 @@ def draw_attention(
     axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
     save_picture(axes, picture)
+
+
+def draw_speech(
+    mel: Any, weights: Any, pieces: Sequence[str], picture: str | os.PathLike[str]
+) -> None:
+    """Draw log-mel frames ``(T, K)``, and below them the attention ``(steps, S)`` to the pieces."""
+    width = min(16.0, 4 + 0.02 * len(mel))
+    height = min(12.0, 4 + 0.12 * len(pieces))
+    above, below = new_axes(width, height, "a picture of speech", 2)
+    extent = (0, len(mel), 0, np.shape(mel)[1])
+    above.imshow(np.asarray(mel).T, origin="lower", aspect="auto", cmap="magma", extent=extent)
+    above.set(ylabel="mel band")
+    below.imshow(
+        np.asarray(weights).T, aspect="auto", cmap="Blues", vmin=0, vmax=1,
+        extent=(0, len(mel), len(pieces) - 0.5, -0.5),
+    )  # fmt: skip
+    if len(pieces) <= 120:
+        below.set_yticks(range(len(pieces)), pieces, fontsize=8)
+    below.set(xlabel="frame", ylabel="text")
+    save_picture(above, picture)

@@ -26,7 +26,9 @@ class TrainingSettings:
         epochs: budget in passes over the training data.
         steps: budget in optimizer steps.
         batch_size: sequences per step, fewer where the data are short; if not given, 32 for a text,
-            otherwise by the size of the data.
+            otherwise by the size of the data. Several processes share them.
+        accumulate: parts of each batch that are computed one after the other, in less memory, for
+            the same step.
         optimizer: sgd (with momentum), rmsprop, adam or adamw.
         learning_rate: peak learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
@@ -60,6 +62,7 @@ class TrainingSettings:
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None
+    accumulate: int = 1
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 0.003
     momentum: float = 0.9
@@ -108,6 +111,7 @@ class TrainingSettings:
         check_value(self, positive, lambda value: value > 0, "a number above zero")
         positive_or_zero = "weight_decay clip_norm clip_value warmup_steps decay_patience patience"
         check_value(self, positive_or_zero, lambda value: value >= 0, "zero or more")
+        check_value(self, "accumulate", lambda n: 0 < n <= 10_000, "a number of parts, 1 or more")
         check_value(self, "momentum", lambda value: 0 <= value < 1, "a number from 0 to below 1")
         check_value(self, "decay_factor", lambda value: 0 < value < 1, "a number between 0 and 1")
         check_value(self, "validation_fraction", lambda v: 0 <= v < 1, "0 (none) to below 1")

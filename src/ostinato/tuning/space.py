@@ -66,6 +66,8 @@ _OWN: Mapping[str, Space] = {
     "translate": {**_BATCH, **_WRITER, "attention": ("multiplicative", "additive")},
     "summarize": {**_BATCH, **_WRITER},
     "transcribe": {**_BATCH, "stacked": (2, 3, 4)},
+    "speak": {"batch_size": (16, 32, 64), "frames_per_step": (2, 3, 4, 5)},
+    "vocode": {**_BATCH, "samples_per_step": (1, 2), "window": (8, 12, 20)},
     "caption": {**_BATCH, **_WRITER},
     "forecast": {
         **_BATCH,

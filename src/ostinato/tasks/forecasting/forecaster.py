@@ -18,7 +18,7 @@ from ostinato.data.shards import Work
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
 from ostinato.tasks.forecasting.forecast import (
     Blend,
@@ -46,6 +46,7 @@ from ostinato.tasks.forecasting.windows import (
     WindowBatches,
     Windows,
 )
+from ostinato.tasks.prepared import Prepared
 from ostinato.tasks.sequences import resolve
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample

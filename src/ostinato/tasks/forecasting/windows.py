@@ -258,6 +258,7 @@ class TrainingBatch(NamedTuple):
         targets: ``(B, A)``, NaN where there is none.
         steps: steps of all windows together.
         epoch: passes over the data so far, with this batch.
+        idle: as in `SequenceBatch`.
     """
 
     window: Window
@@ -265,6 +266,7 @@ class TrainingBatch(NamedTuple):
     steps: int
     epoch: float
     fresh: bool = True
+    idle: bool = False
 
 
 class WindowBatches(Epochs):
@@ -307,11 +309,13 @@ class WindowBatches(Epochs):
         rows = self._order[1][k * self._batch_size : (k + 1) * self._batch_size]
         self._advance()
         passes = (self._epoch * self.windows + self._next) / self.windows
-        return self._batch([self._cutoffs[row] for row in rows], passes)
+        own, idle = self._share(rows)
+        return self._batch([self._cutoffs[row] for row in own], passes)._replace(idle=idle)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        """Windows at all cutoffs once, in their order: for evaluation."""
-        for begin in range(0, len(self._cutoffs), self._batch_size):
+        """Windows at all cutoffs once, in their order: for evaluation. Of a part some batches."""
+        batches = range(0, len(self._cutoffs), self._batch_size)
+        for begin in batches[self._part :: self._parts]:
             yield self._batch(self._cutoffs[begin : begin + self._batch_size], 0)
 
     def _batch(self, cutoffs: Sequence[Cutoff], epoch: float) -> TrainingBatch:

@@ -1,0 +1,197 @@
+"""The gradients of a batch: of all of it, or of parts, one after the other or on many ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ostinato.data.prefetch import Closable
+from ostinato.errors import OstinatoError
+from ostinato.training.distributed import World, joined_rows, noticing_lost_peers, own_rows
+from ostinato.training.evaluation import Objective
+from ostinato.training.health import is_finite
+
+
+class Computed(NamedTuple):
+    """What a batch gave beside the gradients, the same on every rank but for its own state.
+
+    Attributes:
+        loss: the mean loss.
+        steps: true steps.
+        state: the state after it; of parts a list, with None where nothing is carried.
+        carries: whether all of the state is finite, on all ranks.
+        stop: whether any rank was asked to end the run.
+    """
+
+    loss: float
+    steps: int
+    state: Any
+    carries: bool
+    stop: bool
+
+
+class Whole:
+    """Computes the gradients of a batch in this process, at one time."""
+
+    def __init__(self, network: nn.Module, objective: Objective[Any, Any]) -> None:
+        self._network, self._objective = network, objective
+
+    def losses(self, batch: Any, state: Any) -> Sequence[Tensor]:
+        """Return the loss of each part of a batch that is computed here."""
+        return [self._objective.loss(self._network, batch, state)[0]]
+
+    def gradients(self, batch: Any, state: Any, stop: bool) -> Computed:
+        """Compute the gradients, which are zero before; none if the loss is not finite."""
+        loss, after = self._objective.loss(self._network, batch, state)
+        value = loss.item()
+        if math.isfinite(value):
+            torch.autograd.backward(loss)
+        return Computed(value, batch.steps, after, is_finite(after), stop)
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """Batches whose rows can be divided into parts."""
+
+    def split(self, part: int, parts: int) -> Self:
+        """Return a copy whose batches have some of the rows."""
+
+
+class PartedBatch(NamedTuple):
+    """The parts of a batch that a rank works on."""
+
+    parts: Sequence[Any]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the carried state must be reset."""
+        return bool(self.parts[0].fresh)
+
+
+class Parts:
+    """Those parts of batches that a rank works on, ``accumulate`` of them one after the other."""
+
+    def __init__(self, batches: Any, world: World, accumulate: int) -> None:
+        if not isinstance(batches, Divisible):
+            raise OstinatoError(
+                f"Trainer: {type(batches).__name__} cannot be divided among {world.size} processes "
+                f"or into {accumulate} parts; expected a method split(part, parts)."
+            )
+        first, count = world.rank * accumulate, world.size * accumulate
+        self._mine = [batches.split(first + i, count) for i in range(accumulate)]
+        self.windows: int = self._mine[0].windows
+
+    def next_batch(self) -> PartedBatch:
+        """Return the parts of the next batch."""
+        return PartedBatch([part.next_batch() for part in self._mine])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, which does not depend on the number of parts."""
+        found: dict[str, Any] = self._mine[0].state_dict()
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        for part in self._mine:
+            part.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the threads that read them ahead, if there are any."""
+        for part in self._mine:
+            if isinstance(part, Closable):
+                part.close()
+
+
+class Joined(nn.Module):
+    """Computes the gradients of a batch whose rows are divided into parts, on one rank or several.
+
+    Args:
+        network: the network.
+        objective: its loss, a mean over as many items as its ``count`` says.
+        world: the ranks.
+        accumulate: parts of a batch for each of them.
+    """
+
+    def __init__(
+        self, network: nn.Module, objective: Objective[Any, Any], world: World, accumulate: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._objective, self._world, self._parts = objective, world, accumulate
+        self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._parallel = (world.parallel(self),)  # a tuple, since it is no part of this module
+
+    def forward(self, part: Any, state: Any) -> tuple[Tensor, Any]:
+        """Return the sum of the losses of the items of a part, and the state after it."""
+        loss, after = self._objective.loss(self.network, part, state)
+        return _Reaching.apply(loss * self._items(part), *self._trained), after
+
+    def losses(self, batch: PartedBatch, states: Sequence[Any] | None) -> Sequence[Tensor]:
+        """Return the loss of each part of a batch that is computed here."""
+        pairs = zip(batch.parts, states or [None] * len(batch.parts), strict=True)
+        return [self._objective.loss(self.network, part, state)[0] for part, state in pairs]
+
+    def gradients(self, batch: PartedBatch, states: Sequence[Any] | None, stop: bool) -> Computed:
+        """Compute the gradients of the mean loss over all rows of a batch, on all ranks.
+
+        They are zero before. Each rank adds up those of the sum over its rows; their mean over
+        ranks becomes the mean over items once it is known how many these are.
+        """
+        (module,) = self._parallel
+        total, items, steps, after = 0.0, 0, 0, []
+        pairs = zip(batch.parts, states or [None] * len(batch.parts), strict=True)
+        for i, (part, before) in enumerate(pairs):
+            is_last = i == len(batch.parts) - 1
+            waits = isinstance(module, DistributedDataParallel) and not is_last
+            with noticing_lost_peers(), module.no_sync() if waits else nullcontext():
+                loss, state = module(part, before)
+                torch.autograd.backward(loss)
+            after.append(None if part.idle else state)
+            total += loss.item()
+            items += self._items(part)
+            steps += 0 if part.idle else part.steps
+        sums = self._world.sum(total, items, steps, not is_finite(after), stop)
+        count = max(1.0, sums[1])
+        for p in self.network.parameters():
+            if p.grad is not None:
+                p.grad.mul_(self._world.size / count)
+        return Computed(sums[0] / count, round(sums[2]), after, not sums[3], sums[4] > 0)
+
+    def joined_state(self, states: Sequence[Any] | None) -> Any:
+        """Return the state of all rows of a batch, on all ranks, of those after its parts."""
+        several = self._world.gather(states or [])
+        rows = [state for states in several for state in states if state is not None]
+        return joined_rows(rows) if rows else None
+
+    def own_state(self, state: Any) -> list[Any] | None:
+        """Return the states of the parts of this rank: the inverse of `joined_state`."""
+        if state is None:
+            return None
+        first, count = self._world.rank * self._parts, self._world.size * self._parts
+        return [own_rows(state, first + i, count) for i in range(self._parts)]
+
+    def _items(self, part: Any) -> int:
+        return 0 if part.idle else self._objective.count(part)
+
+
+class _Reaching(torch.autograd.Function):
+    """The same loss, of which every parameter is an input.
+
+    DDP waits for the gradient of each, and the rows of one rank may leave some parameters out, such
+    as those of the cells where all sequences are empty.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = len(parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, *[None] * ctx.parameters
