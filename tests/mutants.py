@@ -33,7 +33,7 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
-    "tuning", "generated",
+    "tuning", "generated", "prepared",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -64,6 +64,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "onnx_layers": ["convert"],
     "weights": ["convert"],
     "space": ["tuning"],
+    "data/shards": ["prepared"],
+    "data/batches": ["prepared"],
     "study": ["tuning"],
     **{
         f"c_{name}": ["c_export"]
@@ -1326,6 +1328,14 @@ weights: cells are no layers
 onnx_layers: parts of a weight are joined along the first axis
 - attributes.get("axis", 0))
 + 0)[::-1]
+
+data/shards: a damaged shard is read
+- if digest.hexdigest() != self._digests[shard]:
++ if False:
+
+data/batches: sequences that were too few for a batch are forgotten
+- pieces = before.left + pieces
++ pieces = list(pieces)
 """
 
 
