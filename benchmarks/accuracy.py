@@ -130,16 +130,48 @@ def digits(data: Path) -> Any:
     return value, percent(value), model
 
 
-@row("digits-speakers", "printed", 0.0)
+SPEAKERS = {"epochs": 15, "hidden_size": 64}
+"""Settings of `digits_speakers`, chosen by `speakers_validation`."""
+
+
+def speakers_validation(data: Path, **settings: Any) -> list[float]:
+    """Return the accuracy on a validation speaker for each fold of `digits_speakers`.
+
+    The validation speaker is the next after the one who is held out, whom nothing is read of.
+    """
+    files = recordings(data)
+    speakers = sorted({r[2] for r in files})
+    found = []
+    for i, held_out in enumerate(speakers):
+        known = speakers[(i + 1) % len(speakers)]
+        training = [r for r in files if r[2] not in (held_out, known)]
+        validation = [r for r in files if r[2] == known]
+        model = ostinato.SequenceClassifier(**settings)
+        model.fit(*columns(training), validation=columns(validation))
+        found.append(model.training_["validation"]["accuracy"])
+    return found
+
+
+def columns(some: list[Any]) -> tuple[list[Path], list[str]]:
+    """Return files and digits of recordings."""
+    return [r[0] for r in some], [r[1] for r in some]
+
+
+@row("digits-speakers", "90 % on average, 80 % the worst", 0.90)
 def digits_speakers(data: Path) -> Any:
-    """Spoken digits by a speaker who was never heard."""
+    """Spoken digits by a speaker who was never heard: trained on the five others."""
     files = recordings(data)
     found, model = {}, None
     for speaker in sorted({r[2] for r in files}):
-        test = [r for r in files if r[2] == speaker]
-        found[speaker], model = digits_right([r for r in files if r[2] != speaker], test)
+        training, test = ([r for r in files if (r[2] == speaker) is held] for held in (False, True))
+        model = ostinato.SequenceClassifier(validation_fraction=0, **SPEAKERS)
+        model.fit(*columns(training), groups=[r[2] for r in training])
+        scores = model.evaluate(*columns(test), groups=[r[2] for r in test])
+        found[speaker] = scores["accuracy"]
+        print(f"{speaker} {percent(found[speaker])}", flush=True)
+    mean, worst = float(np.mean(list(found.values()))), min(found.values())
     words = ", ".join(f"{speaker} {percent(value)}" for speaker, value in found.items())
-    return float(np.mean(list(found.values()))), words, model
+    return mean, f"mean {percent(mean)}, worst {percent(worst)}: {words}", model
 
 
 def mnist(data: Path, **settings: Any) -> Any:

@@ -10,8 +10,8 @@ recordings 0 to 4 and on ten draws of each digit in each voice.
 `sentences`: corpora of espeak_corpus.py. A `Transcriber` trained on CORPUS reads 200 sentences of
 TEST as espeak-ng says them, and as the speaker does; the speaker's faults are counted.
 
-Prints a line of JSON, with the time of a processor that a second of sound takes. A RUN that is there
-is loaded, not trained.
+Prints a line of JSON, with the time of a processor that a second of sound takes. A RUN that is
+there is loaded, not trained.
 """
 
 from __future__ import annotations

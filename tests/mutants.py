@@ -33,7 +33,7 @@ LAWS = [
     "network_inputs", "arrangements", "attention", "seq2seq", "image", "decoding", "ctc",
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
-    "tuning", "generated", "prepared",
+    "tuning", "generated", "distributed", "alignment", "transcripts", "prepared",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -59,6 +59,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "inputs": ["network_inputs"],
     "attention": ["attention", "seq2seq"],
     "loop": ["evaluation"],
+    "gradients": ["distributed"],
     "network": ["forecast_network"],
     "keras": ["convert"],
     "onnx_layers": ["convert"],
@@ -1034,7 +1035,7 @@ evaluation: evaluated as in training
 + pass
 
 loop: a resumed run begins again
-- self.checkpoints.load() if resume else None
+- self.world.first(self.checkpoints.load) if resume else None
 + None
 
 sequences: validation data are trained on too
@@ -1328,6 +1329,42 @@ weights: cells are no layers
 onnx_layers: parts of a weight are joined along the first axis
 - attributes.get("axis", 0))
 + 0)[::-1]
+
+gradients Joined: gradients are the mean of those of parts, whatever rows these have
+- p.grad.mul_(self._world.size / count)
++ p.grad.mul_(self._world.size / count if len(batch.parts) == 1 else 1 / len(batch.parts))
+
+gradients Joined: each part starts from the state of the first
+- loss, state = module(part, before)
++ loss, state = module(part, (states or [None])[0])
+
+distributed: rows of a carried state are divided in one piece
+- rows = torch.arange(_rows(state))[part::parts]
++ rows = torch.arange(_rows(state))[part : part + 1]
+
+sequences: a group is in both parts
+- out = np.isin(numbers, order[:count])
++ out = np.arange(len(data)) < held[count - 1]
+
+sequences: groups that were trained on are not noticed
+- shared = sorted(g for g in set(data.groups or []) if group_digests([g])[0] in known)
++ shared = sorted(g for g in set(data.groups or []) if g in known)
+
+alignment: a blank may be left out between equal tokens
+- skips[3::2] = ids[1:] != ids[:-1]
++ skips[3::2] = True
+
+alignment: a phrase goes on without the blank between equal tokens
+- fresh = np.append(True, ids[1:] != ids[:-1])
++ fresh = np.ones(n, dtype=bool)
+
+alignment: a blank before the phrase ends what is outside it
+- outside = np.array([p[t, boundary], p[t, blank] * outside.sum()])
++ outside = np.array([p[t, boundary], p[t, blank] * outside[1]])
+
+transcripts: a false alarm too many
+- bound = wrong[allowed] if len(wrong) > allowed else 0.0
++ bound = wrong[allowed + 1] if len(wrong) > allowed + 1 else 0.0
 
 data/shards: a damaged shard is read
 - if digest.hexdigest() != self._digests[shard]:

@@ -11,7 +11,7 @@ from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import OstinatoError
 
 RATE = 8000
-ABSOLUTE = Spectrogram(RATE, normalization="none")
+ABSOLUTE = Spectrogram(RATE, causal=True)
 T_AXIS = np.arange(RATE) / RATE
 
 

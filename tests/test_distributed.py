@@ -337,4 +337,4 @@ def test_batch_normalisation_by_parts_is_said() -> None:
     net.norm = nn.BatchNorm1d(2)
     witness = Witness()
     trainer(net, witness, steps=2, accumulate=2).run()
-    assert ["batch normalisation: by the rows of each part of a batch alone"] == witness.notes
+    assert witness.notes == ["batch normalisation: by the rows of each part of a batch alone"]

@@ -25,7 +25,7 @@ from ostinato.data.vocabulary import word_tokens
 from ostinato.errors import DataError
 from ostinato.tasks import generation
 from ostinato.tasks.generation import DegenerateTextWarning, degeneration, draw_token
-from ostinato.training import loop, storage
+from ostinato.training import distributed, storage
 
 LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 TEXT = "to be or not to be, that is the question:\nwhether 'tis nobler in the mind, é\n" * 30
@@ -786,7 +786,7 @@ def test_learning_stops_early_and_keeps_the_best():
 def test_a_budget_of_minutes_or_epochs_is_kept(monkeypatch):
     taken = []  # of every step, each of which takes a hundredth of a second
     clock = SimpleNamespace(perf_counter=lambda: len(taken) / 100)
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(distributed, "time", clock)
     counting = register_optimizer_step_post_hook(lambda *_: taken.append(None))
     try:
         model = small(None, minutes=0.01).fit(TEXT)

@@ -34,7 +34,7 @@ RECURRENCE = ["cells", "diagonal", "scan", "backends", "layers", "dropin", "stre
 # What all tasks may import; every other module of `tasks` is one of them.
 SHARED_BY_TASKS = {
     "base", "corpora", "estimators", "linear", "minirocket", "networks", "prepared", "registry",
-    "sequences", "targets", "writing",
+    "sequences", "targets", "transcripts", "writing",
 }  # fmt: skip
 
 

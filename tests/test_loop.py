@@ -20,7 +20,7 @@ from torch import nn
 from ostinato.data.batches import ContiguousBatches
 from ostinato.errors import OstinatoError
 from ostinato.recurrence.cells import LSTMState
-from ostinato.training import loop
+from ostinato.training import distributed, loop
 from ostinato.training.callbacks import Callback
 from ostinato.training.checkpoints import Checkpoints
 from ostinato.training.health import NonFiniteError
@@ -241,7 +241,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.speed = 1.0
-        monkeypatch.setattr(loop, "time", self)
+        monkeypatch.setattr(distributed, "time", self)
 
     def perf_counter(self) -> float:
         return self.now

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_features import sine, write_wav
 
 import ostinato
 from ostinato.cli.options import options_of
@@ -303,8 +304,11 @@ def test_a_setting_that_was_given_is_not_searched(tmp_path):
     assert {ostinato.load(tmp_path / "s" / "trials" / str(i)).cell for i in (0, 1)} == {"lstm"}
 
 
-def small_data(command):
+def small_data(command, folder):
     """Data and quick settings of a task."""
+    recordings = [folder / f"{i}.wav" for i in range(12)]
+    for i, path in enumerate(recordings):
+        write_wav(path, sine(300 + 100 * i, 8000, 0.15), 8000)
     words = [f"{a} {b}" for a in ("good", "bad", "fine", "grey") for b in ("day", "rain", "wind")]
     wave = np.sin(np.arange(90.0)) + 0.01 * np.arange(90.0)
     rolls = [RNG.random((20, 88)) < 0.05 for _ in range(6)]
@@ -317,6 +321,8 @@ def small_data(command):
         "translate": (words, [word[::-1] for word in words], quick),
         "summarize": (words, [word[:3] for word in words], quick),
         "transcribe": (X[:20], [["a", "b"][y] for y in Y[:20]], quick),
+        "speak": (recordings, ["ab", "ba"] * 6, quick),
+        "vocode": (recordings, None, quick),
         "forecast": (wave, None, quick | {"horizon": 3, "ensemble_size": 1}),
         "music": (rolls, None, quick),
     }[command]
@@ -325,8 +331,8 @@ def small_data(command):
 @pytest.mark.parametrize(
     "task", [t for t in TASKS if t.command != "caption"], ids=lambda t: t.command
 )
-def test_every_task_can_be_tuned(task):
-    data, y, settings = small_data(task.command)
+def test_every_task_can_be_tuned(task, tmp_path):
+    data, y, settings = small_data(task.command, tmp_path)
     model = getattr(ostinato, task.estimator)(**settings)
     small = {"hidden_size": [4, 6], "num_layers": 1, "learning_rate": [0.01, 0.02], "cell": ["gru"]}
     found = ostinato.tune(model, data, y, trials=1, space=small)

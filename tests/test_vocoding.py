@@ -1,4 +1,4 @@
-"""A vocoder: its loss equals its equations, its stream draws what it learnt, chunks are the whole."""
+"""A vocoder: its loss equals its equations, its stream draws from what it learnt."""
 
 import math
 

@@ -13,7 +13,6 @@ import ostinato
 from ostinato.cli.commands import USE, can, command, print_json
 from ostinato.cli.options import MidiFile, Picture, SoundFile
 from ostinato.data.lazy import Lazy
-from ostinato.data.textfiles import numbered_lines
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import tasks_with
 
@@ -231,7 +230,7 @@ def find(
     model: SpeechTranscriber = ostinato.load(run)
     sought = list(phrase)
     if phrases is not None:
-        sought += [line for _, line in numbered_lines(phrases) if line.strip()]
+        sought += [line for _, line in textfiles.numbered_lines(phrases) if line.strip()]
     read = model.recordings(list(recordings))
     if false_alarms is not None:
         known = list(validation) or None

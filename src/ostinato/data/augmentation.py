@@ -37,9 +37,9 @@ class AugmentationSettings:
     augment: bool | None = None
     speed: float = 0.1
     pitch: float = 0.1
-    snr: float = 10.0
+    snr: float = 100.0
     gain: float = 6.0
-    masks: int = 1
+    masks: int = 0
 
 
 @dataclass(frozen=True)

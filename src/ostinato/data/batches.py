@@ -205,7 +205,7 @@ class ContiguousBatches(Epochs):
             for row in rows:
                 self._reader.touch(row * self._n + steps.start, row * self._n + steps.stop + 1)
         inputs, targets = (
-            torch.from_numpy(streams[rows.start : rows.stop : rows.step, steps].astype(np.int64))
+            torch.from_numpy(streams[np.asarray(rows), steps].astype(np.int64))
             for streams in self._streams
         )
         lengths = torch.full((len(rows),), inputs.shape[1])

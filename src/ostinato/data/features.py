@@ -27,8 +27,6 @@ from ostinato.errors import DataError, OstinatoError, require
 
 ImageForm = Literal["rows", "pixels", "whole"]
 
-Normalization = Literal["mean", "variance", "level", "none"]
-
 MAX_PIXELS = 1 << 26
 """Pixels of an image, at most."""
 
@@ -195,9 +193,10 @@ class Lexicon:
 class Spectrogram:
     """Sound as the logarithm of its energy in bands of the mel scale, a row every few milliseconds.
 
-    Each recording is normalised, so that loudness, and the microphone's colour, do not matter; but
-    not where rows must not know what comes after them: a mean of the little heard so far would move
-    with the speech.
+    Each recording is normalised, so that loudness, the microphone's colour and the noise of a room
+    matter less: what is far below its loudest row is silence, and each band has its mean over the
+    recording taken away. But not where rows must not know what comes after them: a mean of the
+    little heard so far would move with the speech.
 
     Args:
         rate: samples a second that it works on; others are converted.
@@ -206,8 +205,7 @@ class Spectrogram:
         hop: from row to row, in seconds.
         causal: whether a row knows no more than the sound up to the end of its window; see
             `SpectrogramStream`.
-        normalization: what is taken away of each recording: its mean in each band; with variance,
-            each band is divided by its standard deviation, too; level, the mean of all bands; none.
+        dynamic_range: how far below the loudest of a recording silence begins, in dB.
 
     >>> t = np.arange(8000) / 8000
     >>> features = Spectrogram(rate=8000)(np.sin(2 * np.pi * 440 * t).astype("f4"), 8000)
@@ -220,14 +218,14 @@ class Spectrogram:
     window: float = 0.025
     hop: float = 0.01
     causal: bool = False
-    normalization: Normalization = "mean"
+    dynamic_range: float = 80.0
 
     def __post_init__(self) -> None:
         shares = (self.rate / MAX_RATE, self.bands / MAX_BANDS, self.window, self.hop)
-        if not all(0 < share <= 1 for share in shares):
+        if not all(0 < share <= 1 for share in (*shares, self.dynamic_range / 100)):
             raise OstinatoError(
-                f"{self}: expected up to {MAX_RATE:,} samples a second, {MAX_BANDS:,} bands, and "
-                "one second for window and hop."
+                f"{self}: expected up to {MAX_RATE:,} samples a second, {MAX_BANDS:,} bands, "
+                "one second for window and hop, and 100 dB of dynamic range."
             )
 
     def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -243,18 +241,13 @@ class Spectrogram:
             return np.concatenate([stream.feed(samples), stream.finish()])
         around = np.zeros(self.fft // 2, dtype=np.float32)
         energy = self.energy(np.concatenate([around, samples, around]))
-        # Energy 80 dB below the loudest is silence.
-        mel = np.log(np.maximum(energy, max(1e-10, float(energy.max()) * 1e-8)))
+        least = max(1e-10, float(energy.max()) * 10 ** (-self.dynamic_range / 10))
+        mel = np.log(np.maximum(energy, least))
         return self.normalized(mel)
 
     def normalized(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the log-mel rows of a whole recording, ``(T, bands)``, normalised."""
-        if self.causal or self.normalization == "none" or not len(mel):
-            return mel
-        if self.normalization == "level":
-            return np.asarray(mel - mel.mean())
-        mel = mel - mel.mean(0)
-        return mel if self.normalization == "mean" else np.asarray(mel / (mel.std(0) + 0.1))
+        return mel if self.causal or not len(mel) else np.asarray(mel - mel.mean(0))
 
     @property
     def size(self) -> int:

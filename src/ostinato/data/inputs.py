@@ -19,7 +19,6 @@ from ostinato.data.features import (
     MAX_UPSAMPLING,
     ImageForm,
     Lexicon,
-    Normalization,
     Spectrogram,
     image_as_steps,
     image_shape,
@@ -47,9 +46,9 @@ class InputSettings:
         min_count: words rarer than this are unknown, and read by their letters alone.
         lowercase: whether words are looked up without regard to upper case.
         bands: bands of the mel scale that sound is cut into.
-        normalization: what is taken away of each recording, where a step may know the future: its
-            mean in each band; with variance, bands are divided by their standard deviation, too;
-            level, the mean of all bands, so that loudness alone does not matter; or none.
+        dynamic_range: how far below the loudest of a recording silence begins, in dB; the less,
+            the less the noise of rooms and microphones matters. Not of models that read in one
+            direction, which do not know what is loudest.
         image: rows of an image as steps, its pixels as steps, or the whole as one step.
     """
 
@@ -57,7 +56,7 @@ class InputSettings:
     min_count: int = 2
     lowercase: bool = True
     bands: int = 40
-    normalization: Normalization = "mean"
+    dynamic_range: float = 35.0
     image: ImageForm = "rows"
 
 
@@ -154,8 +153,9 @@ class Inputs(SequenceInputs):
             return cls(corpus.kind, lexicon=lexicon)
         if corpus.kind == "sound":
             rate = mode(map(sound_rate, corpus.inputs))
-            how = "none" if causal else settings.normalization
-            spectrogram = Spectrogram(rate, settings.bands, causal=causal, normalization=how)
+            spectrogram = Spectrogram(
+                rate, settings.bands, causal=causal, dynamic_range=settings.dynamic_range
+            )
             return cls("sound", spectrogram.bands, spectrogram=spectrogram)
         if corpus.kind == "image":
             shape = mode(

@@ -164,7 +164,7 @@ def _one_label(table: Table, rows: NDArray[np.int64], labels: list[Any]) -> Any:
 
 
 def _one_group(table: Table, rows: NDArray[np.int64], cells: list[str]) -> str:
-    group, first = cells[rows[0]], table.place(int(rows[0])).line
+    group, first = cells[int(rows[0])], table.place(int(rows[0])).line
     for row in rows.tolist():
         if cells[row] != group:
             raise table.place(row).error(

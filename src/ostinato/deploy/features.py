@@ -53,7 +53,8 @@ def spectrogram_piece(onnx: Any, how: Spectrogram) -> Piece:
         nothing = g.constant(0.0, np.float64)
         energy = g.add("Where", mask, energy, nothing)
         loudest = g.add("ReduceMax", energy, g.ints(1, 2), keepdims=1)
-        least = g.add("Mul", loudest, g.constant(1e-8, np.float64))
+        silence = g.constant(10 ** (-how.dynamic_range / 10), np.float64)
+        least = g.add("Mul", loudest, silence)
         least = g.add("Max", least, g.constant(1e-10, np.float64))
         mel = g.add("Where", mask, g.add("Log", g.add("Max", energy, least)), nothing)
         whole = g.add("Unsqueeze", g.add("Cast", rows, to=11), g.ints(1, 2))
@@ -87,7 +88,8 @@ def _exact(how: Spectrogram, feeds: Feeds) -> dict[str, Tensor]:
         if how.causal:
             found.append(torch.from_numpy(np.log(np.maximum(energy, how.silence))))
             continue
-        mel = np.log(np.maximum(energy, max(1e-10, energy.max() * 1e-8)))
+        least = energy.max() * 10 ** (-how.dynamic_range / 10)
+        mel = np.log(np.maximum(energy, max(1e-10, least)))
         found.append(torch.from_numpy(mel - mel.mean(0)))
     x = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
     if how.causal:

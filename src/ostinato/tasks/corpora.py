@@ -54,6 +54,7 @@ class CorpusEstimator(
         super().check_settings()
         check_sizes(self, "embedding_size vocabulary_size min_count")
         check_value(self, "bands", lambda n: 0 < n <= MAX_BANDS, "a number of bands, 1 to 10,000")
+        check_value(self, "dynamic_range", lambda v: 0 < v <= 100, "dB above 0, up to 100")
         even = "an even number below 2**24, 0 for none"
         check_value(self, "spelling_size", lambda n: 0 <= n < 2**24 and n % 2 == 0, even)
         if self.separator == "":

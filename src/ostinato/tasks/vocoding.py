@@ -167,7 +167,8 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
             X = read_corpus(paths, self, labelled=False) if paths else corpus_of(X, None, self)
         if X.kind != "sound":
             raise X.places[0].error(f"holds {X.kind}; expected recordings.")
-        return replace(X, targets=[""] * len(X))
+        found: Corpus = replace(X, targets=[""] * len(X))
+        return found
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         call = type(self).__name__

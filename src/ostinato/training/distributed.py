@@ -10,8 +10,8 @@ files and prints.
 from __future__ import annotations
 
 import atexit
+import json
 import os
-import pickle
 import socket
 import time
 import warnings
@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 
@@ -108,12 +110,12 @@ class Ranks(World):
             torch.cuda.set_device(self._local_rank)
         torch.set_num_threads(threads_of(place))
         with noticing_lost_peers():
-            store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-            self._store = dist.PrefixStore("ostinato", store)
+            store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+            self._store = PrefixStore("ostinato", store)
             if not dist.is_initialized():
                 dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if gpus else "gloo",
-                    store=dist.PrefixStore("group", self._store),
+                    store=PrefixStore("group", self._store),
                     rank=self.rank,
                     world_size=self.size,
                     timeout=TIMEOUT,
@@ -145,24 +147,23 @@ class Ranks(World):
 
     def first(self, make: Callable[[], T]) -> T:
         self._made += 1
-        key, found = f"made {self._made}", cast("list[Any]", [None])
+        key, found = f"made {self._made}", [cast(T, None)]
         if self.rank:
             with noticing_lost_peers():
                 self._store.wait([key], PREPARATION)
-                problem: str | None = pickle.loads(self._store.get(key))
+                problem: str | None = json.loads(self._store.get(key))
             if problem is not None:
                 raise PeerError(problem)
         else:
             try:
                 found = [make()]
             except BaseException as error:
-                self._store.set(key, pickle.dumps(str(error) or type(error).__name__))
+                self._store.set(key, json.dumps(str(error) or type(error).__name__))
                 raise
-            self._store.set(key, pickle.dumps(None))
+            self._store.set(key, json.dumps(None))
         with noticing_lost_peers():
             dist.broadcast_object_list(found, 0)
-        made: T = found[0]
-        return made
+        return found[0]
 
     def local_device(self, name: str) -> str:
         if name in ("auto", "cuda") and torch.cuda.is_available():

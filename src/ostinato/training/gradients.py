@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -84,7 +84,7 @@ class Parts:
                 f"or into {accumulate} parts; expected a method split(part, parts)."
             )
         first, count = world.rank * accumulate, world.size * accumulate
-        self._mine = [batches.split(first + i, count) for i in range(accumulate)]
+        self._mine: list[Any] = [batches.split(first + i, count) for i in range(accumulate)]
         self.windows: int = self._mine[0].windows
 
     def next_batch(self) -> PartedBatch:
@@ -130,7 +130,10 @@ class Joined(nn.Module):
     def forward(self, part: Any, state: Any) -> tuple[Tensor, Any]:
         """Return the sum of the losses of the items of a part, and the state after it."""
         loss, after = self._objective.loss(self.network, part, state)
-        return _Reaching.apply(loss * self._items(part), *self._trained), after
+        total: Tensor = _Reaching.apply(  # type: ignore[no-untyped-call]
+            loss * self._items(part), *self._trained
+        )
+        return total, after
 
     def losses(self, batch: PartedBatch, states: Sequence[Any] | None) -> Sequence[Tensor]:
         """Return the loss of each part of a batch that is computed here."""
@@ -148,8 +151,10 @@ class Joined(nn.Module):
         pairs = zip(batch.parts, states or [None] * len(batch.parts), strict=True)
         for i, (part, before) in enumerate(pairs):
             is_last = i == len(batch.parts) - 1
-            waits = isinstance(module, DistributedDataParallel) and not is_last
-            with noticing_lost_peers(), module.no_sync() if waits else nullcontext():
+            waiting: AbstractContextManager[None] = nullcontext()
+            if isinstance(module, DistributedDataParallel) and not is_last:
+                waiting = module.no_sync()
+            with noticing_lost_peers(), waiting:
                 loss, state = module(part, before)
                 torch.autograd.backward(loss)
             after.append(None if part.idle else state)

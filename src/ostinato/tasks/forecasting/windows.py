@@ -309,7 +309,7 @@ class WindowBatches(Epochs):
         rows = self._order[1][k * self._batch_size : (k + 1) * self._batch_size]
         self._advance()
         passes = (self._epoch * self.windows + self._next) / self.windows
-        own, idle = self._share(rows)
+        own, idle = self._share(rows.tolist())
         return self._batch([self._cutoffs[row] for row in own], passes)._replace(idle=idle)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
