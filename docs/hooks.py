@@ -19,7 +19,7 @@ import torch
 
 import ostinato
 from ostinato import cells, insight, networks
-from ostinato.cli.commands import GROUPS, TUNE, listed
+from ostinato.cli.commands import GROUPS, PREPARE, TUNE, listed
 from ostinato.cli.options import REQUIRED, help_of, options_of, section
 from ostinato.recurrence.backends import diagonal
 from ostinato.recurrence.cells.base import _named
@@ -159,7 +159,7 @@ def _members(cls: type) -> list[str]:
 def _commands() -> str:
     """Return the page of all commands: their own help."""
     lines = ["# Commands\n", "What `ostinato COMMAND --help` shows.\n"]
-    for group in [*GROUPS, TUNE]:
+    for group in [*GROUPS, PREPARE, TUNE]:
         lines.append(f"## {group}\n")
         for each in listed(group):
             help = help_of(each.name, each.text, each.options()).rstrip()

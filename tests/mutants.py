@@ -34,7 +34,7 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -66,6 +66,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "onnx_layers": ["convert"],
     "weights": ["convert"],
     "space": ["tuning"],
+    "data/shards": ["prepared"],
+    "data/batches": ["prepared"],
     "study": ["tuning"],
     "speech": ["speech_network"],
     "vocoder": ["vocoding"],
@@ -1446,6 +1448,14 @@ vocoder: the earliest sample is taken for the latest
 vocoder: the sample to be drawn is known
 - [F.pad(before[:, :-1], (0, 0, 1, 0)), companded(p[..., :1]), self.features(x)], -1
 + [before, companded(p[..., :1]), self.features(x)], -1
+
+data/shards: a damaged shard is read
+- if digest.hexdigest() != self._digests[shard]:
++ if False:
+
+data/batches: sequences that were too few for a batch are forgotten
+- pieces = before.left + pieces
++ pieces = list(pieces)
 """
 
 

@@ -20,7 +20,7 @@ ASKING = [command for command in COMMANDS.values() if command.protocol]
 
 def test_every_task_has_a_command_that_trains_and_one_that_uses_it():
     trained = [f"train {task.command}" for task in TASKS]
-    assert [command.name for command in listed(TRAIN)] == ["train", *trained, "tune"]
+    assert [command.name for command in listed(TRAIN)] == ["train", *trained, "prepare", "tune"]
     for task in TASKS:
         able = {command.name for command in ASKING if command.protocol in task.protocols}
         assert able & {command.name for command in listed(USE)}, task

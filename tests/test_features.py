@@ -65,7 +65,8 @@ def test_words_that_were_encoded_can_be_told(lowercase):
 
     def told(sentences):
         rows, words = lexicon.encode(sentences)
-        return lexicon.decode(Examples(Ragged.of(rows), np.zeros(len(rows)), words))
+        inputs = Ragged.of(rows)
+        return lexicon.decode(Examples(inputs, np.zeros(len(inputs)), words))
 
     assert told([["TO", "be"], [], [known]]) == [
         ["to" if lowercase else "T\ufffd", "be"],

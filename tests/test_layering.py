@@ -33,8 +33,8 @@ ROOT = 7.5
 RECURRENCE = ["cells", "diagonal", "scan", "backends", "layers", "dropin", "streams"]
 # What all tasks may import; every other module of `tasks` is one of them.
 SHARED_BY_TASKS = {
-    "base", "corpora", "estimators", "linear", "minirocket", "networks", "registry", "sequences",
-    "targets", "transcripts", "writing",
+    "base", "corpora", "estimators", "linear", "minirocket", "networks", "prepared", "registry",
+    "sequences", "targets", "transcripts", "writing",
 }  # fmt: skip
 
 

@@ -31,6 +31,9 @@ PICTURES = (
 RUN_FILE = "run.json"
 """In the folder of a run: its settings, facts about its data, and their checksums."""
 
+PREPARED_FILE = "prepared.json"
+"""In a folder of prepared data: what they are."""
+
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
@@ -79,6 +82,11 @@ def refuse_to_overwrite(path: Path) -> None:
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not (is_empty and path.name):  # "." cannot be renamed to
         raise OstinatoError(f"{path}: already exists and is not an empty folder; choose another.")
+
+
+def is_prepared(path: Path) -> bool:
+    """Tell whether a folder holds prepared data."""
+    return (path / PREPARED_FILE).is_file()
 
 
 def check_there(paths: Iterable[Path]) -> None:

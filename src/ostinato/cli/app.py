@@ -20,11 +20,12 @@ from ostinato.cli import (  # noqa: F401 add commands
     exchange,
     inspection,
     prediction,
+    preparing,
     training,
     tuning,
     writing,
 )
-from ostinato.cli.commands import COMMANDS, GROUPS, TRAIN, TUNE, listed, refuse_wrong_task
+from ostinato.cli.commands import COMMANDS, GROUPS, PREPARE, TRAIN, TUNE, listed, refuse_wrong_task
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
@@ -36,6 +37,9 @@ OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
 5 and 200 milliseconds, for which a thread that waits keeps a core from who else wants it."""
 
+
+TWO = ["train"], ["tune"], ["prepare"]
+"""Commands of two words: the second is a task."""
 
 SAME = 1.0
 """Seconds in which another rank than the first waits whether that says the same."""
@@ -96,9 +100,9 @@ def _run(tokens: list[str], place: Launch) -> int | None:
     if tokens[:1] == ["--complete"]:  # asked by a shell
         print("\n".join(completions(tokens[1:])))
         return 0
-    words = 2 if tokens[:1] in (["train"], ["tune"]) else 1
+    words = 2 if tokens[:1] in TWO else 1
     name, rest = " ".join(tokens[:words]), tokens[words:]
-    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens in (["train"], ["tune"]):
+    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens in TWO:
         print(_overview(tokens[0] if tokens else ""))
         return 0
     close = [] if name in COMMANDS else get_close_matches(name, COMMANDS, n=1)
@@ -161,7 +165,7 @@ def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
     lines += ["Train recurrent neural networks on sequences, use them, look inside."]
-    for group in {"train": [TRAIN], "tune": [TUNE]}.get(of, GROUPS):
+    for group in {"train": [TRAIN], "tune": [TUNE], "prepare": [PREPARE]}.get(of, GROUPS):
         lines += ["", f"{group}:"]
         lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
     lines += ["", "ostinato COMMAND --help shows its options and examples."]

@@ -48,6 +48,9 @@ GROUPS = START, TRAIN, USE, LOOK = (
 TUNE = "Search for settings"
 """The heading of the commands that tune a task, in the help of ``ostinato tune`` alone."""
 
+PREPARE = "Prepare data"
+"""The heading of the commands that prepare data for a task, in the help of ``ostinato prepare``."""
+
 COMMANDS: dict[str, Command] = {}
 """Every command by its name."""
 

@@ -67,7 +67,7 @@ def completions(words: Sequence[str]) -> list[str]:
     (['classify'], ['byte', 'bpe'])
     """
     *before, last = words or [""]
-    two = before[:1] in (["train"], ["tune"])
+    two = before[:1] in (["train"], ["tune"], ["prepare"])
     if len(before) < 1 + two:
         firsts = (name.split() for name in COMMANDS)
         found = [name[len(before)] for name in firsts if name[: len(before)] == before

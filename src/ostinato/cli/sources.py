@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ostinato.data.chunks import is_large
 from ostinato.data.columns import numbers_rows
 from ostinato.data.corpus import IMAGES, SOUNDS, Corpus, ReadingSettings
 from ostinato.data.formats import is_table, read_table
@@ -21,7 +22,7 @@ from ostinato.data.speech import SpeechSettings, read_speech
 from ostinato.data.tables import NUMBER_LIKE, Table
 from ostinato.data.text import TextSource
 from ostinato.errors import DataError, OstinatoError
-from ostinato.files import MIDI, check_there
+from ostinato.files import MIDI, check_there, is_prepared
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.registry import TASKS, Source
 
@@ -29,6 +30,9 @@ Settings = TypeVar("Settings", ReadingSettings, PairSettings, SeriesSettings, Sp
 
 PLAIN = {".txt", ".text", ".md", ".rst", ".gz", ".xz", ".bz2", ".zst", ""}
 """Suffixes of files that may hold running text."""
+
+LARGE = ("labels", "steps", "pairs")
+"""Sources that may be larger than memory."""
 
 FEW = 20
 """Distinct numbers up to which they may be classes."""
@@ -44,6 +48,8 @@ def read(source: Source, paths: Sequence[Path], given: Mapping[str, Any]) -> Any
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass
         return kind(**{name: given[name] for name in names if name in given})
 
+    if any(map(is_prepared, paths)) or (source in LARGE and is_large(paths)):
+        return list(paths)  # which `fit` reads a chunk at a time
     match source:
         case "labels" | "steps":
             by_step = source == "steps"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json as jsons
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,14 @@ from ostinato.cli.commands import (
 from ostinato.cli.options import REQUIRED, Kind, Option, options_of
 from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
-from ostinato.files import RUN_FILE, check_new_folder, check_there, refuse_to_overwrite
+from ostinato.files import (
+    PREPARED_FILE,
+    RUN_FILE,
+    check_new_folder,
+    check_there,
+    is_prepared,
+    refuse_to_overwrite,
+)
 from ostinato.launch import launch
 from ostinato.memory import peak_memory
 from ostinato.tasks.registry import TASKS, Task, task_of
@@ -73,6 +82,7 @@ def train(
             refuse_to_overwrite(out)
             check_new_folder(out)
         check_there(files)
+        settings = prepared_settings(files, task) | settings
         data = sources.read(task.source, files, settings)
         if "validation" in how:
             how["validation"] = sources.read(task.source, how["validation"], settings)
@@ -130,6 +140,18 @@ def _report(facts: dict[str, Any], out: Path) -> None:
     for name, file in (("curve", "learning_curve.png"), ("metrics", "metrics.jsonl")):
         if (out / file).exists():
             print(f"  {name:<8} {out}/{file}")
+
+
+def prepared_settings(files: Sequence[Path], task: Task) -> dict[str, Any]:
+    """Return the settings that data were prepared with; none for other data."""
+    if len(files) != 1 or not is_prepared(files[0]):
+        return {}
+    try:
+        settings = jsons.loads((files[0] / PREPARED_FILE).read_bytes())["settings"]
+        known = {option.name for option in options_of(task.module, task.estimator)}
+        return {name: value for name, value in settings.items() if name in known}
+    except (OSError, ValueError, LookupError, AttributeError):
+        return {}  # which is said when the data are opened
 
 
 def fit_options(task: Task) -> list[Option]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,11 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ostinato.data.ragged import Examples, Ragged, write_array
+from ostinato.data.shards import Reader, Work, write_shards
 from ostinato.errors import DataError, OstinatoError
 from ostinato.networks.inputs import Words
 
 POOL = 50
 """Batches among which sequences are sorted by length: less padding, and still a random order."""
+
+SHUFFLED = 1 << 28
+"""Bytes of sequences that are shuffled together; of more, stretches are shuffled, and then a few of
+these at a time (as in WebDataset, or a shuffle buffer), so that memory is bounded."""
+
+STRETCHES = 16
+"""Stretches of sequences that are shuffled together, where there are more."""
+
+_ROWS = 1 << 14  # sequences of a stretch, at most
 
 T = TypeVar("T")
 
@@ -133,6 +144,7 @@ class ContiguousBatches(Epochs):
             (`open_tokens`).
         batch_size: B, the number of streams.
         window: T, the time steps of one batch.
+        reader: watches over the file that tokens are mapped from.
 
     Attributes:
         windows: batches in an epoch.
@@ -145,7 +157,9 @@ class ContiguousBatches(Epochs):
     (2, 6, True)
     """
 
-    def __init__(self, tokens: ArrayLike, batch_size: int, window: int) -> None:
+    def __init__(
+        self, tokens: ArrayLike, batch_size: int, window: int, reader: Reader | None = None
+    ) -> None:
         array = np.asanyarray(tokens)
         call = _checked_call("ContiguousBatches", batch_size=batch_size, window=window)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -165,6 +179,7 @@ class ContiguousBatches(Epochs):
         self._length = len(array)
         n = (len(array) - 1) // batch_size
         # Views, so that tokens mapped from disk stay there until their window comes.
+        self._reader, self._n = reader, n
         self._streams = [array[i : batch_size * n + i].reshape(batch_size, n) for i in (0, 1)]
         self.windows = -(-n // window)
         self.predictions = batch_size * n
@@ -184,8 +199,11 @@ class ContiguousBatches(Epochs):
         return (self._batch(0, window) for window in windows)
 
     def _batch(self, epoch: int, window: int) -> SequenceBatch:
-        steps = slice(window * self.window, (window + 1) * self.window)
+        steps = slice(window * self.window, min((window + 1) * self.window, self._n))
         rows, idle = self._share(range(self.batch_size))
+        if self._reader is not None:
+            for row in rows:
+                self._reader.touch(row * self._n + steps.start, row * self._n + steps.stop + 1)
         inputs, targets = (
             torch.from_numpy(streams[np.asarray(rows), steps].astype(np.int64))
             for streams in self._streams
@@ -249,6 +267,34 @@ def write_tokens(
     return open_tokens(path)
 
 
+def write_token_shards(
+    pieces: Callable[[int], Iterable[tuple[int, NDArray[np.integer[Any]]]]],
+    path: Path,
+    vocabulary_size: int,
+    work: Work,
+    stage: str,
+    characters: int,
+) -> np.memmap[Any, np.dtype[Any]]:
+    """Write token ids as `write_tokens` does, in shards, from where it was interrupted.
+
+    Args:
+        pieces: yields token ids from a character on, and the characters that they stand for, as
+            `Vocabulary.encode_counted`.
+        path: the file.
+        vocabulary_size: V.
+        work: where the shards are listed.
+        stage: what is told of the progress.
+        characters: of all pieces.
+    """
+    dtype = np.min_scalar_type(vocabulary_size - 1)
+
+    def items(done: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        return ((n, ids.astype(dtype)) for n, ids in pieces(done))
+
+    write_shards(path, items, work, stage, characters)
+    return open_tokens(path)
+
+
 def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
     """Map a file that `write_tokens` wrote: ids of shape (N,), read-only, read when used."""
     try:
@@ -261,6 +307,38 @@ def open_tokens(path: str | os.PathLike[str]) -> np.memmap[Any, np.dtype[Any]]:
     if not isinstance(tokens, np.memmap) or tokens.ndim != 1 or tokens.dtype not in kinds:
         raise DataError("does not hold token ids; write it with write_tokens.", path=path)
     return tokens
+
+
+class _Plan(NamedTuple):
+    """The batches of some stretches of an epoch.
+
+    Attributes:
+        epoch: the epoch.
+        group: number of the group of stretches.
+        begin: number of the first of the batches in the epoch.
+        batches: sequences, or windows of them, of each batch.
+        left: those that were too few for a batch.
+    """
+
+    epoch: int
+    group: int
+    begin: int
+    batches: list[list[_Piece]]
+    left: list[_Piece]
+
+
+def _stretches(rows: Ragged) -> NDArray[np.int64]:
+    """Return where stretches of sequences begin that are shuffled as one, and where the last ends.
+
+    A single one, unless the sequences are too large or too many to be shuffled together.
+    """
+    N = len(rows)
+    if rows.nbytes <= SHUFFLED and N <= STRETCHES * _ROWS:
+        return np.array([0, N])
+    each = max(1, rows.nbytes // max(1, len(rows.values)))  # bytes of a step
+    steps = max(1, SHUFFLED // STRETCHES // each)
+    ends = np.searchsorted(rows.starts, np.arange(0, len(rows.values), steps))
+    return np.unique(np.concatenate([np.arange(0, N, _ROWS), ends[ends < N], [N]]))
 
 
 @dataclass(eq=False, repr=False)
@@ -321,13 +399,18 @@ class SequenceBatches(Epochs):
             pieces = np.where(lengths > window, -(-lengths // window) + 1, 1)
         self._pieces = int(pieces.sum())
         self.windows = -(-self._pieces // self.batch_size)
-        self._order: tuple[int, list[list[_Piece]]] = (-1, [])
+        self._stretches = _stretches(self.examples.inputs)
+        self._plan = _Plan(-1, 0, 0, [], [])
 
     def next_batch(self) -> SequenceBatch:
         """The next batch of the endless succession of epochs."""
-        if self._order[0] != self._epoch:
-            self._order = (self._epoch, self._arranged(self._epoch))
-        pieces = self._order[1][self._next]
+        plan = self._plan
+        if plan.epoch != self._epoch or self._next < plan.begin:
+            plan = self._arranged(_Plan(self._epoch, -1, 0, [], []))
+        while self._next >= plan.begin + len(plan.batches):
+            plan = self._arranged(plan)
+        self._plan = plan
+        pieces = plan.batches[self._next - plan.begin]
         own, idle = self._share(pieces)
         places, _ = self._share(range(len(pieces)))
         batch = self._batch(own, self._epoch, places)._replace(idle=idle)
@@ -353,23 +436,41 @@ class SequenceBatches(Epochs):
             ends = zip(rows.tolist(), self._lengths[rows].tolist(), strict=True)
             yield rows, self.transform(self._batch([(row, 0, end) for row, end in ends], 0))
 
-    def _arranged(self, epoch: int) -> list[list[_Piece]]:
-        random = np.random.default_rng([self.seed % 2**32, epoch])
+    def _arranged(self, before: _Plan) -> _Plan:
+        """Return the batches of the next group of stretches of an epoch."""
+        epoch, group = before.epoch, before.group + 1
+        seed, stretches = self.seed % 2**32, len(self._stretches) - 1
+        random = np.random.default_rng([seed, epoch])
+        if stretches == 1:
+            rows = np.arange(len(self._lengths))
+        else:
+            some = random.permutation(stretches)[group * STRETCHES :][:STRETCHES].tolist()
+            rows = np.concatenate([np.arange(*self._stretches[i : i + 2]) for i in sorted(some)])
+            random = np.random.default_rng([seed, epoch, group])
         pieces: list[_Piece] = []
-        for row, length in enumerate(self._lengths.tolist()):
+        wanted = 0
+        for row, length in zip(rows.tolist(), self._lengths[rows].tolist(), strict=True):
             bounds = [0, length]
             if self.window is not None and length > self.window:
                 offset = int(random.integers(1, self.window + 1))
                 bounds[1:1] = range(offset, length, self.window)
+                wanted += -(-length // self.window)
+            wanted += 1
             pieces += [(row, begin, end - begin) for begin, end in pairwise(bounds)]
         pieces = [pieces[i] for i in random.permutation(len(pieces))]
-        pieces += pieces[: self._pieces - len(pieces)]  # so that all epochs are of one length
+        pieces += pieces[: wanted - len(pieces)]  # so that all epochs are of one length
+        pieces = before.left + pieces
+        size, further, left = self.batch_size, self._further, list[_Piece]()
+        if (group + 1) * STRETCHES < stretches:  # a batch may be of two groups
+            whole = len(pieces) // size * size
+            pieces, left = pieces[:whole], pieces[whole:]
         batches: list[list[_Piece]] = []
-        size, further = self.batch_size, self._further.tolist()
         for pool in range(0, len(pieces), POOL * size):
-            some = sorted(pieces[pool : pool + POOL * size], key=lambda p: p[2] + further[p[0]])
-            batches += [some[i : i + size] for i in range(0, len(some), size)]
-        return [batches[i] for i in random.permutation(len(batches))]
+            some_pieces = pieces[pool : pool + POOL * size]
+            some_pieces.sort(key=lambda p: p[2] + int(further[p[0]]))
+            batches += [some_pieces[i : i + size] for i in range(0, len(some_pieces), size)]
+        batches = [batches[i] for i in random.permutation(len(batches))]
+        return _Plan(epoch, group, before.begin + len(before.batches), batches, left)
 
     def _batch(
         self, pieces: Sequence[_Piece], epoch: int, places: Sequence[int] = ()
@@ -397,7 +498,9 @@ class SequenceBatches(Epochs):
         return SequenceBatch(_tensor(inputs), lengths, _tensor(chosen), epoch, target_lengths=own)
 
     def _layout(self) -> dict[str, int]:
-        return {
+        stretches = len(self._stretches) - 1
+        several = {"stretches": stretches} if stretches > 1 else {}
+        return several | {
             "sequences": len(self._lengths),
             "batch_size": self.batch_size,
             "window": self.window or 0,

@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ostinato.data.places import Place
 from ostinato.data.tables import TableSettings
@@ -92,14 +95,36 @@ class Corpus:
             None if None in groups else [g for some in groups for g in some or []],
         )
 
-    def take(self, rows: Sequence[int]) -> Corpus:
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Corpus:
         """Some of the sequences."""
         taken: dict[str, Any] = {}
         for name in ("inputs", "targets", "places", "step_lines", "groups"):
             items = getattr(self, name)
-            if items is not None and len(items):
-                taken[name] = [items[row] for row in rows]
+            if isinstance(items, list | tuple) and len(items):
+                taken[name] = [items[row] for row in np.asarray(rows, dtype=np.int64).tolist()]
+            elif items is not None and len(items):  # perhaps more than fits into memory
+                taken[name] = _Taken(items, np.asarray(rows, dtype=np.int64))
         return replace(self, **taken)
+
+
+class _Taken(Sequence[Any]):
+    """Some items of a sequence, looked up when they are asked for."""
+
+    def __init__(self, items: Sequence[Any], rows: NDArray[np.int64]) -> None:
+        self._items = items
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return _Taken(self._items, self._rows[index])
+        return self._items[int(self._rows[index])]
 
 
 def media_kind(names: Sequence[str]) -> Literal["sound", "image", "text"] | None:

@@ -14,10 +14,10 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -190,6 +190,18 @@ def read_delimited(
     path: Path, settings: TableSettings, asked: Collection[str], delimiter: str | None
 ) -> Table:
     """Read a delimited text; without a delimiter that which its lines agree on."""
+    text, head = _begin(path, delimiter)
+    if text.delimiter == "\t":
+        # A tab-separated file often knows no quoting: quotation marks are part of its text.
+        try:
+            return _table(text, head, settings, asked)
+        except DataError:
+            text = text._replace(quoting=csv.QUOTE_NONE)
+    return _table(text, head, settings, asked)
+
+
+def _begin(path: Path, delimiter: str | None) -> tuple[_Text, str]:
+    """Return how a file is cut into cells, and its beginning."""
     head = ""
     for piece in pieces(path):
         head += piece
@@ -199,14 +211,76 @@ def read_delimited(
     if declared:
         delimiter = declared[1]
     skipped = declared[0].count("\n") if declared else 0
-    text = _Text(path, delimiter or _delimiter(head), csv.QUOTE_MINIMAL, skipped)
-    if text.delimiter == "\t":
-        # A tab-separated file often knows no quoting: quotation marks are part of its text.
-        try:
-            return _table(text, head, settings, asked)
-        except DataError:
-            text = text._replace(quoting=csv.QUOTE_NONE)
-    return _table(text, head, settings, asked)
+    return _Text(path, delimiter or _delimiter(head), csv.QUOTE_MINIMAL, skipped), head
+
+
+def delimited_chunks(
+    path: Path, settings: TableSettings, asked: Collection[str], delimiter: str | None
+) -> Iterator[Table]:
+    """Read a delimited text some rows at a time, every cell as text.
+
+    Names and delimiter are those of the first million characters; the decimal mark is what the
+    first rows agree on, a point between commas.
+    """
+    text, head = _begin(path, delimiter)
+    try:
+        first = text.first_records(head)
+    except DataError:
+        if text.delimiter != "\t":
+            raise
+        text = text._replace(quoting=csv.QUOTE_NONE)
+        first = text.first_records(head)
+    rows = [row for row, _ in first]
+    names, named = names_of_columns(path, rows, first[0][1], settings, asked)
+    if named and len(rows) == 1:
+        raise DataError("has a line of names, and no rows after it.", path=path)
+    if named:
+        text = text._replace(skipped=first[1][1] - 1)
+    decimal = settings.decimal or ("." if text.delimiter == "," else None)
+    kept: list[int] | None = None
+    for some in chunked(text.records(), lambda record: sum(map(len, record[0]))):
+        for row, line in some:
+            if len(row) != len(names):
+                raise DataError(
+                    f"has {len(row)} cells, and line {first[0][1]} has {len(names)}.",
+                    path=path,
+                    line=line,
+                )
+        frame = pd.DataFrame([row for row, _ in some], columns=names, dtype=str)
+        kept = _kept(frame, names, named) if kept is None else kept
+        lines = np.array([line for _, line in some])
+        table = Table(
+            path, frame.iloc[:, kept], named=named, line=partial(np.copy, lines), decimal=decimal
+        )
+        decimal = decimal or table.decimal_mark
+        yield table
+
+
+Item = TypeVar("Item")
+
+CHUNK_ROWS = 20_000
+"""Rows that are read at a time of a table larger than memory, at most."""
+
+CHUNK_BYTES = 1 << 23
+"""Letters, or bytes, of these, about."""
+
+
+def chunked(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield items a chunk at a time: so many rows, or letters, at most.
+
+    >>> list(chunked("abc", lambda letter: CHUNK_BYTES // 2))
+    [['a', 'b'], ['c']]
+    """
+    some: list[Item] = []
+    letters = 0
+    for item in items:
+        some.append(item)
+        letters += size(item)
+        if len(some) == CHUNK_ROWS or letters >= CHUNK_BYTES:
+            yield some
+            some, letters = [], 0
+    if some:
+        yield some
 
 
 def _table(text: _Text, head: str, settings: TableSettings, asked: Collection[str]) -> Table:
@@ -240,9 +314,7 @@ def _table(text: _Text, head: str, settings: TableSettings, asked: Collection[st
     odd = [i for i in range(width) if frame[i].dtype.kind not in "iuf" and frame[i].dtype != "str"]
     if odd:
         frame[odd] = read(dict.fromkeys(odd, str), odd)
-    # A delimiter at the end of every line makes a column without a name or a cell.
-    nameless = [UNNAMED.fullmatch(name) or (not named and width > 1) for name in names]
-    kept = [i for i in range(width) if not (nameless[i] and (frame[i] == "").all())]
+    kept = _kept(frame, names, named)
     frame = frame if len(kept) == width else frame[kept]
     frame.columns = [names[i] for i in kept]
     whole = survey.lines == len(frame)  # a line a row
@@ -255,6 +327,12 @@ def _table(text: _Text, head: str, settings: TableSettings, asked: Collection[st
         # Without quotation marks no cell has a comma where commas are between cells.
         decimal=settings.decimal or ("." if text.delimiter == "," and not survey.quoted else None),
     )
+
+
+def _kept(frame: pd.DataFrame, names: Sequence[str], named: bool) -> list[int]:
+    """Return the columns that are any: a delimiter at the end of each line makes one more."""
+    nameless = [UNNAMED.fullmatch(name) or (not named and len(names) > 1) for name in names]
+    return [i for i, none in enumerate(nameless) if not (none and (frame.iloc[:, i] == "").all())]
 
 
 def _storage(cells: Sequence[str], named: bool) -> Storage | None:

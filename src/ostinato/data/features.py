@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ostinato.data.archives import Member
 from ostinato.data.ragged import Examples, Ragged, WordTable
 from ostinato.data.textfiles import check_size, library_errors, regular
 from ostinato.data.vocabulary import word_tokens
@@ -45,6 +46,9 @@ WORD_CHARACTERS = 24
 
 AFFIX = 4
 """Letters of the longest prefix and suffix."""
+
+MOST_FORMS = 1 << 20
+"""Distinct words that are kept apart, at most: beyond them the rarest are forgotten."""
 
 AFFIXES = 2 * AFFIX + 2
 """Prefixes, suffixes and shapes of a word."""
@@ -123,7 +127,13 @@ class Lexicon:
 
         With ``affixes``, those that two different words have.
         """
-        forms = Counter(word for sentence in sentences for word in sentence)
+        forms: Counter[str] = Counter()
+        rare = 1
+        for sentence in sentences:
+            forms.update(sentence)
+            while len(forms) > MOST_FORMS:  # forget the rarest, as word2vec does
+                forms = Counter({form: n for form, n in forms.items() if n > rare})
+                rare += 1
         counts: Counter[str] = Counter()
         for form, count in forms.items():
             counts[form.lower() if lowercase else form] += count
@@ -136,13 +146,22 @@ class Lexicon:
 
     def encode(
         self, sentences: Iterable[Sequence[str]]
-    ) -> tuple[list[NDArray[np.int32]], WordTable]:
-        """Sentences as rows of a table of the distinct words in them, and that table."""
+    ) -> tuple[Iterator[NDArray[np.int32]], WordTable]:
+        """Sentences as rows of a table of the distinct words in them, and that table.
+
+        The sentences are gone through twice. Beyond a million distinct words all others share a
+        row, as one unknown word without letters.
+        """
         row_of: dict[str, int] = {}
-        rows = [
-            np.array([row_of.setdefault(word, len(row_of)) for word in sentence], dtype=np.int32)
+        for sentence in sentences:
+            for word in sentence:
+                if word not in row_of and len(row_of) < MOST_FORMS:
+                    row_of[word] = len(row_of)
+        others = row_of.setdefault("", len(row_of)) if len(row_of) == MOST_FORMS else 0
+        rows = (
+            np.array([row_of.get(word, others) for word in sentence], dtype=np.int32)
             for sentence in sentences
-        ]
+        )
         ids = [self._id_of.get(w.lower() if self.lowercase else w, 0) for w in row_of]
         spellings = [self._spelled(word) for word in row_of] or [np.zeros(0, dtype=np.int64)]
         known = [
@@ -337,39 +356,52 @@ def mel_centres(rate: int, bands: int) -> NDArray[np.float64]:
     return _mel_edges(rate, bands)[1:-1]
 
 
-def read_sound(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
+Source = str | os.PathLike[str] | Member
+"""A file, or one in an archive."""
+
+
+def _file_of(source: Source) -> Any:
+    return source.open() if isinstance(source, Member) else regular(source)
+
+
+def _name_of(source: Source) -> Path:
+    return Path(str(source) if isinstance(source, Member) else source)
+
+
+def read_sound(path: Source) -> tuple[NDArray[np.float32], int]:
     """Samples ``(n,)`` of a recording, its channels mixed, and how many a second.
 
     Raises a `DataError` if it cannot be read, or is empty. Needs ``ostinato[audio]``.
     """
     with _opened_sound(path) as file:
-        check_size(4 * file.frames * file.channels, Path(path), os.stat(path).st_size)
+        size = path.size if isinstance(path, Member) else os.stat(path).st_size
+        check_size(4 * file.frames * file.channels, _name_of(path), size)
         samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     if not len(samples):
-        raise DataError("holds no sound at all; leave it out.", path=path)
+        raise DataError("holds no sound at all; leave it out.", path=_name_of(path))
     if not np.isfinite(samples).all():
-        raise DataError("holds samples that are not finite; leave it out.", path=path)
+        raise DataError("holds samples that are not finite; leave it out.", path=_name_of(path))
     return samples.mean(1), int(rate)
 
 
-def sound_rate(path: str | os.PathLike[str]) -> int:
+def sound_rate(path: Source) -> int:
     """Samples a second of a recording; raises as `read_sound`."""
     with _opened_sound(path) as file:
         return int(file.samplerate)
 
 
 @contextmanager
-def _opened_sound(path: str | os.PathLike[str]) -> Iterator[Any]:
-    soundfile = require("soundfile", "audio", "reading sound")
-    with library_errors(Path(path), "sound"), soundfile.SoundFile(regular(path)) as file:
+def _opened_sound(path: Source) -> Iterator[Any]:
+    soundfile, name = require("soundfile", "audio", "reading sound"), _name_of(path)
+    with library_errors(name, "sound"), soundfile.SoundFile(_file_of(path)) as file:
         if not 1 <= file.samplerate <= MAX_RATE:
             raise DataError(
-                f"has {file.samplerate:,} samples a second; expected 1 to {MAX_RATE:,}.", path=path
+                f"has {file.samplerate:,} samples a second; expected 1 to {MAX_RATE:,}.", path=name
             )
         yield file
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_image(path: Source) -> NDArray[np.uint8]:
     """Pixels ``(height, width, 1 or 3)`` of an image, grey or red, green and blue.
 
     Raises a `DataError` if it cannot be read. Needs ``ostinato[images]``.
@@ -379,7 +411,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+def image_shape(path: Source) -> tuple[int, int, int]:
     """Height, width and channels that `read_image` would give."""
     with _opened_image(path) as image:
         return (image.height, image.width, 1 if image.mode in _GREY else 3)
@@ -389,16 +421,16 @@ _GREY = ("1", "L", "I", "I;16", "F", "LA")
 
 
 @contextmanager
-def _opened_image(path: str | os.PathLike[str]) -> Iterator[Any]:
-    pillow = require("PIL.Image", "images", "reading images")
-    with library_errors(Path(path), "an image"), warnings.catch_warnings():
+def _opened_image(path: Source) -> Iterator[Any]:
+    pillow, name = require("PIL.Image", "images", "reading images"), _name_of(path)
+    with library_errors(name, "an image"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is odd about a file, or larger than is read here
-        with pillow.open(regular(path)) as image:
+        with pillow.open(_file_of(path)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"has {image.width:,} x {image.height:,} pixels; expected {MAX_PIXELS:,} at "
                     "most: make it smaller.",
-                    path=path,
+                    path=name,
                 )
             yield image
 
@@ -435,6 +467,7 @@ def mean_and_scale(
     total, squares, count = 0.0, 0.0, 0
     centre: Any = None
     for begin in range(0, len(rows.values), 1 << 16):
+        rows.touch(begin, min(begin + (1 << 16), len(rows.values)))
         some = np.asarray(rows.values[begin : begin + (1 << 16)], dtype=np.float64)
         some = some if each else some.reshape(-1, 1)
         known = ~np.isnan(some)

@@ -14,14 +14,21 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ostinato.data.delimited import names_of_columns, read_delimited
+from ostinato.data.delimited import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    chunked,
+    delimited_chunks,
+    names_of_columns,
+    read_delimited,
+)
 from ostinato.data.lazy import pd
 from ostinato.data.tables import Table, TableSettings, as_frame
 from ostinato.data.textfiles import (
@@ -35,6 +42,8 @@ from ostinato.data.textfiles import (
 )
 from ostinato.errors import DataError, OstinatoError, require
 
+Chunks = Callable[[Path, TableSettings, Collection[str]], Iterator[Table]]
+
 
 class Format(NamedTuple):
     """A format of tables."""
@@ -43,6 +52,7 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]  # of its files, in lower case
     read: Callable[[Path, TableSettings, Collection[str]], Table]
     extra: tuple[str, str] | None = None  # a module that it needs, and Ostinato's extra with it
+    chunks: Chunks | None = None  # some rows after the others, where it can be read so
 
 
 def read_table(
@@ -63,6 +73,34 @@ def read_table(
     """
     path = Path(path)
     settings = settings or TableSettings()
+    found = _format_of(path, settings)
+    table = found.read(path, settings, {name.strip().lower() for name in asked if name})
+    if not len(table) or not table.names:
+        raise DataError("is empty; give some rows.", path=path)
+    return table
+
+
+def table_chunks(
+    path: Path, settings: TableSettings, asked: Collection[str | None] = ()
+) -> Iterator[Table]:
+    """Read a file some rows at a time, in bounded memory where its format allows.
+
+    Its columns are those of the first rows. Arguments and errors are those of `read_table`.
+    """
+    found = _format_of(path, settings)
+    if found.chunks is None:
+        yield read_table(path, settings, asked)
+        return
+    empty = True
+    for table in found.chunks(path, settings, {name.strip().lower() for name in asked if name}):
+        empty = False
+        yield table
+    if empty:
+        raise DataError("is empty; give some rows.", path=path)
+
+
+def _format_of(path: Path, settings: TableSettings) -> Format:
+    """Return the format of a file; what it needs must be installed."""
     if path.is_dir():
         suffixes = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
         raise DataError(f"is a folder; expected a file with a table ({suffixes}).", path=path)
@@ -72,10 +110,7 @@ def read_table(
         found = _named(settings.format)
     if found.extra is not None:
         require(*found.extra, f"reading {path.name}")
-    table = found.read(path, settings, {name.strip().lower() for name in asked if name})
-    if not len(table) or not table.names:
-        raise DataError("is empty; give some rows.", path=path)
-    return table
+    return found
 
 
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # of .xls, before .xlsx
@@ -127,6 +162,14 @@ def _by_content(path: Path) -> str:
 
 def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
     objects, lines = [], []
+    for number, document, _ in _json_lines(path):
+        objects.append(document)
+        lines.append(number)
+    return _table_of_objects(path, objects, lines, settings)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """Yield number, object and letters of each line."""
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
@@ -134,10 +177,29 @@ def _read_json_lines(path: Path, settings: TableSettings, asked: Collection[str]
             document = _json(line)
         if not isinstance(document, dict):
             raise DataError('is no JSON object, as in {"text": ...}.', path=path, line=number)
-        objects.append(document)
-        lines.append(number)
-    frame = _typed(pd.DataFrame(objects, dtype=object))
+        yield number, document, len(line)
+
+
+def _table_of_objects(
+    path: Path,
+    objects: list[dict[str, Any]],
+    lines: list[int],
+    settings: TableSettings,
+    names: list[str] | None = None,
+) -> Table:
+    frame = _typed(pd.DataFrame(objects, columns=names, dtype=object))
     return Table(path, frame, line=lambda: np.array(lines), decimal=settings.decimal)
+
+
+def _json_line_chunks(
+    path: Path, settings: TableSettings, asked: Collection[str]
+) -> Iterator[Table]:
+    names: list[str] | None = None
+    for some in chunked(_json_lines(path), lambda each: each[2]):
+        objects, lines = [each[1] for each in some], [each[0] for each in some]
+        table = _table_of_objects(path, objects, lines, settings, names)
+        names = table.names
+        yield table
 
 
 def _read_json(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
@@ -224,6 +286,20 @@ def _read_arrow(path: Path, settings: TableSettings, asked: Collection[str], lib
         return Table(path, as_frame(frame), decimal=settings.decimal)
 
 
+def _parquet_chunks(path: Path, settings: TableSettings, asked: Collection[str]) -> Iterator[Table]:
+    parquet = require("pyarrow.parquet", "tables", f"reading {path.name}")
+    with library_errors(path, "Parquet"), regular(path).open("rb") as source:
+        file = parquet.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+        groups = range(file.metadata.num_row_groups)
+        size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
+        per_row = max(1, size // max(1, file.metadata.num_rows))
+        rows, line = max(1, min(CHUNK_ROWS, CHUNK_BYTES // per_row)), 1
+        for batch in file.iter_batches(batch_size=rows, use_threads=False):
+            if batch.num_rows:
+                yield Table(path, as_frame(batch.to_pandas()), line=line, decimal=settings.decimal)
+            line += batch.num_rows
+
+
 def _read_excel(path: Path, settings: TableSettings, asked: Collection[str]) -> Table:
     """The only sheet of a workbook that holds anything."""
     with _bytes(path) as file, library_errors(path, "Excel"):
@@ -275,12 +351,15 @@ def _number_of(column: bytes) -> int:
 
 _ARROW = "pyarrow", "tables"
 FORMATS: tuple[Format, ...] = (
-    Format("csv", (".csv",), partial(read_delimited, delimiter=None)),
-    Format("tsv", (".tsv", ".tab"), partial(read_delimited, delimiter="\t")),
-    Format("jsonl", (".jsonl", ".ndjson"), _read_json_lines),
+    Format("csv", (".csv",), partial(read_delimited, delimiter=None),
+           chunks=partial(delimited_chunks, delimiter=None)),
+    Format("tsv", (".tsv", ".tab"), partial(read_delimited, delimiter="\t"),
+           chunks=partial(delimited_chunks, delimiter="\t")),
+    Format("jsonl", (".jsonl", ".ndjson"), _read_json_lines, chunks=_json_line_chunks),
     Format("json", (".json",), _read_json),
-    Format("parquet", (".parquet", ".pq"), partial(_read_arrow, library="Parquet"), _ARROW),
+    Format("parquet", (".parquet", ".pq"), partial(_read_arrow, library="Parquet"), _ARROW,
+           _parquet_chunks),
     Format("feather", (".feather", ".arrow"), partial(_read_arrow, library="Feather"), _ARROW),
     Format("excel", (".xlsx", ".xlsm", ".xls"), _read_excel),
-)
+)  # fmt: skip
 """The formats; a new one is its reader and a row here."""

@@ -149,7 +149,7 @@ class Inputs(SequenceInputs):
         """
         if corpus.kind in TEXTS:
             lexicon = Lexicon.learn(
-                _sentences(corpus),
+                _Sentences(corpus),
                 lowercase=settings.lowercase,
                 min_count=settings.min_count,
                 most=settings.vocabulary_size,
@@ -190,8 +190,7 @@ class Inputs(SequenceInputs):
 
     def encode(self, corpus: Corpus) -> tuple[Iterator[NDArray[Any]], WordTable | None]:
         if self.lexicon is not None:
-            rows, table = self.lexicon.encode(_sentences(corpus))
-            return iter(rows), table
+            return self.lexicon.encode(_Sentences(corpus))
         return map(self._encoded, corpus.inputs, corpus.places), None
 
     def _encoded(self, item: Any, place: Place) -> NDArray[Any]:
@@ -223,7 +222,7 @@ class Inputs(SequenceInputs):
         distinct, spelled = torch.unique(rows, return_inverse=True)
         chosen = distinct.tolist() or [0]
         return Words(
-            torch.from_numpy(words.ids)[rows] if len(words.ids) else rows,
+            torch.from_numpy(words.ids[rows.numpy()]) if len(words.ids) else rows,
             spelled,
             torch.from_numpy(words.spellings.padded(chosen)),
             torch.from_numpy(words.spellings.lengths[chosen]),
@@ -231,7 +230,7 @@ class Inputs(SequenceInputs):
         )
 
     def step_names(self, corpus: Corpus) -> list[str]:
-        return [] if self.lexicon is None else list(next(_sentences(corpus)))
+        return [] if self.lexicon is None else list(next(iter(_Sentences(corpus))))
 
     def to_json(self) -> dict[str, Any]:
         """All that makes it, as JSON."""
@@ -269,5 +268,11 @@ class TokenInputs(SequenceInputs):
         return [self.vocabulary.token(i) for i in self.encode_text(corpus.inputs[0]).tolist()]
 
 
-def _sentences(corpus: Corpus) -> Iterator[Sequence[str]]:
-    return (words_of(each) if isinstance(each, str) else each for each in corpus.inputs)
+class _Sentences:
+    """Texts as words, as often as they are gone through."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._inputs = corpus.inputs
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        return (words_of(each) if isinstance(each, str) else each for each in self._inputs)

@@ -42,7 +42,7 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Cor
         settings: columns of a frame; see `PairSettings`.
     """
     if has_columns(X) and y is None:
-        return _of_table(table_of(X), settings or PairSettings())
+        return pairs_of_table(table_of(X), settings or PairSettings())
     sources = cells_of(X)
     places = [Place(f"X[{i}]") for i in range(len(sources))]
     for text, place in zip(sources, places, strict=True):
@@ -60,7 +60,7 @@ def pairs_of(X: Any, y: Any = None, settings: PairSettings | None = None) -> Cor
 def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
     """Read pairs from two parallel files, or from tables; errors name file and line."""
     if settings.format is not None or all(is_table(path) for path in paths):
-        return Corpus.joined([_of_table(_read(path, settings), settings) for path in paths])
+        return Corpus.joined([pairs_of_table(_read(path, settings), settings) for path in paths])
     if len(paths) != 2:
         raise DataError(
             f"{', '.join(map(str, paths))}: expected two parallel files, first the sources, then "
@@ -81,15 +81,27 @@ def read_pairs(paths: Sequence[Path], settings: PairSettings) -> Corpus:
             "must belong together.",
             path=paths[0],
         )
-    kept = [i for i in range(count) if sources[i].strip() and targets[i].strip()]
-    if not kept:
+    corpus = pairs_of_lines(paths[0], sources[:count], targets[:count])
+    if not len(corpus):
         raise DataError("has no line with text on both sides.", path=paths[0])
+    return corpus
+
+
+def pairs_of_lines(
+    path: Path, sources: Sequence[str], targets: Sequence[str], before: int = 0
+) -> Corpus:
+    """Return the pairs of parallel lines, without those that are empty on one side.
+
+    The path is of the file of the sources, in which so many lines are ``before`` them.
+    """
+    count = len(sources)
+    kept = [i for i in range(count) if sources[i].strip() and targets[i].strip()]
     left = count - len(kept)
     return Corpus(
         "text",
         [sources[i] for i in kept],
         [[targets[i]] for i in kept],
-        [Place(str(paths[0]), i + 1) for i in kept],
+        [Place(str(path), before + i + 1) for i in kept],
         notes=[f"{left:,} of {count:,} lines are empty on one side and left out"] if left else [],
     )
 
@@ -124,7 +136,8 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _of_table(table: Table, settings: PairSettings) -> Corpus:
+def pairs_of_table(table: Table, settings: PairSettings) -> Corpus:
+    """Return the pairs of a table."""
     group = group_column(table, settings.group, True)
     source, target = pair_columns(table, settings.source, settings.target, group=group)
     assert target is not None

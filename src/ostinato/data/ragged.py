@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.shards import Reader, Work, write_shards
 from ostinato.errors import DataError
 from ostinato.files import atomic_file
 
@@ -21,15 +23,19 @@ class Ragged:
     Args:
         values: all of them, ``(sum of lengths, ...)``.
         starts: where each begins, and where the last ends, ``(N + 1,)``.
+        reader: watches over a mapped file that they lie in.
 
     >>> rows = Ragged.of([np.array([1, 2, 3]), np.array([4])])
     >>> rows[0].tolist(), rows.lengths.tolist(), rows.padded([1, 0]).tolist()
     ([1, 2, 3], [3, 1], [[4, 0, 0], [1, 2, 3]])
     """
 
-    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
+    def __init__(
+        self, values: NDArray[Any], starts: NDArray[np.int64], reader: Reader | None = None
+    ) -> None:
         self.values = values
         self.starts = starts
+        self._reader = reader
 
     @classmethod
     def of(cls, rows: Iterable[NDArray[Any]]) -> Ragged:
@@ -47,13 +53,35 @@ class Ragged:
         return cls.open(path)
 
     @classmethod
+    def write_shards(
+        cls,
+        path: Path,
+        rows: Callable[[int], Iterable[NDArray[Any]]],
+        work: Work,
+        stage: str,
+        total: int,
+    ) -> Ragged:
+        """Write arrays to a file in shards, from where it was interrupted, and map it.
+
+        ``rows`` yields them from a number on; other arguments are those of `shards.write_shards`.
+        """
+
+        def items(done: int) -> Iterator[tuple[int, NDArray[Any]]]:
+            return ((1, row) for row in rows(done))
+
+        lengths = write_shards(path, items, work, stage, total)
+        with atomic_file(_starts_of(path)) as file:
+            np.save(file, np.concatenate([[0], np.cumsum(lengths)]))
+        return cls.open(path)
+
+    @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Ragged:
         """Map a file that `write` wrote: read when used."""
-        values, starts = _load(path, mapped=True), _load(_starts_of(path))
+        values, starts = _load(path, mapped=True), _load(_starts_of(path), mapped=True)
         ends = starts[[0, -1]].tolist() if starts.ndim == 1 and len(starts) else []
         if values.ndim == 0 or ends != [0, len(values)] or (np.diff(starts) < 0).any():
             raise DataError("is damaged: it does not fit the starts of its rows.", path=path)
-        return cls(values, starts)
+        return cls(values, starts, Reader(Path(path), values))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -66,7 +94,19 @@ class Ragged:
     def __getitem__(self, i: int) -> NDArray[Any]:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return self.values[self.starts[i] : self.starts[i + 1]]
+        begin, end = int(self.starts[i]), int(self.starts[i + 1])
+        self.touch(begin, end)
+        return self.values[begin:end]
+
+    def touch(self, begin: int, end: int) -> None:
+        """Say that steps, counted over all arrays, are about to be read; see `shards.Reader`."""
+        if self._reader is not None:
+            self._reader.touch(begin, end)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return self.values.nbytes
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (self[i] for i in range(len(self)))
@@ -111,7 +151,7 @@ def write_array(
     The rows are taken one at a time; ``empty`` is the message of the `DataError` where there are
     none.
     """
-    rows, starts = iter(rows), [0]
+    rows, starts = iter(rows), array("q", [0])
     first = next(rows, None)
     if first is None:
         raise DataError(empty)
@@ -165,7 +205,9 @@ class Examples(NamedTuple):
         return cls(
             Ragged.open(inputs),
             Ragged.open(targets) if _starts_of(targets).exists() else _load(targets),
-            WordTable(_load(ids), Ragged.open(spellings), _load(affixes)) if ids.exists() else None,
+            WordTable(_load(ids, mapped=True), Ragged.open(spellings), _load(affixes, mapped=True))
+            if ids.exists()
+            else None,
         )
 
     @classmethod
@@ -178,17 +220,45 @@ class Examples(NamedTuple):
         words: WordTable | None = None,
     ) -> Examples:
         """Write a part of a run's data into a folder, and map it."""
-        inputs_file, targets_file, ids_file, spellings_file, affixes_file = _files(folder, name)
-        if words is not None:
-            np.save(ids_file, words.ids)
-            np.save(affixes_file, words.affixes)
-            Ragged.write(words.spellings, spellings_file)
+        inputs_file, targets_file, *_ = _files(folder, name)
+        cls.write_words(folder, name, words)
         written = Ragged.write(inputs, inputs_file)
         if not isinstance(targets, np.ndarray):
             return cls(written, Ragged.write(targets, targets_file), words)
         with atomic_file(targets_file) as file:
             np.save(file, targets)
         return cls(written, targets, words)
+
+    @staticmethod
+    def write_words(folder: Path, name: str, words: WordTable | None) -> None:
+        """Write the words of a part into a folder, if there are any."""
+        _, _, ids_file, spellings_file, affixes_file = _files(folder, name)
+        if words is not None:
+            np.save(ids_file, words.ids)
+            np.save(affixes_file, words.affixes)
+            Ragged.write(words.spellings, spellings_file)
+
+    @classmethod
+    def write_shards(
+        cls,
+        folder: Path,
+        name: str,
+        inputs: Callable[[int], Iterable[NDArray[Any]]],
+        targets: NDArray[Any] | Callable[[int], Iterable[NDArray[Any]]],
+        count: int,
+        work: Work,
+    ) -> Examples:
+        """Write ``count`` sequences into a folder in shards, and map them; see `Ragged`."""
+        inputs_file, targets_file, *_ = _files(folder, name)
+        Ragged.write_shards(inputs_file, inputs, work, f"encoding {name}", count)
+        if isinstance(targets, np.ndarray):
+            with atomic_file(targets_file) as file:
+                np.save(file, targets)
+        else:
+            Ragged.write_shards(targets_file, targets, work, f"encoding {name} targets", count)
+        found = cls.open(folder, name)
+        assert found is not None
+        return found
 
 
 def _files(folder: Path, name: str) -> list[Path]:

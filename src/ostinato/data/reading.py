@@ -72,12 +72,12 @@ def _read_all(
     labelled: bool | None,
     missing: bool,
 ) -> Corpus:
-    if idx := [path for path in listed if _is_idx(path)]:
+    if idx := [path for path in listed if is_idx(path)]:
         _refuse_group(settings, labelled, idx[0])
         return _read_idx(idx, labelled)
     if files := list(_media(listed)):
         return _of_files(files, settings, labelled)
-    parts = [_read_file(path, settings, by_step, labelled, missing) for path in listed]
+    parts = [read_file(path, settings, by_step, labelled, missing) for path in listed]
     kinds = [f"series of {len(p.variables)} variables" if p.kind == "series" else p.kind
              for p in parts]  # fmt: skip
     for path, kind in zip(listed, kinds, strict=True):
@@ -90,9 +90,17 @@ def _read_all(
     return Corpus.joined(parts)
 
 
-def _read_file(
+def asked_columns(settings: ReadingSettings) -> list[str]:
+    """Return the names by which columns are asked for."""
+    asked = (settings.label, settings.text, settings.id, settings.time, settings.group,
+             *(settings.variables or "").split(","))  # fmt: skip
+    return [name for name in asked if name and not name.strip("- ").isdecimal()]
+
+
+def read_file(
     path: Path, settings: ReadingSettings, by_step: bool, labelled: bool | None, missing: bool
 ) -> Corpus:
+    """Read one file; arguments are those of `read_corpus`."""
     if path.is_dir():
         raise DataError(
             "holds no recordings, images or texts; name files of another kind.", path=path
@@ -109,10 +117,8 @@ def _read_file(
             raise DataError("has a label for every word, not for a whole text: tag.", path=path)
         sentences = (_conll if kind == "conll" else _conllu)(path, settings, labelled)
         return _read_tagged(path, sentences, labelled)
-    asked = (settings.label, settings.text, settings.id, settings.time, settings.group,
-             *(settings.variables or "").split(","))  # fmt: skip
-    names = [name for name in asked if name and not name.strip("- ").isdecimal()]
-    return sequences_of(read_table(path, settings, names), settings, by_step, labelled, missing)
+    table = read_table(path, settings, asked_columns(settings))
+    return sequences_of(table, settings, by_step, labelled, missing)
 
 
 def _refuse_group(settings: ReadingSettings, labelled: bool | None, path: Path) -> None:
@@ -330,12 +336,12 @@ def _of_files(files: list[Path], settings: ReadingSettings, labelled: bool | Non
     inputs: list[Any] = list(files)
     if kind == "text":
         inputs = ["\n".join(line for _, line in numbered_lines(file)) for file in files]
-    labels = None if labelled is False else _labels_of(files, settings.pattern, labelled)
-    return Corpus(kind, inputs, labels, places, groups=_groups_of(files, settings, labelled))
+    labels = None if labelled is False else labels_of(files, settings.pattern, labelled)
+    return Corpus(kind, inputs, labels, places, groups=groups_of(files, settings, labelled))
 
 
-def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
-    """The labels of files, by their names or folders; None if they have and need none."""
+def labels_of(files: list[Path], pattern: str | None, labelled: bool | None) -> list[str] | None:
+    """Return labels of files, by their names or folders; None if they have and need none."""
     if pattern is not None:
         return fields_of(files, pattern, "label", labelled)
     labels = [file.resolve().parent.name for file in files]
@@ -351,7 +357,7 @@ def _labels_of(files: list[Path], pattern: str | None, labelled: bool | None) ->
     )
 
 
-def _groups_of(
+def groups_of(
     files: list[Path], settings: ReadingSettings, labelled: bool | None
 ) -> list[str] | None:
     """The groups of files, by their names; None if there are none, or none are needed."""
@@ -389,7 +395,8 @@ def fields_of(
     raise DataError(f"its name does not match {pattern!r}.", path=files[matches.index(None)])
 
 
-def _is_idx(path: Path) -> bool:
+def is_idx(path: Path) -> bool:
+    """Tell whether a file begins as one in the format of MNIST."""
     head = b""
     if path.is_file():
         with contextlib.suppress(DataError), opened(path) as file:

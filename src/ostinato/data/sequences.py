@@ -24,6 +24,15 @@ def sequences_of(
 ) -> Corpus:
     """Return the sequences of a table; arguments are as of `read_corpus`."""
     columns = (step_columns if by_step else sequence_columns)(table, settings, labelled)
+    corpus = sequences_by(table, columns, settings, by_step, missing)
+    corpus.notes = [columns.described(table), *corpus.notes]
+    return corpus
+
+
+def sequences_by(
+    table: Table, columns: Columns, settings: ReadingSettings, by_step: bool, missing: bool = False
+) -> Corpus:
+    """Return the sequences of a table whose columns are known."""
     labels = None if columns.label is None else _labels(table, columns.label, settings)
     if by_step or columns.id is not None:
         corpus = _grouped(table, columns, labels, by_step, missing)
@@ -41,8 +50,26 @@ def sequences_of(
             corpus = Corpus("text", cells, labels, table.places)
     if columns.group is not None and corpus.groups is None:
         corpus.groups = [cell.strip() for cell in table.filled(columns.group)]
-    corpus.notes = [columns.described(table), *corpus.notes]
     return corpus
+
+
+def codes_of(table: Table, columns: Columns) -> NDArray[np.int64]:
+    """Return the number of the sequence that each row belongs to, of a table of steps."""
+    if columns.id is not None:
+        codes, cells = table.codes(columns.id)
+        names = np.array([bool(cell.strip()) for cell in cells])
+        filled = names[codes]
+        if filled[0] and not filled.all() and filled.sum() == names.sum():
+            return np.cumsum(filled)  # the id stands at the first row of each sequence alone
+        table.filled(columns.id)
+        return codes
+    starts = np.zeros(len(table), dtype=np.int64)
+    if columns.position is not None:
+        values = table.numbers([columns.position])[:, 0]
+        starts[values == values[0]] = 1
+    else:
+        starts[table.breaks] = 1
+    return np.cumsum(starts)
 
 
 def _labels(table: Table, column: int, settings: ReadingSettings) -> list[Any]:
@@ -66,7 +93,7 @@ def _grouped(
     table: Table, columns: Columns, labels: list[Any] | None, by_step: bool, missing: bool
 ) -> Corpus:
     """Sequences of a table with a row for every step."""
-    codes = _codes(table, columns)
+    codes = codes_of(table, columns)
     order, notes = np.argsort(codes, kind="stable"), []
     if columns.time is not None:
         by_time = _by_time(table, columns.time, codes)
@@ -95,25 +122,6 @@ def _grouped(
     names = [table.names[i] for i in columns.variables]
     inputs = [values[rows] for rows in groups]
     return Corpus("series", inputs, targets, places, names, lines, notes, of_groups)
-
-
-def _codes(table: Table, columns: Columns) -> NDArray[np.int64]:
-    """The number of the sequence that each row belongs to."""
-    if columns.id is not None:
-        codes, cells = table.codes(columns.id)
-        names = np.array([bool(cell.strip()) for cell in cells])
-        filled = names[codes]
-        if filled[0] and not filled.all() and filled.sum() == names.sum():
-            return np.cumsum(filled)  # the id stands at the first row of each sequence alone
-        table.filled(columns.id)
-        return codes
-    starts = np.zeros(len(table), dtype=np.int64)
-    if columns.position is not None:
-        values = table.numbers([columns.position])[:, 0]
-        starts[values == values[0]] = 1
-    else:
-        starts[table.breaks] = 1
-    return np.cumsum(starts)
 
 
 def _by_time(table: Table, column: int, codes: NDArray[np.int64]) -> NDArray[np.int64]:

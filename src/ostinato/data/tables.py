@@ -261,6 +261,12 @@ class Table:
             found[:, k] = values
         return found
 
+    @property
+    def decimal_mark(self) -> DecimalMark | None:
+        """The decimal mark of numbers in text, where it was given or all columns agree on it."""
+        marks = self._marks_of_text
+        return self._decimal or (next(iter(marks)) if len(marks) == 1 else None)
+
     # How columns are held
 
     def _stored_as_numbers(self, column: int) -> bool:

@@ -63,7 +63,14 @@ class Vocabulary:
         Wherever the text is cut, the arrays concatenated equal `encode` of the whole: a token that
         the next piece might still change is kept back until it comes.
         """
-        return map(self._ids, _words_of_pieces(pieces))
+        return (ids for _, ids in self.encode_counted(pieces))
+
+    def encode_counted(self, pieces: Iterable[str]) -> Iterator[tuple[int, Ids]]:
+        """As `encode_pieces`, with the number of characters that the ids of each array stand for.
+
+        After them the text may be taken up again: what comes then has the same ids.
+        """
+        return ((sum(map(len, words)), self._ids(words)) for words in _words_of_pieces(pieces))
 
     def _ids(self, words: list[str]) -> Ids:
         """Return the ids of whole words, see `word_tokens`."""
@@ -173,7 +180,7 @@ class CharacterVocabulary(Vocabulary):
         self._table = np.full(int(codes.max()) + 2, -1 if unknown is None else 0, dtype=np.int64)
         self._table[codes] = np.arange(len(tokens) - len(codes), len(tokens))
 
-    def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
+    def encode_counted(self, pieces: Iterable[str]) -> Iterator[tuple[int, Ids]]:
         position = 0
         for text in pieces:
             ids: Ids = self._table.take(_code_points(text, position), mode="clip")
@@ -184,7 +191,7 @@ class CharacterVocabulary(Vocabulary):
                     f"{position + i} is not among its {len(self)} characters; take it out of the "
                     "text, or build the vocabulary with an unknown token, unknown='<unk>'."
                 )
-            yield ids
+            yield len(text), ids
             position += len(text)
 
 
@@ -200,9 +207,10 @@ class ByteVocabulary(Vocabulary):
     def __init__(self) -> None:
         super().__init__(_BYTES)
 
-    def encode_pieces(self, pieces: Iterable[str]) -> Iterator[Ids]:
+    def encode_counted(self, pieces: Iterable[str]) -> Iterator[tuple[int, Ids]]:
         for text in pieces:
-            yield np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
+            ids = np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(np.int64)
+            yield len(text), ids
 
 
 class WordVocabulary(Vocabulary):

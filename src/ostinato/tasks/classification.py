@@ -34,6 +34,10 @@ FEW = (0.25, 0.75)
 calibrated on all data."""
 
 
+LARGEST_BLEND = 1 << 30
+"""Bytes of encoded sequences, at most, that another classifier is fitted to: it holds them all."""
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | OneToOne]):
     """A recurrent network that predicts the class of a sequence, or its labels.
@@ -81,7 +85,7 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         """Split with labels in equal shares in both parts."""
         several, fraction = has_label_sets(corpus), self.validation_fraction
-        strata = None if several else [str(target) for target in corpus.targets or []]
+        strata = None if several else _strata(corpus.targets or [])
         return split(corpus, fraction, self.seed, strata, call=type(self).__name__)
 
     def _final_facts(self, problem: Problem) -> dict[str, Any]:
@@ -93,7 +97,7 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
         scores, truth = self._scores(held_out), np.asarray(held_out.examples.targets)
         loss, targets = self.network_.output.loss, torch.from_numpy(truth)
         facts["temperature"] = temperature = calibrate(scores, targets, loss) or 1.0
-        if not self._blends:
+        if not self._blends or training.examples.inputs.nbytes > LARGEST_BLEND:
             return facts
         calibrated = scores.double().numpy() / temperature
         fit = self._fit_texts if self.inputs_.lexicon is not None else self._fit_series
@@ -242,6 +246,15 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
     def plot_confusion(self, confusion: Sequence[Sequence[int]], picture: Path) -> None:
         """Draw the confusion of `evaluate` as a PNG. Needs ``ostinato[plots]``."""
         draw_confusion(confusion, self.classes_.tolist(), Path(picture))
+
+
+def _strata(targets: Sequence[Any]) -> NDArray[np.int64]:
+    """Return the number of each label among all of them, sorted as text."""
+    number: dict[str, int] = {}
+    labels = (number.setdefault(str(target), len(number)) for target in targets)
+    codes = np.fromiter(labels, np.int64, len(targets))
+    place = {label: i for i, label in enumerate(sorted(number))}
+    return np.array([place[label] for label in number], dtype=np.int64)[codes]
 
 
 def _summary(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
 from ostinato.data.augmentation import Augmentation, AugmentationSettings
+from ostinato.data.chunks import corpus_chunks
 from ostinato.data.corpus import Corpus, ReadingSettings
 from ostinato.data.features import MAX_BANDS
 from ostinato.data.inputs import Inputs, InputSettings
 from ostinato.data.places import paths_of
 from ostinato.data.reading import corpus_of, read_corpus
+from ostinato.data.shards import Work
+from ostinato.data.spool import open_chunks, write_chunks
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
 from ostinato.recurrence.cells import name_of, takes_missing
@@ -76,6 +80,31 @@ class CorpusEstimator(
         return corpus_of(
             X, y, self, by_step=self.BY_STEP, labelled=labelled, missing=self._takes_missing
         )
+
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Corpus:
+        if work.known("corpus") is not None:
+            return open_chunks(work)
+        found = corpus_chunks(
+            paths, self, by_step=self.BY_STEP, labelled=True, missing=self._takes_missing
+        )
+        return write_chunks(found, work)
+
+    def _data_settings(self) -> Sequence[str]:
+        given = {field.name for kind in (InputSettings, ReadingSettings) for field in fields(kind)}
+        own = {field.name for field in fields(self)} & {"level", "crf"}
+        return [*super()._data_settings(), *sorted(given | own)]
+
+    def _check_inputs(self, inputs: Inputs, folder: Path) -> None:
+        causal = inputs.spectrogram is not None and inputs.spectrogram.causal
+        if inputs.spectrogram is not None and causal == self.bidirectional:
+            raise OstinatoError(
+                f"{folder}: the sound was prepared for bidirectional={not causal}; train so, or "
+                "prepare it again."
+            )
+        if inputs.missing and not self._takes_missing:
+            raise OstinatoError(f"{folder}: values may be missing; train with cell='gru-d'.")
+        if self.affix_size and inputs.lexicon is not None and not inputs.lexicon.affixes:
+            raise OstinatoError(f"{folder}: was prepared with affix_size=0; prepare it again.")
 
     @property
     def _takes_missing(self) -> bool:

@@ -24,6 +24,9 @@ from torch import nn
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
+from ostinato.data.prefetch import ahead, closing
+from ostinato.data.ragged import Examples
+from ostinato.data.shards import Work, checked_files
 from ostinato.data.tables import cells_of
 from ostinato.errors import OstinatoError, check_choice
 from ostinato.files import RUN_FILE, temporary_folder
@@ -32,6 +35,7 @@ from ostinato.memory import check_memory
 from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
+from ostinato.tasks.prepared import Prepared, Preparing
 from ostinato.tasks.sequences import (
     Sequences,
     check_groups,
@@ -102,18 +106,6 @@ class Plan(NamedTuple):
         return cls(trainer.title, whole, steps, evaluations, pace, patience)
 
 
-class Prepared(NamedTuple):
-    """What preparing data leaves for training, all of it JSON.
-
-    Inputs and targets by file name, as a stored model keeps them; settings that were not given; and
-    facts of the data.
-    """
-
-    documents: dict[str, Any]
-    resolved: dict[str, Any]
-    facts: dict[str, Any]
-
-
 class Begun(NamedTuple):
     """A run that has begun: what it is to be trained on.
 
@@ -131,7 +123,11 @@ class Begun(NamedTuple):
 
 
 class Estimator(
-    NetworkSettings, TrainingSettings, BaseEstimator, Generic[InputsT, TargetsT, NetworkT]
+    NetworkSettings,
+    TrainingSettings,
+    BaseEstimator,
+    Preparing,
+    Generic[InputsT, TargetsT, NetworkT],
 ):
     """An estimator whose model is a network: runs, resuming, storing, loading.
 
@@ -199,7 +195,13 @@ class Estimator(
         """Return the number of sequences, or of windows of them, that are trained on."""
         return len(lengths)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, training: Corpus) -> dict[str, Any]:
+        """Return further facts of training data, which settings depend on."""
+        return {}
+
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return settings that were not given, other than the usual ones of so many pieces."""
         return {}
 
@@ -293,7 +295,7 @@ class Estimator(
 
         def document(data: Path) -> dict[str, Any]:
             task = {"task": type(self).__name__, "parameters": self.get_params()}
-            return task | self._prepare(data, X, y, validation)._asdict()
+            return task | self._prepared(data, X, y, validation)._asdict()
 
         with ExitStack() as held:
 
@@ -333,26 +335,37 @@ class Estimator(
         model = type(self)(**self.get_params())
         X, y = self._grouped(X, y, groups)
         with temporary_folder() as data, torch.random.fork_rng():
-            documents, model.resolved_, facts = model._prepare(data, X, y, validation)
+            documents, model.resolved_, facts = model._prepared(data, X, y, validation)
             model.inputs_, model.targets_ = model._restore(documents)
             torch.manual_seed(self.seed)
-            return Plan.of(model._trainer(data, facts)[0])
+            trainer, _ = model._trainer(data, facts)
+            with closing(trainer.batches):
+                return Plan.of(trainer)
 
-    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        """Write the data into the folder of a run, as the network takes them."""
+    def _resolve(self, inputs: InputsT, data: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings that were not given, by encoded data."""
+        training = Examples.open(data, "training")
+        assert training is not None
+        lengths = training.inputs.lengths
+        pieces = self._pieces(inputs, lengths)
+        usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
+        return usual | self._defaults(facts, pieces, usual)
+
+    def _prepare(
+        self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        """Write data into a folder, as the network takes them; with ``work`` in shards."""
         training, held_out = self._parts(X, y, validation)
         inputs, targets = self._learn(training)
         assert isinstance(inputs, SequenceInputs) and isinstance(targets, SequenceTargets)
         parts = {"training": self._examples(training, "training")}
         if held_out is not None:
             parts["validation"] = self._examples(held_out, "validation")
-        scaled, lengths, facts = prepare(data, parts, inputs, targets, training.notes)
-        if seen := [group for part in parts.values() for group in part.groups or []]:
+        scaled, _, facts = prepare(data, parts, inputs, targets, training.notes, work)
+        if seen := {group for part in parts.values() for group in part.groups or []}:
             facts["groups"] = group_digests(seen)
-        pieces = self._pieces(scaled, lengths)
-        usual = resolve(self, pieces, int(lengths.max()) if self.init == "chrono" else None)
-        resolved = usual | self._defaults(training, pieces, usual)
-        return Prepared(self._documents(scaled, targets), resolved, facts)
+        facts |= self._facts(training)
+        return Prepared(self._documents(scaled, targets), self._resolve(scaled, data, facts), facts)
 
     def _parts(self, X: Any, y: Any, validation: Any) -> tuple[Corpus, Corpus | None]:
         """Return training and validation data, as `fit` is given them."""
@@ -466,7 +479,8 @@ class Estimator(
                     every += callbacks
                 checkpoints = None if run is None else run.checkpoints
                 trainer, problem = self._trainer(data, facts, every, keep_best, checkpoints, world)
-            result = trainer.run(resume=resume)
+            with closing(trainer.batches):
+                result = trainer.run(resume=resume)
             self.history_ = history.records
             note(result)
             if result.ended != "interrupt":
@@ -501,7 +515,7 @@ class Estimator(
         names = [field.name for field in fields(TrainingSettings)]
         trainer = Trainer(
             self.network_,
-            problem.batches,
+            ahead(problem.batches) if checked_files(data) else problem.batches,
             problem.objective,
             TrainingSettings(**{name: self.resolved(name) for name in names}),
             callbacks,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,17 +19,28 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ostinato.data.batches import ContiguousBatches, SequenceBatch, open_tokens, write_tokens
+from ostinato.data.batches import (
+    ContiguousBatches,
+    SequenceBatch,
+    open_tokens,
+    write_token_shards,
+    write_tokens,
+)
+from ostinato.data.chunks import text_of_tables
+from ostinato.data.places import paths_of
+from ostinato.data.shards import Reader, Work
 from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
+from ostinato.files import is_prepared
 from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellChoice, ManyToMany
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Plan, Prepared, random_generator
+from ostinato.tasks.estimators import Estimator, Plan, random_generator
 from ostinato.tasks.networks import check_shares, check_sizes
+from ostinato.tasks.prepared import Prepared
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
@@ -152,7 +164,7 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         ``pattern`` says which files of a folder are read; ``y`` is ignored.
         """
         self.check_settings()
-        source = None if launch().rank else _source_of(text, pattern)  # the first rank reads it
+        source = None if launch().rank else _data_of(text, pattern)  # the first rank reads it
         return super().fit(
             source, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
         )
@@ -160,7 +172,32 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
     def plan(  # type: ignore[override]  # as fit
         self, text: TextData, y: None = None, *, pattern: str = "*.txt"
     ) -> Plan:
-        return super().plan(_source_of(text, pattern))
+        return super().plan(_data_of(text, pattern))
+
+    def prepare(  # type: ignore[override]  # as fit
+        self,
+        text: TextData,
+        y: None = None,
+        *,
+        out: str | os.PathLike[str],
+        pattern: str = "*.txt",
+        progress: ProgressMode = "quiet",
+    ) -> Path:
+        """Prepare a text in a folder, from which `fit` trains; as `Estimator.prepare` does.
+
+        ``pattern`` says which files of a folder are read.
+        """
+        paths = paths_of(text)
+        if Path("-") in paths:
+            raise OstinatoError("TextGenerator.prepare: expected files; save standard input first.")
+        source = _source_of(text, pattern)
+        return self._prepare_in(
+            Path(out), paths, progress, lambda model, *at: model._write(at[0], source, at[1])
+        )
+
+    def _data_settings(self) -> Sequence[str]:
+        own = ("level", "vocabulary_size", "min_count", "unknown")
+        return [*super()._data_settings(), *own]
 
     def check_settings(self) -> None:
         super().check_settings()
@@ -172,31 +209,59 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         """The tokens."""
         return self.targets_.vocabulary
 
-    def _prepare(self, data: Path, X: TextData, y: Any, validation: Any) -> Prepared:
-        source = _source_of(X, "*.txt")
+    def _prepare(
+        self, data: Path, X: TextData, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        return self._write(data, _source_of(X, "*.txt"), work)
+
+    def _write(self, data: Path, source: TextSource, work: Work | None) -> Prepared:
+        """Write a text as token ids into a folder; with ``work`` in shards."""
+
+        def told(text: TextSource, stage: str, total: int | None) -> Iterator[str]:
+            done = 0
+            for piece in text:
+                yield piece
+                done += len(piece)
+                if work is not None:
+                    work.tell(stage, done, total)
+
+        def found(fact: str, find: Callable[[], Any]) -> Any:
+            return find() if work is None else work.recall(fact, find)
+
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
-        characters = source.characters()
+        characters = found("characters", lambda: sum(map(len, told(source, "counting", None))))
         held_out = round(share * characters)
         if held_out == characters:
             refuse(self, "validation_fraction", f"less, with a text of {characters} characters")
         kept = source.head(characters - held_out)
         # Characters come from all of the text, since one never met could not be encoded; words and
         # byte pairs come from the training part alone.
-        vocabulary = build_vocabulary(
-            self.level,
-            source if self.level == "char" else kept,
-            size=self.vocabulary_size,
-            min_count=self.min_count,
-            unknown=self.unknown,
+        learned = source if self.level == "char" else kept
+        document = found(
+            "vocabulary",
+            lambda: build_vocabulary(
+                self.level,
+                told(learned, "learning tokens", characters),
+                size=self.vocabulary_size,
+                min_count=self.min_count,
+                unknown=self.unknown,
+            ).to_json(),
         )
-        parts = [("training", "to train on", kept)]
+        vocabulary = Vocabulary.from_json(document)
+        parts = [("training", "to train on", kept, characters - held_out)]
         if held_out:
             rest = source.slice(characters - held_out)
-            parts += [("validation", "held out to validate on", rest)]
+            parts += [("validation", "held out to validate on", rest, held_out)]
         tokens = {}
-        for name, use, part in parts:
-            ids = vocabulary.encode_pieces(part)
-            tokens[name] = len(write_tokens(ids, data / f"{name}.npy", len(vocabulary)))
+        for name, use, part, size in parts:
+            path = data / f"{name}.npy"
+            if work is None:
+                written = write_tokens(vocabulary.encode_pieces(part), path, len(vocabulary))
+            else:
+                V, stage = len(vocabulary), f"encoding {name}"
+                ids_from = partial(_ids_from, vocabulary, part)
+                written = write_token_shards(ids_from, path, V, work, stage, size)
+            tokens[name] = len(written)
             if tokens[name] < 2:
                 raise DataError(
                     f"TextGenerator: the text {use} has 1 token; expected 2 or more: give more "
@@ -210,27 +275,32 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
             "tokens": tokens["training"],
             "vocabulary": len(vocabulary),
         }
-        resolved = {
+        return Prepared({"vocabulary.json": document}, self._resolve(None, data, facts), facts)
+
+    def _resolve(self, inputs: None, data: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "batch_size": 32,
             "evaluations": 10,
             "patience": 0,
             "validation_fraction": 0.1,
             "init_steps": max(3, self.window),
         }
-        return Prepared({"vocabulary.json": vocabulary.to_json()}, resolved, facts)
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
         training = open_tokens(data / "training.npy")
+        reader = Reader(data / "training.npy", training)
         held_out = None
         if facts["held_out"]:  # in parallel streams, whose state is carried
-            tokens = open_tokens(data / "validation.npy")[: VALIDATION_TOKENS + 1]
+            whole = open_tokens(data / "validation.npy")
+            tokens = whole[: VALIDATION_TOKENS + 1]
+            Reader(data / "validation.npy", whole).touch(0, len(tokens))
             held_out = ContiguousBatches(tokens, max(1, min(64, len(tokens) // 1000)), 100)
         characters = facts["characters"]
         streams = min(self.resolved("batch_size"), max(1, len(training) // (self.window + 1)))
         self._check_batch(streams, min(self.window, len(training) // streams), device)
         per_character = len(training) / max(1, characters - facts["held_out"])
         return Problem(
-            ContiguousBatches(training, streams, self.window),
+            ContiguousBatches(training, streams, self.window, reader),
             NextTokens(self.vocabulary_, per_character, device),
             held_out,
             f"{characters:,} characters; {len(self.vocabulary_):,} tokens of level {self.level}",
@@ -552,6 +622,18 @@ def _several(text: Any) -> Sequence[Any]:
     return [] if isinstance(text, os.PathLike) else text
 
 
+def _ids_from(
+    vocabulary: Vocabulary, text: TextSource, done: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield token ids from a character on, with the characters that they stand for."""
+    return vocabulary.encode_counted(text.slice(done))
+
+
+def _data_of(text: TextData, pattern: str) -> Any:
+    """Return the path of a folder of prepared data as it is, any other text as a source."""
+    return text if any(map(is_prepared, paths_of(text))) else _source_of(text, pattern)
+
+
 def _source_of(text: TextData, pattern: str) -> TextSource:
     if isinstance(text, TextSource):
         return text
@@ -565,7 +647,7 @@ def _source_of(text: TextData, pattern: str) -> TextSource:
                 "TextGenerator: got a list of texts; expected one text, or pathlib.Path of files. "
                 'Join them: "\\n".join(texts).'
             )
-        return TextSource.from_paths(text, pattern)
+        return text_of_tables(paths_of(text)) or TextSource.from_paths(text, pattern)
     if re.fullmatch(r"\S+\.\w{1,5}", text) and not os.path.exists(text):
         raise OstinatoError(
             f"TextGenerator: {text!r} looks like the name of a file, and there is none; give a "

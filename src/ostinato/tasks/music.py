@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ostinato.data.batches import SequenceBatch
+from ostinato.data.chunks import walk
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.midi import KEYS, Roll, read_music, roll_of, write_midi
 from ostinato.data.places import Place
 from ostinato.data.ragged import WordTable
+from ostinato.data.shards import Work
+from ostinato.data.spool import open_chunks, write_chunks
 from ostinato.errors import DataError, OstinatoError
 from ostinato.files import MIDI, check_new_file
 from ostinato.memory import check_memory
@@ -112,15 +116,35 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
     def _learn(self, training: Corpus) -> tuple[PreviousNotes, Notes]:
         return PreviousNotes(), Notes()
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         return {"hidden_size": 256}  # chords take units, however few the pieces
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         share = 0.1 if self.validation_fraction is None else self.validation_fraction
         return split(corpus, share, self.seed, call=type(self).__name__, shuffled=True)
 
-    def _by_part(self, X: Pieces) -> dict[str, Corpus]:
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:
+        if not all(file.suffix.lower() in MIDI for file in walk(paths) if file in paths):
+            return paths  # of files with parts
+        if work.known("corpus") is not None:
+            return open_chunks(work)
+        stream = (file for file in walk(paths) if file.suffix.lower() in MIDI)
+
+        def chunks() -> Iterator[Corpus]:
+            while some := list(islice(stream, 16)):
+                yield self._by_part(some)["all"]
+
+        return write_chunks(chunks(), work)
+
+    def _data_settings(self) -> Sequence[str]:
+        return [*super()._data_settings(), "steps_per_beat"]
+
+    def _by_part(self, X: Pieces | Corpus) -> dict[str, Corpus]:
         """Return piano rolls by part: training, validation, test; or all."""
+        if isinstance(X, Corpus):
+            return {"all": X}
         paths = [X] if isinstance(X, str | os.PathLike) else X
         if all(isinstance(path, os.PathLike | str) for path in paths):
             parts = read_music([Path(path) for path in paths], self.steps_per_beat)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ from ostinato.data.batches import SequenceBatch, SequenceBatches
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.ragged import Examples, Ragged, WordTable
+from ostinato.data.shards import Work
 from ostinato.errors import DataError
 from ostinato.tasks.targets import SequenceTargets
 from ostinato.training.evaluation import NetworkInput, Problem, Sample, predict
@@ -33,7 +35,7 @@ def split(
     data: Corpus,
     fraction: float | None,
     seed: int,
-    strata: Sequence[str] | None = None,
+    strata: Sequence[str] | NDArray[np.int64] | None = None,
     *,
     call: str = "split",
     most: int = 10_000,
@@ -66,9 +68,10 @@ def split(
         if len(counts[counts >= 2]) <= min(held, len(rest) - held):
             rows, groups, lone = rest, numbers[rest], np.flatnonzero(counts[numbers] < 2)
     kept, out = train_test_split(rows, test_size=held, random_state=seed % 2**32, stratify=groups)
-    if shuffled:
-        return data.take([*kept, *lone]), data.take(out)
-    return data.take(sorted([*kept, *lone])), data.take(sorted(out))
+    kept = np.concatenate([kept, lone])
+    if not shuffled:
+        kept, out = np.sort(kept), np.sort(out)
+    return data.take(kept), data.take(out)
 
 
 def split_groups(
@@ -285,8 +288,11 @@ def prepare(
     inputs: InputsT,
     targets: SequenceTargets[Any],
     notes: Sequence[str] = (),
+    work: Work | None = None,
 ) -> tuple[InputsT, NDArray[np.int64], dict[str, Any]]:
     """Encode data, ``training`` and perhaps ``validation``, into files.
+
+    With ``work`` they are written in shards, from where it was interrupted.
 
     Returns:
         the inputs, scaled; the lengths of the training sequences; facts of the data, ``notes``
@@ -301,7 +307,11 @@ def prepare(
     for name, part in parts.items():
         inputs.check(part)
         encoded, words = inputs.encode(part)
-        written[name] = Examples.write(folder, name, encoded, targets.encode(part), words)
+        if work is None:
+            written[name] = Examples.write(folder, name, encoded, targets.encode(part), words)
+        else:
+            Examples.write_words(folder, name, words)
+            written[name] = _write_shards(folder, name, part, inputs, targets, work)
     rows = written["training"].inputs
     if not rows.lengths.any():
         raise DataError("all sequences are empty; there is nothing to train on.")
@@ -314,3 +324,26 @@ def prepare(
         "notes": list(notes),
     }
     return inputs.scaled_by(rows), rows.lengths, facts
+
+
+def _write_shards(
+    folder: Path,
+    name: str,
+    part: Corpus,
+    inputs: SequenceInputs,
+    targets: SequenceTargets[Any],
+    work: Work,
+) -> Examples:
+    def rows(done: int) -> Iterable[NDArray[Any]]:
+        encoded, words = inputs.encode(part)
+        if not done or words is not None:  # words have numbers by those before them
+            return islice(encoded, done, None)
+        return inputs.encode(part.take(np.arange(done, len(part))))[0]
+
+    def labels(done: int) -> Iterable[NDArray[Any]]:
+        return targets.encode(part.take(np.arange(done, len(part))))
+
+    whole = targets.encode(part)
+    return Examples.write_shards(
+        folder, name, rows, whole if isinstance(whole, np.ndarray) else labels, len(part), work
+    )

@@ -323,8 +323,15 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         )  # fmt: skip
         return inputs, targets.learn(training, lambda i: len(read[i]) + 1)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
-        letters = sum(len(pair_of(training, i)[0]) for i in range(len(training)))
+    _reads_chunks = False
+
+    def _facts(self, training: Corpus) -> dict[str, Any]:
+        return {"letters": sum(len(pair_of(training, i)[0]) for i in range(len(training)))}
+
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
+        letters = facts["letters"]
         batch = self.batch_size or (32 if pieces >= 500 else max(1, min(16, pieces // 4)))
         found = {"hidden_size": 128 if letters < 50_000 else 256, "dropout": 0.1,
                  "batch_size": batch}  # fmt: skip

@@ -6,9 +6,10 @@ A task names its targets; they name the loss, and the metrics of validation data
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -140,10 +141,14 @@ class Classes(SequenceTargets[PerSequence]):
 
     def encode(self, corpus: Corpus) -> NDArray[Any]:
         """Return the number of each sequence's class, ``(N,)``; or 1 for each label, ``(N, K)``."""
-        rows = [_labels(corpus, i, self.multilabel) for i in range(len(corpus))]
+        number, N = {name: i for i, name in enumerate(self.names.tolist())}, len(corpus)
         if self.multilabel:
-            return np.array([np.isin(self.names, row) for row in rows], np.float32)
-        return np.searchsorted(self.names, np.array([label for (label,) in rows]))
+            found = np.zeros((N, len(number)), np.float32)
+            for i in range(N):
+                found[i, [number[label] for label in _labels(corpus, i, True)]] = 1
+            return found
+        labels = (_labels(corpus, i, False)[0] for i in range(N))
+        return np.fromiter((number[label] for label in labels), np.int64, N)
 
     def head(self, features: int, dropout: float) -> Output:
         """Return an output layer with a score for each class, or a yes or no."""
@@ -448,9 +453,11 @@ class TokenSequence(SequenceTargets[SequenceNetworkT]):
     @classmethod
     def one_each(cls, corpus: Corpus) -> Corpus:
         """Return each sequence once for each of its texts."""
-        rows = [(i, text) for i in range(len(corpus)) for text in cls.texts(corpus, i)]
-        taken = corpus.take([i for i, _ in rows])
-        taken.targets = [[text] for _, text in rows]
+        counts = [len(cls.texts(corpus, i)) for i in range(len(corpus))]
+        rows = np.repeat(np.arange(len(corpus)), counts)
+        which = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        taken = corpus.take(rows)
+        taken.targets = _OneEach(lambda i: cls.texts(corpus, i), rows, which)
         return taken
 
     def check(self, corpus: Corpus) -> None:
@@ -478,11 +485,37 @@ class TokenSequence(SequenceTargets[SequenceNetworkT]):
         return cls(Vocabulary.from_json(document))
 
 
+class _OneEach(Sequence[list[str]]):
+    """Of each of some sequences the text of a number among its texts."""
+
+    def __init__(
+        self,
+        texts: Callable[[int], Sequence[str]],
+        rows: NDArray[np.int64],
+        which: NDArray[np.int64],
+    ) -> None:
+        self._texts = texts
+        self._rows = rows
+        self._which = which
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> list[str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[list[str]]: ...
+    def __getitem__(self, index: int | slice) -> list[str] | Sequence[list[str]]:
+        if isinstance(index, slice):
+            return _OneEach(self._texts, self._rows[index], self._which[index])
+        return [self._texts(int(self._rows[index]))[int(self._which[index])]]
+
+
 def vocabulary_of(
     texts: Iterable[str], level: Level, size: int | None = None, min_count: int = 1
 ) -> Vocabulary:
     """Return the tokens of texts, one for unknown words or characters included."""
-    source = TextSource.from_text("\n".join(texts))
+    source = TextSource(lambda: _lines(texts), "the texts")
     unknown = {"word": "<unk>", "char": "\ufffd"}.get(level)
     return build_vocabulary(level, source, size=size, min_count=min_count, unknown=unknown)
 
@@ -494,6 +527,12 @@ def usual_vocabulary(letters: int) -> int:
     2500
     """
     return int(min(8000, max(400, letters // 400)))
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts, a line between two of them."""
+    for i, text in enumerate(texts):
+        yield f"\n{text}" if i else text
 
 
 def calibrate(
@@ -574,7 +613,7 @@ def f1(truth: Any, guess: Any, average: str) -> float:
 
 def _numbers(corpus: Corpus, expected: int | None = None) -> NDArray[np.float64]:
     """Return targets ``(N, K)``; a `DataError` at the first that is no number."""
-    rows = []
+    rows = array("d")
     for target, place in zip(corpus.targets or [], corpus.places, strict=True):
         several = isinstance(target, list | tuple | np.ndarray)
         try:
@@ -586,5 +625,5 @@ def _numbers(corpus: Corpus, expected: int | None = None) -> NDArray[np.float64]
         expected = len(row) if expected is None else expected
         if len(row) != expected:
             raise place.error(f"has {len(row)} numbers; expected {expected}.")
-        rows.append(row)
-    return np.array(rows)
+        rows.extend(row)
+    return np.array(rows).reshape(-1, expected or 1)

@@ -173,7 +173,9 @@ class Transcriber(SoundEstimator[Transcripts, SpeechNetwork]):
             encode, layers, prediction, V, H, self.stacked, self.lookahead, how.dropout
         )
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         return {"dropout": min(0.3, usual["dropout"])}
 
     def recordings(self, X: Any) -> Corpus:

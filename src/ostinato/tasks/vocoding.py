@@ -181,7 +181,11 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
         features = SoundFeatures(SoundFrames(rate, self.bands), self.trim)
         return features, SamplesOfFrames(features)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    _reads_chunks = False
+
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         return {"hidden_size": 96, "dropout": 0.0, "batch_size": self.batch_size or 32}
 
     def _batching(self) -> dict[str, int]:

@@ -7,7 +7,8 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,11 +18,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ostinato.data.batches import SequenceBatch
+from ostinato.data.chunks import pair_chunks
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import TokenInputs
 from ostinato.data.pairs import PairSettings, pairs_of, read_pairs, read_sources
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Ragged
+from ostinato.data.shards import Work
+from ostinato.data.spool import open_chunks, write_chunks
 from ostinato.data.text import read_text
 from ostinato.data.vocabulary import Level, Vocabulary
 from ostinato.errors import OstinatoError, require
@@ -162,6 +166,15 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
             return read_pairs(paths, self)
         return pairs_of(X, y, self)
 
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Corpus:
+        if work.known("corpus") is not None:
+            return open_chunks(work)
+        return write_chunks(pair_chunks(paths, self), work)
+
+    def _data_settings(self) -> Sequence[str]:
+        own = ["level", "vocabulary_size", "shared", "longest"]
+        return [*super()._data_settings(), *own, *(f.name for f in fields(PairSettings))]
+
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         call, fraction = type(self).__name__, self.validation_fraction
         return split(corpus, fraction, self.seed, call=call, most=2000)
@@ -172,14 +185,19 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
 
     def _learn(self, training: Corpus) -> tuple[TokenInputs, TargetTexts]:
         texts, size = _first_texts(training), self._usual_vocabulary(training)
-        both = [*texts, *training.inputs] if self.shared else texts
+        both = chain(texts, training.inputs) if self.shared else texts
         vocabulary = vocabulary_of(both, self.level, size)
         own = vocabulary if self.shared else vocabulary_of(training.inputs, self.level, size)
         return TokenInputs(own, self.longest), TargetTexts(vocabulary)
 
-    def _defaults(self, training: Corpus, pieces: int, usual: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, training: Corpus) -> dict[str, Any]:
+        return {"vocabulary_size": self._usual_vocabulary(training)}
+
+    def _defaults(
+        self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
-            "vocabulary_size": self._usual_vocabulary(training),
+            "vocabulary_size": facts["vocabulary_size"],
             "hidden_size": 128 if pieces < 2000 else 256 if pieces < 10_000 else 512,
             "dropout": 0.3,
         }
@@ -188,7 +206,7 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
         """Return the size of the vocabulary, as given or by the size of the data."""
         if self.vocabulary_size is not None or self.level != "bpe":
             return self.vocabulary_size
-        letters = sum(map(len, [*_first_texts(training), *training.inputs]))
+        letters = sum(map(len, chain(_first_texts(training), training.inputs)))
         return usual_vocabulary(letters)
 
     def _build(self, inputs: TokenInputs, targets: TargetTexts) -> EncoderDecoder:
@@ -319,8 +337,8 @@ class WritingEstimator(PairSettings, Estimator[TokenInputs, TargetTexts, Encoder
         return inputs, TargetTexts(vocabulary, self.sampled, self.resolved("epochs") or 0.0)
 
 
-def _first_texts(corpus: Corpus) -> list[str]:
-    return [several[0] for several in corpus.targets or []]
+def _first_texts(corpus: Corpus) -> Iterator[str]:
+    return (several[0] for several in corpus.targets or [])
 
 
 def sacrebleu_scores(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ostinato.data.prefetch import Closable
 from ostinato.errors import OstinatoError
 from ostinato.training.distributed import World, joined_rows, noticing_lost_peers, own_rows
 from ostinato.training.evaluation import Objective
@@ -99,6 +100,12 @@ class Parts:
         """Go to a position."""
         for part in self._mine:
             part.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the threads that read them ahead, if there are any."""
+        for part in self._mine:
+            if isinstance(part, Closable):
+                part.close()
 
 
 class Joined(nn.Module):

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ostinato.files import finite
 from ostinato.training.callbacks import Callback, Run, TrainingResult
@@ -164,6 +164,73 @@ def make_progress(mode: ProgressMode) -> Callback:
     if mode == "auto":
         mode = "bar" if sys.stdout.isatty() else "lines"
     return {"bar": Bar, "lines": Lines, "json": JSONLines, "quiet": Quiet}[mode]()
+
+
+class Stages:
+    """Progress of work in stages, such as preparing data: a context manager.
+
+    Args:
+        mode: as of training.
+    """
+
+    EVERY = 10.0  # seconds between two lines
+
+    def __init__(self, mode: ProgressMode) -> None:
+        if mode == "auto":
+            mode = "bar" if sys.stdout.isatty() else "lines"
+        self._mode = mode
+        self._bar = _stage_bar() if mode == "bar" else None
+        self._stage, self._task = "", 0
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def tell(self, stage: str, done: int, total: int | None) -> None:
+        """Show how far a stage is, of how many items if that is known."""
+        if self._mode == "quiet":
+            return
+        if self._bar is not None:
+            if stage != self._stage:
+                self._task = self._bar.add_task(stage, total=total)
+            self._bar.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._told > self.EVERY or (done == total and self._mode == "json"):
+            self._told = time.monotonic()
+            if self._mode == "json":
+                facts = {"event": "progress", "stage": stage, "done": done, "total": total}
+                print(json.dumps(facts), flush=True)
+            else:
+                of = "" if total is None else f" of {total:,}"
+                print(f"{stage}: {done:,}{of}, {duration(self._told - self._began)}", flush=True)
+        self._stage = stage
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        if self._mode == "json":
+            print(json.dumps({"event": "note", "message": message}), flush=True)
+        elif self._bar is not None:
+            self._bar.console.print(message, markup=False)
+        elif self._mode != "quiet":
+            print(message, flush=True)
+
+
+def _stage_bar() -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    name = TextColumn("{task.description}", markup=False)
+    return Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 def _time_left(run: Run) -> str:

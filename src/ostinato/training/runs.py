@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from ostinato.data.shards import checked_files
 from ostinato.errors import MissingExtra, OstinatoError
 from ostinato.files import (
     RUN_FILE,
@@ -73,7 +74,10 @@ class RunFolder:
                 (unfinished / "data").mkdir(parents=True)
                 document = dict(prepare(unfinished / "data"))
                 digests = {}
+                checked = checked_files(unfinished / "data")  # when they are read, shard by shard
                 for file in sorted((unfinished / "data").iterdir()):
+                    if file.name in checked:
+                        continue
                     with open_file(file) as opened:
                         digests[file.name] = storage.digest_of(opened)
                 document["data"] = digests

@@ -228,7 +228,7 @@ class _Search:
             raise OstinatoError("tune: validation_fraction=0; expected data to validate on.")
         with temporary_folder() as place:
             probe = clone(model)
-            documents, probe.resolved_, _ = probe._prepare(place, *data, *[None] * (3 - len(data)))
+            documents, probe.resolved_, _ = probe._prepared(place, *data, *[None] * (3 - len(data)))
             digests = {file.name: _digest(file) for file in sorted(place.iterdir())}
             inputs, _ = probe._restore(documents)
         if getattr(inputs, "lexicon", None) is None and "spelling_size" in given:  # no words

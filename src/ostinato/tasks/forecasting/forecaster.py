@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch import Tensor
 
+from ostinato.data.shards import Work
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
-from ostinato.tasks.estimators import Estimator, Prepared
+from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
 from ostinato.tasks.forecasting.forecast import (
     Blend,
@@ -45,6 +46,7 @@ from ostinato.tasks.forecasting.windows import (
     WindowBatches,
     Windows,
 )
+from ostinato.tasks.prepared import Prepared
 from ostinato.tasks.sequences import resolve
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample
@@ -161,6 +163,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     ensemble_size: int | None = None
     learning_rate: float = 0.001
 
+    _reads_chunks = False
+
     def check_settings(self) -> None:
         super().check_settings()
         expected = "a number of steps, 1 or more"
@@ -194,7 +198,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             X, out=out, progress=progress, tensorboard=tensorboard, callbacks=callbacks
         )
 
-    def _prepare(self, data: Path, X: Any, y: Any, validation: Any) -> Prepared:
+    def _prepare(
+        self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
+    ) -> Prepared:
+        assert work is None, "as _reads_chunks says"
         panel = read_panel(X, self)
         season, long_season = self._find_seasons(panel)
         if self.output == "negative-binomial":

@@ -1,0 +1,133 @@
+"""``ostinato prepare``: a command for each task that prepares data for any number of runs."""
+
+from __future__ import annotations
+
+import json as jsons
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ostinato
+from ostinato.cli.commands import (
+    COMMANDS,
+    PREPARE,
+    TRAIN,
+    Command,
+    command,
+    print_json,
+    with_settings,
+)
+from ostinato.cli.options import Option, options_of
+from ostinato.cli.training import fit_options
+from ostinato.data.lazy import Lazy
+from ostinato.errors import OstinatoError
+from ostinato.files import PREPARED_FILE, check_new_folder, check_there
+from ostinato.memory import peak_memory
+from ostinato.tasks.registry import TASKS, Task
+
+if TYPE_CHECKING:
+    from ostinato.cli import sources
+else:
+    sources = Lazy("ostinato.cli.sources")
+
+OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings"}
+"""Classes whose settings all shape data."""
+
+SHAPING = {
+    *("level", "vocabulary_size", "min_count", "unknown", "shared", "longest", "crf", "cell"),
+    *("bidirectional", "affix_size", "steps_per_beat", "validation_fraction", "seed"),
+}
+"""Other settings that do, by name."""
+
+
+IN_MEMORY = {"forecast", "speak", "vocode"}
+"""Tasks that read all of their data into memory."""
+
+
+def prepare(
+    task: Task,
+    /,
+    *files: Path,
+    out: Path,
+    config: Path | None = None,
+    json: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> int:
+    """Prepare data.
+
+    Args:
+        task: the row of the registry.
+        files: files or folders.
+        out: folder of the prepared data, created; or one of an earlier call, which is continued,
+            reused, or prepared again where the files have changed.
+        config: TOML file with any of these options; those given here take precedence.
+        json: print one JSON object per line.
+        quiet: print nothing but warnings.
+        **settings: of the estimator and its ``fit``, as far as they shape data.
+    """
+    if not files:
+        raise OstinatoError(f"prepare {task.command}: FILES is required.")
+    check_new_folder(out)
+    check_there(files)
+    how = {o.name: settings.pop(o.name) for o in fit_options(task) if o.name in settings}
+    estimator = getattr(ostinato, task.estimator)(**settings)
+    shown_by = "json" if json else "quiet" if quiet else "auto"
+    estimator.prepare(list(files), out=out, progress=shown_by, **how)
+    facts = jsons.loads((out / PREPARED_FILE).read_bytes())["facts"]
+    size = sum(file.stat().st_size for file in (out / "data").iterdir())
+    if json:
+        print_json({"event": "end", "folder": str(out), "bytes": size, "facts": facts})
+    elif not quiet:
+        what = "sequences" if "sequences" in facts else "tokens"
+        most = peak_memory()
+        print(*facts.get("notes", ()), sep="\n", end="\n" * bool(facts.get("notes")))
+        print(f"{out}: {facts[what]:,} {what} to train on, {size / 1e6:,.1f} MB"
+              + (f"; memory {most / 2**20:,.0f} MB at most" if most else ""))  # fmt: skip
+        print(f"Next:      ostinato train {task.command} {shlex.quote(str(out))} --out run")
+    return 0
+
+
+def _options(task: Task) -> list[Option]:
+    own = [option for option in options_of(__name__, "prepare") if option.name != "task"]
+    settings = with_settings(own + fit_options(task), task.estimator)
+    return [o for o in settings if o.owner in OWNERS or o.name in SHAPING or o.owner[0].islower()]
+
+
+@command(TRAIN, "prepare")
+def suggest(*files: Path) -> None:
+    """Prepare data once, for any number of runs.
+
+    Reads the files, and says which tasks fit, with the command for each. After the name of a task
+    the command prepares: data may be larger than memory.
+
+    Args:
+        files: files or folders.
+
+    Examples:
+        ostinato prepare reviews.csv
+        ostinato prepare recordings/
+    """
+    for each in sources.fitting(files):
+        print(f"{each.told(files, 'prepare', 'prepared')}\n")
+
+
+for _task in TASKS:
+    if _task.command in IN_MEMORY:
+        continue
+    _name = f"prepare {_task.command}"
+    _text = f"""Prepare data for train {_task.command}.
+
+    Data are read a chunk at a time, encoded into memory-mapped shards with checksums, and may be
+    larger than memory: also folders of tables (Parquet, CSV, JSON lines), and tar archives of
+    samples. After Ctrl-C or a kill the same command goes on; data that have not changed are not
+    prepared again. Then: ostinato train {_task.command} prepared --out run, as often as you like.
+
+    Examples:
+        ostinato prepare {_task.command} FILES --out prepared
+        ostinato prepare {_task.command} FILES --out prepared --validation-fraction 0.05
+    """
+    COMMANDS[_name] = Command(
+        _name, partial(prepare, _task), _text, PREPARE, partial(_options, _task)
+    )
