@@ -1098,12 +1098,12 @@ loop: a resumed run begins again
 + None
 
 sequences: validation data are trained on too
-- return data.take(sorted([*kept, *lone])), data.take(sorted(out))
-+ return data.take(sorted([*kept, *lone, *out])), data.take(sorted(out))
+- return data.take(kept), data.take(out)
++ return data.take(np.concatenate([kept, out])), data.take(out)
 
 sequences: lone labels are lost
-- data.take(sorted([*kept, *lone]))
-+ data.take(sorted(kept))
+- kept = np.concatenate([kept, lone])
++ kept = kept + 0
 
 sequences: training data stand in for validation data
 - None if held_out is None else self.batches(held_out)
