@@ -45,9 +45,8 @@ def cases(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.thorough
 def test_ranks_compute_what_one_process_computes_of_the_joined_batch(tmp_path: Path) -> None:
     """In float64, with a last batch of fewer rows than ranks; losses, norms, metrics, weights."""
-    names = ["text", "classify", "regress", "tag", "translate", "transcribe", "forecast", "music"]
-    found = cases(tmp_path, *(f"{name}:2" for name in names), "classify:3", "text:2:2")
-    assert len(found) == 10
+    found = cases(tmp_path, "classify:3", "text:2:2", "forecast:2")
+    assert len(found) == 3
     for name, each in found.items():
         assert each["records"] < 1e-10 and each["weights"] < 1e-10, name
         assert each["across"] == 0, name
@@ -55,9 +54,10 @@ def test_ranks_compute_what_one_process_computes_of_the_joined_batch(tmp_path: P
 
 @forks
 @pytest.mark.slow
-def test_four_ranks_compute_what_one_process_computes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_compute_what_one_process_computes_in_every_task(tmp_path: Path, ranks: int) -> None:
     names = ["text", "classify", "regress", "tag", "translate", "transcribe", "forecast", "music"]
-    for name, each in cases(tmp_path, *(f"{name}:4" for name in names)).items():
+    for name, each in cases(tmp_path, *(f"{name}:{ranks}" for name in names)).items():
         assert each["records"] < 1e-10 and each["weights"] < 1e-10, name
         assert each["across"] == 0, name
 
@@ -65,7 +65,7 @@ def test_four_ranks_compute_what_one_process_computes(tmp_path: Path) -> None:
 @forks
 @pytest.mark.thorough
 def test_a_stopped_run_goes_on_on_as_many_ranks_bit_for_bit_and_on_others(tmp_path: Path) -> None:
-    found = cases(tmp_path, "resume:2:2", "resume:2:1", "resume:1:3")
+    found = cases(tmp_path, "resume:2:2", "resume:2:1")
     for name, each in found.items():
         assert 5 <= each["step"] < 12
         if name == "resume:2:2":  # with dropout
@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_on_as_many_ranks_bit_for_bit_and_on_others(tmp_pa
 @forks
 @pytest.mark.thorough
 def test_what_happens_on_one_rank_ends_or_changes_the_run_of_all(tmp_path: Path) -> None:
-    remedies = ("stop", "skip", "rollback")
+    remedies = ("stop", "rollback")
     found = cases(tmp_path, "fails", "interrupted", *(f"nonfinite:{each}" for each in remedies))
     stopped = found["nonfinite:stop"]["told"]
     assert len(set(stopped)) == 1 and "NonFiniteError: step 3: loss not finite" in stopped[0]
