@@ -26,8 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 
@@ -109,6 +107,10 @@ class Ranks(World):
         if gpus:
             torch.cuda.set_device(self._local_rank)
         torch.set_num_threads(threads_of(place))
+        # Not there in every PyTorch.
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
         with noticing_lost_peers():
             store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
             self._store = PrefixStore("ostinato", store)

@@ -126,9 +126,26 @@ class Joined(nn.Module):
         self._objective, self._world, self._parts = objective, world, accumulate
         self._trained = [p for p in network.parameters() if p.requires_grad]
         self._parallel = (world.parallel(self),)  # a tuple, since it is no part of this module
+        # After its first pass DDP divides the gradients anew, in the order in which they came, and
+        # adds up those of three ranks and more in another order. A pass over nothing comes first,
+        # so that those of every step are divided alike, of a run that goes on, too.
+        if self._trained:
+            with noticing_lost_peers():
+                nothing, _ = self._parallel[0](None, None)
+                torch.autograd.backward(nothing)
+            for p in self._trained:
+                p.grad = None
 
     def forward(self, part: Any, state: Any) -> tuple[Tensor, Any]:
-        """Return the sum of the losses of the items of a part, and the state after it."""
+        """Return the sum of the losses of the items of a part, and the state after it.
+
+        Of None a loss of 0 that every parameter has a part in.
+        """
+        if part is None:
+            zero: Tensor = _Reaching.apply(  # type: ignore[no-untyped-call]
+                torch.zeros(()), *self._trained
+            )
+            return zero, None
         loss, after = self._objective.loss(self.network, part, state)
         total: Tensor = _Reaching.apply(  # type: ignore[no-untyped-call]
             loss * self._items(part), *self._trained
