@@ -339,10 +339,11 @@ import resource, sys
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 from ostinato import cli
+from ostinato.memory import peak_memory
 try:
     cli.main(sys.argv[2:])
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+    print(peak_memory(), flush=True)
 """
 
 

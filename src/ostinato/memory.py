@@ -32,6 +32,9 @@ def peak_memory() -> int | None:
     """Return the most bytes that this process had in memory at a time; None if nothing says it."""
     if sys.platform == "win32":
         return None
+    with suppress(OSError, StopIteration):  # Linux, whose ru_maxrss begins as that of the parent
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
