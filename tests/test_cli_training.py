@@ -385,7 +385,7 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(ostinato, here, monkeypatch
     for owner, name in (
         (generation, "write_tokens"),
         (generation, "ManyToMany"),
-        (TextSource, "characters"),
+        (TextSource, "__iter__"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupt)
@@ -429,8 +429,8 @@ def test_slips_are_named_before_pytorch_is_imported(line, message, tmp_path):
     for file in ("there.csv", "taken/file"):
         (tmp_path / file).write_text("a,b\n")
     code = (
-        "import sys\nfrom ostinato.cli.app import _run\n"
-        "try:\n    _run(sys.argv[1:])\n"
+        "import sys\nfrom ostinato.cli.app import _run\nfrom ostinato.launch import Launch\n"
+        "try:\n    _run(sys.argv[1:], Launch())\n"
         "except Exception as error:\n    print(error, 'torch' in sys.modules)\n"
     )
     run = [sys.executable, "-c", code, *line.split()]

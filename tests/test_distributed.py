@@ -42,7 +42,7 @@ def cases(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
 
 
 @forks
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_ranks_compute_what_one_process_computes_of_the_joined_batch(tmp_path: Path) -> None:
     """In float64, with a last batch of fewer rows than ranks; losses, norms, metrics, weights."""
     found = cases(tmp_path, "classify:3", "text:2:2", "forecast:2")

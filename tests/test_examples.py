@@ -93,6 +93,6 @@ def test_of_the_food_chain_only_sense_comes_out():
         assert sum(counts.values()) == 40
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_of_the_timetable_every_day_is_right_with_and_without_missed_ones():
     assert load("timetable").main(days=100) == 1.0

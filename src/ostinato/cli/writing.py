@@ -344,7 +344,7 @@ def speak(
 
 @command(USE, protocol="SoundSynthesizer")
 def vocode(run: Path, recording: Path, /, *, out: SoundFile, seed: int = 0) -> None:
-    """Make a recording's sound again with a vocoder, to hear what it costs.
+    """Make a recording again with a vocoder, to hear what is lost.
 
     Args:
         run: folder of a model of train vocode.

@@ -317,7 +317,10 @@ def text_of_tables(paths: Sequence[Path]) -> TextSource | None:
     Of Parquet and JSON lines the column with a usual name, such as text; of tar archives their
     files ``.txt``. None if the files are others.
     """
-    suffixes = {file.suffix.lower() for file in walk(paths)}
+    try:
+        suffixes = {file.suffix.lower() for file in walk(paths)}
+    except OSError:  # who reads them as texts says it, if that is a file to be read
+        return None
     if not suffixes or not suffixes <= _TEXTS | {".tar"}:
         return None
 

@@ -289,7 +289,7 @@ def pcm(samples: Samples) -> bytes:
     r"""Return samples from -1 to 1 as 16-bit little-endian numbers.
 
     >>> pcm(np.array([0.0, 1.0, -2.0]))
-    b'\\x00\\x00\\xff\\x7f\\x01\\x80'
+    b'\x00\x00\xff\x7f\x01\x80'
     """
     return np.asarray(np.round(32767 * np.clip(samples, -1, 1)), dtype="<i2").tobytes()
 

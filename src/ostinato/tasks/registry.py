@@ -164,7 +164,7 @@ TASKS: Sequence[Task] = (
         Examples:
             ostinato train transcribe recordings/ --out ears
             ostinato train transcribe clips.tsv --text path --no-bidirectional --out ears
-            ostinato train transcribe clips.tsv --criterion transducer --level bpe --out ears
+            ostinato train transcribe clips.tsv --criterion transducer --out ears
         """,
         "ostinato transcribe {run} FILES   (or evaluate, with texts)",
         "labels",
