@@ -110,8 +110,8 @@ def two_ranks_and_two_threads(world: World, seconds: float) -> dict[str, Any]:
     turn(both.train_step, 3)
     steps = max(2, int(world.gather(TURN * 3 / turn(both.train_step, 3))[0]))
     ranks, threads, cpu = [], [], []
-    begun = world.gather(time.perf_counter())[0]
-    while world.gather(time.perf_counter())[0] - begun < seconds:
+    start = world.gather(time.perf_counter())[0]
+    while world.gather(time.perf_counter())[0] - start < seconds:
         spent = time.process_time()
         ranks.append(turn(both.train_step, steps))
         spent = sum(world.gather(time.process_time() - spent))

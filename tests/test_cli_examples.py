@@ -9,6 +9,7 @@ import pytest
 from command_line import assert_refused, everything
 
 from ostinato.cli import COMMANDS, completion, examples
+from ostinato.cli.commands import TASKED
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
@@ -51,9 +52,6 @@ def test_the_wheel_has_the_examples_where_they_are_looked_for(monkeypatch, tmp_p
     assert examples.available() == {"spelling.py": "About."}
 
 
-TWO = ("train", "tune", "prepare")  # a task follows
-
-
 def test_a_shell_is_told_commands_options_and_choices():
     complete = completion.completions
     firsts = {name.split()[0] for name in COMMANDS}
@@ -61,9 +59,9 @@ def test_a_shell_is_told_commands_options_and_choices():
     tasks = {name.split()[1] for name in COMMANDS if name.startswith("train ")}
     assert {*complete(["train", ""])} == tasks and complete(["train", "rev"]) == []
     for name, command in COMMANDS.items():
-        flags = complete([*name.split(), "--"]) if name not in TWO else []
+        flags = complete([*name.split(), "--"]) if name not in TASKED else []
         own = [o.flag for o in command.options() if o.form == "keyword"]
-        assert name in TWO or {*own, "--help"} <= {*flags}, name
+        assert name in TASKED or {*own, "--help"} <= {*flags}, name
     assert complete(["train", "text", "--cell", "gru-r"]) == ["gru-reset-before"]
     assert complete(["train", "text", "book"]) == []  # files
     assert "--no-health" in complete(["train", "text", "--no"])

@@ -429,8 +429,8 @@ def test_slips_are_named_before_pytorch_is_imported(line, message, tmp_path):
     for file in ("there.csv", "taken/file"):
         (tmp_path / file).write_text("a,b\n")
     code = (
-        "import sys\nfrom ostinato.cli.app import _run\nfrom ostinato.launch import Launch\n"
-        "try:\n    _run(sys.argv[1:], Launch())\n"
+        "import sys\nfrom ostinato.cli.app import _run\n"
+        "try:\n    _run(sys.argv[1:])\n"
         "except Exception as error:\n    print(error, 'torch' in sys.modules)\n"
     )
     run = [sys.executable, "-c", code, *line.split()]

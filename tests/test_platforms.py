@@ -215,7 +215,7 @@ def test_standard_output_is_utf_8_on_windows(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(app, "_run", lambda words, place: print("Ωμέγα"))
+    monkeypatch.setattr(app, "_run", lambda words: print("Ωμέγα"))
     with pytest.raises(SystemExit):
         app.main(["info"])
     out.flush()

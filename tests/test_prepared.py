@@ -16,6 +16,7 @@ from command_line import assert_refused, write_data
 from test_features import sine, write_wav
 
 import ostinato as package
+from ostinato.cli import COMMANDS
 from ostinato.data import batches, delimited, formats, shards, text
 from ostinato.data.archives import Member, members, samples
 from ostinato.data.batches import SequenceBatches
@@ -29,6 +30,7 @@ from ostinato.data.reading import read_corpus
 from ostinato.data.shards import Work
 from ostinato.data.spool import write_chunks
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.registry import TASKS as TASKS_OF_THE_COMMAND
 from ostinato.training.callbacks import Callback
 
 QUICK = {"hidden_size": 4, "steps": 4, "batch_size": 4, "evaluations": 2, "health": False}
@@ -491,6 +493,18 @@ def test_an_error_of_who_reads_ahead_is_raised_where_batches_are_taken():
 
 
 # The command
+
+
+@pytest.mark.parametrize("task", TASKS_OF_THE_COMMAND, ids=lambda task: task.command)
+def test_the_command_has_the_settings_that_shape_data(task):
+    kind = getattr(package, task.estimator)
+    assert kind._reads_chunks == (f"prepare {task.command}" in COMMANDS)
+    if kind._reads_chunks:
+        trains, prepares = (
+            {option.name for option in COMMANDS[f"{name} {task.command}"].options()}
+            for name in ("train", "prepare")
+        )
+        assert {*kind()._data_settings()} & trains <= prepares
 
 
 def test_the_command_prepares_and_trains(data, ostinato):

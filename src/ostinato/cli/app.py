@@ -25,11 +25,11 @@ from ostinato.cli import (  # noqa: F401 add commands
     tuning,
     writing,
 )
-from ostinato.cli.commands import COMMANDS, GROUPS, PREPARE, TRAIN, TUNE, listed, refuse_wrong_task
+from ostinato.cli.commands import COMMANDS, GROUPS, TASKED, listed, refuse_wrong_task
 from ostinato.cli.completion import completions, install
 from ostinato.cli.options import check_options, help_of, parse
 from ostinato.errors import OstinatoError
-from ostinato.launch import Launch, PeerError, launch
+from ostinato.launch import PeerError, launch
 from ostinato.memory import available_memory
 
 OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
@@ -37,9 +37,6 @@ OPENMP = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 take a tenth of a millisecond or two; milliseconds, of LLVM's and Intel's. Their own defaults are
 5 and 200 milliseconds, for which a thread that waits keeps a core from who else wants it."""
 
-
-TWO = ["train"], ["tune"], ["prepare"]
-"""Commands of two words: the second is a task."""
 
 SAME = 1.0
 """Seconds in which another rank than the first waits whether that says the same."""
@@ -51,9 +48,6 @@ LONGEST = 2000
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     _limit_spinning()
-    place = launch()
-    if place.rank:  # the first one prints
-        sys.stdout = io.StringIO()
     warnings.showwarning = _show_warning
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 who called closes it
     for stream in (sys.stdout, sys.stderr):
@@ -62,10 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             if sys.platform == "win32":  # which writes files in an encoding of the country
                 stream.reconfigure(encoding="utf-8")
     try:
-        status = _run(sys.argv[1:] if argv is None else list(argv), place)
+        if launch().rank:  # the first one prints
+            sys.stdout = io.StringIO()
+        status = _run(sys.argv[1:] if argv is None else list(argv))
         print(end="", flush=True)  # while a broken pipe can still be dealt with
     except OstinatoError as error:
-        _fail(str(error), place, isinstance(error, PeerError))
+        _fail(str(error), isinstance(error, PeerError))
     except OSError as error:
         name, reason = error.filename, error.strerror or error
         if error.errno in (errno.EPIPE, errno.ENOSPC, errno.EFBIG) and name is None:
@@ -90,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(status or 0)
 
 
-def _run(tokens: list[str], place: Launch) -> int | None:
+def _run(tokens: list[str]) -> int | None:
     if tokens == ["--version"]:
         print(f"ostinato {ostinato.__version__}")
         return 0
@@ -100,9 +96,9 @@ def _run(tokens: list[str], place: Launch) -> int | None:
     if tokens[:1] == ["--complete"]:  # asked by a shell
         print("\n".join(completions(tokens[1:])))
         return 0
-    words = 2 if tokens[:1] in TWO else 1
+    words = 2 if tokens and tokens[0] in TASKED else 1
     name, rest = " ".join(tokens[:words]), tokens[words:]
-    if not tokens or {*tokens[:words]} & {"-h", "--help"} or tokens in TWO:
+    if not tokens or {*tokens[:words]} & {"-h", "--help"} or (words == 2 and len(tokens) == 1):
         print(_overview(tokens[0] if tokens else ""))
         return 0
     close = [] if name in COMMANDS else get_close_matches(name, COMMANDS, n=1)
@@ -118,9 +114,9 @@ def _run(tokens: list[str], place: Launch) -> int | None:
             raise OstinatoError(f"{tokens[1]}: no such file{hint}")
         hint = f"did you mean {close[0]!r}?" if close else "see ostinato --help."
         raise OstinatoError(f"unknown command {name!r}; {hint}")
-    if place.size > 1 and not name.startswith("train "):
+    if (size := launch().size) > 1 and not name.startswith("train "):
         raise OstinatoError(
-            f"{name}: torchrun launched {place.size} processes; expected ostinato train TASK, the "
+            f"{name}: torchrun launched {size} processes; expected ostinato train TASK, the "
             "only command that they share the work of."
         )
     command = COMMANDS[name]
@@ -165,7 +161,7 @@ def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
     lines += ["Train recurrent neural networks on sequences, use them, look inside."]
-    for group in {"train": [TRAIN], "tune": [TUNE], "prepare": [PREPARE]}.get(of, GROUPS):
+    for group in [TASKED[of]] if of in TASKED else GROUPS:
         lines += ["", f"{group}:"]
         lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
     lines += ["", "ostinato COMMAND --help shows its options and examples."]
@@ -179,13 +175,16 @@ def _limit_spinning() -> None:
         os.environ.update(OPENMP)
 
 
-def _fail(message: str, place: Launch | None = None, peer: bool = False) -> NoReturn:
-    place = launch() if place is None else place
-    if place.rank:
+def _fail(message: str, peer: bool = False) -> NoReturn:
+    try:
+        rank = launch().rank
+    except OstinatoError:  # which is what the message says
+        rank = 0
+    if rank:
         if peer:  # which has said it
             sys.exit(2)
         time.sleep(SAME)  # what all say the first one says, and torchrun ends the others
-        message = f"rank {place.rank}: {message}"
+        message = f"rank {rank}: {message}"
     line = " ".join(message.split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     print(f"ostinato: {line}", file=sys.stderr)

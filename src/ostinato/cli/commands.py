@@ -51,6 +51,9 @@ TUNE = "Search for settings"
 PREPARE = "Prepare data"
 """The heading of the commands that prepare data for a task, in the help of ``ostinato prepare``."""
 
+TASKED = {"train": TRAIN, "tune": TUNE, "prepare": PREPARE}
+"""First words of the commands whose second word is a task, and their headings."""
+
 COMMANDS: dict[str, Command] = {}
 """Every command by its name."""
 

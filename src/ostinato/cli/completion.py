@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ostinato.cli.commands import COMMANDS
+from ostinato.cli.commands import COMMANDS, TASKED
 from ostinato.errors import OstinatoError
 from ostinato.files import atomic_file
 
@@ -67,7 +67,7 @@ def completions(words: Sequence[str]) -> list[str]:
     (['classify'], ['byte', 'bpe'])
     """
     *before, last = words or [""]
-    two = before[:1] in (["train"], ["tune"], ["prepare"])
+    two = bool(before) and before[0] in TASKED
     if len(before) < 1 + two:
         firsts = (name.split() for name in COMMANDS)
         found = [name[len(before)] for name in firsts if name[: len(before)] == before

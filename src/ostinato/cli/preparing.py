@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 import shlex
 from functools import partial
 from pathlib import Path
@@ -22,21 +21,22 @@ from ostinato.cli.options import Option, options_of
 from ostinato.cli.training import fit_options
 from ostinato.data.lazy import Lazy
 from ostinato.errors import OstinatoError
-from ostinato.files import PREPARED_FILE, check_new_folder, check_there
+from ostinato.files import check_new_folder, check_there
 from ostinato.memory import peak_memory
 from ostinato.tasks.registry import TASKS, Task
 
 if TYPE_CHECKING:
     from ostinato.cli import sources
+    from ostinato.tasks import prepared
 else:
-    sources = Lazy("ostinato.cli.sources")
+    sources, prepared = Lazy("ostinato.cli.sources"), Lazy("ostinato.tasks.prepared")
 
 OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings"}
 """Classes whose settings all shape data."""
 
 SHAPING = {
     *("level", "vocabulary_size", "min_count", "unknown", "shared", "longest", "crf", "cell"),
-    *("bidirectional", "affix_size", "steps_per_beat", "validation_fraction", "seed"),
+    *("bidirectional", "affix_size", "image", "steps_per_beat", "validation_fraction", "seed"),
 }
 """Other settings that do, by name."""
 
@@ -75,8 +75,8 @@ def prepare(
     estimator = getattr(ostinato, task.estimator)(**settings)
     shown_by = "json" if json else "quiet" if quiet else "auto"
     estimator.prepare(list(files), out=out, progress=shown_by, **how)
-    facts = jsons.loads((out / PREPARED_FILE).read_bytes())["facts"]
-    size = sum(file.stat().st_size for file in (out / "data").iterdir())
+    found = prepared.PreparedFolder.open(out)
+    facts, size = found.facts, found.size
     if json:
         print_json({"event": "end", "folder": str(out), "bytes": size, "facts": facts})
     elif not quiet:

@@ -203,8 +203,8 @@ def _roles(
     media = {kind: "sound" for kind, m in sample.items() if m.suffix in SOUNDS}
     media |= {kind: "image" for kind, m in sample.items() if m.suffix in IMAGES}
     if settings.text is not None:
-        wanted = settings.text.lower().lstrip(".")
-        inputs = [wanted] if wanted in sample else []
+        named = settings.text.lower().lstrip(".")
+        inputs = [named] if named in sample else []
     else:
         inputs = list(media) or [kind for kind in TEXTS if kind in sample]
     names = ", ".join(f".{kind}" for kind in sample)
@@ -218,12 +218,12 @@ def _roles(
     if labelled is False:
         return Roles(kind, inputs[0], None)
     if settings.label is not None:
-        wanted = settings.label.lower().lstrip(".")
-        if wanted in rest:
-            return Roles(kind, inputs[0], wanted)
+        named = settings.label.lower().lstrip(".")
+        if named in rest:
+            return Roles(kind, inputs[0], named)
         if "json" in rest:
             return Roles(kind, inputs[0], "json", settings.label)
-        raise DataError(f"has no file .{wanted} for the labels; there are {names}.", path=path)
+        raise DataError(f"has no file .{named} for the labels; there are {names}.", path=path)
     usual = [label for label in LABELS if label in rest]
     if usual:
         return Roles(kind, inputs[0], usual[0])
@@ -244,7 +244,7 @@ def _roles(
 def text_of(member: Member, place: Place) -> str:
     """Return the text of a file in an archive."""
     if member.size > LARGEST_TEXT:
-        raise place.error(f"has a .{member.suffix} of {member.size:,} bytes; expected a text.")
+        raise place.error(f"has a {member.suffix} of {member.size:,} bytes; expected a text.")
     try:
         return member.read().decode("utf-8-sig")
     except UnicodeDecodeError:

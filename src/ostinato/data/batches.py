@@ -448,17 +448,17 @@ class SequenceBatches(Epochs):
             rows = np.concatenate([np.arange(*self._stretches[i : i + 2]) for i in sorted(some)])
             random = np.random.default_rng([seed, epoch, group])
         pieces: list[_Piece] = []
-        wanted = 0
+        expected = 0
         for row, length in zip(rows.tolist(), self._lengths[rows].tolist(), strict=True):
             bounds = [0, length]
             if self.window is not None and length > self.window:
                 offset = int(random.integers(1, self.window + 1))
                 bounds[1:1] = range(offset, length, self.window)
-                wanted += -(-length // self.window)
-            wanted += 1
+                expected += -(-length // self.window)
+            expected += 1
             pieces += [(row, begin, end - begin) for begin, end in pairwise(bounds)]
         pieces = [pieces[i] for i in random.permutation(len(pieces))]
-        pieces += pieces[: wanted - len(pieces)]  # so that all epochs are of one length
+        pieces += pieces[: expected - len(pieces)]  # so that all epochs are of one length
         pieces = before.left + pieces
         size, further, left = self.batch_size, self._further, list[_Piece]()
         if (group + 1) * STRETCHES < stretches:  # a batch may be of two groups

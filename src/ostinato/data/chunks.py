@@ -45,7 +45,7 @@ FILES = 4096
 """Files of a chunk, at most."""
 
 SHARE = 0.1
-"""Share of the memory that files may have together and still be read at once."""
+"""Share of the memory that files may have together and still be read as a whole."""
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Path]:
@@ -168,7 +168,8 @@ def _tables(
     labelled: bool | None,
     missing: bool,
 ) -> Iterator[Corpus]:
-    files = [file for file in walk(paths) if file in paths or _is_known(file)]
+    given = {*paths}
+    files = [file for file in walk(paths) if file in given or _is_known(file)]
     if not files:
         raise DataError("holds no recordings, images, texts or tables.", path=paths[0])
     asked, read = asked_columns(settings), False
@@ -265,7 +266,8 @@ def _joined(before: Table, after: Table) -> Table:
 def pair_chunks(paths: Sequence[Path], settings: PairSettings) -> Iterator[Corpus]:
     """Read pairs a chunk at a time; arguments and errors are those of `read_pairs`."""
     check_there(paths)
-    files = [file for file in walk(paths) if file in paths or is_table(file)]
+    given = {*paths}
+    files = [file for file in walk(paths) if file in given or is_table(file)]
     if settings.format is not None or (files and all(is_table(file) for file in files)):
         names = {settings.source, settings.target, settings.group, *SOURCES, *TARGETS}
         for file in files:

@@ -54,7 +54,7 @@ class Shard(NamedTuple):
 class Work:
     """A folder of work that goes on where it was interrupted: what is done, and what was found.
 
-    Each fact is a line of its journal, on the disk before the next is begun.
+    Each fact is a line of its journal, on the disk before the next is looked for.
 
     Args:
         folder: the folder, made if it is not there.
@@ -80,7 +80,7 @@ class Work:
                 whole += len(line)
                 self._take(document)
             os.truncate(self._journal, whole)
-        self.begun = whole > 0
+        self.resumes = whole > 0
 
     def _take(self, document: dict[str, Any]) -> None:
         if "shards" in document:
@@ -163,15 +163,15 @@ def write_shards(
         file.truncate(begin + end)
         file.seek(begin + end)
         before = arrays
-        begun, digest, some, whole = end, hashlib.sha256(), array("q"), list[Shard]()
+        start, digest, some, whole = end, hashlib.sha256(), array("q"), list[Shard]()
 
         def end_shard() -> None:
-            nonlocal begun, digest, arrays
-            if end == begun and len(some) == (arrays - before):
+            nonlocal start, digest, arrays
+            if end == start and len(some) == (arrays - before):
                 return
             arrays = before + len(some)
             whole.append(Shard(end, count, arrays, digest.hexdigest()))
-            begun, digest = end, hashlib.sha256()
+            start, digest = end, hashlib.sha256()
             work.tell(stage, count, total)
 
         def commit() -> None:
@@ -194,7 +194,7 @@ def write_shards(
             digest.update(data)
             end, count = end + len(data), count + n
             some.append(len(row))
-            if end - begun >= SHARD:
+            if end - start >= SHARD:
                 end_shard()
             if len(whole) == TOGETHER:
                 commit()

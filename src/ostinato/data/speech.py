@@ -129,8 +129,8 @@ def espeak() -> str:
     found = shutil.which("espeak-ng") or shutil.which("espeak")
     if found is None:
         raise OstinatoError(
-            "level='phoneme' needs espeak-ng: apt-get install espeak-ng (or brew install "
-            "espeak-ng), or level='char'."
+            "symbols='phoneme' needs espeak-ng: apt-get install espeak-ng (or brew install "
+            "espeak-ng), or use symbols='char'."
         )
     return found
 

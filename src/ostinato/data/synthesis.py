@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import wave
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ FLOOR = 1e-7
 
 ORDER = 16
 """Samples from which linear prediction computes the next."""
+
+DECIBELS = 10 / math.log(10)
+"""Decibels of a natural logarithm of energy."""
 
 Samples = NDArray[np.float32]
 
@@ -90,7 +93,7 @@ class SoundFrames:
         if rate != self.rate:
             from scipy.signal import resample_poly
 
-            common = gcd(rate, self.rate)
+            common = math.gcd(rate, self.rate)
             samples = resample_poly(samples, self.rate // common, rate // common)
         samples = np.asarray(samples, dtype=np.float32)
         if trim and len(samples):

@@ -196,7 +196,6 @@ def _weights_alone(stored: _Stored) -> Imported:
         return DataError(f"{why}.", path=stored.path)
 
     for name, sides in _layers_alone(stored):
-        shapes = [[w.shape for w in arrays] for arrays in sides]
         kinds = [_kind_alone(arrays) for arrays in sides]
         if kinds[0] in _GATES and {*kinds} == {kinds[0]} and len(sides) <= 2:
             if kinds[0] == "GRU" and len(sides[0]) == 2:
@@ -206,11 +205,10 @@ def _weights_alone(stored: _Stored) -> Imported:
             options = {"use_bias": len(sides[0]) == 3, "reset_after": sides[0][-1].ndim == 2}
             cells = [_cell(kinds[0], name, options, arrays, refuse) for arrays in sides]
             if cells[0][0] != cells[-1][0]:
-                raise refuse(f"{name:.80} has directions that differ: {shapes}")
-            layer: nn.Module = loaded(
-                stack_of([cells[0][0]], len(sides) == 2), [[weights for _, weights in cells]]
-            )
-            found.layers.append(cast(Any, layer))
+                raise refuse(f"{name:.80} has directions that differ: {[c for c, _ in cells]}")
+            stack = stack_of([cells[0][0]], len(sides) == 2)
+            found.layers.append(loaded(stack, [[weights for _, weights in cells]]))
+            layer: nn.Module = stack
         elif kinds == ["Dense"]:
             dense.append(_dense(sides[0], {}, f"Dense {name}"[:80], refuse))
             layer = dense[-1]
@@ -224,9 +222,10 @@ def _weights_alone(stored: _Stored) -> Imported:
         found.output = dense[0]
     if len(found.layers) > 1:
         found.obstacles.append("there are several recurrent layers, in an order that is not told")
-    if rest or len(dense) > 1:
-        others = ", ".join([*rest, *(["Dense"] * (len(dense) > 1))])
-        found.obstacles.append(f"there are weights of other layers: {others:.99}")
+    if len(dense) > 1:
+        rest.append("more than one Dense")
+    if rest:
+        found.obstacles.append(f"there are weights of other layers: {', '.join(rest):.99}")
     note = "the file holds weights alone: activations are taken for tanh and sigmoid"
     version = stored.file.attrs.get("keras_version", "")
     version = version.decode() if isinstance(version, bytes) else str(version)

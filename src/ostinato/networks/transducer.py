@@ -288,13 +288,6 @@ class Transducer(nn.Module):
         """Write as frames come; for layers in one direction."""
         return TransducerStream(self)
 
-    def search(self, encoded: Tensor, beam: int = 8, **options: Any) -> Hypothesis:
-        """Return the likeliest text of ``(T, J)``; greedy with ``beam=1``, see `beam_search`."""
-        if beam == 1:
-            (found,) = self.greedy(encoded[None])
-            return Hypothesis(found.tokens, np.nan, np.nan)
-        return self.beam_search(encoded, beam, **options)[0]
-
     @torch.inference_mode()
     def greedy(
         self, encoded: Tensor, ends: Lengths = None, symbols: int = SYMBOLS

@@ -106,8 +106,8 @@ class Plan(NamedTuple):
         return cls(trainer.title, whole, steps, evaluations, pace, patience)
 
 
-class Begun(NamedTuple):
-    """A run that has begun: what it is to be trained on.
+class StartedRun(NamedTuple):
+    """What a run, which may be continued, is trained on.
 
     Attributes:
         folder: of the run; None if all is in memory.
@@ -299,23 +299,23 @@ class Estimator(
 
         with ExitStack() as held:
 
-            def begin() -> Begun:
+            def start() -> StartedRun:
                 if out is None:
                     data = held.enter_context(temporary_folder())
-                    return Begun(None, data, document(data))
+                    return StartedRun(None, data, document(data))
                 if launch().restarts and (Path(out) / RUN_FILE).exists():
                     return self._reopened(world.path(Path(out)), held, self.get_params())
                 run = RunFolder.create(world.path(Path(out)), document)
                 held.enter_context(run.trained_by_one())
                 held.enter_context(run.removed_on_early_failure())
-                return Begun(run.path, run.data, run.document)
+                return StartedRun(run.path, run.data, run.document)
 
-            begun = world.first(begin)
-            self._train(begun, progress, tensorboard, callbacks, world)
+            started = world.first(start)
+            self._train(started, progress, tensorboard, callbacks, world)
         return self
 
     @classmethod
-    def _reopened(cls, path: Path, held: ExitStack, settings: Mapping[str, Any]) -> Begun:
+    def _reopened(cls, path: Path, held: ExitStack, settings: Mapping[str, Any]) -> StartedRun:
         """Return an earlier run, which nobody else trains while something is held."""
         run = RunFolder.reopen(path)
         run.refuse_other(cls.__name__, settings)
@@ -323,7 +323,7 @@ class Estimator(
         with storage.parts_of(run.path):
             cls._checked(run.document["parameters"], run.document["resolved"])
         held.enter_context(run.trained_by_one())
-        return Begun(run.path, run.data, run.document, resumes=True)
+        return StartedRun(run.path, run.data, run.document, resumes=True)
 
     def plan(self, X: Any, y: Any = None, *, groups: Any = None, validation: Any = None) -> Plan:
         """Say what `fit` would do with such data: what it reads, what it chooses, its time.
@@ -431,21 +431,21 @@ class Estimator(
         """
         world = join()
         with ExitStack() as held:
-            begun = world.first(lambda: cls._reopened(world.path(Path(out)), held, settings))
-            model = cls(**begun.document["parameters"])
-            model._train(begun, progress, tensorboard, callbacks, world)
+            started = world.first(lambda: cls._reopened(world.path(Path(out)), held, settings))
+            model = cls(**started.document["parameters"])
+            model._train(started, progress, tensorboard, callbacks, world)
         return model
 
     def _train(
         self,
-        begun: Begun,
+        started: StartedRun,
         progress: ProgressMode,
         tensorboard: bool,
         callbacks: Sequence[Callback],
         world: World,
     ) -> None:
         """Train on prepared data; a run records it, and keeps the best model."""
-        folder, data, document, resume = begun
+        folder, data, document, resume = started
         missing = f"there is no {data}: expected a folder that all machines see (out, --out)."
         check_all(world, data.is_dir(), missing)
         facts: dict[str, Any] = document["facts"]

@@ -126,7 +126,7 @@ class MusicModel(Estimator[PreviousNotes, Notes, ManyToMany]):
         return split(corpus, share, self.seed, call=type(self).__name__, shuffled=True)
 
     def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:
-        if not all(file.suffix.lower() in MIDI for file in walk(paths) if file in paths):
+        if any(path.is_file() and path.suffix.lower() not in MIDI for path in paths):
             return paths  # of files with parts
         if work.known("corpus") is not None:
             return open_chunks(work)

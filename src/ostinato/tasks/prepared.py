@@ -145,8 +145,8 @@ def prepare_folder(
         OstinatoError: the folder holds something else, or data of other settings.
     """
     check_new_folder(path)
-    begun = path / "work" / "begun.json"
-    if path.exists() and not (is_prepared(path) or begun.exists()) and any(path.iterdir()):
+    request = path / "work" / "request.json"
+    if path.exists() and not (is_prepared(path) or request.exists()) and any(path.iterdir()):
         raise OstinatoError(f"{path}: already exists and holds no prepared data; choose another.")
     data = path / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ def prepare_folder(
                 raise OstinatoError(f"{path}: already holds prepared data; choose another folder.")
             say(f"{path}: {changed}: prepared again")
             (path / PREPARED_FILE).unlink()
-            begun.unlink(missing_ok=True)
-        same = begun.exists() and paths and begun.read_bytes() == _json(what)
+            request.unlink(missing_ok=True)
+        same = request.exists() and paths and request.read_bytes() == _json(what)
         if same and (changed := _changed(path / "work" / SOURCES, paths)):
             say(f"{path}: {changed}: prepared from the beginning")
             same = False
@@ -175,9 +175,9 @@ def prepare_folder(
         work = Work(path / "work", tell)
         if not same:
             _write_sources(path / "work" / SOURCES, _stats(walk(paths)))
-            with atomic_file(begun) as file:
+            with atomic_file(request) as file:
                 file.write(_json(what))
-        elif work.begun:
+        elif work.resumes:
             say(f"{path}: goes on where it was interrupted")
         documents, facts = make(data, work)
         work.write_checksums(data)

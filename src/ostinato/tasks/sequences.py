@@ -53,7 +53,7 @@ def split(
         shuffled: whether the order becomes random.
     """
     N = len(data)
-    share = (0.2 if N < 1000 else 0.1) if fraction is None else fraction
+    share = _share(N, fraction)
     held = min(max(1, round(share * N)), most if fraction is None else N)
     if held >= N:
         raise DataError(
@@ -92,7 +92,7 @@ def split_groups(
             f"{call}: all {len(data):,} sequences are of the group {str(names[0])!r}; expected two "
             "or more, some of which are held out for validation. Or use validation_fraction=0."
         )
-    share = (0.2 if len(data) < 1000 else 0.1) if fraction is None else fraction
+    share = _share(len(data), fraction)
     order = np.random.default_rng(seed % 2**32).permutation(len(names))
     held = np.cumsum(counts[order])
     # As many as come nearest to the share.
@@ -103,6 +103,11 @@ def split_groups(
     some = ", ".join(chosen[:8]) + (", ..." if count > 8 else "")
     note = f"{len(names):,} groups, of which {count:,} for validation alone: {some}"
     return replace(training, notes=[*training.notes, note]), held_out
+
+
+def _share(count: int, fraction: float | None) -> float:
+    """Return the share of so many sequences that is held out."""
+    return (0.2 if count < 1000 else 0.1) if fraction is None else fraction
 
 
 def group_digests(groups: Iterable[str]) -> list[str]:

@@ -26,7 +26,7 @@ from ostinato.data.inputs import SequenceInputs
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.speech import SpeechSettings, phonemes, read_speech, speech_of
-from ostinato.data.synthesis import GriffinLimStream, Samples, SoundFrames, griffin_lim
+from ostinato.data.synthesis import DECIBELS, GriffinLimStream, Samples, SoundFrames, griffin_lim
 from ostinato.data.text import read_text
 from ostinato.data.vocabulary import Vocabulary
 from ostinato.errors import MissingExtra, OstinatoError
@@ -41,9 +41,6 @@ from ostinato.training.evaluation import Problem, eval_mode, evaluate
 from ostinato.training.settings import check_setting, check_value
 
 Symbols = Literal["char", "phoneme"]
-
-DECIBELS = 10 / math.log(10)
-"""Decibels of a natural logarithm of energy."""
 
 SHOWN = 8
 """Texts that are spoken at each evaluation."""

@@ -149,7 +149,7 @@ class Transcriber(SoundEstimator[Transcripts, SpeechNetwork]):
 
     @property
     def vocabulary_(self) -> Vocabulary:
-        """Characters or words."""
+        """Characters, words, or pieces of them."""
         return self.targets_.vocabulary
 
     def _learn_targets(self, training: Corpus) -> Transcripts:

@@ -21,7 +21,7 @@ from ostinato.data.inputs import SequenceInputs
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.reading import corpus_of, read_corpus
-from ostinato.data.synthesis import ORDER, Samples, SoundFrames, joined, linear_prediction
+from ostinato.data.synthesis import DECIBELS, ORDER, Samples, SoundFrames, joined, linear_prediction
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.networks.inputs import Standardize
 from ostinato.networks.vocoder import MU, VocoderNetwork
@@ -34,9 +34,6 @@ from ostinato.training.settings import check_value
 
 SIZE = 48
 """Features that the network makes of a frame."""
-
-DECIBELS = 10 / math.log(10)
-"""Decibels of a natural logarithm of energy."""
 
 
 @dataclass
@@ -279,7 +276,7 @@ class VocoderStream:
         self._random = np.random.default_rng(seed)
         self._stream = Stream(network.recurrent)
         self._mel = np.zeros((0, features.frames.bands), dtype=np.float32)
-        self._begun = 0  # frames before the next block in self._mel, for their neighbours
+        self._next = 0  # the first frame in self._mel that has no sound yet
         self._x = np.zeros(network.recurrent.input_size, dtype=np.float32)
         self._past = np.zeros(ORDER, dtype=np.float64)
         self._weight = np.ascontiguousarray(network.output.weight.detach().cpu().numpy())
@@ -304,7 +301,7 @@ class VocoderStream:
     def _blocks(self, *, last: bool) -> Samples:
         """Make the samples of the frames whose next two are there, or of all but the last."""
         end = len(self._mel) - (1 if last else 2)
-        if end <= self._begun:
+        if end <= self._next:
             return np.zeros(0, dtype=np.float32)
         network, hop = self._network, self._network.hop
         with eval_mode(network), torch.inference_mode():
@@ -314,11 +311,11 @@ class VocoderStream:
         each = hop // network.per_step
         a = x[:, network.bands : -1].double().numpy()[:, ::-1]
         parts = []
-        for t in range(self._begun, end):
+        for t in range(self._next, end):
             rows = steps[t * each : (t + 1) * each]
             parts.append(self._block(rows, np.ascontiguousarray(a[t]), float(x[t, -1])))
         keep = max(0, end - 1)  # the frame before the next block is its neighbour
-        self._mel, self._begun = self._mel[keep:], end - keep
+        self._mel, self._next = self._mel[keep:], end - keep
         return joined(parts)
 
     def _block(

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others at a step, before it takes them for hung. Ranks that ended
-are noticed at once."""
+are noticed immediately."""
 
 PREPARATION = timedelta(days=7)
 """How long the others wait while the first rank reads data."""

@@ -126,9 +126,9 @@ class Joined(nn.Module):
         self._objective, self._world, self._parts = objective, world, accumulate
         self._trained = [p for p in network.parameters() if p.requires_grad]
         self._parallel = (world.parallel(self),)  # a tuple, since it is no part of this module
-        # After its first pass DDP divides the gradients anew, in the order in which they came, and
+        # After its first pass DDP divides the gradients again, in the order in which they came, and
         # adds up those of three ranks and more in another order. A pass over nothing comes first,
-        # so that those of every step are divided alike, of a run that goes on, too.
+        # so that those of all steps are divided equally, of a run that goes on, too.
         if self._trained:
             with noticing_lost_peers():
                 nothing, _ = self._parallel[0](None, None)
