@@ -1456,6 +1456,22 @@ data/shards: a damaged shard is read
 data/batches: sequences that were too few for a batch are forgotten
 - pieces = before.left + pieces
 + pieces = list(pieces)
+
+network: a cell that takes missing values reads 0 for them
+- values = torch.where(missing, torch.nan, values)
++ values = torch.where(missing, 0.0, values)
+
+network: the shortcut reads what is missing
+- values = values.nan_to_num() if self.reads_missing else values
++ values = values
+
+study: a trial is judged by its last evaluation
+- and record.get("best") and name in record
++ and name in record
+
+study: forecasts are compared by their loss
+- return self.run.best_score if self._compared is None else self._compared
++ return self.run.best_score
 """
 
 

@@ -7,7 +7,9 @@ from laws import random
 from tolerances import assert_same
 
 from ostinato.errors import OstinatoError, ShapeError
+from ostinato.recurrence.cells.variants import GRUDCell
 from ostinato.recurrence.dropin import GRU, LSTM
+from ostinato.recurrence.layers import Recurrent
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS
 from ostinato.tasks.forecasting.network import (
     STEP_FEATURES,
@@ -71,6 +73,7 @@ def by_hand(net, window, targets=None):
             back = back if net.horizon is None else back[:REACH]
             lags = [values[t - n] if t >= n else 0.0 for n in back]
             lags = torch.stack([tensor(v) for v in lags])
+            lags = lags.nan_to_num() if net.reads_missing else lags
             if net.horizon is None:
                 p = net.output(h)
             else:
@@ -95,7 +98,9 @@ def by_hand(net, window, targets=None):
             else:
                 missing = bool(window.valid[b, t]) and not observed
                 value = window.past_values[b, t] if observed else tensor(0.0)
-            if missing and t > net.history:
+            if missing and net.reads_missing:
+                value = tensor(torch.nan)
+            elif missing and t > net.history:
                 value = net.distribution.point(output(h, values, t))
             values = [*values[:t], value]
             if t < net.history:
@@ -131,8 +136,12 @@ LAGS = [{}, {"seasons": SEASONS, "history": 3}, {"seasons": SEASONS}]
 """A season; two, the longer beyond the shortcut, with steps that only they see; and without."""
 
 
+def gru_d(features, size, *, batch_first):
+    return Recurrent(GRUDCell(features, size), batch_first=batch_first)
+
+
 @pytest.mark.parametrize("missing", [(), MISSING], ids=["whole", "gaps"])
-@pytest.mark.parametrize("layer", [GRU, LSTM])
+@pytest.mark.parametrize("layer", [GRU, LSTM, gru_d])
 @pytest.mark.parametrize("lags", LAGS)
 def test_all_steps_simultaneously_are_the_equations(layer, missing, lags):
     net = network(layer=layer, **lags).eval()
@@ -145,8 +154,11 @@ def test_all_steps_simultaneously_are_the_equations(layer, missing, lags):
 @pytest.mark.parametrize("missing", [(), MISSING], ids=["whole", "gaps"])
 @pytest.mark.parametrize("absent", [0, 3])
 @pytest.mark.parametrize("lags", LAGS)
-def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(missing, absent, lags):
-    net = network(horizon=None, **lags).eval()
+@pytest.mark.parametrize("layer", [LSTM, gru_d])
+def test_one_step_after_the_other_is_the_equations_and_the_loss_their_mean(
+    missing, absent, lags, layer
+):
+    net = network(horizon=None, layer=layer, **lags).eval()
     window, targets = batch(1, missing if not absent else missing[2:], absent)
     targets[1, 1] = targets[2, 3] = torch.nan
     p = by_hand(net, window, targets)

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ostinato import Forecaster, diagnose, load
+from ostinato import Forecaster, diagnose, export, load
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.forecast import LEVELS, Blend
 from ostinato.tasks.forecasting.forecaster import _summary
@@ -347,6 +347,25 @@ def test_counts_are_forecast_by_every_family(output, method):
     if output == "negative-binomial":
         quantiles = model.predict_quantiles()
         assert (quantiles >= 0).all() and (quantiles == np.round(quantiles)).all()
+
+
+@pytest.mark.parametrize("method", ["direct", "autoregressive"])
+def test_a_cell_that_takes_missing_values_reads_them(method, tmp_path):
+    y = waves(1, T=150, seed=3)["s0"]
+    y[20 + np.flatnonzero(np.random.default_rng(0).random(120) < 0.4)] = np.nan
+    model = Forecaster(cell="gru-d", horizon=3, season=12, epochs=1, hidden_size=8, method=method)
+    stream = model.fit(y).stream(y[:59])  # which ends at a known value
+    read = []
+    (member, *_) = model.network_
+    member.recurrent.register_forward_pre_hook(lambda layers, given: read.append(given[0]))
+    for t in range(59, 70):
+        found = stream.observe(y[t])
+        if not np.isnan(y[t]):  # forecasts begin after the last known value
+            np.testing.assert_array_equal(found.median, model.forecast(y[: t + 1]).median)
+        assert np.isfinite(found.quantiles(LEVELS)).all()
+    assert any(x.isnan().any() for x in read)
+    with pytest.raises(OstinatoError, match="GRUDCell reads what is missing"):
+        export(model, tmp_path / "a.onnx")
 
 
 def test_forecasts_of_a_series_do_not_depend_on_the_others(model):

@@ -32,6 +32,7 @@ from ostinato.data.spool import write_chunks
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.registry import TASKS as TASKS_OF_THE_COMMAND
 from ostinato.training.callbacks import Callback
+from ostinato.training.progress import Stages
 
 QUICK = {"hidden_size": 4, "steps": 4, "batch_size": 4, "evaluations": 2, "health": False}
 
@@ -84,6 +85,8 @@ TASKS = {
     "transcribe": ("Transcriber", ["recordings"], {"bands": 8}),
     "caption": ("Captioner", ["captions.csv"], {"blocks": 1}),
     "music": ("MusicModel", ["chorales"], {"window": 8}),
+    "speak": ("Speaker", ["recordings"], {"bands": 8}),
+    "vocode": ("Vocoder", ["recordings"], {"bands": 8}),
 }
 
 
@@ -350,6 +353,51 @@ def test_archives_are_read_where_they_are(data):
     spoken = package.Transcriber(bands=8, label="speaker").prepare(folder, out=data / "spoken")
     assert "label: speaker in json" in (spoken / "prepared.json").read_text()
     assert list(data.glob("**/long")) == []  # nothing was unpacked
+
+
+def test_speech_is_prepared_from_tables_with_speakers(data, small):
+    files = sorted((data / "recordings").rglob("*.wav"))
+    (data / "clips").mkdir()
+    tables = [data / "clips" / f"{k}.csv" for k in (0, 1)]
+    for k, table in enumerate(tables):
+        rows = [
+            f"{file},say {file.parent.name},{'ab'[i % 2]}" for i, file in enumerate(files[k::2])
+        ]
+        table.write_text("\n".join(["path,sentence,who", *rows]))
+    settings = {"bands": 8, "speaker": "who"}
+    expected = package.Speaker(**QUICK, **settings).fit(tables)
+    folder = package.Speaker(**settings).prepare(data / "clips", out=data / "prepared")
+    model = package.Speaker(**QUICK, **settings).fit(folder)
+    assert model.speakers_ == ["a", "b"]
+    assert_same(weights(model), weights(expected))
+    with pytest.raises(OstinatoError, match="guided_epochs=20"):
+        package.Speaker(**QUICK, **settings, guided_epochs=3).fit(folder)
+    files[0].write_bytes(files[1].read_bytes() + b"\0\0")  # which a table names
+    told = []
+    Stages.say, say = lambda self, line: told.append(line), Stages.say
+    try:
+        package.Speaker(**settings).prepare(data / "clips", out=data / "prepared")
+    finally:
+        Stages.say = say
+    assert told == [f"{data / 'prepared'}: {files[0]} has changed: prepared again"]
+
+
+def test_speech_is_prepared_from_archives(data, small):
+    files = sorted((data / "recordings").rglob("*.wav"))
+    with tarfile.open(data / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for file in files:
+            add(archive, f"{file.stem}.wav", file.read_bytes())
+            add(archive, f"{file.stem}.txt", file.parent.name.encode() + b"\n")
+    texts = [file.parent.name for file in files]
+    for name, targets in (("Speaker", (texts,)), ("Vocoder", ())):
+        make = getattr(package, name)
+        expected = make(bands=8, **QUICK).fit(files, *targets)
+        folder = make(bands=8).prepare(data / "a.tar", out=data / name)
+        assert_same(weights(make(bands=8, **QUICK).fit(folder)), weights(expected))
+    with pytest.raises(DataError, match="whose samples have no speakers"):
+        package.Speaker(speaker="who").prepare(data / "a.tar", out=data / "other")
+    with pytest.raises(DataError, match="expected recordings"):
+        package.Vocoder().prepare(data / "reviews.csv", out=data / "other")
 
 
 def hostile(kind, archive):

@@ -18,8 +18,17 @@ import ostinato
 from ostinato.cli.options import options_of
 from ostinato.errors import OstinatoError
 from ostinato.tasks.registry import TASKS
+from ostinato.training.callbacks import read_metrics
+from ostinato.tuning import space
 from ostinato.tuning import study as studies
-from ostinato.tuning.space import Range, changed, read_space, space_of, to_toml
+from ostinato.tuning.space import (
+    Range,
+    changed,
+    check_comparable,
+    read_space,
+    space_of,
+    to_toml,
+)
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'ostinato[tune]'")
 
@@ -293,6 +302,38 @@ def test_a_wrong_space_is_said_before_any_training(entry, why, tmp_path):
     with pytest.raises(OstinatoError, match=why):
         ostinato.tune(classifier(), X, Y, out=tmp_path / "study", space=tomllib.loads(entry))
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.command)
+def test_what_changes_the_measure_of_a_loss_is_not_searched(task):
+    check_comparable(space_of(task.command), task.command)
+    kind = getattr(ostinato, task.estimator)
+    given = kind().get_params()
+    for name in space.MEASURES.get(task.command, ()):
+        if name in given:
+            with pytest.raises(OstinatoError, match=f"{name} changes what the error"):
+                ostinato.tune(kind(), None, space={name: ["one", "other"]})
+        else:
+            assert name == "min_count"
+
+
+def test_forecasts_are_compared_by_their_scaled_error(tmp_path):
+    t = np.arange(120)
+    series = [10 + np.sin(t / 2 + k) + RNG.normal(0, 0.2, 120) for k in range(3)]
+    model = ostinato.Forecaster(horizon=4, season=12, hidden_size=4, epochs=3, ensemble_size=1)
+    kept = {"num_layers": 1, "cell": "gru", "dropout": 0.1, "weight_decay": 0.0, "batch_size": 32}
+    space = {"output": ["student", "quantiles"], "method": ["autoregressive", "direct"]}
+    space |= {"learning_rate": Range(1e-3, 1e-1, log=True), **kept}
+    found = ostinato.tune(model, series, out=tmp_path / "study", trials=5, space=space)
+    assert found.metric == "mase" and not found.higher_is_better
+    complete = found.trials[found.trials.state == "complete"]
+    assert len(complete) > 2
+    for name, mase in zip(complete.trial, complete.mase, strict=True):
+        records = read_metrics(tmp_path / "study" / "trials" / str(name) / "metrics.jsonl")
+        kept = [each for each in records if each.get("best")][-1]
+        assert kept["mase"] == mase
+        loss = min(each["validation_loss"] for each in records if "validation_loss" in each)
+        assert kept["validation_loss"] == loss
 
 
 def test_a_setting_that_was_given_is_not_searched(tmp_path):

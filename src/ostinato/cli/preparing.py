@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 else:
     sources, prepared = Lazy("ostinato.cli.sources"), Lazy("ostinato.tasks.prepared")
 
-OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings"}
+OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings", "SpeechSettings"}
 """Classes whose settings all shape data."""
 
 SHAPING = {
     *("level", "vocabulary_size", "min_count", "unknown", "shared", "longest", "crf", "cell"),
     *("bidirectional", "affix_size", "image", "steps_per_beat", "validation_fraction", "seed"),
+    *("symbols", "language", "lowercase", "rate", "bands", "frames_per_step", "trim"),
+    *("guided_epochs",),
 }
 """Other settings that do, by name."""
 
 
-IN_MEMORY = {"forecast", "speak", "vocode"}
+IN_MEMORY = {"forecast"}
 """Tasks that read all of their data into memory."""
 
 

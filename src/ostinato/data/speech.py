@@ -6,19 +6,21 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ostinato.data.archives import is_archive
+from ostinato.data.chunks import corpus_chunks, walk
 from ostinato.data.columns import LABELS
 from ostinato.data.corpus import Corpus, ReadingSettings, media_kind
 from ostinato.data.formats import is_table, read_table
 from ostinato.data.reading import corpus_of, fields_of, read_corpus
 from ostinato.data.sequences import sequences_of
 from ostinato.data.tables import Table
-from ostinato.errors import OstinatoError
+from ostinato.errors import DataError, OstinatoError
 from ostinato.files import check_there
 
 SPEAKERS = {"speaker", "speaker_id", "speakers", "voice", "client_id"}
@@ -48,7 +50,30 @@ def read_speech(paths: Sequence[str | os.PathLike[str]], settings: SpeechSetting
     tables = [path for path in listed if path.is_file() and is_table(path)]
     if tables and len(tables) == len(listed):
         return Corpus.joined([_of_table(read_table(path, settings), settings) for path in listed])
-    corpus = read_corpus(listed, settings)
+    return _of_names(read_corpus(listed, settings), settings)
+
+
+def speech_chunks(paths: Sequence[Path], settings: SpeechSettings) -> Iterator[Corpus]:
+    """Read recordings a chunk at a time; arguments and errors are those of `read_speech`.
+
+    Also from folders of tables, and from tar archives, of one speaker.
+    """
+    check_there(paths)
+    files = list(walk(paths))
+    if files and all(map(is_table, files)):
+        for path in files:
+            yield _of_table(read_table(path, settings), settings)
+        return
+    archives = [path for path in files if is_archive(path)]
+    if archives and (settings.speaker is not None or "{speaker}" in (settings.pattern or "")):
+        raise DataError("is a tar archive, whose samples have no speakers; expected a table that "
+                        "names recordings, texts and speakers.", path=archives[0])  # fmt: skip
+    for corpus in corpus_chunks(paths, settings):
+        yield _of_names(corpus, settings)
+
+
+def _of_names(corpus: Corpus, settings: SpeechSettings) -> Corpus:
+    """Return recordings that were read with their texts, with the speakers in their names."""
     _check_kind(corpus)
     texts, pattern = corpus.targets or [], settings.pattern or ""
     field = settings.speaker or "speaker"

@@ -23,6 +23,7 @@ from ostinato.deploy.pieces import (
     state_ports,
     state_values,
 )
+from ostinato.errors import OstinatoError
 from ostinato.tasks.forecasting.distributions import NegativeBinomial
 from ostinato.tasks.forecasting.network import STEP_FEATURES, Ensemble, ForecastNetwork
 
@@ -33,6 +34,11 @@ def forecast_pieces(
 ) -> list[Piece]:
     """Return the graph of an ensemble: its members side by side, from values in their own units."""
     first, direct = next(iter(ensemble)), ensemble.direct
+    if first.reads_missing:
+        raise OstinatoError(
+            f"export: a forecaster of {type(first.recurrent.cells[0]).__name__} reads what is "
+            "missing, and has no ONNX form; train with another cell."
+        )
     what = "of all steps ahead" if direct else "after each step"
     piece = Piece(g(), f"outputs of the predictive distribution {what}")
     b, sizes = piece.graph, first.sizes

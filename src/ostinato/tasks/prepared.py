@@ -187,7 +187,7 @@ def prepare_folder(
             if each.name not in listed:
                 with each.open("rb") as opened:
                     digests[each.name] = storage.digest_of(opened)
-        named = _named(work) if any(each.is_file() for each in paths) else ()
+        named = _named(work, [each for each in paths if each.is_dir()])
         with suppress(FileNotFoundError):
             (path / SOURCES).unlink()
         _write_sources(path / SOURCES, _stats(walk(paths)), _stats(named))
@@ -362,10 +362,13 @@ def _stats(files: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
         yield str(file.absolute()), facts.st_size, facts.st_mtime_ns
 
 
-def _named(work: Work) -> Iterator[Path]:
-    """Yield the recordings or images that tables name."""
+def _named(work: Work, folders: Sequence[Path]) -> Iterator[Path]:
+    """Yield the recordings or images that tables name, outside the folders that are read."""
     if work.known("corpus") is not None and work.known("corpus")["kind"] in ("sound", "image"):
-        yield from (each for each in open_chunks(work).inputs if isinstance(each, Path))
+        within = tuple(f"{each.absolute()}{os.sep}" for each in folders)
+        for each in open_chunks(work).inputs:
+            if isinstance(each, Path) and not str(each.absolute()).startswith(within):
+                yield each
 
 
 def _write_sources(

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import mode
@@ -25,7 +25,15 @@ from ostinato.data.features import MAX_BANDS, MAX_RATE, read_sound, sound_rate
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Examples, Ragged
-from ostinato.data.speech import SpeechSettings, phonemes, read_speech, speech_of
+from ostinato.data.shards import Work
+from ostinato.data.speech import (
+    SpeechSettings,
+    phonemes,
+    read_speech,
+    speech_chunks,
+    speech_of,
+)
+from ostinato.data.spool import open_chunks, write_chunks
 from ostinato.data.synthesis import DECIBELS, GriffinLimStream, Samples, SoundFrames, griffin_lim
 from ostinato.data.text import read_text
 from ostinato.data.vocabulary import Vocabulary
@@ -167,7 +175,7 @@ class RecordedFrames(SequenceTargets[SpeechNetwork]):
 
         ``tokens`` gives the number of tokens of a recording's text.
         """
-        rows = np.random.default_rng(0).permutation(len(corpus))[:500].tolist()
+        rows = np.sort(np.random.default_rng(0).permutation(len(corpus))[:500]).tolist()
         found = [self.frames_of(corpus, i) for i in rows]
         steps = [len(each) / self.per_step / max(1, tokens(i)) for i, each in zip(rows, found,
                  strict=True)]  # fmt: skip
@@ -320,7 +328,16 @@ class Speaker(SpeechSettings, Estimator[SpokenTexts, RecordedFrames, SpeechNetwo
         )  # fmt: skip
         return inputs, targets.learn(training, lambda i: len(read[i]) + 1)
 
-    _reads_chunks = False
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Corpus:
+        if work.known("corpus") is not None:
+            return open_chunks(work)
+        return write_chunks(speech_chunks(paths, self), work)
+
+    def _data_settings(self) -> Sequence[str]:
+        own = ("symbols", "language", "lowercase", "rate", "bands", "frames_per_step", "trim",
+               "guided_epochs")  # fmt: skip
+        return [*super()._data_settings(), *sorted(each.name for each in fields(SpeechSettings)),
+                *own]  # fmt: skip
 
     def _facts(self, training: Corpus) -> dict[str, Any]:
         return {"letters": sum(len(pair_of(training, i)[0]) for i in range(len(training)))}

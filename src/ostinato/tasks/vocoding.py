@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import mode
 from typing import Any, Self
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ostinato.data.batches import SequenceBatch
+from ostinato.data.chunks import corpus_chunks
 from ostinato.data.corpus import Corpus, ReadingSettings
 from ostinato.data.features import MAX_BANDS, MAX_RATE, mean_and_scale, read_sound, sound_rate
 from ostinato.data.inputs import SequenceInputs
 from ostinato.data.places import paths_of
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.data.reading import corpus_of, read_corpus
+from ostinato.data.shards import Work
+from ostinato.data.spool import open_chunks, write_chunks
 from ostinato.data.synthesis import DECIBELS, ORDER, Samples, SoundFrames, joined, linear_prediction
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.networks.inputs import Standardize
@@ -117,6 +120,13 @@ class SamplesOfFrames(SequenceTargets[VocoderNetwork]):
         return f"frames of {how.bands} bands, {how.rate:,} samples a second"
 
 
+def _unlabelled(corpus: Corpus) -> Corpus:
+    """Return recordings, of which nothing is to be predicted; a `DataError` if they are others."""
+    if corpus.kind != "sound":
+        raise corpus.places[0].error(f"holds {corpus.kind}; expected recordings.")
+    return replace(corpus, targets=[""] * len(corpus))
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, VocoderNetwork]):
     """A recurrent network that makes sound of the log-mel frames that a `Speaker` computes.
@@ -165,9 +175,7 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
             corpus = read_corpus(paths, self, labelled=False)
         else:
             corpus = corpus_of(X, None, self)
-        if corpus.kind != "sound":
-            raise corpus.places[0].error(f"holds {corpus.kind}; expected recordings.")
-        return replace(corpus, targets=[""] * len(corpus))
+        return _unlabelled(corpus)
 
     def _split(self, corpus: Corpus) -> tuple[Corpus, Corpus]:
         call = type(self).__name__
@@ -178,7 +186,14 @@ class Vocoder(ReadingSettings, Estimator[SoundFeatures, SamplesOfFrames, Vocoder
         features = SoundFeatures(SoundFrames(rate, self.bands), self.trim)
         return features, SamplesOfFrames(features)
 
-    _reads_chunks = False
+    def _read_chunks(self, paths: Sequence[Path], work: Work) -> Corpus:
+        if work.known("corpus") is not None:
+            return open_chunks(work)
+        return write_chunks(map(_unlabelled, corpus_chunks(paths, self, labelled=False)), work)
+
+    def _data_settings(self) -> Sequence[str]:
+        reading = sorted(each.name for each in fields(ReadingSettings))
+        return [*super()._data_settings(), *reading, "rate", "bands", "trim"]
 
     def _defaults(
         self, facts: Mapping[str, Any], pieces: int, usual: dict[str, Any]

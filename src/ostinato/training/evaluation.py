@@ -62,6 +62,14 @@ class Objective(Protocol[NetworkT_contra, BatchT_contra]):
         """Name of the metric that selects the best weights."""
         return "loss"
 
+    @property
+    def compared_by(self) -> str:
+        """Name of the metric by which networks of unlike settings are compared.
+
+        The judge, or else one of which less is better.
+        """
+        return self.judge
+
     def loss(
         self, network: NetworkT_contra, batch: BatchT_contra, state: Hidden
     ) -> tuple[Tensor, Hidden]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ostinato.files import finite
-from ostinato.training.callbacks import Run
 from ostinato.training.progress import duration
 
 TrialProgress = Literal["auto", "json", "quiet"]
@@ -42,13 +41,11 @@ class TrialLines:
         self._move(f"{name:<10} training")
         return self
 
-    def evaluated(self, run: Run) -> None:
+    def evaluated(self, metric: str, value: float, step: int, total: int | None) -> None:
         """The run of the trial was evaluated."""
-        higher = run.judge != "loss" and run.objective.higher_is_better
-        value = -run.best_score if higher else run.best_score
-        of = f"step {run.step:,}" + (f" of {run.total:,}" if run.total else "")
+        of = f"step {step:,}" + (f" of {total:,}" if total else "")
         took = duration(time.monotonic() - self._since)
-        self._move(f"{self._name:<10} {run.judge} {value:.4g} · {of} · {took}")
+        self._move(f"{self._name:<10} {metric} {value:.4g} · {of} · {took}")
 
     def ended(
         self,

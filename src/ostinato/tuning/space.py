@@ -11,7 +11,7 @@ Plain data, which the command line shows without importing PyTorch. In a file a 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -66,7 +66,7 @@ _OWN: Mapping[str, Space] = {
     "translate": {**_BATCH, **_WRITER, "attention": ("multiplicative", "additive")},
     "summarize": {**_BATCH, **_WRITER},
     "transcribe": {**_BATCH, "stacked": (2, 3, 4)},
-    "speak": {"batch_size": (16, 32, 64), "frames_per_step": (2, 3, 4, 5)},
+    "speak": {"batch_size": (16, 32, 64)},
     "vocode": {**_BATCH, "samples_per_step": (1, 2), "window": (8, 12, 20)},
     "caption": {**_BATCH, **_WRITER},
     "forecast": {
@@ -78,6 +78,21 @@ _OWN: Mapping[str, Space] = {
     },
     "music": {**_BATCH, "weight_dropout": Range(0.0, 0.5)},
 }
+
+
+_TOKENS = ("level", "vocabulary_size", "min_count")
+MEASURES: Mapping[str, Sequence[str]] = {
+    "text": (*_TOKENS, "unknown"),
+    "translate": _TOKENS,
+    "summarize": _TOKENS,
+    "transcribe": (*_TOKENS, "criterion"),
+    "speak": ("symbols", "rate", "bands", "trim", "frames_per_step"),
+    "vocode": ("rate", "trim"),
+    "caption": _TOKENS,
+    "forecast": ("horizon", "season"),
+    "music": ("steps_per_beat",),
+}
+"""For some tasks the settings with which what trials are compared by measures something else."""
 
 
 def space_of(command: str) -> Space:
@@ -151,6 +166,16 @@ def changed(usual: Space, by: Mapping[str, Any]) -> tuple[Space, dict[str, Any]]
                     "list of values, or one value."
                 )
     return space, given
+
+
+def check_comparable(space: Space, command: str) -> None:
+    """Raise an `OstinatoError` at a setting with whose values trials cannot be compared."""
+    for name in MEASURES.get(command, ()):
+        if name in space:
+            raise OstinatoError(
+                f"tune: {name} changes what the error of {command} measures, by which trials are "
+                f"compared; set {name} to one value."
+            )
 
 
 def check_space(space: Space, known: Collection[str], owner: str) -> None:

@@ -42,11 +42,20 @@ from ostinato.files import (
 from ostinato.tasks.estimators import Estimator
 from ostinato.tasks.registry import task_of
 from ostinato.training import storage as files
-from ostinato.training.callbacks import Callback, Run
+from ostinato.training.callbacks import Callback, Run, read_metrics
 from ostinato.training.health import NonFiniteError
 from ostinato.tuning.lines import TrialLines, TrialProgress
 from ostinato.tuning.report import draw_study
-from ostinato.tuning.space import Choices, Range, Space, changed, check_space, space_of, to_toml
+from ostinato.tuning.space import (
+    Choices,
+    Range,
+    Space,
+    changed,
+    check_comparable,
+    check_space,
+    space_of,
+    to_toml,
+)
 
 STUDY_FILE = "study.json"
 DEFAULTS = "defaults"
@@ -161,13 +170,43 @@ def tune(
 class _Watch(Callback):
     """Reports a run to its trial, and stops it where it falls behind or the time is up."""
 
-    def __init__(self, trial: Any, reported: set[int], stop_at: float, lines: TrialLines) -> None:
-        self.trial, self.reported, self.stop_at, self.lines = trial, reported, stop_at, lines
+    def __init__(
+        self, place: Path, trial: Any, reported: set[int], stop_at: float, lines: TrialLines
+    ) -> None:
+        self.place, self.trial, self.reported = place, trial, reported
+        self.stop_at, self.lines = stop_at, lines
         self.reason = ""
         self.run: Run
+        self._compared: float | None = None
 
     def on_begin(self, run: Run) -> None:
         self.run = run
+        if (file := self.place / "metrics.jsonl").exists():  # of a run that goes on
+            for record in read_metrics(file):
+                if record["step"] <= run.step:
+                    self._note(record)
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        """Note the metric that trials are compared by, where it is another than the judge."""
+        name = self.run.objective.compared_by
+        if name != self.run.objective.judge and record.get("best") and name in record:
+            self._compared = record[name]
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return self.run.judge if self._compared is None else self.run.objective.compared_by
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the metric is better; the score is negative then."""
+        judged = self._compared is None and self.run.judge != "loss"
+        return judged and self.run.objective.higher_is_better
+
+    @property
+    def score(self) -> float:
+        """What the best weights have least of."""
+        return self.run.best_score if self._compared is None else self._compared
 
     def on_step(self, record: dict[str, Any]) -> None:
         if time.monotonic() > self.stop_at:
@@ -175,11 +214,13 @@ class _Watch(Callback):
 
     def on_validation(self, record: dict[str, Any], sample: str | None) -> None:
         run, part = self.run, self.run.evaluated_parts
-        self.lines.evaluated(run)
-        if self.trial is None or part in self.reported or not math.isfinite(run.best_score):
+        self._note(record)
+        value = -self.score if self.higher_is_better else self.score
+        self.lines.evaluated(self.metric, value, run.step, run.total)
+        if self.trial is None or part in self.reported or not math.isfinite(self.score):
             return
         self.reported.add(part)
-        self.trial.report(run.best_score, part)
+        self.trial.report(self.score, part)
         if run.step != run.total and self.trial.should_prune():
             self._stop("early")
 
@@ -221,6 +262,7 @@ class _Search:
         space, fixed = changed(usual, changes)
         check_space({**space, **dict.fromkeys(fixed, ())}, given, task.estimator)
         model = clone(estimator).set_params(**fixed)
+        check_comparable(space, task.command)
         for name, where in space.items():
             for value in where[:2] if isinstance(where, Range) else where:
                 clone(model).set_params(**{name: value}).check_settings()
@@ -309,15 +351,19 @@ class _Search:
         with ExitStack() as claims:
             if self._facts() is not None or not self._claim(DEFAULTS, claims):
                 return ""
-            watch = _Watch(None, set(), stop_at, self.lines.started(DEFAULTS))
+            place, lines = self._place(DEFAULTS), self.lines.started(DEFAULTS)
+            watch = _Watch(place, None, set(), stop_at, lines)
             ended, model = self._fit(DEFAULTS, {}, watch)
             if not ended:
                 run, seconds = watch.run, model.training_["seconds"]
-                higher = run.judge != "loss" and run.objective.higher_is_better
-                facts = {"score": run.best_score, "metric": run.judge, "higher": higher}
-                facts |= {"unit": run.objective.loss_unit, "seconds": seconds}
+                facts = {"score": watch.score, "metric": watch.metric}
+                facts |= {
+                    "higher": watch.higher_is_better,
+                    "unit": run.objective.loss_unit,
+                    "seconds": seconds,
+                }
                 self.study.set_user_attr(DEFAULTS, facts)
-                self.lines.ended(DEFAULTS, "", self.scored(run.best_score), seconds, {})
+                self.lines.ended(DEFAULTS, "", self.scored(watch.score), seconds, {})
         return ended
 
     def _facts(self) -> dict[str, Any] | None:
@@ -330,7 +376,8 @@ class _Search:
         kinds, name = self.optuna.trial.TrialState, f"trial {trial.number}"
         settings = {n: _suggested(trial, n, where) for n, where in self.space.items()}
         reported = {*self.study.get_trials(False)[trial.number].intermediate_values}
-        watch = _Watch(trial, reported, stop_at, self.lines.started(name))
+        place, lines = self._place(trial.number), self.lines.started(name)
+        watch = _Watch(place, trial, reported, stop_at, lines)
         try:
             ended, model = self._fit(trial.number, settings, watch)
         except NonFiniteError:
@@ -347,7 +394,7 @@ class _Search:
         if ended and watch.reason != "early":
             return ended
         self.failures, state = 0, ""
-        score, seconds = watch.run.best_score, model.training_["seconds"]
+        score, seconds = watch.score, model.training_["seconds"]
         trial.set_user_attr("seconds", seconds)
         if watch.reason == "early":
             parts, whole = watch.run.evaluated_parts, self.estimator.evaluations

@@ -88,6 +88,11 @@ class NextValues(Objective[Ensemble, TrainingBatch]):
     def __init__(self, season: int = 1) -> None:
         self.season = season
 
+    @property
+    def compared_by(self) -> str:
+        """Return mase: losses of quantiles, of densities and of steps after true ones differ."""
+        return "mase"
+
     def loss(self, network: Ensemble, batch: TrainingBatch, state: Hidden) -> tuple[Tensor, None]:
         """Return the mean loss of a value."""
         return network.loss(batch.window, batch.targets)

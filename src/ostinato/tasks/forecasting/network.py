@@ -104,7 +104,9 @@ class ForecastNetwork(nn.Module):
     the center of the distribution, is a linear shortcut (Lai et al. 2018, "LSTNet", section 3.5),
     of seasons longer than R too.
     Where ``y_t`` is missing the network reads its own prediction of it instead, with a flag, and
-    gradients flow through it (after the autoregressive LSTM of Nearing et al. 2022).
+    gradients flow through it (after the autoregressive LSTM of Nearing et al. 2022). A cell that
+    takes missing values, such as GRU-D, reads NaN there, and the shortcut reads 0, the middle of
+    the window.
 
     Args:
         recurrent: layers with ``batch_first=True`` of ``sizes.input_size(seasons)`` features.
@@ -161,6 +163,7 @@ class ForecastNetwork(nn.Module):
         self.seasons = tuple(seasons)
         self.history = history
         self.reach = reach
+        self.reads_missing = recurrent.cells[0].takes_missing
         self.far = [] if horizon else [m for m in seasons if m > reach]
         self.dropout = dropout
         self.embeddings = nn.ModuleList(
@@ -209,7 +212,7 @@ class ForecastNetwork(nn.Module):
         return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1), None
 
     def begin(self, window: Window) -> tuple[Tensor, Tensor, Hidden]:
-        """As `forward`, with the values ``(B, C)``, none missing, and the state; for `step`."""
+        """As `forward`, with the values ``(B, C)`` as they are read, and the state; for `step`."""
         C = window.context
         values, h, state = self._read(window, *_past(window), C)
         return self._predict(h[:, -1:], values, window, C, self.horizon or 1), values[:, :C], state
@@ -250,15 +253,18 @@ class ForecastNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Hidden]:
         """Read steps S = ``history`` + 1 to ``end``, missing values replaced by predictions.
 
-        Each row is read from one missing value of its own to the next, all rows side by side.
+        Each row is read from one missing value of its own to the next, all rows side by side; a
+        cell that takes missing values reads all at once.
 
         Returns:
-            the values, missing ones filled in; hidden states ``(B, end - S + 1, H)``, the first of
-            which predicts step S; and the state.
+            the values, missing ones filled in, or NaN for such a cell; hidden states
+            ``(B, end - S + 1, H)``, the first of which predicts step S; and the state.
         """
         B, S = len(values), self.history + 1
         fixed = self._covariates(window, missing[:, S - 1 : end], S, end + 1)
-        if not missing[:, S:end].any():
+        if self.reads_missing:
+            values = torch.where(missing, torch.nan, values)
+        if self.reads_missing or not missing[:, S:end].any():
             ago = [_span(values, S - m, end + 1 - m) for m in self.seasons]
             h, state = self.recurrent(self._join(values[:, S - 1 : end], fixed, ago), None)
             return values, h, state
@@ -339,6 +345,7 @@ class ForecastNetwork(nn.Module):
 
     def _lags(self, values: Tensor, t: int, steps: int) -> Tensor:
         """Return what the shortcut of steps from ``t`` on sees, ``(B, steps, R)``."""
+        values = values.nan_to_num() if self.reads_missing else values
         near = _span(values, t - self.reach, t + steps - 1).unfold(1, self.reach, 1)
         if not self.far:
             return near
