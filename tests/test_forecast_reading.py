@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ostinato.errors import DataError, OstinatoError
+from ostinato.tasks.forecasting import reading
 from ostinato.tasks.forecasting.panel import Panel
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 
@@ -550,3 +551,38 @@ def test_names_of_columns_in_a_list_are_an_error_that_says_how(file):
     path = file("ds,y,p\n2020-01-01,1,0\n2020-01-02,2,1\n2020-01-03,3,0\n")
     with pytest.raises(OstinatoError, match=r"future_covariates=\['p'\]: expected .* separated"):
         read(path, future_covariates=["p"])
+
+
+def assert_equal_panels(one, other):
+    for name in ("grid", "columns", "categories", "notes"):
+        assert getattr(one, name) == getattr(other, name)
+    for ours, expected in zip(one.series, other.series, strict=True):
+        assert ours[:2] == expected[:2] and ours[5:] == expected[5:]
+        for part, known in zip(ours[2:5], expected[2:5], strict=True):
+            assert part.dtype == known.dtype
+            np.testing.assert_array_equal(part, known)
+            assert part.shape == known.shape
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_arrays_are_read_as_tables_of_them_would_be(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    X = []
+    for _ in range(rng.integers(1, 6)):
+        x = rng.normal(size=rng.integers(2, 40)).astype(rng.choice([np.float64, np.float32]))
+        x[1:][rng.random(len(x) - 1) < 0.2] = np.nan
+        X.append(x if rng.random() < 0.7 else rng.integers(-5, 9, size=rng.integers(2, 30)))
+    X = {f"s{i}": x for i, x in enumerate(X)} if seed % 2 else X
+    panel = read(X)
+    ours = panel, read(X, panel)
+    monkeypatch.setattr(reading, "_panel_of_arrays", lambda *given: None)
+    for one, other in zip(ours, (read(X), read(X, panel)), strict=True):
+        assert_equal_panels(one, other)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.array([1.0, np.inf]), np.full(3, np.nan), np.zeros((2, 2)), np.array(["a", "b"])]
+)
+def test_an_array_that_is_wrong_among_others_is_named(bad):
+    with pytest.raises(DataError, match=r"X\['bad'\]"):
+        read_panel({"good": np.arange(3.0), "bad": bad}, SeriesSettings())

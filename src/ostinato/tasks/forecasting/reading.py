@@ -118,6 +118,8 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     """
     if isinstance(X, Panel):
         return X
+    if (panel := _panel_of_arrays(X, settings, like)) is not None:
+        return panel
     parts: list[_Rows] = []
     tables: list[Table] = []
     series: list[_Named] = []
@@ -150,6 +152,45 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
     if (np.diff(order) < 0).any():
         rows = rows.take(order)
     return _on_grid(rows, series, tables, settings, like, columns, categories, list(notes))
+
+
+def _panel_of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel | None:
+    """Return what tables of arrays of numbers would give, without making a table of each.
+
+    None for other data, and for those that are not right: tables say what is wrong with them.
+    """
+    asked = settings.frequency or settings.series_in_rows or any(map(settings.named, SETTINGS))
+    if asked or not isinstance(X, Mapping | list | tuple):
+        return None
+    named = {str(name): x for name, x in (X.items() if isinstance(X, Mapping) else enumerate(X))}
+
+    def is_plain(x: Any) -> bool:
+        fits = type(x) is np.ndarray and x.ndim == 1 and 0 < len(x) <= MAX_STEPS
+        return fits and (x.dtype.kind in "iu" or x.dtype in (np.float32, np.float64))
+
+    if not all(map(is_plain, named.values())) or len(named) < len(X):
+        return None
+    if max(map(len, named.values()), default=0) < 2:
+        return None
+    columns, grid = Columns(), Grid.find(np.arange(2))
+    if like is not None and (like.grid != grid or like.columns[3:] != columns[3:]):
+        return None
+    nothing = np.zeros((max(map(len, named.values())), 0))
+    series = []
+    for name, x in named.items():
+        values, none = x.astype(np.float64), nothing[: len(x)]
+        found = Series(name, 0, values, none, none).trimmed()
+        if found is None or np.isinf(values).any():
+            return None
+        series.append(found)
+    return Panel(series, grid, columns, {}, _gaps(series))
+
+
+def _gaps(series: Sequence[Series]) -> list[str]:
+    """Return a note on missing values."""
+    gaps = sum(int(np.isnan(s.values).sum()) for s in series)
+    every = sum(len(s.values) for s in series)
+    return [f"{gaps:,} of {every:,} values are missing"] if gaps else []
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -497,9 +538,7 @@ def _on_grid(
     twice = [name for name, n in Counter(s.name for s in series).items() if n > 1]
     if twice:
         raise rows.place(0, tables).error(f"names two series {twice[0]!r}.")
-    gaps = sum(int(np.isnan(s.values).sum()) for s in series)
-    if gaps:
-        notes.append(f"{gaps:,} of {sum(len(s.values) for s in series):,} values are missing")
+    notes += _gaps(series)
     if suspect:
         more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
         first = rows.place(suspect[0], tables)
