@@ -47,29 +47,33 @@ def read_speech(paths: Sequence[str | os.PathLike[str]], settings: SpeechSetting
     """
     listed = [Path(path) for path in paths]
     check_there(listed)
-    tables = [path for path in listed if path.is_file() and is_table(path)]
-    if tables and len(tables) == len(listed):
-        return Corpus.joined([_of_table(read_table(path, settings), settings) for path in listed])
+    if tables := _tables(listed):
+        return Corpus.joined([_of_table(read_table(path, settings), settings) for path in tables])
     return _of_names(read_corpus(listed, settings), settings)
 
 
 def speech_chunks(paths: Sequence[Path], settings: SpeechSettings) -> Iterator[Corpus]:
     """Read recordings a chunk at a time; arguments and errors are those of `read_speech`.
 
-    Also from folders of tables, and from tar archives, of one speaker.
+    Also from tar archives, of one speaker.
     """
     check_there(paths)
-    files = list(walk(paths))
-    if files and all(map(is_table, files)):
-        for path in files:
+    if tables := _tables(paths):
+        for path in tables:
             yield _of_table(read_table(path, settings), settings)
         return
-    archives = [path for path in files if is_archive(path)]
+    archives = [path for path in walk(paths) if is_archive(path)]
     if archives and (settings.speaker is not None or "{speaker}" in (settings.pattern or "")):
         raise DataError("is a tar archive, whose samples have no speakers; expected a table that "
                         "names recordings, texts and speakers.", path=archives[0])  # fmt: skip
     for corpus in corpus_chunks(paths, settings):
         yield _of_names(corpus, settings)
+
+
+def _tables(paths: Sequence[Path]) -> list[Path]:
+    """Return files, and those in folders, if all of them are tables; otherwise none."""
+    files = list(walk(paths))
+    return files if all(path.is_file() and is_table(path) for path in files) else []
 
 
 def _of_names(corpus: Corpus, settings: SpeechSettings) -> Corpus:
