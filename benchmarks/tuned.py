@@ -114,12 +114,16 @@ def main() -> None:
     parser.add_argument("--only", choices=["defaults", "best"])
     asked = parser.parse_args()
     each = SETS[asked.set](asked.data)
-    machine = {"set": asked.set, "cpu": platform.processor(), "threads": torch.get_num_threads()}
+    cpu = platform.processor() or platform.machine()
+    machine = {"set": asked.set, "cpu": cpu, "threads": torch.get_num_threads()}
     if asked.what == "search":
         print(json.dumps({**machine, **search(each, asked.study, asked.minutes)}))
         return
     best = json.loads((asked.study / "best.json").read_text())
-    for name, settings in {"defaults": {}, "best": best}.items():
+    tried = {"defaults": {}} | (
+        {"best": best} if best else {}
+    )  # the search may find nothing better
+    for name, settings in tried.items():
         if asked.only in (None, name):
             print(
                 json.dumps({**machine, "of": name, **score(each, settings, asked.seeds)}),

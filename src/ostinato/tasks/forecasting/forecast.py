@@ -526,9 +526,9 @@ def fit_blend(
 
     Held-out steps have chosen the network's weights, and flatter it: a blend counts for how much it
     is better than the rules alone, less a standard error of that, over blocks of windows, which
-    counts for more where blocks are few. And the
-    fewer steps were held out, the more the weight is drawn towards that of weights inverse to
-    squared errors (Bates and Granger 1969), which varies less.
+    counts for more where blocks are few. And the fewer steps were held out, the more the weight is
+    drawn towards that of weights inverse to squared errors (Bates and Granger 1969), which varies
+    less.
 
     Also returns the MASE of each rule, and of the network, on these steps, by name.
 
