@@ -161,9 +161,11 @@ def _overview(of: str) -> str:
     """Return the list of commands, or of those that train."""
     lines = ["usage: ostinato COMMAND ... [options]", ""]
     lines += ["Train recurrent neural networks on sequences, use them, look inside."]
-    for group in [TASKED[of]] if of in TASKED else GROUPS:
+    groups = {each: listed(each) for each in ([TASKED[of]] if of in TASKED else GROUPS)}
+    width = max(len(each.name) for commands in groups.values() for each in commands) + 2
+    for group, commands in groups.items():
         lines += ["", f"{group}:"]
-        lines += [f"  {each.name:<18}{each.text.splitlines()[0]}" for each in listed(group)]
+        lines += [f"  {each.name:<{width}}{each.text.splitlines()[0]}" for each in commands]
     lines += ["", "ostinato COMMAND --help shows its options and examples."]
     return "\n".join([*lines, "ostinato --install-completion teaches them to your shell."])
 
