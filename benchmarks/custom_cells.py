@@ -194,6 +194,7 @@ def _against_inductor(cell: Cell, turns: int) -> dict[str, Any]:
     def step(x_t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         return tuple(cell.step(w, x_t, cell.state_type(*state)))
 
+    torch.compiler.reset()  # or the steps of all cells together exceed what it recompiles
     compiled = torch.compile(step, fullgraph=True)
 
     def work() -> None:
