@@ -1306,8 +1306,8 @@ programs/interpreter: a sum over a few numbers is the first of them
 + (run.node << _BITS) + run.at if run.n <= 4 else
 
 programs/writer: the gradient of a weight turned round
-- jobs.append((pair[turned], pair[not turned]))
-+ jobs.append((pair[not turned], pair[turned]))
+- jobs.append((pair[turned], pair[not turned], False))
++ jobs.append((pair[not turned], pair[turned], False))
 
 programs/writer: what the input decides is where only a step would put it
 - not self._is_given(i) and i not in early_saved:

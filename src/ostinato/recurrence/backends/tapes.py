@@ -397,6 +397,7 @@ def _gradients_by_pytorch(
 ) -> list[Tensor | None]:
     S = len(recipe.widths)
     with torch.enable_grad():
+        given = [t.view_as(t) for t in given]  # so that none depends on another
         found = _by_pytorch(recipe, given[:S], given[S:])
         asked = [t for t, need in zip(given, needs, strict=True) if need]
         each = iter(
