@@ -34,7 +34,7 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer", "prepared",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "fused",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -42,7 +42,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "cells/diagonal": ["cells", "diagonal"],
     "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
-    "backends/diagonal": ["diagonal"],
+    "backends/diagonal": ["diagonal", "fused"],
+    "tapes": ["fused"],
     "selection": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "programs/interpreter": ["generated"],
@@ -1472,6 +1473,22 @@ study: a trial is judged by its last evaluation
 study: forecasts are compared by their loss
 - return self.run.best_score if self._compared is None else self._compared
 + return self.run.best_score
+
+programs/writer: a gain has the gradient of a bias
+- jobs.append((*factors, True) if factors else (runs, None, False))
++ jobs.append((factors[0] if factors else runs, None, False))
+
+tapes: what is read twice has the gradient of the first
+- found[to] = g if to not in found else graph.add("add", found[to], g)
++ found.setdefault(to, g)
+
+tapes: a gradient of a gradient goes two ways
+- given = [t.view_as(t) for t in given]  # so that none depends on another
++ given = list(given)
+
+fused: of what stands side by side every part is read from its beginning
+- return part if n == part.n else part._part(at - begin, n)
++ return part if n == part.n else part._part(0, n)
 """
 
 

@@ -554,7 +554,7 @@ def test_compile_cell_shows_what_became_of_a_cell():
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("name", ["lstm-norm", "lstm-peephole"])
 def test_sums_go_on_from_window_to_window_of_backward(name, ragged):
-    """Backward sums what the gradients of weights need after every 8 MB of what it leaves of steps."""
+    """Backward sums for the gradients of weights after every 8 MB of what it leaves of steps."""
     cases = [Case(CELLS[name], T=200, B=53, seed=seed) for seed in (0, 1)]
     weights, x = [case.w for case in cases], cases[0].x
     generator = torch.Generator().manual_seed(0)

@@ -131,7 +131,9 @@ def _run_direction(
     own: list[Trace] | None = None if traces is None else []
     ways = compiled_recurrence, compiled_selection, COMPILED
     if not compiled.in_graph(x):
-        ways = _recurrence_of_lazy, _selection_of_lazy, FUSED
+        # What puts out something else than its memory goes through memory a second time.
+        f = FUSED if cell.h_is_c else FUSED_APART
+        ways = _recurrence_of_lazy, _selection_of_lazy, f
     y, last = scan_linear(cell, w, x, state, lengths, *ways, own)
     (y,) = settled(y)
     if traces is not None and own:
@@ -405,8 +407,8 @@ COMPILED = Functions(
     **{name: partial(_function, number) for number, name in enumerate(_FUNCTIONS)},
 )
 """Those of the core."""
-FUSED = lazy_functions(COMPILED)
-"""The same, of which those number by number are computed together."""
+FUSED, FUSED_APART = (lazy_functions(COMPILED, apart) for apart in (False, True))
+"""The same, of which those number by number are computed together: see `as_lazy`."""
 
 
 # For graphs: what `torch.compile` and `torch.export` see of the core.

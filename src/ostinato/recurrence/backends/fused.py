@@ -27,10 +27,10 @@ class Lazy:
 
     def __init__(
         self, like: Tensor, n: int, function: str = "", args: Sequence[Lazy | Tensor | float] = (),
-        source: Tensor | None = None, at: int = 0,
+        source: Tensor | None = None, at: int = 0, apart: bool = False,
     ) -> None:  # fmt: skip
         self.like, self.n, self.function, self.args = like, n, function, tuple(args)
-        self.source, self.at = source, at
+        self.source, self.at, self.apart = source, at, apart
 
     @property
     def shape(self) -> torch.Size:
@@ -92,6 +92,8 @@ class Lazy:
             return self.value.split(sizes, dim)  # type: ignore[no-untyped-call,no-any-return]
         if isinstance(sizes, int):
             sizes = [min(sizes, self.n - i) for i in range(0, self.n, sizes)]
+        if self.apart and self.source is not None and self.n == self.source.shape[-1]:
+            return tuple(map(as_lazy, torch.split(self.source, list(sizes), -1)))
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return tuple(self._part(end - n, n) for end, n in zip(ends, sizes, strict=True))
 
@@ -143,9 +145,13 @@ _BINARY = {
 }  # fmt: skip
 
 
-def as_lazy(x: Tensor) -> Lazy:
-    """Return a sequence ``(T, B, n)`` as one of which functions are to be computed together."""
-    return Lazy(x, x.shape[-1], source=x)
+def as_lazy(x: Tensor, apart: bool = False) -> Lazy:
+    """Return a sequence ``(T, B, n)`` as one of which functions are to be computed together.
+
+    With ``apart`` its parts have gradients by themselves, joined once, as is best where functions
+    of different parts are not computed together; without, every pass makes a gradient of the whole.
+    """
+    return Lazy(x, x.shape[-1], source=x, apart=apart)
 
 
 def _plain(value: Any) -> Any:
@@ -195,8 +201,11 @@ def _joined(args: Any, kwargs: dict[str, Any]) -> Lazy | None:
     return Lazy(first.like, sum(map(_width, each)), "cat", each)  # type: ignore[arg-type]
 
 
-def lazy_functions(own: Functions) -> Functions:
-    """Return functions that note what they are to compute of sequences; ``own`` do the rest."""
+def lazy_functions(own: Functions, apart: bool) -> Functions:
+    """Return functions that note what they are to compute of sequences; ``own`` do the rest.
+
+    ``apart`` is for the results of products, as in `as_lazy`.
+    """
 
     def noted(name: str, x: Any) -> Any:
         if isinstance(x, Tensor) and x.dim() != 3:
@@ -206,7 +215,7 @@ def lazy_functions(own: Functions) -> Functions:
 
     def linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
         y = own.linear(_plain(x), weight, bias)
-        return as_lazy(y) if y.dim() == 3 else y
+        return as_lazy(y, apart) if y.dim() == 3 else y
 
     def convolve(seen: Sequence[Tensor], kernel: Tensor, bias: Tensor | None) -> Any:
         return as_lazy(own.convolve(seen, kernel, bias))
