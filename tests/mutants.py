@@ -34,7 +34,7 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "forecast_chunks",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "forecast_chunks", "fused",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -42,7 +42,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "cells/diagonal": ["cells", "diagonal"],
     "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
-    "backends/diagonal": ["diagonal"],
+    "backends/diagonal": ["diagonal", "fused"],
+    "tapes": ["fused"],
     "selection": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "programs/interpreter": ["generated"],
@@ -1310,8 +1311,8 @@ programs/interpreter: a sum over a few numbers is the first of them
 + (run.node << _BITS) + run.at if run.n <= 4 else
 
 programs/writer: the gradient of a weight turned round
-- jobs.append((pair[turned], pair[not turned]))
-+ jobs.append((pair[not turned], pair[turned]))
+- jobs.append((pair[turned], pair[not turned], False))
++ jobs.append((pair[not turned], pair[turned], False))
 
 programs/writer: what the input decides is where only a step would put it
 - not self._is_given(i) and i not in early_saved:
@@ -1496,6 +1497,22 @@ forecasting/stored: what was negative is counted from the first step of a piece
 forecasting/panel: the last cutoff of a series is left out
 - return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - 1 - k))
 + return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - k))
+
+programs/writer: a gain has the gradient of a bias
+- jobs.append((*factors, True) if factors else (runs, None, False))
++ jobs.append((factors[0] if factors else runs, None, False))
+
+tapes: what is read twice has the gradient of the first
+- found[to] = g if to not in found else graph.add("add", found[to], g)
++ found.setdefault(to, g)
+
+tapes: a gradient of a gradient goes two ways
+- given = [t.view_as(t) for t in given]  # so that none depends on another
++ given = list(given)
+
+fused: of what stands side by side every part is read from its beginning
+- return part if n == part.n else part._part(at - begin, n)
++ return part if n == part.n else part._part(0, n)
 """
 
 
