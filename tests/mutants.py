@@ -34,7 +34,8 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer", "prepared",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "convolution",
+    "augmentation",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -68,6 +69,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "space": ["tuning"],
     "data/shards": ["prepared"],
     "data/batches": ["prepared"],
+    "data/augmentation": ["augmentation"],
     "study": ["tuning"],
     "speech": ["speech_network"],
     "vocoder": ["vocoding"],
@@ -1472,6 +1474,30 @@ study: a trial is judged by its last evaluation
 study: forecasts are compared by their loss
 - return self.run.best_score if self._compared is None else self._compared
 + return self.run.best_score
+
+convolution BandConvolutions: a band sees those of the padding
+- zero_padding(x, lengths)[:, None]
++ x[:, None]
+
+convolution BandConvolutions: the mean of two bands is kept
+- F.max_pool2d(
++ F.avg_pool2d(
+
+convolution BandConvolutions: the last of an odd number of bands is lost
+- ceil_mode=True
++ ceil_mode=False
+
+convolution StepNorm: padding counts in the statistics
+- if counts is None:
++ if True:
+
+data/augmentation: a response begins with a constant
+- np.outer(np.arange(1, CURVES + 1), np.arange(bands) / bands)
++ np.outer(np.arange(CURVES), np.arange(bands) / bands)
+
+data/augmentation: a response is half as large
+- np.log(10) / 10 * factors
++ np.log(10) / 20 * factors
 """
 
 

@@ -49,6 +49,8 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
         blend: whether texts, or series, with one label each are also classified by a linear
             classifier, of words and pieces of words or of shapes (MiniRocket), whose weight is
             fitted to the validation data.
+        response: largest change in dB of each of the three cosines of a curve over the bands of
+            recordings, as by a microphone or room with another frequency response.
 
     Further settings and attributes are those of `CorpusEstimator`.
 
@@ -65,6 +67,7 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
     """
 
     blend: bool = True
+    response: float = 10.0
 
     TARGETS = Classes
     linear_ = cast("LinearClassifier | MiniRocket | None", None)
