@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from ostinato import SequenceClassifier, Transcriber
+from ostinato import SequenceClassifier, SequenceRegressor, Transcriber
 from ostinato.data.augmentation import Augmentation, resampled
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.features import Spectrogram, mel_centres
+from ostinato.data.inputs import Inputs
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import OstinatoError
 
@@ -163,6 +164,24 @@ def test_batches_vary_every_time_and_go_on_from_a_position_with_the_same_bits():
     for batch in ours:  # as they are, for validation
         for x, n, row in zip(batch.inputs, batch.lengths, batch.targets.tolist(), strict=True):
             np.testing.assert_array_equal(x[:n], rows[row])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings", "expected"),
+    [
+        (SequenceClassifier, {}, 10.0),
+        (SequenceClassifier, {"response": 3.0}, 3.0),
+        (SequenceClassifier, {"response": 0.0}, 0.0),
+        (SequenceClassifier, {"bidirectional": False}, 0.0),
+        (SequenceClassifier, {"bidirectional": False, "response": 3.0}, 3.0),
+        (SequenceRegressor, {}, 0.0),
+        (Transcriber, {}, 0.0),
+    ],
+)
+def test_response_is_varied_where_recordings_are_classified(estimator, settings, expected):
+    model = estimator(**settings)
+    model.inputs_ = Inputs("sound", 40, spectrogram=Spectrogram(RATE))
+    assert model._batching()["augment"].response == expected
 
 
 def test_what_cannot_be_varied_is_refused():

@@ -49,8 +49,6 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
         blend: whether texts, or series, with one label each are also classified by a linear
             classifier, of words and pieces of words or of shapes (MiniRocket), whose weight is
             fitted to the validation data.
-        response: largest change in dB of each of the three cosines of a curve over the bands of
-            recordings, as by a microphone or room with another frequency response.
 
     Further settings and attributes are those of `CorpusEstimator`.
 
@@ -67,9 +65,9 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
     """
 
     blend: bool = True
-    response: float = 10.0
 
     TARGETS = Classes
+    RESPONSE = 10.0
     linear_ = cast("LinearClassifier | MiniRocket | None", None)
 
     @property

@@ -136,6 +136,9 @@ class CorpusEstimator(
 class SoundEstimator(AugmentationSettings, CorpusEstimator[TargetsT, NetworkT]):
     """An estimator with one target for each sequence, which varies recordings while training."""
 
+    RESPONSE: ClassVar[float] = 0.0
+    """The setting ``response`` where it is not given, of models that read in both directions."""
+
     def check_settings(self) -> None:
         super().check_settings()
         share = "a share from 0 to 0.5"
@@ -156,5 +159,7 @@ class SoundEstimator(AugmentationSettings, CorpusEstimator[TargetsT, NetworkT]):
         spectrogram = self.inputs_.spectrogram
         if spectrogram is None or self.augment is False:
             return super()._batching()
-        how = (self.speed, self.pitch, self.snr, self.gain, self.response, self.masks)
+        usual = self.RESPONSE if self.bidirectional else 0.0
+        response = usual if self.response is None else self.response
+        how = (self.speed, self.pitch, self.snr, self.gain, response, self.masks)
         return super()._batching() | {"augment": Augmentation(spectrogram, *how)}
