@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
-from ostinato.insight.chance import above_chance
 from ostinato.insight.evidence import Evidence, Features, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
@@ -151,7 +150,9 @@ def constant_features(j: J) -> Iterator[Finding]:
                 f"x = x[..., x.flatten(0, 1).std(0) > 0]  # {F - len(constant)} of {F} features",
             )
         ],
-        0.96 if len(constant) == F else unless_learned(j, 0.62, proven=not_zero),
+        0.96
+        if len(constant) == F
+        else unless_learned(j, 0.96 if len(constant) / F >= t.lost else 0.62, proven=not_zero),
     )  # fmt: skip
 
 
@@ -168,6 +169,7 @@ def duplicate_features(j: J) -> Iterator[Finding]:
     pairs = [(a, b) for a, b in np.argwhere(np.triu(np.abs(r), 1) > t.duplicate).tolist()]
     if pairs:
         a, b = pairs[0]
+        share = len({a for pair in pairs for a in pair}) / e.values.shape[1]
         yield Finding(
             "duplicate features",
             f"{len(pairs)} pairs of input features are copies of each other: features "
@@ -179,7 +181,7 @@ def duplicate_features(j: J) -> Iterator[Finding]:
                     f"x = x[..., [k for k in range(x.shape[-1]) if k != {varying[b]}]]",
                 )
             ],
-            unless_learned(j, 0.6, proven=True),
+            unless_learned(j, 0.96 if share >= t.lost else 0.6, proven=True),
         )  # fmt: skip
 
 
@@ -190,19 +192,23 @@ def outliers(j: J) -> Iterator[Finding]:
         if features is None or not len(features.far) or (name == "inputs" and _is_binary(j)):
             continue
         # The outliers of a feature decide its scale where they are few and far.
-        farther = features.span > 5 * t.outlier
-        few = (features.far > 0) & (features.far <= t.outlier_share * np.where(farther, 5, 1))
+        times = np.clip(features.span / t.outlier, 1, 10)
+        few = (features.far > 0) & (features.far <= t.outlier_share * times)
         if not few.any():
             continue
         k = int(np.where(few, features.span, 0).argmax())
         which = f"feature {k} of the {name}" if len(features.far) > 1 else f"the {name}"
         letter = "x" if name == "inputs" else "y"
+        weight = float(features.weight[k])
+        p, what = _by_span(float(features.span[k]) / t.outlier), "decide the scale"
+        if weight > t.outlier_weight:
+            p, what = 0.96, f"make {weight:.1%} of the variance, and decide the scale"
         yield Finding(
             "outliers",
             f"{features.far[k]:.2%} of {which} lie more than {t.outlier:g} standard deviations "
-            f"(robust) from the median, {features.span[k]:.3g} at most: they decide the scale, and "
+            f"(robust) from the median, {features.span[k]:.3g} at most: they {what}, and "
             "single steps of training.",
-            {"share": float(features.far[k]), "span": float(features.span[k])},
+            {"share": float(features.far[k]), "span": float(features.span[k]), "weight": weight},
             [
                 Remedy(
                     "", "", "limit them, or see how they came about",
@@ -212,7 +218,7 @@ def outliers(j: J) -> Iterator[Finding]:
                 Remedy("clip_norm", 1, "no step that a single row decides",
                        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
             ],
-            unless_learned(j, _by_span(float(features.span[k]) / t.outlier)),
+            unless_learned(j, p, proven=p > t.proven and name == "targets"),
         )  # fmt: skip
 
 
@@ -230,6 +236,9 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     counts = np.bincount(true)
     share, K = counts.max() / len(true), int((counts > 0).sum())
     top = int(counts.argmax())
+    apart = e.held_out_classes  # rare rows may have been learned by heart
+    if apart is not None and int((apart[0] != top).sum()) >= FEWEST:
+        true, predicted = apart
     others = true != top
     recall = float((predicted[others] == true[others]).mean()) if others.any() else 1.0
     if K < 2 or share < min(t.imbalance, max(0.5, 3 / K)) or recall > t.recall:
@@ -262,6 +271,10 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+FEWEST = 2
+"""Held-out rows of other classes from which it is looked at how many of them are recognised."""
+
+
 def labels_unrelated(j: J) -> Iterator[Finding]:
     """What was learned is the training rows themselves: labels have nothing to do with inputs."""
     e, t = j.evidence, j.thresholds
@@ -274,7 +287,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     ]  # fmt: skip
     if e.held_out is not None:
         trained, held_out = e.improvement, e.held_out_improvement
-        chance = above_chance(e.scores_of(e.held_out), e.held_out, e.kind)
+        chance = e.held_out_deviations
         by_heart = trained > t.generalization_gap and held_out <= t.learned
         if by_heart and not chance > t.above_chance:
             p, weighed = _related(j, chance)
@@ -487,6 +500,8 @@ def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float,
         rows = torch.arange(B)
         places = [("at the last step", x[rows, last])]  # what is far back may be the task
         before = x[rows, (last - 1).clamp(min=0)]
+    inside = torch.arange(T)[None] < ends[:, None]
+    unpadded = torch.where(inside[..., None], x, x[:, :1])  # padding is no change
     best: tuple[float, int, str] | None = None
     for where, values in places:
         for k in range(min(F, 256)):
@@ -494,7 +509,7 @@ def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float,
             # The last value of a smooth series is near the next one; what leaks is nearer.
             if kind == "number" and T > 1:
                 usual = _association(before[:, k], values[:, k], "number")
-                varies = bool((x[:, :, k].std(1) > 1e-9).any())
+                varies = bool((unpadded[:, :, k].std(1) > 1e-9).any())
                 if varies and 1 - r**2 > 0.1 * (1 - usual**2):
                     continue
             if best is None or r > best[0]:
