@@ -422,7 +422,7 @@ class Evidence:
             if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1:
                 first.append(module)
                 if module is first[0]:
-                    seen.append(x.detach().flatten(0, -2))
+                    seen.append(self._unpadded(x.detach(), module).flatten(0, -2))
 
         kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
         hooks = [
@@ -435,6 +435,20 @@ class Evidence:
         if not seen:
             return None
         return Features.of(torch.cat(seen).nan_to_num(0, 0, 0), self.thresholds.outlier)
+
+    def _unpadded(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """Return what enters a layer ``(B, T, F)``, or ``(T, B, F)``, as ``(N, F)`` of true steps.
+
+        What has another shape stays as it is.
+        """
+        if x.dim() != 3:
+            return x
+        T, B = self.sample.inputs.shape[1 - self.row_axis], len(self.rows)
+        inside = (torch.arange(T)[None] < self.ends[:, None]).to(x.device)
+        shape = tuple(x.shape[:2])
+        if shape == (B, T) and (B != T or getattr(layer, "batch_first", True)):
+            return x[inside]
+        return x[inside.T] if shape == (T, B) else x
 
     # Targets
 

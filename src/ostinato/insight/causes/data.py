@@ -15,6 +15,7 @@ from ostinato.insight.causes.common import J, helped, not_learned_well, unless_l
 from ostinato.insight.evidence import Evidence, Features, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
+from ostinato.training.thresholds import Thresholds
 
 _SCALE_INPUTS = Remedy(
     "", "", "inputs of mean 0 and standard deviation 1, by the figures of the training data",
@@ -233,12 +234,13 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     if e.classes is None or len(e.classes[0]) < 8:
         return
     true, predicted = e.classes
-    counts = np.bincount(true)
-    share, K = counts.max() / len(true), int((counts > 0).sum())
+    apart = e.held_out_classes
+    every = true if apart is None else np.concatenate([true, apart[0]])
+    counts = np.bincount(every)
+    share, K = counts.max() / len(every), int((counts > 0).sum())
     top = int(counts.argmax())
-    apart = e.held_out_classes  # rare rows may have been learned by heart
-    if apart is not None and int((apart[0] != top).sum()) >= FEWEST:
-        true, predicted = apart
+    if apart is not None and bool((apart[0] != top).any()):
+        true, predicted = apart  # those trained on may have been learned by heart
     others = true != top
     recall = float((predicted[others] == true[others]).mean()) if others.any() else 1.0
     if K < 2 or share < min(t.imbalance, max(0.5, 3 / K)) or recall > t.recall:
@@ -271,10 +273,6 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-FEWEST = 2
-"""Held-out rows of other classes from which it is looked at how many of them are recognised."""
-
-
 def labels_unrelated(j: J) -> Iterator[Finding]:
     """What was learned is the training rows themselves: labels have nothing to do with inputs."""
     e, t = j.evidence, j.thresholds
@@ -286,14 +284,15 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
         )
     ]  # fmt: skip
     if e.held_out is not None:
-        trained, held_out = e.improvement, e.held_out_improvement
+        # A network of the best validation loss may be one from before it learned rows by heart.
+        trained, held_out = max(e.improvement, _at_the_end(e, e.constant)), e.held_out_improvement
         chance = e.held_out_deviations
-        by_heart = trained > t.generalization_gap and held_out <= t.learned
+        by_heart = trained > t.generalization_gap and held_out <= _by_chance(chance, t)
         if by_heart and not chance > t.above_chance:
             p, weighed = _related(j, chance)
             yield Finding(
                 "labels unrelated to inputs",
-                f"on the data the loss is {trained:.0%} below that of a constant prediction, on "
+                f"in training the loss is {trained:.0%} below that of a constant prediction, on "
                 f"held-out data {_below(held_out)}, and predictions are no better than chance "
                 "there: the rows were learned by heart, and nothing that holds for others.",
                 {"improvement": trained, "held_out_improvement": held_out, "deviations": chance},
@@ -305,8 +304,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     evaluations = j.observed.evaluations
     first = evaluations[0][1] if evaluations else math.nan
     constant = e.constant if math.isfinite(e.constant) else first
-    last = np.mean(j.observed.finite[-20:] or [math.nan])  # data of a run may be held out
-    trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
+    trained = max(e.improvement, _at_the_end(e, constant))  # data of a run may be held out
     if len(evaluations) >= 3 and trained > t.generalization_gap:
         best = min(loss for _, loss in evaluations)
         if best > 0.98 * constant and first - best < 0.1 * constant:
@@ -327,6 +325,22 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
 
 FEW = 16
 """Rows that a network should be able to learn by heart in a short run."""
+
+
+def _by_chance(chance: float, t: Thresholds) -> float:
+    """Return the improvement that still counts as none, of predictions no better than chance.
+
+    They may be a little below the loss of a constant; where chance is unknown that counts.
+    """
+    return t.learned if math.isnan(chance) else t.helps
+
+
+def _at_the_end(e: Evidence, constant: float) -> float:
+    """Return how far the loss of the last steps of training is below that of a constant."""
+    last = e.observed.finite[-20:]
+    if not last or not constant > 0:
+        return -math.inf
+    return float(1 - np.mean(last) / constant)
 
 
 def _related(j: J, chance: float) -> tuple[float, list[str]]:
@@ -367,7 +381,7 @@ def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
     shares = [run.share for run in whole if run is not None]
     by_heart = max((run.training for run in few if run is not None), default=0.0)
     chance = max((run.above_chance for run in whole if run is not None), default=math.nan)
-    if shares and by_heart > 2 * t.helps and max(shares) < t.learned:
+    if shares and by_heart > 2 * t.helps and max(shares) < _by_chance(chance, t):
         if chance > t.above_chance:
             return
         yield Finding(
