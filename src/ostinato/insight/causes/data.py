@@ -202,7 +202,8 @@ def outliers(j: J) -> Iterator[Finding]:
         letter = "x" if name == "inputs" else "y"
         weight = float(features.weight[k])
         p, what = _by_span(float(features.span[k]) / t.outlier), "decide the scale"
-        if weight > t.outlier_weight:
+        decide = weight > t.outlier_weight
+        if decide:
             p, what = 0.96, f"make {weight:.1%} of the variance, and decide the scale"
         yield Finding(
             "outliers",
@@ -219,7 +220,7 @@ def outliers(j: J) -> Iterator[Finding]:
                 Remedy("clip_norm", 1, "no step that a single row decides",
                        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
             ],
-            unless_learned(j, p, proven=p > t.proven and name == "targets"),
+            unless_learned(j, p, proven=decide and name == "targets"),
         )  # fmt: skip
 
 

@@ -61,13 +61,13 @@ def shift_of_targets(x: Tensor, y: Tensor, ends: Tensor | None = None) -> int:
     for shift in (1, 2, 3):
         ahead, own = x[:, shift:], y[:, :-shift]
         if not x.is_floating_point():
-            same = 0.0
-            if ahead.shape == own.shape and not own.is_floating_point():
+            alike = ahead.shape == own.shape and not own.is_floating_point()
+            same = float((ahead == own).double().mean()) if alike else 0.0
+            if alike and x.dim() == 2:
                 last = torch.full((len(x),), x.shape[1]) if ends is None else ends
                 inside = torch.arange(ahead.shape[1])[None] < last[:, None] - shift
                 inside &= (own >= 0).cpu()
-                a, b = ahead.cpu()[inside], own.cpu()[inside]
-                same = max(float((a == b).double().mean()) if len(a) else 0.0, _one_to_one(a, b))
+                same = max(same, _one_to_one(ahead.cpu()[inside], own.cpu()[inside]))
         elif y.is_floating_point():
             a = ahead if ahead.dim() > 2 else ahead[..., None]
             b = own if own.dim() > 2 else own[..., None]
