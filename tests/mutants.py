@@ -34,7 +34,7 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer", "prepared",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "forecast_chunks",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -67,6 +67,10 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "weights": ["convert"],
     "space": ["tuning"],
     "data/shards": ["prepared"],
+    "forecasting/chunks": ["forecast_chunks"],
+    "forecasting/stored": ["forecast_chunks"],
+    "forecasting/panel": ["forecast_chunks"],
+    "forecasting/reading": ["forecast_chunks"],
     "data/batches": ["prepared"],
     "study": ["tuning"],
     "speech": ["speech_network"],
@@ -1118,8 +1122,8 @@ windows: a window holds the value after its cutoff
 + past = series.values[begin + 1 : now + 1]
 
 windows: only what is read tells whether values are negative
-- 0.0 if 0 <= series.lowest[now] < np.inf
-+ 0.0 if 0 <= np.nanmin(past) < np.inf
+- 0.0 if now <= series.negative else -np.inf
++ 0.0 if np.nanmin(past) >= 0 else -np.inf
 
 windows: missing values count as observed
 - observed[b, at], valid[b, at] = seen, True
@@ -1472,6 +1476,26 @@ study: a trial is judged by its last evaluation
 study: forecasts are compared by their loss
 - return self.run.best_score if self._compared is None else self._compared
 + return self.run.best_score
+
+forecasting/reading: steps of a series begin anew in every chunk
+- return rows._replace(times=rows.times + before[rows.series])
++ return rows
+
+forecasting/reading: a later table's categories are not known
+- for k, table in enumerate(tables if names else ()):
++ for k, table in enumerate(list(tables)[:1] if names else ()):
+
+forecasting/chunks: series of a bucket begin with its first one each time
+- yield from load(k).series(max(0, done - begin))
++ yield from load(k).series(0)
+
+forecasting/stored: what was negative is counted from the first step of a piece
+- tuple(rest), negative - begin)
++ tuple(rest), negative)
+
+forecasting/panel: the last cutoff of a series is left out
+- return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - 1 - k))
++ return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - k))
 """
 
 

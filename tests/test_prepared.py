@@ -87,6 +87,7 @@ TASKS = {
     "music": ("MusicModel", ["chorales"], {"window": 8}),
     "speak": ("Speaker", ["recordings"], {"bands": 8}),
     "vocode": ("Vocoder", ["recordings"], {"bands": 8}),
+    "forecast": ("Forecaster", ["sales.csv"], {"horizon": 3}),
 }
 
 
@@ -546,13 +547,11 @@ def test_an_error_of_who_reads_ahead_is_raised_where_batches_are_taken():
 @pytest.mark.parametrize("task", TASKS_OF_THE_COMMAND, ids=lambda task: task.command)
 def test_the_command_has_the_settings_that_shape_data(task):
     kind = getattr(package, task.estimator)
-    assert kind._reads_chunks == (f"prepare {task.command}" in COMMANDS)
-    if kind._reads_chunks:
-        trains, prepares = (
-            {option.name for option in COMMANDS[f"{name} {task.command}"].options()}
-            for name in ("train", "prepare")
-        )
-        assert {*kind()._data_settings()} & trains <= prepares
+    trains, prepares = (
+        {option.name for option in COMMANDS[f"{name} {task.command}"].options()}
+        for name in ("train", "prepare")
+    )
+    assert {*kind()._data_settings()} & trains <= prepares
 
 
 def test_the_command_prepares_and_trains(data, ostinato):
@@ -569,7 +568,7 @@ def test_the_command_prepares_and_trains(data, ostinato):
     assert_refused(ostinato("train translate prepared --out other"), "prepared for Sequence")
     assert_refused(ostinato("train classify prepared --out other --min-count 3"), "min_count=1")
     assert_refused(ostinato("prepare classify reviews.csv --out prepared"), "min_count=1")
-    assert_refused(ostinato("prepare forecast sales.csv --out series"), "unknown command")
+    assert ostinato("prepare forecast sales.csv --out series").status == 0
     found = ostinato("prepare text book.txt --out text --json").out.splitlines()
     assert json.loads(found[-1])["facts"]["vocabulary"] > 5
     assert "classify" in ostinato("--complete", "prepare", "cl").out
