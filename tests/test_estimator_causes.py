@@ -19,7 +19,7 @@ from ostinato import (
     diagnose,
 )
 from ostinato.insight.causes.common import J
-from ostinato.insight.causes.data import class_imbalance, leaky_feature, outliers
+from ostinato.insight.causes.data import class_imbalance, labels_unrelated, leaky_feature, outliers
 from ostinato.insight.causes.data import constant_features as constant
 from ostinato.insight.causes.data import duplicate_features as duplicate
 from ostinato.insight.causes.optimization import (
@@ -232,6 +232,36 @@ def test_a_constant_of_padded_rows_that_is_the_target_leaks():
     e.sample = e.sample._replace(lengths=lengths)
     (finding,) = judged(leaky_feature, e)
     assert finding.values["feature"] == 1
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_padding_is_left_out_of_what_enters_a_layer(batch_first):
+    x, lengths = 100 + torch.randn(B, T, 2), torch.randint(4, T, (B,))
+    x[torch.arange(T)[None] >= lengths[:, None]] = 0
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(2, 4, batch_first=batch_first)
+
+        def forward(self, x):
+            x = x - 100
+            return self.rnn(x if batch_first else x.transpose(0, 1))[1][0]
+
+    e = evidence(Scaled(), x, torch.arange(B) % 4)
+    e.sample = e.sample._replace(lengths=lengths)
+    assert np.abs(e.entering.mean).max() < 0.3
+    assert np.abs(e.entering.std - 1).max() < 0.2
+
+
+def test_rows_learned_by_heart_before_the_best_weights_were_restored_are_seen():
+    x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
+    apart = Sample(torch.randn(B, T, 3), torch.randint(4, (B,)))
+    for losses, expected in (([1.4] * 20 + [0.3] * 40, True), ([1.4] * 60, False)):
+        e = evidence(Net(), x, y, held_out=apart, observed=Observations.of(losses))
+        e.may_train = False
+        found = judged(labels_unrelated, e)
+        assert [f.issue for f in found] == ["labels unrelated to inputs"] * expected
 
 
 def test_rare_rows_learned_by_heart_are_not_recognised_among_held_out_ones():
