@@ -2,14 +2,16 @@
 
     python benchmarks/large_data.py text --gigabytes 20 --folder /tmp/large
     python benchmarks/large_data.py recordings --count 200000 --folder /tmp/large
+    python benchmarks/large_data.py series --count 200000 --folder /tmp/large
 
-Makes the data (a text of random words; or short recordings of tones and noise in tar archives),
-prepares them, and trains for some steps; preparing and training are processes of their own. Of each
-the highest resident memory is printed, apart by kind, as /proc/PID/status has them twenty times a
-second: RssAnon is what the process cannot do without; RssFile are pages of mapped files, libraries
-among them, that the kernel may take back. The same training on a thousandth of the data is the
-measure of "the model": the difference is what the size of the data costs. The data are removed
-afterwards unless --keep is given.
+Makes the data (a text of random words; or short recordings of tones and noise in tar archives; or
+daily series of 200 steps in Parquet files, sorted by time), prepares them, and trains for some
+steps; preparing and training are processes of their own. Of each the highest resident memory is
+printed, apart by kind, as /proc/PID/status has them twenty times a second: RssAnon is what the
+process cannot do without; RssFile are pages of mapped files, libraries among them, that the kernel
+may take back. The same training on a thousandth of the data is the measure of "the model": the
+difference is what the size of the data costs. The data are removed afterwards unless --keep is
+given.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 MODEL = ["--hidden-size", "256", "--evaluations", "1", "--no-health"]
 RATE = 8000
@@ -72,6 +75,25 @@ def write_recordings(folder: Path, count: int, per_archive: int = 10_000) -> Non
                     archive.addfile(entry, io.BytesIO(data))
 
 
+def write_series(folder: Path, count: int, steps: int = 200) -> None:
+    """Write so many series with a week's season, sorted by time, in parts of some days."""
+    random = np.random.default_rng(0)
+    level, phase = random.normal(50, 10, count), random.integers(0, 7, count)
+    names = np.array([f"item {i:06}" for i in range(count)])
+    days = np.datetime64("2025-01-01") + np.arange(steps)
+    folder.mkdir()
+    for part, some in enumerate(np.array_split(np.arange(steps), 10)):
+        values = [
+            level + 5 * np.sin(2 * np.pi * (t + phase) / 7) + random.normal(0, 1, count)
+            for t in some
+        ]
+        pd.DataFrame({
+            "day": np.repeat(days[some], count),
+            "item": np.tile(names, len(some)),
+            "sold": np.concatenate(values).round(2),
+        }).to_parquet(folder / f"{part}.parquet")  # fmt: skip
+
+
 def run(*words: str) -> dict[str, float]:
     """Run a command of ostinato; return its time, and its highest memory in MB by kind."""
     code = "import sys; from ostinato.cli import main; main(sys.argv[1:])"
@@ -103,7 +125,7 @@ def run(*words: str) -> dict[str, float]:
 def main() -> None:
     """Make the data, prepare them and train, small and large."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=["text", "recordings"])
+    parser.add_argument("kind", choices=["text", "recordings", "series"])
     parser.add_argument("--gigabytes", type=float, default=20.0)
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--steps", type=int, default=200)
@@ -111,7 +133,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    task = "text" if given.kind == "text" else "classify"
+    task = {"text": "text", "recordings": "classify", "series": "forecast"}[given.kind]
+    how = ["--parts"] if given.kind == "series" else []
     for name, share in (("small", 0.001), ("large", 1.0)):
         home = given.folder / f"{given.kind}-{name}"
         home.mkdir()
@@ -120,14 +143,16 @@ def main() -> None:
             start = time.monotonic()
             if given.kind == "text":
                 write_text(data, int(given.gigabytes * share * 1e9))
-            else:
+            elif given.kind == "recordings":
                 write_recordings(data, max(2000, int(given.count * share)))
+            else:
+                write_series(data, max(2000, int(given.count * share)))
             made = round(time.monotonic() - start, 1)
             print(json.dumps({"data": name, "made in seconds": made}), flush=True)
             prepared, out = str(home / "prepared"), str(home / "run")
             for words in (
-                ["prepare", task, str(data), "--out", prepared],
-                ["prepare", task, str(data), "--out", prepared],
+                ["prepare", task, str(data), "--out", prepared, *how],
+                ["prepare", task, str(data), "--out", prepared, *how],
                 ["train", task, prepared, "--out", out, "--steps", str(given.steps), *MODEL],
             ):
                 print(json.dumps({"data": name, "command": words[0], **run(*words)}), flush=True)

@@ -362,6 +362,7 @@ void run_forward(const Shape& s, nb::handle x, nb::handle tokens, nb::handle len
         q.direction[i].h_n = h ? h + i * q.rows * s.P : nullptr;
         q.direction[i].c_n = c ? c + i * q.rows * s.H : nullptr;
     }
+    if (q.direction[0].lines) advise_large_pages(q.direction[0].lines, View(lines, "lines").size() * int64_t(sizeof(T)));
     nb::gil_scoped_release release;
     forward(q, threads);
 }
@@ -585,6 +586,54 @@ template <class T> void run_map(Function function, nb::handle x, nb::handle y, n
     map(m, threads);
 }
 
+// Thirteen numbers each: function, n, base and place of `to`, and base, place and step of each source.
+std::vector<Element> elements_of(const std::vector<int64_t>& numbers) {
+    std::vector<Element> found;
+    for (const int64_t* n = numbers.data(), *end = n + numbers.size() / 13 * 13; n < end; n += 13)
+        found.push_back({ElementFunction(n[0]), n[1], {Base(n[2]), n[3]},
+                         {{Base(n[4]), n[5]}, {Base(n[7]), n[8]}, {Base(n[10]), n[11]}}, {n[6], n[9], n[12]}});
+    return found;
+}
+
+// `elements`: see elements_of. `tensors`: (N, features), rows of numbers side by side, of which the
+// first `inputs` are read, the others written; then `vectors`, whose numbers stand one behind another.
+template <class T>
+void run_elements(const std::vector<Element>& elements, int64_t scratch, const nb::tuple& tensors, const nb::tuple& vectors, int threads) {
+    Tape<T> tape{};
+    tape.count = int64_t(elements.size()), tape.element = elements.data(), tape.scratch = scratch;
+    int64_t widths[bases] = {scratch}, known = 0;
+    int b = 1;
+    for (nb::handle each : tensors) {
+        if (b == bases) refuse("tensors", "has too many", "at the most " + std::to_string(bases - 1));
+        const View view(each, "tensors");
+        check<T>(view, "tensors", view.shape);
+        if (view.shape.size() != 2 || (view.stride[1] != 1 && view.shape[1] > 1)) refuse("tensors", "has another layout", "(N, features), rows side by side");
+        if (b > 1 && view.shape[0] != tape.rows) refuse("tensors", "has unequal rows", std::to_string(tape.rows));
+        tape.rows = view.shape[0], tape.tensor[b] = static_cast<T*>(view.data), tape.stride[b] = view.stride[0], widths[b++] = view.shape[1];
+    }
+    std::vector<T> numbers;
+    for (nb::handle each : vectors) {
+        const View view(each, "vectors");
+        check<T>(view, "vectors", view.shape);
+        if (!view.contiguous()) refuse("vectors", "has another layout", "contiguous tensors");
+        const T* from = static_cast<const T*>(view.data);
+        numbers.insert(numbers.end(), from, from + view.size());
+    }
+    known = int64_t(numbers.size()), tape.vectors = numbers.data();
+    auto reaches = [&](const Place& p, int64_t n) {
+        if (int(p.base) < 0 || int(p.base) > bases || p.at < 0 || p.at + n > (p.base == Base::count ? known : widths[int(p.base)]))
+            refuse("elements", "name numbers that there are not", "those of the tensors");
+    };
+    for (const Element& e : elements) {
+        if (e.to.base == Base::count) refuse("elements", "write vectors", "scratch or a tensor");
+        reaches(e.to, e.n);
+        for (int k = 0; k < 3; ++k) reaches(e.from[k], e.step[k] ? e.n : 1);
+    }
+    if (tape.rows == 0) return;
+    nb::gil_scoped_release release;
+    run_tape(tape, threads);
+}
+
 // Whether PyTorch has yet to negate the numbers of a tensor.
 bool is_negated(nb::handle tensor) {
     const nb::object negated = nb::steal(PyObject_CallMethodObjArgs(tensor.ptr(), names().is_neg, nullptr));
@@ -621,10 +670,9 @@ public:
     using Numbers = std::vector<int64_t>;
 
     // `sizes`: those of Program, from `input` to `output`, then from `state_length` to `vectors`; `states`: size
-    // and place of each tensor of the state; `operations`: seven numbers each, of each phase; `elements`: function,
-    // n, base and place of `to`, and base, place and step of each source. `pieces`: of each tensor, and of each
-    // result, which of those given has it, where it begins and how long it is; or nothing, where they are given
-    // themselves.
+    // and place of each tensor of the state; `operations`: seven numbers each, of each phase; `elements`: see
+    // elements_of. `pieces`: of each tensor, and of each result, which of those given has it, where it begins and how
+    // long it is; or nothing, where they are given themselves.
     PyProgram(bool doubles, const Numbers& sizes, const Numbers& states, const std::vector<Numbers>& operations,
               const Numbers& matrices, const Numbers& vectors, const Numbers& sums, double work,
               const std::vector<Numbers>& pieces, const Numbers& elements)
@@ -638,11 +686,10 @@ public:
         for (size_t i = 0; i < matrices.size(); i += 6)
             matrices_.push_back({matrices[i], matrices[i + 1], matrices[i + 2], matrices[i + 3], matrices[i + 4], matrices[i + 5]});
         for (size_t i = 0; i < vectors.size(); i += 3) vectors_.push_back({vectors[i], vectors[i + 1], vectors[i + 2]});
-        for (const int64_t* n = sums.data(), *end = n + sums.size(); n < end; n += 13)
-            sums_.push_back({{Base(n[0]), n[1]}, n[2], n[3], {{Base(n[4]), n[5]}, {Base(n[6]), n[7]}}, {n[8], n[9]}, {n[10], n[11]}, n[12]});
-        for (const int64_t* n = elements.data(), *end = n + elements.size(); n < end; n += 13)
-            elements_.push_back({ElementFunction(n[0]), n[1], {Base(n[2]), n[3]},
-                                 {{Base(n[4]), n[5]}, {Base(n[7]), n[8]}, {Base(n[10]), n[11]}}, {n[6], n[9], n[12]}});
+        for (const int64_t* n = sums.data(), *end = n + sums.size(); n < end; n += 15)
+            sums_.push_back({{Base(n[0]), n[1]}, n[2], n[3], {{Base(n[4]), n[5]}, {Base(n[6]), n[7]}}, {n[8], n[9]}, {n[10], n[11]}, n[12],
+                             {Base(n[13]), n[14]}});
+        elements_ = elements_of(elements);
         for (size_t k = 0; k < pieces.size() && k < 2; ++k)
             for (size_t i = 0; i < pieces[k].size(); i += 3)
                 pieces_[k].push_back({pieces[k][i], pieces[k][i + 1], pieces[k][i + 2]});
@@ -684,6 +731,7 @@ public:
             c.y = sequence<T>(y, "y", {c.steps, c.rows, state_size_[size_t(program_.output)]}, c.y_t, c.y_b, true);
             const auto to = call.states(last, "last", false);
             c.last = to.data();
+            if (c.lines) advise_large_pages(c.lines, c.steps * c.rows * program_.line * int64_t(sizeof(T)));
             run(c, false, threads);
         });
     }
@@ -1204,6 +1252,18 @@ NB_MODULE(_core, m) {
           },
           nb::arg("x").none(), nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("y").none(),
           nb::arg("threads").none(), "x W^T + bias, into y.");
+
+    m.def("elements",
+          [](const std::vector<int64_t>& elements, int64_t scratch, nb::handle tensors, nb::handle vectors, nb::handle threads) {
+              const nb::tuple each = tuple_of(tensors, "tensors", 0), constants = tuple_of(vectors, "vectors", 0);
+              if (each.size() == 0 || scratch < 0) refuse("tensors", "is empty", "one or more");
+              const int n = int(integer(threads, "threads", 1, 1 << 15));
+              by_type(each[0], "tensors", [&](auto zero) {
+                  run_elements<decltype(zero)>(elements_of(elements), scratch, each, constants, n);
+              });
+          },
+          nb::arg("elements"), nb::arg("scratch"), nb::arg("tensors"), nb::arg("vectors"), nb::arg("threads"),
+          "Elements of a program for each row of tensors.");
 
     m.def("map",
           [](nb::handle function, nb::handle x, nb::handle y, nb::handle threads, nb::handle dy) {

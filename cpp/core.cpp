@@ -19,6 +19,9 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -121,6 +124,7 @@ char* aligned_block(int64_t bytes) {
     void* block = std::aligned_alloc(64, whole);
 #endif
     if (!block) throw std::bad_alloc();
+    advise_large_pages(block, int64_t(whole));
     return static_cast<char*>(block);
 }
 
@@ -238,6 +242,16 @@ void run_pass(Call s, int threads, Memory&& memory, Run&& run) {
 
 }  // namespace
 
+void advise_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t page = 2 << 20;
+    const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + uintptr_t(bytes)) / page * page;
+    if (end > begin + page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // or it stays as it was
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 template <class T> int64_t line_length(const Shape& shape) { return passes<T>(target()).line_length(shape); }
 template int64_t line_length<float>(const Shape&);
 template int64_t line_length<double>(const Shape&);
@@ -346,6 +360,18 @@ template <class T> void convolution(const Convolution<T>& c, int threads) {
 }
 template void convolution(const Convolution<float>&, int);
 template void convolution(const Convolution<double>&, int);
+
+template <class T> void run_tape(const Tape<T>& tape, int threads) {
+    const ScanPasses<T>& p = passes<T>(scans());
+    double numbers = 0;
+    for (int64_t i = 0; i < tape.count; ++i) numbers += double(tape.element[i].n);
+    const int n = threads_for(work_of_a_number / 5 * double(tape.rows) * numbers, threads);
+    char* block = workspace.get(p.tape_memory(tape, n));
+    run_on(n, [&](const Member& me) { p.run_tape(tape, block, me); });
+    workspace.done();
+}
+template void run_tape(const Tape<float>&, int);
+template void run_tape(const Tape<double>&, int);
 
 namespace {
 

@@ -37,16 +37,21 @@ template <class T> int64_t gate_at(const Shape& shape, int gate);
 template <class T> void forward(const Sequence<T>& sequence, int threads);
 template <class T> void backward(const Sequence<T>& sequence, const Gradients<T>& gradients, int threads);
 
-// Those of linear.hpp, in the same way; but for products and selection_backward they allocate nothing.
+// Those of linear.hpp, in the same way; but for products, tapes and selection_backward they allocate nothing.
 template <class T> void scan_forward(const Recurrence<T>& recurrence, int threads);
 template <class T> void scan_backward(const Recurrence<T>& recurrence, const RecurrenceGradients<T>& gradients, int threads);
 template <class T> void product(const Product<T>& product, int threads);
 template <class T> void map(const Map<T>& map, int threads);
 template <class T> void convolution(const Convolution<T>& convolution, int threads);
+template <class T> void run_tape(const Tape<T>& tape, int threads);
 template <class T> void selection_forward(const Selection<T>& selection, int threads);
 template <class T> void selection_backward(const Selection<T>& selection, const SelectionGradients<T>& gradients, int threads);
 // That of lattice.hpp. Throws std::bad_alloc before anything is written.
 template <class T> void lattice(const Lattice<T>& lattice, int threads);
+
+// Asks the system for large pages, where it has some, for memory that is about to be written: to touch a small page
+// for the first time costs about a microsecond, a third of a call that fills 100 MB.
+void advise_large_pages(void* memory, int64_t bytes);
 
 // The same for a program; `order` is worked out.
 template <class T> void run_program(const ProgramCall<T>& call, bool backward, int threads);

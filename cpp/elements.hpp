@@ -34,6 +34,21 @@ template <class T> OSTINATO_INLINE Vec<T> apply(Function f, Vec<T> x) {
     }
 }
 
+// The gradient of x, given f(x), or x of softplus and silu.
+template <class T> OSTINATO_INLINE Vec<T> slope(Function f, Vec<T> x, Vec<T> dy) {
+    switch (f) {
+        case Function::sigmoid: return dy * (x * (T(1) - x));
+        case Function::tanh: return dy * one_minus_square(x);
+        case Function::exp: return dy * x;
+        case Function::softplus: return dy * sigmoid<T>(x);
+        case Function::silu: {
+            const Vec<T> rest = sigmoid<T>(-x);  // 1 - s is not, where s rounds to 1 and x is large
+            return dy * (sigmoid<T>(x) * fma(x, rest, splat(T(1))));
+        }
+        default: return dy * (T(0.5) / x);
+    }
+}
+
 // to = f(read), where read(k) gives what stands in from[k].
 template <class T, class F>
 OSTINATO_INLINE void each_number(const Element& e, T* const* const* base, const T* vectors, int64_t rows, F&& f) {
@@ -44,7 +59,13 @@ OSTINATO_INLINE void each_number(const Element& e, T* const* const* base, const 
             from[k] = (p.base == Base::count ? vectors : base[int(p.base)][row]) + p.at;
         }
         T* const to = base[int(e.to.base)][row] + e.to.at;
-        for (int64_t i = 0; i < e.n; i += W<T>) {
+        int64_t i = 0;
+        if (e.step[0] && e.step[1] && e.step[2])
+            for (; i + W<T> <= e.n; i += W<T>) {
+                auto read = [&](int k) __attribute__((always_inline)) { return load(from[k] + i); };
+                store(to + i, f(read));
+            }
+        for (; i < e.n; i += W<T>) {
             auto read = [&](int k) __attribute__((always_inline)) {
                 return e.step[k] ? load_part(from[k] + i, e.n - i) : splat(*from[k]);
             };
@@ -76,6 +97,15 @@ template <class T> void element(const Element& e, T* const* const* base, const T
         case ElementFunction::silu: return to([](auto& x) {
             const Vec<T> a = x(0);
             return a * sigmoid<T>(a);
+        });
+        case ElementFunction::sigmoid_slope: return to([](auto& x) { return slope<T>(Function::sigmoid, x(0), x(1)); });
+        case ElementFunction::tanh_slope: return to([](auto& x) { return slope<T>(Function::tanh, x(0), x(1)); });
+        case ElementFunction::softplus_slope: return to([](auto& x) { return slope<T>(Function::softplus, x(0), x(1)); });
+        case ElementFunction::silu_slope: return to([](auto& x) { return slope<T>(Function::silu, x(0), x(1)); });
+        case ElementFunction::sqrt_slope: return to([](auto& x) { return slope<T>(Function::sqrt, x(0), x(1)); });
+        case ElementFunction::at_least: return to([](auto& x) {
+            const Vec<T> a = x(0), b = x(1), c = x(2);
+            return a >= b ? c : Vec<T>{};
         });
     }
 }

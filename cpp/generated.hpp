@@ -113,6 +113,7 @@ template <class T> struct ProgramScratch {
     ProgramRows<T> rows, many;  // of one step; of several
     T *initial, *ring, *ahead, *scratch, *temporary, *carry[2];
     WeightScratch<T> sums;
+    T* folds;  // the sums of program_folds
 
     ProgramScratch() = default;
     ProgramScratch(const ProgramCall<T>& c, int64_t n, bool backward, Arena& arena) {
@@ -128,13 +129,15 @@ template <class T> struct ProgramScratch {
         for (T*& each : carry) each = arena.take<T>(backward ? n * p.state_length : 0);
         if (!backward) return;
         many.unread = arena.take<T>(whole<T>(p.input));
-        int64_t height = 0, widest = 0;
+        int64_t height = 0, widest = 0, folded = 0;
         for (int64_t i = 0; i < p.sums; ++i) {
-            if (p.sum[i].rows > height) height = p.sum[i].rows;
+            if (p.sum[i].sources == 0) folded += whole<T>(p.sum[i].rows);
+            else if (p.sum[i].rows > height) height = p.sum[i].rows;
             for (int64_t s = 0; s < p.sum[i].sources; ++s)
                 if (p.sum[i].columns[s] > widest) widest = p.sum[i].columns[s];
         }
         sums = WeightScratch<T>(whole<T>(height), widest, arena);
+        folds = arena.take<T>(folded);
     }
 };
 
@@ -202,27 +205,37 @@ void program_forward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, c
     }
 }
 
+// Steps of all rows that backward goes through before it sums what the gradients of the weights need of them, while that
+// is in the cache: some megabytes, or several blocks of entries, over which each pass through the sums goes.
+template <class T> int64_t window_of(const ProgramCall<T>& c) {
+    const int64_t bytes = c.program.back * int64_t(sizeof(T)), fit = (8 << 20) / (bytes > 0 ? bytes : 1);
+    const int64_t entries = fit > 8 * block_lines ? fit : 8 * block_lines;
+    const int64_t steps = c.rows > 0 ? (entries + c.rows - 1) / c.rows : 1;
+    return steps < c.steps ? steps : c.steps;
+}
+
 // What backward shows of step t, at its `time`, of a row of the batch.
 template <class T>
-void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* initial, T* backs,
+void show_back(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* initial, T* back,
                const ProgramRows<T>& rows, int64_t at, int64_t t, int64_t time, int64_t row) {
     const Program& p = c.program;
     const int64_t place = time * c.rows + row, earlier = c.reverse ? place + c.rows : place - c.rows;
     rows[Base::x][at] = const_cast<T*>(c.x) + time * c.x_t + row * c.x_b;
     rows[Base::line][at] = c.lines + place * p.line;
-    rows[Base::back][at] = backs + place * p.back;
+    rows[Base::back][at] = back;
     rows[Base::before][at] = t > 0 ? c.lines + earlier * p.line + p.state_in_line
                                    : const_cast<T*>(initial) + row * p.state_length;
     rows[Base::scratch][at] = m.scratch + at * p.scratch;
     rows[Base::temporary][at] = m.temporary;
 }
 
-template <class T>
+// Calls between(window) after the steps of each window, from the last one on; every member does.
+template <class T, class Between>
 void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m,
-                           const T* initial, T* backs, const PartRows& part, const Member* team) {
+                           const T* initial, T* backs, const PartRows& part, const Member* team, Between&& between) {
     const Program& p = c.program;
     const bool leads = OSTINATO_TARGET::leads(team);
-    const int64_t P = p.state_size[p.output], h = p.state_at[p.output];
+    const int64_t P = p.state_size[p.output], h = p.state_at[p.output], window = window_of(c);
     auto arrive = [&](int64_t j, T* to) {  // the gradient of the last state
         for (int64_t i = 0; i < p.state_length; ++i) to[i] = T(0);
         for (int64_t s = 0; s < p.states; ++s)
@@ -233,23 +246,27 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
     int64_t later = 0;
     T *now = m.carry[0], *next = m.carry[1];
     for (int64_t i = 0; i < part.rows * p.state_length && leads; ++i) now[i] = next[i] = T(0);
-    for (int64_t t = part.steps() - 1; t >= 0; --t) {
-        const int64_t active = part.active(t, part.rows);
-        for (int64_t j = later; j < active && leads; ++j) arrive(j, now + j * p.state_length);
-        for (int64_t j = 0; j < active && leads; ++j) {
-            const int64_t time = part.time(t, j), row = part.row(j);
-            show_back(c, m, initial, backs, m.rows, j, t, time, row);
-            T* const d = now + j * p.state_length;
-            m.rows[Base::d_after][j] = d, m.rows[Base::d_before][j] = next + j * p.state_length;
-            if (!c.dy) continue;
-            const T* const dy = c.dy + time * c.dy_t + row * c.dy_b;
-            for (int64_t i = 0; i < P; ++i) d[h + i] += dy[i];
+    for (int64_t t = c.steps - 1; t >= 0; --t) {
+        if (t < part.steps()) {
+            const int64_t active = part.active(t, part.rows), place = t % window;
+            for (int64_t j = later; j < active && leads; ++j) arrive(j, now + j * p.state_length);
+            for (int64_t j = 0; j < active && leads; ++j) {
+                const int64_t time = part.time(t, j), row = part.row(j);
+                show_back(c, m, initial, backs + (place * c.rows + row) * p.back, m.rows, j, t, time, row);
+                T* const d = now + j * p.state_length;
+                m.rows[Base::d_after][j] = d, m.rows[Base::d_before][j] = next + j * p.state_length;
+                if (!c.dy) continue;
+                const T* const dy = c.dy + time * c.dy_t + row * c.dy_b;
+                for (int64_t i = 0; i < P; ++i) d[h + i] += dy[i];
+            }
+            m.rows.run(p, Phase::back, w, active, team);
+            later = active;
+            T* const swapped = now;
+            now = next, next = swapped;
         }
-        m.rows.run(p, Phase::back, w, active, team);
-        later = active;
-        T* const swapped = now;
-        now = next, next = swapped;
+        if (t % window == 0) between(Share(t, t + window < c.steps ? t + window : c.steps));
     }
+    if (c.steps == 0) between(Share(0, 0));
     if (!leads) return;
     for (int64_t j = later; j < part.rows; ++j) arrive(j, now + j * p.state_length);  // rows without a step
     for (int64_t j = 0; j < part.rows; ++j)
@@ -259,74 +276,125 @@ void program_backward_part(const ProgramCall<T>& c, const ProgramWeights<T>& w, 
                             size_t(p.state_size[s]) * sizeof(T));
 }
 
-// One share of the steps of all rows: what dx and the gradients of the weights need.
+// One share of the steps of a window, of all rows: what dx and the gradients of the weights need.
 template <class T>
 void program_after(const ProgramCall<T>& c, const ProgramWeights<T>& w, const ProgramScratch<T>& m, const T* initial,
-                   T* backs, const Member& me) {
+                   T* backs, Share window, const Member& me) {
     const Program& p = c.program;
-    const Share mine(c.steps * c.rows, me.index, me.count);
+    const Share mine((window.end - window.begin) * c.rows, me.index, me.count);
     int64_t n = 0;
     for (int64_t at = mine.begin; at < mine.end; ++at) {
-        const int64_t time = at / c.rows, row = at % c.rows, length = c.lengths ? c.lengths[row] : c.steps;
+        const int64_t place = at / c.rows, t = window.begin + place, row = at % c.rows, length = c.lengths ? c.lengths[row] : c.steps;
+        const int64_t time = c.reverse && t < length ? length - 1 - t : t;
         T* const dx = c.dx ? c.dx + time * c.dx_t + row * c.dx_b : nullptr;
-        if (time >= length) {
+        if (t >= length) {
             if (dx) std::memset(dx, 0, size_t(p.input) * sizeof(T));
             continue;
         }
-        show_back(c, m, initial, backs, m.many, n, c.reverse ? length - 1 - time : time, time, row);
+        show_back(c, m, initial, backs + at * p.back, m.many, n, t, time, row);
         m.many[Base::dx][n++] = dx ? dx : m.many.unread;
         if (n == chunk_rows) m.many.run(p, Phase::after, w, n, nullptr), n = 0;
     }
     m.many.run(p, Phase::after, w, n, nullptr);
 }
 
-// One share of a sum over all steps of all rows, in the order of backward.
+// Calls f(at) for the steps of a window, of all rows, in the order of backward: at(place) is where such a row has it.
+template <class T, class F>
+void for_steps_back(const ProgramCall<T>& c, const T* initial, const T* backs, Share window, F&& f) {
+    const Program& p = c.program;
+    for (int64_t t = window.end - 1; t >= window.begin; --t)
+        for (int64_t row = 0; row < c.rows; ++row) {
+            const int64_t length = c.lengths ? c.lengths[row] : c.steps;
+            if (t >= length) continue;
+            const int64_t time = c.reverse ? length - 1 - t : t, place = time * c.rows + row;
+            const int64_t earlier = c.reverse ? place + c.rows : place - c.rows;
+            f([&](const Place& it) -> const T* {
+                switch (it.base) {
+                    case Base::x: return c.x + time * c.x_t + row * c.x_b + it.at;
+                    case Base::line: return c.lines + place * p.line + it.at;
+                    case Base::back: return backs + ((t - window.begin) * c.rows + row) * p.back + it.at;
+                    default:
+                        return (t > 0 ? c.lines + earlier * p.line + p.state_in_line
+                                      : initial + row * p.state_length) + it.at;
+                }
+            });
+        }
+}
+
+// One share of a sum with sources over the steps of a window of all rows; what came before goes on.
 template <class T>
 void program_sum(const ProgramCall<T>& c, const Sum& sum, const WeightScratch<T>& m, const T* initial, const T* backs,
-                 const Member& me) {
-    const Program& p = c.program;
+                 Share window, const Member& me) {
     T* const none = nullptr;
-    auto dw = [&](int s) {
-        const bool is_one = s < sum.sources && sum.to[s] >= 0;
-        return WeightGradient<T>{is_one ? sum.columns[s] : W<T>, is_one ? c.results[sum.to[s]] : none};
-    };
+    auto dw = [&](int s) { return WeightGradient<T>{sum.columns[s], c.results[sum.to[s]]}; };
     auto each = [&](auto&& f) {
-        for (int64_t t = c.steps - 1; t >= 0; --t)
-            for (int64_t row = 0; row < c.rows; ++row) {
-                const int64_t length = c.lengths ? c.lengths[row] : c.steps;
-                if (t >= length) continue;
-                const int64_t time = c.reverse ? length - 1 - t : t, place = time * c.rows + row;
-                const int64_t earlier = c.reverse ? place + c.rows : place - c.rows;
-                auto at = [&](const Place& it) -> const T* {
-                    switch (it.base) {
-                        case Base::x: return c.x + time * c.x_t + row * c.x_b + it.at;
-                        case Base::line: return c.lines + place * p.line + it.at;
-                        case Base::back: return backs + place * p.back + it.at;
-                        default:
-                            return (t > 0 ? c.lines + earlier * p.line + p.state_in_line
-                                          : initial + row * p.state_length) + it.at;
-                    }
-                };
-                f(at(sum.of), sum.sources > 0 ? at(sum.source[0]) : nullptr, sum.sources > 1 ? at(sum.source[1]) : nullptr);
-            }
+        for_steps_back(c, initial, backs, window, [&](auto&& at) {
+            f(at(sum.of), at(sum.source[0]), sum.sources > 1 ? at(sum.source[1]) : nullptr);
+        });
     };
     const GateRange range{0, 1, {0}};
     T* const db = sum.sum_to >= 0 ? c.results[sum.sum_to] : none;
     const int64_t height = whole<T>(sum.rows);
+    const bool go_on = window.end < c.steps;
     if (sum.sources > 1)
-        weight_gradient(range, height, sum.rows, {dw(0), dw(1)}, db, none, m, me, false, each);
+        weight_gradient(range, height, sum.rows, {dw(0), dw(1)}, db, none, m, me, go_on, each);
     else
-        weight_gradient(range, height, sum.rows, {dw(0)}, db, none, m, me, false, each);
+        weight_gradient(range, height, sum.rows, {dw(0)}, db, none, m, me, go_on, each);
+}
+
+// The same for `count` sums without sources, of the same numbers.
+template <class T>
+void program_folds(const ProgramCall<T>& c, const Sum* sums, int64_t count, T* folds, const T* initial, const T* backs,
+                   Share window, const Member& me) {
+    const int64_t rows = sums->rows;
+    const Share mine(whole<T>(rows) / W<T>, me.index, me.count);
+    const int64_t i0 = mine.begin * W<T>, i1 = mine.end * W<T>, height = i1 - i0;
+    for (int64_t s = 0; s < count; ++s)
+        for (int64_t i = i0; i < i1; i += W<T>)
+            store(folds + s * height + i - i0,
+                  window.end < c.steps ? load_part(c.results[sums[s].sum_to] + i, rows - i) : Vec<T>{});
+    for_steps_back(c, initial, backs, window, [&](auto&& at) {
+        const T* const of = at(sums->of);
+        for (int64_t s = 0; s < count; ++s) {
+            T* const to = folds + s * height - i0;
+            if (sums[s].factor.base == Base::count) {
+                for (int64_t i = i0; i < i1; i += W<T>) store(to + i, load(to + i) + load_part(of + i, rows - i));
+                continue;
+            }
+            const T* const factor = at(sums[s].factor);
+            for (int64_t i = i0; i < i1; i += W<T>)
+                store(to + i, fma(load_part(of + i, rows - i), load_part(factor + i, rows - i), load(to + i)));
+        }
+    });
+    for (int64_t s = 0; s < count; ++s)
+        for (int64_t i = i0; i < i1; i += W<T>)
+            store_part(c.results[sums[s].sum_to] + i, load(folds + s * height + i - i0), rows - i);
+}
+
+template <class T>
+void program_sums(const ProgramCall<T>& c, const ProgramScratch<T>& m, const T* initial, const T* backs, Share window,
+                  const Member& me) {
+    const Sum *sum = c.program.sum, *const end = sum + c.program.sums;
+    while (sum != end) {
+        if (sum->sources > 0) {
+            program_sum(c, *sum++, m.sums, initial, backs, window, me);
+            continue;
+        }
+        const Sum* last = sum;
+        while (last != end && last->sources == 0 && last->of.base == sum->of.base && last->of.at == sum->of.at && last->rows == sum->rows) ++last;
+        program_folds(c, sum, last - sum, m.folds, initial, backs, window, me);
+        sum = last;
+    }
 }
 
 template <class T> struct ProgramPlan {
     ProgramWeights<T> w;
     ProgramScratch<T> scratch, first;  // of the member; of the first one
-    T *initial, *backs;  // of all rows; what backward leaves of all steps: (steps, rows, back)
+    T *initial, *backs;  // of all rows; what backward leaves of a window: (its steps, rows, back)
 
     ProgramPlan(const ProgramCall<T>& c, bool backward, int threads, int member, Arena& arena)
         : w(c.program, arena), initial(arena.take<T>(backward ? c.rows * c.program.state_length : 0)),
-          backs(arena.take<T>(backward ? c.steps * c.rows * c.program.back : 0)) {
+          backs(arena.take<T>(backward ? window_of(c) * c.rows * c.program.back : 0)) {
         for (int i = 0; i <= member; ++i) {
             scratch = ProgramScratch<T>(c, (c.rows + threads - 1) / threads, backward, arena);
             if (i == 0) first = scratch;
@@ -371,12 +439,13 @@ template <class T> void program_backward(const ProgramCall<T>& c, char* memory, 
     program_backward_part(c, plan.w, together ? plan.of_team() : plan.scratch, plan.initial, plan.backs,
                           PartRows(c.lengths, c.order, c.steps, c.rows, c.reverse, together ? 0 : me.index,
                                    together ? 1 : me.count),
-                          together ? &me : nullptr);
-    me.wait();
-    program_after(c, plan.w, plan.scratch, plan.initial, plan.backs, me);
-    me.wait();
-    for (int64_t i = 0; i < c.program.sums; ++i)
-        program_sum(c, c.program.sum[i], plan.scratch.sums, plan.initial, plan.backs, me);
+                          together ? &me : nullptr, [&](Share window) {
+                              me.wait();
+                              program_after(c, plan.w, plan.scratch, plan.initial, plan.backs, window, me);
+                              me.wait();
+                              program_sums(c, plan.scratch, plan.initial, plan.backs, window, me);
+                              me.wait();
+                          });
 }
 
 // A layer that takes one step at a time: its weights, and its state, lie in a block of memory each.

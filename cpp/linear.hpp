@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "program.hpp"
+
 namespace ostinato {
 
 // A complex number is a pair: a vector of `size` complex numbers is their real parts, then their
@@ -105,6 +107,16 @@ template <class T> struct Map {
     // Null, or the gradient of y, (rows, columns), contiguous: y takes that of x then, and x is what f gave,
     // but of softplus and silu what it was given.
     const T* dy;
+};
+
+// Elements (see program.hpp) in order, for each of `rows` rows. Base 0 is scratch; b, from 1 on, is tensor[b] at
+// row * stride[b], and `count` are `vectors`, the same for all rows. Bits of a row depend on nothing beside it.
+template <class T> struct Tape {
+    int64_t rows, count, scratch;  // numbers of scratch of a row
+    const Element* element;
+    T* tensor[bases];
+    int64_t stride[bases];
+    const T* vectors;
 };
 
 }  // namespace ostinato

@@ -37,7 +37,10 @@ template <class T> using Kernel = void (*)(T* const* const* base, const T* vecto
 
 // What the core computes itself, number by number: to = f(from[0], from[1], from[2]), for n numbers.
 enum class ElementFunction : int {
-    copy, add, subtract, multiply, divide, fma, fnma, maximum, sqrt, negate, sigmoid, tanh, exp, softplus, silu
+    copy, add, subtract, multiply, divide, fma, fnma, maximum, sqrt, negate, sigmoid, tanh, exp, softplus, silu,
+    // from[1], the gradient of a function, times its slope, given as for `slope` of elements.hpp; the last is
+    // from[2] where from[0] is from[1] or more, and else 0.
+    sigmoid_slope, tanh_slope, softplus_slope, silu_slope, sqrt_slope, at_least
 };
 struct Element {
     ElementFunction function;  // fma is from[0] * from[1] + from[2], fnma the same of -from[0]
@@ -63,12 +66,14 @@ struct Vector {
     int64_t tensor, n, at;
 };
 // dW[row][column], the sum over steps and rows of of[row] * source[column], for none, one or two sources; and
-// the sum of `of` itself. Results are numbered; -1 for none.
+// the sum of of[row], or without sources of of[row] * factor[row]. Results are numbered; -1 for none, and the base
+// `count` is no factor.
 struct Sum {
     Place of;
     int64_t rows, sources;
     Place source[2];
     int64_t columns[2], to[2], sum_to;
+    Place factor;
 };
 
 enum class Phase : int { ahead, step, back, after };  // in forward the first two; `after` is what dx and the weights need

@@ -164,21 +164,6 @@ template <class T> void scan_backward(const Recurrence<T>& s, const RecurrenceGr
     s.is_complex ? scan_backward_of<T, true>(s, g, me) : scan_backward_of<T, false>(s, g, me);
 }
 
-// The gradient of x, given f(x), or x of softplus and silu.
-template <class T> OSTINATO_INLINE Vec<T> slope(Function f, Vec<T> x, Vec<T> dy) {
-    switch (f) {
-        case Function::sigmoid: return dy * (x * (T(1) - x));
-        case Function::tanh: return dy * one_minus_square(x);
-        case Function::exp: return dy * x;
-        case Function::softplus: return dy * sigmoid<T>(x);
-        case Function::silu: {
-            const Vec<T> rest = sigmoid<T>(-x);  // 1 - s is not, where s rounds to 1 and x is large
-            return dy * (sigmoid<T>(x) * fma(x, rest, splat(T(1))));
-        }
-        default: return dy * (T(0.5) / x);
-    }
-}
-
 template <class T> void map(const Map<T>& m, const Member& me) {
     const int64_t per_row = (m.columns + W<T> - 1) / W<T>;
     const Share mine(m.rows * per_row, me.index, me.count);
@@ -187,6 +172,37 @@ template <class T> void map(const Map<T>& m, const Member& me) {
         const Vec<T> x = load_part(m.x + row * m.x_row + column, left);
         const int64_t to = row * m.columns + column;
         store_part(m.y + to, m.dy ? slope<T>(m.function, x, load_part(m.dy + to, left)) : apply<T>(m.function, x), left);
+    }
+}
+
+// Elements of some rows at a time, so that what they leave for one another stays in the first cache. The memory of a
+// member is its own: see tape_memory().
+template <class T> constexpr int64_t tape_rows(const Tape<T>& tape) {
+    const int64_t bytes = (tape.scratch > 0 ? tape.scratch : 1) * int64_t(sizeof(T)), fit = 24 * 1024 / bytes;
+    return fit < 1 ? 1 : fit > 16 ? 16 : fit;
+}
+
+template <class T> int64_t tape_memory(const Tape<T>& tape, int threads) {
+    Arena arena(nullptr);
+    for (int i = 0; i < threads; ++i) arena.take<T>(tape_rows(tape) * tape.scratch);
+    return arena.used();
+}
+
+template <class T> void run_tape(const Tape<T>& tape, char* memory, const Member& me) {
+    Arena arena(memory);
+    const int64_t most = tape_rows(tape);
+    T* scratch = nullptr;
+    for (int i = 0; i <= me.index; ++i) scratch = arena.take<T>(most * tape.scratch);
+    T* at[bases][16];
+    T** base[bases];
+    for (int b = 0; b < bases; ++b) base[b] = at[b];
+    for (int64_t j = 0; j < most; ++j) at[0][j] = scratch + j * tape.scratch;
+    const Share mine(tape.rows, me.index, me.count);
+    for (int64_t first = mine.begin; first < mine.end; first += most) {
+        const int64_t n = mine.end - first < most ? mine.end - first : most;
+        for (int b = 1; b < bases; ++b)
+            for (int64_t j = 0; j < n; ++j) at[b][j] = tape.tensor[b] ? tape.tensor[b] + (first + j) * tape.stride[b] : nullptr;
+        for (int64_t i = 0; i < tape.count; ++i) element<T>(tape.element[i], base, tape.vectors, n);
     }
 }
 

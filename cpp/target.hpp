@@ -77,6 +77,8 @@ template <class T> struct ScanPasses {
     void (*selection_backward)(const Selection<T>&, const SelectionGradients<T>&, char* memory, const Member&);
     int64_t (*lattice_memory)(const Lattice<T>&, int threads);
     void (*lattice)(const Lattice<T>&, char* memory, const Member&);
+    int64_t (*tape_memory)(const Tape<T>&, int threads);
+    void (*run_tape)(const Tape<T>&, char* memory, const Member&);
 };
 
 struct Scans {

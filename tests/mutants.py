@@ -34,8 +34,8 @@ LAWS = [
     "distributions", "forecast_network", "windows", "grid", "forecast", "predictor",
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
-    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "convolution",
-    "augmentation",
+    "attention_faults", "vocoding", "lattice", "transducer", "prepared", "forecast_chunks", "fused",
+    "convolution", "augmentation",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -43,7 +43,8 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "cells/diagonal": ["cells", "diagonal"],
     "matrix": ["cells", "scan"],
     "recurrence/diagonal": ["scan", "diagonal"],
-    "backends/diagonal": ["diagonal"],
+    "backends/diagonal": ["diagonal", "fused"],
+    "tapes": ["fused"],
     "selection": ["diagonal"],
     "cells/base": ["cells", "layers"],
     "programs/interpreter": ["generated"],
@@ -68,6 +69,10 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "weights": ["convert"],
     "space": ["tuning"],
     "data/shards": ["prepared"],
+    "forecasting/chunks": ["forecast_chunks"],
+    "forecasting/stored": ["forecast_chunks"],
+    "forecasting/panel": ["forecast_chunks"],
+    "forecasting/reading": ["forecast_chunks"],
     "data/batches": ["prepared"],
     "data/augmentation": ["augmentation"],
     "study": ["tuning"],
@@ -1120,8 +1125,8 @@ windows: a window holds the value after its cutoff
 + past = series.values[begin + 1 : now + 1]
 
 windows: only what is read tells whether values are negative
-- 0.0 if 0 <= series.lowest[now] < np.inf
-+ 0.0 if 0 <= np.nanmin(past) < np.inf
+- 0.0 if now <= series.negative else -np.inf
++ 0.0 if np.nanmin(past) >= 0 else -np.inf
 
 windows: missing values count as observed
 - observed[b, at], valid[b, at] = seen, True
@@ -1308,8 +1313,8 @@ programs/interpreter: a sum over a few numbers is the first of them
 + (run.node << _BITS) + run.at if run.n <= 4 else
 
 programs/writer: the gradient of a weight turned round
-- jobs.append((pair[turned], pair[not turned]))
-+ jobs.append((pair[not turned], pair[turned]))
+- jobs.append((pair[turned], pair[not turned], False))
++ jobs.append((pair[not turned], pair[turned], False))
 
 programs/writer: what the input decides is where only a step would put it
 - not self._is_given(i) and i not in early_saved:
@@ -1474,6 +1479,42 @@ study: a trial is judged by its last evaluation
 study: forecasts are compared by their loss
 - return self.run.best_score if self._compared is None else self._compared
 + return self.run.best_score
+
+forecasting/reading: steps of a series begin anew in every chunk
+- return rows._replace(times=rows.times + before[rows.series])
++ return rows
+
+forecasting/reading: a later table's categories are not known
+- for k, table in enumerate(tables if names else ()):
++ for k, table in enumerate(list(tables)[:1] if names else ()):
+
+forecasting/chunks: series of a bucket begin with its first one each time
+- yield from load(k).series(max(0, done - begin))
++ yield from load(k).series(0)
+
+forecasting/stored: what was negative is counted from the first step of a piece
+- tuple(rest), negative - begin)
++ tuple(rest), negative)
+
+forecasting/panel: the last cutoff of a series is left out
+- return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - 1 - k))
++ return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - k))
+
+programs/writer: a gain has the gradient of a bias
+- jobs.append((*factors, True) if factors else (runs, None, False))
++ jobs.append((factors[0] if factors else runs, None, False))
+
+tapes: what is read twice has the gradient of the first
+- found[to] = g if to not in found else graph.add("add", found[to], g)
++ found.setdefault(to, g)
+
+tapes: a gradient of a gradient goes two ways
+- given = [t.view_as(t) for t in given]  # so that none depends on another
++ given = list(given)
+
+fused: of what stands side by side every part is read from its beginning
+- return part if n == part.n else part._part(at - begin, n)
++ return part if n == part.n else part._part(0, n)
 
 convolution BandConvolutions: a band sees those of the padding
 - zero_padding(x, lengths)[:, None]

@@ -8,8 +8,8 @@ import pytest
 
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting import reading
-from ostinato.tasks.forecasting.panel import Panel
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
+from ostinato.tasks.forecasting.stored import load_panel, save_panel
 
 NAN = np.nan
 
@@ -140,8 +140,8 @@ def test_a_panel_is_stored_and_more_of_it_is_read_on_its_grid(file, tmp_path):
         f"{i},2020-01-01 0{h}:00,{h + i},{h}\n" for i in range(2) for h in range(6)
     )
     panel = read(file(text), target="y", future_covariates="x")
-    panel.save(tmp_path / "panel.npz")
-    again = Panel.load(tmp_path / "panel.npz", panel.to_json())
+    save_panel(panel, tmp_path)
+    again = load_panel(tmp_path, panel.to_json())
     assert again.to_json() == panel.to_json()
     for one, other in zip(panel.series, again.series, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one[1:5], other[1:5], strict=True))
@@ -251,7 +251,7 @@ def test_the_end_of_a_month_goes_on_where_its_beginning_was_learnt(file):
         read(file("t,y\n2020-01-01,1\n2020-01-02,2\n"), like=panel)
     wide = "t,y,z\n2020-01-01,1,4\n2020-02-01,2,5\n2020-03-01,3,6\n"
     assert read(file(wide), like=panel).series[0].values.tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match="has no column 'y', which the model forecasts; its col"):
+    with pytest.raises(DataError, match="has no column 'y', which is forecast; its col"):
         read(file(wide.replace("y", "x")), like=panel)
 
 
@@ -401,9 +401,9 @@ def test_categories_are_covariates_of_0_and_1(file, tmp_path):
     series = panel.series[0]
     np.testing.assert_array_equal(series.future_covariates, [[1, 0], [0, 1], [NAN, NAN]])
     np.testing.assert_array_equal(series.past_covariates[:, 0], [1, 0, 1])
-    panel.save(tmp_path / "panel.npz")
-    assert Panel.load(tmp_path / "panel.npz", panel.to_json()).to_json() == panel.to_json()
-    assert Panel.load(None, panel.to_json()).to_json() == panel.to_json()
+    save_panel(panel, tmp_path)
+    assert load_panel(tmp_path, panel.to_json()).to_json() == panel.to_json()
+    assert load_panel(None, panel.to_json()).to_json() == panel.to_json()
     more = "day,y,wind,open\n2020-02-01,1,S,1\n2020-02-02,2,E,0\n2020-02-03,3,NW,1\n"
     again = read(file(more, "more.csv"), like=panel)
     assert again.series[0].future_covariates.tolist() == [[0, 1], [0, 0], [1, 0]]

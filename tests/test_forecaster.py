@@ -85,7 +85,7 @@ def test_the_series_of_a_run_are_read_once(tmp_path, monkeypatch):
     def times_read(call):
         opened.clear()
         call()
-        return opened.count("panel.npz")
+        return opened.count("steps.npy")
 
     monkeypatch.setattr(np, "load", load_and_note)
     model, run = Forecaster(horizon=3, epochs=1, ensemble_size=1, hidden_size=4), tmp_path / "run"

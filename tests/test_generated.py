@@ -549,3 +549,26 @@ def test_compile_cell_shows_what_became_of_a_cell():
     assert "has aten.sort" in str(ostinato.compile_cell(Sorting(I, H)))
     with pytest.raises(OstinatoError, match="compile_cell: cell is a int"):
         ostinato.compile_cell(3)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("name", ["lstm-norm", "lstm-peephole"])
+def test_sums_go_on_from_window_to_window_of_backward(name, ragged):
+    """Backward sums for the gradients of weights after every 8 MB of what it leaves of steps."""
+    cases = [Case(CELLS[name], T=200, B=53, seed=seed) for seed in (0, 1)]
+    weights, x = [case.w for case in cases], cases[0].x
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 201, (53,), generator=generator) if ragged else None
+
+    def results():
+        y, _ = run(CELLS[name], weights, x, None, lengths)
+        asked = [x, *(w for each in weights for w in each.values())]
+        return [y, *torch.autograd.grad(y.square().sum(), asked)]
+
+    found = {}
+    for count in (1, 3):
+        with threads(count), use_backend("generated"):
+            found[count] = results()
+    assert all_equal(found[1], found[3])
+    with use_backend("reference"):
+        assert_same(found[1], results())

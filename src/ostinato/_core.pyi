@@ -310,6 +310,22 @@ def map(function: int, x: Tensor, y: Tensor, threads: int, dy: Tensor | None = N
         ShapeError: naming the argument that does not fit.
     """
 
+def elements(
+    elements: Sequence[int],
+    scratch: int,
+    tensors: tuple[Tensor, ...],
+    vectors: tuple[Tensor, ...],
+    threads: int,
+) -> None:
+    """Compute elements, in order, for each row of ``tensors (N, features)``, see cpp/linear.hpp.
+
+    Thirteen numbers each: function, n, base and place of the result, and base, place and step of
+    each source; base 0 is scratch, 1 the first tensor, 10 the vectors. A row's bits are its own.
+
+    Raises:
+        ShapeError: naming the argument that does not fit.
+    """
+
 class Program:
     """A cell as kernels and products, see cpp/program.hpp; tables are lists of whole numbers."""
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 else:
     sources, prepared = Lazy("ostinato.cli.sources"), Lazy("ostinato.tasks.prepared")
 
-OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings", "SpeechSettings"}
+OWNERS = {"InputSettings", "ReadingSettings", "TableSettings", "PairSettings", "SpeechSettings",
+          "SeriesSettings"}  # fmt: skip
 """Classes whose settings all shape data."""
 
 SHAPING = {
@@ -42,9 +43,8 @@ SHAPING = {
 }
 """Other settings that do, by name."""
 
-
-IN_MEMORY = {"forecast"}
-"""Tasks that read all of their data into memory."""
+FREE = {"forecast": {"season", "long_season", "calendar", "cell", "bidirectional", "seed"}}
+"""Settings of a task that do not."""
 
 
 def prepare(
@@ -82,7 +82,7 @@ def prepare(
     if json:
         print_json({"event": "end", "folder": str(out), "bytes": size, "facts": facts})
     elif not quiet:
-        what = "sequences" if "sequences" in facts else "tokens"
+        what = next(name for name in ("sequences", "series", "tokens") if name in facts)
         most = peak_memory()
         print(*facts.get("notes", ()), sep="\n", end="\n" * bool(facts.get("notes")))
         print(f"{out}: {facts[what]:,} {what} to train on, {size / 1e6:,.1f} MB"
@@ -94,7 +94,13 @@ def prepare(
 def _options(task: Task) -> list[Option]:
     own = [option for option in options_of(__name__, "prepare") if option.name != "task"]
     settings = with_settings(own + fit_options(task), task.estimator)
-    return [o for o in settings if o.owner in OWNERS or o.name in SHAPING or o.owner[0].islower()]
+    free = FREE.get(task.command, set())
+    return [
+        o
+        for o in settings
+        if o.owner in OWNERS or o.name in SHAPING or o.owner[0].islower()
+        if o.name not in free
+    ]
 
 
 @command(TRAIN, "prepare")
@@ -116,8 +122,6 @@ def suggest(*files: Path) -> None:
 
 
 for _task in TASKS:
-    if _task.command in IN_MEMORY:
-        continue
     _name = f"prepare {_task.command}"
     _text = f"""Prepare data for train {_task.command}.
 

@@ -31,7 +31,7 @@ Settings = TypeVar("Settings", ReadingSettings, PairSettings, SeriesSettings, Sp
 PLAIN = {".txt", ".text", ".md", ".rst", ".gz", ".xz", ".bz2", ".zst", ""}
 """Suffixes of files that may hold running text."""
 
-LARGE = ("labels", "steps", "pairs", "speech")
+LARGE = ("labels", "steps", "pairs", "speech", "series")
 """Sources that may be larger than memory."""
 
 FEW = 20

@@ -92,11 +92,17 @@ class Ragged:
         return len(self.starts) - 1
 
     def __getitem__(self, i: int) -> NDArray[Any]:
+        return self.between(i, 0)
+
+    def between(self, i: int, begin: int, end: int | None = None) -> NDArray[Any]:
+        """Return rows of an array from ``begin`` to before ``end``, and read no others."""
         if not 0 <= i < len(self):
             raise IndexError(i)
-        begin, end = int(self.starts[i]), int(self.starts[i + 1])
-        self.touch(begin, end)
-        return self.values[begin:end]
+        start, stop = int(self.starts[i]), int(self.starts[i + 1])
+        stop = stop if end is None else min(stop, start + end)
+        start = min(start + begin, stop)
+        self.touch(start, stop)
+        return self.values[start:stop]
 
     def touch(self, begin: int, end: int) -> None:
         """Say that steps, counted over all arrays, are about to be read; see `shards.Reader`."""

@@ -205,9 +205,6 @@ class Preparing:
 
     resolved_: dict[str, Any]
 
-    _reads_chunks = True
-    """Whether data larger than memory are read a chunk at a time."""
-
     def prepare(
         self,
         X: Any,
@@ -236,11 +233,6 @@ class Preparing:
         Raises:
             OstinatoError: on data that cannot be used, or a folder that holds something else.
         """
-        if not self._reads_chunks:
-            raise OstinatoError(
-                f"{type(self).__name__}.prepare: this task reads all of its data into memory, and "
-                "prepares none; train from the files themselves, fewer or shorter if need be."
-            )
         paths = paths_of(X) if y is None else []
         if paths and validation is not None:
             paths += paths_of(validation)
@@ -289,7 +281,7 @@ class Preparing:
         folder = PreparedFolder.of(X) if y is None else None
         if folder is None:
             paths = paths_of(X) if y is None else []
-            if not paths or not self._reads_chunks or not is_large(paths):
+            if not paths or not is_large(paths):
                 return self._prepare(data, X, y, validation)
             work = Work(data / "work")
             found = self._prepare_chunks(data, X, y, validation, work)
@@ -310,6 +302,10 @@ class Preparing:
         with storage.parts_of(folder.path):
             inputs, _ = model._restore(folder.documents)
         self._check_inputs(inputs, folder.path)
+        return self._prepared_before(folder, inputs, data)
+
+    def _prepared_before(self, folder: PreparedFolder, inputs: Any, data: Path) -> Prepared:
+        """Return what preparing the data left, which lie in the folder of a run now."""
         return Prepared(folder.documents, self._resolve(inputs, data, folder.facts), folder.facts)
 
     def _read_chunks(self, paths: Sequence[Path], work: Work) -> Any:

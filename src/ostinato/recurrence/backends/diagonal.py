@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ostinato.recurrence.backends.arguments import (
 )
 from ostinato.recurrence.backends.compiled import dense
 from ostinato.recurrence.backends.core import core
+from ostinato.recurrence.backends.fused import Lazy, as_lazy, lazy_functions, settled
 from ostinato.recurrence.backends.selection import compiled_selection
 from ostinato.recurrence.cells import (
     PLAIN,
@@ -128,9 +129,13 @@ def _run_direction(
     if reverse:
         x = reverse_rows(x, lengths)
     own: list[Trace] | None = None if traces is None else []
-    y, last = scan_linear(
-        cell, w, x, state, lengths, compiled_recurrence, compiled_selection, COMPILED, own
-    )
+    ways = compiled_recurrence, compiled_selection, COMPILED
+    if not compiled.in_graph(x):
+        # What puts out something else than its memory goes through memory a second time.
+        f = FUSED if cell.h_is_c else FUSED_APART
+        ways = _recurrence_of_lazy, _selection_of_lazy, f
+    y, last = scan_linear(cell, w, x, state, lengths, *ways, own)
+    (y,) = settled(y)
     if traces is not None and own:
         (found,) = own
         if reverse:
@@ -139,6 +144,16 @@ def _run_direction(
             found = Trace(gates, cell.state_type(*map(back, found.states)))
         traces.append(found)
     return (reverse_rows(y, lengths) if reverse else y), last
+
+
+def _recurrence_of_lazy(a: Lazy | Tensor, b: Lazy | Tensor, *others: Any, **options: Any) -> Any:
+    h, h_n = compiled_recurrence(*settled(a, b), *others, **options)
+    return as_lazy(h), h_n
+
+
+def _selection_of_lazy(*given: Any, **options: Any) -> Any:
+    y, c_n = compiled_selection(*settled(*given), **options)
+    return as_lazy(y), c_n
 
 
 class _Options(NamedTuple):
@@ -392,6 +407,8 @@ COMPILED = Functions(
     **{name: partial(_function, number) for number, name in enumerate(_FUNCTIONS)},
 )
 """Those of the core."""
+FUSED, FUSED_APART = (lazy_functions(COMPILED, apart) for apart in (False, True))
+"""The same, of which those number by number are computed together: see `as_lazy`."""
 
 
 # For graphs: what `torch.compile` and `torch.export` see of the core.

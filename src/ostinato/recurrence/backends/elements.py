@@ -27,9 +27,10 @@ from ostinato.recurrence.diagonal import scan_linear
 _X, _LINE, _SCRATCH, _BEFORE, _VECTORS = (base << 40 for base in (0, 1, 4, 5, 10))
 """Bases of program.hpp; an address is a base and a place there."""
 
-_FUNCTIONS = (
+ELEMENT_FUNCTIONS = (
     "copy", "add", "subtract", "multiply", "divide", "fma", "fnma", "maximum", "sqrt",
     "negate", "sigmoid", "tanh", "exp", "softplus", "silu",
+    "sigmoid_slope", "tanh_slope", "softplus_slope", "silu_slope", "sqrt_slope", "at_least",
 )  # fmt: skip
 """As ElementFunction of program.hpp numbers them."""
 
@@ -129,7 +130,7 @@ class _Tape:
 
     def functions(self) -> Functions:
         """Return what the cell computes with: notes of it."""
-        names = [name for name in Functions._fields if name in _FUNCTIONS]
+        names = [name for name in Functions._fields if name in ELEMENT_FUNCTIONS]
         noted = {name: partial(self._function, name) for name in names}
         return Functions(linear=self._product, convolve=self._convolution, **noted)
 
@@ -179,7 +180,11 @@ class _Tape:
         flat = np.stack([t.reshape(-1).numpy() for t in (to, *sources)])
         for first, last in _runs(flat):
             self.operations += [0, -1 - len(self.elements) // 13, 0, 0, 0, 0, -1]
-            self.elements += [_FUNCTIONS.index(function), last - first, *_place(flat[0, first])]
+            self.elements += [
+                ELEMENT_FUNCTIONS.index(function),
+                last - first,
+                *_place(flat[0, first]),
+            ]
             for row in range(1, 4):
                 source = flat[min(row, len(sources)), first:last]
                 self.elements += [*_place(source[0]), int(source[-1] > source[0])]

@@ -438,8 +438,8 @@ def _result_sizes(written: Written) -> list[int]:
     """Return how many numbers each sum has."""
     sums = written.sums
     sizes: dict[int, int] = {}
-    for row in range(0, len(sums), 13):
-        _, _, rows, sources, *_, c0, c1, to0, to1, plain = sums[row : row + 13]
+    for row in range(0, len(sums), 15):
+        _, _, rows, sources, *_, c0, c1, to0, to1, plain, _, _ = sums[row : row + 15]
         for s, columns, to in ((0, c0, to0), (1, c1, to1)):
             if s < sources:
                 sizes[to] = rows * columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch import Tensor
 
+from ostinato.data.places import paths_of
 from ostinato.data.shards import Work
 from ostinato.errors import DataError, OstinatoError
 from ostinato.memory import check_memory
 from ostinato.recurrence.layers import Hidden
 from ostinato.tasks.estimators import Estimator
+from ostinato.tasks.forecasting.chunks import write_panel
 from ostinato.tasks.forecasting.distributions import DISTRIBUTIONS, DistributionName
 from ostinato.tasks.forecasting.forecast import (
     Blend,
@@ -40,13 +42,14 @@ from ostinato.tasks.forecasting.panel import (
 from ostinato.tasks.forecasting.predictor import DRAWS, MAX_ROWS, ForecastStream, forecast
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.forecasting.seasons import find_seasons
+from ostinato.tasks.forecasting.stored import STEPS, load_panel, save_panel
 from ostinato.tasks.forecasting.windows import (
     CovariateEncoding,
     TrainingBatch,
     WindowBatches,
     Windows,
 )
-from ostinato.tasks.prepared import Prepared
+from ostinato.tasks.prepared import Prepared, PreparedFolder
 from ostinato.tasks.sequences import resolve
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample
@@ -61,6 +64,9 @@ EPOCH_WINDOWS = 20_000
 
 MAX_CALIBRATION = 400
 """Held-out windows that forecasts are blended and calibrated on, at most."""
+
+FREE = {"season", "long_season", "calendar"}
+"""Settings of series that do not shape data, but how they are trained on."""
 
 RULE_SEASONS, RULE_STEPS = 10, 100
 """Seasons, and steps, of the past that simple rules see, at least."""
@@ -168,8 +174,6 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     ensemble_size: int | None = None
     learning_rate: float = 0.001
 
-    _reads_chunks = False
-
     def check_settings(self) -> None:
         super().check_settings()
         expected = "a number of steps, 1 or more"
@@ -206,8 +210,38 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def _prepare(
         self, data: Path, X: Any, y: Any, validation: Any, work: Work | None = None
     ) -> Prepared:
-        assert work is None, "as _reads_chunks says"
         panel = read_panel(X, self)
+        found = self._known(panel, panel.notes)
+        save_panel(panel, data)
+        return found
+
+    def _prepare_chunks(self, data: Path, X: Any, y: Any, validation: Any, work: Work) -> Prepared:
+        paths = paths_of(X)
+        if not paths:
+            return self._prepare(data, X, y, validation)
+        panel = write_panel(paths, self, data, work)
+        return self._known(panel, panel.notes)
+
+    def _data_settings(self) -> Sequence[str]:
+        return sorted({field.name for field in fields(SeriesSettings)} - FREE)
+
+    def _prepared_before(
+        self, folder: PreparedFolder, inputs: SeriesInputs, data: Path
+    ) -> Prepared:
+        panel = load_panel(data, folder.documents["series.json"])
+        return self._known(panel, folder.facts["read"], folder.facts, inputs.encoding)
+
+    def _known(
+        self,
+        panel: Panel,
+        notes: Sequence[str],
+        before: Mapping[str, Any] | None = None,
+        encoding: CovariateEncoding | None = None,
+    ) -> Prepared:
+        """Return what there is to know of the series of the training data.
+
+        What takes long to find is taken from facts ``before`` and an encoding, if there are any.
+        """
         season, long_season = self._find_seasons(panel)
         if self.output == "negative-binomial":
             panel.check_counts("output='negative-binomial'")
@@ -227,51 +261,53 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             **resolve(self, windows, context if self.init == "chrono" else None),
             **{"dropout": 0.1, "ensemble_size": 5 if windows < 2000 else 1},
         }
-        panel.save(data / "panel.npz")
-        lengths = [len(s.values) for s in panel.series]
+        before = before or {
+            "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
+            "positive": sum(int(s.first_negative() >= len(s.values)) for s in panel.series),
+            "ahead": min(len(s.future_covariates) - len(s.values) for s in panel.series),
+        }
         facts = {
+            **{name: before[name] for name in ("missing", "positive", "ahead")},
             "columns": panel.description,
             "series": len(panel),
-            "shortest": min(lengths),
+            "shortest": int(panel.lengths.min()),
             "longest": longest,
-            "missing": int(sum(np.isnan(s.values).sum() for s in panel.series)),
             "windows": len(training),
-            "held_out": sum(h > 0 for h in held_out),
-            "notes": panel.notes + self._notes(panel, held_out, horizon),
+            "held_out": int((held_out > 0).sum()),
+            "read": list(notes),
         }
-        inputs = SeriesInputs(panel, CovariateEncoding.learn(panel))
+        facts["notes"] = [*notes, *self._notes(panel, facts, horizon)]
+        inputs = SeriesInputs(panel, encoding or CovariateEncoding.learn(panel))
         return Prepared(self._documents(inputs, NextValues()), resolved, facts)
 
     def _find_seasons(self, panel: Panel) -> tuple[int, int]:
         """Return steps of a season and of a longer one: as set, by the times, or by the values."""
         season, longer = self.season or panel.grid.season, 1
         if self.season is None and panel.grid.unit == "step":
-            season, longer = find_seasons([s.values for s in panel.series])
+            every = (s.values for s in panel.series)
+            season, longer = find_seasons(every, lengths=panel.lengths.tolist())
         longer = max(longer, panel.grid.longer_season(season))
         return season, self.long_season or (longer if 4 * longer <= panel.longest else 1)
 
-    def _notes(self, panel: Panel, held_out: Sequence[int], horizon: int) -> list[str]:
+    def _notes(self, panel: Panel, facts: Mapping[str, Any], horizon: int) -> list[str]:
         found = []
-        positive = sum(bool(np.nanmin(s.values) >= 0) for s in panel.series)
-        if positive:
+        if facts["positive"]:
             found.append(
-                f"{positive:,} of {len(panel):,} series have no negative value, and get no "
-                "negative forecast"
+                f"{facts['positive']:,} of {len(panel):,} series have no negative value, and get "
+                "no negative forecast"
             )
-        if not any(held_out) and self.validation_fraction is None and len(panel) < 50:
+        if not facts["held_out"] and self.validation_fraction is None and len(panel) < 50:
             found.append(
                 f"all series are too short for validation, which takes {3 * horizon + 2} steps: "
                 "training cannot stop early and intervals are not calibrated; choose a shorter "
                 "horizon"
             )
         names = panel.columns.future_covariates
-        if names:
-            least = min(len(s.future_covariates) - len(s.values) for s in panel.series)
-            if least < horizon:
-                found.append(
-                    f"future covariates ({', '.join(names)}) end {max(0, least)} steps after the "
-                    f"last value; to forecast they must go on for {horizon}"
-                )
+        if names and facts["ahead"] < horizon:
+            found.append(
+                f"future covariates ({', '.join(names)}) end {max(0, facts['ahead'])} steps after "
+                f"the last value; to forecast they must go on for {horizon}"
+            )
         return found
 
     def _windows(self, panel: Panel, horizon: int | None = None) -> Windows:
@@ -326,9 +362,9 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Return the series of a run, which have been read if it is the one of the model."""
         if self.folder_ is not None and data == self.folder_ / "data":
             return self.panel_
-        return Panel.load(data / "panel.npz", self.panel_.to_json())
+        return load_panel(data, self.panel_.to_json())
 
-    def _held_out(self, panel: Panel) -> tuple[list[int], list[Cutoff]]:
+    def _held_out(self, panel: Panel) -> tuple[NDArray[np.int64], list[Cutoff]]:
         """Steps of each series that are held out, and cutoffs to validate on."""
         horizon = self.resolved("horizon")
         held_out = held_out_steps(panel, horizon, self.validation_fraction)
@@ -367,11 +403,11 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         held_out, validation = self._held_out(panel)
         if not validation:
             return {}
-        steps, centered = sum(held_out), self.network_.distribution.centered
+        steps, centered = int(held_out.sum()), self.network_.distribution.centered
         some = self._forecast(panel, validation[:: -(-len(validation) // MAX_CALIBRATION)])
-        past = training_cutoffs(panel, [0] * len(panel), some.horizon, self.resolved("season"))
-        past = [now for now in past if 2 * now.length >= len(panel.series[now.series].values)]
-        past = past[:: -(-len(past) // MAX_CALIBRATION)]
+        every = training_cutoffs(panel, None, some.horizon, self.resolved("season"))
+        every = every.at_least(-(-panel.lengths // 2))
+        past = every[:: -(-len(every) // MAX_CALIBRATION)]
         blend, scores = fit_blend(some, past, self._reach, self._seasons, steps)
         if not centered:
             blend = blend._replace(weight=0.0)
@@ -419,7 +455,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         self._device()  # which checks that the model is fitted
         if X is not None:
             return read_panel(X, self, self.panel_)
-        if not self.panel_.series[0].values.size:
+        if not self.panel_.lengths[0]:
             raise OstinatoError(
                 f"{type(self).__name__}: the model was stored without its data; give the series to "
                 "forecast."
@@ -444,7 +480,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             seed: of these.
         """
         panel = self._panel(X)
-        ends = [Cutoff(i, len(s.values)) for i, s in enumerate(panel.series)]
+        ends = [Cutoff(i, length) for i, length in enumerate(panel.lengths.tolist())]
         return self._forecast(panel, ends, horizon, num_samples, seed)
 
     def predict(
@@ -537,9 +573,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """
         panel = read_panel(X, self)
         # Nothing of the last part tells the season.
-        season, longer = self._find_seasons(
-            panel.hold_out([len(s.values) // 3 for s in panel.series])
-        )
+        season, longer = self._find_seasons(panel.hold_out(panel.lengths // 3))
         horizon = self.horizon or default_horizon(season, panel)
         model: Forecaster | None = None
         parts = []
@@ -554,7 +588,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
             if model is None or refit:
                 how = {"horizon": horizon, "season": season, "long_season": longer}
                 model = clone(self).set_params(**how).fit(known)
-            lengths = [len(series.values) - left for series in panel.series]
+            lengths = (panel.lengths - left).tolist()
             now = [Cutoff(i, length) for i, length in enumerate(lengths) if length >= 2]
             parts.append(model._forecast(panel, now))
         return Forecast.concatenate(parts)
@@ -575,9 +609,11 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
-        cutoffs = training_cutoffs(panel, [0] * len(panel), horizon, season)
-        rows = np.random.default_rng(self.seed % 2**32).permutation(len(cutoffs))[:count]
-        window, targets, _ = self._windows(panel).take([cutoffs[row] for row in np.sort(rows)])
+        cutoffs = training_cutoffs(panel, None, horizon, season)
+        random = np.random.default_rng(self.seed % 2**32)
+        rows = random.choice(len(cutoffs), min(count, len(cutoffs)), replace=False)
+        chosen = [cutoffs[row] for row in np.sort(rows).tolist()]
+        window, targets, _ = self._windows(panel).take(chosen)
         device = self._device()
         window = window.to(device)
         return Sample(
@@ -589,7 +625,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def encode(self, sequence: Any) -> tuple[Window, list[str]]:
         """Encode one series; see `Estimator`."""
         panel = read_panel(sequence, self, self.panel_)
-        end = Cutoff(0, len(panel.series[0].values))
+        end = Cutoff(0, int(panel.lengths[0]))
         window, _, _ = self._windows(panel).take([end])
         return window.to(self._device()), []
 
@@ -603,10 +639,10 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _restore(self, documents: Mapping[str, Any]) -> tuple[SeriesInputs, NextValues]:
         encoding = CovariateEncoding.from_json(documents["covariates.json"])
-        path = self.folder_ / "data" / "panel.npz" if self.folder_ else None
-        if path is not None:
-            path = checked_data(path.parent) / path.name if path.exists() else None
-        return SeriesInputs(Panel.load(path, documents["series.json"]), encoding), NextValues()
+        data = self.folder_ / "data" if self.folder_ else None
+        if data is not None:
+            data = checked_data(data) if (data / STEPS).exists() else None
+        return SeriesInputs(load_panel(data, documents["series.json"]), encoding), NextValues()
 
 
 def _summary(mase: float, scores: Mapping[str, float], blend: Blend) -> str:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ostinato.data.textfiles import library_errors
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid
 
 MAX_VALIDATION = 2000
 """Windows to validate on, at most."""
-
-PARTS = ("values", "future_covariates", "past_covariates")
-"""Numbers of a series."""
 
 Array = NDArray[np.float64]
 Static = str | float
@@ -65,7 +61,8 @@ class Series(NamedTuple):
         future_covariates: known ahead, ``(T + ahead, F)``.
         past_covariates: known up to the present, ``(T, P)``.
         static_covariates: ``(S,)``.
-        lowest: the lowest value before the first step, as far as the series was cut there.
+        negative: the first step with a negative value, which is before step 0 where the series was
+            cut after one, and after the last step where there is none; None if not looked for yet.
     """
 
     name: str
@@ -74,7 +71,14 @@ class Series(NamedTuple):
     future_covariates: Array
     past_covariates: Array
     static_covariates: tuple[Static, ...] = ()
-    lowest: float = np.inf
+    negative: int | None = None
+
+    def first_negative(self) -> int:
+        """Return the first step with a negative value; the number of all steps if there is none."""
+        if self.negative is not None:
+            return self.negative
+        found = np.flatnonzero(self.values < 0)
+        return int(found[0]) if len(found) else len(self.values)
 
     def between(self, begin: int, end: int | None = None) -> Series:
         """Return steps from ``begin`` to before ``end``, and all covariates known ahead of them."""
@@ -83,7 +87,7 @@ class Series(NamedTuple):
             values=self.values[begin:end],
             future_covariates=self.future_covariates[begin:],
             past_covariates=self.past_covariates[begin:end],
-            lowest=float(np.fmin.reduce(self.values[:begin], initial=self.lowest)),
+            negative=self.first_negative() - begin if begin else self.negative,
         )
 
     def trimmed(self) -> Series | None:
@@ -105,7 +109,7 @@ class Panel:
         notes: what the user should know, such as the number of missing values.
     """
 
-    series: list[Series]
+    series: Sequence[Series]
     grid: Grid
     columns: Columns = field(default_factory=Columns)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -114,10 +118,29 @@ class Panel:
     def __len__(self) -> int:
         return len(self.series)
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Steps of each series, ``(N,)``."""
+        if isinstance(self.series, Unread):
+            return self.series.lengths
+        return np.array([len(s.values) for s in self.series], dtype=np.int64)
+
     @property
     def longest(self) -> int:
         """Steps of the longest series."""
-        return max(len(s.values) for s in self.series)
+        return int(self.lengths.max())
+
+    def piece(self, number: int, begin: int, end: int, known: int | None = None) -> Series:
+        """Return steps of a series from ``begin`` to before ``end``, and read nothing else.
+
+        Covariates known ahead go on to the step ``known``, or as far as they do.
+        """
+        if isinstance(self.series, Unread):
+            return self.series.piece(number, begin, end, known)
+        found = self.series[number].between(begin, end)
+        if known is None:
+            return found
+        return found._replace(future_covariates=found.future_covariates[: known - begin])
 
     @property
     def target(self) -> str:
@@ -138,12 +161,12 @@ class Panel:
 
     def with_series(self, series: Iterable[Series]) -> Panel:
         """Return a panel of other series of the same kind."""
-        return Panel(list(series), self.grid, self.columns, self.categories)
+        kept = series if isinstance(series, Sequence) else list(series)
+        return Panel(kept, self.grid, self.columns, self.categories)
 
-    def hold_out(self, steps: Sequence[int]) -> Panel:
+    def hold_out(self, steps: NDArray[np.int64] | Sequence[int]) -> Panel:
         """Return the panel without the last steps of each series, as many as given for it."""
-        pairs = zip(self.series, steps, strict=True)
-        return self.with_series(s.between(0, len(s.values) - left) for s, left in pairs)
+        return self.with_series(_Cut(self, self.lengths - np.asarray(steps)))
 
     def until(self, left: int) -> Panel:
         """Return the panel as it was known ``left`` steps before the end of each series.
@@ -166,46 +189,62 @@ class Panel:
                     "from 0 on: choose another output."
                 )
 
-    def save(self, path: Path) -> None:
-        """Write all numbers into one ``.npz`` file."""
-        arrays = {part: [getattr(s, part) for s in self.series] for part in PARTS}
-        lengths = [[len(rows) for rows in arrays[part]] for part in PARTS]
-        whole: dict[str, Any] = {part: np.concatenate(rows) for part, rows in arrays.items()}
-        np.savez(path, start=[s.start for s in self.series], lengths=lengths, **whole)
-
     def to_json(self) -> dict[str, Any]:
-        """Return what `save` leaves out, as JSON."""
+        """Return all but the numbers of the series, as JSON."""
+        first = self.series[0]
+        named = self.series.named if isinstance(self.series, Unread) else self.series
         return {
             "grid": asdict(self.grid),
             "columns": self.columns._asdict(),
             "categories": dict(self.categories),
-            "covariates": [
-                self.series[0].future_covariates.shape[1], self.series[0].past_covariates.shape[1]
-            ],
-            "series": [[s.name, *s.static_covariates] for s in self.series],
-        }  # fmt: skip
+            "covariates": [first.future_covariates.shape[1], first.past_covariates.shape[1]],
+            "series": [[s.name, *s.static_covariates] for s in named],
+        }
 
-    @classmethod
-    def load(cls, path: Path | None, data: Mapping[str, Any]) -> Panel:
-        """Invert `save` and `to_json`; without a path the series are empty."""
-        names = data["series"]
-        N = len(names)
-        start = [0] * N
-        parts = [[np.zeros(0)] * N, *([np.zeros((0, n))] * N for n in data["covariates"])]
-        if path is not None:
-            with library_errors(path, "the series of a run"), np.load(path) as stored:
-                if sum(part.file_size for part in stored.zip.infolist()) > path.stat().st_size:
-                    raise DataError("is compressed, and no file of a run.", path=path)
-                start = stored["start"].tolist()
-                pairs = zip(PARTS, stored["lengths"].cumsum(1), strict=True)
-                parts = [np.split(stored[part], ends[:-1]) for part, ends in pairs]
-        rows = zip(names, start, *parts, strict=True)
-        return cls(
-            [Series(n[0], s, v, f, p, tuple(n[1:])) for n, s, v, f, p in rows],
-            Grid(**data["grid"]),
-            Columns(*map(tuple, data["columns"].values())),
-            data["categories"],
-        )
+
+class Unread(Sequence[Series]):
+    """Series that are made when they are asked for.
+
+    Attributes:
+        lengths: steps of each, ``(N,)``.
+    """
+
+    lengths: NDArray[np.int64]
+
+    @property
+    def named(self) -> Iterable[Series]:
+        """The series with their names and static covariates, perhaps without their numbers."""
+        return self
+
+    def piece(self, number: int, begin: int, end: int, known: int | None = None) -> Series:
+        """Return steps of a series, as `Panel.piece`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Series: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Series]: ...
+    def __getitem__(self, index: int | slice) -> Series | list[Series]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(index)
+        return self.piece(number, 0, int(self.lengths[number]))
+
+
+class _Cut(Unread):
+    """The series of a panel up to some length of each."""
+
+    def __init__(self, panel: Panel, lengths: NDArray[np.int64]) -> None:
+        self._panel = panel
+        self.lengths = lengths
+
+    def piece(self, number: int, begin: int, end: int, known: int | None = None) -> Series:
+        return self._panel.piece(number, begin, min(end, int(self.lengths[number])), known)
 
 
 class Cutoff(NamedTuple):
@@ -220,48 +259,77 @@ class Cutoff(NamedTuple):
     length: int
 
 
+class Cutoffs(Sequence[Cutoff]):
+    """Cutoffs at every length of a stretch of each series.
+
+    Args:
+        first: of each series the first length, ``(N,)``.
+        last: the last one; less than the first where there is no cutoff.
+
+    >>> list(Cutoffs(np.array([2, 5]), np.array([3, 5])))
+    [Cutoff(series=0, length=2), Cutoff(series=0, length=3), Cutoff(series=1, length=5)]
+    """
+
+    def __init__(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+        self._first, self._last = first, last
+        self._ends = np.maximum(last - first + 1, 0).cumsum()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Cutoff: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Cutoff]: ...
+    def __getitem__(self, index: int | slice) -> Cutoff | list[Cutoff]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        k = index + len(self) if index < 0 else index
+        if not 0 <= k < len(self):
+            raise IndexError(index)
+        i = int(np.searchsorted(self._ends, k, side="right"))
+        return Cutoff(i, int(self._last[i]) - (int(self._ends[i]) - 1 - k))
+
+    def at_least(self, lengths: NDArray[np.int64]) -> Cutoffs:
+        """Return the cutoffs at so many steps of each series or more."""
+        return Cutoffs(np.maximum(self._first, lengths), self._last)
+
+
 def default_horizon(season: int, panel: Panel) -> int:
     """Return a season, or 12 without one, but not more than leaves enough to train on."""
     return min(season if season > 1 else 12, max(1, (panel.longest - 2) // 3))
 
 
-def held_out_steps(panel: Panel, horizon: int, fraction: float | None) -> list[int]:
-    """Return how many steps at the end of each series are held out for validation.
+def held_out_steps(panel: Panel, horizon: int, fraction: float | None) -> NDArray[np.int64]:
+    """Return how many steps at the end of each series are held out for validation, ``(N,)``.
 
     Args:
         panel: series.
         horizon: steps ahead, the least that is held out.
         fraction: share of each series; None for a tenth, or only the horizon of 50 series or more.
     """
-    if fraction == 0:
-        return [0] * len(panel)
     if fraction is None:
         fraction = 0.1 if len(panel) < 50 else 0.0
-    lengths = [len(series.values) for series in panel.series]
-    return [max(horizon, round(fraction * T)) if 3 * horizon + 2 <= T else 0 for T in lengths]
+    elif fraction == 0:
+        return np.zeros(len(panel), np.int64)
+    T = panel.lengths
+    steps = np.maximum(horizon, np.round(fraction * T).astype(np.int64))
+    return np.where(3 * horizon + 2 <= T, steps, 0)
 
 
 def training_cutoffs(
-    panel: Panel, held_out: Sequence[int], horizon: int, season: int
-) -> list[Cutoff]:
+    panel: Panel, held_out: NDArray[np.int64] | None, horizon: int, season: int
+) -> Cutoffs:
     """Return all cutoffs whose horizon ends before the held-out steps, a season's past given."""
-    found = []
-    for i, (series, left) in enumerate(zip(panel.series, held_out, strict=True)):
-        T = len(series.values) - left
-        first = max(2, min(season, T // 3))
-        last = T - horizon if T - horizon > first else T - 1
-        found += [Cutoff(i, length) for length in range(first, last + 1)]
-    return found
+    T = panel.lengths if held_out is None else panel.lengths - held_out
+    first = np.maximum(2, np.minimum(season, T // 3))
+    return Cutoffs(first, np.where(T - horizon > first, T - horizon, T - 1))
 
 
-def validation_cutoffs(panel: Panel, held_out: Sequence[int], horizon: int) -> list[Cutoff]:
+def validation_cutoffs(panel: Panel, held_out: NDArray[np.int64], horizon: int) -> list[Cutoff]:
     """Return cutoffs whose horizon lies in the held-out steps; of many an even selection."""
-    found = [
-        Cutoff(i, length)
-        for i, (series, left) in enumerate(zip(panel.series, held_out, strict=True))
-        for length in range(len(series.values) - left, len(series.values) - horizon + 1)
-        if left
-    ]
+    first, last = panel.lengths - held_out, panel.lengths - horizon
+    found = Cutoffs(first, np.where(held_out > 0, last, first - 1))
     return found[:: -(-len(found) // MAX_VALIDATION) or 1]
 
 
@@ -274,8 +342,7 @@ def last_cutoffs(panel: Panel, horizon: int, count: int, stride: int) -> list[Cu
         raise OstinatoError(f"cutoffs={count}, stride={stride}; expected 1 or more of each.")
     found = [
         Cutoff(i, length - k * stride)
-        for i, series in enumerate(panel.series)
-        for length in [len(series.values) - horizon]
+        for i, length in enumerate((panel.lengths - horizon).tolist())
         for k in reversed(range(min(count, (length - 2) // stride + 1)))
     ]
     if not found:

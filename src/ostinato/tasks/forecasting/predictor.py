@@ -223,8 +223,12 @@ class ForecastStream:
             raise OstinatoError(f"ForecastStream.observe: value={value!r}; expected a number.")
         (series,) = self._panel.series
         T, nothing = len(series.values) + 1, np.zeros((len(series.values) + 1, 0))
+        negative = series.first_negative()
         series = series._replace(
-            values=np.append(series.values, new), future_covariates=nothing, past_covariates=nothing
+            values=np.append(series.values, new),
+            future_covariates=nothing,
+            past_covariates=nothing,
+            negative=negative if negative < T - 1 else T - (new < 0),
         )
         self._panel = self._panel.with_series([series.between(max(0, T - self._reach))])
         now = Cutoff(0, min(T, self._reach))

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ostinato.data.chunks import walk
 from ostinato.data.columns import IDS, TIMES, names_rows
 from ostinato.data.dates import join_parts, parse_times
-from ostinato.data.formats import read_table
+from ostinato.data.formats import is_table, read_table
 from ostinato.data.lazy import pd
-from ostinato.data.places import Place, paths_of
+from ostinato.data.places import paths_of
 from ostinato.data.tables import Table, TableSettings, is_frame, is_missing, table_of
 from ostinato.errors import DataError, OstinatoError
-from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
+from ostinato.tasks.forecasting.grid import Grid, Times
 from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
+from ostinato.tasks.forecasting.rows import MAX_STEPS, Rows, gaps, on_grid
 
 Array = NDArray[np.float64]
-
-MAX_STEPS = 50_000_000
-"""Steps of a grid from the first time of a series to its last, at most."""
 
 MAX_CATEGORIES = 200
 """Categories of a past or future covariate, at most."""
@@ -45,7 +44,7 @@ SETTINGS = {"id": "ids of series", "target": "target", "time": "times"} | {
 """Settings that name columns, and what these hold."""
 
 
-_Named = tuple[str, tuple[Static, ...]]
+NamedSeries = tuple[str, tuple[Static, ...]]
 """The name of a series, and its static covariates."""
 
 
@@ -74,6 +73,8 @@ class SeriesSettings(TableSettings):
         series_in_rows: whether each row of a table is a series, named in its first column or that
             of the id, and each other column a step, as in the tables of the M competitions;
             inferred if not given.
+        parts: whether several tables are parts of one, and a series goes on from one to the next;
+            otherwise each table has series of its own.
     """
 
     target: str | None = None
@@ -88,6 +89,7 @@ class SeriesSettings(TableSettings):
     calendar: bool = True
     day_first: bool | None = None
     series_in_rows: bool | None = None
+    parts: bool | None = None
 
     def named(self, setting: str) -> list[str]:
         """Return the names of columns that a setting lists."""
@@ -120,38 +122,14 @@ def read_panel(X: Any, settings: SeriesSettings, like: Panel | None = None) -> P
         return X
     if (panel := _panel_of_arrays(X, settings, like)) is not None:
         return panel
-    parts: list[_Rows] = []
-    tables: list[Table] = []
-    series: list[_Named] = []
-    columns = Columns()
-    categories: dict[str, Sequence[str]] = dict(like.categories) if like is not None else {}
-    notes: dict[str, None] = {}
-    for label, table in _tables(X, settings):
-        names = _names_of_rows(table, settings)
-        if names is not None:
-            found, rows, more = _series_in_rows(table, names, notes)
-        else:
-            found, rows, more = _series_in_columns(table, settings, like, categories, notes)
-        columns = columns if tables else found
-        if found != columns:
-            raise DataError(f"has other columns than {tables[0].path}.", path=table.path)
-        if like is not None and columns[3:] != like.columns[3:]:
-            raise DataError(
-                "has other covariates than the training data; "
-                f"expected {like.columns}, got {columns}.",
-                path=table.path,
-            )
-        rows.table.fill(len(tables))
-        parts.append(rows._replace(series=rows.series + len(series)))
-        tables.append(table)
-        series += [(_joined(label, name), static) for name, static in more]
-    if not tables:
+    labelled = list(_tables(X, settings))
+    if not labelled:
         raise OstinatoError("X holds no series.")
-    rows = _Rows(*map(np.concatenate, zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
-    order = np.lexsort((rows.times, rows.series))
-    if (np.diff(order) < 0).any():
-        rows = rows.take(order)
-    return _on_grid(rows, series, tables, settings, like, columns, categories, list(notes))
+    tables = [table for _, table in labelled]
+    reading = Reading(settings, like, tables)
+    parts = [reading.rows(table, label, k) for k, (label, table) in enumerate(labelled)]
+    rows = Rows(*map(np.concatenate, zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+    return on_grid(rows.in_order(), reading, tables)
 
 
 def _panel_of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Panel | None:
@@ -182,15 +160,8 @@ def _panel_of_arrays(X: Any, settings: SeriesSettings, like: Panel | None) -> Pa
         found = Series(name, 0, values, none, none).trimmed()
         if found is None or np.isinf(values).any():
             return None
-        series.append(found)
-    return Panel(series, grid, columns, {}, _gaps(series))
-
-
-def _gaps(series: Sequence[Series]) -> list[str]:
-    """Return a note on missing values."""
-    gaps = sum(int(np.isnan(s.values).sum()) for s in series)
-    every = sum(len(s.values) for s in series)
-    return [f"{gaps:,} of {every:,} values are missing"] if gaps else []
+        series.append(found._replace(negative=found.first_negative()))
+    return Panel(series, grid, columns, {}, gaps(series))
 
 
 def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
@@ -199,10 +170,8 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         yield "", table_of(X)
         return
     if paths := paths_of(X):
-        names = {name for setting in SETTINGS for name in settings.named(setting)}
-        names |= TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES  # names that tell a header
-        for path in paths:
-            yield path.stem if len(paths) > 1 else "", read_table(path, settings, names)
+        for label, path in tables_in(paths):
+            yield label, read_table(path, settings, names_of_header(settings))
         return
     if not pd.api.types.is_list_like(X):
         raise OstinatoError(
@@ -229,11 +198,152 @@ def _tables(X: Any, settings: SeriesSettings) -> Iterator[tuple[str, Table]]:
         yield name, Table(Path(place), pd.DataFrame({"value": values}), line=0)
 
 
+def tables_in(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return tables, those in folders too, and what the series of each are called, if several."""
+    found: list[tuple[str, Path]] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append((path.stem, path))
+            continue
+        inside = [file for file in walk([path]) if is_table(file)]
+        if not inside:
+            raise DataError("holds no tables.", path=path)
+        found += [(str(file.relative_to(path).with_suffix("")), file) for file in inside]
+    return [("", found[0][1])] if len(found) == 1 else found
+
+
+def names_of_header(settings: SeriesSettings) -> set[str]:
+    """Return names of columns that tell the header of a table."""
+    names = {name for setting in SETTINGS for name in settings.named(setting)}
+    return names | TIME_NAMES | PART_NAMES | ID_NAMES | TARGET_NAMES
+
+
+class Reading:
+    """Tables as they are read one after the other, all with the same columns.
+
+    Args:
+        settings: how they are read.
+        like: the panel of a trained model.
+        tables: all of them, whose categories are known before the first is read.
+        whole: whether each is read at once, and not by chunks.
+
+    Attributes:
+        columns: which of them are what.
+        known: columns that are looked for first.
+        categories: of each covariate that is text.
+        notes: what the user should know.
+        series: the series so far.
+    """
+
+    def __init__(
+        self,
+        settings: SeriesSettings,
+        like: Panel | None,
+        tables: Iterable[Table],
+        whole: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.whole = whole
+        self.like = like
+        self.columns = Columns()
+        self.known = None if like is None else like.columns
+        self.categories: dict[str, Sequence[str]] = (
+            _categories(tables, settings) if like is None else dict(like.categories)
+        )
+        self.notes: dict[str, None] = {}
+        self.series: list[NamedSeries] = []
+        self.in_rows = False
+        self._first: Path | None = None
+        self._numbers: dict[str, int] = {}
+        self._tables: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
+        self._counts = np.zeros(0, np.int64)
+
+    def rows(self, table: Table, label: str, number: int) -> Rows:
+        """Read a table, or a part of one, by the name and the number of the table."""
+        names = _names_of_rows(table, self.settings)
+        self.in_rows = names is not None
+        if names is not None:
+            found, rows, named = _series_in_rows(table, names, self.notes)
+        else:
+            found, rows, named = _series_in_columns(
+                table, self.settings, self.known, self.categories, self.notes, self.whole
+            )
+        if self._first is None:
+            self.columns, self._first = found, table.path
+        if found != self.columns:
+            raise DataError(f"has other columns than {self._first}.", path=table.path)
+        if self.like is not None and found[3:] != self.like.columns[3:]:
+            raise DataError(
+                "has other covariates than the training data; "
+                f"expected {self.like.columns}, got {found}.",
+                path=table.path,
+            )
+        numbers = np.array([self._number(each, label, number, table) for each in named], np.int64)
+        if len(np.unique(numbers)) < len(numbers):
+            twice = Counter(numbers.tolist()).most_common(1)[0][0]
+            raise DataError(f"names two series {self.series[twice][0]!r}.", path=table.path)
+        rows.table.fill(number)
+        rows = rows._replace(series=numbers[rows.series])
+        if found.time or self.in_rows:
+            return rows
+        before = np.zeros(len(self.series), np.int64)  # rows are steps, and go on
+        before[: len(self._counts)] = self._counts
+        self._counts = before + np.bincount(rows.series, minlength=len(before))
+        return rows._replace(times=rows.times + before[rows.series])
+
+    def _number(self, named: NamedSeries, label: str, number: int, table: Table) -> int:
+        """Return the number of a series, which may have been read before."""
+        (name, static), parts = named, self.settings.parts
+        full = name if parts else _joined(label, name)
+        if self.columns.id and parts is None and self._ids.setdefault(name, number) != number:
+            raise DataError(
+                f"has the series {name!r}, as a table before: say with parts (--parts or "
+                "--no-parts) whether the tables are parts of one, or each has series of its own.",
+                path=table.path,
+            )
+        found = self._numbers.setdefault(full, len(self.series))
+        if found == len(self.series):
+            self.series.append((full, static))
+        elif self._tables[full] != number and not parts:
+            raise DataError(f"names two series {full!r}.", path=table.path)
+        elif self.series[found][1] != static:
+            raise DataError(
+                f"series {full!r} has {_shown(static)}, and had {_shown(self.series[found][1])} "
+                "before; a static covariate does not change within a series.",
+                path=table.path,
+            )
+        self._tables[full] = number
+        return found
+
+
+def _shown(static: tuple[Static, ...]) -> str:
+    return ", ".join(map(str, static))
+
+
+def _categories(tables: Iterable[Table], settings: SeriesSettings) -> dict[str, Sequence[str]]:
+    """Return the categories of covariates that the first table holds as text."""
+    names = [*settings.named("future_covariates"), *settings.named("past_covariates")]
+    found: dict[str, set[str]] = {}
+    for k, table in enumerate(tables if names else ()):
+        for column in [i for i in map(table.find, names) if i is not None]:
+            name = table.names[column]
+            if k == 0 and not (table.is_numeric(column) or table.is_boolean(column)):
+                found[name] = set()
+            if name in found and len(found[name]) <= MAX_CATEGORIES:
+                found[name] |= {cell.strip() for cell in table.codes(column).cells} - {""}
+    return {name: sorted(cells) for name, cells in found.items()}
+
+
 # Which column is what
 
 
 def _columns(
-    table: Table, settings: SeriesSettings, like: Columns | None, notes: dict[str, None]
+    table: Table,
+    settings: SeriesSettings,
+    like: Columns | None,
+    notes: dict[str, None],
+    whole: bool,
 ) -> tuple[Columns, Times | None]:
     """What each column is: as set, as in the training data, or else inferred; and all times.
 
@@ -254,8 +364,8 @@ def _columns(
         return [i for i in range(len(table.names)) if i not in taken]
 
     found["time"] = found["time"] or _find_time(table, free())
-    times = _times(table, found["time"], settings.day_first, notes)
-    found["id"] = found["id"][:1] or _find_id(table, free(), times)
+    times = times_of(table, found["time"], settings.day_first, notes)
+    found["id"] = found["id"][:1] or _find_id(table, free(), times, whole)
     found["target"] = found["target"] or _find_target(table, free(), every, like)
     named = {setting: tuple(table.names[i] for i in some) for setting, some in found.items()}
     return Columns(**named), times
@@ -290,9 +400,10 @@ def _cells(table: Table, column: int) -> pd.Series:
     return cells if pd.api.types.is_numeric_dtype(cells.dtype) else table.series(column)
 
 
-def _times(
+def times_of(
     table: Table, columns: Sequence[int], day_first: bool | None, notes: dict[str, None]
 ) -> Times | None:
+    """Return the times of all rows, which columns hold the parts of; None without such columns."""
     if not columns:
         return None
     name, parts = table.names[columns[0]], {table.names[i]: _cells(table, i) for i in columns}
@@ -312,8 +423,11 @@ def _times(
     return times
 
 
-def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int]:
-    """The column of names of series: where times repeat, the one within which they do not."""
+def _find_id(table: Table, free: Sequence[int], times: Times | None, whole: bool) -> list[int]:
+    """The column of names of series: where times repeat, the one within which they do not.
+
+    Of a table that is not ``whole`` each series may have but one row so far.
+    """
     N = len(table)
     free = [i for i in free if not table.is_boolean(i)]
     words = [i for i in free if not table.is_numeric(i)]
@@ -326,11 +440,11 @@ def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int
         if times is None:  # rows of a series stand together
             return 1 + int((np.diff(codes) != 0).sum()) == len(cells) < N
         again = pd.DataFrame({"id": codes, "time": times}).duplicated()
-        return len(cells) < N and not again.any()
+        return (len(cells) < N or not whole) and not again.any()
 
     for some in (called, words):
         found = [i for i in some if splits(i)]
-        if len({len(table.codes(i).cells) for i in found}) > 1:
+        if len({len(table.codes(i).cells) for i in found}) > 1 or (len(found) > 1 and not whole):
             raise table.error("which column names the series is not clear; name it with id")
         if found:
             return found[:1]
@@ -348,7 +462,7 @@ def _find_target(table: Table, free: Sequence[int], every: bool, like: Columns |
     if len(found) == 1:
         return found
     if like is not None:
-        raise table.error(f"has no column {like.target[0]!r}, which the model forecasts")
+        raise table.error(f"has no column {like.target[0]!r}, which is forecast")
     raise table.error(
         "which column is to be forecast is not clear; name it with target, or * for all that hold "
         "numbers, each a series; or, if each row is a series, say so with series_in_rows"
@@ -381,27 +495,28 @@ def _names_of_rows(table: Table, settings: SeriesSettings) -> int | None:
 
 def _series_in_rows(
     table: Table, names: int, notes: dict[str, None]
-) -> tuple[Columns, _Rows, list[_Named]]:
+) -> tuple[Columns, Rows, list[NamedSeries]]:
     """As `_series_in_columns`, of a table with a series in each row."""
     steps = [i for i in range(len(table.names)) if i != names]
     shown = f"{table.names[steps[0]]} to {table.names[steps[-1]]}"
     notes[f"each row is a series, and its steps are the columns {shown}"] = None
     values = table.numbers(steps, missing=True)
     row, time = np.indices(values.shape).reshape(2, -1)
-    rows = _Rows(row, time, values.reshape(-1, 1), row, np.zeros_like(row))
-    named: list[_Named] = [(name.strip(), ()) for name in table.texts(names)]
+    rows = Rows(row, time, values.reshape(-1, 1), row, np.zeros_like(row))
+    named: list[NamedSeries] = [(name.strip(), ()) for name in table.texts(names)]
     return Columns(id=(table.names[names],)), rows, named
 
 
 def _series_in_columns(
     table: Table,
     settings: SeriesSettings,
-    like: Panel | None,
-    categories: dict[str, Sequence[str]],
+    known: Columns | None,
+    categories: Mapping[str, Sequence[str]],
     notes: dict[str, None],
-) -> tuple[Columns, _Rows, list[_Named]]:
+    whole: bool,
+) -> tuple[Columns, Rows, list[NamedSeries]]:
     """Return columns; for each row its series, time, value and covariates; and the series."""
-    columns, times = _columns(table, settings, None if like is None else like.columns, notes)
+    columns, times = _columns(table, settings, known, notes, whole)
     where, N, K = table.names.index, len(table), len(columns.target)
     codes, cells = np.zeros(N, np.int64), [""]
     if columns.id:
@@ -417,7 +532,7 @@ def _series_in_columns(
         times = (
             np.asarray(pd.Series(codes).groupby(codes).cumcount()) if columns.id else np.arange(N)
         )
-    rows = _Rows(
+    rows = Rows(
         np.concatenate([K * codes + k for k in range(K)]),
         cast(Times, np.tile(times, K)),
         np.concatenate([np.hstack([targets[:, [k]], *covariates]) for k in range(K)]),
@@ -432,20 +547,18 @@ def _series_in_columns(
     return columns, rows, named
 
 
-def _covariate(table: Table, column: int, categories: dict[str, Sequence[str]]) -> Array:
-    """A covariate ``(N, 1)``; of text, which the training data determine, ``(N, categories)``."""
+def _covariate(table: Table, column: int, categories: Mapping[str, Sequence[str]]) -> Array:
+    """A covariate ``(N, 1)``; of text ``(N, categories)``, 0 everywhere for an unknown one."""
     name = table.names[column]
-    if name not in categories and (table.is_numeric(column) or table.is_boolean(column)):
+    if name not in categories:
         return table.numbers([column], missing=True)
-    codes, cells = table.codes(column)
-    found = sorted({cell.strip() for cell in cells} - {""})
-    known = categories.setdefault(name, found)
-    if len(known) > MAX_CATEGORIES:
+    if len(known := categories[name]) > MAX_CATEGORIES:
         raise DataError(
             f"{name!r} has {len(known):,} categories; expected numbers, or {MAX_CATEGORIES} "
             "categories at most.",
             path=table.path,
         )
+    codes, cells = table.codes(column)
     texts = np.array([cell.strip() for cell in cells], dtype=str)
     encoded: Array = (texts[:, None] == np.array(known, dtype=str)).astype(np.float64)
     encoded[[is_missing(cell) for cell in cells]] = np.nan
@@ -466,147 +579,6 @@ def _static(table: Table, column: int, ids: NDArray[np.int64]) -> list[Static]:
     if table.is_numeric(column):
         return list(table.numbers([column])[first, 0].tolist())
     return [str(text).strip() for text in table.texts(column)[first]]
-
-
-# Onto a grid
-
-
-class _Rows(NamedTuple):
-    """Rows of series, and in which row of which table each was read."""
-
-    series: NDArray[np.int64]
-    times: Times
-    cells: Array  # (N, 1 + F + P): value, future and past covariates
-    row: NDArray[np.integer]
-    table: NDArray[np.integer]
-
-    def take(self, some: NDArray[np.intp]) -> _Rows:
-        """Return some rows, by their numbers."""
-        return _Rows(*cast(Any, [part[some] for part in self]))
-
-    def place(self, at: int, tables: Sequence[Table]) -> Place:
-        """Where a row was read."""
-        return tables[int(self.table[at])].place(int(self.row[at]))
-
-
-def _on_grid(
-    rows: _Rows,
-    named: Sequence[_Named],
-    tables: Sequence[Table],
-    settings: SeriesSettings,
-    like: Panel | None,
-    columns: Columns,
-    categories: Mapping[str, Sequence[str]],
-    notes: list[str],
-) -> Panel:
-    """Series on the grid of their times, or of ``like``."""
-    _check_times(rows, tables, columns, notes)
-    if like is not None:
-        grid = like.grid
-        if (rows.times.dtype.kind == "M") == (grid.unit == "step"):
-            message = f"has other times than the training data, one every {grid.name}."
-            raise rows.place(0, tables).error(message)
-    elif settings.frequency is not None:
-        grid = Grid.named(settings.frequency, rows.times)
-    else:
-        grid = Grid.find(rows.times, rows.series)
-    # The first day of a month and its last are the same to a trained model.
-    nearest = settings.frequency is not None or (like is not None and grid.unit == "month")
-    steps = grid.nearest(rows.times) if nearest else grid.numbers(rows.times)
-    new = (np.diff(rows.series, prepend=-1) != 0) | (np.diff(steps, prepend=NOWHERE) != 0)
-    shared = int((~new).sum()) if settings.frequency is not None else 0
-    if shared:
-        cells = pd.DataFrame(rows.cells).groupby([rows.series, steps]).mean().to_numpy()
-        rows, steps = rows.take(np.flatnonzero(new))._replace(cells=cells), steps[new]
-    begins = _check_steps(rows, steps, tables, grid, like)
-    series: list[Series] = []
-    suspect: list[int] = []
-    F = sum(len(categories.get(name, "1")) for name in columns.future_covariates)
-    ends = [*begins[1:], len(steps)]
-    for (name, static), begin, end in zip(named, begins, ends, strict=True):
-        at = steps[begin:end] - steps[begin]
-        wide = int(np.argmax(np.diff(at, prepend=0)))
-        if 2 * (at[wide] - at[wide - 1]) > at[-1] > 20:
-            suspect.append(begin + wide)
-        full = np.full((at[-1] + 1, rows.cells.shape[1]), np.nan)
-        full[at] = rows.cells[begin:end]
-        future, past = full[:, 1 : 1 + F], full[:, 1 + F :]
-        found = Series(name, int(steps[begin]), full[:, 0], future, past, static).trimmed()
-        if found is None:
-            raise rows.place(begin, tables).error("has no value of the target in the whole series.")
-        series.append(found)
-    twice = [name for name, n in Counter(s.name for s in series).items() if n > 1]
-    if twice:
-        raise rows.place(0, tables).error(f"names two series {twice[0]!r}.")
-    notes += _gaps(series)
-    if suspect:
-        more = f", and in {len(suspect) - 1:,} more series" if len(suspect) > 1 else ""
-        first = rows.place(suspect[0], tables)
-        notes.append(f"most steps are missing before {first}{more}: is that time right?")
-    if shared:
-        notes.append(f"{shared:,} rows are in one step with the row before; the mean counts")
-    return Panel(series, grid, columns, categories, notes)
-
-
-def _check_times(rows: _Rows, tables: Sequence[Table], columns: Columns, notes: list[str]) -> None:
-    """Refuse a time that a series has twice; note rows that were out of order."""
-    same = np.diff(rows.series) == 0
-    for at in np.flatnonzero(same & (rows.times[1:] == rows.times[:-1]))[:1].tolist():
-        table = tables[rows.table[at]]
-        shown = table.cell(int(rows.row[at + 1]), table.names.index(columns.time[0]))
-        more = "" if columns.id else "; if there are several series, name their id"
-        raise rows.place(at + 1, tables).error(
-            f"has the time of line {rows.place(at, tables).line} again: {shown}{more}."
-        )
-    back = np.diff(rows.row)[same] < 0
-    if back.any():
-        how = "the newest came first" if back.all() else "they were in no order"
-        notes.append(f"rows were sorted by time: {how}")
-
-
-def _check_steps(
-    rows: _Rows,
-    steps: NDArray[np.int64],
-    tables: Sequence[Table],
-    grid: Grid,
-    like: Panel | None,
-) -> list[int]:
-    """Refuse times that are not one a step; return where each series begins."""
-    same = np.diff(rows.series) == 0
-    begins = [0, *(np.flatnonzero(~same) + 1).tolist()]
-    ends = [*begins[1:], len(steps)]
-
-    def shown(at: int) -> str:
-        time = str(rows.times[at]).replace("T", " ")
-        return time.removesuffix(".000000").removesuffix(" 00:00:00")
-
-    for at in np.flatnonzero(steps == NOWHERE)[:1]:
-        raise rows.place(at, tables).error(
-            f"{shown(at)} is not on the grid of the others, one every {grid.name}; "
-            "name the step with frequency, or correct the time."
-        )
-    for begin, end in zip(begins, ends, strict=True):
-        T = steps[end - 1] - steps[begin] + 1
-        if not 0 < T <= min(max(100 * (end - begin), 1000), MAX_STEPS):
-            raise rows.place(begin, tables).error(
-                f"has {end - begin:,} rows on a grid of {T:,} steps, one every {grid.name}: "
-                "irregular times; name a longer step with frequency."
-            )
-    trained = "" if like is None else ", that of the training data"
-    for at in np.flatnonzero(same & (np.diff(steps) <= 0))[:1] + 1:
-        raise rows.place(at, tables).error(
-            f"{shown(at)} is in the same step as the row before, of one every "
-            f"{grid.name}{trained}; name a shorter frequency, or keep one row of each step."
-        )
-    for begin, end in zip(begins, ends, strict=True) if like is not None else ():
-        longer = int(np.gcd.reduce(np.diff(steps[begin:end])))
-        if end - begin > 3 and longer > 1:
-            raise rows.place(begin, tables).error(
-                f"has one time every {Grid.find(rows.times[begin:end]).name}, each {longer} steps "
-                f"of the training data, which has one every {grid.name}; give such data, or train "
-                "on data like these."
-            )
-    return begins
 
 
 def _joined(*names: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,9 @@ LONGER = 0.03
 """How much more than those of a season the changes of a longer one are correlated, at least."""
 
 
-def find_seasons(series: Sequence[Array], longest: int = 2016) -> tuple[int, int]:
+def find_seasons(
+    series: Iterable[Array], longest: int = 2016, lengths: Sequence[int] | None = None
+) -> tuple[int, int]:
     """Find a season and a longer one, a multiple of it; 1 where there is none.
 
     Changes from step to step are compared with those so many steps later: a season is where their
@@ -36,17 +39,21 @@ def find_seasons(series: Sequence[Array], longest: int = 2016) -> tuple[int, int
     Args:
         series: values ``(T,)`` of each, NaN where missing.
         longest: steps of a season, at most; and a third of a series.
+        lengths: of all series, where these are read one by one; only some of them are looked at.
 
     >>> t = np.arange(1000)
     >>> day, week = np.sin(2 * np.pi * t / 24), np.sin(2 * np.pi * t / 168)
     >>> find_seasons([day + day * week]), find_seasons([t % 2 * 0.0 + t])
     ((24, 168), (1, 1))
     """
-    usual = int(np.median([len(values) for values in series]))
+    if lengths is None:
+        series = list(series)
+        lengths = [len(values) for values in series]
+    usual = int(np.median(lengths))
     size = min(longest, usual // 3, MAX_STEPS // 3)
-    some = [values for values in series if len(values) >= usual][:MAX_SERIES]
     if size < 2:
         return 1, 1
+    some = list(islice((values for values in series if len(values) >= usual), MAX_SERIES))
     found = np.mean([_correlations(values[-MAX_STEPS:], 2 * size + 1) for values in some], 0)
     lags = np.arange(2, size + 1)
     peak = (found[lags] >= found[lags - 1]) & (found[lags] >= found[lags + 1])

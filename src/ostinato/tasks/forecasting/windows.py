@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from ostinato.data.batches import Epochs
 from ostinato.tasks.forecasting.distributions import Units
 from ostinato.tasks.forecasting.network import Window, WindowSizes
-from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static
+from ostinato.tasks.forecasting.panel import Cutoff, Panel, Series, Static, Unread
 
 Array = NDArray[np.float64]
 
@@ -23,6 +24,12 @@ MAX_CATEGORIES = 100_000
 
 MAX_DECIMALS = 3
 """Decimals up to which values count as rounded."""
+
+ENCODED_STEPS = 1 << 22
+"""Steps of a panel up to which all of it is encoded once; of more, each window when it is taken."""
+
+BLOCK = 1 << 20
+"""Rows whose means are taken together."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,18 @@ class CovariateEncoding:
     def learn(cls, panel: Panel) -> Self:
         """Learn the encoding from some series."""
         static: list[list[str] | dict[str, float]] = []
-        for column in zip(*(s.static_covariates for s in panel.series), strict=True):
+        named = panel.series.named if isinstance(panel.series, Unread) else panel.series
+        for column in zip(*(s.static_covariates for s in named), strict=True):
             if all(isinstance(value, float) for value in column):
-                mean, scale = _mean_and_scale(np.array(column)[:, None])[:, 0]
+                mean, scale = _mean_and_scale([np.array(column)[:, None]])[:, 0]
                 static.append({"mean": float(mean), "scale": float(scale)})
             else:
                 static.append(sorted({str(value) for value in column})[:MAX_CATEGORIES])
-        return cls(
-            _mean_and_scale(np.concatenate([s.future_covariates for s in panel.series])),
-            _mean_and_scale(np.concatenate([s.past_covariates for s in panel.series])),
-            static,
+        future, past = (
+            _mean_and_scale(_Blocks(panel, part))
+            for part in ("future_covariates", "past_covariates")
         )
+        return cls(future, past, static)
 
     def sizes(self, calendar_features: int) -> WindowSizes:
         """Return the sizes of windows with so many features of the calendar."""
@@ -68,13 +76,21 @@ class CovariateEncoding:
     def encode_static(self, values: Sequence[Static]) -> tuple[list[int], list[float]]:
         """Encode static covariates of a series as categories, 0 for an unknown one, and numbers."""
         categories, numbers = [], []
-        for value, learned in zip(values, self.static, strict=True):
+        for value, learned, known in zip(values, self.static, self._categories, strict=True):
             if isinstance(learned, list):
-                categories.append(learned.index(str(value)) + 1 if str(value) in learned else 0)
+                categories.append(known.get(str(value), 0))
             else:
                 number = value if isinstance(value, float) else learned["mean"]
                 numbers.append((number - learned["mean"]) / learned["scale"])
         return categories, numbers
+
+    @cached_property
+    def _categories(self) -> list[dict[str, int]]:
+        """The number of each category; of numbers nothing."""
+        return [
+            {value: k for k, value in enumerate(learned, 1)} if isinstance(learned, list) else {}
+            for learned in self.static
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON."""
@@ -91,14 +107,42 @@ class CovariateEncoding:
         return cls(future, past, data["static"])
 
 
-def _mean_and_scale(rows: Array) -> Array:
-    """Mean and standard deviation of columns without missing values; 1 where they do not vary."""
-    if not rows.shape[1]:
-        return np.zeros((2, 0))
-    there = ~np.isnan(rows)
-    count = np.maximum(there.sum(0), 1)
-    mean = np.where(there, rows, 0).sum(0) / count
-    scale = np.sqrt((np.where(there, rows - mean, 0) ** 2).sum(0) / count)
+@dataclass
+class _Blocks:
+    """A covariate of all series, some rows at a time."""
+
+    panel: Panel
+    part: str
+
+    def __iter__(self) -> Iterator[Array]:
+        some: list[Array] = []
+        rows = 0
+        for series in self.panel.series:
+            some.append(getattr(series, self.part))
+            rows += len(some[-1])
+            if rows >= BLOCK:
+                yield np.concatenate(some)
+                some, rows = [], 0
+        if some:
+            yield np.concatenate(some)
+
+
+def _mean_and_scale(blocks: Iterable[Array]) -> Array:
+    """Mean and standard deviation of columns without missing values; 1 where they do not vary.
+
+    Blocks of rows are gone over twice.
+    """
+    count, total, squares = (np.zeros(()) for _ in range(3))
+    for rows in blocks:
+        if not rows.shape[1]:
+            return np.zeros((2, 0))
+        count = count + (~np.isnan(rows)).sum(0)
+        total = total + np.nan_to_num(rows).sum(0)
+    count = np.maximum(count, 1)
+    mean = total / count
+    for rows in blocks:
+        squares = squares + (np.nan_to_num(rows - mean) ** 2).sum(0)
+    scale = np.sqrt(squares / count)
     return np.stack([mean, np.where(scale > 1e-9 * np.abs(mean), scale, 1.0)])
 
 
@@ -112,7 +156,7 @@ class _Encoded(NamedTuple):
     """A series as windows are cut from it."""
 
     values: Array  # (T,)
-    lowest: Array  # (T + 1,), of the values before each step
+    negative: int  # the first step with a negative value; T or more if there is none
     decimals: NDArray[np.int64]  # (T,)
     future_covariates: NDArray[np.float32]  # (T + A, K)
     past_covariates: NDArray[np.float32]  # (T, O)
@@ -146,13 +190,23 @@ class Windows:
 
     def __post_init__(self) -> None:
         self.sizes = self.encoding.sizes(self.panel.grid.calendar_features if self.calendar else 0)
+        self._series: list[_Encoded] = []
+        if self.panel.lengths.sum() > ENCODED_STEPS:
+            return
         each = [series.values for series in self.panel.series]
-        ends = np.cumsum([len(values) for values in each])
-        counted = np.split(decimals(np.concatenate(each)), ends[:-1])
-        self._series = [*map(self._encode, self.panel.series, counted)]
+        counted = np.split(decimals(np.concatenate(each)), self.panel.lengths.cumsum()[:-1])
+        ends = self.panel.lengths + self.horizon
+        self._series = [*map(self._encode, self.panel.series, counted, ends.tolist())]
 
-    def _encode(self, series: Series, decimals: NDArray[np.int64]) -> _Encoded:
-        T = len(series.values) + self.horizon
+    def _around(self, number: int, begin: int, now: int) -> tuple[_Encoded, int]:
+        """Return a series as it is encoded, at least from ``begin`` on, and its first step."""
+        if self._series:
+            return self._series[number], 0
+        end = now + self.horizon
+        series = self.panel.piece(number, begin, end, end)
+        return self._encode(series, decimals(series.values), end - begin), begin
+
+    def _encode(self, series: Series, decimals: NDArray[np.int64], T: int) -> _Encoded:
         mean, scale = self.encoding.future
         future = np.full((T, len(mean)), np.nan)
         future[: len(series.future_covariates)] = series.future_covariates[:T]
@@ -160,7 +214,7 @@ class Windows:
         calendar = self.panel.grid.calendar(steps) if self.calendar else np.zeros((T, 0))
         return _Encoded(
             series.values,
-            np.fmin.accumulate(np.append(series.lowest, series.values)),
+            series.first_negative(),
             decimals,
             np.concatenate([calendar, _standardized(future, mean, scale)], 1).astype("f4"),
             _standardized(series.past_covariates, *self.encoding.past).astype("f4"),
@@ -183,13 +237,14 @@ class Windows:
         targets = np.full((B, A), np.nan)
         units = Units(*np.zeros((4, B)))
         for b, (i, now) in enumerate(cutoffs):
-            series = self._series[i]
             begin = max(0, now - C)
+            series, first = self._around(i, begin, now)
+            begin, now = begin - first, now - first
             past = series.values[begin:now]
             at = slice(C - len(past), C)
             location, scale = self.location_and_scale(past[-self.context :])
             resolution = resolution_of(series.decimals[begin:now])
-            lower_bound = 0.0 if 0 <= series.lowest[now] < np.inf else -np.inf
+            lower_bound = 0.0 if now <= series.negative else -np.inf
             for unit, value in zip(units, (location, scale, resolution, lower_bound), strict=True):
                 unit[b] = value
             seen = ~np.isnan(past)

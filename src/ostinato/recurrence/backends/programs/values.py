@@ -52,9 +52,9 @@ DEAR = {
 ELEMENTWISE = CHEAP | DEAR
 REDUCTIONS = {"sum": "T(0)", "amax": "-std::numeric_limits<T>::infinity()"}
 """Folds over the numbers of a row, and what they start from."""
-VERSION = 6  # of what is written for a step: a program that was kept by another is none
+VERSION = 7  # of what is written for a step: a program that was kept by another is none
 MOST_PIECES = 128  # of one tensor, in which its numbers lie side by side
-X, LINE, BACK, AHEAD, SCRATCH, BEFORE, D_AFTER, D_BEFORE, DX, TEMPORARY = range(10)
+X, LINE, BACK, AHEAD, SCRATCH, BEFORE, D_AFTER, D_BEFORE, DX, TEMPORARY, NO_BASE = range(11)
 """`Base` of cpp/program.hpp."""
 VECTORS = -1
 CONSTANT, INPUT, STATE, GRADIENT = range(4)

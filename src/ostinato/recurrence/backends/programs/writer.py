@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from ostinato.recurrence.backends.programs.interpreter import _Interpreter
 from ostinato.recurrence.backends.programs.kernels import _Phase
 from ostinato.recurrence.backends.programs.tracing import _Step, _Traced, _traced
 from ostinato.recurrence.backends.programs.values import (
+    _BITS,
     AHEAD,
     BACK,
     BEFORE,
@@ -26,6 +27,7 @@ from ostinato.recurrence.backends.programs.values import (
     GRADIENT,
     INPUT,
     LINE,
+    NO_BASE,
     SCRATCH,
     STATE,
     TEMPORARY,
@@ -112,6 +114,27 @@ def _split(nodes: list[_Node], roots: list[list[Run]]) -> tuple[list[_Node], lis
     return found, [[each for run in root for each in moved(run)] for root in roots]
 
 
+def _factors(
+    nodes: Sequence[_Node], runs: Sequence[Run]
+) -> tuple[tuple[Run, ...], tuple[Run, ...]] | None:
+    """Return the factors of numbers that are products, what depends on a gradient first.
+
+    None where they are none.
+    """
+    pairs = []
+    for r in runs:
+        node = nodes[r.node]
+        if node.op != "mul" or not r.step or not all(a.step or a.n == 1 == r.n for a in node.args):
+            return None
+        pair = [Run(a.node, a.at + r.at, 1, r.n) for a in node.args]
+        pair.sort(key=lambda a: nodes[a.node].kind, reverse=True)
+        if nodes[pair[1].node].kind == CONSTANT:
+            return None
+        pairs.append(pair)
+    of, factor = zip(*pairs, strict=True)
+    return of, factor
+
+
 class _Writer:
     """Writes the program of a cell; see `write_program`."""
 
@@ -123,7 +146,7 @@ class _Writer:
         values = [run._value(o) for o in run.outputs[: 2 * S + 1]]
         roots = [list(run.runs_of(v)) for v in values]
         jobs, results = self._jobs(run)
-        for of, source in jobs:
+        for of, source, _ in jobs:
             roots += [list(of), list(source or ())]
         for node in list(run.nodes):  # where sums begin
             if node.op == "product" and node.value[1] is not None:
@@ -147,7 +170,7 @@ class _Writer:
             if node.op == "leaf" and node.value[0] != "w"
         }
         self._plan(pairs)
-        sums = self._sums(pairs)
+        sums = self._sums(pairs, [is_factor for *_, is_factor in jobs])
         self.tables.taken[TEMPORARY] += 1
         state_type: Any = cell.state_type
         output = state_type._fields.index("h")
@@ -186,14 +209,25 @@ class _Writer:
 
     def _jobs(
         self, run: _Interpreter
-    ) -> tuple[list[tuple[tuple[Run, ...], tuple[Run, ...] | None]], list[Any]]:
-        """Return what is summed over rows, and how the results are put together."""
-        jobs: list[tuple[tuple[Run, ...], tuple[Run, ...] | None]] = []
+    ) -> tuple[list[tuple[tuple[Run, ...], tuple[Run, ...] | None, bool]], list[Any]]:
+        """Return what is summed over rows, and how the results are put together.
+
+        Jobs are what is summed, the source of its product, and whether that is one number by number
+        instead, and not of all pairs.
+        """
+        jobs: list[tuple[tuple[Run, ...], tuple[Run, ...] | None, bool]] = []
         results: list[Any] = []
+        values = [run._value(o) for o in run.outputs[: 2 * len(self.sizes) + 1]]
+        values += [v for a, b, _ in run.sums if b is not None for v in (a, b)]
+        used = {a.node for node in run.nodes for a in node.args}
+        used |= {int(code) >> _BITS for v in values for code in v.flat}
         for a, b, _ in run.sums:
             if b is None:
                 results.append(([len(jobs)], a.shape, False))
-                jobs.append((run.runs_of(a), None))
+                runs = run.runs_of(a)
+                is_free = not any(r.node in used for r in runs)
+                factors = _factors(run.nodes, runs) if is_free else None
+                jobs.append((*factors, True) if factors else (runs, None, False))
                 continue
             A = a.codes.reshape(-1, a.shape[-2])  # of each head; the batch is an axis of 1
             Bm = b.codes.reshape(-1, b.shape[-1])
@@ -203,10 +237,10 @@ class _Writer:
             results.append((list(range(len(jobs), len(jobs) + len(A))), shape, turned))
             for of, source in zip(A, Bm, strict=True):
                 pair = [run.runs_of(_Value((len(each),), None, each)) for each in (of, source)]
-                jobs.append((pair[turned], pair[not turned]))
+                jobs.append((pair[turned], pair[not turned], False))
         return jobs, results
 
-    def _sums(self, pairs: list[list[Run]]) -> list[int]:
+    def _sums(self, pairs: list[list[Run]], is_factor: Sequence[bool]) -> list[int]:
         """Return the table of sums; those of the same numbers go through memory together."""
         groups: dict[tuple[Place, int], list[tuple[int, int, Place | None, int]]] = defaultdict(
             list
@@ -217,11 +251,14 @@ class _Writer:
             groups[place, _count(of)].append((job, _count(of), other, _count(source)))
         table: list[int] = []
         for (place, rows), members in groups.items():
-            products = [m for m in members if m[2] is not None]
-            plain = [m for m in members if m[2] is None]
+            products = [m for m in members if m[2] is not None and not is_factor[m[0]]]
+            plain = [m for m in members if m[2] is None or is_factor[m[0]]]
+            plain.sort(key=lambda m: m[2] is not None)
             while products or plain:
                 two, products = products[:2], products[2:]
-                one = plain.pop(0) if plain else None
+                # With products goes a sum without a factor.
+                one = plain.pop(0) if plain and not (two and plain[0][2]) else None
+                factor = Place(NO_BASE, 0) if one is None or one[2] is None else one[2]
                 sources = [p for m in two for p in (m[2] or place)] + [0] * (4 - 2 * len(two))
                 columns = [m[3] for m in two] + [0] * (2 - len(two))
                 to = [m[0] for m in two] + [-1] * (2 - len(two))
@@ -233,6 +270,7 @@ class _Writer:
                     *columns,
                     *to,
                     -1 if one is None else one[0],
+                    *factor,
                 ]
         return table
 
