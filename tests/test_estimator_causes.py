@@ -120,7 +120,10 @@ def test_a_class_that_the_next_number_tells_is_of_the_future():
     higher = (series[:, 1:, 1] > 0.5).long()
     now = (x[..., 0] > 0).long()
     chance = torch.randint(2, (B, T))
-    for y, expected in ((rises, True), (higher, True), (now, False), (chance, False)):
+    cases = [(x, rises, True), (x, higher, True), (x, now, False), (x, chance, False)]
+    slow = torch.sin(0.001 * torch.arange(T) + 6.28 * torch.rand(B, 1))[..., None].expand(B, T, 2)
+    cases.append((slow, (slow[..., 0] > 0).long(), False))  # the next value is like this one
+    for x, y, expected in cases:
         for both in (True, False):
             net = Net(2, 2, "all", bidirectional=both)
             found = judged(future_read, evidence(net, x, y, nn.CrossEntropyLoss()))
