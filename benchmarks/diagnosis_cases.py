@@ -1,15 +1,15 @@
 """How often `diagnose` names the faults that practitioners make, in three forms.
 
     python benchmarks/diagnosis_cases.py [--seeds 3] [--kinds NAME ...] [--forms torch,...]
-        [--half tuning|held-out] [--check] [--try] [--verbose]
+        [--half tuning|held-out|fresh] [--check] [--try] [--verbose]
 
 Plain PyTorch modules with a training loop, estimators, and the command line, each with a fault or
-without one, trained for a second. None of them was used to set a threshold; `half` tells the kinds
-that may be looked at from those that are only counted. ``--check`` trains the mended copy of each
-as well: the fault has to hurt, and the copy must not be called by its name. ``--try`` tries the
-first remedy of the first finding, and that which comes first once `diagnose` has tried them: by a
-short run, or, where only the user can apply it, by the mended copy if the fault was named. Results
-go to benchmarks/results/diagnosis-cases.json.
+without one, trained for a second. `half` tells the kinds that may be looked at from those that are
+only counted, and from the ``fresh`` ones of other data, which were written after the limits.
+``--check`` trains the mended copy of each as well: the fault has to hurt, and the copy must not be
+called by its name. ``--try`` tries the first remedy of the first finding, and that which comes
+first once `diagnose` has tried them: by a short run, or, where only the user can apply it, by the
+mended copy if the fault was named. Results go to benchmarks/results/diagnosis-cases.json.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import diagnosis_fits as fits
+import diagnosis_fresh as fresh
 import diagnosis_modules as modules
 import torch
 
@@ -98,6 +99,12 @@ HALVES = {k: ("tuning", "held-out")[i % 2] for i, k in enumerate(sorted(EXPECTED
 
 FORMS = ("torch", "estimator", "command")
 
+PARTS = ("tuning", "held-out", "fresh")
+"""Two halves of the kinds, and a set of its own."""
+
+FRESH_SEEDS = 2
+"""Seeds of the faults of the fresh set as estimators; on the command line one."""
+
 
 def half_of(kind: str) -> str:
     """The half of a kind of fault, or of a healthy run: alternating in the order of the tables."""
@@ -108,12 +115,21 @@ def half_of(kind: str) -> str:
 
 
 class Case(NamedTuple):
-    """A run: ``kind`` is that of the fault, or the name of a healthy one."""
+    """A run: ``kind`` is that of the fault, or the name of a healthy one.
+
+    It is of `diagnosis_fresh` if ``fresh``, else of the other modules.
+    """
 
     kind: str
     form: str
     seed: int
     faulty: bool
+    fresh: bool = False
+
+    @property
+    def part(self) -> str:
+        """Of `PARTS`."""
+        return "fresh" if self.fresh else half_of(self.kind)
 
 
 class Outcome(NamedTuple):
@@ -210,7 +226,7 @@ def commanded(fit: fits.Fit, try_remedies: bool = False) -> Outcome:
 def setup_of(case: Case, mended: bool) -> Any:
     """The network or estimator of a case, its data and how it is trained."""
     torch.manual_seed(case.seed)
-    source: Any = modules if case.form == "torch" else fits
+    source: Any = fresh if case.fresh else modules if case.form == "torch" else fits
     if case.faulty:
         return source.FAULTS[case.kind](case.seed, mended)
     return source.HEALTHY[case.kind](case.seed)
@@ -241,7 +257,7 @@ def improves(gain: str, rank: int | None, error: float | None, mended: float) ->
 
 
 def cases(seeds: range) -> Iterator[Case]:
-    """All runs: each healthy one with the first seed, then each fault with each seed."""
+    """All runs: each healthy one with the first seed, then each fault with each; the fresh set."""
     for form in FORMS:
         for name in (modules if form == "torch" else fits).HEALTHY:
             if not (form == "command" and name in fits.MEMORY_ONLY):
@@ -253,6 +269,14 @@ def cases(seeds: range) -> Iterator[Case]:
                 if kind in source.FAULTS and not (form == "command" and kind in fits.MEMORY_ONLY):
                     # The command line has data of its own.
                     yield Case(kind, form, seed + (10 if form == "command" else 0), True)
+    first = seeds.start
+    for form in FORMS[1:]:
+        more = 10 if form == "command" else 0
+        for name in fresh.HEALTHY:
+            yield Case(name, form, first + more, False, True)
+        for seed in range(first, first + (1 if more else FRESH_SEEDS)):
+            for kind in sorted(fresh.FAULTS):
+                yield Case(kind, form, seed + more, True, True)
 
 
 def hurts(error: float | None, mended: float | None) -> bool:
@@ -290,7 +314,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--kinds", nargs="*", default=[], help="kinds or names of healthy runs")
     parser.add_argument("--forms", default=",".join(FORMS), help="torch, estimator, command")
-    parser.add_argument("--half", choices=["tuning", "held-out"])
+    parser.add_argument("--half", choices=PARTS)
     parser.add_argument("--check", action="store_true", help="train the mended networks as well")
     parser.add_argument(
         "--try",
@@ -311,7 +335,7 @@ def main() -> None:
     if arguments.update and arguments.out.exists():
         kept = {_key(row): row for row in json.loads(arguments.out.read_text())["rows"]}
     for case in cases(seeds):
-        half = half_of(case.kind)
+        half = case.part
         if case.form not in arguments.forms.split(",") or (kinds and case.kind not in kinds):
             continue
         if arguments.half and half != arguments.half:
@@ -368,9 +392,9 @@ def main() -> None:
         write(arguments.out, list(kept.values()))
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+def _key(row: dict[str, Any]) -> tuple[str, str, int, bool]:
     """What tells runs apart."""
-    return row["kind"], row["form"], row["seed"]
+    return row["kind"], row["form"], row["seed"], row.get("fresh", False)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -383,22 +407,24 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def report_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares by form and half, and for each kind the ranks and what was named instead."""
     by_kind = {}
-    for kind in sorted({row["kind"] for row in rows if row["faulty"]}):
-        of_kind = [row for row in rows if row["kind"] == kind]
+    for half, kind in sorted({(row["half"], row["kind"]) for row in rows if row["faulty"]}):
+        of_kind = [row for row in rows if (row["half"], row["kind"]) == (half, kind)]
         instead = Counter(
             (row["names"] or ["healthy" if row["healthy"] else "cannot tell"])[0]
             for row in of_kind
             if row["rank"] != 1
         )
         ranks = {form: [row["rank"] for row in of_kind if row["form"] == form] for form in FORMS}
-        by_kind[kind] = {"half": HALVES[kind], "ranks": ranks, "instead": dict(instead)}
-    shares = {form: summary([row for row in rows if row["form"] == form]) for form in FORMS}
-    for half in ("tuning", "held-out"):
+        name = f"{kind}, fresh" if half == "fresh" else kind
+        by_kind[name] = {"half": half, "ranks": ranks, "instead": dict(instead)}
+    known = [row for row in rows if row["half"] != "fresh"]
+    shares = {form: summary([row for row in known if row["form"] == form]) for form in FORMS}
+    for half in PARTS:
         for form in FORMS:
             own = [row for row in rows if row["half"] == half and row["form"] == form]
             shares[f"{half}, {form}"] = summary(own)
         shares[half] = summary([row for row in rows if row["half"] == half])
-    return {"shares": shares | {"all": summary(rows)}, "kinds": by_kind}
+    return {"shares": shares | {"all": summary(known)}, "kinds": by_kind}
 
 
 def report_text(report: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ LAWS = [
     "targets", "sequences", "evaluation", "linear", "convert", "c_export", "minirocket", "theta",
     "tuning", "generated", "distributed", "alignment", "transcripts", "speech_network",
     "attention_faults", "vocoding", "lattice", "transducer", "prepared", "forecast_chunks", "fused",
+    "convolution", "augmentation",
 ]  # fmt: skip
 OWN_LAWS = {  # where they are not those of the module's name alone
     "standard": ["cells"],
@@ -73,6 +74,7 @@ OWN_LAWS = {  # where they are not those of the module's name alone
     "forecasting/panel": ["forecast_chunks"],
     "forecasting/reading": ["forecast_chunks"],
     "data/batches": ["prepared"],
+    "data/augmentation": ["augmentation"],
     "study": ["tuning"],
     "speech": ["speech_network"],
     "vocoder": ["vocoding"],
@@ -1513,6 +1515,30 @@ tapes: a gradient of a gradient goes two ways
 fused: of what stands side by side every part is read from its beginning
 - return part if n == part.n else part._part(at - begin, n)
 + return part if n == part.n else part._part(0, n)
+
+convolution BandConvolutions: a band sees those of the padding
+- zero_padding(x, lengths)[:, None]
++ x[:, None]
+
+convolution BandConvolutions: the mean of two bands is kept
+- F.max_pool2d(
++ F.avg_pool2d(
+
+convolution BandConvolutions: the last of an odd number of bands is lost
+- ceil_mode=True
++ ceil_mode=False
+
+convolution StepNorm: padding counts in the statistics
+- if counts is None:
++ if True:
+
+data/augmentation: a response begins with a constant
+- np.outer(np.arange(1, CURVES + 1), np.arange(bands) / bands)
++ np.outer(np.arange(CURVES), np.arange(bands) / bands)
+
+data/augmentation: a response is half as large
+- np.log(10) / 10 * factors
++ np.log(10) / 20 * factors
 """
 
 

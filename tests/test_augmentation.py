@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from ostinato import SequenceClassifier, Transcriber
+from ostinato import SequenceClassifier, SequenceRegressor, Transcriber
 from ostinato.data.augmentation import Augmentation, resampled
 from ostinato.data.batches import SequenceBatches
 from ostinato.data.features import Spectrogram, mel_centres
+from ostinato.data.inputs import Inputs
 from ostinato.data.ragged import Examples, Ragged
 from ostinato.errors import OstinatoError
 
@@ -42,12 +43,12 @@ def test_no_change_leaves_what_it_is():
     np.testing.assert_array_equal(Augmentation(ABSOLUTE)(x, generator()), x)
     normalised = Augmentation(Spectrogram(RATE))(x, generator())
     np.testing.assert_allclose(normalised, x - x.mean(0), atol=1e-6)
-    assert len(Augmentation(ABSOLUTE, 0.1, 0.1, 10, 6, 2)(x[:0], generator())) == 0
-    assert Augmentation(ABSOLUTE, 0.5, 0.1, 10, 6, 2)(x[:1], generator()).shape == (1, 40)
+    assert len(Augmentation(ABSOLUTE, 0.1, 0.1, 10, 6, 10, 2)(x[:0], generator())) == 0
+    assert Augmentation(ABSOLUTE, 0.5, 0.1, 10, 6, 10, 2)(x[:1], generator()).shape == (1, 40)
 
 
 def test_changes_are_those_of_the_generator_and_leave_the_input_alone():
-    vary, x = Augmentation(Spectrogram(RATE), 0.1, 0.1, 10, 6, 2), frames()
+    vary, x = Augmentation(Spectrogram(RATE), 0.1, 0.1, 10, 6, 10, 2), frames()
     kept = x.copy()
     np.testing.assert_array_equal(vary(x, generator(3)), vary(x, generator(3)))
     others = [vary(x, generator(seed)) for seed in range(4)]
@@ -103,6 +104,25 @@ def test_gain_adds_to_all_bands_and_normalisation_takes_it_away():
     np.testing.assert_allclose(same, x - x.mean(0), atol=1e-5)
 
 
+def test_response_is_a_smooth_curve_over_the_bands_that_is_the_same_at_every_step():
+    x, limit = frames(), 10 * np.log(10) / 10
+    k = np.arange(40) / 40
+    cosines = np.stack([np.cos(np.pi * n * k) for n in (1, 2, 3)], 1)
+    factors = []
+    for seed in range(200):
+        added = Augmentation(ABSOLUTE, response=10.0)(x, generator(seed)) - x
+        np.testing.assert_allclose(added, np.tile(added[:1], (len(x), 1)), atol=1e-5)
+        found, (error,), *_ = np.linalg.lstsq(cosines, added[0], rcond=None)
+        assert error < 1e-6
+        factors.append(found)
+    factors = np.abs(factors) / limit
+    assert factors.max() <= 1 + 1e-4 and (factors.max(0) > 0.95).all()
+    assert np.allclose(factors.mean(0), 0.5, atol=0.07)
+    # Bands whose mean is taken away know nothing of it.
+    same = Augmentation(Spectrogram(RATE), response=10.0)(x, generator())
+    np.testing.assert_allclose(same, x - x.mean(0), atol=1e-5)
+
+
 def test_masks_hide_a_fifth_at_most_and_leave_the_rest():
     x = frames(T=50) + 5
     mean, most = x.mean(0), 0
@@ -124,7 +144,7 @@ def batches(**more):
 
 
 def test_batches_vary_every_time_and_go_on_from_a_position_with_the_same_bits():
-    vary = Augmentation(Spectrogram(RATE), 0.1, 0.1, 10, 6, 1)
+    vary = Augmentation(Spectrogram(RATE), 0.1, 0.1, 10, 6, 10, 1)
     ours, rows = batches(augment=vary)
     seen = [ours.next_batch() for _ in range(4)]
     state = ours.state_dict()
@@ -146,13 +166,38 @@ def test_batches_vary_every_time_and_go_on_from_a_position_with_the_same_bits():
             np.testing.assert_array_equal(x[:n], rows[row])
 
 
+@pytest.mark.parametrize(
+    ("estimator", "settings", "expected"),
+    [
+        (SequenceClassifier, {}, 10.0),
+        (SequenceClassifier, {"response": 3.0}, 3.0),
+        (SequenceClassifier, {"response": 0.0}, 0.0),
+        (SequenceClassifier, {"bidirectional": False}, 0.0),
+        (SequenceClassifier, {"bidirectional": False, "response": 3.0}, 3.0),
+        (SequenceRegressor, {}, 0.0),
+        (Transcriber, {}, 0.0),
+    ],
+)
+def test_response_is_varied_where_recordings_are_classified(estimator, settings, expected):
+    model = estimator(**settings)
+    model.inputs_ = Inputs("sound", 40, spectrogram=Spectrogram(RATE))
+    assert model._batching()["augment"].response == expected
+
+
 def test_what_cannot_be_varied_is_refused():
     X = [frames(seed) for seed in range(4)]
     with pytest.raises(
         OstinatoError, match="augment=True, and the inputs are series; expected rec"
     ):
         SequenceClassifier(augment=True).fit(X, list("abab"))
-    for name, value in (("speed", 0.6), ("pitch", -0.1), ("snr", 200), ("gain", -1), ("masks", 21)):
+    for name, value in (
+        ("speed", 0.6),
+        ("pitch", -0.1),
+        ("snr", 200),
+        ("gain", -1),
+        ("masks", 21),
+        ("response", 61),
+    ):
         with pytest.raises(OstinatoError, match=f"Transcriber: {name}={value}; expected "):
             Transcriber(**{name: value}).fit(X, list("abab"))
     steps = Examples(Ragged.of(X), Ragged.of([np.zeros(60, int)] * 4))

@@ -304,6 +304,26 @@ def test_recordings_in_folders(tmp_path):
     assert found[0].to_json().keys() == {"place", "label", "probability"}
 
 
+def test_bands_are_convolved_where_sound_is_read_in_both_directions(tmp_path):
+    short = {"steps": 1, "hidden_size": 6, "batch_size": 4, "bands": 10}
+    sounds, y = [tmp_path / f"{i}.wav" for i in range(12)], [0, 1] * 6
+    for i, sound in enumerate(sounds):
+        write_wav(sound, sine(500 + 50 * i, 8000, 0.1), 8000)
+    for settings, expected in [
+        ({}, True), ({"band_convolutions": False}, False), ({"bidirectional": False}, False),
+        ({"recurrent": False}, False),
+    ]:  # fmt: skip
+        network = SequenceClassifier(**settings, **short).fit(sounds, y).network_
+        assert any(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == expected
+    assert SequenceRegressor(**short).fit(sounds, y).network_.front is None
+    for data, settings in [
+        (sounds, {"bidirectional": False}), (sounds, {"recurrent": False}),
+        ([np.zeros((3, 10))] * 12, {}),
+    ]:  # fmt: skip
+        with pytest.raises(OstinatoError, match="band_convolutions=True; expected recordings, rec"):
+            SequenceClassifier(band_convolutions=True, **settings, **short).fit(data, y)
+
+
 @pytest.mark.parametrize("image", ["rows", "pixels", "whole"])
 def test_images_by_rows_by_pixels_and_at_once(image):
     random = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToOne
-from ostinato.networks.convolution import Convolutions
+from ostinato.networks.convolution import BandConvolutions, Convolutions
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.dropin import GRU, LSTM
 
@@ -181,3 +181,100 @@ def test_a_network_of_one_direction_takes_no_convolutions_that_see_the_future():
         )
     with pytest.raises(OstinatoError, match="expected odd kernels, and dilations of 1 or more"):
         convolutions(kernels=(8, 5))
+
+
+# Over steps and bands.
+
+BANDS, CHANNELS = 10, (3, 2)
+
+
+def band_convolutions():
+    """Random weights, and statistics such as training leaves."""
+    torch.manual_seed(0)
+    made = BandConvolutions(BANDS, CHANNELS).double()
+    for norm in made.norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    return made
+
+
+def sounds():
+    return random(B, T, BANDS, seed=2)
+
+
+def bands_by_hand(made, x):
+    """Features of one row ``(T, I)``, a step, a band and a weight at a time."""
+    h = x.numpy()[None]  # (C, T, bands)
+    for layer, norm in zip(made.layers, made.norms, strict=True):
+        w = layer.weight.detach().numpy()
+        scale = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + norm.eps)
+        steps, bands = h.shape[1:]
+        y = np.zeros((len(w), steps, bands))
+        for t, b in np.ndindex(steps, bands):
+            for i, j in np.ndindex(3, 3):
+                if 0 <= t + i - 1 < steps and 0 <= b + j - 1 < bands:
+                    y[:, t, b] += w[:, :, i, j] @ h[:, t + i - 1, b + j - 1]
+        y = (y - norm.running_mean.numpy()[:, None, None]) * scale[:, None, None]
+        y = np.maximum(y + norm.bias.detach().numpy()[:, None, None], 0)
+        h = np.stack([y[..., b : b + 2].max(-1) for b in range(0, bands, 2)], -1)
+    return torch.from_numpy(h.transpose(1, 0, 2).reshape(len(x), made.output_size))
+
+
+def test_bands_are_convolved_by_the_definition_for_each_row_alone():
+    made, x = band_convolutions().eval(), sounds()
+    assert made.output_size == 2 * 3  # of 10 bands 5, and of these 3
+    found = made(spoilt(x), LENGTHS)
+    for row, n in enumerate(LENGTHS):
+        assert_same([found[row, :n]], [bands_by_hand(made, x[row, :n])])
+        assert not found[row, n:].any()
+    assert_same([made(x)], [torch.stack([bands_by_hand(made, row) for row in x])])
+    assert made(x[:, :0], [0] * B).shape == (B, 0, made.output_size)
+
+
+def test_padding_of_sound_reaches_no_gradient_and_no_statistics():
+    found = []
+    for x in (sounds(), spoilt(sounds())):
+        made, x = band_convolutions(), x.requires_grad_()
+        loss = made(x, LENGTHS).square().sum()
+        found.append([*with_gradients(loss, [x, *made.parameters()]), *made.buffers()])
+        assert not any(found[-1][1][row, n:].any() for row, n in enumerate(LENGTHS))
+    assert_same(*found)
+
+
+def test_a_sound_a_band_higher_is_as_one_that_is_not_at_the_edges():
+    made, x = band_convolutions().eval(), torch.zeros(1, T, 40, dtype=torch.float64)
+    x[..., 16:24] = random(1, T, 8, seed=3)
+    rows = [made(torch.roll(x, n, -1)).unflatten(-1, (2, 10)) for n in (0, 4)]
+    assert_same([rows[0][..., 2:8]], [rows[1][..., 3:9]])
+
+
+@POOLING
+def test_a_row_of_sound_gets_in_a_batch_what_it_gets_alone(pooling):
+    front = band_convolutions()
+    recurrent = LSTM(front.output_size, H, batch_first=True, bidirectional=True)
+    net = ManyToOne(nn.Identity(), recurrent, Output(2 * H, K), pooling, front=front)
+    net, x = net.double().eval(), sounds()
+    assert net.features == BANDS
+    found, _ = net(spoilt(x), lengths=LENGTHS)
+    for row, n in enumerate(LENGTHS):
+        if n:
+            assert_same([found[row]], [net(x[row : row + 1, :n])[0][0]])
+
+
+def test_a_front_is_for_layers_of_its_size_in_both_directions():
+    front, output = band_convolutions(), Output(H, K)
+    for settings, expected in (
+        ({"bidirectional": False}, "see no later step, but the front does; expected front=None"),
+        ({"bidirectional": True}, f"recurrent has {I} input features; expected 6, the output"),
+    ):
+        recurrent = GRU(I, H, batch_first=True, **settings)
+        with pytest.raises(OstinatoError, match=expected):
+            ManyToOne(nn.Identity(), recurrent, output, front=front)
+
+
+def test_a_batch_of_sound_without_steps_is_zeros():
+    made = band_convolutions()
+    assert not made(sounds(), [0] * B).any()
+    assert not made.eval()(sounds(), [0] * B).any()

@@ -21,7 +21,7 @@ def bench():
 
 
 def test_there_are_enough_kinds_forms_and_healthy_runs(bench):
-    every = list(bench.cases(range(3)))
+    every = [case for case in bench.cases(range(3)) if not case.fresh]
     kinds = {case.kind for case in every if case.faulty}
     assert kinds == set(bench.EXPECTED) == set(bench.modules.FAULTS) | set(bench.fits.FAULTS)
     assert len(kinds) >= 40
@@ -32,6 +32,21 @@ def test_there_are_enough_kinds_forms_and_healthy_runs(bench):
     assert abs(halves.count("tuning") - halves.count("held-out")) <= 1
     sound = [bench.half_of(case.kind) for case in every if not case.faulty]
     assert abs(sound.count("tuning") - sound.count("held-out")) <= 4
+
+
+def test_the_fresh_set_is_of_the_same_kinds_and_of_other_data(bench):
+    every = [case for case in bench.cases(range(3)) if case.fresh]
+    kinds = {case.kind for case in every if case.faulty}
+    assert kinds == set(bench.fresh.FAULTS) <= set(bench.fits.FAULTS)
+    assert len(kinds) >= 12
+    assert {case.form for case in every} == {"estimator", "command"}
+    assert not set(bench.fresh.HEALTHY) & set(bench.fits.HEALTHY)
+    assert {case.part for case in every} == {"fresh"}
+    assert len(set(every)) == len(every)
+    case = bench.Case("bidirectional-future", "estimator", 0, True, True)
+    assert bench.setup_of(case, True).train[1][0][-1] == "terminus"
+    rows = [{"kind": "x", "form": "command", "seed": 0, "fresh": fresh} for fresh in (True, False)]
+    assert bench._key(rows[0]) != bench._key(rows[1]) == bench._key({**rows[1], "fresh": False})
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def other_layouts(folder):
         row[0] = f"T{row[0]}"
     by_time = sorted(rows, key=lambda row: row[1])
     half = len(rows) // 2
+    many = [[day, f"s{i}", f"{random.normal():.2f}", "1"] for day in days[:9] for i in range(40)]
     write(folder / "parts" / "0.csv", by_time[:half])
     write(folder / "parts" / "1.csv", by_time[half:])
     us = [[f"{int(d[5:7])}/{int(d[8:])}/{d[:4]}", v] for d, v, _ in series["a"]]
@@ -127,11 +128,15 @@ def other_layouts(folder):
         "no parts": ([folder / "parts"], COVARIATES | {"parts": False}),
         "month first": ([write(folder / "us.csv", us, "day,y")], {}),
         "no times": ([folder / "steps.csv"], {"id": "id"}),
+        "many a day": (
+            [write(folder / "many.csv", many, "day,shop,sold,price")],
+            {"target": "sold"},
+        ),
     }
 
 
 LAYOUTS = ["a folder of series", "several files", "wide", "series in rows", "parts", "no parts",
-           "month first", "no times"]  # fmt: skip
+           "month first", "no times", "many a day"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -15,6 +15,7 @@ runtime = pytest.importorskip("onnxruntime", reason="ostinato[onnx] is not insta
 
 from exchange import export_one  # noqa: E402
 from laws import CELLS, VARIANTS  # noqa: E402
+from test_features import sine, write_wav  # noqa: E402
 
 from ostinato import (  # noqa: E402
     Captioner,
@@ -215,6 +216,23 @@ def test_a_classifier_of_series(tmp_path, settings):
     assert document["classes"] == ["a", "b"] and document["task"] == "SequenceClassifier"
     props = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(props["ostinato"]) == document
+
+
+def test_a_classifier_of_recordings(tmp_path):
+    sounds = [tmp_path / f"{i}.wav" for i in range(12)]
+    for i, sound in enumerate(sounds):
+        write_wav(sound, sine((300, 900)[i % 2], 8000, 0.1 + 0.02 * i), 8000)
+    model = SequenceClassifier(**QUICK, bands=10).fit(sounds, HALVES[:12])
+    for norm in model.network_.front.norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    x = [model.inputs_.encode(model._read([sound]))[0] for sound in sounds]
+    feeds = padded([next(rows) for rows in x])
+    expected = model.predict_proba(sounds)
+    for precision, most in (("float32", 1e-5), ("int8", 0.1)):
+        ostinato.export(model, tmp_path / "a.onnx", precision=precision)
+        found = run(tmp_path / "a.onnx", feeds, "probabilities")
+        np.testing.assert_allclose(found, expected, atol=most)
 
 
 def word_feeds(document, sentences):

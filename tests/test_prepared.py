@@ -87,7 +87,6 @@ TASKS = {
     "music": ("MusicModel", ["chorales"], {"window": 8}),
     "speak": ("Speaker", ["recordings"], {"bands": 8}),
     "vocode": ("Vocoder", ["recordings"], {"bands": 8}),
-    "forecast": ("Forecaster", ["sales.csv"], {"horizon": 3}),
 }
 
 
@@ -269,8 +268,6 @@ def test_another_task_and_other_settings_are_refused(data):
         package.TextGenerator().prepare(data / "book.txt", out=folder)
     with pytest.raises(OstinatoError, match="holds no prepared data"):
         package.TextGenerator().prepare(data / "book.txt", out=data / "recordings")
-    with pytest.raises(OstinatoError, match="reads all of its data into memory"):
-        package.Forecaster().prepare(data / "sales.csv", out=data / "series")
     sound = package.SequenceClassifier(bands=8).prepare(data / "recordings", out=data / "sound")
     with pytest.raises(OstinatoError, match="prepared for bidirectional=True"):
         package.SequenceClassifier(bands=8, bidirectional=False, **QUICK).fit(sound)

@@ -58,7 +58,7 @@ def diagnose(
 
     Args:
         run: folder of a trained model.
-        files: labelled files, as in training; the validation split of the run if none.
+        files: labelled files, as in training; the training and validation data of the run if none.
         out: folder for a page with text, values and plots; RUN/diagnosis if not given.
         distance: steps from input to output over which the task depends, if known.
         try_: try the first remedies in short training runs, and say which helped.

@@ -1,4 +1,7 @@
-"""Recordings varied while training, as their log-mel frames: speed, pitch, noise, gain, masks."""
+"""Recordings varied while training: speed, pitch, noise, loudness, microphone, masks.
+
+What is varied are their log-mel frames.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from ostinato.data.features import Spectrogram, mel_centres
 
 NOISE_RANGE = 30.0
 """Noise is drawn from the lowest ratio of signal to noise to one so many dB higher."""
+
+CURVES = 3
+"""Half periods of a cosine, at most, that the response of a microphone is made of."""
 
 MASKED_BANDS, MASKED_TIME = 0.2, 0.2
 """Bands, and time, that one mask hides at most, as shares of all."""
@@ -31,6 +37,9 @@ class AugmentationSettings:
         snr: lowest ratio of signal to noise in dB; the noise has the recording's own spectrum. 100
             adds none that could be heard.
         gain: largest change of loudness in dB; bidirectional models take it away again.
+        response: largest change in dB of each of the three cosines of a curve over the bands, as by
+            a microphone or room with another frequency response; if not given, 10 where recordings
+            are classified that are read in both directions, otherwise 0.
         masks: stretches of time, and of bands, that are hidden (SpecAugment).
     """
 
@@ -39,6 +48,7 @@ class AugmentationSettings:
     pitch: float = 0.1
     snr: float = 100.0
     gain: float = 6.0
+    response: float | None = None
     masks: int = 0
 
 
@@ -49,9 +59,10 @@ class Augmentation:
     In this order: time is resampled (speed); frequencies are scaled (vocal-tract length
     perturbation, Jaitly and Hinton 2013); noise is added, whose spectrum is that of the recording
     over its whole length, and whose power in a frame and band fluctuates as that of noise does;
-    loudness changes; and where the spectrogram takes the mean of a band away, it is taken away
-    again. Then stretches of time and of bands are replaced by the mean of their band (SpecAugment,
-    Park et al. 2019, without its time warping).
+    loudness changes; a curve over the bands is added, as by another microphone; and where the
+    spectrogram takes the mean of a band away, it is taken away again. Then stretches of time and of
+    bands are replaced by the mean of their band (SpecAugment, Park et al. 2019, without its time
+    warping).
 
     Args:
         spectrogram: what the frames come from.
@@ -59,6 +70,8 @@ class Augmentation:
         pitch: largest change of frequencies, as a share.
         snr: lowest ratio of signal to noise in dB; the highest is 30 dB above.
         gain: largest change of loudness in dB.
+        response: largest change in dB of each of the cosines that the curve is the sum of, which
+            have half a period over the bands, one, and one and a half.
         masks: stretches of time, and as many of bands, each a fifth of all at most.
 
     Example:
@@ -73,6 +86,7 @@ class Augmentation:
     pitch: float = 0.0
     snr: float = 100.0
     gain: float = 0.0
+    response: float = 0.0
     masks: int = 0
 
     def __call__(
@@ -82,6 +96,7 @@ class Augmentation:
         # All numbers are drawn, whatever the settings, so that one changes nothing for the others.
         speed, pitch, snr, gain = random.uniform([-1, -1, 0, -1], 1).tolist()
         fluctuation = random.bit_generator.random_raw()
+        curves = 2 * random.random(CURVES) - 1
         stretches = random.random((self.masks, 4))
         x: NDArray[Any] = frames
         if not len(x):
@@ -93,6 +108,8 @@ class Augmentation:
         if self.snr < 100:
             x = self._noisy(x, self.snr + NOISE_RANGE * snr, np.random.default_rng(fluctuation))
         x = x + np.float32(self.gain * gain * np.log(10) / 10)
+        if self.response:
+            x = x + self._response(self.response * curves)
         x = self.spectrogram.normalized(x)
         mean, (T, bands) = x.mean(0), x.shape
         for long, at, wide, band in stretches.tolist():
@@ -113,6 +130,12 @@ class Augmentation:
         matrix[left, columns] = 1 - share
         matrix[np.minimum(left + 1, len(centres) - 1), columns] += share
         return matrix
+
+    def _response(self, factors: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return what a curve of cosines with factors in dB adds to each band, ``(bands,)``."""
+        bands = self.spectrogram.bands
+        turns = np.outer(np.arange(1, CURVES + 1), np.arange(bands) / bands)
+        return np.asarray(np.log(10) / 10 * factors @ np.cos(np.pi * turns), dtype=np.float32)
 
     def _noisy(
         self, x: NDArray[Any], snr: float, random: np.random.Generator

@@ -19,7 +19,7 @@ from ostinato.deploy.nodes import States, layers
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import ManyToMany, ManyToOne, OneToOne
 from ostinato.networks.attention import Attention
-from ostinato.networks.convolution import Convolutions
+from ostinato.networks.convolution import BandConvolutions, Convolutions
 from ostinato.networks.ctc import CTC
 from ostinato.networks.image import ImageEncoder
 from ostinato.networks.inputs import Standardize, WordEncoder, Words
@@ -452,10 +452,12 @@ def _(
     stack, beside = network.recurrent, network.convolutions
     # Other poolings need more of the past than the state of the layers.
     states = states and not stack.bidirectional and network.pooling == "last" and beside is None
-    features = stack.input_size
+    features = network.features
     piece, how, ends = _begin(network, g, "an output for a whole sequence", features, lengths)
     v, mask = read(piece, how, ends)
     b = piece.graph
+    if network.front is not None:
+        v = _banded(b, network.front, v, mask)
     before = take_state(piece, stack) if states else None
     h, last = run_layers(b, stack, v, ends, before)
     if beside is not None:
@@ -519,12 +521,28 @@ def _convolved(g: Graph, network: Convolutions, v: str, mask: str | None) -> str
             pads, dilations = [*part.padding] * 2, [*part.dilation]
             y = g.add("Conv", x, g.weight(part.weight), pads=pads, dilations=dilations)
             found.append(g.slice(y, 2, 0, T))
-        norm = cast(nn.BatchNorm1d, norm)
-        given = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        named = [g.constant(t) for t in given]
-        x = g.add("BatchNormalization", g.concat(found, 1), *named, epsilon=norm.eps)
+        x = _normalized(g, cast(nn.BatchNorm1d, norm), g.concat(found, 1))
         x = g.add("Relu", x if mask is None else g.where(mask, x, 0.0, [1]))
     return g.add("Transpose", x, perm=[0, 2, 1])
+
+
+def _banded(g: Graph, network: BandConvolutions, v: str, mask: str | None) -> str:
+    """Add convolutions over steps and bands of ``v (B, T, I)``, ``(B, T, output_size)``."""
+    x = v if mask is None else g.where(mask, v, 0.0, [2])
+    x = g.add("Unsqueeze", x, g.ints(1))
+    for layer, norm in zip(network.layers, network.norms, strict=True):
+        x = g.add("Conv", x, g.weight(cast(nn.Conv2d, layer).weight), pads=[1] * 4)
+        x = _normalized(g, cast(nn.BatchNorm1d, norm), x)
+        x = g.add("Relu", x if mask is None else g.where(mask, x, 0.0, [1, 3]))
+        x = g.add("MaxPool", x, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1)
+    x = g.add("Transpose", x, perm=[0, 2, 1, 3])
+    return g.add("Reshape", x, g.ints(0, 0, -1))
+
+
+def _normalized(g: Graph, norm: nn.BatchNorm1d, x: str) -> str:
+    """Add the batch normalisation of ``x (B, C, ...)`` by known statistics."""
+    given = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return g.add("BatchNormalization", x, *map(g.constant, given), epsilon=norm.eps)
 
 
 @pieces.register

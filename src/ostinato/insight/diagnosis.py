@@ -172,7 +172,8 @@ def diagnose(
     Args:
         model: a network, any module with recurrent layers, or an estimator.
         data: ``(x, y)`` or ``(x, y, lengths)`` that were trained on; for an estimator what its
-            ``fit`` takes. By default the validation data, for an estimator from a run's folder.
+            ``fit`` takes. By default what was trained on, for an estimator from a run's folder,
+            with the run's validation data as ``held_out``.
         loss: loss function of a custom module: one of `torch.nn` or its functional form, of
             ``(output, target)``; or ``(model, x, y, lengths) -> loss``, or ``(model, batch) ->
             loss``.
@@ -209,7 +210,7 @@ def diagnose(
     if estimator is not None:
         settings = {name: estimator.resolved(name) for name in estimator.get_params()}
         more = _more_rows(estimator, data)
-        history, data = _of_run(estimator, history, data)
+        history, data, held_out = _of_run(estimator, history, data, held_out)
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
     network, sample = network_and_sample(model, data)
@@ -274,7 +275,8 @@ def _judged(e: Evidence, records: Sequence[Record], terms: Terms, try_remedies: 
     e.may_train = True
     if try_remedies and findings:
         findings[0] = tried(findings[0], e)
-    verdict = findings[0].issue if findings else "healthy" if e.has_learned else "cannot tell"
+    shown = e.has_learned and e.holds
+    verdict = findings[0].issue if findings else "healthy" if shown else "cannot tell"
     return Diagnosis(
         findings,
         e.improvement,
@@ -309,20 +311,28 @@ def _needs(e: Evidence) -> Iterator[str]:
         yield "pass optimizer=, for its rate and its parameters"
     if e.held_out is None:
         yield "pass held_out=, data that were not trained on"
+    elif not e.holds:
+        count = len(e.held_out.inputs)
+        yield f"pass more held-out data: {count} rows do not show that predictions hold for others"
     if not e.was_trained:
         yield "train the network first, if it is untrained"
 
 
-def _of_run(estimator: Inspectable, history: Any, data: Any) -> tuple[Any, Any]:
-    """Return history and data, from the run of an estimator where none are given."""
+def _of_run(estimator: Inspectable, history: Any, data: Any, held_out: Any) -> tuple[Any, Any, Any]:
+    """Return history, data and held-out data, from the run of an estimator where none are given."""
     folder = estimator.folder_
     if history is None:
         history = estimator.history_
         if folder and (folder / "metrics.jsonl").exists():
             history = folder / "metrics.jsonl"
     if data is None and folder and (folder / "data").exists():
-        data = estimator.validation_examples(folder / "data")
-    return history, data
+        kept = folder / "data"
+        data = estimator.training_examples(kept)
+        if data is None:
+            data = estimator.validation_examples(kept)
+        elif held_out is None:
+            held_out = estimator.validation_examples(kept, count=TRIAL_ROWS)
+    return history, data, held_out
 
 
 def _more_rows(estimator: Inspectable, data: Any) -> Sample | None:
@@ -333,7 +343,9 @@ def _more_rows(estimator: Inspectable, data: Any) -> Sample | None:
         folder = estimator.folder_
         if folder is None or not (folder / "data").exists():
             return None
-        return estimator.validation_examples(folder / "data", count=TRIAL_ROWS)
+        kept = folder / "data"
+        trained = estimator.training_examples(kept, count=TRIAL_ROWS)
+        return trained or estimator.validation_examples(kept, count=TRIAL_ROWS)
     parts = [data] if isinstance(data, str | os.PathLike | list) else data
     return estimator.examples(*parts, count=TRIAL_ROWS)
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
 from ostinato.errors import OstinatoError
-from ostinato.insight.chance import classes_of, known_targets, output_of, scores_of
+from ostinato.insight.chance import above_chance, classes_of, known_targets, output_of, scores_of
 from ostinato.insight.flow import GradientFlow, gradient_flow
 from ostinato.insight.influence import InputInfluence, ScoringNetwork, input_influence
 from ostinato.insight.losses import constant_loss, copied, main_output
@@ -52,6 +52,7 @@ class Features(NamedTuple):
         span: largest absolute distance from the median, in robust standard deviations.
         far: share of the values that are outliers.
         usual: size without outliers: root of the squares of median and robust deviation.
+        weight: share of the squared distances from the median that is that of outliers.
     """
 
     mean: NDArray[np.float64]
@@ -59,6 +60,7 @@ class Features(NamedTuple):
     span: NDArray[np.float64]
     far: NDArray[np.float64]
     usual: NDArray[np.float64]
+    weight: NDArray[np.float64]
 
     @classmethod
     def of(cls, values: Tensor, outlier: float) -> Features:
@@ -75,7 +77,9 @@ class Features(NamedTuple):
         distance = centred / np.where(spread > 0, spread, np.inf)
         far = (distance > outlier).mean(0)
         usual = np.sqrt(middle**2 + spread**2)
-        return cls(v.mean(0), std, distance.max(0, initial=0.0), far, usual)
+        squares = centred**2
+        weight = (squares * (distance > outlier)).sum(0) / np.maximum(squares.sum(0), 1e-300)
+        return cls(v.mean(0), std, distance.max(0, initial=0.0), far, usual, weight)
 
     @property
     def sizes(self) -> NDArray[np.float64]:
@@ -255,6 +259,18 @@ class Evidence:
         return self._improvement(self.held_out, self.held_out_loss, self.held_out_constant)
 
     @cached_property
+    def held_out_scores(self) -> Tensor | None:
+        """The scores for held-out data, or None."""
+        return None if self.held_out is None else self.scores_of(self.held_out)
+
+    @cached_property
+    def held_out_deviations(self) -> float:
+        """Deviations by which held-out predictions are better than chance; NaN if unknown."""
+        if self.held_out is None:
+            return math.nan
+        return above_chance(self.held_out_scores, self.held_out, self.kind)
+
+    @cached_property
     def learned(self) -> float:
         """Improvement on held-out data; on the data if there are none, or that is not known."""
         apart = self.held_out_improvement
@@ -282,6 +298,11 @@ class Evidence:
         t = self.thresholds
         clear = not self.clearness < t.clear
         return (self.learned > t.learned and clear) or self.learned > t.good_improvement
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is shown that what was learned holds for others, where there are others."""
+        return not self.held_out_deviations < self.thresholds.above_chance
 
     @property
     def was_trained(self) -> bool:
@@ -401,7 +422,7 @@ class Evidence:
             if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1:
                 first.append(module)
                 if module is first[0]:
-                    seen.append(x.detach().flatten(0, -2))
+                    seen.append(self._unpadded(x.detach(), module).flatten(0, -2))
 
         kinds = (nn.RNNBase, nn.RNNCellBase, Recurrent)
         hooks = [
@@ -414,6 +435,20 @@ class Evidence:
         if not seen:
             return None
         return Features.of(torch.cat(seen).nan_to_num(0, 0, 0), self.thresholds.outlier)
+
+    def _unpadded(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """Return what enters a layer ``(B, T, F)``, or ``(T, B, F)``, as ``(N, F)`` of true steps.
+
+        What has another shape stays as it is.
+        """
+        if x.dim() != 3:
+            return x
+        T, B = self.sample.inputs.shape[1 - self.row_axis], len(self.rows)
+        inside = (torch.arange(T)[None] < self.ends[:, None]).to(x.device)
+        shape = tuple(x.shape[:2])
+        if shape == (B, T) and (B != T or getattr(layer, "batch_first", True)):
+            return x[inside]
+        return x[inside.T] if shape == (T, B) else x
 
     # Targets
 
@@ -434,7 +469,7 @@ class Evidence:
     @cached_property
     def numbers(self) -> Features | None:
         """Statistics of targets that are numbers; None for others."""
-        y = self.sample.targets
+        y = self.wide.targets
         if self.kind != "number" or not y.numel():
             return None
         columns = y.shape[-1] if y.dim() > 1 and y.shape[-1] <= 8 else 1
@@ -449,6 +484,14 @@ class Evidence:
         """True and predicted class of each item, ``(N,)``; None where there are none."""
         scores = self.scores if self.more is None else self.scores_of(self.wide)
         y = known_targets(self.wide)
+        return None if scores is None else classes_of(scores, y, self.kind)
+
+    @cached_property
+    def held_out_classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The same of held-out data."""
+        if self.held_out is None:
+            return None
+        scores, y = self.held_out_scores, known_targets(self.held_out)
         return None if scores is None else classes_of(scores, y, self.kind)
 
     # The network

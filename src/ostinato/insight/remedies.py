@@ -41,6 +41,8 @@ def change_of(remedy: Remedy, issue: str, e: Evidence) -> Change | None:
         return _OF_FIRST.get(issue)
     if name == "learning_rate" and isinstance(value, float):
         return Change(rate=value / e.start.rate)
+    if name == "clip_value":
+        return Change(clip=0.0)
     if name == "clip_norm":
         return Change(clip=float(value))
     if e.rebuild is not None and name in e.settings:

@@ -53,7 +53,7 @@ class Change:
         standardized: inputs, targets, or neither are standardised.
         decay: whether there is weight decay.
         dropout: whether there are dropout and zoneout.
-        clip: largest gradient norm; -1 for as it is, 0 for no limit.
+        clip: largest gradient norm; -1 for as it is, 0 for no limit, of single elements neither.
         thawed: whether all parameters learn.
         init: what the recurrent weights start from, if not from what the modules do.
         kept: whether it starts from the weights as they are, and not from fresh ones.
@@ -167,9 +167,10 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
         constant *= float(_scale(start, "targets")[1].square().mean()) ** -1.0
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = optimizer_of(start, change, network)
-    clip = change.clip
+    clip, element = change.clip, 0.0
     if clip < 0:
         clip = float(start.settings.get("clip_norm") or start.observed.clip_norm)
+        element = float(start.settings.get("clip_value") or 0.0)
     losses, value = [], math.nan
     network.train()
     random = torch.Generator().manual_seed(0)
@@ -190,7 +191,7 @@ def _run(start: Start, change: Change, constant: float) -> Trial | None:
         torch.autograd.backward(loss)
         if all(p.grad is None for p in parameters):
             return None  # the loss function is not of its argument, but of a module of its own
-        clip_gradients(parameters, clip, 0.0)
+        clip_gradients(parameters, clip, element)
         optimizer.step()
         value = float(loss.detach())
         losses.append(value)

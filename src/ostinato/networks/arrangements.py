@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ostinato.errors import OstinatoError, check_choice
-from ostinato.networks.convolution import Convolutions
+from ostinato.networks.convolution import BandConvolutions, Convolutions
 from ostinato.networks.functional import (
     Lengths,
     WithState,
@@ -47,11 +47,22 @@ class _Network(nn.Module):
         output: Output,
         dropout: float = 0.0,
         convolutions: Convolutions | None = None,
+        front: BandConvolutions | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
         if not recurrent.batch_first:
             raise OstinatoError(f"{name}: recurrent has batch_first=False; expected True.")
+        if front is not None and not recurrent.bidirectional:
+            raise OstinatoError(
+                f"{name}: the recurrent layers see no later step, but the front does; expected "
+                "front=None."
+            )
+        if front is not None and front.output_size != recurrent.input_size:
+            raise OstinatoError(
+                f"{name}: recurrent has {recurrent.input_size} input features; expected "
+                f"{front.output_size}, the output size of the front."
+            )
         size, what = recurrent.output_size, "output size of the recurrent layers"
         if convolutions is not None:
             size, what = size + convolutions.output_size, f"{what} and of the convolutions"
@@ -63,9 +74,15 @@ class _Network(nn.Module):
         _check_output(name, output, size, what)
         self.encode = encode
         self.recurrent = recurrent
+        self.front = front
         self.convolutions = convolutions
         self.output = output
         self.dropout = dropout
+
+    @property
+    def features(self) -> int:
+        """Features of an encoded step."""
+        return self.recurrent.input_size if self.front is None else self.front.bands
 
     def hidden(self, x: Any, state: Hidden = None, *, lengths: Lengths = None) -> WithState:
         """Return the hidden states of every step, ``(B, T, H)``, and the state after the last."""
@@ -75,6 +92,8 @@ class _Network(nn.Module):
             h, state = self.recurrent(x, state, lengths=lengths, table=self.encode.weight)
             return h, state
         v = self._encode(x)
+        if self.front is not None:
+            v = self.front(v, lengths)
         h, state = self.recurrent(v, state, lengths=lengths)
         if self.convolutions is not None:
             h = torch.cat([h, self.convolutions(v, lengths)], dim=-1)
@@ -169,6 +188,7 @@ class ManyToOne(_Network):
         convolutions: beside the recurrent layers; their features follow the hidden state of each
             step. Causal, unless the layers are bidirectional; a state that is passed on to whole
             sequences does not hold what they saw.
+        front: between the encoder and the recurrent layers, which must be bidirectional.
 
     For a row without steps the initial state (``last``) or zeros are used.
 
@@ -189,8 +209,9 @@ class ManyToOne(_Network):
         pooling: PoolingKind = "last",
         dropout: float = 0.0,
         convolutions: Convolutions | None = None,
+        front: BandConvolutions | None = None,
     ) -> None:
-        super().__init__(encode, recurrent, output, dropout, convolutions)
+        super().__init__(encode, recurrent, output, dropout, convolutions, front)
         check_choice("ManyToOne: pooling", pooling, get_args(PoolingKind))
         self.pooling = pooling
         if pooling == "attention":

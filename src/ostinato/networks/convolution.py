@@ -1,4 +1,4 @@
-"""Convolutions over the steps of a series."""
+"""Convolutions: over the steps of a series, and over the steps and bands of sound."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ostinato.networks.functional import Lengths, running, zero_padding
 
 KERNELS = (9, 5, 3)
 DILATIONS = (1, 2, 4, 8)
+
+CHANNELS = (16, 16)
+"""Features of each layer of `BandConvolutions`."""
 
 
 class Convolutions(nn.Module):
@@ -89,14 +92,71 @@ class Convolutions(nn.Module):
         return h.transpose(1, 2)
 
 
+class BandConvolutions(nn.Module):
+    """Layers of convolutions over steps and bands: what sound is like around each step and band.
+
+    ::
+
+        layer   max_2(relu(norm(conv(x))))
+
+    The weights are the same in all bands, and of two neighbouring bands the larger result is kept:
+    so the resonances of a longer or shorter vocal tract, which are those of another a few bands
+    higher or lower, are found as well. A step sees the two before and the two after it (with two
+    layers). What padding holds reaches neither a result nor the statistics of a batch.
+
+    Args:
+        bands: features of a step, ``I``, in the order of their frequencies.
+        channels: features of each layer for each of its bands.
+
+    Attributes:
+        output_size: features of a step in the result: the last channels times the bands that are
+            left, half as many after each layer.
+
+    Example:
+        >>> convolutions = BandConvolutions(40)
+        >>> convolutions(torch.randn(3, 50, 40), lengths=[50, 7, 0]).shape
+        torch.Size([3, 50, 160])
+    """
+
+    def __init__(self, bands: int, channels: Sequence[int] = CHANNELS) -> None:
+        super().__init__()
+        self.bands = bands
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        before = 1
+        for C in channels:
+            self.layers.append(nn.Conv2d(before, C, 3, padding=1, bias=False))
+            self.norms.append(StepNorm(C))
+            before, bands = C, -(-bands // 2)
+        self.output_size = before * bands
+
+    def forward(self, x: Tensor, lengths: Lengths = None) -> Tensor:
+        """Return features ``(B, T, output_size)`` of ``x (B, T, I)``, zeros in padding."""
+        B, T, _ = x.shape
+        if B == 0 or T == 0:
+            return x.new_zeros(B, T, self.output_size)
+        counts = running(x, lengths)
+        h: Tensor = zero_padding(x, lengths)[:, None]  # (B, C, T, bands)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            # In memory features come last, so that a step is one piece: (B, T, bands, C).
+            y = layer(h.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+            y = y[counts] if lengths is not None else y.flatten(0, 1)  # (N, bands, C)
+            y = norm(y.flatten(0, 1)).relu().view(y.shape)
+            y = F.max_pool2d(y.permute(0, 2, 1)[:, :, None], (1, 2), ceil_mode=True)[:, :, 0]
+            h = y.new_zeros(B, T, *y.shape[:0:-1])  # (B, T, bands, C)
+            h[counts] = y.permute(0, 2, 1)
+            h = h.permute(0, 3, 1, 2)
+        return h.transpose(1, 2).flatten(2)
+
+
 class StepNorm(nn.BatchNorm1d):
     """Batch normalisation of features ``(B, C, T)`` over the steps that count, ``(B, T)``.
 
-    Others become zeros. A batch of a single step is normalised as in eval mode.
+    Others become zeros. A batch with one value of each feature is normalised as in eval mode.
     """
 
     def forward(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Return normalised features ``(B, C, T)``."""
+        """Return normalised features ``(B, C, T)``, or ``(N, C)`` if all count."""
         if counts is None:
             return self._normalized(x)
         steps = x.transpose(1, 2)  # (B, T, C)

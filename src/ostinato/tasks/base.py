@@ -240,6 +240,11 @@ class Inspectable(Protocol):
     ) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
+    def training_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample | None:
+        """Return some of what a run trained on; None if it held nothing out beside that."""
+
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Return one sequence as the network takes it, and the names of its steps."""
 

@@ -67,6 +67,7 @@ class SequenceClassifier(PoolingSettings, SoundEstimator[Classes, ManyToOne | On
     blend: bool = True
 
     TARGETS = Classes
+    RESPONSE = 10.0
     linear_ = cast("LinearClassifier | MiniRocket | None", None)
 
     @property

@@ -136,12 +136,15 @@ class CorpusEstimator(
 class SoundEstimator(AugmentationSettings, CorpusEstimator[TargetsT, NetworkT]):
     """An estimator with one target for each sequence, which varies recordings while training."""
 
+    RESPONSE: ClassVar[float] = 0.0
+    """The setting ``response`` where it is not given, of models that read in both directions."""
+
     def check_settings(self) -> None:
         super().check_settings()
         share = "a share from 0 to 0.5"
         check_value(self, "speed pitch", lambda v: 0 <= v <= 0.5, share)
         check_value(self, "snr", lambda v: -10 <= v <= 100, "dB from -10 to 100")
-        check_value(self, "gain", lambda v: 0 <= v <= 60, "dB from 0 to 60")
+        check_value(self, "gain response", lambda v: 0 <= v <= 60, "dB from 0 to 60")
         check_value(self, "masks", lambda n: 0 <= n <= 20, "a number of masks, 0 to 20")
 
     def _learn(self, training: Corpus) -> tuple[Inputs, TargetsT]:
@@ -156,5 +159,7 @@ class SoundEstimator(AugmentationSettings, CorpusEstimator[TargetsT, NetworkT]):
         spectrogram = self.inputs_.spectrogram
         if spectrogram is None or self.augment is False:
             return super()._batching()
-        how = (self.speed, self.pitch, self.snr, self.gain, self.masks)
+        usual = self.RESPONSE if self.bidirectional else 0.0
+        response = usual if self.response is None else self.response
+        how = (self.speed, self.pitch, self.snr, self.gain, response, self.masks)
         return super()._batching() | {"augment": Augmentation(spectrogram, *how)}

@@ -602,6 +602,12 @@ class Estimator(
         """Encode some of the data of a run, the validation part if there is one, as `examples`."""
         return self._sequences().sample_of_run(checked_data(data), count, steps)
 
+    def training_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample | None:
+        """Encode some of what a run trained on; None if it has no validation part."""
+        return self._sequences().training_sample_of_run(checked_data(data), count, steps)
+
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""
         return self._sequences().encode(self._read([sequence]))

@@ -503,6 +503,14 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
         return self._sample(tokens, count, steps)
 
+    def training_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample | None:
+        """Encode pieces of what a run trained on; see `Estimator`."""
+        if not (checked_data(data) / "validation.npy").exists():
+            return None
+        return self._sample(open_tokens(data / "training.npy"), count, steps)
+
     def _sample(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
         T = min(steps or self.window, len(tokens) - 1)
         if T < 1:

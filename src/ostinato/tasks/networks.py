@@ -19,7 +19,7 @@ from ostinato.networks.arrangements import (
     PoolingKind,
     recurrent_layers,
 )
-from ostinato.networks.convolution import Convolutions
+from ostinato.networks.convolution import BandConvolutions, Convolutions
 from ostinato.networks.inputs import Standardize, WordEncoder
 from ostinato.networks.outputs import Output
 from ostinato.recurrence.cells import Initialization, name_of
@@ -100,10 +100,14 @@ class PoolingSettings(EncoderSettings):
             attention without.
         convolutions: whether layers of convolutions read the steps beside the recurrent layers; if
             not given, where series without missing values are classified by all their steps.
+        band_convolutions: whether layers of convolutions over time and bands read sound before the
+            recurrent layers, so that a voice with other resonances is understood as well; if not
+            given, wherever it is read in both directions.
     """
 
     pooling: PoolingKind | None = None
     convolutions: bool | None = None
+    band_convolutions: bool | None = None
 
     def convolves(self, inputs: Inputs) -> bool:
         """Return whether there are convolutions; an `OstinatoError` if there cannot be any."""
@@ -119,6 +123,17 @@ class PoolingSettings(EncoderSettings):
                 f"recurrent={self.recurrent} and {inputs.kind}{missing}."
             )
         return self.convolutions
+
+    def convolves_bands(self, inputs: Inputs) -> bool:
+        """Return whether convolutions read bands; an `OstinatoError` if there cannot be any."""
+        can = inputs.kind == "sound" and self.recurrent and self.bidirectional
+        if self.band_convolutions and not can:
+            raise OstinatoError(
+                f"{type(self).__name__}: band_convolutions=True; expected recordings, "
+                f"recurrent=True and bidirectional=True, got {inputs.kind}, "
+                f"recurrent={self.recurrent} and bidirectional={self.bidirectional}."
+            )
+        return can if self.band_convolutions is None else self.band_convolutions
 
 
 def check_sizes(settings: object, names: str) -> None:
@@ -170,8 +185,9 @@ def pooled_network(
     convolutions = settings.convolves(inputs)
     pooling = settings.pooling or ("mean" if convolutions else "attention")
     make = partial(ManyToOne, pooling=pooling)
+    front = BandConvolutions(inputs.features) if settings.convolves_bands(inputs) else None
     return encoder_network(
-        inputs, head, how, settings, make, pooled=True, convolutions=convolutions
+        inputs, head, how, settings, make, pooled=True, convolutions=convolutions, front=front
     )
 
 
@@ -200,11 +216,13 @@ def encoder_network(
     *,
     pooled: bool,
     convolutions: bool = False,
+    front: BandConvolutions | None = None,
 ) -> NetworkT | OneToOne:
     """Return a network with an output for each step, or, ``pooled``, for each sequence.
 
     ``head`` makes the output layer, of a number of features and a dropout; ``make`` the network, of
-    encoder, recurrent layers and output layer, and of ``convolutions`` beside the recurrent layers.
+    encoder, recurrent layers and output layer, of ``convolutions`` beside the recurrent layers, and
+    of the ``front`` before them.
     """
     encode, features = encoder(inputs, settings)
     width = how.hidden_size * (2 if settings.bidirectional else 1)
@@ -216,8 +234,10 @@ def encoder_network(
     if not settings.recurrent or (pooled and inputs.kind == "image" and inputs.form == "whole"):
         sizes = [width] * (how.num_layers + 1)
         return OneToOne(encode, features, sizes, output, how.dropout, pooled=pooled)
+    if front is not None:
+        features, more["front"] = front.output_size, front
     layers = how.layers(features, bidirectional=settings.bidirectional)
     # Features of words stand in for each other, and so, less, do bands of sound; a variable of a
-    # series may be the only one that tells.
-    share = {"text": 1.0, "words": 1.0, "sound": 0.5}.get(inputs.kind, 0.0)
+    # series may be the only one that tells, and convolutions look at bands beside each other.
+    share = {"text": 1.0, "words": 1.0, "sound": 0.5 * (front is None)}.get(inputs.kind, 0.0)
     return make(encode, layers, output, dropout=share * how.dropout, **more)

@@ -34,6 +34,7 @@ class SequenceRegressor(PoolingSettings, SoundEstimator[Numbers, ManyToOne | One
     """
 
     convolutions: bool | None = False
+    band_convolutions: bool | None = False
 
     TARGETS = Numbers
 

@@ -280,6 +280,13 @@ class Sequences(NamedTuple):
             raise DataError("holds no data of a run.", path=data)
         return self.sample(examples, count, steps)
 
+    def training_sample_of_run(self, data: Path, count: int, steps: int | None) -> Sample | None:
+        """Draw rows that a run trained on; None where there is no validation part."""
+        training = Examples.open(data, "training")
+        if training is None or Examples.open(data, "validation") is None:
+            return None
+        return self.sample(training, count, steps)
+
     def encode(self, data: Corpus) -> tuple[NetworkInput, list[str]]:
         """Encode the first sequence as the network takes it, and name its steps."""
         first = data.take([0])

@@ -77,9 +77,13 @@ class Thresholds:
         outlier: distance from the median, in robust standard deviations, from which a value is an
             outlier; normal ones end at 6, and those of Student's t with 3 degrees of freedom at 20.
         outlier_share: largest share of the values that are outliers of a distribution, and not a
-            part of it; five times that of those that are five times as far.
+            part of it; as many times that as they are farther, ten times at most.
+        outlier_weight: share of the variance that outliers make from which they are what is
+            learned, and all else is too small to count: a tenth is left for the other values.
         duplicate: correlation of two input features that count as duplicates.
         constant: share of the input features that may be constant.
+        lost: share of the input features that are constant, or copies, from which what the network
+            was to learn from is likely missing.
         imbalance: share of the most frequent class from which a network may ignore the others.
         recall: share of the other classes' rows that are recognised; below, they are ignored.
         one_class: share of predictions of one class at which a network predicts only that.
@@ -142,8 +146,10 @@ class Thresholds:
     scale: float = 10.0
     outlier: float = 20.0
     outlier_share: float = 0.01
+    outlier_weight: float = 0.9
     duplicate: float = 0.9999
     constant: float = 0.0
+    lost: float = 0.5
     imbalance: float = 0.8
     recall: float = 0.1
     one_class: float = 0.98

@@ -5,7 +5,14 @@ Those that can be told from what training shows for free stand in `ostinato.trai
 
 from __future__ import annotations
 
-from ostinato.insight.causes import data, generalization, optimization, recurrence, wiring
+from ostinato.insight.causes import (
+    data,
+    generalization,
+    optimization,
+    recurrence,
+    steps,
+    wiring,
+)
 from ostinato.insight.causes.common import J as J
 from ostinato.insight.evidence import Evidence
 from ostinato.training.findings import Cause
@@ -13,7 +20,12 @@ from ostinato.training.free_causes import FREE_CAUSES
 
 CAUSES: tuple[tuple[Cause[Evidence], ...], ...] = (
     data.CAUSES[:1],  # data that are not finite
-    (*wiring.CAUSES, *FREE_CAUSES[:-1]),  # "nothing learnt" is measured below
+    (
+        *wiring.CAUSES[:-1],
+        *steps.CAUSES,
+        wiring.CAUSES[-1],
+        *FREE_CAUSES[:-1],
+    ),  # "nothing learnt" is measured below
     (*optimization.CAUSES, *data.CAUSES[1:], *recurrence.CAUSES, *generalization.CAUSES),
 )
 """All causes, in parts that are judged one after the other; of equal probability an earlier one is

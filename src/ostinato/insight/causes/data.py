@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
-from ostinato.insight.chance import above_chance
 from ostinato.insight.evidence import Evidence, Features, positions
 from ostinato.insight.trials import Change
 from ostinato.training.findings import Cause, Finding, Remedy
+from ostinato.training.thresholds import Thresholds
 
 _SCALE_INPUTS = Remedy(
     "", "", "inputs of mean 0 and standard deviation 1, by the figures of the training data",
@@ -151,7 +151,9 @@ def constant_features(j: J) -> Iterator[Finding]:
                 f"x = x[..., x.flatten(0, 1).std(0) > 0]  # {F - len(constant)} of {F} features",
             )
         ],
-        0.96 if len(constant) == F else unless_learned(j, 0.62, proven=not_zero),
+        0.96
+        if len(constant) == F
+        else unless_learned(j, 0.96 if len(constant) / F >= t.lost else 0.62, proven=not_zero),
     )  # fmt: skip
 
 
@@ -168,6 +170,7 @@ def duplicate_features(j: J) -> Iterator[Finding]:
     pairs = [(a, b) for a, b in np.argwhere(np.triu(np.abs(r), 1) > t.duplicate).tolist()]
     if pairs:
         a, b = pairs[0]
+        share = len({a for pair in pairs for a in pair}) / e.values.shape[1]
         yield Finding(
             "duplicate features",
             f"{len(pairs)} pairs of input features are copies of each other: features "
@@ -179,7 +182,7 @@ def duplicate_features(j: J) -> Iterator[Finding]:
                     f"x = x[..., [k for k in range(x.shape[-1]) if k != {varying[b]}]]",
                 )
             ],
-            unless_learned(j, 0.6, proven=True),
+            unless_learned(j, 0.96 if share >= t.lost else 0.6, proven=True),
         )  # fmt: skip
 
 
@@ -190,19 +193,24 @@ def outliers(j: J) -> Iterator[Finding]:
         if features is None or not len(features.far) or (name == "inputs" and _is_binary(j)):
             continue
         # The outliers of a feature decide its scale where they are few and far.
-        farther = features.span > 5 * t.outlier
-        few = (features.far > 0) & (features.far <= t.outlier_share * np.where(farther, 5, 1))
+        times = np.clip(features.span / t.outlier, 1, 10)
+        few = (features.far > 0) & (features.far <= t.outlier_share * times)
         if not few.any():
             continue
         k = int(np.where(few, features.span, 0).argmax())
         which = f"feature {k} of the {name}" if len(features.far) > 1 else f"the {name}"
         letter = "x" if name == "inputs" else "y"
+        weight = float(features.weight[k])
+        p, what = _by_span(float(features.span[k]) / t.outlier), "decide the scale"
+        decide = weight > t.outlier_weight
+        if decide:
+            p, what = 0.96, f"make {weight:.1%} of the variance, and decide the scale"
         yield Finding(
             "outliers",
             f"{features.far[k]:.2%} of {which} lie more than {t.outlier:g} standard deviations "
-            f"(robust) from the median, {features.span[k]:.3g} at most: they decide the scale, and "
+            f"(robust) from the median, {features.span[k]:.3g} at most: they {what}, and "
             "single steps of training.",
-            {"share": float(features.far[k]), "span": float(features.span[k])},
+            {"share": float(features.far[k]), "span": float(features.span[k]), "weight": weight},
             [
                 Remedy(
                     "", "", "limit them, or see how they came about",
@@ -212,7 +220,7 @@ def outliers(j: J) -> Iterator[Finding]:
                 Remedy("clip_norm", 1, "no step that a single row decides",
                        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"),
             ],
-            unless_learned(j, _by_span(float(features.span[k]) / t.outlier)),
+            unless_learned(j, p, proven=decide and name == "targets"),
         )  # fmt: skip
 
 
@@ -227,9 +235,13 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     if e.classes is None or len(e.classes[0]) < 8:
         return
     true, predicted = e.classes
-    counts = np.bincount(true)
-    share, K = counts.max() / len(true), int((counts > 0).sum())
+    apart = e.held_out_classes
+    every = true if apart is None else np.concatenate([true, apart[0]])
+    counts = np.bincount(every)
+    share, K = counts.max() / len(every), int((counts > 0).sum())
     top = int(counts.argmax())
+    if apart is not None and bool((apart[0] != top).any()):
+        true, predicted = apart  # those trained on may have been learned by heart
     others = true != top
     recall = float((predicted[others] == true[others]).mean()) if others.any() else 1.0
     if K < 2 or share < min(t.imbalance, max(0.5, 3 / K)) or recall > t.recall:
@@ -273,14 +285,15 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
         )
     ]  # fmt: skip
     if e.held_out is not None:
-        trained, held_out = e.improvement, e.held_out_improvement
-        chance = above_chance(e.scores_of(e.held_out), e.held_out, e.kind)
-        by_heart = trained > t.generalization_gap and held_out <= t.learned
+        # A network of the best validation loss may be one from before it learned rows by heart.
+        trained, held_out = max(e.improvement, _at_the_end(e, e.constant)), e.held_out_improvement
+        chance = e.held_out_deviations
+        by_heart = trained > t.generalization_gap and held_out <= _by_chance(chance, t)
         if by_heart and not chance > t.above_chance:
             p, weighed = _related(j, chance)
             yield Finding(
                 "labels unrelated to inputs",
-                f"on the data the loss is {trained:.0%} below that of a constant prediction, on "
+                f"in training the loss is {trained:.0%} below that of a constant prediction, on "
                 f"held-out data {_below(held_out)}, and predictions are no better than chance "
                 "there: the rows were learned by heart, and nothing that holds for others.",
                 {"improvement": trained, "held_out_improvement": held_out, "deviations": chance},
@@ -292,8 +305,7 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
     evaluations = j.observed.evaluations
     first = evaluations[0][1] if evaluations else math.nan
     constant = e.constant if math.isfinite(e.constant) else first
-    last = np.mean(j.observed.finite[-20:] or [math.nan])  # data of a run may be held out
-    trained = max(e.improvement, float(1 - last / constant) if constant > 0 else -math.inf)
+    trained = max(e.improvement, _at_the_end(e, constant))  # data of a run may be held out
     if len(evaluations) >= 3 and trained > t.generalization_gap:
         best = min(loss for _, loss in evaluations)
         if best > 0.98 * constant and first - best < 0.1 * constant:
@@ -314,6 +326,22 @@ def labels_unrelated(j: J) -> Iterator[Finding]:
 
 FEW = 16
 """Rows that a network should be able to learn by heart in a short run."""
+
+
+def _by_chance(chance: float, t: Thresholds) -> float:
+    """Return the improvement that still counts as none, of predictions no better than chance.
+
+    They may be a little below the loss of a constant; where chance is unknown that counts.
+    """
+    return t.learned if math.isnan(chance) else t.helps
+
+
+def _at_the_end(e: Evidence, constant: float) -> float:
+    """Return how far the loss of the last steps of training is below that of a constant."""
+    last = e.observed.finite[-20:]
+    if not last or not constant > 0:
+        return -math.inf
+    return float(1 - np.mean(last) / constant)
 
 
 def _related(j: J, chance: float) -> tuple[float, list[str]]:
@@ -354,7 +382,7 @@ def _only_by_heart(j: J, remedies: list[Remedy]) -> Iterator[Finding]:
     shares = [run.share for run in whole if run is not None]
     by_heart = max((run.training for run in few if run is not None), default=0.0)
     chance = max((run.above_chance for run in whole if run is not None), default=math.nan)
-    if shares and by_heart > 2 * t.helps and max(shares) < t.learned:
+    if shares and by_heart > 2 * t.helps and max(shares) < _by_chance(chance, t):
         if chance > t.above_chance:
             return
         yield Finding(
@@ -487,6 +515,8 @@ def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float,
         rows = torch.arange(B)
         places = [("at the last step", x[rows, last])]  # what is far back may be the task
         before = x[rows, (last - 1).clamp(min=0)]
+    inside = torch.arange(T)[None] < ends[:, None]
+    unpadded = torch.where(inside[..., None], x, x[:, :1])  # padding is no change
     best: tuple[float, int, str] | None = None
     for where, values in places:
         for k in range(min(F, 256)):
@@ -494,7 +524,7 @@ def _best_feature(x: Tensor, y: Tensor, kind: str, ends: Tensor) -> tuple[float,
             # The last value of a smooth series is near the next one; what leaks is nearer.
             if kind == "number" and T > 1:
                 usual = _association(before[:, k], values[:, k], "number")
-                varies = bool((x[:, :, k].std(1) > 1e-9).any())
+                varies = bool((unpadded[:, :, k].std(1) > 1e-9).any())
                 if varies and 1 - r**2 > 0.1 * (1 - usual**2):
                     continue
             if best is None or r > best[0]:

@@ -71,7 +71,9 @@ def grown_weights(j: J) -> Iterator[Finding]:
         if "weight_hh" in name and p.dim() == 2
     ]
     gain, weight = max(sizes, default=(0.0, ""))
-    if j.improvement < t.improvement and gain > t.gain and e.was_trained:
+    if not gain > t.gain or not e.was_trained:
+        return
+    if j.improvement < t.improvement:
         yield Finding(
             "learning rate too high",
             f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
@@ -80,17 +82,35 @@ def grown_weights(j: J) -> Iterator[Finding]:
             [j.lower_rate("shorter steps")],
             0.87,
         )
+    elif not j.improvement > t.high_improvement:  # it learned all the same, and less than it could
+        found = rates(j, (1.0, 0.1, 0.01))
+        factor = best_rate(found, t.helps)
+        best = None if factor is None else found[factor]
+        if factor is None or best is None or not best.share > max(0.0, e.judged_now) + t.helps:
+            return
+        rate = e.start.rate
+        yield Finding(
+            "learning rate too high",
+            f"{weight} has grown to {gain:.1f} times the size that preserves norms, and in "
+            f"{best.steps} steps from a fresh start at a learning rate of {rate * factor:g} the "
+            f"loss falls {percent(best.share)} below that of a constant prediction; the whole "
+            f"training at {rate:g} brought it {percent(e.judged_now)} below.",
+            {"gain": gain, "share": best.share, "factor": factor},
+            [j.lower_rate("shorter steps", factor)],
+            0.9,
+        )
 
 
 def rate_too_low(j: J) -> Iterator[Finding]:
     """Ten or a hundred times the rate learns more in a short run than all of training did."""
     t, e = j.thresholds, j.evidence
     moved = e.movement
+    if e.was_trained and not j.improvement > t.high_improvement:
+        yield from _decayed(j)
     if not not_learned_well(j) or not e.was_trained or moved > t.barely_moved:
         return
     if math.isnan(moved) and not _falls_slowly(e):
         return
-    yield from _decayed(j)
     far = 10.0 ** round(math.log10(USUAL_UPDATE / e.update)) if e.update > 0 else 1.0
     found = rates(j, (1.0, 10.0, 100.0) if far <= 100 else (1.0, 100.0, far, 10 * far))
     factor = best_rate(found, t.helps)
@@ -232,6 +252,7 @@ def zoneout_too_strong(j: J) -> Iterator[Finding]:
 
 def clipping_too_strong(j: J) -> Iterator[Finding]:
     """Without clipping a short run learns, and with it does not."""
+    yield from _elements_clipped(j)
     e = j.evidence
     clip = float(e.settings.get("clip_norm") or e.observed.clip_norm)
     if not _little_learned(j) or not e.was_trained:
@@ -253,6 +274,28 @@ def clipping_too_strong(j: J) -> Iterator[Finding]:
         f"{usual / clip:.0f} times shorter than the learning rate says.",
         {"factor": usual / clip, "clip": clip},
         [looser_clipping(usual)],
+        p,
+        weighed,
+    )
+
+
+def _elements_clipped(j: J) -> Iterator[Finding]:
+    """Yield a finding where ``clip_value`` leaves next to nothing of the gradient."""
+    e = j.evidence
+    limit = float(e.settings.get("clip_value") or 0.0)
+    if not limit or not _little_learned(j):
+        return
+    usual = _norm(e.gradients.values())
+    left = _norm(None if g is None else g.clamp(-limit, limit) for g in e.gradients.values())
+    if not left > 0 or not usual > j.thresholds.clipped / 2 * left:
+        return
+    p, weighed = helped(j, Change(clip=0.0), "no clipping", 0.55, fits=True)
+    yield Finding(
+        "clipping too strong",
+        f"the gradient norm is {usual:.2g}, and {left:.2g} once each element is cut to {limit:g}: "
+        f"steps are {usual / left:.0f} times shorter than the learning rate says.",
+        {"factor": usual / left, "limit": limit},
+        [Remedy("clip_value", 0, "elements as large as they are")],
         p,
         weighed,
     )

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ostinato.errors import OstinatoError
-from ostinato.insight.causes.common import J, helped, not_learned_well, unless_learned
-from ostinato.insight.evidence import Evidence, relative_change, smoothness
-from ostinato.insight.influence import memory_span
+from ostinato.insight.causes.common import J, not_learned_well, unless_learned
+from ostinato.insight.causes.steps import shift_of_targets
+from ostinato.insight.evidence import Evidence, relative_change
 from ostinato.insight.losses import (
     Criterion,
     Stand,
@@ -27,7 +26,7 @@ from ostinato.insight.losses import (
     replaced_output,
 )
 from ostinato.insight.samples import mean_loss
-from ostinato.insight.trials import Change, remove_dropout
+from ostinato.insight.trials import remove_dropout
 from ostinato.networks.seq2seq import EncoderDecoder
 from ostinato.training.evaluation import Sample, eval_mode
 from ostinato.training.findings import Cause, Finding, Remedy, listed
@@ -366,222 +365,7 @@ def padding_in_loss(j: J) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-# Past and future
-
-
-def future_read(j: J) -> Iterator[Finding]:
-    """Outputs use later inputs, which hold the targets."""
-    e = j.evidence
-    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
-    if scores is None or not isinstance(y, Tensor) or e.row_axis or x.dim() < 2:
-        return
-    T = x.shape[1]
-    if T < 4 or y.dim() < 2 or y.shape[:2] != x.shape[:2] or scores.shape[:2] != x.shape[:2]:
-        return
-    shift = _shift_of_targets(x, y)
-    if not shift or e.repeat_change >= j.thresholds.changed:
-        return
-    change = e.later_change
-    if change > j.thresholds.changed:
-        steps = "next step" if shift == 1 else f"step {shift} later"
-        yield Finding(
-            "future read",
-            f"the target of a step is the input of the {steps}, and outputs before step "
-            f"{T // 2} change by {change:.2g} of their size with inputs from there on: the "
-            "network reads what it is to predict, and cannot when it is used.",
-            {"change": change, "shift": float(shift)},
-            [
-                Remedy("bidirectional", False, "read forward only",
-                       "nn.LSTM(..., bidirectional=False)")
-            ],
-            0.95,
-        )  # fmt: skip
-
-
-def _shift_of_targets(x: Tensor, y: Tensor) -> int:
-    """Return by how many steps targets are inputs of later steps; 0 if they are not."""
-    for shift in (1, 2, 3):
-        ahead, own = x[:, shift:], y[:, :-shift]
-        if not x.is_floating_point():
-            same = float((ahead == own).double().mean()) if ahead.shape == own.shape else 0.0
-        elif y.is_floating_point():
-            a = ahead if ahead.dim() > 2 else ahead[..., None]
-            b = own if own.dim() > 2 else own[..., None]
-            same = max(float((a[..., k] == b[..., 0]).double().mean()) for k in range(a.shape[-1]))
-        elif x.dim() == 3 and y.dim() == 2 and bool(((x == 0) | (x == 1)).all()):
-            same = float((ahead.argmax(-1) == own).double().mean())
-        else:
-            same = 0.0
-        if same > 0.95:
-            return shift
-    return 0
-
-
-def _dropped_between_rows(j: J) -> Iterator[Finding]:
-    """Yield a finding where rows continue each other, and the state of one would help the next."""
-    e, t = j.evidence, j.thresholds
-    x, y, scores = e.sample.inputs, e.sample.targets, e.scores
-    if e.row_axis or scores is None or x.dim() < 3 or not x.is_floating_point() or len(x) < 8:
-        return
-    if e.sample.lengths is not None or not isinstance(y, Tensor) or y.shape[:2] != x.shape[:2]:
-        return
-    if not e.learned < t.high_improvement or not _continues(x):
-        return
-    T = x.shape[1]
-    with suppress(Exception), torch.no_grad():
-        joined = torch.cat([x[:-1], x[1:]], 1)
-        with_past = e.scores_of(e.sample._replace(inputs=joined, targets=torch.cat([y, y], 1)[1:]))
-        alone = e.scores_of(e.sample._replace(inputs=x[1:], targets=y[1:]))
-        if with_past is None or alone is None or with_past.shape[1] != 2 * T:
-            return
-        own = e.sample._replace(inputs=x[1:], targets=y[1:])
-        if e.loss is None:
-            output = e.copy.output
-            assert isinstance(output, nn.Module)
-            losses = [float(output.loss(s, y[1:]).mean()) for s in (alone, with_past[:, T:])]  # type: ignore[operator]
-        else:
-            losses = [
-                float(e.loss(Stand(e.copy, s), own.inputs, y[1:], None))
-                for s in (alone, with_past[:, T:])
-            ]
-        gain = 1 - losses[1] / losses[0] if losses[0] > 0 else 0.0
-        if gain > t.carried:
-            yield Finding(
-                "state not carried",
-                f"each row continues the one before it, and given that the loss falls from "
-                f"{losses[0]:.4g} to {losses[1]:.4g} ({gain:.0%}): the state should be carried "
-                "from row to row.",
-                {"gain": gain},
-                [
-                    Remedy(
-                        "", "", "carry the state, detached, from a batch to the one that "
-                        "continues it",
-                        "y, state = model(x, state); state = [s.detach() for s in state]",
-                    ),
-                    Remedy("window", 2 * T, "longer rows",
-                           f"x = series.reshape(-1, {2 * T}, series.shape[-1])  # longer rows"),
-                ],
-                0.84,
-            )  # fmt: skip
-
-
-def _continues(x: Tensor) -> bool:
-    """Return whether each row begins where the row before it ends."""
-    ends, begins = x[:-1, -1], x[1:, 0]
-    jump = (begins - ends).square().mean()
-    usual = (x[:, 1:] - x[:, :-1]).square().mean()
-    other = (begins.roll(len(begins) // 2, 0) - ends).square().mean()
-    return bool(jump < 2 * usual and jump < 0.5 * other) and smoothness(x, 1) < 1.0
-
-
-def state_not_carried(j: J) -> Iterator[Finding]:
-    """Each step, or each row though it continues the one before, begins from zeros."""
-    yield from _dropped_in_a_loop(j)
-    yield from _dropped_between_rows(j)
-
-
-def _dropped_in_a_loop(j: J) -> Iterator[Finding]:
-    """Yield a finding where each step is a call of its own, which begins from zeros."""
-    e = j.evidence
-    T = e.sample.inputs.shape[1 - e.row_axis]
-    alone = [f for f in e.flow.layers if f.calls == f.sequences >= max(4, T) and len(f.h) == 1]
-    if not alone:
-        return
-    others = [f.name for f in e.flow.layers if f not in alone]
-    name = alone[0].name
-    yield Finding(
-        "state not carried",
-        f"{name} is called {alone[0].calls} times, a step each, and every call begins from zeros "
-        "rather than from the state that the one before returned: nothing is remembered.",
-        {"calls": float(alone[0].calls)},
-        [
-            Remedy(
-                "", "", "pass the state of each step on to the next",
-                "h = self.cell(x[:, t], h)  # or: out, state = self.rnn(x[:, t:t + 1], state)",
-            )
-        ],
-        unless_learned(j, 0.6 if others else 0.95),
-    )  # fmt: skip
-
-
-def state_detached(j: J) -> Iterator[Finding]:
-    """No gradient goes from any step to the one before, since the state is detached between."""
-    yield from _cut(j, "state detached", every_step=True)
-
-
-def _cut(j: J, issue: str, *, every_step: bool) -> Iterator[Finding]:
-    """Yield a finding where gradients end at a detached state within the sequence."""
-    e = j.evidence
-    cuts = [
-        f for f in e.flow.layers
-        if f.cut_at is not None and f.reach < len(f.h) and (f.reach == 1) is every_step
-    ]  # fmt: skip
-    if not cuts:
-        return
-    layer = min(cuts, key=lambda f: f.reach)
-    n, T = layer.reach, len(layer.h)
-    states = " and ".join(layer.cut_states)
-    prior = 0.9 if every_step else 0.65
-    p, weighed = helped(j, Change(detach=False), "gradients that detach() does not cut", prior)
-    reach = "from no step to the one before" if every_step else f"{n} of {T} steps back"
-    yield Finding(
-        issue,
-        f"{layer.name} is called {layer.calls} times, and {states} come without their gradient: it "
-        f"goes {reach}, so that what is farther cannot be learned.",
-        {"reach": float(n), "steps": float(T)},
-        [
-            Remedy(
-                "", "", "detach the state between batches that continue each other only, not within"
-                " a sequence",
-                "h = self.cell(x[:, t], h)  # no h.detach() in the loop over steps",
-            ),
-            Remedy("", "", "or fewer cuts", f"every = {4 * n}  # steps between two detach()"),
-        ][: 1 if every_step else 2],
-        p,
-        weighed,
-    )  # fmt: skip
-
-
-def truncation_too_short(j: J) -> Iterator[Finding]:
-    """Sequences are cut shorter than the distance over which the task depends."""
-    e = j.evidence
-    window = int(e.settings.get("window") or e.sample.inputs.shape[1 - e.row_axis])
-    yield from _cut(j, "truncation too short", every_step=False)
-    if e.distance is None:
-        yield from _truncated_before_memory_ends(j, window)
-        return
-    if window >= e.distance:  # the first step of a row is said to be as far as the row is long
-        return
-    yield Finding(
-        "truncation too short",
-        f"the task depends on inputs {e.distance} steps before, and gradients flow through "
-        f"{window} steps only: what links them cannot be learned.",
-        {"window": float(window), "distance": float(e.distance)},
-        [
-            Remedy("window", 2 * e.distance, "sequences in which both ends lie",
-                   f"x = series.reshape(-1, {2 * e.distance}, series.shape[-1])  # longer rows")
-        ],
-        0.94,
-    )  # fmt: skip
-
-
-def _truncated_before_memory_ends(j: J, window: int) -> Iterator[Finding]:
-    """Yield a finding where a network that carries its state uses far more than its window."""
-    e, matters = j.evidence, j.thresholds.matters
-    if not e.settings.get("window") or not not_learned_well(j):
-        return
-    with suppress(OstinatoError, RuntimeError):
-        span = memory_span(e.copy, e.sample, loss=e.loss, share=matters)
-        if span.given == window and span.distance >= 2 * window:
-            until = span.distance if span.is_bounded else span.window
-            yield Finding(
-                "truncation too short",
-                f"inputs {until} steps before still have {matters:.0%} of the largest effect on "
-                f"the output, and gradients flow through {window} steps only.",
-                {"window": float(window), "distance": float(until)},
-                [Remedy("window", 4 * window, "sequences in which both ends lie")],
-                0.56,
-            )
+# Gradients and parameters
 
 
 def no_gradient(j: J) -> Iterator[Finding]:
@@ -724,7 +508,7 @@ def _fed_back(e: Evidence, most: int = 16) -> float:
         return math.nan
     if e.row_axis or x.dim() != 3 or not x.shape == y.shape == scores.shape or x.shape[1] < 8:
         return math.nan
-    if _shift_of_targets(x, y) != 1 or e.repeat_change >= e.thresholds.changed:
+    if shift_of_targets(x, y) != 1 or e.repeat_change >= e.thresholds.changed:
         return math.nan
     T = x.shape[1]
     begin = max(T // 2, T - most)
@@ -763,22 +547,6 @@ CAUSES: tuple[Cause[Evidence], ...] = (
     FREE["parameters not in the optimizer"].also(unregistered),
     Cause("padding read", "The last step is read from padding.", padding_read),
     Cause("padding in the loss", "Padding counts in the loss.", padding_in_loss),
-    Cause(
-        "future read",
-        "The network reads what it is to predict, as a bidirectional one does.",
-        future_read,
-    ),
-    Cause(
-        "truncation too short",
-        "Rows are shorter than the distance over which the task depends.",
-        truncation_too_short,
-    ),
-    Cause(
-        "state not carried",
-        "Steps, or rows that continue each other, each start from zeros.",
-        state_not_carried,
-    ),
-    Cause("state detached", "No gradient goes from a step to the one before.", state_detached),
     Cause(
         "teacher forcing gap",
         "The network fails where it is fed with its own predictions.",

@@ -127,7 +127,8 @@ def _read(
                 yield number, label, table
 
     known = work.known("rows")
-    reading = Reading(settings, None, () if known else (table for _, _, table in chunks()))
+    every = () if known else (table for _, _, table in chunks())
+    reading = Reading(settings, None, every, whole=False)
     if known is None:
         done, first = 0, None
         counts = np.zeros(0, np.int64)

@@ -607,6 +607,12 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Encode some windows of a run's series; see `Estimator`."""
         return self._sample(self._panel_of_run(checked_data(data)), count)
 
+    def training_examples(
+        self, data: Path, *, count: int = 32, steps: int | None = None
+    ) -> Sample | None:
+        """Return None: the windows of a run are of the whole series."""
+        return None
+
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
         cutoffs = training_cutoffs(panel, None, horizon, season)

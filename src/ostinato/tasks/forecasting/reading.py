@@ -225,6 +225,7 @@ class Reading:
         settings: how they are read.
         like: the panel of a trained model.
         tables: all of them, whose categories are known before the first is read.
+        whole: whether each is read at once, and not by chunks.
 
     Attributes:
         columns: which of them are what.
@@ -235,9 +236,14 @@ class Reading:
     """
 
     def __init__(
-        self, settings: SeriesSettings, like: Panel | None, tables: Iterable[Table]
+        self,
+        settings: SeriesSettings,
+        like: Panel | None,
+        tables: Iterable[Table],
+        whole: bool = True,
     ) -> None:
         self.settings = settings
+        self.whole = whole
         self.like = like
         self.columns = Columns()
         self.known = None if like is None else like.columns
@@ -261,7 +267,7 @@ class Reading:
             found, rows, named = _series_in_rows(table, names, self.notes)
         else:
             found, rows, named = _series_in_columns(
-                table, self.settings, self.known, self.categories, self.notes
+                table, self.settings, self.known, self.categories, self.notes, self.whole
             )
         if self._first is None:
             self.columns, self._first = found, table.path
@@ -333,7 +339,11 @@ def _categories(tables: Iterable[Table], settings: SeriesSettings) -> dict[str, 
 
 
 def _columns(
-    table: Table, settings: SeriesSettings, like: Columns | None, notes: dict[str, None]
+    table: Table,
+    settings: SeriesSettings,
+    like: Columns | None,
+    notes: dict[str, None],
+    whole: bool,
 ) -> tuple[Columns, Times | None]:
     """What each column is: as set, as in the training data, or else inferred; and all times.
 
@@ -355,7 +365,7 @@ def _columns(
 
     found["time"] = found["time"] or _find_time(table, free())
     times = times_of(table, found["time"], settings.day_first, notes)
-    found["id"] = found["id"][:1] or _find_id(table, free(), times)
+    found["id"] = found["id"][:1] or _find_id(table, free(), times, whole)
     found["target"] = found["target"] or _find_target(table, free(), every, like)
     named = {setting: tuple(table.names[i] for i in some) for setting, some in found.items()}
     return Columns(**named), times
@@ -413,8 +423,11 @@ def times_of(
     return times
 
 
-def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int]:
-    """The column of names of series: where times repeat, the one within which they do not."""
+def _find_id(table: Table, free: Sequence[int], times: Times | None, whole: bool) -> list[int]:
+    """The column of names of series: where times repeat, the one within which they do not.
+
+    Of a table that is not ``whole`` each series may have but one row so far.
+    """
     N = len(table)
     free = [i for i in free if not table.is_boolean(i)]
     words = [i for i in free if not table.is_numeric(i)]
@@ -427,11 +440,11 @@ def _find_id(table: Table, free: Sequence[int], times: Times | None) -> list[int
         if times is None:  # rows of a series stand together
             return 1 + int((np.diff(codes) != 0).sum()) == len(cells) < N
         again = pd.DataFrame({"id": codes, "time": times}).duplicated()
-        return len(cells) < N and not again.any()
+        return (len(cells) < N or not whole) and not again.any()
 
     for some in (called, words):
         found = [i for i in some if splits(i)]
-        if len({len(table.codes(i).cells) for i in found}) > 1:
+        if len({len(table.codes(i).cells) for i in found}) > 1 or (len(found) > 1 and not whole):
             raise table.error("which column names the series is not clear; name it with id")
         if found:
             return found[:1]
@@ -500,9 +513,10 @@ def _series_in_columns(
     known: Columns | None,
     categories: Mapping[str, Sequence[str]],
     notes: dict[str, None],
+    whole: bool,
 ) -> tuple[Columns, Rows, list[NamedSeries]]:
     """Return columns; for each row its series, time, value and covariates; and the series."""
-    columns, times = _columns(table, settings, known, notes)
+    columns, times = _columns(table, settings, known, notes, whole)
     where, N, K = table.names.index, len(table), len(columns.target)
     codes, cells = np.zeros(N, np.int64), [""]
     if columns.id:

@@ -1,0 +1,364 @@
+"""What the diagnosis of estimators and runs rests on: their data, their settings, what they saw."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import default_rng
+from torch import nn
+from torch.nn import functional as F
+
+from ostinato import (
+    OstinatoError,
+    SequenceClassifier,
+    SequenceRegressor,
+    SequenceTagger,
+    TextGenerator,
+    diagnose,
+)
+from ostinato.insight.causes.common import J
+from ostinato.insight.causes.data import class_imbalance, labels_unrelated, leaky_feature, outliers
+from ostinato.insight.causes.data import constant_features as constant
+from ostinato.insight.causes.data import duplicate_features as duplicate
+from ostinato.insight.causes.optimization import (
+    clipping_too_strong,
+    grown_weights,
+    rate_too_low,
+)
+from ostinato.insight.causes.steps import future_read
+from ostinato.insight.diagnosis import _of_run
+from ostinato.insight.evidence import Evidence, Features
+from ostinato.insight.losses import as_loss
+from ostinato.insight.remedies import change_of, tried
+from ostinato.insight.trials import Change, Trial
+from ostinato.training.evaluation import Sample
+from ostinato.training.findings import Judgement
+from ostinato.training.observations import Observations
+from ostinato.training.thresholds import Thresholds
+
+B, T = 64, 20
+SMALL = {"hidden_size": 8, "epochs": 2, "patience": 0, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+class Net(nn.Module):
+    """A recurrent layer and a head, on all steps or the last."""
+
+    def __init__(self, I=3, K=4, steps="last", H=8, **more):
+        super().__init__()
+        self.rnn = nn.GRU(I, H, batch_first=True, **more)
+        self.head, self.steps = nn.Linear(H * (1 + self.rnn.bidirectional), K), steps
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return self.head(h if self.steps == "all" else h[:, -1])
+
+
+class Played(Evidence):
+    """Evidence of which short runs are set beforehand, by the factor of the rate."""
+
+    runs: dict = {}  # noqa: RUF012
+
+    def trial(self, change=None):
+        share = self.runs.get((change or Change()).rate)
+        return None if share is None else Trial(share, share, 80, [1.0])
+
+
+def evidence(net, x, y, loss=F.cross_entropy, kind=Evidence, observed=None, **more):
+    given = observed or Observations.of([1.0] * 40, net)
+    return kind(net, Sample(x, y), given, loss=as_loss(loss), **more)
+
+
+def of_estimator(model, X, y):
+    return Evidence(model.network_, model.examples(X, y), Observations())
+
+
+def judged(cause, e, improvement=0.0) -> list:
+    judgement: J = Judgement(e, e.observed, e.thresholds, improvement, e.start.rate)
+    return list(cause(judgement))
+
+
+# What follows is read
+
+
+def cycle(rows=60, steps=16, K=5):
+    """Events that mostly follow a cycle."""
+    rng = default_rng(0)
+    ids = np.zeros((rows, steps + 1), int)
+    ids[:, 0] = rng.integers(K, size=rows)
+    for t in range(steps):
+        jump = rng.integers(K, size=rows)
+        ids[:, t + 1] = np.where(rng.random(rows) < 0.7, (ids[:, t] + 1) % K, jump)
+    return ids
+
+
+def test_a_tagger_of_the_next_event_reads_the_future_whatever_the_tags_are_called():
+    ids = cycle()
+    X = [[f"e{k}" for k in row[:-1]] for row in ids]
+    next_one = [[*(f"then {'zyxwv'[k]}" for k in row[1:-1]), "end"] for row in ids]
+    for both in (True, False):
+        model = SequenceTagger(**SMALL, bidirectional=both).fit(X, next_one)
+        found = judged(future_read, of_estimator(model, X, next_one))
+        assert [f.issue for f in found] == ["future read"] * both
+        told = [r.change for f in found for r in f.in_terms("estimator").remedies]
+        assert told == ["bidirectional=False"] * both
+    # A tag that depends on the next word, of which several have the same, may be read there.
+    looked = [[("ab"[k % 2] if k > 2 else "c") for k in row[1:]] for row in ids]
+    model = SequenceTagger(**SMALL).fit(X, looked)
+    assert not judged(future_read, of_estimator(model, X, looked))
+
+
+def test_a_class_that_the_next_number_tells_is_of_the_future():
+    series = torch.randn(B, T + 1, 2)
+    x, rises = series[:, :-1], (series.diff(dim=1)[..., 0] > 0).long()
+    higher = (series[:, 1:, 1] > 0.5).long()
+    now = (x[..., 0] > 0).long()
+    chance = torch.randint(2, (B, T))
+    cases = [(x, rises, True), (x, higher, True), (x, now, False), (x, chance, False)]
+    slow = torch.sin(0.001 * torch.arange(T) + 6.28 * torch.rand(B, 1))[..., None].expand(B, T, 2)
+    cases.append((slow, (slow[..., 0] > 0).long(), False))  # the next value is like this one
+    for x, y, expected in cases:
+        for both in (True, False):
+            net = Net(2, 2, "all", bidirectional=both)
+            found = judged(future_read, evidence(net, x, y, nn.CrossEntropyLoss()))
+            assert [f.issue for f in found] == ["future read"] * (expected and both)
+
+
+# What a run was trained on and what it held out
+
+
+def test_a_run_is_diagnosed_by_what_it_trained_on_beside_what_it_held_out(tmp_path):
+    rng = default_rng(0)
+    y = ["a", "b"] * 30
+    X = [(label == "a") + 0.1 * rng.normal(size=(5, 2)) for label in y]
+    how = {**SMALL, "epochs": 12, "learning_rate": 0.02, "hidden_size": 16}
+    model = SequenceClassifier(**how).fit(X, y, out=tmp_path / "run")
+    found = diagnose(SequenceClassifier.load(tmp_path / "run"))
+    assert found.held_out_improvement > 0.5
+    assert found.held_out_improvement != found.improvement
+    kept = tmp_path / "run" / "data"
+    trained, apart = model.training_examples(kept, count=99), model.validation_examples(kept)
+    assert (len(trained.inputs), len(apart.inputs)) == (48, 12)
+    rows = {tuple(row) for row in trained.inputs.flatten(1).tolist()}
+    assert not rows & {tuple(row) for row in apart.inputs.flatten(1).tolist()}
+    assert {tuple(np.float32(x).flatten().tolist()) for x in X} >= rows
+
+
+def test_a_run_that_held_nothing_out_is_diagnosed_by_what_there_is(tmp_path):
+    text = "to be or not to be, that is the question. " * 40
+    for fraction in (0.0, 0.2):
+        run = tmp_path / str(fraction)
+        model = TextGenerator(hidden_size=8, steps=5, window=20, validation_fraction=fraction)
+        model.fit(text, out=run)
+        assert (model.training_examples(run / "data") is None) is (fraction == 0)
+        _, data, held_out = _of_run(TextGenerator.load(run), None, None, None)
+        assert data is not None
+        assert (held_out is None) is (fraction == 0)
+    X = [np.ones((4, 1)) * k for k in range(12)]
+    one = SequenceRegressor(**SMALL, validation_fraction=0)
+    one.fit(X, list(range(12)), out=tmp_path / "alone")
+    assert one.training_examples(tmp_path / "alone" / "data") is None
+
+
+def test_a_few_held_out_rows_do_not_show_that_anything_holds_for_others():
+    y = torch.arange(60) % 2
+    x = (2.0 * y - 1)[:, None, None] * torch.ones(60, 5, 1) + 0.1 * torch.randn(60, 5, 1)
+    net = Net(1, 2)
+    optimizer, losses = torch.optim.Adam(net.parameters(), 0.02), []
+    for _ in range(60):
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    run = {"loss": nn.CrossEntropyLoss(), "history": losses, "optimizer": optimizer}
+    assert diagnose(net, (x, y), **run, held_out=(x[:40], y[:40])).healthy
+    few = diagnose(net, (x, y), **run, held_out=(x[:4], y[:4]))
+    assert few.verdict == "cannot tell"
+    assert any("4 rows do not show" in need for need in few.needs)
+
+
+# Data
+
+
+def test_outliers_that_make_the_variance_are_what_is_wrong():
+    rng = default_rng(0)
+    X = [rng.normal(size=(6, 2)) for _ in range(120)]
+    y = [float(x.mean()) for x in X]
+    model = SequenceRegressor(**SMALL)
+    bad = [*y[:-3], 1e5, -2e5, 1e5]
+    e = of_estimator(model.fit(X, bad), X[-30:], bad[-30:])
+    e.more = model.examples(X, bad, count=256)
+    (finding,) = judged(outliers, e)
+    assert finding.probability > Thresholds().proven
+    assert finding.values["weight"] > 0.999
+    assert not judged(outliers, of_estimator(model.fit(X, y), X, y))
+
+
+@pytest.mark.parametrize(("far", "weight"), [(0.0, 0.0), (1e3, 1.0)])
+def test_the_weight_of_outliers_is_their_share_of_the_squared_distances(far, weight):
+    values = torch.linspace(-1, 1, 99)[:, None].double()
+    values[0] = -far if far else -1.0
+    features = Features.of(values, 20.0)
+    distances = (values - values.median()).square()
+    share = distances[0] / distances.sum() if far else 0.0
+    assert features.weight[0] == pytest.approx(float(share))
+    assert features.weight[0] == pytest.approx(weight, abs=1e-4)
+
+
+@pytest.mark.parametrize(("cause", "spoil"), [
+    (constant, lambda x: x[..., 0].fill_(2.0)),
+    (duplicate, lambda x: x[..., 0].copy_(x[..., 1])),
+])  # fmt: skip
+def test_half_of_the_features_lost_is_what_is_wrong(cause, spoil):
+    for F_, certain in ((2, True), (6, False)):
+        x, y = torch.randn(B, T, F_), torch.arange(B) % 4
+        spoil(x)
+        (finding,) = judged(cause, evidence(Net(F_), x, y))
+        assert (finding.probability > Thresholds().proven) is certain
+        (mild,) = judged(cause, evidence(Net(F_), x, y), improvement=0.95)
+        assert mild.probability < 0.5
+
+
+def test_a_constant_of_padded_rows_that_is_the_target_leaks():
+    x, lengths = torch.randn(B, T, 2), torch.randint(4, T, (B,))
+    y = torch.randn(B, 1)
+    x[..., 1] = y
+    x[torch.arange(T)[None] >= lengths[:, None]] = 0
+    e = evidence(Net(2, 1), x, y, F.mse_loss)
+    e.sample = e.sample._replace(lengths=lengths)
+    (finding,) = judged(leaky_feature, e)
+    assert finding.values["feature"] == 1
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_padding_is_left_out_of_what_enters_a_layer(batch_first):
+    x, lengths = 100 + torch.randn(B, T, 2), torch.randint(4, T, (B,))
+    x[torch.arange(T)[None] >= lengths[:, None]] = 0
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(2, 4, batch_first=batch_first)
+
+        def forward(self, x):
+            x = x - 100
+            return self.rnn(x if batch_first else x.transpose(0, 1))[1][0]
+
+    e = evidence(Scaled(), x, torch.arange(B) % 4)
+    e.sample = e.sample._replace(lengths=lengths)
+    assert np.abs(e.entering.mean).max() < 0.3
+    assert np.abs(e.entering.std - 1).max() < 0.2
+
+
+def test_rows_learned_by_heart_before_the_best_weights_were_restored_are_seen():
+    x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
+    apart = Sample(torch.randn(B, T, 3), torch.randint(4, (B,)))
+    for losses, expected in (([1.4] * 20 + [0.3] * 40, True), ([1.4] * 60, False)):
+        e = evidence(Net(), x, y, held_out=apart, observed=Observations.of(losses))
+        e.may_train = False
+        found = judged(labels_unrelated, e)
+        assert [f.issue for f in found] == ["labels unrelated to inputs"] * expected
+
+
+def test_rare_rows_learned_by_heart_are_not_recognised_among_held_out_ones():
+    x, y = torch.randn(100, 5, 2), (torch.arange(100) % 20 == 0).long()
+    net = Net(2, 2)
+
+    def forward(given):  # knows the rows that it was trained on
+        rare = (given[:, None] == x[y == 1]).flatten(2).all(-1).any(1)
+        return torch.stack([~rare, rare], 1).float() * 5 + 0 * net.head(net.rnn(given)[0][:, -1])
+
+    net.forward = forward
+    e = evidence(net, x, y, observed=Observations())
+    assert not judged(class_imbalance, e)
+    e = evidence(net, x, y, observed=Observations(), held_out=Sample(torch.randn(100, 5, 2), y))
+    (finding,) = judged(class_imbalance, e)
+    assert finding.values["recall"] == 0
+
+
+# Settings
+
+
+def test_clipping_of_single_elements_is_clipping():
+    X = [np.full((6, 1), k % 2.0) + 0.1 * default_rng(k).normal(size=(6, 1)) for k in range(80)]
+    y = ["low" if k % 2 == 0 else "high" for k in range(80)]
+    how = {**SMALL, "optimizer": "sgd", "learning_rate": 0.5, "epochs": 8, "clip_norm": 0.0}
+    model = SequenceClassifier(**how, clip_value=1e-6).fit(X, y)
+    e = of_estimator(model, X, y)
+    e.settings = model.get_params()
+    finding = judged(clipping_too_strong, e)[0]
+    assert finding.values["factor"] > 1000
+    assert finding.probability > 0.8
+    (remedy,) = finding.remedies
+    assert remedy._replace(terms="estimator").change == "clip_value=0"
+    assert remedy._replace(terms="command").change == "--clip-value 0"
+    assert change_of(remedy, finding.issue, e) == Change(clip=0.0)
+    assert ", helped: " in tried(finding, e).remedies[0].gain
+    e = of_estimator(SequenceClassifier(**how, clip_value=5.0).fit(X, y), X, y)
+    e.settings = model.get_params() | {"clip_value": 5.0}
+    assert not judged(clipping_too_strong, e)
+
+
+def test_short_runs_clip_as_the_estimator_does():
+    x, y = torch.randn(B, 4, 1), torch.arange(B) % 2
+    moved = []
+    for value, change in ((0.0, Change()), (1e-9, Change()), (1e-9, Change(clip=0.0))):
+        settings = {"clip_value": value, "optimizer": "sgd", "learning_rate": 1.0}
+        trial = evidence(Net(1, 2), x, y, settings=settings).trial(change)
+        moved.append(max(trial.losses) - min(trial.losses))
+    assert moved[2] == moved[0] > 10 * moved[1]
+
+
+def test_long_steps_are_told_of_a_network_that_learned_all_the_same():
+    x, y = torch.randn(B, T, 3), torch.arange(B) % 4
+    for size, runs, expected in (
+        (5.0, {1.0: 0.2, 0.1: 0.9, 0.01: 0.1}, True),
+        (0.3, {1.0: 0.2, 0.1: 0.9, 0.01: 0.1}, False),  # weights are of the usual size
+        (5.0, {1.0: 0.2, 0.1: 0.6, 0.01: 0.1}, False),  # no better than it is
+    ):
+        net = Net()
+        nn.init.normal_(net.rnn.weight_hh_l0, std=size)
+        e = evidence(net, x, y, kind=Played)
+        e.runs, e.judged_now = runs, 0.6
+        found = judged(grown_weights, e, improvement=0.6)
+        assert [f.issue for f in found] == ["learning rate too high"] * expected
+        assert not judged(grown_weights, e, improvement=0.95)
+
+
+def test_a_rate_that_fell_too_early_is_told_of_a_network_that_learned_all_the_same():
+    x, y = torch.randn(B, T, 3), torch.arange(B) % 4
+    rates = [0.01] * 10 + [1e-5] * 90
+    history = [{"loss": 1.0, "learning_rate": rate} for rate in rates]
+    for share, now, improvement, expected in (
+        (0.9, 0.7, 0.7, True),
+        (0.75, 0.7, 0.7, False),
+        (0.99, 0.7, 0.95, False),
+    ):
+        e = evidence(Net(), x, y, kind=Played, observed=Observations.of(history))
+        e.runs, e.judged_now = dict.fromkeys((0.01 / e.start.rate, 1.0, 10.0, 100.0), share), now
+        found = judged(rate_too_low, e, improvement=improvement)
+        assert [f.issue for f in found[:1]] == ["learning rate too low"] * expected
+    steady = replace(e.observed, rates=[0.01] * 100)
+    e = evidence(Net(), x, y, kind=Played, observed=steady)
+    e.runs, e.judged_now = dict.fromkeys((1.0, 10.0, 100.0), 0.95), 0.7
+    assert not judged(rate_too_low, e, improvement=0.7)
+
+
+def test_outliers_of_the_inputs_count_by_how_far_they_are():
+    for count, value, expected in ((8, 400.0, True), (8, 60.0, False)):  # of 128 values
+        x = torch.randn(32, 4, 1)
+        x.view(-1)[torch.randperm(128)[:count]] = value
+        e = evidence(Net(1), x, torch.arange(32) % 4)
+        assert bool(judged(outliers, e)) is expected
+
+
+def test_what_an_estimator_refuses_is_refused():
+    with pytest.raises(OstinatoError):
+        SequenceRegressor(**SMALL).fit([np.ones((3, 1))] * 12, [math.nan] * 12)
