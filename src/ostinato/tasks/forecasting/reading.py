@@ -22,7 +22,7 @@ from ostinato.data.tables import Table, TableSettings, is_frame, is_missing, tab
 from ostinato.errors import DataError, OstinatoError
 from ostinato.tasks.forecasting.grid import Grid, Times
 from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
-from ostinato.tasks.forecasting.rows import MAX_STEPS, Rows, gaps, on_grid
+from ostinato.tasks.forecasting.rows import MAX_STEPS, NamedSeries, Rows, gaps, on_grid
 
 Array = NDArray[np.float64]
 
@@ -42,10 +42,6 @@ SETTINGS = {"id": "ids of series", "target": "target", "time": "times"} | {
     name: name.replace("_", " ") for name in COVARIATES
 }
 """Settings that name columns, and what these hold."""
-
-
-NamedSeries = tuple[str, tuple[Static, ...]]
-"""The name of a series, and its static covariates."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -258,6 +254,11 @@ class Reading:
         self._tables: dict[str, int] = {}
         self._ids: dict[str, int] = {}
         self._counts = np.zeros(0, np.int64)
+
+    @property
+    def frequency(self) -> str | None:
+        """The step, as set."""
+        return self.settings.frequency
 
     def rows(self, table: Table, label: str, number: int) -> Rows:
         """Read a table, or a part of one, by the name and the number of the table."""

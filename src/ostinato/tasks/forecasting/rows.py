@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from ostinato.data.lazy import pd
 from ostinato.data.places import Place
 from ostinato.tasks.forecasting.grid import NOWHERE, Grid, Times
-from ostinato.tasks.forecasting.panel import Columns, Panel, Series
-
-if TYPE_CHECKING:
-    from ostinato.tasks.forecasting.reading import Reading
+from ostinato.tasks.forecasting.panel import Columns, Panel, Series, Static
 
 Array = NDArray[np.float64]
 
@@ -45,6 +42,38 @@ class Rows(NamedTuple):
         return tables[int(self.table[at])].place(int(self.row[at]))
 
 
+NamedSeries = tuple[str, tuple[Static, ...]]
+"""The name of a series, and its static covariates."""
+
+
+class Read(Protocol):
+    """What is known of the tables that rows are of; see `reading.Reading`."""
+
+    @property
+    def frequency(self) -> str | None:
+        """The step, as set."""
+
+    @property
+    def like(self) -> Panel | None:
+        """The panel of a trained model."""
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns are what."""
+
+    @property
+    def categories(self) -> Mapping[str, Sequence[str]]:
+        """Of each covariate that is text."""
+
+    @property
+    def notes(self) -> Iterable[str]:
+        """What the user should know."""
+
+    @property
+    def series(self) -> Sequence[NamedSeries]:
+        """By the numbers that rows have."""
+
+
 class Places(Protocol):
     """Knows where rows were read, as a `Table` does."""
 
@@ -52,11 +81,9 @@ class Places(Protocol):
         """Return where a row was read."""
 
 
-def on_grid(
-    rows: Rows, reading: Reading, tables: Sequence[Places], grid: Grid | None = None
-) -> Panel:
+def on_grid(rows: Rows, reading: Read, tables: Sequence[Places], grid: Grid | None = None) -> Panel:
     """Put the series of rows that are in order on a grid: the one given, or that of their times."""
-    settings, like, columns = reading.settings, reading.like, reading.columns
+    frequency, like, columns = reading.frequency, reading.like, reading.columns
     categories, notes = reading.categories, list(reading.notes)
     _check_times(rows, tables, columns, notes)
     if like is not None:
@@ -64,15 +91,15 @@ def on_grid(
         if (rows.times.dtype.kind == "M") == (grid.unit == "step"):
             message = f"has other times than the training data, one every {grid.name}."
             raise rows.place(0, tables).error(message)
-    elif grid is None and settings.frequency is not None:
-        grid = Grid.named(settings.frequency, rows.times)
+    elif grid is None and frequency is not None:
+        grid = Grid.named(frequency, rows.times)
     elif grid is None:
         grid = Grid.find(rows.times, rows.series)
     # The first day of a month and its last are the same to a trained model.
-    nearest = settings.frequency is not None or (like is not None and grid.unit == "month")
+    nearest = frequency is not None or (like is not None and grid.unit == "month")
     steps = grid.nearest(rows.times) if nearest else grid.numbers(rows.times)
     new = (np.diff(rows.series, prepend=-1) != 0) | (np.diff(steps, prepend=NOWHERE) != 0)
-    shared = int((~new).sum()) if settings.frequency is not None else 0
+    shared = int((~new).sum()) if frequency is not None else 0
     if shared:
         cells = pd.DataFrame(rows.cells).groupby([rows.series, steps]).mean().to_numpy()
         rows, steps = rows.take(np.flatnonzero(new))._replace(cells=cells), steps[new]
