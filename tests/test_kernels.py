@@ -45,7 +45,8 @@ from torch.utils.checkpoint import checkpoint
 from ostinato import GRU, LSTM, RNN, Stream, _core, backend
 from ostinato.errors import OstinatoError, ShapeError
 from ostinato.recurrence.backends import choose, compiled, run, use_backend
-from ostinato.recurrence.cells import GRUCell, LSTMCell, RNNCell
+from ostinato.recurrence.cells import GRUCell, LSTMCell, RNNCell, cell_named
+from ostinato.recurrence.layers import Recurrent
 from ostinato.recurrence.scan import scan
 
 TESTS = Path(__file__).parent
@@ -532,6 +533,29 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again(cell, lengths):
     assert all_equal(first, gradients())
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         gradients()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lstm", "gru", "rnn", "lstm-coupled", "lstm-norm", "ligru", "min-gru", "rg-lru", "mamba"],
+)
+def test_a_layer_that_reads_its_own_output_has_its_gradients_again(name):
+    make, options = cell_named(name)
+    layer = Recurrent(make(4, 4, **options)).double()
+    x, weights = torch.randn(6, 3, 4).double(), dict(layer.named_parameters())
+
+    def output(*values):
+        given = dict(zip(weights, values, strict=True))
+        h, state = torch.func.functional_call(layer, given, (x,))
+        return torch.func.functional_call(layer, given, (h, state))[0].tanh()
+
+    def gradients(**keeps):
+        return torch.autograd.grad(
+            output(*weights.values()).square().sum(), weights.values(), **keeps
+        )
+
+    assert_same([g.detach() for g in gradients(create_graph=True)], gradients())
+    assert torch.autograd.gradgradcheck(output, (*weights.values(),), fast_mode=True)
 
 
 @EACH_CELL

@@ -17,7 +17,7 @@ from ostinato.errors import ShapeError
 from ostinato.networks.functional import Lengths
 from ostinato.recurrence.backends import compiled
 from ostinato.recurrence.backends.arguments import Context, by_formula
-from ostinato.recurrence.backends.compiled import dense
+from ostinato.recurrence.backends.compiled import apart, dense
 from ostinato.recurrence.backends.core import core
 
 CHUNK = 1 << 18
@@ -272,9 +272,11 @@ class _Joint(torch.autograd.Function):
     def backward(ctx: _JointContext, d: Tensor) -> tuple[Tensor | None, ...]:
         encoded, predicted, weight, bias, targets = ctx.saved_tensors
         if by_formula(d):
-            given, needs = (encoded, predicted, weight, bias), ctx.needs_input_grad
+            needs = ctx.needs_input_grad
             with torch.enable_grad():
-                log_p = plain_joint_log_probs(*given, targets, *ctx.lengths)
+                given = apart([encoded, predicted, weight, bias])
+                e, p, w, b = given
+                log_p = plain_joint_log_probs(e, p, w, b, targets, *ctx.lengths)
                 needed = [t for t, need in zip(given, needs, strict=False) if need]
                 found = iter(torch.autograd.grad(log_p, needed, d, create_graph=True))
             return *(next(found) if need else None for need in needs[:4]), None, None, None

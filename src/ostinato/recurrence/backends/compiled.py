@@ -40,6 +40,7 @@ STANDARD = (RNNCell, LSTMCell, GRUCell)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_MaybeTensor = TypeVar("_MaybeTensor", bound=Tensor | None)
 
 
 def constant_in_graphs(f: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -392,6 +393,15 @@ def is_batched(gradient: Tensor | None) -> bool:
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
+def apart(tensors: Sequence[_MaybeTensor]) -> list[_MaybeTensor]:
+    """Return tensors none of which depends on another, as the states of a layer on its weights.
+
+    So the gradient of each is that of its own use alone, and not again that of what it was made of.
+    """
+    views = [None if t is None else t.view_as(t) for t in tensors]
+    return cast(list[_MaybeTensor], views)
+
+
 # `apply` of the base class, without what the derived one does for torch.func's transforms: those
 # never come here, see `lacks`.
 _apply = super(torch.autograd.Function, _Layer).apply
@@ -404,6 +414,7 @@ def _reference_gradients(
     """Return the gradients as differentiable functions of all that they depend on."""
     n = len(_WEIGHTS)
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        (x,), given = apart([x]), apart(given)
         weights = [
             {k: t for k, t in zip(_WEIGHTS, given[i : i + n], strict=True) if t is not None}
             for i in range(2, len(given), n)

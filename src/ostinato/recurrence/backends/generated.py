@@ -25,6 +25,7 @@ from ostinato.recurrence.backends.compiled import (
     _any_requires_grad,
     _empty_sequence,
     _rowwise,
+    apart,
     constant_in_graphs,
     dense,
     in_graph,
@@ -490,8 +491,9 @@ def _reference_gradients(
     """Return the gradients as differentiable functions of all that they depend on."""
     program = _programs[call.number]
     cell = program.cell
-    state, weights = _parted(call, given, len(cell.state_sizes))
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        (x,), given = apart([x]), apart(given)
+        state, weights = _parted(call, given, len(cell.state_sizes))
         before = cell.state_type(*cast(list[Tensor], state)) if call.has_state else None
         w = dict(zip(program.names, weights, strict=True))
         y, last = scan(cell, w, x, before, call.lengths, reverse=call.reverse)

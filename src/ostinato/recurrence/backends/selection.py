@@ -180,6 +180,7 @@ def _selection_by_formula(
 ) -> list[Tensor | None]:
     """Return the gradients as differentiable functions, by plain PyTorch."""
     with torch.enable_grad():
+        given = compiled.apart(given)
         d, v, A, B, C, D, c0 = given
         y = plain_selection(d, v, A, B, C, D, c0, *ctx.rest)
         pairs = [(o, g) for o, g in zip(y, (dy, dc_n), strict=True) if g is not None]

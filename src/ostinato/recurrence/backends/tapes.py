@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ostinato.recurrence.backends.arguments import Context, by_formula, in_rows
+from ostinato.recurrence.backends.compiled import apart
 from ostinato.recurrence.backends.core import core
 from ostinato.recurrence.backends.elements import ELEMENT_FUNCTIONS
 from ostinato.recurrence.cells import PLAIN
@@ -397,7 +398,7 @@ def _gradients_by_pytorch(
 ) -> list[Tensor | None]:
     S = len(recipe.widths)
     with torch.enable_grad():
-        given = [t.view_as(t) for t in given]  # so that none depends on another
+        given = apart(given)
         found = _by_pytorch(recipe, given[:S], given[S:])
         asked = [t for t, need in zip(given, needs, strict=True) if need]
         each = iter(
