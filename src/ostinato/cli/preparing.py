@@ -84,7 +84,8 @@ def prepare(
     elif not quiet:
         what = next(name for name in ("sequences", "series", "tokens") if name in facts)
         most = peak_memory()
-        print(*facts.get("notes", ()), sep="\n", end="\n" * bool(facts.get("notes")))
+        told = [*([facts["columns"]] if "columns" in facts else []), *facts.get("notes", ())]
+        print(*told, sep="\n", end="\n" * bool(told))
         print(f"{out}: {facts[what]:,} {what} to train on, {size / 1e6:,.1f} MB"
               + (f"; memory {most / 2**20:,.0f} MB at most" if most else ""))  # fmt: skip
         print(f"Next:      ostinato train {task.command} {shlex.quote(str(out))} --out run")

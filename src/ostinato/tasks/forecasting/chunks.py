@@ -101,7 +101,7 @@ def write_panel(paths: Sequence[Path], settings: SeriesSettings, folder: Path, w
             "series": [[name, *static] for name, static in reading.series],
         },
     )
-    some = [f"as the first {ends[0]:,} series have them, steps are {grid.adverb}"]
+    some = [f"steps are {grid.adverb}, as those of the first {ends[0]:,} series"]
     panel.notes = [*notes, *some * (len(ends) > 1), *gaps(panel.series)]
     return panel
 
