@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import DataError, Forecaster
+from ostinato import DataError, Forecaster, OstinatoError
 from ostinato.data import delimited, formats, shards
 from ostinato.data.shards import Work
 from ostinato.tasks.forecasting import chunks, stored, windows
@@ -256,6 +256,8 @@ def test_a_forecaster_is_the_same_trained_from_prepared_data(order, tmp_path, sm
     np.testing.assert_array_equal(model.predict(), expected.predict())
     np.testing.assert_array_equal(Forecaster.load(tmp_path / "run").predict(), expected.predict())
     assert model.training_["held_out_mase"] == expected.training_["held_out_mase"]
+    with pytest.raises(OstinatoError, match="neither y nor validation"):
+        Forecaster(**settings).prepare(path, validation=path, out=tmp_path / "no")
     other = Forecaster(**{**quick, "horizon": 5}, season=14, **settings).fit(folder)
     assert other.predict().shape == (4, 5)  # which data do not depend on
 

@@ -268,6 +268,11 @@ def test_another_task_and_other_settings_are_refused(data):
         package.TextGenerator().prepare(data / "book.txt", out=folder)
     with pytest.raises(OstinatoError, match="holds no prepared data"):
         package.TextGenerator().prepare(data / "book.txt", out=data / "recordings")
+    (folder / "work").mkdir()
+    (folder / "prepared.json").rename(folder / "work" / "request.json")
+    for make in (package.TextGenerator, package.SequenceClassifier, package.Forecaster):
+        with pytest.raises(OstinatoError, match="were not prepared to the end; repeat the command"):
+            make(**QUICK).fit(folder)
     sound = package.SequenceClassifier(bands=8).prepare(data / "recordings", out=data / "sound")
     with pytest.raises(OstinatoError, match="prepared for bidirectional=True"):
         package.SequenceClassifier(bands=8, bidirectional=False, **QUICK).fit(sound)

@@ -34,6 +34,9 @@ RUN_FILE = "run.json"
 PREPARED_FILE = "prepared.json"
 """In a folder of prepared data: what they are."""
 
+PREPARE_REQUEST = Path("work", "request.json")
+"""In a folder of data that are being prepared: for which task, and with which settings."""
+
 MIDI = (".mid", ".midi")
 """Suffixes of MIDI files."""
 
@@ -87,6 +90,20 @@ def refuse_to_overwrite(path: Path) -> None:
 def is_prepared(path: Path) -> bool:
     """Tell whether a folder holds prepared data."""
     return (path / PREPARED_FILE).is_file()
+
+
+def any_prepared(paths: Iterable[Path]) -> bool:
+    """Tell whether a folder holds prepared data; an `OstinatoError` if one is but half prepared."""
+    found = False
+    for path in paths:
+        if is_prepared(path):
+            found = True
+        elif (path / PREPARE_REQUEST).is_file():
+            raise OstinatoError(
+                f"{path}: its data were not prepared to the end; repeat the command that prepares "
+                "them, or choose other data."
+            )
+    return found
 
 
 def check_there(paths: Iterable[Path]) -> None:

@@ -22,7 +22,7 @@ from ostinato.data.speech import SpeechSettings, read_speech
 from ostinato.data.tables import NUMBER_LIKE, Table
 from ostinato.data.text import TextSource
 from ostinato.errors import DataError, OstinatoError
-from ostinato.files import MIDI, check_there, is_prepared
+from ostinato.files import MIDI, any_prepared, check_there
 from ostinato.tasks.forecasting.reading import SeriesSettings, read_panel
 from ostinato.tasks.registry import TASKS, Source
 
@@ -48,7 +48,7 @@ def read(source: Source, paths: Sequence[Path], given: Mapping[str, Any]) -> Any
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass
         return kind(**{name: given[name] for name in names if name in given})
 
-    if any(map(is_prepared, paths)) or (source in LARGE and is_large(paths)):
+    if any_prepared(paths) or (source in LARGE and is_large(paths)):
         return list(paths)  # which `fit` reads a chunk at a time
     match source:
         case "labels" | "steps":

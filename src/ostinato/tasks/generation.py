@@ -32,7 +32,7 @@ from ostinato.data.shards import Reader, Work
 from ostinato.data.text import TextSource, read_text
 from ostinato.data.vocabulary import Level, Vocabulary, build_vocabulary, word_tokens
 from ostinato.errors import DataError, OstinatoError
-from ostinato.files import is_prepared
+from ostinato.files import any_prepared
 from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.networks.arrangements import CellChoice, ManyToMany
@@ -639,7 +639,7 @@ def _ids_from(
 
 def _data_of(text: TextData, pattern: str) -> Any:
     """Return the path of a folder of prepared data as it is, any other text as a source."""
-    return text if any(map(is_prepared, paths_of(text))) else _source_of(text, pattern)
+    return text if any_prepared(paths_of(text)) else _source_of(text, pattern)
 
 
 def _source_of(text: TextData, pattern: str) -> TextSource:

@@ -24,7 +24,15 @@ from ostinato.data.reading import is_idx
 from ostinato.data.shards import CHECKSUMS, Tell, Work
 from ostinato.data.spool import open_chunks
 from ostinato.errors import DataError, OstinatoError, check_choice
-from ostinato.files import PREPARED_FILE, atomic_file, check_new_folder, is_prepared, sole_writer
+from ostinato.files import (
+    PREPARE_REQUEST,
+    PREPARED_FILE,
+    any_prepared,
+    atomic_file,
+    check_new_folder,
+    is_prepared,
+    sole_writer,
+)
 from ostinato.training import storage
 from ostinato.training.progress import ProgressMode, Stages
 
@@ -84,7 +92,7 @@ class PreparedFolder(NamedTuple):
     def of(cls, X: object) -> PreparedFolder | None:
         """Return the folder of prepared data that data are; None if they are others."""
         paths = paths_of(X)
-        if not any(map(is_prepared, paths)):
+        if not any_prepared(paths):
             return None
         if len(paths) > 1:
             raise OstinatoError(
@@ -145,7 +153,7 @@ def prepare_folder(
         OstinatoError: the folder holds something else, or data of other settings.
     """
     check_new_folder(path)
-    request = path / "work" / "request.json"
+    request = path / PREPARE_REQUEST
     if path.exists() and not (is_prepared(path) or request.exists()) and any(path.iterdir()):
         raise OstinatoError(f"{path}: already exists and holds no prepared data; choose another.")
     data = path / "data"
