@@ -218,8 +218,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
     def _prepare_chunks(self, data: Path, X: Any, y: Any, validation: Any, work: Work) -> Prepared:
         if y is not None or validation is not None:
             raise OstinatoError(
-                "Forecaster.prepare: expected neither y nor validation: the series are the targets, "
-                "too, and the last steps of each are held out."
+                "Forecaster.prepare: expected neither y nor validation: the series are the "
+                "targets, too, and the last steps of each are held out."
             )
         paths = paths_of(X)
         if not paths:
