@@ -335,7 +335,7 @@ scan.hpp: a function: rows lie side by side
 - load_part(m.x + row * m.x_row + column, left)
 + load_part(m.x + row * m.columns + column, left)
 
-scan.hpp: a function: the gradient of tanh is that of a sigmoid
+elements.hpp: a function: the gradient of tanh is that of a sigmoid
 - return dy * one_minus_square(x);
 + return dy * (x * (T(1) - x));
 
@@ -407,7 +407,7 @@ scan.hpp: a convolution: y has no bias
 - forward && c.bias ? load_part
 + !forward && c.bias ? load_part
 
-scan.hpp: a function: the gradient of silu is that of a sigmoid's value
+elements.hpp: a function: the gradient of silu is that of a sigmoid's value
 - return dy * (sigmoid<T>(x) * fma(x, rest, splat(T(1))));
 + return dy * sigmoid<T>(x);
 

@@ -129,7 +129,7 @@ def test_json_of_scores_that_are_not_defined_is_null(data, ostinato):
             "frequency='often'; expected a st",
         ),
         ("train forecast none.csv --out run", "none.csv: "),
-        ("train forecast images --out run", "images: is a folder; expected a file with a table"),
+        ("train forecast images --out run", "images: holds no tables"),
         ("train forecast sales.csv --out run --validation new.txt", "unknown option --validation"),
         ("forecast none", "none: no such folder"),
     ],

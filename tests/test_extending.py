@@ -199,9 +199,9 @@ def check_reader():
     Path("broken.dta").write_bytes(b"no table")
     assert_refused(ostinato("evaluate run broken.dta"), "broken.dta: cannot be read as Stata: ")
     Path("folder").mkdir()
-    assert_refused(
-        ostinato("train forecast folder --out x"), "a folder; expected a file with a table"
-    )
+    refused = ostinato("train forecast folder --out x")
+    assert_refused(refused, "folder: holds no tables (")
+    assert ".dta" in refused.err
     with pytest.raises(package.OstinatoError, match="expected one of csv, .*excel, stata"):
         formats.read_table("reviews", formats.TableSettings(format="dta"))
 

@@ -102,8 +102,7 @@ def table_chunks(
 def _format_of(path: Path, settings: TableSettings) -> Format:
     """Return the format of a file; what it needs must be installed."""
     if path.is_dir():
-        suffixes = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
-        raise DataError(f"is a folder; expected a file with a table ({suffixes}).", path=path)
+        raise DataError(f"is a folder; expected a file with a table ({suffixes()}).", path=path)
     if settings.format is None:
         found = _by_suffix(path) or _named(_by_content(path))
     else:
@@ -115,6 +114,11 @@ def _format_of(path: Path, settings: TableSettings) -> Format:
 
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # of .xls, before .xlsx
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", _OLD_EXCEL: "excel"}
+
+
+def suffixes() -> str:
+    """Return the suffixes of tables, for messages."""
+    return ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
 
 
 def is_table(path: Path) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ostinato.data.chunks import walk
 from ostinato.data.columns import IDS, TIMES, names_rows
 from ostinato.data.dates import join_parts, parse_times
-from ostinato.data.formats import is_table, read_table
+from ostinato.data.formats import is_table, read_table, suffixes
 from ostinato.data.lazy import pd
 from ostinato.data.places import paths_of
 from ostinato.data.tables import Table, TableSettings, is_frame, is_missing, table_of
@@ -203,7 +203,7 @@ def tables_in(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             continue
         inside = [file for file in walk([path]) if is_table(file)]
         if not inside:
-            raise DataError("holds no tables.", path=path)
+            raise DataError(f"holds no tables ({suffixes()}).", path=path)
         found += [(str(file.relative_to(path).with_suffix("")), file) for file in inside]
     return [("", found[0][1])] if len(found) == 1 else found
 
