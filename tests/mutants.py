@@ -1508,9 +1508,9 @@ tapes: what is read twice has the gradient of the first
 - found[to] = g if to not in found else graph.add("add", found[to], g)
 + found.setdefault(to, g)
 
-tapes: a gradient of a gradient goes two ways
-- given = [t.view_as(t) for t in given]  # so that none depends on another
-+ given = list(given)
+compiled: a gradient of a gradient goes two ways
+- views = [None if t is None else t.view_as(t) for t in tensors]
++ views = list(tensors)
 
 fused: of what stands side by side every part is read from its beginning
 - return part if n == part.n else part._part(at - begin, n)
