@@ -43,7 +43,12 @@ SHAPING = {
 }
 """Other settings that do, by name."""
 
-FREE = {"forecast": {"season", "long_season", "calendar", "cell", "bidirectional", "seed"}}
+FREE = {
+    "forecast": {
+        *("season", "long_season", "calendar"),
+        *("cell", "bidirectional", "seed", "validation_fraction"),
+    }
+}
 """Settings of a task that do not."""
 
 
@@ -124,6 +129,7 @@ def suggest(*files: Path) -> None:
 
 for _task in TASKS:
     _name = f"prepare {_task.command}"
+    _example = "--parts" if _task.command == "forecast" else "--validation-fraction 0.05"
     _text = f"""Prepare data for train {_task.command}.
 
     Data are read a chunk at a time, encoded into memory-mapped shards with checksums, and may be
@@ -133,7 +139,7 @@ for _task in TASKS:
 
     Examples:
         ostinato prepare {_task.command} FILES --out prepared
-        ostinato prepare {_task.command} FILES --out prepared --validation-fraction 0.05
+        ostinato prepare {_task.command} FILES --out prepared {_example}
     """
     COMMANDS[_name] = Command(
         _name, partial(prepare, _task), _text, PREPARE, partial(_options, _task)

@@ -61,9 +61,9 @@ def shift_of_targets(x: Tensor, y: Tensor, ends: Tensor | None = None) -> int:
     for shift in (1, 2, 3):
         ahead, own = x[:, shift:], y[:, :-shift]
         if not x.is_floating_point():
-            alike = ahead.shape == own.shape and not own.is_floating_point()
-            same = float((ahead == own).double().mean()) if alike else 0.0
-            if alike and x.dim() == 2:
+            comparable = ahead.shape == own.shape and not own.is_floating_point()
+            same = float((ahead == own).double().mean()) if comparable else 0.0
+            if comparable and x.dim() == 2:
                 last = torch.full((len(x),), x.shape[1]) if ends is None else ends
                 inside = torch.arange(ahead.shape[1])[None] < last[:, None] - shift
                 inside &= (own >= 0).cpu()

@@ -221,7 +221,7 @@ class Reading:
         settings: how they are read.
         like: the panel of a trained model.
         tables: all of them, whose categories are known before the first is read.
-        whole: whether each is read at once, and not by chunks.
+        whole: whether each is read as a whole, and not by chunks.
 
     Attributes:
         columns: which of them are what.
