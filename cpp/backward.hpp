@@ -342,9 +342,8 @@ void input_gradient(const Sequence<T>& s, const Gradients<T>& g, const BackwardW
 }
 
 constexpr int64_t block_lines = 128;  // entries that are summed while a tile stays in registers
-// Small tiles read a number of an entry again for every panel. With many panels, the numbers of a block of
-// entries are copied side by side first, in the order in which tiles read them. Large tiles do as well without.
-constexpr bool may_copy = registers < 32;
+// Tiles read the numbers of an entry again for every panel. With many panels, those of a block of entries are
+// copied side by side first, in the order in which tiles read them.
 template <class T> constexpr int64_t copied_columns = 32 * W<T>;  // of all sources, from which on it pays
 constexpr int64_t copied_height = 96;                             // numbers of an entry: the copies stay in L2
 constexpr int64_t copied_lines = block_lines + 4;                 // apart: a power of two would share few sets
@@ -362,7 +361,7 @@ template <class T> struct WeightScratch {
         lines = arena.take<const T*>(block_lines);
         for (auto& of : sources) of = arena.take<const T*>(block_lines);
         packed = arena.take<T>(2 * block_lines * columns);
-        copies = arena.take<T>(may_copy ? copied_height * copied_lines + 8 : 0);
+        copies = arena.take<T>(copied_height * copied_lines + 8);
         sums = arena.take<T>(2 * height * columns), bias = arena.take<T>(height);
     }
 };
@@ -419,7 +418,7 @@ void weight_gradient(const GateRange& sections, int64_t size, int64_t units, con
     if (go_on)
         for_sums([](const T* dw, T* sum, int64_t n) { std::memcpy(sum, dw, size_t(n) * sizeof(T)); },
                  [](const T& db, T& sum) { sum = db; });
-    const bool copying = may_copy && (sum - m.sums) / (m1 - m0) >= copied_columns<T>;
+    const bool copying = (sum - m.sums) / (m1 - m0) >= copied_columns<T>;
     int64_t n = 0;
     // Copies numbers r0 up to r1 of all entries, as [tile][entry][row of the tile].
     auto copy = [&](auto width, int64_t r0, int64_t r1) {
