@@ -192,17 +192,27 @@ template <class T> int useful_threads(const Sequence<T>& s, int times, int threa
 }
 
 // Threads that wait for one another at each step lose most of their time where other programs run on their
-// cores, so after a call that did, so many stay on one thread. Results do not depend on it.
+// cores. So where those of a call computed less in its time than one thread alone would have, some calls stay
+// on one thread: few, since it may have been a moment, and more each time that the next call on several does
+// no better. Results do not depend on it.
 class Crowd {
 public:
     int threads(int asked) { return asked > 1 && calls_alone_.load() > 0 && calls_alone_.fetch_sub(1) > 0 ? 1 : asked; }
-    void note(std::chrono::nanoseconds taken, int64_t slept) {
-        // To wake a thread takes less, and so do the waits of large layers, whose shares end unevenly.
-        if (slept > std::max<int64_t>(200'000, taken.count() / 4 * 3)) calls_alone_.store(32);
+    // `taken` by the clock, `worked` by the threads of a call together.
+    void note(int threads, std::chrono::nanoseconds taken, int64_t worked) {
+        const double time = double(taken.count()), alone = alone_.load();
+        if (threads == 1) return alone_.store(alone + 0.2 * (std::min(1.0, double(worked) / time) - alone));
+        // To wake a thread takes less.
+        const bool lost = double(worked) + 200e3 < alone * time;
+        const int more = lost ? next_.load() : 0;
+        if (lost) calls_alone_.store(more);
+        next_.store(lost ? std::min(2 * more, 32) : 2);
+        alone_.store(alone + 0.02 * (1 - alone));  // which is known no longer
     }
 
 private:
-    std::atomic<int> calls_alone_{0};
+    std::atomic<int> calls_alone_{0}, next_{2};
+    std::atomic<double> alone_{1};  // what one thread works of its time
 };
 
 Crowd crowd;
@@ -229,14 +239,17 @@ void run_pass(Call s, int threads, Memory&& memory, Run&& run) {
         const Call& s;
         char* block;
         Run& run;
-    } context{s, block, run};
-    const int64_t slept = time_slept();
+        const bool in_step;
+        std::atomic<int64_t> worked;
+    } context{s, block, run, in_step, {0}};
     const auto begin = std::chrono::steady_clock::now();
     parallel(threads, [](const Member& me, void* context) {
         Context& c = *static_cast<Context*>(context);
+        const int64_t before = c.in_step ? time_worked() : 0;
         c.run(c.s, c.block, me);
+        if (c.in_step) c.worked.fetch_add(time_worked() - before, std::memory_order_relaxed);
     }, &context);
-    if (in_step) crowd.note(std::chrono::steady_clock::now() - begin, time_slept() - slept);
+    if (in_step) crowd.note(threads, std::chrono::steady_clock::now() - begin, context.worked.load());
     workspace.done();
 }
 

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -58,19 +59,38 @@ private:
 #endif
 };
 
+// Nanoseconds that this thread ran; where the system does not tell, of its life, sleep included.
+inline int64_t thread_clock() {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+#else
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
+}
+
 // Longer than threads that all run wait for one another in most steps, and nothing beside the
 // milliseconds for which another program takes the core of one of them.
 constexpr std::chrono::microseconds most_spinning{20};
 
+thread_local int64_t waited = 0;  // nanoseconds of this thread in vain, as its clock counts them
+
 // Whether `done` came true while this spun.
 template <class Done> bool spin_until(Done&& done) {
-    const auto end = std::chrono::steady_clock::now() + most_spinning;
-    do
+    const auto begin = std::chrono::steady_clock::now();
+    std::chrono::nanoseconds spent{0};
+    do {
         for (int i = 0; i < 32; ++i) {
-            if (done()) return true;
+            if (done()) {
+                waited += spent.count();
+                return true;
+            }
             pause();
         }
-    while (std::chrono::steady_clock::now() < end);
+        spent = std::chrono::steady_clock::now() - begin;
+    } while (spent < most_spinning);
+    waited += spent.count();
     return false;
 }
 
@@ -93,8 +113,6 @@ inline void wake_all(std::atomic<int>& value) {
 #endif
 }
 
-std::atomic<int64_t> slept{0};  // nanoseconds
-
 // A thread that waits long sleeps: one that yields keeps the core from the thread that it waits for,
 // or, where the two have a core each, loses its turn to other programs.
 struct alignas(64) Barrier {
@@ -109,13 +127,12 @@ struct alignas(64) Barrier {
             return;
         }
         if (spin_until([&] { return generation.load(std::memory_order_acquire) != now; })) return;
+        const int64_t begin = thread_clock();
         // Counted before the last look, and the last to arrive looks after it has counted: one sees the other.
         sleeping.fetch_add(1);
-        const auto begin = std::chrono::steady_clock::now();
         while (generation.load() == now) sleep_while(generation, now);
         sleeping.fetch_sub(1);
-        const std::chrono::nanoseconds time = std::chrono::steady_clock::now() - begin;
-        slept.fetch_add(time.count(), std::memory_order_relaxed);
+        waited += thread_clock() - begin;
     }
 };
 
@@ -263,7 +280,7 @@ void Member::wait(int group, int size) const noexcept {
 }
 void Member::wait() const noexcept { wait(-1, count); }
 
-int64_t time_slept() { return slept.load(std::memory_order_relaxed); }
+int64_t time_worked() { return thread_clock() - waited; }
 
 void parallel(int count, void (*body)(const Member&, void*), void* context) {
     if (count > most_threads) count = most_threads;

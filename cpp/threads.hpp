@@ -33,7 +33,7 @@ public:
 // Safe to call from several threads. The body must not throw.
 void parallel(int count, void (*body)(const Member&, void* context), void* context);
 
-// For how long members have slept in wait() so far, all together, in nanoseconds.
-int64_t time_slept();
+// Nanoseconds that this thread has run so far, without those for which it spun or slept in vain in wait().
+int64_t time_worked();
 
 }  // namespace ostinato
