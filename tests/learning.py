@@ -14,6 +14,7 @@ from ostinato.data.batches import ContiguousBatches
 from ostinato.networks.arrangements import ManyToMany, recurrent_layers
 from ostinato.networks.outputs import Output
 from ostinato.training.callbacks import Callback, Run, TrainingResult
+from ostinato.training.distributed import ALONE, World
 from ostinato.training.loop import Trainer
 from ostinato.training.settings import TrainingSettings
 
@@ -96,6 +97,7 @@ def trainer(
     sample: Any = None,
     on_best: Any = None,
     kind: type[Trainer] = Trainer,
+    world: World = ALONE,
     **settings: Any,
 ) -> Trainer:
     """A trainer of a small network; what is not given is small and quick."""
@@ -131,6 +133,7 @@ def trainer(
         on_best=on_best,
         folder=folder,
         title="small",
+        world=world,
     )
 
 

@@ -27,9 +27,15 @@ import torch._dynamo  # which an optimizer imports: once here, and not in every 
 from torch import Tensor, distributed
 from torch.utils import _pytree
 
+from learning import network, tokens, trainer, weights
+from learning import same as same_bits
+
 import ostinato
+from ostinato.data.batches import ContiguousBatches
 from ostinato.errors import OstinatoError
 from ostinato.training.callbacks import Callback, Run, read_metrics
+from ostinato.training.distributed import join
+from ostinato.training.loop import detach
 
 
 class Failed(Exception):
@@ -330,6 +336,61 @@ def rank() -> int:
     return int(os.environ["RANK"])
 
 
+def apart(count: int, every: int) -> dict[str, Any]:
+    """Compare ranks that average every few steps with a loop over networks, in float64.
+
+    Rows are of unequal number, and the ranks begin with other weights than the first.
+    """
+
+    def batches() -> ContiguousBatches:
+        return ContiguousBatches(tokens(), 2 * count - 1, 5)
+
+    def work() -> Any:
+        made = trainer(
+            network(seed=1 + rank()).double(), batches=batches(), world=join(), average_every=every,
+            steps=9, evaluations=2, clip_norm=0.3, schedule="constant", optimizer="adam",
+            weight_decay=0.0,
+        )  # fmt: skip
+        made.objective.count = lambda batch: batch.steps
+        result = made.run()
+        return weights(made.network), result.best_loss, made.tokens
+
+    ranks = on_ranks(count, work)
+    networks = [network().double() for _ in range(count)]
+    optimizers = [torch.optim.Adam(net.parameters(), 0.02) for net in networks]
+    parts, states = [batches().split(part, count) for part in range(count)], [None] * count
+    items, losses, steps, last = [0] * count, 0.0, 0, 0.0
+    for step in range(1, 10):
+        for i, (net, part, optimizer) in enumerate(zip(networks, parts, optimizers, strict=True)):
+            batch = part.next_batch()
+            loss, state = net.loss(batch.inputs, batch.targets, None if batch.fresh else states[i])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.3)
+            optimizer.step()
+            states[i] = detach(state)
+            items[i] += batch.steps
+            losses += loss.item() * batch.steps
+        if step % every and step not in (5, 9):  # the evaluations
+            continue
+        for copies in zip(*(net.parameters() for net in networks), strict=True):
+            kept = [o.state[p] for p, o in zip(copies, optimizers, strict=True)]
+            moments = [[each[name] for each in kept] for name in ("exp_avg", "exp_avg_sq")]
+            for several in ([p.data for p in copies], *moments):
+                mean = sum(n * each for n, each in zip(items, several, strict=True)) / sum(items)
+                for each in several:
+                    each.copy_(mean)
+        steps, last, items, losses = steps + sum(items), losses / sum(items), [0] * count, 0.0
+    gaps = [
+        float((found[name] - tensor).abs().max())
+        for found, _, _ in ranks
+        for name, tensor in networks[0].state_dict().items()
+    ]
+    across = all(same_bits(found, ranks[0][0]) for found, _, _ in ranks)
+    told = [(abs(loss - last), seen - steps) for _, loss, seen in ranks]
+    return {"weights": max(gaps), "across": across, "told": told}
+
+
 def told(work: Callable[[], Any]) -> str:
     """Return the error of some work, or how a training ended."""
     try:
@@ -338,12 +399,12 @@ def told(work: Callable[[], Any]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def nonfinite(remedy: str) -> dict[str, Any]:
+def nonfinite(remedy: str, **settings: Any) -> dict[str, Any]:
     """Let the loss of the last of three ranks alone be no number in the third batch."""
 
     def work() -> Any:
         change = {3: lambda loss: loss * float("nan")} if rank() == 2 else {}
-        return told(lambda: trained("text", change=change, on_nonfinite=remedy))
+        return told(lambda: trained("text", change=change, on_nonfinite=remedy, **settings))
 
     return {"told": on_ranks(3, work)}
 
@@ -439,8 +500,15 @@ def case(name: str, folder: Path) -> dict[str, Any]:
         case ["resume", before, after]:
             equal = {"dropout": 0.2} if before == after else {}  # random masks are of each rank
             return resume(folder / name, int(before), int(after), steps=12, **equal)
+        case ["resume", before, after, every]:
+            settings = {"steps": 12, "dropout": 0.2, "average_every": int(every)}
+            return resume(folder / name, int(before), int(after), **settings)
         case ["nonfinite", remedy]:
             return nonfinite(remedy)
+        case ["nonfinite", remedy, every]:
+            return nonfinite(remedy, average_every=int(every))
+        case ["apart", count, every]:
+            return apart(int(count), int(every))
         case ["fails"]:
             return fails()
         case ["interrupted"]:

@@ -77,6 +77,35 @@ def test_a_stopped_run_goes_on_on_as_many_ranks_bit_for_bit_and_on_others(tmp_pa
 
 @forks
 @pytest.mark.thorough
+def test_ranks_that_train_apart_and_average_equal_a_loop(tmp_path: Path) -> None:
+    """With rows of unequal number, carried states, clipping, and averages at evaluations."""
+    for name, each in cases(tmp_path, "apart:2:3", "apart:3:4").items():
+        assert each["weights"] < 1e-12 and each["across"], name
+        for loss, steps in each["told"]:
+            assert loss < 1e-12 and steps == 0
+
+
+@forks
+@pytest.mark.thorough
+def test_a_run_of_averages_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    (each,) = cases(tmp_path, "resume:2:2:4").values()
+    assert each["step"] == 8  # the stop at step 5 is heard of when they average
+    assert (each["records"], each["weights"], each["notes"]) == (0, 0, [])
+
+
+@forks
+@pytest.mark.thorough
+def test_a_loss_of_one_rank_that_is_not_finite_is_heard_of_at_the_average(tmp_path: Path) -> None:
+    stop, back, skip = cases(
+        tmp_path, "nonfinite:stop:2", "nonfinite:rollback:2", "nonfinite:skip:2"
+    ).values()
+    assert len(set(stop["told"])) == 1
+    assert "step 5: not finite on some processes: " in stop["told"][0]
+    assert back["told"] == skip["told"] == ["budget"] * 3
+
+
+@forks
+@pytest.mark.thorough
 def test_what_happens_on_one_rank_ends_or_changes_the_run_of_all(tmp_path: Path) -> None:
     remedies = ("stop", "rollback")
     found = cases(tmp_path, "fails", "interrupted", *(f"nonfinite:{each}" for each in remedies))
@@ -321,6 +350,17 @@ def test_a_run_in_parts_goes_on_bit_for_bit(tmp_path: Path) -> None:
     rest = run(tmp_path / "stopped")
     assert rest.step == 12
     assert same(weights(whole.network), weights(rest.network))
+
+
+def test_one_process_has_nothing_to_average() -> None:
+    torch.manual_seed(0)
+    plain, other, witness = trainer(network()), network(), Witness()
+    plain.run()
+    trainer(other, witness, average_every=4).run()
+    assert witness.notes == ["average_every: there is one process, and nothing to average"]
+    assert same(weights(plain.network), weights(other))
+    with pytest.raises(OstinatoError, match="average_every=0: expected a number above zero"):
+        trainer(average_every=0)
 
 
 def test_batches_that_cannot_be_divided_are_refused() -> None:

@@ -67,6 +67,9 @@ class World:
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first rank."""
 
+    def combine(self, tensors: Iterable[Tensor], share: float) -> None:
+        """Overwrite tensors with the sum over ranks of each one's share of its own."""
+
     def first(self, make: Callable[[], T]) -> T:
         """Return what the first rank makes, however long it takes.
 
@@ -146,6 +149,18 @@ class Ranks(World):
         with noticing_lost_peers():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def combine(self, tensors: Iterable[Tensor], share: float) -> None:
+        alike: dict[Any, list[Tensor]] = {}
+        for tensor in tensors:
+            alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for several in alike.values():  # in one message, whose latency is what costs
+            joined = torch.cat([tensor.reshape(-1) for tensor in several]).mul_(share)
+            with noticing_lost_peers():
+                dist.all_reduce(joined)
+            parts = joined.split([tensor.numel() for tensor in several])
+            for tensor, part in zip(several, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def first(self, make: Callable[[], T]) -> T:
         self._made += 1

@@ -13,7 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ostinato.data.prefetch import Closable
 from ostinato.errors import OstinatoError
-from ostinato.training.distributed import World, joined_rows, noticing_lost_peers, own_rows
+from ostinato.training.distributed import (
+    ALONE,
+    World,
+    joined_rows,
+    noticing_lost_peers,
+    own_rows,
+)
 from ostinato.training.evaluation import Objective
 from ostinato.training.health import is_finite
 
@@ -27,6 +33,7 @@ class Computed(NamedTuple):
         state: the state after it; of parts a list, with None where nothing is carried.
         carries: whether all of the state is finite, on all ranks.
         stop: whether any rank was asked to end the run.
+        items: items of the loss's mean, where they are counted.
     """
 
     loss: float
@@ -34,6 +41,7 @@ class Computed(NamedTuple):
     state: Any
     carries: bool
     stop: bool
+    items: int = 1
 
 
 class Whole:
@@ -116,16 +124,24 @@ class Joined(nn.Module):
         objective: its loss, a mean over as many items as its ``count`` says.
         world: the ranks.
         accumulate: parts of a batch for each of them.
+        apart: whether each rank has the gradients of its own rows alone, see `Average`.
     """
 
     def __init__(
-        self, network: nn.Module, objective: Objective[Any, Any], world: World, accumulate: int
+        self,
+        network: nn.Module,
+        objective: Objective[Any, Any],
+        world: World,
+        accumulate: int,
+        *,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self._objective, self._world, self._parts = objective, world, accumulate
+        self._shared = ALONE if apart else world
         self._trained = [p for p in network.parameters() if p.requires_grad]
-        self._parallel = (world.parallel(self),)  # a tuple, since it is no part of this module
+        self._parallel = (self._shared.parallel(self),)  # a tuple: it is no part of this module
         # After its first pass DDP divides the gradients again, in the order in which they came, and
         # adds up those of three ranks and more in another order. A pass over nothing comes first,
         # so that those of all steps are divided equally, of a run that goes on, too.
@@ -163,6 +179,7 @@ class Joined(nn.Module):
         They are zero before. Each rank adds up those of the sum over its rows; their mean over
         ranks becomes the mean over items once it is known how many these are.
         """
+        world = self._shared
         (module,) = self._parallel
         total, items, steps, after = 0.0, 0, 0, []
         pairs = zip(batch.parts, states or [None] * len(batch.parts), strict=True)
@@ -178,12 +195,13 @@ class Joined(nn.Module):
             total += loss.item()
             items += self._items(part)
             steps += 0 if part.idle else part.steps
-        sums = self._world.sum(total, items, steps, not is_finite(after), stop)
+        sums = world.sum(total, items, steps, not is_finite(after), stop)
         count = max(1.0, sums[1])
         for p in self.network.parameters():
             if p.grad is not None:
-                p.grad.mul_(self._world.size / count)
-        return Computed(sums[0] / count, round(sums[2]), after, not sums[3], sums[4] > 0)
+                p.grad.mul_(world.size / count)
+        loss_of_all, steps_of_all = sums[0] / count, round(sums[2])
+        return Computed(loss_of_all, steps_of_all, after, not sums[3], sums[4] > 0, round(sums[1]))
 
     def joined_state(self, states: Sequence[Any] | None) -> Any:
         """Return the state of all rows of a batch, on all ranks, of those after its parts."""
@@ -200,6 +218,94 @@ class Joined(nn.Module):
 
     def _items(self, part: Any) -> int:
         return 0 if part.idle else self._objective.count(part)
+
+
+class Interval(NamedTuple):
+    """What all ranks trained on since they had the same weights.
+
+    Attributes:
+        loss: the mean loss of all items.
+        steps: true steps of all ranks.
+        lost: optimizer steps that were left out since a loss or gradient was not finite.
+        problem: the first tensor that was not finite; empty if all were.
+        hopeless: whether another step would not be either.
+        stop: whether any rank was asked to end the run.
+    """
+
+    loss: float
+    steps: int
+    lost: int
+    problem: str
+    hopeless: bool
+    stop: bool
+
+
+class Average:
+    """Ranks that train apart for some steps, and then average (local SGD).
+
+    Zinkevich et al. 2010, "Parallelized stochastic gradient descent"; Stich 2019, "Local SGD
+    converges fast and communicates little". Not only weights are averaged but the optimizer's
+    moments as well, so that all ranks are equal after it and a checkpoint holds the run. Each rank
+    counts by the items it has trained on: one step of plain SGD is one of the joined batch.
+
+    Args:
+        world: the ranks.
+        network: the network of each, equal on all at first.
+        optimizer: its optimizer.
+    """
+
+    def __init__(
+        self, world: World, network: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._world, self._optimizer = world, optimizer
+        self._trained = [p for p in network.parameters() if p.requires_grad]
+        world.broadcast(network.state_dict().values())
+        self._clear()
+
+    def _clear(self) -> None:
+        self.pending = False
+        self._loss, self._items, self._steps = 0.0, 0, 0
+        self._lost, self._problem, self._hopeless = 0, "", False
+
+    def add(self, found: Computed) -> None:
+        """Count a step of the optimizer."""
+        self.pending = True
+        self._loss += found.loss * found.items
+        self._items += found.items
+        self._steps += found.steps
+
+    def lose(self, tensor: str, hopeless: bool) -> None:
+        """Count a step that was left out, and keep which tensor was not finite."""
+        self.pending = True
+        self._lost += 1
+        self._problem = self._problem or tensor
+        self._hopeless = self._hopeless or hopeless
+
+    @property
+    def own_steps(self) -> int:
+        """True steps of this rank since the last exchange."""
+        return self._steps
+
+    def exchange(self, stop: bool) -> Interval:
+        """Tell the others of the steps since the last time; see `combine`."""
+        told = (self._loss, self._items, self._steps, self._lost, self._hopeless, stop)
+        loss, items, steps, lost, hopeless, stops = self._world.sum(*told)
+        self._share = self._items / items if items else 1 / self._world.size
+        problem = ""
+        if lost:
+            problem = next(each for each in self._world.gather(self._problem) if each)
+        self._clear()
+        mean = loss / max(1.0, items)
+        return Interval(mean, round(steps), round(lost), problem, hopeless > 0, stops > 0)
+
+    @torch.no_grad()
+    def combine(self, interval: Interval) -> None:
+        """Average weights and moments over the ranks."""
+        states = [self._optimizer.state[p] for p in self._trained]
+        kept = [each[k] for each in states for k in sorted(each) if isinstance(each[k], Tensor)]
+        self._world.combine([*self._trained, *(t for t in kept if t.dim())], self._share)
+        if interval.lost:  # some have made fewer steps
+            self._world.broadcast([t for t in kept if not t.dim()])
 
 
 class _Reaching(torch.autograd.Function):

@@ -28,7 +28,7 @@ from ostinato.training.evaluation import (
     eval_mode,
     measure,
 )
-from ostinato.training.gradients import Divisible, Joined, PartedBatch, Parts, Whole
+from ostinato.training.gradients import Average, Divisible, Joined, PartedBatch, Parts, Whole
 from ostinato.training.health import (
     GradientHealth,
     Monitor,
@@ -148,7 +148,17 @@ class Trainer:
         self.compute: Whole | Joined = Whole(self.network, self.objective)
         if self.world.size > 1 or settings.accumulate > 1:
             self.batches = Parts(self.batches, self.world, settings.accumulate)
-            self.compute = Joined(self.network, self.objective, self.world, settings.accumulate)
+            self.compute = Joined(
+                self.network,
+                self.objective,
+                self.world,
+                settings.accumulate,
+                apart=settings.average_every > 1,
+            )
+        # Of ranks that train apart for some steps; None where they share every gradient.
+        self.average: Average | None = None
+        if self.world.size > 1 and settings.average_every > 1:
+            self.average = Average(self.world, self.network, self.optimizer)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.batch: Any = None
         self.state: Any = None
@@ -195,6 +205,8 @@ class Trainer:
             else:
                 if self.world.rank:  # whose random masks are others than those of the first
                     torch.manual_seed(seed_of_rank(self.settings.seed, self.world.rank))
+                if self.world.size == 1 and self.settings.average_every > 1:
+                    notes.append("average_every: there is one process, and nothing to average")
                 if self.statistics.buffers and isinstance(self.compute, Joined):
                     notes.append("batch normalisation: by the rows of each part of a batch alone")
             self.world.sum()  # from here on all have the same clock
@@ -282,12 +294,17 @@ class Trainer:
             self.statistics.keep()
             self.optimizer.zero_grad()
             found = self.compute.gradients(batch, before, self._interrupted)
-            self._ends, norm = found.stop, math.nan
+            norm = math.nan
             if math.isfinite(found.loss):
                 norm = clip_gradients(self.parameters, settings.clip_norm, settings.clip_value)
+            if self.average is None:
+                self._ends = found.stop
             if not math.isfinite(norm):
                 self.statistics.restore()
-                self.treat_nonfinite(batch, before, found.loss)
+                if self.average is None:
+                    self.treat_nonfinite(batch, before, found.loss)
+                else:
+                    self._lose(self.average, batch, before, found.loss)
                 return
             self.skips = 0
             self.step += 1
@@ -295,12 +312,17 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-            self.world.broadcast(self.statistics.buffers)
+            if self.average is None:
+                self.world.broadcast(self.statistics.buffers)
+            else:
+                self.average.add(found)
             self.state = detach(found.state) if found.carries else None
             if not found.carries:
                 self.log("the carried state is not finite; the next batch starts from zeros")
             self.last_loss = found.loss
             self.tokens += found.steps
+        if self.step % settings.average_every == 0:
+            self.combine()
         self._clock()
         self.record(found.loss, norm, rate)
 
@@ -320,8 +342,30 @@ class Trainer:
         for message in self.monitor.observe(self.step, loss, norm):
             self.suspect(message)
 
+    def combine(self) -> None:
+        """Average the weights of ranks that train apart, unless they are equal.
+
+        A loss or gradient that was not finite is treated here, by all of them.
+        """
+        if self.average is None or not self.average.pending:
+            return
+        own = self.average.own_steps
+        interval = self.average.exchange(self._interrupted)
+        self._ends, self.last_loss = interval.stop, interval.loss
+        self.tokens += interval.steps - own
+        if interval.lost:
+            problem = f"not finite on some processes: {interval.problem}"
+            if self.settings.on_nonfinite != "skip" or interval.hopeless:
+                self._go_back(problem, interval.problem)
+                return
+            self.log(f"{problem}; {interval.lost} of their steps are skipped")
+        with updates_of(self.network):
+            self.average.combine(interval)
+            self.world.broadcast(self.statistics.buffers)
+
     def evaluate(self) -> None:
         """Compute the validation metrics and a sample; keep the best weights."""
+        self.combine()  # what is evaluated is the average
         start = self.world.now()
         metrics, score, judge = {"loss": self.last_loss}, self.last_loss, self.objective.judge
         flawless = False
@@ -404,24 +448,45 @@ class Trainer:
 
     def treat_nonfinite(self, batch: Any, before: Any, loss: float) -> None:
         """Stop, skip the step or roll back, as ``on_nonfinite`` says."""
-        remedy = self.settings.on_nonfinite
+        what, otherwise, tensor = self._first_nonfinite(batch, before, loss)
+        tensor = next((t for t in self.world.gather(tensor) if t != otherwise), otherwise)
+        problem = f"{what} not finite; first non-finite tensor: {tensor}"
+        skips = self.settings.on_nonfinite == "skip" and self.skips < MAX_SKIPS
+        if skips and not tensor.startswith("weight"):
+            self._skip(before)
+            self.log(f"{problem}; the step is skipped")
+            return
+        self._go_back(problem, tensor)
+
+    def _first_nonfinite(self, batch: Any, before: Any, loss: float) -> tuple[str, str, str]:
+        """Return what is not finite, what it is called by itself, and the first such tensor."""
         what = "gradient" if math.isfinite(loss) else "loss"
         otherwise = "the norm of the gradients" if what == "gradient" else "the loss"
         if what == "loss":
             self.optimizer.zero_grad()  # which is not finite because the loss is not
         tensor = first_nonfinite(
-            self.network,
-            lambda: self.compute.losses(batch, before),
-            otherwise,
+            self.network, lambda: self.compute.losses(batch, before), otherwise
         )
-        tensor = next((t for t in self.world.gather(tensor) if t != otherwise), otherwise)
         self.optimizer.zero_grad()
-        problem = f"{what} not finite; first non-finite tensor: {tensor}"
-        if remedy == "skip" and self.skips < MAX_SKIPS and not tensor.startswith("weight"):
-            self.skips += 1
-            self.state = before if self.skips <= MAX_SKIPS_IN_STATE else None
-            self.log(f"{problem}; the step is skipped")
-            return
+        return what, otherwise, tensor
+
+    def _skip(self, before: Any) -> None:
+        self.skips += 1
+        self.state = before if self.skips <= MAX_SKIPS_IN_STATE else None
+
+    def _lose(self, average: Average, batch: Any, before: Any, loss: float) -> None:
+        """Leave out a step of this rank alone; the others hear of it when they average."""
+        tensor = self._first_nonfinite(batch, before, loss)[2]
+        average.lose(tensor, self.skips >= MAX_SKIPS or tensor.startswith("weight"))
+        self._skip(before)
+        self.step += 1
+        if self.step % self.settings.average_every == 0:
+            self.combine()
+        self._clock()
+
+    def _go_back(self, problem: str, tensor: str) -> None:
+        """Return to the last checkpoint with half the learning rate, or raise an error."""
+        remedy = self.settings.on_nonfinite
         can_go_back = remedy == "rollback" and self.rollbacks < MAX_ROLLBACKS
         checkpoint = self.world.first(self.checkpoints.load) if can_go_back else None
         if checkpoint is None:
@@ -455,6 +520,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save a checkpoint, unless the weights are not finite."""
+        self.combine()
         self._last_save = self.world.now()
         if not self._is_finite():
             self.log("the weights are not finite; the last good checkpoint is kept instead")
@@ -549,7 +615,8 @@ class Trainer:
             # A twentieth of the time, and 20 steps unless half of it is gone.
             if self.seconds < limit / (2 if self.step < 20 else 20):
                 return
-            per_step = median(self._measured)  # ignores the first steps and other outliers
+            # The median ignores the first steps, but ranks that train apart have no common clock.
+            per_step = median(self._measured) if self.average is None else fmean(self._measured)
             self.evaluate()
             # Slow evaluations become rarer: together they may take a tenth of the time.
             affordable = int(0.1 * limit / max(self.evaluation_seconds, 1e-9))

@@ -29,6 +29,8 @@ class TrainingSettings:
             otherwise by the size of the data. Several processes share them.
         accumulate: parts of each batch that are computed one after the other, in less memory, for
             the same step.
+        average_every: steps that several processes train apart before their weights are averaged
+            (local SGD); with 1 they share the gradients of every step.
         optimizer: sgd (with momentum), rmsprop, adam or adamw.
         learning_rate: peak learning rate of the schedule.
         momentum: momentum of sgd and rmsprop.
@@ -63,6 +65,7 @@ class TrainingSettings:
     steps: int | None = None
     batch_size: int | None = None
     accumulate: int = 1
+    average_every: int = 1
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 0.003
     momentum: float = 0.9
@@ -108,6 +111,7 @@ class TrainingSettings:
                 f"{type(self).__name__}: expected one budget, got {' and '.join(given)}."
             )
         positive = f"{budgets} batch_size learning_rate decay_steps evaluations checkpoint_minutes"
+        positive += " average_every"
         check_value(self, positive, lambda value: value > 0, "a number above zero")
         positive_or_zero = "weight_decay clip_norm clip_value warmup_steps decay_patience patience"
         check_value(self, positive_or_zero, lambda value: value >= 0, "zero or more")
