@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo  # which an optimizer imports: once here, and not in every process
-from torch import Tensor, distributed
-from torch.utils import _pytree
-
 from learning import network, tokens, trainer, weights
 from learning import same as same_bits
+from torch import Tensor, distributed
+from torch.utils import _pytree
 
 import ostinato
 from ostinato.data.batches import ContiguousBatches
@@ -391,6 +390,26 @@ def apart(count: int, every: int) -> dict[str, Any]:
     return {"weights": max(gaps), "across": across, "told": told}
 
 
+def uneven() -> dict[str, Any]:
+    """Let a rank leave out a step, and count those of each rank's optimizer after an average."""
+
+    def work() -> Any:
+        made = trainer(
+            network(), world=join(), average_every=4, steps=8, on_nonfinite="skip", evaluations=1
+        )
+        calls, loss = iter(range(9)), made.objective.loss
+
+        def lost(*given: Any) -> Any:
+            value, state = loss(*given)
+            return value * (float("nan") if rank() and next(calls) == 2 else 1.0), state
+
+        made.objective.loss = lost  # type: ignore[method-assign]
+        made.run()
+        return sorted({int(each["step"]) for each in made.optimizer.state.values()})
+
+    return {"steps": on_ranks(2, work)}
+
+
 def told(work: Callable[[], Any]) -> str:
     """Return the error of some work, or how a training ended."""
     try:
@@ -509,6 +528,8 @@ def case(name: str, folder: Path) -> dict[str, Any]:
             return nonfinite(remedy, average_every=int(every))
         case ["apart", count, every]:
             return apart(int(count), int(every))
+        case ["uneven"]:
+            return uneven()
         case ["fails"]:
             return fails()
         case ["interrupted"]:

@@ -96,12 +96,13 @@ def test_a_run_of_averages_goes_on_bit_for_bit(tmp_path: Path) -> None:
 @forks
 @pytest.mark.thorough
 def test_a_loss_of_one_rank_that_is_not_finite_is_heard_of_at_the_average(tmp_path: Path) -> None:
-    stop, back, skip = cases(
-        tmp_path, "nonfinite:stop:2", "nonfinite:rollback:2", "nonfinite:skip:2"
+    stop, back, skip, uneven = cases(
+        tmp_path, "nonfinite:stop:2", "nonfinite:rollback:2", "nonfinite:skip:2", "uneven"
     ).values()
     assert len(set(stop["told"])) == 1
-    assert "step 5: not finite on some processes: " in stop["told"][0]
+    assert "step 4: not finite on some processes: " in stop["told"][0]
     assert back["told"] == skip["told"] == ["budget"] * 3
+    assert uneven["steps"] == [[8], [8]]
 
 
 @forks
@@ -359,7 +360,7 @@ def test_one_process_has_nothing_to_average() -> None:
     trainer(other, witness, average_every=4).run()
     assert witness.notes == ["average_every: there is one process, and nothing to average"]
     assert same(weights(plain.network), weights(other))
-    with pytest.raises(OstinatoError, match="average_every=0: expected a number above zero"):
+    with pytest.raises(OstinatoError, match="average_every=0; expected a number above zero"):
         trainer(average_every=0)
 
 

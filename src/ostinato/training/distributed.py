@@ -158,7 +158,7 @@ class Ranks(World):
             joined = torch.cat([tensor.reshape(-1) for tensor in several]).mul_(share)
             with noticing_lost_peers():
                 dist.all_reduce(joined)
-            parts = joined.split([tensor.numel() for tensor in several])
+            parts = torch.split(joined, [tensor.numel() for tensor in several])
             for tensor, part in zip(several, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 

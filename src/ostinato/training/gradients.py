@@ -254,9 +254,7 @@ class Average:
         optimizer: its optimizer.
     """
 
-    def __init__(
-        self, world: World, network: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def __init__(self, world: World, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._world, self._optimizer = world, optimizer
         self._trained = [p for p in network.parameters() if p.requires_grad]
         world.broadcast(network.state_dict().values())
