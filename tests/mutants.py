@@ -1396,9 +1396,17 @@ onnx_layers: parts of a weight are joined along the first axis
 - attributes.get("axis", 0))
 + 0)[::-1]
 
+generated: a cell that a layer makes anew is another
+- vars(cell).keys() <= values.keys() | cell.derived
++ vars(cell).keys() <= values.keys()
+
+generated: cells whose cells within are others are the same
+- _key_of(v) if isinstance(v, Cell) else v
++ None if isinstance(v, Cell) else v
+
 gradients Joined: gradients are the mean of those of parts, whatever rows these have
-- p.grad.mul_(self._world.size / count)
-+ p.grad.mul_(self._world.size / count if len(batch.parts) == 1 else 1 / len(batch.parts))
+- p.grad.mul_(world.size / count)
++ p.grad.mul_(world.size / count if len(batch.parts) == 1 else 1 / len(batch.parts))
 
 gradients Joined: each part starts from the state of the first
 - loss, state = module(part, before)

@@ -30,6 +30,7 @@ from ostinato.cells import (
     PeepholeLSTMCell,
     RNNCell,
     RNNState,
+    ZoneoutCell,
 )
 from ostinato.errors import OstinatoError
 from ostinato.networks.arrangements import recurrent_layers
@@ -572,3 +573,26 @@ def test_sums_go_on_from_window_to_window_of_backward(name, ragged):
     assert all_equal(found[1], found[3])
     with use_backend("reference"):
         assert_same(found[1], results())
+
+
+@WITHOUT_COMPILER
+def test_a_cell_that_a_layer_makes_anew_for_every_call_is_traced_once(monkeypatch):
+    """As zoneout does in training, around cells with attributes of their own, too."""
+
+    class Scaled(Unusual):
+        def __post_init__(self):
+            object.__setattr__(self, "scale", [0.5])  # no field: cells of other scales are others
+
+        def step(self, w, x_t, state):
+            return super().step(w, x_t * self.scale[0], state)
+
+    traced, real = [], generated.write_program
+    monkeypatch.setattr(
+        generated, "write_program", lambda cell, *more: traced.append(cell) or real(cell, *more)
+    )
+    for inner in (LSTMCell(I, H), Unusual(I, H), Scaled(I, H), Scaled(I, H)):
+        before = len(traced)
+        layer = Recurrent(ZoneoutCell(inner, 0.123)).train()
+        for _ in range(3):
+            layer(torch.randn(5, 2, I))[0].sum().backward()
+        assert len(traced) == before + 1

@@ -89,13 +89,15 @@ _TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
 def _key_of(cell: Cell) -> object:
-    """Return what two cells share that run the same program."""
-    known = {f.name for f in fields(cell)}
+    """Return what two cells share that run the same program: their fields, where these are all."""
+    values = {f.name: getattr(cell, f.name) for f in fields(cell)}
+    parts = tuple(_key_of(v) if isinstance(v, Cell) else v for v in values.values())
     try:
-        hash(cell)
+        hash(parts)
     except TypeError:
         return _Same(cell)
-    return cell if vars(cell).keys() <= known else _Same(cell)
+    whole = vars(cell).keys() <= values.keys() | cell.derived
+    return (type(cell), *parts) if whole else _Same(cell)
 
 
 class _Same:

@@ -115,6 +115,8 @@ class Cell(ABC):
     """Whether the recurrent weights may be the identity."""
     takes_missing: ClassVar[bool] = False
     """Whether inputs may be NaN, a missing value."""
+    derived: ClassVar[frozenset[str]] = frozenset()
+    """Attributes beside the fields that follow from them: cells of equal fields are equal."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):

@@ -629,10 +629,10 @@ class ZoneoutCell(Cell):
     inner: Cell
     rates: float | tuple[float, ...] = 0.1
     training: bool = False
+    derived = frozenset({"state_type", "gates_type", "gates", "project", "initialize"})
 
     def __post_init__(self) -> None:
-        sizes = ("input_size", "hidden_size", "bias")
-        for name in (*sizes, "state_type", "gates_type", "gates", "project", "initialize"):
+        for name in ("input_size", "hidden_size", "bias", *self.derived):
             object.__setattr__(self, name, getattr(self.inner, name))
         if not all(isinstance(rate, Real) and 0 <= rate <= 1 for rate in self._rates()):
             raise OstinatoError(f"ZoneoutCell: rates={self.rates}; expected 0 to 1.")
