@@ -61,7 +61,7 @@ private:
 
 // Nanoseconds that this thread ran; where the system does not tell, of its life, sleep included.
 inline int64_t thread_clock() {
-#if defined(CLOCK_THREAD_CPUTIME_ID)
+#if defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
     timespec time;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
     return int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
