@@ -391,17 +391,18 @@ def apart(count: int, every: int) -> dict[str, Any]:
 
 
 def uneven() -> dict[str, Any]:
-    """Let a rank leave out a step, and count those of each rank's optimizer after an average."""
+    """Let a rank leave out its first four steps, and count those of each rank's optimizer."""
 
     def work() -> Any:
         made = trainer(
             network(), world=join(), average_every=4, steps=8, on_nonfinite="skip", evaluations=1
         )
-        calls, loss = iter(range(9)), made.objective.loss
+        calls, loss = iter(range(99)), made.objective.loss
 
         def lost(*given: Any) -> Any:
             value, state = loss(*given)
-            return value * (float("nan") if rank() and next(calls) == 2 else 1.0), state
+            # Of each such step once more, to find the tensor.
+            return value * (float("nan") if rank() and next(calls) < 8 else 1.0), state
 
         made.objective.loss = lost  # type: ignore[method-assign]
         made.run()

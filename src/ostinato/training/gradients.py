@@ -139,7 +139,7 @@ class Joined(nn.Module):
         super().__init__()
         self.network = network
         self._objective, self._world, self._parts = objective, world, accumulate
-        self._shared = ALONE if apart else world
+        self._apart, self._shared = apart, ALONE if apart else world
         self._trained = [p for p in network.parameters() if p.requires_grad]
         self._parallel = (self._shared.parallel(self),)  # a tuple: it is no part of this module
         # After its first pass DDP divides the gradients again, in the order in which they came, and
@@ -197,7 +197,9 @@ class Joined(nn.Module):
             steps += 0 if part.idle else part.steps
         sums = world.sum(total, items, steps, not is_finite(after), stop)
         count = max(1.0, sums[1])
-        for p in self.network.parameters():
+        for p in self._trained:
+            if p.grad is None and self._apart:  # optimizers of all ranks have the same moments
+                p.grad = torch.zeros_like(p)
             if p.grad is not None:
                 p.grad.mul_(world.size / count)
         loss_of_all, steps_of_all = sums[0] / count, round(sums[2])
@@ -297,13 +299,12 @@ class Average:
         return Interval(mean, round(steps), round(lost), problem, hopeless > 0, stops > 0)
 
     @torch.no_grad()
-    def combine(self, interval: Interval) -> None:
+    def combine(self) -> None:
         """Average weights and moments over the ranks."""
         states = [self._optimizer.state[p] for p in self._trained]
         kept = [each[k] for each in states for k in sorted(each) if isinstance(each[k], Tensor)]
+        # All but the numbers of steps, which are equal.
         self._world.combine([*self._trained, *(t for t in kept if t.dim())], self._share)
-        if interval.lost:  # some have made fewer steps
-            self._world.broadcast([t for t in kept if not t.dim()])
 
 
 class _Reaching(torch.autograd.Function):

@@ -321,10 +321,10 @@ class Trainer:
                 self.log("the carried state is not finite; the next batch starts from zeros")
             self.last_loss = found.loss
             self.tokens += found.steps
-        if self.step % settings.average_every == 0:
-            self.combine()
+        goes_on = self.step % settings.average_every != 0 or self.combine()
         self._clock()
-        self.record(found.loss, norm, rate)
+        if goes_on:
+            self.record(found.loss, norm, rate)
 
     def record(self, loss: float, norm: float, rate: float) -> None:
         """Call the callbacks after a step."""
@@ -342,13 +342,14 @@ class Trainer:
         for message in self.monitor.observe(self.step, loss, norm):
             self.suspect(message)
 
-    def combine(self) -> None:
+    def combine(self) -> bool:
         """Average the weights of ranks that train apart, unless they are equal.
 
-        A loss or gradient that was not finite is treated here, by all of them.
+        A loss or gradient that was not finite is treated here, by all of them. Return whether the
+        run goes on from here, and not from its last checkpoint.
         """
         if self.average is None or not self.average.pending:
-            return
+            return True
         own = self.average.own_steps
         interval = self.average.exchange(self._interrupted)
         self._ends, self.last_loss = interval.stop, interval.loss
@@ -357,15 +358,17 @@ class Trainer:
             problem = f"not finite on some processes: {interval.problem}"
             if self.settings.on_nonfinite != "skip" or interval.hopeless:
                 self._go_back(problem, interval.problem)
-                return
+                return False
             self.log(f"{problem}; {interval.lost} of their steps are skipped")
         with updates_of(self.network):
-            self.average.combine(interval)
+            self.average.combine()
             self.world.broadcast(self.statistics.buffers)
+        return True
 
     def evaluate(self) -> None:
         """Compute the validation metrics and a sample; keep the best weights."""
-        self.combine()  # what is evaluated is the average
+        if not self.combine():  # what is evaluated is the average
+            return
         start = self.world.now()
         metrics, score, judge = {"loss": self.last_loss}, self.last_loss, self.objective.judge
         flawless = False
@@ -479,6 +482,12 @@ class Trainer:
         tensor = self._first_nonfinite(batch, before, loss)[2]
         average.lose(tensor, self.skips >= MAX_SKIPS or tensor.startswith("weight"))
         self._skip(before)
+        # A step of length 0: optimizers of all ranks count the same steps.
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.optimizer.step()
         self.step += 1
         if self.step % self.settings.average_every == 0:
             self.combine()
@@ -520,7 +529,8 @@ class Trainer:
 
     def save(self) -> None:
         """Save a checkpoint, unless the weights are not finite."""
-        self.combine()
+        if not self.combine():
+            return
         self._last_save = self.world.now()
         if not self._is_finite():
             self.log("the weights are not finite; the last good checkpoint is kept instead")
