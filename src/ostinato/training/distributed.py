@@ -151,10 +151,10 @@ class Ranks(World):
                 dist.broadcast(tensor, 0)
 
     def combine(self, tensors: Iterable[Tensor], share: float) -> None:
-        alike: dict[Any, list[Tensor]] = {}
+        by_kind: dict[Any, list[Tensor]] = {}
         for tensor in tensors:
-            alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-        for several in alike.values():  # in one message, whose latency is what costs
+            by_kind.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for several in by_kind.values():  # in one message, whose latency is what costs
             joined = torch.cat([tensor.reshape(-1) for tensor in several]).mul_(share)
             with noticing_lost_peers():
                 dist.all_reduce(joined)

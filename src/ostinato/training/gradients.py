@@ -227,7 +227,8 @@ class Interval(NamedTuple):
 
     Attributes:
         loss: the mean loss of all items.
-        steps: true steps of all ranks.
+        others: true steps of the other ranks.
+        share: part of the items that are this rank's.
         lost: optimizer steps that were left out since a loss or gradient was not finite.
         problem: the first tensor that was not finite; empty if all were.
         hopeless: whether another step would not be either.
@@ -235,7 +236,8 @@ class Interval(NamedTuple):
     """
 
     loss: float
-    steps: int
+    others: int
+    share: float
     lost: int
     problem: str
     hopeless: bool
@@ -281,30 +283,32 @@ class Average:
         self._problem = self._problem or tensor
         self._hopeless = self._hopeless or hopeless
 
-    @property
-    def own_steps(self) -> int:
-        """True steps of this rank since the last exchange."""
-        return self._steps
-
     def exchange(self, stop: bool) -> Interval:
-        """Tell the others of the steps since the last time; see `combine`."""
+        """Tell the others of the steps since the last time, and count anew."""
         told = (self._loss, self._items, self._steps, self._lost, self._hopeless, stop)
         loss, items, steps, lost, hopeless, stops = self._world.sum(*told)
-        self._share = self._items / items if items else 1 / self._world.size
         problem = ""
         if lost:
             problem = next(each for each in self._world.gather(self._problem) if each)
+        found = Interval(
+            loss / max(1.0, items),
+            round(steps) - self._steps,
+            self._items / items if items else 1 / self._world.size,
+            round(lost),
+            problem,
+            hopeless > 0,
+            stops > 0,
+        )
         self._clear()
-        mean = loss / max(1.0, items)
-        return Interval(mean, round(steps), round(lost), problem, hopeless > 0, stops > 0)
+        return found
 
     @torch.no_grad()
-    def combine(self) -> None:
-        """Average weights and moments over the ranks."""
+    def combine(self, share: float) -> None:
+        """Average weights and moments over the ranks, each with its share."""
         states = [self._optimizer.state[p] for p in self._trained]
         kept = [each[k] for each in states for k in sorted(each) if isinstance(each[k], Tensor)]
         # All but the numbers of steps, which are equal.
-        self._world.combine([*self._trained, *(t for t in kept if t.dim())], self._share)
+        self._world.combine([*self._trained, *(t for t in kept if t.dim())], share)
 
 
 class _Reaching(torch.autograd.Function):

@@ -146,6 +146,10 @@ class Trainer:
         self.monitor = Monitor(clip_norm=settings.clip_norm)
         self.statistics = MovingStatistics(self.network)
         self.compute: Whole | Joined = Whole(self.network, self.objective)
+        # Of ranks that train apart for some steps; None where they share every gradient.
+        self.average: Average | None = None
+        if self.world.size > 1 and settings.average_every > 1:
+            self.average = Average(self.world, self.network, self.optimizer)
         if self.world.size > 1 or settings.accumulate > 1:
             self.batches = Parts(self.batches, self.world, settings.accumulate)
             self.compute = Joined(
@@ -153,12 +157,8 @@ class Trainer:
                 self.objective,
                 self.world,
                 settings.accumulate,
-                apart=settings.average_every > 1,
+                apart=self.average is not None,
             )
-        # Of ranks that train apart for some steps; None where they share every gradient.
-        self.average: Average | None = None
-        if self.world.size > 1 and settings.average_every > 1:
-            self.average = Average(self.world, self.network, self.optimizer)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.batch: Any = None
         self.state: Any = None
@@ -350,10 +350,9 @@ class Trainer:
         """
         if self.average is None or not self.average.pending:
             return True
-        own = self.average.own_steps
         interval = self.average.exchange(self._interrupted)
         self._ends, self.last_loss = interval.stop, interval.loss
-        self.tokens += interval.steps - own
+        self.tokens += interval.others
         if interval.lost:
             problem = f"not finite on some processes: {interval.problem}"
             if self.settings.on_nonfinite != "skip" or interval.hopeless:
@@ -361,7 +360,7 @@ class Trainer:
                 return False
             self.log(f"{problem}; {interval.lost} of their steps are skipped")
         with updates_of(self.network):
-            self.average.combine()
+            self.average.combine(interval.share)
             self.world.broadcast(self.statistics.buffers)
         return True
 
