@@ -1,16 +1,20 @@
 """What the diagnosis of estimators and runs rests on: their data, their settings, what they saw."""
 
+import copy
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.random import default_rng
+from sklearn.base import clone
 from torch import nn
 from torch.nn import functional as F
 
 from ostinato import (
+    Forecaster,
     OstinatoError,
     SequenceClassifier,
     SequenceRegressor,
@@ -28,7 +32,6 @@ from ostinato.insight.causes.optimization import (
     rate_too_low,
 )
 from ostinato.insight.causes.steps import future_read
-from ostinato.insight.diagnosis import _of_run
 from ostinato.insight.evidence import Evidence, Features
 from ostinato.insight.losses import as_loss
 from ostinato.insight.remedies import change_of, tried
@@ -142,12 +145,17 @@ def test_a_run_is_diagnosed_by_what_it_trained_on_beside_what_it_held_out(tmp_pa
     found = diagnose(SequenceClassifier.load(tmp_path / "run"))
     assert found.held_out_improvement > 0.5
     assert found.held_out_improvement != found.improvement
-    kept = tmp_path / "run" / "data"
-    trained, apart = model.training_examples(kept, count=99), model.validation_examples(kept)
-    assert (len(trained.inputs), len(apart.inputs)) == (48, 12)
-    rows = {tuple(row) for row in trained.inputs.flatten(1).tolist()}
-    assert not rows & {tuple(row) for row in apart.inputs.flatten(1).tolist()}
+    own = model.samples_of_run(tmp_path / "run" / "data")
+    assert own.held_out is not None
+    assert [len(s.inputs) for s in (own.few, own.many, own.held_out)] == [32, 48, 12]
+    rows = {tuple(row) for row in own.many.inputs.flatten(1).tolist()}
+    assert {tuple(row) for row in own.few.inputs.flatten(1).tolist()} < rows
+    assert not rows & {tuple(row) for row in own.held_out.inputs.flatten(1).tolist()}
     assert {tuple(np.float32(x).flatten().tolist()) for x in X} >= rows
+    in_memory = SequenceClassifier(**how).fit(X, y)
+    assert vars(diagnose(in_memory)) | {"flow": 0, "influence": 0, "history": 0} == (
+        vars(found) | {"flow": 0, "influence": 0, "history": 0}
+    )
 
 
 def test_a_run_that_held_nothing_out_is_diagnosed_by_what_there_is(tmp_path):
@@ -156,14 +164,36 @@ def test_a_run_that_held_nothing_out_is_diagnosed_by_what_there_is(tmp_path):
         run = tmp_path / str(fraction)
         model = TextGenerator(hidden_size=8, steps=5, window=20, validation_fraction=fraction)
         model.fit(text, out=run)
-        assert (model.training_examples(run / "data") is None) is (fraction == 0)
-        _, data, held_out = _of_run(TextGenerator.load(run), None, None, None)
-        assert data is not None
-        assert (held_out is None) is (fraction == 0)
+        own = TextGenerator.load(run).samples_of_run(run / "data")
+        assert (own.held_out is None) is (fraction == 0)
+        alone = TextGenerator(**model.get_params()).fit(text).samples_
+        assert alone is not None
+        for name, kept in own._asdict().items():
+            other = getattr(alone, name)
+            assert (other is None) is (kept is None)
+            assert kept is None or torch.equal(other.inputs, kept.inputs), name
     X = [np.ones((4, 1)) * k for k in range(12)]
     one = SequenceRegressor(**SMALL, validation_fraction=0)
     one.fit(X, list(range(12)), out=tmp_path / "alone")
-    assert one.training_examples(tmp_path / "alone" / "data") is None
+    own = one.samples_of_run(tmp_path / "alone" / "data")
+    assert own.held_out is None
+    assert len(own.few.inputs) == len(own.many.inputs) == 12
+
+
+def test_rows_of_a_fit_in_memory_stay_with_it_and_go_into_no_copy_and_no_file(tmp_path):
+    series = np.sin(np.arange(80.0))
+    model = Forecaster(horizon=2, epochs=1, ensemble_size=1, hidden_size=4).fit(series)
+    assert model.samples_ is not None
+    assert diagnose(model).loss == diagnose(model, (series,)).loss
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), clone(model)):
+        assert other.samples_ is None
+    model.save(tmp_path / "model")
+    assert Forecaster.load(tmp_path / "model").samples_ is None
+    with pytest.raises(OstinatoError, match="there are no data"):
+        diagnose(copy.deepcopy(model))
+    model.fit(series, out=tmp_path / "run")  # whose folder has them
+    assert model.samples_ is None
+    assert math.isfinite(diagnose(model).loss)
 
 
 def test_a_few_held_out_rows_do_not_show_that_anything_holds_for_others():
@@ -326,7 +356,7 @@ def test_long_steps_are_told_of_a_network_that_learned_all_the_same():
         net = Net()
         nn.init.normal_(net.rnn.weight_hh_l0, std=size)
         e = evidence(net, x, y, kind=Played)
-        e.runs, e.judged_now = runs, 0.6
+        e.runs = runs
         found = judged(grown_weights, e, improvement=0.6)
         assert [f.issue for f in found] == ["learning rate too high"] * expected
         assert not judged(grown_weights, e, improvement=0.95)
@@ -336,18 +366,14 @@ def test_a_rate_that_fell_too_early_is_told_of_a_network_that_learned_all_the_sa
     x, y = torch.randn(B, T, 3), torch.arange(B) % 4
     rates = [0.01] * 10 + [1e-5] * 90
     history = [{"loss": 1.0, "learning_rate": rate} for rate in rates]
-    for share, now, improvement, expected in (
-        (0.9, 0.7, 0.7, True),
-        (0.75, 0.7, 0.7, False),
-        (0.99, 0.7, 0.95, False),
-    ):
+    for share, improvement, expected in ((0.9, 0.7, True), (0.75, 0.7, False), (0.99, 0.95, False)):
         e = evidence(Net(), x, y, kind=Played, observed=Observations.of(history))
-        e.runs, e.judged_now = dict.fromkeys((0.01 / e.start.rate, 1.0, 10.0, 100.0), share), now
+        e.runs = dict.fromkeys((0.01 / e.start.rate, 1.0, 10.0, 100.0), share)
         found = judged(rate_too_low, e, improvement=improvement)
         assert [f.issue for f in found[:1]] == ["learning rate too low"] * expected
     steady = replace(e.observed, rates=[0.01] * 100)
     e = evidence(Net(), x, y, kind=Played, observed=steady)
-    e.runs, e.judged_now = dict.fromkeys((1.0, 10.0, 100.0), 0.95), 0.7
+    e.runs = dict.fromkeys((1.0, 10.0, 100.0), 0.95)
     assert not judged(rate_too_low, e, improvement=0.7)
 
 

@@ -42,6 +42,9 @@ TRIAL_SECONDS = 20.0
 TRIAL_ROWS = 256
 """Maximum number of rows that short training runs use."""
 
+JUDGED_ROWS = 64
+"""Rows by which short training runs are judged, where there are enough."""
+
 
 class Features(NamedTuple):
     """Statistics of features of real numbers, ``(F,)`` each, without padding.
@@ -586,14 +589,14 @@ class Evidence:
         B = source.inputs.shape[self.row_axis]
         random = torch.Generator().manual_seed(0)
         order = torch.randperm(B, generator=random)[:TRIAL_ROWS]
-        if self.held_out is not None:
-            training, judged = self.taken(source, order.sort().values), self.held_out
-            some = torch.arange(min(TRIAL_ROWS, judged.inputs.shape[self.row_axis]))
-            judged = self.taken(judged, some)
+        apart = 0 if self.held_out is None else self.held_out.inputs.shape[self.row_axis]
+        if self.held_out is not None and (apart >= JUDGED_ROWS or apart >= B // 2):
+            training = self.taken(source, order.sort().values)
+            judged = self.taken(self.held_out, torch.arange(min(TRIAL_ROWS, apart)))
         elif B >= 16:
             half = len(order) // 2
             training = self.taken(source, order[:half].sort().values)
-            judged = self.taken(source, order[half:].sort().values)
+            judged = self.taken(source, order[half:].sort().values)  # new to a fresh network
         else:
             training = judged = source
         return Start(
@@ -635,14 +638,6 @@ class Evidence:
             return self.constant
         constant = self.constant_on(judged, self.output_of(judged))
         return constant if math.isfinite(constant) else float(np.mean(self.shuffled or [math.nan]))
-
-    @cached_property
-    def judged_now(self) -> float:
-        """Improvement of the network as it is on the rows that short runs are judged on."""
-        constant = self.judged_constant
-        with suppress(RuntimeError):
-            return 1 - self.loss_of(self.start.judged) / constant if constant > 0 else math.nan
-        return math.nan
 
 
 def _rows_of(value: Any, rows: Tensor, B: int, row_axis: int) -> Any:
