@@ -214,12 +214,11 @@ def diagnose(
             data, more = own.few, own.many
             held_out = own.held_out if held_out is None else held_out
         elif data is not None and not isinstance(data, Sample):
-            parts = [data] if isinstance(data, str | os.PathLike | list) else data
-            more = estimator.examples(*parts, count=MANY)
+            _, more = network_and_sample(model, data, MANY)
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
     network, sample = network_and_sample(model, data)
-    apart = None if held_out is None else network_and_sample(model, held_out)[1]
+    apart = None if held_out is None else network_and_sample(model, held_out, MANY)[1]
     if isinstance(history, str | os.PathLike):
         history = read_metrics(history)
     records = list(records_of(history or []))

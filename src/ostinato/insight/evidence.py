@@ -85,6 +85,11 @@ class Features(NamedTuple):
         return cls(v.mean(0), std, distance.max(0, initial=0.0), far, usual, weight)
 
     @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether each feature has the same value everywhere."""
+        return np.asarray(self.std <= 1e-7 * (1e-30 + np.abs(self.mean)))
+
+    @property
     def sizes(self) -> NDArray[np.float64]:
         """Size of each feature: root mean square."""
         return np.asarray(np.sqrt(self.mean**2 + self.std**2))

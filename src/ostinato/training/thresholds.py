@@ -86,6 +86,7 @@ class Thresholds:
             was to learn from is likely missing.
         imbalance: share of the most frequent class from which a network may ignore the others.
         recall: share of the other classes' rows that are recognised; below, they are ignored.
+        poor_recall: the same below which they suffer from being rare, where little was learned.
         one_class: share of predictions of one class at which a network predicts only that.
         leaky: correlation with the target, or accuracy, of a single input feature by itself.
         changed: relative change of an output that counts as a change; rounding is below.
@@ -152,6 +153,7 @@ class Thresholds:
     lost: float = 0.5
     imbalance: float = 0.8
     recall: float = 0.1
+    poor_recall: float = 0.5
     one_class: float = 0.98
     leaky: float = 0.999
     changed: float = 1e-4
