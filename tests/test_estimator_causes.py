@@ -23,7 +23,13 @@ from ostinato import (
     diagnose,
 )
 from ostinato.insight.causes.common import J
-from ostinato.insight.causes.data import class_imbalance, labels_unrelated, leaky_feature, outliers
+from ostinato.insight.causes.data import (
+    class_imbalance,
+    inputs_not_scaled,
+    labels_unrelated,
+    leaky_feature,
+    outliers,
+)
 from ostinato.insight.causes.data import constant_features as constant
 from ostinato.insight.causes.data import duplicate_features as duplicate
 from ostinato.insight.causes.optimization import (
@@ -35,7 +41,8 @@ from ostinato.insight.causes.steps import future_read
 from ostinato.insight.evidence import Evidence, Features
 from ostinato.insight.losses import as_loss
 from ostinato.insight.remedies import change_of, tried
-from ostinato.insight.trials import Change, Trial
+from ostinato.insight.trials import Change, Trial, remove_dropout
+from ostinato.networks.inputs import WordEncoder
 from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Judgement
 from ostinato.training.observations import Observations
@@ -256,6 +263,16 @@ def test_half_of_the_features_lost_is_what_is_wrong(cause, spoil):
         assert mild.probability < 0.5
 
 
+def test_a_constant_far_from_zero_is_no_matter_of_scale():
+    x, y = torch.randn(B, T, 3), torch.arange(B) % 4
+    x[..., 0] = 500.0
+    assert not judged(inputs_not_scaled, evidence(Net(), x, y))
+    assert judged(constant, evidence(Net(), x, y))
+    x[0, 0, 0] = 499.0
+    assert judged(inputs_not_scaled, evidence(Net(), x, y))
+    assert not judged(inputs_not_scaled, evidence(Net(1), torch.full((B, T, 1), 500.0), y))
+
+
 def test_a_constant_of_padded_rows_that_is_the_target_leaks():
     x, lengths = torch.randn(B, T, 2), torch.randint(4, T, (B,))
     y = torch.randn(B, 1)
@@ -311,6 +328,54 @@ def test_rare_rows_learned_by_heart_are_not_recognised_among_held_out_ones():
     e = evidence(net, x, y, observed=Observations(), held_out=Sample(torch.randn(100, 5, 2), y))
     (finding,) = judged(class_imbalance, e)
     assert finding.values["recall"] == 0
+
+
+@pytest.mark.parametrize(("recognised", "improvement", "expected"), [
+    (0, 0.9, 0.66), (1, 0.3, 0.66), (2, 0.3, 0.55), (4, 0.3, 0.55), (5, 0.3, None), (4, 0.6, None),
+])  # fmt: skip
+def test_rare_classes_that_are_hardly_recognised(recognised, improvement, expected):
+    y = (torch.arange(100) % 10 == 0).long()
+    x = torch.zeros(100, 5, 1)
+    x[torch.flatten(y.nonzero())[:recognised]] = 1.0
+    x[torch.flatten((1 - y).nonzero())[:3]] = 1.0  # so that the rare class is predicted often
+    net = Net(1, 2)
+    net.forward = lambda given: torch.stack([0.5 - given[:, 0, 0], given[:, 0, 0] - 0.5], 1)
+    found = judged(class_imbalance, evidence(net, x, y, observed=Observations()), improvement)
+    assert [f.probability for f in found] == [expected] * (expected is not None)
+    for finding in found:
+        assert finding.values["recall"] == pytest.approx(recognised / 10)
+        assert ("always the same" in finding.message) is (recognised <= 1)
+
+
+def test_an_estimator_is_judged_by_as_many_held_out_rows_as_of_its_own():
+    X = [np.full((3, 1), float(k)) for k in range(300)]
+    y = ["a" if k % 2 else "b" for k in range(300)]
+    model = SequenceClassifier(**SMALL).fit(X[:60], y[:60])
+    for rows in (40, 300):
+        found = diagnose(model, (X[:60], y[:60]), held_out=(X[:rows], y[:rows]))
+        one = Evidence(model.network_, model.examples(X[:rows], y[:rows], count=256), Observations())
+        share = found.held_out_improvement
+        assert share == pytest.approx(1 - one.loss_now / one.constant)
+        assert len(one.sample.inputs) == min(rows, 256)
+
+
+def test_what_a_network_can_learn_by_heart_is_seen_without_its_dropout():
+    x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
+    asked = list[Change]()
+
+    class Asked(Evidence):
+        def trial(self, change=None):
+            asked.append(change)
+            return Trial(-0.5, 0.9 if change.rows and not change.dropout else 0.0, 80, [1.0], 0.0)
+
+    e = evidence(Net(), x, y, kind=Asked, held_out=Sample(x, torch.randint(4, (B,))))
+    e.improvement = e.held_out_improvement = e.learned = 0.0
+    (finding,) = judged(labels_unrelated, e)
+    assert "16 rows by heart" in finding.message
+    assert {(c.rows, c.dropout) for c in asked} == {(0, True), (16, False)}
+    words = WordEncoder(10, 4, 5, word_dropout=0.9)
+    remove_dropout(words)
+    assert words.word_dropout == 0
 
 
 # Settings
