@@ -247,7 +247,9 @@ def class_imbalance(j: J) -> Iterator[Finding]:
     if K < 2 or share < min(t.imbalance, max(0.5, 3 / K)):
         return
     ignored = recall <= t.recall
-    if not ignored and (recall > t.poor_recall or others.sum() < 8 or not not_learned_well(j)):
+    of_rows = e.kind == "category" or e.wide.targets.numel() == e.count  # as notes of music are not
+    poor = recall <= t.poor_recall and others.sum() >= 8 and of_rows and not_learned_well(j)
+    if not ignored and not poor:
         return
     same = float((predicted == top).mean())
     weights = "len(y) / counts.clamp(min=1) / len(counts)"
