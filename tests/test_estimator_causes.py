@@ -32,6 +32,7 @@ from ostinato.insight.causes.data import (
 )
 from ostinato.insight.causes.data import constant_features as constant
 from ostinato.insight.causes.data import duplicate_features as duplicate
+from ostinato.insight.causes.generalization import overfitting
 from ostinato.insight.causes.optimization import (
     clipping_too_strong,
     grown_weights,
@@ -363,6 +364,20 @@ def test_an_estimator_is_judged_by_as_many_held_out_rows_as_of_its_own():
         assert len(one.sample.inputs) == min(rows, 256)
 
 
+@pytest.mark.parametrize(("wrong", "expected"), [(4, 0.45), (30, 0.8)])
+def test_a_few_held_out_rows_that_are_sure_and_wrong_are_not_yet_overfitting(wrong, expected):
+    y = torch.arange(100) % 4
+    right = 20 * F.one_hot(y, 4).float()
+    apart = right.clone()
+    apart[:wrong] = right[:wrong].roll(1, 1)
+    net = Net(4)
+    net.forward = lambda given: given[:, 0]
+    given = [Sample(scores[:, None].repeat(1, T, 1), y) for scores in (right, apart)]
+    e = evidence(net, given[0].inputs, y, held_out=given[1], observed=Observations())
+    (finding,) = judged(overfitting, e)
+    assert finding.probability == expected
+
+
 def test_what_a_network_can_learn_by_heart_is_seen_without_its_dropout():
     x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
     asked = list[Change]()
@@ -429,6 +444,16 @@ def test_long_steps_are_told_of_a_network_that_learned_all_the_same():
         found = judged(grown_weights, e, improvement=0.6)
         assert [f.issue for f in found] == ["learning rate too high"] * expected
         assert not judged(grown_weights, e, improvement=0.95)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(0.1, True), (0.9, False)])
+def test_weights_that_grew_while_rows_were_learned_by_heart_are_no_sign_of_long_steps(own, expected):
+    net = Net()
+    nn.init.normal_(net.rnn.weight_hh_l0, std=5.0)
+    e = evidence(net, torch.randn(B, T, 3), torch.arange(B) % 4, kind=Played)
+    e.improvement = own
+    found = judged(grown_weights, e)
+    assert [f.issue for f in found] == ["learning rate too high"] * expected
 
 
 def test_a_rate_that_fell_too_early_is_told_of_a_network_that_learned_all_the_same():

@@ -73,7 +73,8 @@ def grown_weights(j: J) -> Iterator[Finding]:
     gain, weight = max(sizes, default=(0.0, ""))
     if not gain > t.gain or not e.was_trained:
         return
-    if j.improvement < t.improvement:
+    by_heart = e.improvement > t.good_improvement  # which makes weights grow, too
+    if j.improvement < t.improvement and not by_heart:
         yield Finding(
             "learning rate too high",
             f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
