@@ -46,6 +46,7 @@ from ostinato.insight.trials import Change, Trial, remove_dropout
 from ostinato.networks.inputs import WordEncoder
 from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Judgement
+from ostinato.training.free_causes import FREE
 from ostinato.training.observations import Observations
 from ostinato.training.thresholds import Thresholds
 
@@ -358,7 +359,9 @@ def test_an_estimator_is_judged_by_as_many_held_out_rows_as_of_its_own():
     model = SequenceClassifier(**SMALL).fit(X[:60], y[:60])
     for rows in (40, 300):
         found = diagnose(model, (X[:60], y[:60]), held_out=(X[:rows], y[:rows]))
-        one = Evidence(model.network_, model.examples(X[:rows], y[:rows], count=256), Observations())
+        one = Evidence(
+            model.network_, model.examples(X[:rows], y[:rows], count=256), Observations()
+        )
         share = found.held_out_improvement
         assert share == pytest.approx(1 - one.loss_now / one.constant)
         assert len(one.sample.inputs) == min(rows, 256)
@@ -376,6 +379,20 @@ def test_a_few_held_out_rows_that_are_sure_and_wrong_are_not_yet_overfitting(wro
     e = evidence(net, given[0].inputs, y, held_out=given[1], observed=Observations())
     (finding,) = judged(overfitting, e)
     assert finding.probability == expected
+
+
+def test_inputs_are_looked_at_in_all_rows_that_are_known():
+    x, y = torch.randn(40, T, 2), torch.arange(40) % 4
+    x[:10, :, 0] = 1.5  # the same in the first rows only
+    x[30, 3, 1], lengths = 1e6, torch.full((40,), T)
+    x[20, 5:], lengths[20] = 1e9, 5  # padding
+    e = evidence(Net(2), x[:10], y[:10])
+    assert judged(constant, e)
+    assert not judged(outliers, e)
+    e = evidence(Net(2), x[:10], y[:10], more=Sample(x, y, lengths))
+    assert not judged(constant, e)
+    (finding,) = judged(outliers, e)
+    assert finding.values["span"] < 1e8
 
 
 def test_what_a_network_can_learn_by_heart_is_seen_without_its_dropout():
@@ -447,13 +464,38 @@ def test_long_steps_are_told_of_a_network_that_learned_all_the_same():
 
 
 @pytest.mark.parametrize(("own", "expected"), [(0.1, True), (0.9, False)])
-def test_weights_that_grew_while_rows_were_learned_by_heart_are_no_sign_of_long_steps(own, expected):
+def test_weights_that_grew_while_rows_were_learned_by_heart_are_no_sign_of_long_steps(
+    own, expected
+):
     net = Net()
     nn.init.normal_(net.rnn.weight_hh_l0, std=5.0)
     e = evidence(net, torch.randn(B, T, 3), torch.arange(B) % 4, kind=Played)
     e.improvement = own
     found = judged(grown_weights, e)
     assert [f.issue for f in found] == ["learning rate too high"] * expected
+
+
+@pytest.mark.parametrize(("constant", "expected"), [(math.nan, True), (0.5, True), (1.0, False)])
+def test_first_batches_that_were_easy_are_no_rise_of_the_loss(constant, expected):
+    losses = [0.6] * 4 + [1.2] * 40
+    e = evidence(Net(), torch.randn(B, T, 3), torch.arange(B) % 4)
+    observed = replace(Observations.of(losses), constant=constant)
+    found = list(
+        FREE["learning rate too high"].judge(Judgement(e, observed, Thresholds(), 0.0, 0.01))
+    )
+    assert [f.issue for f in found] == ["learning rate too high"] * expected
+
+
+@pytest.mark.parametrize(("improvement", "expected"), [(0.2, 0.8), (0.6, 0.4), (math.nan, 0.8)])
+def test_a_validation_loss_that_rose_from_low_is_but_a_candidate(improvement, expected):
+    history = [{"step": k, "loss": 1.0 - 0.009 * k} for k in range(1, 101)]
+    history += [
+        {"step": 10 * k, "best": 1, "validation_loss": abs(k - 3) / 10 + 0.5} for k in range(1, 11)
+    ]
+    e = evidence(Net(), torch.randn(B, T, 3), torch.arange(B) % 4)
+    judgement = Judgement(e, Observations.of(history), Thresholds(), improvement, 0.01)
+    (finding,) = FREE["overfitting"].judge(judgement)
+    assert finding.probability == expected
 
 
 def test_a_rate_that_fell_too_early_is_told_of_a_network_that_learned_all_the_same():

@@ -393,20 +393,23 @@ class Evidence:
     @cached_property
     def ends(self) -> Tensor:
         """Steps of each row: as given, or where padding begins that is seen in the inputs."""
-        if self.sample.lengths is not None:
-            return row_lengths(self.sample)
-        T = self.sample.inputs.shape[1 - self.row_axis]
-        found = padding_begins(self.sample.inputs.movedim(self.row_axis, 0))
-        return torch.full((len(self.rows),), T) if found is None else found
+        return self._ends_of(self.sample)
+
+    def _ends_of(self, sample: Sample) -> Tensor:
+        if sample.lengths is not None:
+            return row_lengths(sample)
+        x = sample.inputs.movedim(self.row_axis, 0)
+        found = padding_begins(x)
+        return torch.full((x.shape[0],), x.shape[1]) if found is None else found
 
     @cached_property
     def values(self) -> Tensor | None:
         """Inputs of real numbers without padding, ``(N, F)``; None for tokens."""
-        x = self.sample.inputs.movedim(self.row_axis, 0)
+        x = self.wide.inputs.movedim(self.row_axis, 0)
         if not x.is_floating_point() or x.dim() < 2:
             return None
         x = x if x.dim() > 2 else x[..., None]
-        mask = torch.arange(x.shape[1])[None] < self.ends[:, None]
+        mask = torch.arange(x.shape[1])[None] < self._ends_of(self.wide)[:, None]
         return x.flatten(2)[mask.to(x.device)]
 
     @cached_property

@@ -46,7 +46,8 @@ class Thresholds:
         forget_gate: mean of a forget gate below which nothing is kept: a hundredth in three steps.
         oscillation: share of the second half of training in which the loss swings by more than a
             fifth of itself around a level above its best.
-        overshoot: factor by which the mean of 10 losses may exceed the first loss.
+        overshoot: factor by which the mean of 10 losses may exceed the first loss, and that of the
+            best constant prediction.
         gain: root of the mean sum of squares of a row of recurrent weights; initially 0.6 to 1.
         movement: share of their size by which all updates of a run together could move the weights;
             below a twentieth the network is still the initial one.
