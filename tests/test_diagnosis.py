@@ -1,5 +1,6 @@
 """What a diagnosis names, on networks with one thing wrong, and on healthy ones."""
 
+import copy
 import itertools
 import json
 import math
@@ -236,7 +237,7 @@ def test_an_estimator_is_diagnosed_from_its_run_or_on_new_data(tmp_path):
     assert again.influence is not None
     alone = TextGenerator(hidden_size=16, steps=5).fit(text)
     with pytest.raises(OstinatoError, match="there are no data"):
-        diagnose(alone)
+        diagnose(copy.deepcopy(alone))
     found = diagnose(alone, (text,))
     assert math.isfinite(found.improvement)
     assert [r["step"] for r in found.history if "loss" in r] == [1, 2, 3, 4, 5]

@@ -1,16 +1,20 @@
 """What the diagnosis of estimators and runs rests on: their data, their settings, what they saw."""
 
+import copy
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.random import default_rng
+from sklearn.base import clone
 from torch import nn
 from torch.nn import functional as F
 
 from ostinato import (
+    Forecaster,
     OstinatoError,
     SequenceClassifier,
     SequenceRegressor,
@@ -19,22 +23,30 @@ from ostinato import (
     diagnose,
 )
 from ostinato.insight.causes.common import J
-from ostinato.insight.causes.data import class_imbalance, labels_unrelated, leaky_feature, outliers
+from ostinato.insight.causes.data import (
+    class_imbalance,
+    inputs_not_scaled,
+    labels_unrelated,
+    leaky_feature,
+    outliers,
+)
 from ostinato.insight.causes.data import constant_features as constant
 from ostinato.insight.causes.data import duplicate_features as duplicate
+from ostinato.insight.causes.generalization import overfitting
 from ostinato.insight.causes.optimization import (
     clipping_too_strong,
     grown_weights,
     rate_too_low,
 )
 from ostinato.insight.causes.steps import future_read
-from ostinato.insight.diagnosis import _of_run
 from ostinato.insight.evidence import Evidence, Features
 from ostinato.insight.losses import as_loss
 from ostinato.insight.remedies import change_of, tried
-from ostinato.insight.trials import Change, Trial
+from ostinato.insight.trials import Change, Trial, remove_dropout
+from ostinato.networks.inputs import WordEncoder
 from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Judgement
+from ostinato.training.free_causes import FREE
 from ostinato.training.observations import Observations
 from ostinato.training.thresholds import Thresholds
 
@@ -142,12 +154,17 @@ def test_a_run_is_diagnosed_by_what_it_trained_on_beside_what_it_held_out(tmp_pa
     found = diagnose(SequenceClassifier.load(tmp_path / "run"))
     assert found.held_out_improvement > 0.5
     assert found.held_out_improvement != found.improvement
-    kept = tmp_path / "run" / "data"
-    trained, apart = model.training_examples(kept, count=99), model.validation_examples(kept)
-    assert (len(trained.inputs), len(apart.inputs)) == (48, 12)
-    rows = {tuple(row) for row in trained.inputs.flatten(1).tolist()}
-    assert not rows & {tuple(row) for row in apart.inputs.flatten(1).tolist()}
+    own = model.samples_of_run(tmp_path / "run" / "data")
+    assert own.held_out is not None
+    assert [len(s.inputs) for s in (own.few, own.many, own.held_out)] == [32, 48, 12]
+    rows = {tuple(row) for row in own.many.inputs.flatten(1).tolist()}
+    assert {tuple(row) for row in own.few.inputs.flatten(1).tolist()} < rows
+    assert not rows & {tuple(row) for row in own.held_out.inputs.flatten(1).tolist()}
     assert {tuple(np.float32(x).flatten().tolist()) for x in X} >= rows
+    in_memory = SequenceClassifier(**how).fit(X, y)
+    assert vars(diagnose(in_memory)) | {"flow": 0, "influence": 0, "history": 0} == (
+        vars(found) | {"flow": 0, "influence": 0, "history": 0}
+    )
 
 
 def test_a_run_that_held_nothing_out_is_diagnosed_by_what_there_is(tmp_path):
@@ -156,14 +173,36 @@ def test_a_run_that_held_nothing_out_is_diagnosed_by_what_there_is(tmp_path):
         run = tmp_path / str(fraction)
         model = TextGenerator(hidden_size=8, steps=5, window=20, validation_fraction=fraction)
         model.fit(text, out=run)
-        assert (model.training_examples(run / "data") is None) is (fraction == 0)
-        _, data, held_out = _of_run(TextGenerator.load(run), None, None, None)
-        assert data is not None
-        assert (held_out is None) is (fraction == 0)
+        own = TextGenerator.load(run).samples_of_run(run / "data")
+        assert (own.held_out is None) is (fraction == 0)
+        alone = TextGenerator(**model.get_params()).fit(text).samples_
+        assert alone is not None
+        for name, kept in own._asdict().items():
+            other = getattr(alone, name)
+            assert (other is None) is (kept is None)
+            assert kept is None or torch.equal(other.inputs, kept.inputs), name
     X = [np.ones((4, 1)) * k for k in range(12)]
     one = SequenceRegressor(**SMALL, validation_fraction=0)
     one.fit(X, list(range(12)), out=tmp_path / "alone")
-    assert one.training_examples(tmp_path / "alone" / "data") is None
+    own = one.samples_of_run(tmp_path / "alone" / "data")
+    assert own.held_out is None
+    assert len(own.few.inputs) == len(own.many.inputs) == 12
+
+
+def test_rows_of_a_fit_in_memory_stay_with_it_and_go_into_no_copy_and_no_file(tmp_path):
+    series = np.sin(np.arange(80.0))
+    model = Forecaster(horizon=2, epochs=1, ensemble_size=1, hidden_size=4).fit(series)
+    assert model.samples_ is not None
+    assert diagnose(model).loss == diagnose(model, (series,)).loss
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), clone(model)):
+        assert other.samples_ is None
+    model.save(tmp_path / "model")
+    assert Forecaster.load(tmp_path / "model").samples_ is None
+    with pytest.raises(OstinatoError, match="there are no data"):
+        diagnose(copy.deepcopy(model))
+    model.fit(series, out=tmp_path / "run")  # whose folder has them
+    assert model.samples_ is None
+    assert math.isfinite(diagnose(model).loss)
 
 
 def test_a_few_held_out_rows_do_not_show_that_anything_holds_for_others():
@@ -226,6 +265,16 @@ def test_half_of_the_features_lost_is_what_is_wrong(cause, spoil):
         assert mild.probability < 0.5
 
 
+def test_a_constant_far_from_zero_is_no_matter_of_scale():
+    x, y = torch.randn(B, T, 3), torch.arange(B) % 4
+    x[..., 0] = 500.0
+    assert not judged(inputs_not_scaled, evidence(Net(), x, y))
+    assert judged(constant, evidence(Net(), x, y))
+    x[0, 0, 0] = 499.0
+    assert judged(inputs_not_scaled, evidence(Net(), x, y))
+    assert not judged(inputs_not_scaled, evidence(Net(1), torch.full((B, T, 1), 500.0), y))
+
+
 def test_a_constant_of_padded_rows_that_is_the_target_leaks():
     x, lengths = torch.randn(B, T, 2), torch.randint(4, T, (B,))
     y = torch.randn(B, 1)
@@ -283,6 +332,88 @@ def test_rare_rows_learned_by_heart_are_not_recognised_among_held_out_ones():
     assert finding.values["recall"] == 0
 
 
+@pytest.mark.parametrize(("recognised", "improvement", "expected"), [
+    (0, 0.9, 0.66), (1, 0.3, 0.66), (2, 0.3, 0.55), (5, 0.3, 0.55), (6, 0.3, None), (5, 0.6, None),
+])  # fmt: skip
+def test_rare_classes_that_are_hardly_recognised(recognised, improvement, expected):
+    y = (torch.arange(100) % 10 == 0).long()
+    x = torch.zeros(100, 5, 1)
+    x[torch.flatten(y.nonzero())[:recognised]] = 1.0
+    x[torch.flatten((1 - y).nonzero())[:3]] = 1.0  # so that the rare class is predicted often
+    net = Net(1, 2)
+    net.forward = lambda given: torch.stack([0.5 - given[:, 0, 0], given[:, 0, 0] - 0.5], 1)
+    found = judged(class_imbalance, evidence(net, x, y, observed=Observations()), improvement)
+    assert [f.probability for f in found] == [expected] * (expected is not None)
+    for finding in found:
+        assert finding.values["recall"] == pytest.approx(recognised / 10)
+        assert ("always the same" in finding.message) is (recognised <= 1)
+    keys = (torch.arange(400).view(100, 4) % 10 == 0).float()  # most notes are silent
+    net.forward = lambda given: (keys * (torch.arange(100) < 10 * recognised)[:, None] - 0.5) * 9
+    e = evidence(net, x, keys, F.binary_cross_entropy_with_logits, observed=Observations())
+    assert bool(judged(class_imbalance, e, improvement)) is (recognised <= 1)
+
+
+def test_an_estimator_is_judged_by_as_many_held_out_rows_as_of_its_own():
+    X = [np.full((3, 1), float(k)) for k in range(300)]
+    y = ["a" if k % 2 else "b" for k in range(300)]
+    model = SequenceClassifier(**SMALL).fit(X[:60], y[:60])
+    for rows in (40, 300):
+        found = diagnose(model, (X[:60], y[:60]), held_out=(X[:rows], y[:rows]))
+        one = Evidence(
+            model.network_, model.examples(X[:rows], y[:rows], count=256), Observations()
+        )
+        share = found.held_out_improvement
+        assert share == pytest.approx(1 - one.loss_now / one.constant)
+        assert len(one.sample.inputs) == min(rows, 256)
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(4, 0.45), (30, 0.8)])
+def test_a_few_held_out_rows_that_are_sure_and_wrong_are_not_yet_overfitting(wrong, expected):
+    y = torch.arange(100) % 4
+    right = 20 * F.one_hot(y, 4).float()
+    apart = right.clone()
+    apart[:wrong] = right[:wrong].roll(1, 1)
+    net = Net(4)
+    net.forward = lambda given: given[:, 0]
+    given = [Sample(scores[:, None].repeat(1, T, 1), y) for scores in (right, apart)]
+    e = evidence(net, given[0].inputs, y, held_out=given[1], observed=Observations())
+    (finding,) = judged(overfitting, e)
+    assert finding.probability == expected
+
+
+def test_inputs_are_looked_at_in_all_rows_that_are_known():
+    x, y = torch.randn(40, T, 2), torch.arange(40) % 4
+    x[:10, :, 0] = 1.5  # the same in the first rows only
+    x[30, 3, 1], lengths = 1e6, torch.full((40,), T)
+    x[20, 5:], lengths[20] = 1e9, 5  # padding
+    e = evidence(Net(2), x[:10], y[:10])
+    assert judged(constant, e)
+    assert not judged(outliers, e)
+    e = evidence(Net(2), x[:10], y[:10], more=Sample(x, y, lengths))
+    assert not judged(constant, e)
+    (finding,) = judged(outliers, e)
+    assert finding.values["span"] < 1e8
+
+
+def test_what_a_network_can_learn_by_heart_is_seen_without_its_dropout():
+    x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
+    asked = list[Change]()
+
+    class Asked(Evidence):
+        def trial(self, change=None):
+            asked.append(change)
+            return Trial(-0.5, 0.9 if change.rows and not change.dropout else 0.0, 80, [1.0], 0.0)
+
+    e = evidence(Net(), x, y, kind=Asked, held_out=Sample(x, torch.randint(4, (B,))))
+    e.improvement = e.held_out_improvement = e.learned = 0.0
+    (finding,) = judged(labels_unrelated, e)
+    assert "16 rows by heart" in finding.message
+    assert {(c.rows, c.dropout) for c in asked} == {(0, True), (16, False)}
+    words = WordEncoder(10, 4, 5, word_dropout=0.9)
+    remove_dropout(words)
+    assert words.word_dropout == 0
+
+
 # Settings
 
 
@@ -326,28 +457,59 @@ def test_long_steps_are_told_of_a_network_that_learned_all_the_same():
         net = Net()
         nn.init.normal_(net.rnn.weight_hh_l0, std=size)
         e = evidence(net, x, y, kind=Played)
-        e.runs, e.judged_now = runs, 0.6
+        e.runs = runs
         found = judged(grown_weights, e, improvement=0.6)
         assert [f.issue for f in found] == ["learning rate too high"] * expected
         assert not judged(grown_weights, e, improvement=0.95)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(0.1, True), (0.9, False)])
+def test_weights_that_grew_while_rows_were_learned_by_heart_are_no_sign_of_long_steps(
+    own, expected
+):
+    net = Net()
+    nn.init.normal_(net.rnn.weight_hh_l0, std=5.0)
+    e = evidence(net, torch.randn(B, T, 3), torch.arange(B) % 4, kind=Played)
+    e.improvement = own
+    found = judged(grown_weights, e)
+    assert [f.issue for f in found] == ["learning rate too high"] * expected
+
+
+@pytest.mark.parametrize(("constant", "expected"), [(math.nan, True), (0.5, True), (1.0, False)])
+def test_first_batches_that_were_easy_are_no_rise_of_the_loss(constant, expected):
+    losses = [0.6] * 4 + [1.2] * 40
+    e = evidence(Net(), torch.randn(B, T, 3), torch.arange(B) % 4)
+    observed = replace(Observations.of(losses), constant=constant)
+    found = list(
+        FREE["learning rate too high"].judge(Judgement(e, observed, Thresholds(), 0.0, 0.01))
+    )
+    assert [f.issue for f in found] == ["learning rate too high"] * expected
+
+
+@pytest.mark.parametrize(("improvement", "expected"), [(0.2, 0.8), (0.6, 0.4), (math.nan, 0.8)])
+def test_a_validation_loss_that_rose_from_low_is_but_a_candidate(improvement, expected):
+    history = [{"step": k, "loss": 1.0 - 0.009 * k} for k in range(1, 101)]
+    history += [
+        {"step": 10 * k, "best": 1, "validation_loss": abs(k - 3) / 10 + 0.5} for k in range(1, 11)
+    ]
+    e = evidence(Net(), torch.randn(B, T, 3), torch.arange(B) % 4)
+    judgement = Judgement(e, Observations.of(history), Thresholds(), improvement, 0.01)
+    (finding,) = FREE["overfitting"].judge(judgement)
+    assert finding.probability == expected
 
 
 def test_a_rate_that_fell_too_early_is_told_of_a_network_that_learned_all_the_same():
     x, y = torch.randn(B, T, 3), torch.arange(B) % 4
     rates = [0.01] * 10 + [1e-5] * 90
     history = [{"loss": 1.0, "learning_rate": rate} for rate in rates]
-    for share, now, improvement, expected in (
-        (0.9, 0.7, 0.7, True),
-        (0.75, 0.7, 0.7, False),
-        (0.99, 0.7, 0.95, False),
-    ):
+    for share, improvement, expected in ((0.9, 0.7, True), (0.75, 0.7, False), (0.99, 0.95, False)):
         e = evidence(Net(), x, y, kind=Played, observed=Observations.of(history))
-        e.runs, e.judged_now = dict.fromkeys((0.01 / e.start.rate, 1.0, 10.0, 100.0), share), now
+        e.runs = dict.fromkeys((0.01 / e.start.rate, 1.0, 10.0, 100.0), share)
         found = judged(rate_too_low, e, improvement=improvement)
         assert [f.issue for f in found[:1]] == ["learning rate too low"] * expected
     steady = replace(e.observed, rates=[0.01] * 100)
     e = evidence(Net(), x, y, kind=Played, observed=steady)
-    e.runs, e.judged_now = dict.fromkeys((1.0, 10.0, 100.0), 0.95), 0.7
+    e.runs = dict.fromkeys((1.0, 10.0, 100.0), 0.95)
     assert not judged(rate_too_low, e, improvement=0.7)
 
 

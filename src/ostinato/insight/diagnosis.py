@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 
 from ostinato.errors import OstinatoError
 from ostinato.insight.causes import CAUSES
-from ostinato.insight.evidence import TRIAL_ROWS, Evidence
+from ostinato.insight.evidence import Evidence
 from ostinato.insight.flow import GradientFlow, rounded
 from ostinato.insight.influence import InputInfluence
 from ostinato.insight.losses import as_loss
 from ostinato.insight.remedies import tried
 from ostinato.insight.samples import Data, Loss, Model, estimator_of, network_and_sample
-from ostinato.tasks.base import Inspectable
+from ostinato.tasks.base import MANY, Inspectable, RunSamples
 from ostinato.training.callbacks import read_metrics
 from ostinato.training.evaluation import Sample
 from ostinato.training.findings import Finding as Finding
@@ -172,8 +172,8 @@ def diagnose(
     Args:
         model: a network, any module with recurrent layers, or an estimator.
         data: ``(x, y)`` or ``(x, y, lengths)`` that were trained on; for an estimator what its
-            ``fit`` takes. By default what was trained on, for an estimator from a run's folder,
-            with the run's validation data as ``held_out``.
+            ``fit`` takes. By default, for an estimator, rows that it was trained on, of its run's
+            folder or as `fit` kept them, with those that it held out as ``held_out``.
         loss: loss function of a custom module: one of `torch.nn` or its functional form, of
             ``(output, target)``; or ``(model, x, y, lengths) -> loss``, or ``(model, batch) ->
             loss``.
@@ -209,12 +209,16 @@ def diagnose(
     estimator, settings, more = estimator_of(model), dict[str, Any](), None
     if estimator is not None:
         settings = {name: estimator.resolved(name) for name in estimator.get_params()}
-        more = _more_rows(estimator, data)
-        history, data, held_out = _of_run(estimator, history, data, held_out)
+        history = _history(estimator) if history is None else history
+        if data is None and (own := _samples(estimator)) is not None:
+            data, more = own.few, own.many
+            held_out = own.held_out if held_out is None else held_out
+        elif data is not None and not isinstance(data, Sample):
+            _, more = network_and_sample(model, data, MANY)
     if data is None:
         raise OstinatoError("diagnose: there are no data; pass data=(x, y).")
     network, sample = network_and_sample(model, data)
-    apart = None if held_out is None else network_and_sample(model, held_out)[1]
+    apart = None if held_out is None else network_and_sample(model, held_out, MANY)[1]
     if isinstance(history, str | os.PathLike):
         history = read_metrics(history)
     records = list(records_of(history or []))
@@ -318,36 +322,18 @@ def _needs(e: Evidence) -> Iterator[str]:
         yield "train the network first, if it is untrained"
 
 
-def _of_run(estimator: Inspectable, history: Any, data: Any, held_out: Any) -> tuple[Any, Any, Any]:
-    """Return history, data and held-out data, from the run of an estimator where none are given."""
+def _samples(estimator: Inspectable) -> RunSamples | None:
+    """Return rows of what an estimator was trained on, kept by it or in its folder."""
     folder = estimator.folder_
-    if history is None:
-        history = estimator.history_
-        if folder and (folder / "metrics.jsonl").exists():
-            history = folder / "metrics.jsonl"
-    if data is None and folder and (folder / "data").exists():
-        kept = folder / "data"
-        data = estimator.training_examples(kept)
-        if data is None:
-            data = estimator.validation_examples(kept)
-        elif held_out is None:
-            held_out = estimator.validation_examples(kept, count=TRIAL_ROWS)
-    return history, data, held_out
+    if folder is not None and (folder / "data").exists():
+        return estimator.samples_of_run(folder / "data")
+    return estimator.samples_
 
 
-def _more_rows(estimator: Inspectable, data: Any) -> Sample | None:
-    """Return a sample of more rows of an estimator's data, for short training runs."""
-    if isinstance(data, Sample):
-        return None
-    if data is None:
-        folder = estimator.folder_
-        if folder is None or not (folder / "data").exists():
-            return None
-        kept = folder / "data"
-        trained = estimator.training_examples(kept, count=TRIAL_ROWS)
-        return trained or estimator.validation_examples(kept, count=TRIAL_ROWS)
-    parts = [data] if isinstance(data, str | os.PathLike | list) else data
-    return estimator.examples(*parts, count=TRIAL_ROWS)
+def _history(estimator: Inspectable) -> Sequence[Record]:
+    """Return the records of an estimator's training, of its folder if that has any."""
+    file = estimator.folder_ and estimator.folder_ / "metrics.jsonl"
+    return read_metrics(file) if file and file.exists() else estimator.history_
 
 
 def _unchanged(network: nn.Module, initial: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,9 @@ TRIAL_SECONDS = 20.0
 TRIAL_ROWS = 256
 """Maximum number of rows that short training runs use."""
 
+JUDGED_ROWS = 64
+"""Rows by which short training runs are judged, where there are enough."""
+
 
 class Features(NamedTuple):
     """Statistics of features of real numbers, ``(F,)`` each, without padding.
@@ -80,6 +83,11 @@ class Features(NamedTuple):
         squares = centred**2
         weight = (squares * (distance > outlier)).sum(0) / np.maximum(squares.sum(0), 1e-300)
         return cls(v.mean(0), std, distance.max(0, initial=0.0), far, usual, weight)
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether each feature has the same value everywhere."""
+        return np.asarray(self.std <= 1e-7 * (1e-30 + np.abs(self.mean)))
 
     @property
     def sizes(self) -> NDArray[np.float64]:
@@ -385,20 +393,23 @@ class Evidence:
     @cached_property
     def ends(self) -> Tensor:
         """Steps of each row: as given, or where padding begins that is seen in the inputs."""
-        if self.sample.lengths is not None:
-            return row_lengths(self.sample)
-        T = self.sample.inputs.shape[1 - self.row_axis]
-        found = padding_begins(self.sample.inputs.movedim(self.row_axis, 0))
-        return torch.full((len(self.rows),), T) if found is None else found
+        return self._ends_of(self.sample)
+
+    def _ends_of(self, sample: Sample) -> Tensor:
+        if sample.lengths is not None:
+            return row_lengths(sample)
+        x = sample.inputs.movedim(self.row_axis, 0)
+        found = padding_begins(x)
+        return torch.full((x.shape[0],), x.shape[1]) if found is None else found
 
     @cached_property
     def values(self) -> Tensor | None:
         """Inputs of real numbers without padding, ``(N, F)``; None for tokens."""
-        x = self.sample.inputs.movedim(self.row_axis, 0)
+        x = self.wide.inputs.movedim(self.row_axis, 0)
         if not x.is_floating_point() or x.dim() < 2:
             return None
         x = x if x.dim() > 2 else x[..., None]
-        mask = torch.arange(x.shape[1])[None] < self.ends[:, None]
+        mask = torch.arange(x.shape[1])[None] < self._ends_of(self.wide)[:, None]
         return x.flatten(2)[mask.to(x.device)]
 
     @cached_property
@@ -586,14 +597,14 @@ class Evidence:
         B = source.inputs.shape[self.row_axis]
         random = torch.Generator().manual_seed(0)
         order = torch.randperm(B, generator=random)[:TRIAL_ROWS]
-        if self.held_out is not None:
-            training, judged = self.taken(source, order.sort().values), self.held_out
-            some = torch.arange(min(TRIAL_ROWS, judged.inputs.shape[self.row_axis]))
-            judged = self.taken(judged, some)
+        apart = 0 if self.held_out is None else self.held_out.inputs.shape[self.row_axis]
+        if self.held_out is not None and (apart >= JUDGED_ROWS or apart >= B // 2):
+            training = self.taken(source, order.sort().values)
+            judged = self.taken(self.held_out, torch.arange(min(TRIAL_ROWS, apart)))
         elif B >= 16:
             half = len(order) // 2
             training = self.taken(source, order[:half].sort().values)
-            judged = self.taken(source, order[half:].sort().values)
+            judged = self.taken(source, order[half:].sort().values)  # new to a fresh network
         else:
             training = judged = source
         return Start(
@@ -635,14 +646,6 @@ class Evidence:
             return self.constant
         constant = self.constant_on(judged, self.output_of(judged))
         return constant if math.isfinite(constant) else float(np.mean(self.shuffled or [math.nan]))
-
-    @cached_property
-    def judged_now(self) -> float:
-        """Improvement of the network as it is on the rows that short runs are judged on."""
-        constant = self.judged_constant
-        with suppress(RuntimeError):
-            return 1 - self.loss_of(self.start.judged) / constant if constant > 0 else math.nan
-        return math.nan
 
 
 def _rows_of(value: Any, rows: Tensor, B: int, row_axis: int) -> Any:

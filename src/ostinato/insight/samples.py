@@ -77,8 +77,8 @@ def estimator_of(model: Model) -> Inspectable | None:
     return model if isinstance(model, Inspectable) else None
 
 
-def network_and_sample(model: Model, data: Data) -> tuple[nn.Module, Sample]:
-    """Return the network of a model, and the data as a `Sample`."""
+def network_and_sample(model: Model, data: Data, count: int = 32) -> tuple[nn.Module, Sample]:
+    """Return the network of a model, and the data as a `Sample`, of an estimator's so many rows."""
     estimator = estimator_of(model)
     network = model if estimator is None else estimator.network_
     if not isinstance(network, nn.Module):
@@ -89,7 +89,7 @@ def network_and_sample(model: Model, data: Data) -> tuple[nn.Module, Sample]:
         return network, data
     if estimator is not None:
         parts = [data] if isinstance(data, str | os.PathLike | list) else data
-        return network, estimator.examples(*parts)
+        return network, estimator.examples(*parts, count=count)
     if not isinstance(data, tuple) or len(data) not in (2, 3) or not isinstance(data[0], Tensor):
         raise OstinatoError("data: expected tensors, (x, y) or (x, y, lengths).")
     x, y, lengths = (*data, None)[:3]

@@ -308,9 +308,9 @@ def replace_stacks(network: nn.Module, layers: int, cell: Literal["", "lstm", "g
 
 
 def remove_dropout(network: nn.Module) -> None:
-    """Set all dropout and zoneout to zero, in place."""
+    """Set all dropout, of words too, and zoneout to zero, in place."""
     for module in network.modules():
-        for name in ("dropout", "variational_dropout", "weight_dropout", "p"):
+        for name in ("dropout", "variational_dropout", "weight_dropout", "word_dropout", "p"):
             if isinstance(vars(module).get(name), float):
                 setattr(module, name, 0.0)
         if isinstance(module, Recurrent):

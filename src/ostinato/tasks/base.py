@@ -210,12 +210,31 @@ class SeriesForecaster(Protocol):
         """Return the `Forecast` of each series from several times before its end."""
 
 
+class RunSamples(NamedTuple):
+    """Rows of a run, to look into its network.
+
+    Attributes:
+        few: rows that were trained on; those of the validation part where nothing else is known.
+        many: the same, more of them.
+        held_out: rows of the validation part; None if nothing was held out.
+    """
+
+    few: Sample
+    many: Sample
+    held_out: Sample | None
+
+
+MANY = 256
+"""Maximum number of rows of a `RunSamples`."""
+
+
 @runtime_checkable
 class Inspectable(Protocol):
     """Hands out its network and encoded data: ``ostinato diagnose``, ``gates``."""
 
     folder_: Path | None
     history_: Sequence[Mapping[str, Any]]
+    samples_: RunSamples | None
 
     @property
     def network_(self) -> nn.Module:
@@ -240,10 +259,8 @@ class Inspectable(Protocol):
     ) -> Sample:
         """Return some of the data in a run's folder as a `Sample`."""
 
-    def training_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample | None:
-        """Return some of what a run trained on; None if it held nothing out beside that."""
+    def samples_of_run(self, data: Path) -> RunSamples:
+        """Return some of what a run was trained and validated on, from its folder's data."""
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Return one sequence as the network takes it, and the names of its steps."""

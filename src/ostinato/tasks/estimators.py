@@ -34,6 +34,7 @@ from ostinato.launch import launch
 from ostinato.memory import check_memory
 from ostinato.recurrence.cells import name_of
 from ostinato.recurrence.layers import MAX_LAYERS, Recurrent
+from ostinato.tasks.base import MANY, RunSamples
 from ostinato.tasks.networks import NetworkSettings, check_shares, check_sizes
 from ostinato.tasks.prepared import Prepared, Preparing
 from ostinato.tasks.sequences import (
@@ -140,6 +141,8 @@ class Estimator(
         folder_: the folder of the run or model that it stems from; None if there is none.
         history_: records of training, as in ``metrics.jsonl``, thinned where they are many; empty
             for a model that was loaded.
+        samples_: rows that it was trained and validated on, for `diagnose`; None for a run in a
+            folder, a model that was loaded, and a copy.
     """
 
     inputs_: InputsT
@@ -149,6 +152,7 @@ class Estimator(
     resolved_: dict[str, Any]
     folder_ = cast("Path | None", None)
     history_: Sequence[Mapping[str, Any]] = ()
+    samples_ = cast("RunSamples | None", None)
 
     if not TYPE_CHECKING:  # which would take any name for an attribute
 
@@ -158,6 +162,10 @@ class Estimator(
                 kind = type(self).__name__
                 raise NotFittedError(f"{kind}: is not trained yet ({name}); call fit first.")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy keeps: the model, and not rows of its data."""
+        return {**super().__getstate__(), "samples_": None}
 
     def __dir__(self) -> list[str]:
         """Return what a user calls, sets or reads."""
@@ -482,6 +490,7 @@ class Estimator(
             with closing(trainer.batches):
                 result = trainer.run(resume=resume)
             self.history_ = history.records
+            self.samples_ = self._samples_of_run(data) if folder is None else None
             note(result)
             if result.ended != "interrupt":
                 self.training_ |= self._final_facts(problem)
@@ -600,13 +609,26 @@ class Estimator(
         self, data: Path, *, count: int = 32, steps: int | None = None
     ) -> Sample:
         """Encode some of the data of a run, the validation part if there is one, as `examples`."""
-        return self._sequences().sample_of_run(checked_data(data), count, steps)
+        return self._validation_sample(checked_data(data), count, steps)
 
-    def training_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample | None:
+    def samples_of_run(self, data: Path) -> RunSamples:
+        """Encode some of what a run was trained and validated on."""
+        return self._samples_of_run(checked_data(data))
+
+    def _samples_of_run(self, data: Path) -> RunSamples:
+        held_out, few = self._validation_sample(data, MANY), self._training_sample(data)
+        many = self._training_sample(data, MANY)
+        if few is None or many is None:
+            return RunSamples(self._validation_sample(data), held_out, None)
+        return RunSamples(few, many, held_out)
+
+    def _validation_sample(self, data: Path, count: int = 32, steps: int | None = None) -> Sample:
+        """Encode some of the validation part of a run, of all if there is none."""
+        return self._sequences().sample_of_run(data, count, steps)
+
+    def _training_sample(self, data: Path, count: int = 32) -> Sample | None:
         """Encode some of what a run trained on; None if it has no validation part."""
-        return self._sequences().training_sample_of_run(checked_data(data), count, steps)
+        return self._sequences().training_sample_of_run(data, count, None)
 
     def encode(self, sequence: Any) -> tuple[Any, list[str]]:
         """Encode one sequence as the network takes it, ``(1, T, ...)``, and name its steps."""

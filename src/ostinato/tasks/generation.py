@@ -44,7 +44,6 @@ from ostinato.tasks.prepared import Prepared
 from ostinato.training.callbacks import Callback
 from ostinato.training.evaluation import Objective, Problem, Sample, eval_mode
 from ostinato.training.progress import ProgressMode
-from ostinato.training.runs import checked_data
 from ostinato.training.settings import refuse
 
 VALIDATION_TOKENS = 200_000
@@ -495,21 +494,15 @@ class TextGenerator(Estimator[None, NextTokens, ManyToMany]):
         pieces = self.vocabulary_.encode_pieces(_source_of(X, "*.txt"))
         return self._sample(np.concatenate([*pieces, np.zeros(0, np.int64)]), count, steps)
 
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode pieces of a run's text; see `Estimator`."""
-        held_out = checked_data(data) / "validation.npy"
+    def _validation_sample(self, data: Path, count: int = 32, steps: int | None = None) -> Sample:
+        held_out = data / "validation.npy"
         tokens = open_tokens(held_out if held_out.exists() else data / "training.npy")
         return self._sample(tokens, count, steps)
 
-    def training_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample | None:
-        """Encode pieces of what a run trained on; see `Estimator`."""
-        if not (checked_data(data) / "validation.npy").exists():
+    def _training_sample(self, data: Path, count: int = 32) -> Sample | None:
+        if not (data / "validation.npy").exists():
             return None
-        return self._sample(open_tokens(data / "training.npy"), count, steps)
+        return self._sample(open_tokens(data / "training.npy"), count, None)
 
     def _sample(self, tokens: NDArray[Any], count: int, steps: int | None) -> Sample:
         T = min(steps or self.window, len(tokens) - 1)

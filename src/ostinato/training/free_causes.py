@@ -185,7 +185,9 @@ def rate_too_high(j: Judgement[Any]) -> Iterator[Finding]:
     remedies = [j.lower_rate("shorter steps"), clipping("no unusually long steps")]
     first = fmean(losses[:2])
     highest = max(fmean(losses[i : i + 10]) for i in range(len(losses) - 9))
-    if highest > t.overshoot * first > 0 and not improvement > t.good_improvement:
+    constant = j.observed.constant  # of all data: the first batches may be easy ones
+    usual = max(first, constant) if math.isfinite(constant) else first
+    if highest > t.overshoot * usual > 0 and not improvement > t.good_improvement:
         last = fmean(losses[-10:])
         effect = "to where it learns nothing" if last > 0.9 * first else "away for a while"
         yield Finding(
@@ -320,7 +322,7 @@ def overfitting(j: Judgement[Any]) -> Iterator[Finding]:
             "large for the data, or trained for too long.",
             {"rise": rise, "training": fell},
             against_overfitting(),
-            0.8,
+            unless_learned(j, 0.8),
         )
 
 

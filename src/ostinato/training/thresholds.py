@@ -46,7 +46,8 @@ class Thresholds:
         forget_gate: mean of a forget gate below which nothing is kept: a hundredth in three steps.
         oscillation: share of the second half of training in which the loss swings by more than a
             fifth of itself around a level above its best.
-        overshoot: factor by which the mean of 10 losses may exceed the first loss.
+        overshoot: factor by which the mean of 10 losses may exceed the first loss, and that of the
+            best constant prediction.
         gain: root of the mean sum of squares of a row of recurrent weights; initially 0.6 to 1.
         movement: share of their size by which all updates of a run together could move the weights;
             below a twentieth the network is still the initial one.
@@ -86,6 +87,7 @@ class Thresholds:
             was to learn from is likely missing.
         imbalance: share of the most frequent class from which a network may ignore the others.
         recall: share of the other classes' rows that are recognised; below, they are ignored.
+        poor_recall: the same below which they suffer from being rare, where little was learned.
         one_class: share of predictions of one class at which a network predicts only that.
         leaky: correlation with the target, or accuracy, of a single input feature by itself.
         changed: relative change of an output that counts as a change; rounding is below.
@@ -152,6 +154,7 @@ class Thresholds:
     lost: float = 0.5
     imbalance: float = 0.8
     recall: float = 0.1
+    poor_recall: float = 0.5
     one_class: float = 0.98
     leaky: float = 0.999
     changed: float = 1e-4

@@ -26,6 +26,15 @@ def overfitting(j: J) -> Iterator[Finding]:
         if len(losses) >= 3 and losses[-1] < (1 + t.overfitting) * min(losses):
             weighed = ["- the validation loss did not rise while it did so"]
             p = 0.45 if other > t.low_improvement else p
+        if e.classes is not None and e.held_out_classes is not None:
+            right, apart = (
+                (true == found).mean() for true, found in (e.classes, e.held_out_classes)
+            )
+            if right - apart < t.helps:
+                p = 0.45
+                weighed.append(
+                    f"- of held-out data {apart:.0%} are right, of the others {right:.0%}"
+                )
         yield Finding(
             "overfitting",
             f"the loss is {own:.0%} below that of a constant prediction on the data, and on "

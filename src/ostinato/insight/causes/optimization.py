@@ -73,7 +73,8 @@ def grown_weights(j: J) -> Iterator[Finding]:
     gain, weight = max(sizes, default=(0.0, ""))
     if not gain > t.gain or not e.was_trained:
         return
-    if j.improvement < t.improvement:
+    by_heart = e.improvement > t.good_improvement  # which makes weights grow, too
+    if j.improvement < t.improvement and not by_heart:
         yield Finding(
             "learning rate too high",
             f"nothing was learned, and {weight} has grown to {gain:.1f} times the size that "
@@ -86,7 +87,7 @@ def grown_weights(j: J) -> Iterator[Finding]:
         found = rates(j, (1.0, 0.1, 0.01))
         factor = best_rate(found, t.helps)
         best = None if factor is None else found[factor]
-        if factor is None or best is None or not best.share > max(0.0, e.judged_now) + t.helps:
+        if factor is None or best is None or not best.share > max(0.0, j.improvement) + t.helps:
             return
         rate = e.start.rate
         yield Finding(
@@ -94,7 +95,7 @@ def grown_weights(j: J) -> Iterator[Finding]:
             f"{weight} has grown to {gain:.1f} times the size that preserves norms, and in "
             f"{best.steps} steps from a fresh start at a learning rate of {rate * factor:g} the "
             f"loss falls {percent(best.share)} below that of a constant prediction; the whole "
-            f"training at {rate:g} brought it {percent(e.judged_now)} below.",
+            f"training at {rate:g} brought it {percent(j.improvement)} below.",
             {"gain": gain, "share": best.share, "factor": factor},
             [j.lower_rate("shorter steps", factor)],
             0.9,
@@ -118,7 +119,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         return
     best = found[factor]
     assert best is not None
-    if not best.share > max(0.0, e.judged_now) + t.helps:
+    if not best.share > max(0.0, j.improvement) + t.helps:
         return
     rate = e.start.rate
     sum_of_all = f" The steps together can move the weights by {moved:.1%}."
@@ -126,7 +127,7 @@ def rate_too_low(j: J) -> Iterator[Finding]:
         "learning rate too low",
         f"at {factor:g} times the learning rate of {rate:g} a run of {best.steps} steps brings the "
         f"loss {percent(best.share)} below that of a constant prediction; the whole training "
-        f"brought it {percent(e.judged_now)} below." + ("" if math.isnan(moved) else sum_of_all),
+        f"brought it {percent(j.improvement)} below." + ("" if math.isnan(moved) else sum_of_all),
         {"rate": rate, "share": best.share, "factor": factor},
         [j.lower_rate("longer steps", factor)],
         0.95 if moved < t.movement or math.isnan(moved) else 0.9,
@@ -142,14 +143,14 @@ def _decayed(j: J) -> Iterator[Finding]:
     if not last < 0.1 * peak or until > len(used) / 4:
         return
     own = e.trial(Change(rate=peak / e.start.rate))
-    if own is None or not own.share > max(0.0, e.judged_now) + j.thresholds.helps:
+    if own is None or not own.share > max(0.0, j.improvement) + j.thresholds.helps:
         return
     yield Finding(
         "learning rate too low",
         f"the learning rate fell from {peak:.3g} to a tenth of it within {until} of {len(used)} "
         f"steps: a run of {own.steps} steps at {peak:.3g} brings the loss {percent(own.share)} "
         f"below that of a constant prediction, the whole training brought it "
-        f"{percent(e.judged_now)} below.",
+        f"{percent(j.improvement)} below.",
         {"peak": peak, "last": last, "share": own.share},
         [
             Remedy("schedule", "constant", "a rate that stays",

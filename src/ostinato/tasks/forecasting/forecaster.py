@@ -606,17 +606,11 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         """Encode some windows; see `Estimator`."""
         return self._sample(read_panel(X, self, self.panel_), count)
 
-    def validation_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample:
-        """Encode some windows of a run's series; see `Estimator`."""
-        return self._sample(self._panel_of_run(checked_data(data)), count)
+    def _validation_sample(self, data: Path, count: int = 32, steps: int | None = None) -> Sample:
+        return self._sample(self._panel_of_run(data), count)
 
-    def training_examples(
-        self, data: Path, *, count: int = 32, steps: int | None = None
-    ) -> Sample | None:
-        """Return None: the windows of a run are of the whole series."""
-        return None
+    def _training_sample(self, data: Path, count: int = 32) -> Sample | None:
+        return None  # the windows of a run are of the whole series
 
     def _sample(self, panel: Panel, count: int) -> Sample:
         horizon, season = self.resolved("horizon"), self.resolved("season")
