@@ -395,6 +395,22 @@ def test_inputs_are_looked_at_in_all_rows_that_are_known():
     assert finding.values["span"] < 1e8
 
 
+@pytest.mark.parametrize(("rows", "own"), [(200, 8), (200, 63), (200, 64), (40, 19), (40, 20)])
+def test_short_runs_are_judged_by_held_out_rows_where_there_are_enough(rows, own):
+    x, apart = torch.arange(rows * 1.0)[:, None, None], -torch.arange(1.0, own + 1)[:, None, None]
+    y = torch.arange(rows) % 4
+    e = evidence(Net(1), x, y, held_out=Sample(apart, torch.arange(own) % 4))
+    training, judged_by = (
+        set(s.inputs.flatten().tolist()) for s in (e.start.training, e.start.judged)
+    )
+    if own >= 64 or own >= rows / 2:
+        assert (len(training), len(judged_by)) == (rows, own)
+        assert max(judged_by) < 0
+    else:
+        assert (len(training), len(judged_by)) == (rows / 2, rows / 2)
+        assert not training & judged_by
+
+
 def test_what_a_network_can_learn_by_heart_is_seen_without_its_dropout():
     x, y = torch.randn(B, T, 3), torch.randint(4, (B,))
     asked = list[Change]()
