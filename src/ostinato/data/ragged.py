@@ -187,6 +187,12 @@ class WordTable(NamedTuple):
     spellings: Ragged
     affixes: NDArray[np.int64]
 
+    def take(self, rows: Sequence[int]) -> WordTable:
+        """Return some of the words, copied into memory."""
+        ids, affixes = (part[rows] if len(part) else part for part in (self.ids, self.affixes))
+        spellings = Ragged.of([np.array(self.spellings[row]) for row in rows])
+        return WordTable(np.array(ids), spellings, np.array(affixes))
+
 
 class Examples(NamedTuple):
     """Sequences and their targets as numbers, in memory or in a folder.

@@ -260,7 +260,12 @@ class Sequences(NamedTuple):
         some = np.sort(order[:count]).tolist()
         cut = [np.asarray(targets[row])[:steps] if by_step else targets[row] for row in some]
         some_targets = Ragged.of(cut) if isinstance(targets, Ragged) else np.array(cut)
-        drawn = Examples(Ragged.of([rows[row][:steps] for row in some]), some_targets)
+        steps_of_rows = [rows[row][:steps] for row in some]
+        if words is not None:  # those of these rows, so that nothing refers to files of the others
+            known = np.unique(np.concatenate([[0], *steps_of_rows])).astype(np.int64)  # 0: padding
+            steps_of_rows = [np.searchsorted(known, row) for row in steps_of_rows]
+            words = words.take(known.tolist())
+        drawn = Examples(Ragged.of(steps_of_rows), some_targets)
         whole = SequenceBatches(drawn, len(some), own_lengths=self.targets.own_lengths)
         batch = next(iter(whole))
         assert isinstance(batch.inputs, Tensor)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -182,6 +182,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
         )
         expected = "a number of networks, 1 to 100"
         check_value(self, "ensemble_size", lambda n: 0 < n <= 100, expected)
+
+    _trained_on = cast("Path | None", None)  # the data of a fit in memory
 
     @property
     def panel_(self) -> Panel:
@@ -365,9 +367,8 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _panel_of_run(self, data: Path) -> Panel:
         """Return the series of a run, which have been read if it is the one of the model."""
-        if self.folder_ is not None and data == self.folder_ / "data":
-            return self.panel_
-        return load_panel(data, self.panel_.to_json())
+        own = self.folder_ / "data" if self.folder_ else self._trained_on
+        return self.panel_ if data == own else load_panel(data, self.panel_.to_json())
 
     def _held_out(self, panel: Panel) -> tuple[NDArray[np.int64], list[Cutoff]]:
         """Steps of each series that are held out, and cutoffs to validate on."""
@@ -377,7 +378,7 @@ class Forecaster(SeriesSettings, Estimator[SeriesInputs, NextValues, Ensemble]):
 
     def _problem(self, data: Path, facts: Mapping[str, Any], device: torch.device) -> Problem:
         panel = self._panel_of_run(data)
-        self.inputs_ = replace(self.inputs_, panel=panel)
+        self.inputs_, self._trained_on = replace(self.inputs_, panel=panel), data
         horizon, season = self.resolved("horizon"), self.resolved("season")
         held_out, validation = self._held_out(panel)
         shortest, longest = facts["shortest"], facts["longest"]
