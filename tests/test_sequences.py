@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ostinato.data.corpus import Corpus
 from ostinato.data.inputs import Inputs, InputSettings
@@ -108,6 +109,30 @@ def test_words_name_their_steps():
     sequences = Sequences(Inputs.learn(texts, InputSettings(min_count=1)), Classes.learn(texts))
     x, names = sequences.encode(texts)
     assert names == ["the", "dog", "barks"] and x.shape == (1, 3)
+
+
+def test_a_sample_of_words_has_those_of_its_rows_alone():
+    rng = np.random.default_rng(0)
+    lines = [
+        " ".join(f"w{k}" * (1 + k % 3) for k in rng.integers(0, 90, 1 + i % 5)) for i in range(60)
+    ]
+    texts = Corpus("text", lines, list("ab") * 30, [Place(str(i)) for i in range(60)])
+    sequences = Sequences(Inputs.learn(texts, InputSettings(min_count=1)), Classes.learn(texts))
+    every = sequences.labelled(texts)
+    sample = sequences.sample(every, 7, None)
+    drawn = np.random.default_rng(0).permutation(60)[:7].tolist()
+    rows = torch.from_numpy(every.inputs.padded(drawn))
+    ends = torch.tensor([len(every.inputs[i]) for i in drawn])
+
+    def words_of(encoded, lengths):
+        parts = [encoded.characters, encoded.sizes[:, None], encoded.affixes]
+        told = torch.cat([F.pad(p, (0, 30 - p.shape[1])) for p in parts], 1)[encoded.spelled]
+        every = torch.cat([encoded.ids[..., None], told], -1)
+        return sorted(row[:n].tolist() for row, n in zip(every, lengths, strict=True))
+
+    few = words_of(sample.encode(sample.inputs), sample.lengths)
+    assert few == words_of(sequences._prepared(rows, every.words), ends)
+    assert len(sample.encode.keywords["words"].ids) < len(every.words.ids)
 
 
 def test_empty_sequences_and_folders_without_data_are_refused(tmp_path):
