@@ -413,13 +413,11 @@ def test_short_runs_are_judged_by_held_out_rows_where_there_are_enough(rows, own
 
 @pytest.mark.parametrize("scale", [0.02, 0.3, 0.4, 0.7])
 def test_a_loss_below_that_of_a_constant_is_not_nothing(scale):
-    y = (
-        torch.arange(16) % 2
-    )  # of so few kinds of rows, some stay as they are where rows are shuffled
+    y = torch.arange(16) % 2
     net = Net(1, 2)
     net.forward = lambda given: scale * F.one_hot(y[: len(given)], 2).float()
     e = evidence(net, (1.0 * y)[:, None, None].repeat(1, 3, 1), y)
-    e.shuffled = [0.1, 0.9] * 4  # by which nothing is clear
+    e.shuffled = [0.1, 0.9] * 4  # as of few kinds of rows, some of which get their own
     assert not e.has_learned
     assert bool(judged(nothing_learnt, e)) is (e.learned <= 0.3)
     assert (scale == 0.7) is (e.learned > 0.3)

@@ -616,11 +616,11 @@ class Estimator(
         return self._samples_of_run(checked_data(data))
 
     def _samples_of_run(self, data: Path) -> RunSamples:
-        held_out, few = self._validation_sample(data, MANY), self._training_sample(data)
-        many = self._training_sample(data, MANY)
+        few, many = self._training_sample(data), self._training_sample(data, MANY)
+        validation = self._validation_sample(data, MANY)
         if few is None or many is None:
-            return RunSamples(self._validation_sample(data), held_out, None)
-        return RunSamples(few, many, held_out)
+            return RunSamples(self._validation_sample(data), validation, None)
+        return RunSamples(few, many, held_out=validation)
 
     def _validation_sample(self, data: Path, count: int = 32, steps: int | None = None) -> Sample:
         """Encode some of the validation part of a run, of all if there is none."""

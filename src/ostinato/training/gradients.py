@@ -284,7 +284,7 @@ class Average:
         self._hopeless = self._hopeless or hopeless
 
     def exchange(self, stop: bool) -> Interval:
-        """Tell the others of the steps since the last time, and count anew."""
+        """Tell the others of the steps since the last time, and count from zero."""
         told = (self._loss, self._items, self._steps, self._lost, self._hopeless, stop)
         loss, items, steps, lost, hopeless, stops = self._world.sum(*told)
         problem = ""

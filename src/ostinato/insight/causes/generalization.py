@@ -109,7 +109,7 @@ def _stalled(e: Evidence, plateau: float) -> bool:
 def nothing_learnt(j: J) -> Iterator[Finding]:
     """The loss is that of a constant prediction, after training."""
     e, t = j.evidence, j.thresholds
-    if not e.was_trained or e.has_learned or not e.learned <= e.thresholds.low_improvement:
+    if not e.was_trained or e.has_learned or not e.learned <= t.low_improvement:
         return
     if e.clearness > t.clear and e.learned > t.learned:
         return
